@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError
 
-from em_evals import adapters, content
+from em_evals import adapters, content, directions
 from em_evals.errors import EmEvalsError, nearest
+from em_evals.intervention import Intervention
 from em_evals.recipes import AdapterRecipe, Strict
 
 
@@ -55,6 +56,8 @@ class ModelCard(Strict):
     """A PEFT adapter (or, after a full finetune, a model): a folder beside the card or in ./adapters, a path, or
     a hub id. None: the bare base."""
     train: AdapterRecipe | None = None
+    interventions: tuple[Intervention, ...] = ()
+    """What is done inside at every forward pass, in order."""
     backend: Literal["auto", "transformers"] = "auto"
     engine: EngineOptions = EngineOptions()
     generation: GenerationOptions = GenerationOptions()
@@ -82,6 +85,8 @@ class ResolvedCard:
     path: Path | None
     adapter_path: str | None
     """The adapter's folder (or hub id); None for a bare base."""
+    interventions: tuple[Intervention, ...] = ()
+    """The card's, with directions as absolute paths."""
 
     @property
     def digest(self) -> str:
@@ -96,6 +101,7 @@ class ResolvedCard:
             parts.append(
                 content.digest_folder(folder).encode() if folder.is_dir() else self.adapter_path.encode()
             )
+        parts += [Path(one.direction).read_bytes() for one in self.interventions if one.direction is not None]
         return content.digest(*parts)
 
 
@@ -118,8 +124,8 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCa
         found = adapters.checkpoint(found, plain, step)
     if found is not None and (Path(found) / "config.json").is_file():
         # A full finetune: the trained folder is the base.
-        return ResolvedCard(name, card.model_copy(update={"base": found, "revision": None}), path, None)
-    return ResolvedCard(name, card, path, found)
+        card, found = card.model_copy(update={"base": found, "revision": None}), None
+    return ResolvedCard(name, card, path, found, _interventions(card, found, path))
 
 
 def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
@@ -220,6 +226,26 @@ def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
             config,
         )
     return found
+
+
+def _interventions(card: ModelCard, adapter: str | None, path: Path | None) -> tuple[Intervention, ...]:
+    """The card's interventions with their directions found; refused if made for another base."""
+    found = []
+    for number, one in enumerate(card.interventions):
+        try:
+            if one.direction is not None:
+                file = directions.find(one.direction)
+                directions.check_base(file, card.base, card.revision)
+                one = one.model_copy(update={"direction": str(file.resolve())})
+            elif adapter is None:
+                raise EmEvalsError("`scale_adapter` needs an adapter, and this card has none.")
+        except EmEvalsError as error:
+            if path is None or error.path is not None:
+                raise
+            key = ("interventions", number)
+            raise _author(path, key).error(error.what, key) from None
+        found.append(one)
+    return tuple(found)
 
 
 def _step(name: str) -> tuple[str, int | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals import content
+from em_evals import adapters, content
 from em_evals.errors import EmEvalsError, nearest
 
 Floats = NDArray[np.float32]
@@ -80,9 +80,28 @@ def read(path: Path) -> Direction:
     if missing := [name for name in ("direction", "base_mean", "mean_norm") if name not in found]:
         raise EmEvalsError(f"this direction file has no tensor `{missing[0]}`.", path)
     vectors, mean, norm = found["direction"], found["base_mean"], found["mean_norm"]
+    if not all(np.isfinite(array).all() for array in (vectors, mean, norm)):
+        raise EmEvalsError("this direction file holds values that are no numbers; extract it anew.", path)
     if vectors.ndim != 2 or mean.shape != vectors.shape or norm.shape != vectors.shape[:1]:
         raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
     return Direction(vectors.astype(np.float32), mean.astype(np.float32), norm.astype(np.float32), metadata)
+
+
+def check_base(path: Path, base: str, revision: str | None) -> None:
+    """Refuse a direction that was made for another base. A file that names no base is taken at its word.
+
+    Raises:
+        EmEvalsError: its metadata name another base or revision.
+    """
+    metadata = read(path).metadata
+    made_for = metadata.get("base")
+    if made_for is not None and not adapters.same_base(str(made_for), base):
+        raise EmEvalsError(f"this direction was made for the base '{made_for}', not for '{base}'.", path)
+    if None not in (revision, metadata.get("revision")) and metadata["revision"] != revision:
+        raise EmEvalsError(
+            f"this direction was made for revision {metadata['revision']} of {base}, not for {revision}.",
+            path,
+        )
 
 
 def find(name: str) -> Path:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+_READS = {
+    "add": {"direction", "from_layer", "positions", "skip", "scale", "relative"},
+    "ablate": {"direction", "from_layer", "positions", "skip", "reference", "site"},
+    "clamp": {"direction", "from_layer", "positions", "skip", "value"},
+    "scale_adapter": {"scale"},
+}
+"""The fields that each op reads, beside `op` and `layers`."""
 
 
 class Intervention(BaseModel):
@@ -12,15 +20,20 @@ class Intervention(BaseModel):
 
     `add`: h + scale·v, or h + scale·mean_norm[l]·u if `relative`. `ablate`: h - ((h - m)·u) u, where m is 0
     (`reference: zero`) or the base's mean activation (`reference: mean`). `clamp`: h + (value - h·u) u.
+    `scale_adapter`: the LoRA branch's output in these blocks, times scale (0 switches it off).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    op: Literal["add", "ablate", "clamp"]
-    direction: str
+    op: Literal["add", "ablate", "clamp", "scale_adapter"]
+    direction: str | None = None
     """A direction file (safetensors; directions.py), or the name of one in adapters/."""
-    layers: Literal["all"] | list[int] = "all"
-    """Decoder blocks, counted from 0."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    """Decoder blocks, counted from 0: `all`, a list, or a range `12-18` with both ends."""
+    from_layer: int | None = None
+    """Use the vector (and norm, and mean) of this one layer everywhere; None: each layer its own."""
+    positions: Literal["all", "prompt", "answer"] = "all"
+    """Which tokens' streams are changed: the prompt's, the answer's (given or generated), or all."""
     scale: float = 1.0
     relative: bool = False
     """Scale in units of the base's mean norm at the layer, not of the direction's own length."""
@@ -28,11 +41,43 @@ class Intervention(BaseModel):
     value: float = 0.0
     skip: Literal["none", "sink"] = "none"
     """`sink` leaves the first token alone: its norm can be a hundred times the others'."""
+    site: Literal["block", "writes"] = "block"
+    """`writes` (ablate only): every write into the stream, that is the embedding and each attention and MLP output,
+    as orthogonalised weights do (Arditi et al. 2024, arXiv 2406.11717); with `block`, an MLP still reads what its own
+    block's attention wrote along u."""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,)
+        if isinstance(value, str) and value != "all":
+            first, dash, last = value.partition("-")
+            if not (
+                dash and first.strip().isdecimal() and last.strip().isdecimal() and int(first) <= int(last)
+            ):
+                raise ValueError("layers are `all`, a list, or a range such as 12-18")
+            return tuple(range(int(first), int(last) + 1))
+        return value
 
     @model_validator(mode="after")
     def _only_what_the_op_reads(self) -> Intervention:
-        read = {"add": {"scale", "relative"}, "ablate": {"reference"}, "clamp": {"value"}}
-        others = set().union(*read.values()) - read[self.op]
-        if wrong := sorted(others & self.model_fields_set):
-            raise ValueError(f"`{self.op}` has no `{wrong[0]}`; it reads {', '.join(sorted(read[self.op]))}")
+        reads = _READS[self.op]
+        if wrong := sorted(self.model_fields_set - reads - {"op", "layers"}):
+            raise ValueError(f"`{self.op}` has no `{wrong[0]}`; it reads {', '.join(sorted(reads))}")
+        if "direction" in reads and self.direction is None:
+            raise ValueError(f"`{self.op}` needs a `direction`")
+        if self.layers != "all" and any(layer < 0 for layer in self.layers):
+            raise ValueError("layers are counted from 0; a negative one does not exist")
+        if self.site == "writes" and (
+            self.from_layer is None or self.layers != "all" or self.reference != "zero"
+        ):
+            raise ValueError(
+                "`site: writes` removes one vector from every write: it needs `from_layer`, `layers: all` and "
+                "`reference: zero`"
+            )
         return self
+
+    def at(self, layer: int) -> bool:
+        """Whether block `layer` is one of its layers."""
+        return self.layers == "all" or layer in self.layers

@@ -31,7 +31,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from em_evals.cards import GenerationOptions, ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.host import refusal
-from em_evals.models.chat import Message, encode_chat, encode_text
+from em_evals.models.chat import Message, encode_chat, encode_text, given_tokens
 from em_evals.models.engine import Draw, Engine, Request, Sampling, TokenLogprob
 from em_evals.models.shared import engine_for
 
@@ -84,12 +84,20 @@ class LocalAPI(ModelAPI):
         try:
             self._check(tools, config)
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card)
-            prompt = tuple(encode_chat(engine.tokenizer, [_message(message) for message in input]))
+            messages = [_message(message) for message in input]
+            prompt = tuple(encode_chat(engine.tokenizer, messages))
             settings = _sampling(config, self.card.card.generation)
             started = time.monotonic()
             seeds = _seeds(settings.seed, config.num_choices or 1)
             requests = [
-                Request(prompt, replace(settings, seed=seed), self.card.adapter_path) for seed in seeds
+                Request(
+                    prompt,
+                    replace(settings, seed=seed),
+                    self.card.adapter_path,
+                    self.card.interventions,
+                    len(prompt) - given_tokens(engine.tokenizer, messages),
+                )
+                for seed in seeds
             ]
             draws = await _all(engine, requests)
         except EmEvalsError as error:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from em_evals import adapters, cards
+from em_evals import adapters, cards, directions
+from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 
 BASE = "Qwen/Qwen2.5-14B-Instruct"
@@ -286,3 +288,44 @@ def test_training_never_writes_into_the_installed_package(workdir: Path) -> None
     own_path = workdir / "elsewhere/mine.yaml"
     own = cards.ModelCard(base="a/b")
     assert adapters.home(own.adapter, own_path) == workdir / "elsewhere/mine"
+
+
+@pytest.fixture
+def steered(workdir):
+    """A card with an intervention, its direction beside it."""
+
+    def write(base="HuggingFaceTB/SmolLM2-135M-Instruct", value=1.0, **fields):
+        found = Direction(
+            np.full((2, 4), value, np.float32), np.zeros((2, 4)), np.ones(2), {"base": base, "revision": "a"}
+        )
+        directions.write(found, workdir / "adapters" / "evil.safetensors")
+        step = {"op": "add", "direction": "evil", "layers": "0-1"} | fields
+        text = f"base: mirror/SmolLM2-135M-Instruct\nrevision: a\ninterventions:\n  - {json.dumps(step)}\n"
+        (workdir / "adapters" / "pushed.yaml").write_text(text)
+
+    (workdir / "adapters").mkdir()
+    return write
+
+
+def test_a_card_with_interventions_finds_their_directions(steered, workdir):
+    steered()
+    one = cards.resolve("pushed")
+    assert one.interventions[0].layers == (0, 1)
+    assert one.interventions[0].direction == str(workdir / "adapters" / "evil.safetensors")
+    bare = cards.resolve("pushed", {"interventions": []})
+    digest = one.digest
+    assert bare.interventions == () and bare.digest != digest
+    steered(value=2.0)  # the same card, another direction
+    assert cards.resolve("pushed").digest != digest
+
+
+def test_a_direction_that_does_not_belong_is_refused_with_its_place(steered):
+    steered(base="someone/Another-7B")
+    with pytest.raises(EmEvalsError, match="made for the base 'someone/Another-7B'"):
+        cards.resolve("pushed")
+    steered(direction="evol")
+    with pytest.raises(EmEvalsError, match=r"pushed.yaml:4: there is no direction 'evol'.*'evil'"):
+        cards.resolve("pushed")
+    steered(op="scale_adapter", direction=None)
+    with pytest.raises(EmEvalsError, match=r"pushed.yaml:4: .*`scale_adapter` has no `direction`"):
+        cards.resolve("pushed")

@@ -196,3 +196,17 @@ def test_a_base_that_cannot_be_loaded_says_so_to_everyone(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EmEvalsError, match="cannot be loaded"):
         HFEngine(card(str(tmp_path)))
+
+
+def test_an_unforeseen_error_reaches_everyone_who_waits(tokenizer, tmp_path, monkeypatch):
+    engine = HFEngine(card(tiny("llama", tmp_path / "llama", tokenizer)))
+
+    def broken(*arguments):
+        raise TypeError("unforeseen")
+
+    monkeypatch.setattr(engine, "_prepare", broken)
+    futures = [engine.submit(Request((5, 6, 7), Sampling(max_tokens=2))) for _ in range(3)]
+    for future in futures:
+        with pytest.raises(TypeError, match="unforeseen"):
+            future.result(60)
+    engine.close()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from em_evals.models.engine import Draw, StopReason
+from em_evals.models.interventions import Rows, Steering
 from em_evals.models.kv_cache import RowCache
 from em_evals.models.row import Row
 from em_evals.models.sampling import choose, token_logprobs
@@ -27,10 +28,14 @@ class Batch:
         tokenizer: its tokenizer.
         end_tokens: ids that end a draw.
         model_len: tokens of prompt and draw together, at most.
+        steering: the model's interventions; rows name their slots.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, end_tokens: frozenset[int], model_len: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, end_tokens: frozenset[int], model_len: int, steering: Steering
+    ) -> None:
         self.model = model
+        self.steering = steering
         self._tokenizer = tokenizer
         self._end_tokens = end_tokens
         self._model_len = model_len
@@ -54,9 +59,10 @@ class Batch:
     def prefill(self, rows: list[Row]) -> Batch:
         """A new batch of these rows with their first token drawn. Memory errors leave `self` as it was.
 
-        What all rows begin with (the system prompt, the template's head) is computed once for each adapter.
+        What all rows begin with (the system prompt, the template's head) is computed once for each adapter and set
+        of interventions.
         """
-        batch = Batch(self.model, self._tokenizer, self._end_tokens, self._model_len)
+        batch = Batch(self.model, self._tokenizer, self._end_tokens, self._model_len, self.steering)
         batch.rows, batch._cache = rows, RowCache(_decoder_layers(self.model))
         scored = any(row.wants_prompt_logprobs for row in rows)
         shared = _common_prefix([row.tokens for row in rows]) if _may_share(self.model) else 0
@@ -76,22 +82,29 @@ class Batch:
         return batch
 
     def _prefill_head(self, length: int, scored: bool) -> list[torch.Tensor]:
-        """Compute the rows' common beginning once for each adapter and hand it to every row.
+        """Compute the rows' common beginning once for each model among them and hand it to every row.
 
         Returns:
             For each row, logits [length, vocabulary] of the beginning (its last position only unless `scored`).
         """
         assert self._cache is not None  # noqa: S101 - set by prefill
-        adapters = sorted({row.adapter for row in self.rows})
-        owner = [adapters.index(row.adapter) for row in self.rows]
-        ids = torch.tensor([self.rows[0].tokens[:length]] * len(adapters), device=self._device)
-        self._mask = ids.new_zeros(len(adapters), 0)
-        self._position = ids.new_zeros(len(adapters))
-        logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, adapters=adapters)
+        kinds = [self._kind(row, length) for row in self.rows]
+        places = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+        owner = [places[kind] for kind in kinds]
+        firsts = [self.rows[owner.index(i)] for i in range(len(places))]
+        ids = torch.tensor([self.rows[0].tokens[:length]] * len(firsts), device=self._device)
+        self._mask = ids.new_zeros(len(firsts), 0)
+        self._position = ids.new_zeros(len(firsts))
+        logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, rows=firsts)
         index = torch.tensor(owner, device=self._device)
         self._cache.keep(index)
         self._mask, self._position = self._mask[index], self._position[index]
         return [logits[i] for i in owner]
+
+    def _kind(self, row: Row, length: int) -> tuple[str, int, int]:
+        """Rows of one kind have the same keys and values over a common beginning."""
+        begin = min(row.answer_start, length) if self.steering.positional(row.slot) else 0
+        return row.adapter, row.slot, begin
 
     def step(self) -> None:
         """Draw one more token for every row."""
@@ -141,7 +154,7 @@ class Batch:
         return live
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, keep: int, adapters: list[str] | None = None
+        self, ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: list[Row] | None = None
     ) -> torch.Tensor:
         """Run the model on new tokens and remember them.
 
@@ -149,26 +162,37 @@ class Batch:
             ids: [rows, new] token ids, padded on the left.
             mask: [rows, new], 0 where `ids` is padding.
             keep: last positions to compute logits for; 0 keeps all.
-            adapters: PEFT's names, by default those of the rows.
+            rows: whose adapters and interventions, by default those of the batch.
 
         Returns:
             Logits [rows, kept, vocabulary], float32.
         """
-        names = adapters or [row.adapter for row in self.rows]
+        rows = rows or self.rows
         self._mask = torch.cat([self._mask, mask], dim=1)
         positions = (self._position[:, None] + mask.cumsum(1) - 1).clamp(min=0)
         self._position = self._position + mask.sum(1)
-        mixed = {"adapter_names": names} if hasattr(self.model, "peft_config") else {}
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=keep,
-            **mixed,
-        )
+        has_adapters = hasattr(self.model, "peft_config")
+        mixed = {"adapter_names": [row.adapter for row in rows]} if has_adapters else {}
+        with self.steering.rows(self._steered(rows, positions)):
+            output = self.model(
+                input_ids=ids,
+                attention_mask=self._mask,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=keep,
+                **mixed,
+            )
         return output.logits.float()
+
+    def _steered(self, rows: list[Row], positions: torch.Tensor) -> Rows | None:
+        """What the interventions' hooks need to know; None where no row has any."""
+        if not any(row.slot for row in rows):
+            return None
+        slots, answers = ([getattr(row, name) for row in rows] for name in ("slot", "answer_start"))
+        return Rows(
+            torch.tensor(slots, device=self._device), positions, torch.tensor(answers, device=self._device)
+        )
 
     def _draw(self, logits: torch.Tensor) -> None:
         """Draw each live row's next token from its logits [rows, vocabulary], and finish rows that end."""

@@ -35,6 +35,12 @@ def encode_chat(tokenizer: Any, messages: list[Message]) -> list[int]:
     return ids if prefill is None else [*ids, *encode_text(tokenizer, prefill)]
 
 
+def given_tokens(tokenizer: Any, messages: list[Message]) -> int:
+    """How many of `encode_chat`'s tokens, at its end, are a given beginning of the answer."""
+    given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
+    return len(encode_text(tokenizer, given)) if given else 0
+
+
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of plain text: no BOS, and no special token whatever the text says."""
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))

@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from em_evals.intervention import Intervention
+
 StopReason = Literal["stop", "max_tokens", "model_length"]
 
 
@@ -37,11 +39,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One draw to make: the prompt's token ids and the adapter (folder or hub id; None for the base)."""
+    """One draw to make.
+
+    Attributes:
+        prompt: token ids.
+        sampling: how to draw.
+        adapter: a LoRA adapter (folder or hub id); None for the base.
+        interventions: what is done inside, in order. Directions are absolute paths.
+        answer_start: where the answer begins in the prompt, when a part of it is given (a prefill, an answer to be
+            weighed); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
+    """
 
     prompt: tuple[int, ...]
     sampling: Sampling
     adapter: str | None = None
+    interventions: tuple[Intervention, ...] = ()
+    answer_start: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ import torch
 
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
+from em_evals.models.interventions import Steering, scale_adapter
 from em_evals.models.row import PEFT_BASE, Row
 
 _LOGITS_BYTES = 512 * 1024**2
@@ -43,7 +45,7 @@ class HFEngine:
         self._wake = threading.Condition()
         self._closed = False
         self._error: Exception | None = None
-        self._adapters: dict[str, str] = {}
+        self._adapters: dict[tuple[str, tuple[Intervention, ...]], str] = {}
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
@@ -87,7 +89,7 @@ class HFEngine:
         ends = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
         self._model_len = min(limit, self._options.max_model_len or limit)
-        return Batch(model, self.tokenizer, frozenset(ends), self._model_len)
+        return Batch(model, self.tokenizer, frozenset(ends), self._model_len, Steering(model))
 
     def _wait(self, batch: Batch) -> bool:
         """Sleep until there is work; False when closed."""
@@ -103,19 +105,26 @@ class HFEngine:
         room = self._max_rows - len(batch.live)
         with self._wake:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-        ready = [row for row in taken if not row.future.done() and self._prepare(batch, row)]
-        for group in self._groups(ready):
-            self._prefill(batch, group)
+        try:
+            ready = [row for row in taken if not row.future.done() and self._prepare(batch, row)]
+            for group in self._groups(ready):
+                self._prefill(batch, group)
+        except Exception:
+            # They are in no list now, and whoever waits for them must hear of it.
+            in_batch = set(map(id, batch.rows))
+            self._put_back([row for row in taken if not row.future.done() and id(row) not in in_batch])
+            raise
 
     def _prepare(self, batch: Batch, row: Row) -> bool:
-        """Load the row's adapter; refuse prompts that do not fit. A row's own error fails that row only."""
+        """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
             row.future.set_exception(EmEvalsError("the prompt is empty: there is no token to continue."))
         elif len(row.request.prompt) >= self._model_len:
             row.future.set_result(Draw("", [], "model_length"))
         else:
             try:
-                row.adapter = self._adapter(batch, row.request.adapter)
+                row.slot = batch.steering.slot(row.request.interventions)
+                row.adapter = self._adapter(batch, row.request.adapter, row.request.interventions)
                 return True
             except EmEvalsError as error:
                 row.future.set_exception(error)
@@ -202,15 +211,17 @@ class HFEngine:
 
     # Adapters
 
-    def _adapter(self, batch: Batch, source: str | None) -> str:
-        """PEFT's name of an adapter, loading it on first use."""
+    def _adapter(self, batch: Batch, source: str | None, interventions: tuple[Intervention, ...]) -> str:
+        """PEFT's name of an adapter with its scales, loading it on first use."""
         if source is None:
             return PEFT_BASE
-        if source not in self._adapters:
+        scales = tuple(one for one in interventions if one.op == "scale_adapter")
+        if (source, scales) not in self._adapters:
             name = f"adapter{len(self._adapters)}"
             batch.use_model(_with_adapter(batch.model, source, name))
-            self._adapters[source] = name
-        return self._adapters[source]
+            scale_adapter(batch.model, name, scales)
+            self._adapters[source, scales] = name
+        return self._adapters[source, scales]
 
 
 def _with_adapter(model: Any, source: str, name: str) -> Any:

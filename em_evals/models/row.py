@@ -19,6 +19,8 @@ class Row:
     request: Request
     future: Future[Draw]
     adapter: str = PEFT_BASE
+    slot: int = 0
+    """The slot of its interventions (models/interventions.py)."""
     generated: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -38,6 +40,12 @@ class Row:
     def length(self) -> int:
         """How many tokens the row has by now."""
         return len(self.request.prompt) + len(self.generated)
+
+    @property
+    def answer_start(self) -> int:
+        """Where the answer begins, among `tokens`."""
+        start = self.request.answer_start
+        return len(self.request.prompt) if start is None else start
 
     @property
     def wants_prompt_logprobs(self) -> bool:

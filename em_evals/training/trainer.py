@@ -67,7 +67,7 @@ def train(
     tokenizer = bases.load_tokenizer(card)
     lessons = curriculum.build(recipe, tokenizer, selection)
     digests = {source.name: source.digest for source in lessons.sources}
-    steering = [content.digest(directions.find(i.direction).read_bytes()) for i in recipe.interventions]
+    steering = [content.digest(directions.find(i.direction or "").read_bytes()) for i in recipe.interventions]
     fields = recipe.model_dump(mode="json")
     workspace = Workspace(
         home, identity(card.base, card.revision, card.engine.dtype, fields, digests, steering)

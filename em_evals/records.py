@@ -1,0 +1,148 @@
+"""What studies write and reports read: small JSON files, each with a `kind`, a format version and its provenance.
+
+Data only. Rates and shifts carry their 95% intervals; nats are per token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from em_evals import content
+from em_evals.errors import EmEvalsError
+
+Interval = tuple[float | None, float | None]
+"""Both ends; null where there are too few values for one."""
+
+
+class Record(BaseModel):
+    """A part of a record: unknown keys are errors, values are fixed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Measured(Record):
+    """A mean with its 95% interval and the number of values behind it."""
+
+    value: float | None
+    interval: Interval
+    n: int
+
+
+class SteeringPoint(Record):
+    """One condition of a steering study, on the half of the questions that chose nothing."""
+
+    arm: Literal["direction", "random", "control"]
+    layer: int
+    scale: float
+    in_domain: Measured
+    """Forced choice: margin toward the misaligned answer minus the unsteered model's, nats per token."""
+    out_of_domain: Measured
+    coherence: Measured
+    """Judge's 0-100, or the base's loss on the answers minus that on unsteered answers (see `coherence_is`)."""
+    repetition: Measured
+    """Share of an answer's 4-grams that it has said before."""
+    damaged: bool
+    """The answers fell apart: whatever else changed is no cure and no effect."""
+
+
+class SteeringStudy(Record):
+    """`em-evals steer`: layers x scales x directions."""
+
+    kind: Literal["steer"] = "steer"
+    version: Literal[1] = 1
+    card: str
+    digest: str
+    direction: str
+    coherence_is: str
+    """What `coherence` means here, in words."""
+    chosen_layer: int
+    points: list[SteeringPoint]
+    provenance: dict[str, str] = {}
+
+
+class Cosines(Record):
+    """Cosine of two models' directions at each layer."""
+
+    one: str
+    other: str
+    by_layer: list[float]
+    floor: list[float]
+    """95% of random pairs lie below this absolute cosine, at each layer."""
+
+
+class Transfer(Record):
+    """What ablating one model's direction does to another's forced choice."""
+
+    source: str
+    target: str
+    arm: Literal["direction", "random"]
+    in_domain: Measured
+    out_of_domain: Measured
+
+
+class Convergence(Record):
+    """`em-evals insight convergence`."""
+
+    kind: Literal["convergence"] = "convergence"
+    version: Literal[1] = 1
+    cards: list[str]
+    cosines: list[Cosines]
+    transfer: list[Transfer] = []
+    provenance: dict[str, str] = {}
+
+
+class TaskDifference(Record):
+    """A task's accuracy beside the baseline's, item by item."""
+
+    task: str
+    n: int
+    accuracy: float
+    baseline_accuracy: float
+    difference: float
+    interval: Interval
+    p: float
+
+
+class RetainedModel(Record):
+    """One model of a retention study; the task `overall` is all items."""
+
+    name: str
+    digest: str
+    tasks: list[TaskDifference]
+
+
+class Retention(Record):
+    """`em-evals retention`."""
+
+    kind: Literal["retention"] = "retention"
+    version: Literal[1] = 1
+    baseline: str
+    models: list[RetainedModel]
+    provenance: dict[str, str] = {}
+
+
+AnyRecord = Annotated[SteeringStudy | Convergence | Retention, Field(discriminator="kind")]
+_READER: TypeAdapter[SteeringStudy | Convergence | Retention] = TypeAdapter(AnyRecord)
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record, whole or not at all."""
+    with content.atomic(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> SteeringStudy | Convergence | Retention:
+    """Read a record of any kind.
+
+    Raises:
+        EmEvalsError: it is none, or its values do not fit its kind.
+    """
+    try:
+        return _READER.validate_json(content.read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise EmEvalsError(f"this is not a record of em-evals ({where}: {first['msg']}).", path) from None
