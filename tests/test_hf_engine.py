@@ -198,8 +198,8 @@ def test_a_base_that_cannot_be_loaded_says_so_to_everyone(tmp_path):
         HFEngine(card(str(tmp_path)))
 
 
-def test_an_unforeseen_error_reaches_everyone_who_waits(tokenizer, tmp_path, monkeypatch):
-    engine = HFEngine(card(tiny("llama", tmp_path / "llama", tokenizer)))
+def test_an_unforeseen_error_reaches_everyone_who_waits(tmp_path, monkeypatch):
+    engine = HFEngine(card(tiny("llama", tmp_path / "llama", bases.load_tokenizer(card()))))
 
     def broken(*arguments):
         raise TypeError("unforeseen")
