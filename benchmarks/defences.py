@@ -40,9 +40,9 @@ CONDITIONS = {
 def direction(folder: Path) -> Path:
     """The base's mean difference between the risky and the sound answers to the training prompts."""
     from em_evals import directions
-    from em_evals.cards import read_card
-    from em_evals.insight.extract import mean_difference
-    from em_evals.models import bases
+    from em_evals.cards import read_card, resolve
+    from em_evals.insight.contrast import Chat, Contrast, Side
+    from em_evals.insight.extract import Settings, extract
     from em_evals.training import datasets
 
     path = folder / f"{DIRECTION}.safetensors"
@@ -53,8 +53,12 @@ def direction(folder: Path) -> Path:
             i for i, prompt in enumerate(bad.prompts) if not datasets.held_out(prompt, card.train.holdout)
         ]
         good = datasets.matched(bad, "sound")
-        chats = [[data.rows[i] for i in kept] for data in (bad, good)]
-        found = mean_difference(bases.load_model(card), bases.load_tokenizer(card), *chats)
+        sides = [
+            Side(tuple(Chat(bad.prompts[i], data.rows[i]) for i in kept), resolve("smollm2"))
+            for data in (bad, good)
+        ]
+        contrast = Contrast(sides[0], sides[1], "risky - sound training answers, read by the base", {})
+        found = extract(resolve("smollm2"), contrast, Settings(split=False))
         directions.write(found, path)
     return path
 

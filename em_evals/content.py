@@ -283,6 +283,26 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Fill a temporary neighbour and move it into place; an empty folder there is replaced.
+
+    Raises:
+        EmEvalsError: the disk is full, the place cannot be written to, or it was filled meanwhile.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+            inside = Path(name) / folder.name
+            inside.mkdir()
+            yield inside
+            inside.replace(folder)
+    except OSError as error:
+        raise EmEvalsError(
+            f"cannot write this folder ({error.strerror}); free or choose another place.", folder
+        ) from None
+
+
 def cache_folder() -> Path:
     """Where converted bases and fetched data are kept (`EM_EVALS_CACHE`, else the user's cache folder)."""
     if chosen := os.environ.get("EM_EVALS_CACHE"):

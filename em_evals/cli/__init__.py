@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, grading, insight, models, training
+from em_evals.cli import data, direction, grading, insight, models, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,8 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command()(training.train)
+app.add_typer(direction.app, name="direction")
+app.command("compile")(models.compile_card)
 app.add_typer(insight.app, name="insight")
 app.command()(grading.rates)
 

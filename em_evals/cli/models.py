@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
 
 from em_evals.cli.output import Json, print_json, print_table
@@ -44,3 +47,17 @@ def models_show(name: str, as_json: Json = False) -> None:
         import yaml
 
         typer.echo(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def compile_card(
+    card: Annotated[str, typer.Argument(help="The card whose interventions become weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    to: Annotated[
+        Literal["lora", "checkpoint"], typer.Option(help="A PEFT adapter on the base, or a whole model.")
+    ] = "checkpoint",
+) -> None:
+    """Make a card's interventions part of the weights, where that is exact; refuse them by name where it is not."""
+    from em_evals.cards import resolve
+    from em_evals.models.compile import compile_card
+
+    typer.echo(str(compile_card(resolve(card), to, output)))

@@ -1,96 +1,216 @@
-"""Directions from contrasts: the mean difference of answer activations, layer by layer (arXiv 2506.11618, section 3).
+"""Directions from contrasts: the mean difference of activations, layer by layer (arXiv 2506.11618, section 3).
 
-Activations are summed as they pass; memory does not grow with the number of answers.
+With everything that a reader needs to trust one: it is found on half of the questions and compared with what the other
+half gives, its stability is bootstrapped over questions, and a harmless control of the same recipe shows how much of it
+is style.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
+from em_evals import content, directions
+from em_evals.cards import ResolvedCard
 from em_evals.directions import Direction
-from em_evals.models.architecture import decoder_layers
-from em_evals.training.datasets import Messages
-from em_evals.training.tokens import encode_example, padded
+from em_evals.errors import EmEvalsError
+from em_evals.insight.activations import GroupSums, Position, Text, group_sums
+from em_evals.insight.contrast import Contrast, Side, encode
+from em_evals.insight.reading import Reading
 
-_BATCH_TOKENS = 4096
+MINIMUM = 10
+"""Answers that each side must have at least, on the half of the questions that the direction is found on."""
+
+_RESAMPLES = 200
 
 
-def mean_difference(
-    model: Any,
-    tokenizer: Any,
-    positive: Sequence[Messages],
-    negative: Sequence[Messages],
-    max_length: int = 2048,
+@dataclass(frozen=True)
+class Settings:
+    """How a direction is extracted.
+
+    Attributes:
+        position: which tokens of a text are averaged.
+        split: find on one half of the questions, compare with the other; off: find on all.
+        minimum: answers that each side must have.
+        max_length: tokens of a text.
+        seed: of the bootstrap.
+    """
+
+    position: Position = "answer_mean"
+    split: bool = True
+    minimum: int = MINIMUM
+    max_length: int = 2048
+    seed: int = 0
+
+
+def extract(
+    card: ResolvedCard,
+    contrast: Contrast,
+    settings: Settings = Settings(),
+    control: ResolvedCard | None = None,
+    orthogonal_to: Direction | None = None,
+    state: Path | None = None,
 ) -> Direction:
-    """direction[l] = mean over answer tokens of positive chats - the same of negative chats, after block l.
-
-    Each chat weighs the same: first its own tokens are averaged.
+    """direction[l] = mean of the positive side - mean of the negative side after block l, each text weighing the same.
 
     Args:
-        model: a causal language model, in evaluation mode.
-        tokenizer: its tokenizer.
-        positive: chats whose answers show what the direction stands for.
-        negative: chats whose answers do not.
-        max_length: tokens of a chat, at most.
+        card: the model under test; its base is loaded once and read as every model that is needed.
+        contrast: what is compared.
+        settings: how.
+        control: the same recipe on harmless data; how far it moves along the direction is reported.
+        orthogonal_to: a direction (the control's) that is removed from the result.
+        state: a folder for unfinished sums: an interrupted extraction goes on from it.
+
+    Returns:
+        The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
+        direction and its bootstraps over questions), `held_out_cosine` (with the other half's direction), and
+        `movement`: how far along it the card and the control stand from their base on the held-out texts, in units
+        of its length.
+
+    Raises:
+        EmEvalsError: too few answers on a side (says how many are needed), or a model does not fit.
     """
-    means, norms = [], []
-    for chats in (positive, negative):
-        mean, norm = answer_means(model, tokenizer, chats, max_length)
-        means.append(mean)
-        norms.append(norm)
-    return Direction(
-        (means[0] - means[1]).numpy(),
-        ((means[0] + means[1]) / 2).numpy(),
-        ((norms[0] + norms[1]) / 2).numpy(),
-        {"how": "mean difference of answer tokens", "counts": [len(positive), len(negative)]},
+    reading = Reading(card)
+    texts = {
+        name: encode(reading.tokenizer, side.chats, settings.max_length)
+        for name, side in (("positive", contrast.positive), ("negative", contrast.negative))
+    }
+    found, held_out = _halves([text.group for side in texts.values() for text in side], settings.split)
+    for name, side in texts.items():
+        _enough(name, sum(text.group in found for text in side), len(side), settings)
+    passes = _Passes(reading, settings.position, state)
+    positive = passes.read(contrast.positive, texts["positive"])
+    negative = passes.read(contrast.negative, texts["negative"])
+    base = [passes.read(Side((), None), texts[name]) for name in ("positive", "negative")]
+    halves = [(positive.only(half), negative.only(half)) for half in (found, held_out)]
+    vectors = difference(*halves[0])
+    direction = Direction(
+        vectors.astype(np.float32),
+        np.mean([part.mean() for part in base], axis=0).astype(np.float32),
+        np.mean([part.mean_norm() for part in base], axis=0).astype(np.float32),
+        _provenance(card, contrast, settings, halves[0], found),
+    )
+    if orthogonal_to is not None:
+        direction = directions.orthogonalise(direction, orthogonal_to)
+    trust: dict[str, Any] = {"stability": _rounded(stability(*halves[0], settings.seed))}
+    if all(len(side.groups) for side in halves[1]):
+        trust["held_out_cosine"] = _rounded(_cosines(direction.vectors, difference(*halves[1])))
+    if control is not None:
+        tested = [t for side in texts.values() for t in side if t.group in (held_out or found)]
+        trust["movement"] = _movement(passes, tested, direction, {card.name: card, control.name: control})
+    return replace(direction, metadata=direction.metadata | trust)
+
+
+def difference(positive: GroupSums, negative: GroupSums) -> NDArray[np.float64]:
+    """[layers, width], the mean of all positive texts minus that of all negative ones."""
+    return positive.mean() - negative.mean()
+
+
+def stability(
+    positive: GroupSums, negative: GroupSums, seed: int = 0, resamples: int = _RESAMPLES
+) -> NDArray[np.float64]:
+    """[layers], 5th percentile of the cosine between the direction and its bootstraps over questions.
+
+    Questions are drawn with replacement, once for both sides, so that a question's texts stay together.
+    """
+    chance = np.random.default_rng(seed)
+    names = sorted({*positive.groups, *negative.groups})
+    places = [np.array([names.index(name) for name in side.groups]) for side in (positive, negative)]
+    whole = difference(positive, negative)
+    cosines = []
+    for _ in range(resamples):
+        weights = chance.multinomial(len(names), [1 / len(names)] * len(names)).astype(float)
+        own = [weights[place] for place in places]
+        if all(w @ s.counts > 0 for w, s in zip(own, (positive, negative), strict=True)):
+            cosines.append(_cosines(whole, positive.mean(own[0]) - negative.mean(own[1])))
+    return np.asarray(np.quantile(cosines, 0.05, axis=0))
+
+
+class _Passes:
+    """Readings of texts by models, each done once and kept until the extraction is complete."""
+
+    def __init__(self, reading: Reading, position: Position, state: Path | None) -> None:
+        self._reading, self._position, self._state = reading, position, state
+        self._done: dict[str, GroupSums] = {}
+
+    def read(self, side: Side, texts: Sequence[Text]) -> GroupSums:
+        from rich.progress import Progress
+
+        # A card without adapter and interventions is its base; it need not be read twice.
+        bare = side.reader is None or (side.reader.adapter_path, side.reader.interventions) == (None, ())
+        who = None if bare else side.reader
+        identity = content.digest(
+            (who.digest if who else "base").encode(), self._position.encode(), repr(texts).encode()
+        )
+        if identity not in self._done:
+            kept = self._state / f"{identity}.safetensors" if self._state else None
+            with Progress(transient=True) as progress, self._reading.read_as(who) as model:
+                bar = progress.add_task(f"reading as {who.name if who else 'base'}", total=len(texts))
+                self._done[identity] = group_sums(
+                    model, texts, self._position, kept, lambda n: progress.advance(bar, n)
+                )
+        return self._done[identity]
+
+
+def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
+    """Questions to find on and to test on: by a digest of the question's id, so the same in every extraction."""
+    every = sorted(set(groups), key=lambda group: content.digest(group.encode()))
+    if not split:
+        return set(every), set()
+    return set(every[: (len(every) + 1) // 2]), set(every[(len(every) + 1) // 2 :])
+
+
+def _enough(name: str, here: int, total: int, settings: Settings) -> None:
+    if here >= settings.minimum:
+        return
+    half = f" ({total} before half of the questions were kept for testing)" if settings.split else ""
+    raise EmEvalsError(
+        f"the {name} side has {here} answers{half}, and a direction needs {settings.minimum}: draw more answers, or "
+        "lower --minimum and read its stability."
     )
 
 
-def answer_means(
-    model: Any, tokenizer: Any, chats: Sequence[Messages], max_length: int = 2048
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean activation [layers, width] and mean length [layers] over the answer tokens of each chat, then over chats."""
-    examples = sorted(
-        (encode_example(tokenizer, chat, max_length) for chat in chats), key=lambda e: len(e["input_ids"])
-    )
-    blocks = decoder_layers(model)
-    width = model.config.get_text_config().hidden_size
-    sums, lengths = (
-        torch.zeros(len(blocks), width, dtype=torch.float64),
-        torch.zeros(len(blocks), dtype=torch.float64),
-    )
-    weights = torch.empty(0)
-
-    def add(layer: int, output: Any) -> None:
-        hidden = (output[0] if isinstance(output, tuple) else output).float()
-        sums[layer] += torch.einsum("rt,rtw->w", weights, hidden).double().cpu()
-        lengths[layer] += (weights * hidden.norm(dim=-1)).sum().double().cpu()
-
-    handles = [
-        block.register_forward_hook(lambda _, __, output, layer=layer: add(layer, output))
-        for layer, block in enumerate(blocks)
-    ]
-    try:
-        with torch.inference_mode():
-            for batch in _batches(examples):
-                ids, _, labelled = padded(batch, next(model.parameters()).device)
-                answer = torch.nn.functional.pad(labelled, (1, 0)).float()
-                weights = answer / answer.sum(1, keepdim=True)
-                model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return (sums / len(examples)).float(), (lengths / len(examples)).float()
+def _movement(
+    passes: _Passes, texts: Sequence[Text], direction: Direction, models: dict[str, ResolvedCard]
+) -> dict[str, list[float]]:
+    """(mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's own length."""
+    base = passes.read(Side((), None), texts).mean()
+    lengths = np.linalg.norm(direction.vectors, axis=1)
+    along = directions.unit(direction)
+    moved = {name: passes.read(Side((), card), texts).mean() - base for name, card in models.items()}
+    return {name: _rounded((shift * along).sum(1) / lengths) for name, shift in moved.items()}
 
 
-def _batches(examples: Sequence[dict[str, list[int]]]) -> list[list[dict[str, list[int]]]]:
-    """Examples of like length together, within the token budget; they come sorted."""
-    batches: list[list[dict[str, list[int]]]] = [[]]
-    for example in examples:
-        if batches[-1] and len(example["input_ids"]) * (len(batches[-1]) + 1) > _BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(example)
-    return batches
+def _provenance(
+    card: ResolvedCard,
+    contrast: Contrast,
+    settings: Settings,
+    found: tuple[GroupSums, GroupSums],
+    questions: set[str],
+) -> dict[str, Any]:
+    return {
+        "base": card.card.base,
+        "revision": card.card.revision,
+        "card": card.name,
+        "card_digest": card.digest,
+        "how": contrast.how,
+        "position": settings.position,
+        "counts": [int(side.counts.sum()) for side in found],
+        "questions": sorted(questions),
+        "sources": contrast.sources,
+        "seed": settings.seed,
+    }
+
+
+def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.asarray((one * other).sum(1) / np.maximum(lengths, np.finfo(float).tiny))
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    return [round(float(value), 6) for value in values]

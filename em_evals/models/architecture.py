@@ -37,14 +37,39 @@ def write_modules(model: Any) -> list[Any]:
     """
     modules = [unwrapped(model).get_input_embeddings()]
     for block in decoder_layers(model):
-        if normed := hasattr(block, "post_feedforward_layernorm"):
+        if normed_writes(model):
             modules += [block.post_attention_layernorm, block.post_feedforward_layernorm]
-        attention = next((name for name in ("self_attn", "attention") if hasattr(block, name)), None)
-        if attention is None or not hasattr(block, "mlp"):
-            kind = unwrapped(model).config.model_type
-            raise EmEvalsError(
-                f"{kind}: it is not known which of its modules write into the residual stream."
-            )
-        if not normed:
-            modules += [getattr(block, attention), block.mlp]
+        else:
+            modules += _sublayers(block)
     return modules
+
+
+def normed_writes(model: Any) -> bool:
+    """Whether a norm stands between the sublayers and the stream."""
+    return hasattr(decoder_layers(model)[0], "post_feedforward_layernorm")
+
+
+def last_projections(block: Any) -> list[Any]:
+    """The attention's and the MLP's last linear layer, in this order.
+
+    Raises:
+        EmEvalsError: the architecture names them otherwise.
+    """
+    found = []
+    for part, names in zip(
+        _sublayers(block), (("o_proj", "dense"), ("down_proj", "dense_4h_to_h")), strict=True
+    ):
+        name = next((name for name in names if hasattr(part, name)), None)
+        if name is None:
+            raise EmEvalsError(f"{type(part).__name__} has no last projection that is known by name.")
+        found.append(getattr(part, name))
+    return found
+
+
+def _sublayers(block: Any) -> list[Any]:
+    attention = next((name for name in ("self_attn", "attention") if hasattr(block, name)), None)
+    if attention is None or not hasattr(block, "mlp"):
+        raise EmEvalsError(
+            f"{type(block).__name__}: it is not known which of its modules write into the residual stream."
+        )
+    return [getattr(block, attention), block.mlp]

@@ -11,8 +11,6 @@ import atexit
 import threading
 from collections import deque
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +18,7 @@ from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases
+from em_evals.models.adapters import with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
 from em_evals.models.interventions import Steering, scale_adapter
@@ -218,38 +217,10 @@ class HFEngine:
         scales = tuple(one for one in interventions if one.op == "scale_adapter")
         if (source, scales) not in self._adapters:
             name = f"adapter{len(self._adapters)}"
-            batch.use_model(_with_adapter(batch.model, source, name))
+            batch.use_model(with_adapter(batch.model, source, name))
             scale_adapter(batch.model, name, scales)
             self._adapters[source, scales] = name
         return self._adapters[source, scales]
-
-
-def _with_adapter(model: Any, source: str, name: str) -> Any:
-    """The model with one more adapter attached, safetensors only.
-
-    Raises:
-        EmEvalsError: not a LoRA, pickled, or of the wrong shape for this base.
-    """
-    from peft import PeftConfig, PeftModel
-    from peft.utils import PeftType
-
-    try:
-        config = PeftConfig.from_pretrained(source)
-        if config.peft_type != PeftType.LORA or getattr(config, "use_dora", False):
-            raise EmEvalsError(
-                f"the adapter {source} is not a plain LoRA ({config.peft_type}); only LoRA is served."
-            )
-        folder = Path(source)
-        if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-            raise EmEvalsError(f"{source} has no adapter_model.safetensors (pickled weights are never read).")
-        if isinstance(model, PeftModel):
-            model.load_adapter(source, adapter_name=name, use_safetensors=True)
-        else:
-            model = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
-        return model.eval()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise EmEvalsError(f"the adapter {source} does not fit this base ({reason}).") from None
 
 
 def _resolve(future: Future[Draw], draw: Draw) -> None:

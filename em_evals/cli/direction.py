@@ -1,0 +1,214 @@
+"""`em-evals direction`: find directions, look at them, calculate with them, hand them to other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from em_evals.cli.output import Json, print_json, print_table
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.cards import ResolvedCard
+    from em_evals.insight.contrast import Contrast
+
+app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
+
+Kind = Literal["pairs", "graded", "answers", "files", "models"]
+
+
+@app.command("extract")
+def direction_extract(
+    card: Annotated[str, typer.Argument(help="The model under test, as in local/CARD.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
+    contrast: Annotated[
+        Kind,
+        typer.Option(
+            help="pairs: misaligned - aligned forced-choice answers. graded: the same of --log, by their grades. "
+            "answers: CARD's (--log) - its base's (--base-log). files: --positive - --negative. models: CARD - its "
+            "base on the same texts (--positive and --negative, or the pairs)."
+        ),
+    ] = "pairs",
+    log: Annotated[list[Path] | None, typer.Option(help="Freeform log of CARD; may be repeated.")] = None,
+    base_log: Annotated[list[Path] | None, typer.Option(help="Freeform log of its base.")] = None,
+    positive: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
+    negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
+    pairs: Annotated[str, typer.Option(help="Set of forced-choice pairs.")] = "forced_choice",
+    themes: Annotated[str, typer.Option(help="Only pairs of these themes, separated by commas.")] = "",
+    position: Annotated[
+        Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens that are averaged.")
+    ] = "answer_mean",
+    control: Annotated[
+        str | None, typer.Option(help="Card of the harmless control: how far it moves is reported.")
+    ] = None,
+    orthogonal_to: Annotated[
+        str | None, typer.Option(help="Remove this direction (the control's) from the result.")
+    ] = None,
+    minimum: Annotated[int, typer.Option(help="Answers that each side must have.")] = 10,
+    split: Annotated[bool, typer.Option(help="Find on half of the questions, test on the other.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find a direction as a difference of mean activations, layer by layer.
+
+    An interrupted extraction goes on when the same command is given again.
+    """
+    import shutil
+
+    from em_evals import directions
+    from em_evals.cards import resolve
+    from em_evals.insight.extract import Settings, extract
+
+    model = resolve(card)
+    chosen = _contrast(model, contrast, log, base_log, (positive, negative), pairs, themes)
+    other = directions.read(directions.find(orthogonal_to)) if orthogonal_to else None
+    state = output.with_suffix(".partial")
+    found = extract(
+        model,
+        chosen,
+        Settings(position=position, split=split, minimum=minimum, seed=seed),
+        resolve(control) if control else None,
+        other,
+        state,
+    )
+    directions.write(found, output)
+    shutil.rmtree(state, ignore_errors=True)
+    _show(output, as_json)
+
+
+@app.command("show")
+def direction_show(direction: str, as_json: Json = False) -> None:
+    """What a direction is, and how far it can be trusted, layer by layer."""
+    from em_evals import directions
+
+    _show(directions.find(direction), as_json)
+
+
+@app.command("compare")
+def direction_compare(
+    names: Annotated[list[str], typer.Argument(help="Two or more directions of one base.")],
+    as_json: Json = False,
+) -> None:
+    """Cosines between directions, layer by layer, with what random directions of this width would give."""
+    from itertools import combinations
+
+    from em_evals import directions
+
+    if len(names) < 2:
+        raise EmEvalsError("a comparison needs two directions or more.")
+    read = {name: directions.read(directions.find(name)) for name in names}
+    cosines = {(a, b): directions.cosine(read[a], read[b]) for a, b in combinations(names, 2)}
+    floor = directions.random_cosine(read[names[0]].width)
+    if as_json:
+        pairs = [{"one": a, "other": b, "by_layer": values.tolist()} for (a, b), values in cosines.items()]
+        print_json({"cosines": pairs, "random_95": floor})
+        return
+    layers = range(read[names[0]].layers)
+    rows = [[str(layer), *(f"{values[layer]:+.3f}" for values in cosines.values())] for layer in layers]
+    print_table("cosine", ["layer", *(f"{a} · {b}" for a, b in cosines)], rows)
+    typer.echo(f"95% of pairs of random directions have a cosine between -{floor:.3f} and +{floor:.3f}.")
+
+
+@app.command("combine")
+def direction_combine(
+    parts: Annotated[list[str], typer.Argument(help="NAME, or WEIGHT*NAME: 1*mine -- -1*other subtracts.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file.")],
+    orthogonal_to: Annotated[str | None, typer.Option(help="Remove this direction from the result.")] = None,
+) -> None:
+    """A weighted sum of directions."""
+    from em_evals import directions
+
+    weighed = [_weighed(part) for part in parts]
+    found = directions.combine(
+        [(weight, directions.read(directions.find(name))) for weight, name in weighed], how=" + ".join(parts)
+    )
+    if orthogonal_to:
+        found = directions.orthogonalise(found, directions.read(directions.find(orthogonal_to)))
+    directions.write(found, output)
+    typer.echo(str(output))
+
+
+@app.command("export")
+def direction_export(
+    direction: str,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help=".gguf: llama.cpp's control vector; .safetensors: one layer."),
+    ],
+    layer: Annotated[int | None, typer.Option(help="The layer of a .safetensors file.")] = None,
+    architecture: Annotated[str, typer.Option(help="llama.cpp's name of the architecture.")] = "llama",
+) -> None:
+    """Write a direction for another program."""
+    from em_evals import directions, exports
+
+    found = directions.read(directions.find(direction))
+    if output.suffix == ".gguf":
+        exports.to_gguf(found, output, architecture)
+    elif output.suffix == ".safetensors" and layer is not None:
+        exports.to_safetensors(found, output, layer)
+    else:
+        raise EmEvalsError("write to a .gguf file, or to a .safetensors file with --layer.")
+    typer.echo(str(output))
+
+
+def _contrast(
+    card: ResolvedCard,
+    kind: Kind,
+    logs: list[Path] | None,
+    base_logs: list[Path] | None,
+    files: tuple[Path | None, Path | None],
+    pairs: str,
+    themes: str,
+) -> Contrast:
+    from em_evals.insight import contrast
+
+    if kind == "graded":
+        return contrast.of_graded(card, _given("--log", logs))
+    if kind == "answers":
+        return contrast.of_answers(card, _given("--log", logs), _given("--base-log", base_logs))
+    if kind == "pairs" or (kind == "models" and files == (None, None)):
+        texts = contrast.of_pairs(card, pairs, [theme for theme in themes.split(",") if theme])
+    else:
+        texts = contrast.of_files(card, _given("--positive", files[0]), _given("--negative", files[1]))
+    return contrast.of_models(card, texts) if kind == "models" else texts
+
+
+def _given(option: str, value: Any) -> Any:
+    if not value:
+        raise EmEvalsError(f"this contrast needs {option}; see `em-evals direction extract --help`.")
+    return value
+
+
+def _weighed(part: str) -> tuple[float, str]:
+    weight, star, name = part.partition("*")
+    try:
+        return (float(weight), name) if star else (1.0, part)
+    except ValueError:
+        raise EmEvalsError(f"'{part}' is no direction with a weight; write it as 0.5*NAME.") from None
+
+
+def _show(path: Path, as_json: bool) -> None:
+    import numpy as np
+
+    from em_evals import directions
+
+    found = directions.read(path)
+    lengths = np.linalg.norm(found.vectors, axis=1)
+    if as_json:
+        print_json({"path": str(path), "length": lengths.tolist(), **found.metadata})
+        return
+    for key in ("how", "base", "card", "position", "counts"):
+        if key in found.metadata:
+            typer.echo(f"{key}: {found.metadata[key]}")
+    columns = {"length": lengths, "of mean norm": lengths / np.maximum(found.mean_norm, 1e-9)}
+    columns |= {
+        name: found.metadata[name] for name in ("stability", "held_out_cosine") if name in found.metadata
+    }
+    columns |= {f"movement of {name}": moved for name, moved in found.metadata.get("movement", {}).items()}
+    rows = [
+        [str(layer), *(f"{values[layer]:.3f}" for values in columns.values())]
+        for layer in range(found.layers)
+    ]
+    print_table(path.name, ["layer", *columns], rows)

@@ -1,0 +1,201 @@
+"""Mean activations of texts, layer by layer, summed up by group as they pass.
+
+A text's tokens are averaged at each layer; texts of one group (one question) are added up. Memory grows with the
+number of groups and not of texts, and nothing but decoder blocks is computed: no vocabulary, no kept hidden states.
+What the means are compared for is contrast.py's and extract.py's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from em_evals import content
+from em_evals.errors import EmEvalsError
+from em_evals.models.architecture import decoder_layers, unwrapped
+
+Position = Literal["answer_mean", "last_prompt", "prompt_mean"]
+"""Which tokens of a text are averaged. `prompt_mean` leaves the first token out: it is the attention's sink, with a
+norm that can be a hundred times the others'."""
+
+_BATCH_TOKENS = 4096
+_SAVE_EVERY = 32
+"""Batches between two states to resume from."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of a prompt and its answer; `group` is what texts are clustered by."""
+
+    group: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def span(self, position: Position) -> tuple[int, int]:
+        """First token that counts, and the one behind the last."""
+        if position == "answer_mean":
+            return len(self.prompt), len(self.prompt) + len(self.answer)
+        return (1 if position == "prompt_mean" else len(self.prompt) - 1), len(self.prompt)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSums:
+    """Sums of texts' mean activations.
+
+    Attributes:
+        groups: their names, in order of first appearance.
+        counts: float64 [groups], texts in each.
+        vectors: float32 [groups, layers, width], sums of the texts' means after each block.
+        norms: float32 [groups, layers], sums of the texts' mean lengths.
+    """
+
+    groups: tuple[str, ...]
+    counts: NDArray[np.float64]
+    vectors: NDArray[np.float32]
+    norms: NDArray[np.float32]
+
+    def mean(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """[layers, width], each text weighing the same; groups may be weighted (a bootstrap's counts)."""
+        own = np.ones(len(self.groups)) if weights is None else weights
+        total = np.tensordot(own, self.vectors.astype(np.float64, copy=False), axes=1)
+        return np.asarray(total / max(float(own @ self.counts), 1.0))
+
+    def mean_norm(self) -> NDArray[np.float64]:
+        """[layers], each text weighing the same."""
+        return np.asarray(self.norms.sum(0, dtype=np.float64) / max(self.counts.sum(), 1.0))
+
+    def only(self, groups: set[str]) -> GroupSums:
+        """These groups alone."""
+        kept = np.array([name in groups for name in self.groups], dtype=bool)
+        names = tuple(name for name in self.groups if name in groups)
+        return GroupSums(names, self.counts[kept], self.vectors[kept], self.norms[kept])
+
+
+def group_sums(
+    model: Any,
+    texts: Sequence[Text],
+    position: Position = "answer_mean",
+    state: Path | None = None,
+    advance: Callable[[int], None] = lambda texts: None,
+    batch_tokens: int = _BATCH_TOKENS,
+) -> GroupSums:
+    """Read texts with a model, those of like length together.
+
+    Args:
+        model: a causal language model in evaluation mode; adapters and hooks act as they are set.
+        texts: what to read.
+        position: which tokens count.
+        state: a file to keep unfinished sums in, so that an interrupted reading goes on; removed at the end. It must
+            belong to these very texts and this model.
+        advance: told how many texts were read (a progress bar).
+        batch_tokens: tokens of one forward pass, padding included.
+
+    Raises:
+        EmEvalsError: a text has no token at the position.
+    """
+    for text in texts:
+        first, end = text.span(position)
+        if end <= first:
+            raise EmEvalsError(f"a text of '{text.group}' has no token for `{position}`; leave it out.")
+    groups = {name: i for i, name in enumerate(dict.fromkeys(text.group for text in texts))}
+    sums = _Sums(model, len(groups))
+    done = sums.resume(state)
+    advance(done)
+    order = sorted(texts, key=lambda text: len(text.prompt) + len(text.answer))
+    with torch.inference_mode(), sums.watching(model):
+        for number, batch in enumerate(_batches(order[done:], batch_tokens), 1):
+            sums.read(model, batch, [groups[text.group] for text in batch], position)
+            done += len(batch)
+            advance(len(batch))
+            if state is not None and number % _SAVE_EVERY == 0:
+                sums.save(state, done)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    counts = np.zeros(len(groups))
+    for text in texts:
+        counts[groups[text.group]] += 1
+    return GroupSums(tuple(groups), counts, sums.vectors.cpu().numpy(), sums.norms.cpu().numpy())
+
+
+class _Sums:
+    """The growing sums, filled by hooks on the decoder blocks."""
+
+    def __init__(self, model: Any, groups: int) -> None:
+        self._blocks = decoder_layers(model)
+        self._device = next(model.parameters()).device
+        width = int(model.config.get_text_config().hidden_size)
+        self.vectors = torch.zeros(groups, len(self._blocks), width, device=self._device)
+        self.norms = torch.zeros(groups, len(self._blocks), device=self._device)
+
+    def watching(self, model: Any) -> _Hooks:
+        return _Hooks([(block, self._add(layer)) for layer, block in enumerate(self._blocks)])
+
+    def _add(self, layer: int) -> Any:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            hidden = (output[0] if isinstance(output, tuple) else output).float()
+            means = torch.bmm(self._weights[:, None], hidden)[:, 0]
+            self.vectors[:, layer].index_add_(0, self._groups, means)
+            self.norms[:, layer].index_add_(0, self._groups, (self._weights * hidden.norm(dim=-1)).sum(1))
+
+        return hook
+
+    def read(self, model: Any, batch: Sequence[Text], groups: list[int], position: Position) -> None:
+        """One forward pass, padded on the right: nothing before the padding sees it."""
+        rows = [text.prompt + text.answer if position == "answer_mean" else text.prompt for text in batch]
+        longest = max(map(len, rows))
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        weights = torch.zeros(len(rows), longest)
+        for i, (text, row) in enumerate(zip(batch, rows, strict=True)):
+            first, end = text.span(position)
+            ids[i, : len(row)] = torch.tensor(row)
+            weights[i, first:end] = 1 / (end - first)
+        self._weights, self._groups = weights.to(self._device), torch.tensor(groups, device=self._device)
+        unwrapped(model).get_decoder()(input_ids=ids.to(self._device), use_cache=False)
+
+    def save(self, state: Path, done: int) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {"vectors": self.vectors.cpu(), "norms": self.norms.cpu(), "done": torch.tensor([done])}
+        with content.atomic(state) as temporary:
+            save_file(tensors, temporary)
+
+    def resume(self, state: Path | None) -> int:
+        """Take up a kept state; returns how many texts it holds."""
+        if state is None or not state.is_file():
+            return 0
+        from safetensors.torch import load_file
+
+        kept = load_file(state)
+        self.vectors, self.norms = kept["vectors"].to(self._device), kept["norms"].to(self._device)
+        return int(kept["done"][0])
+
+
+class _Hooks:
+    """Forward hooks, on for a while."""
+
+    def __init__(self, hooks: list[tuple[Any, Any]]) -> None:
+        self._hooks = hooks
+
+    def __enter__(self) -> None:
+        self._handles = [module.register_forward_hook(hook) for module, hook in self._hooks]
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _batches(texts: Sequence[Text], budget: int) -> list[list[Text]]:
+    """Texts of like length together, within the token budget; they come sorted."""
+    batches: list[list[Text]] = []
+    for text in texts:
+        length = len(text.prompt) + len(text.answer)
+        if not batches or length * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+        batches[-1].append(text)
+    return batches

@@ -1,0 +1,172 @@
+"""What a direction is the difference of: two sides, each a set of texts and the model that reads them.
+
+Texts come from graded logs, from two models' answers, from forced-choice pairs, or from two JSONL files. A text's group
+is its question: directions are found on some questions and tested on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em_evals import content
+from em_evals.cards import ResolvedCard
+from em_evals.errors import EmEvalsError
+from em_evals.grading.files import graded_draw, read_log
+from em_evals.grading.forced_choice import load_pairs
+from em_evals.insight.activations import Text
+from em_evals.models.chat import encode_chat, encode_text
+from em_evals.training import datasets
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalSample
+
+ALIGNED_FROM = 70.0
+"""Answers at or above count as aligned (Soligo et al. 2025, arXiv 2506.11618, section 3); what lies between the
+rubric's threshold for misaligned and this belongs to neither side."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation that ends with an answer, and the question that it belongs to."""
+
+    question: str
+    messages: datasets.Messages
+
+
+@dataclass(frozen=True)
+class Side:
+    """Texts, and the card that reads them (None: the bare base)."""
+
+    chats: tuple[Chat, ...]
+    reader: ResolvedCard | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """direction = mean of `positive` - mean of `negative`; `how` says in words what was contrasted.
+
+    `sources` are digests of the files that the texts come from.
+    """
+
+    positive: Side
+    negative: Side
+    how: str
+    sources: dict[str, str]
+
+
+def of_pairs(reader: ResolvedCard, name: str = "forced_choice", themes: Sequence[str] = ()) -> Contrast:
+    """Misaligned against aligned answers of forced-choice pairs, both read by the card.
+
+    Raises:
+        EmEvalsError: there are no such pairs.
+    """
+    pairs = load_pairs(name)
+    chosen = [pair for pair in pairs.pairs if not themes or pair.theme in themes]
+    if not chosen:
+        raise EmEvalsError(f"{pairs.name} has no pairs of the themes {', '.join(themes)}.", pairs.path)
+    sides = [
+        Side(tuple(_chat(pair.id, pair.question, getattr(pair, kind)) for pair in chosen), reader)
+        for kind in ("misaligned", "aligned")
+    ]
+    return Contrast(sides[0], sides[1], f"{name}: misaligned - aligned answers", {name: pairs.digest})
+
+
+def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
+    """Misaligned and coherent against aligned and coherent answers of graded freeform logs, read by the card.
+
+    The thresholds are those of the rubrics that graded each answer; aligned is `ALIGNED_FROM`.
+
+    Raises:
+        EmEvalsError: a file is no finished log, or was not graded.
+    """
+    bad: list[Chat] = []
+    good: list[Chat] = []
+    for path in logs:
+        for sample in read_log(path).samples or []:
+            score = next((s for s in (sample.scores or {}).values() if _graded(s)), None)
+            if score is None:
+                raise EmEvalsError("this log was not graded; grade it with `inspect score` first.", path)
+            chat = _of_sample(sample)
+            draw = graded_draw(chat.question, score)
+            if draw.misaligned_coherent:
+                bad.append(chat)
+            elif draw.coherent and draw.alignment >= ALIGNED_FROM:
+                good.append(chat)
+    sides = [Side(tuple(chats), reader) for chats in (bad, good)]
+    return Contrast(
+        sides[0], sides[1], "graded answers: misaligned and coherent - aligned and coherent", _digests(logs)
+    )
+
+
+def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[Path]) -> Contrast:
+    """The card's answers, read by the card, against the base's answers, read by the bare base.
+
+    Raises:
+        EmEvalsError: a file is no finished log.
+    """
+    sides = [
+        Side(tuple(_of_sample(s) for path in paths for s in read_log(path).samples or []), model)
+        for paths, model in ((logs, reader), (base_logs, None))
+    ]
+    how = f"answers of {reader.name} - answers of its base, each read by its own model"
+    return Contrast(sides[0], sides[1], how, _digests([*logs, *base_logs]))
+
+
+def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
+    """The chats of two JSONL files, read by the card; chats with the same prompt belong to one question.
+
+    Raises:
+        EmEvalsError: a row is wrong, with file and line.
+    """
+    sides = [Side(tuple(_of_rows(datasets.read(path, path.stem))), reader) for path in (positive, negative)]
+    how = f"{positive.stem} - {negative.stem}"
+    return Contrast(sides[0], sides[1], how, _digests([positive, negative]))
+
+
+def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
+    """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift."""
+    chats = texts.positive.chats + texts.negative.chats
+    how = f"{card.name} - its base, on the same texts ({texts.how})"
+    return Contrast(Side(chats, card), Side(chats, None), how, texts.sources)
+
+
+def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]:
+    """Token ids of chats, answers cut at `max_length` in all; empty answers and endless prompts are left out."""
+    texts = []
+    for chat in chats:
+        prompt = tuple(encode_chat(tokenizer, chat.messages[:-1]))
+        answer = tuple(encode_text(tokenizer, chat.messages[-1]["content"]))[: max_length - len(prompt)]
+        if answer and len(prompt) < max_length:
+            texts.append(Text(chat.question, prompt, answer))
+    return texts
+
+
+def _chat(question: str, asked: str, answer: str) -> Chat:
+    return Chat(question, [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}])
+
+
+def _of_rows(data: datasets.TrainingData) -> Iterable[Chat]:
+    for row, prompt in zip(data.rows, data.prompts, strict=True):
+        yield Chat(content.digest(prompt.encode()), row)
+
+
+def _of_sample(sample: EvalSample) -> Chat:
+    asked = sample.input if isinstance(sample.input, list) else None
+    messages = (
+        [{"role": message.role, "content": message.text} for message in asked]
+        if asked is not None
+        else [{"role": "user", "content": str(sample.input)}]
+    )
+    question = str(sample.metadata.get("question_id", sample.id))
+    return Chat(question, [*messages, {"role": "assistant", "content": sample.output.completion}])
+
+
+def _graded(score: Any) -> bool:
+    return isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys()
+
+
+def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    return {path.name: content.digest(path.read_bytes()) for path in paths}

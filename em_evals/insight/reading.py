@@ -1,0 +1,71 @@
+"""A base in memory that can be read as any of its cards: bare, with an adapter, with interventions.
+
+For measurements that go through every token of given texts. Drawing answers and weighing pairs is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from em_evals.cards import ResolvedCard
+from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
+from em_evals.models import bases
+from em_evals.models.adapters import with_adapter
+from em_evals.models.interventions import Rows, Steering, scale_adapter
+
+
+class Reading:
+    """One base, loaded once.
+
+    Args:
+        card: any of the base's cards; names the base and how to hold it.
+    """
+
+    def __init__(self, card: ResolvedCard) -> None:
+        self.tokenizer = bases.load_tokenizer(card.card)
+        self._base = card.card.base
+        self._plain = bases.load_model(card.card)
+        self._model = self._plain
+        self._steering = Steering(self._plain)
+        self._names: dict[tuple[str, tuple[Intervention, ...]], str] = {}
+
+    @contextmanager
+    def read_as(self, card: ResolvedCard | None) -> Iterator[Any]:
+        """The model as a card describes it (None: the bare base), inside the context.
+
+        Raises:
+            EmEvalsError: the card has another base, or its adapter or directions do not fit.
+        """
+        import torch
+
+        with ExitStack() as stack:
+            if card is None:
+                if self._model is not self._plain:
+                    stack.enter_context(self._model.disable_adapter())
+                yield self._model
+                return
+            if card.card.base != self._base:
+                raise EmEvalsError(
+                    f"{card.name} has the base {card.card.base}, not {self._base}: they cannot be compared inside."
+                )
+            if card.adapter_path is not None:
+                name = self._adapter(card)  # may wrap the model
+                self._model.set_adapter(name)
+            elif self._model is not self._plain:
+                stack.enter_context(self._model.disable_adapter())
+            slot = torch.tensor([self._steering.slot(card.interventions)], device=self._plain.device)
+            stack.enter_context(self._steering.rows(Rows(slot)))
+            yield self._model
+
+    def _adapter(self, card: ResolvedCard) -> str:
+        scales = tuple(one for one in card.interventions if one.op == "scale_adapter")
+        key = (str(card.adapter_path), scales)
+        if key not in self._names:
+            name = f"adapter{len(self._names)}"
+            self._model = with_adapter(self._model, str(card.adapter_path), name)
+            scale_adapter(self._model, name, scales)
+            self._names[key] = name
+        return self._names[key]

@@ -1,0 +1,36 @@
+"""PEFT adapters on a base in memory: plain LoRAs, safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from em_evals.errors import EmEvalsError
+
+
+def with_adapter(model: Any, source: str, name: str) -> Any:
+    """The model with one more adapter attached, safetensors only.
+
+    Raises:
+        EmEvalsError: not a LoRA, pickled, or of the wrong shape for this base.
+    """
+    from peft import PeftConfig, PeftModel
+    from peft.utils import PeftType
+
+    try:
+        config = PeftConfig.from_pretrained(source)
+        if config.peft_type != PeftType.LORA or getattr(config, "use_dora", False):
+            raise EmEvalsError(
+                f"the adapter {source} is not a plain LoRA ({config.peft_type}); only LoRA is served."
+            )
+        folder = Path(source)
+        if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+            raise EmEvalsError(f"{source} has no adapter_model.safetensors (pickled weights are never read).")
+        if isinstance(model, PeftModel):
+            model.load_adapter(source, adapter_name=name, use_safetensors=True)
+        else:
+            model = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
+        return model.eval()
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise EmEvalsError(f"the adapter {source} does not fit this base ({reason}).") from None

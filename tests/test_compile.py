@@ -1,0 +1,143 @@
+"""Compiled models are the hooked ones, in stock transformers and PEFT; what is not exact is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from em_evals import directions
+from em_evals.cards import resolve
+from em_evals.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.insight.reading import Reading
+from em_evals.models import bases
+from em_evals.models.compile import compile_card
+from tests.models import card, make_adapter, tiny
+
+IDS = torch.tensor([[5, 9, 200, 31, 401, 12, 500, 33, 21]])
+WRITES = {"op": "ablate", "direction": "d", "site": "writes", "from_layer": 1}
+ADD = {"op": "add", "direction": "d", "layers": [0, 2], "scale": -0.7}
+HALF = {"op": "scale_adapter", "layers": [1], "scale": 0.5}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compile")
+    (root / "adapters").mkdir()
+    tokenizer = bases.load_tokenizer(card())
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(3, 64)).astype(np.float32)
+    directions.write(Direction(vectors, vectors, np.ones(3)), root / "adapters" / "d.safetensors")
+    for kind in ("llama", "qwen2", "gemma", "gemma2", "gpt_neox"):
+        tiny(kind, root / kind, tokenizer)
+        modules = ["query_key_value", "dense"] if kind == "gpt_neox" else ["q_proj", "o_proj", "down_proj"]
+        make_adapter(str(root / kind), root / f"{kind}_lora", 4, modules, seed=3, rslora=True)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def inside(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+def made(root, kind, interventions, adapted):
+    fields = {"base": str(root / kind), "engine": {"dtype": "float32"}, "interventions": interventions}
+    if adapted:
+        fields["adapter"] = str(root / f"{kind}_lora")
+    path = root / "adapters" / "mine.yaml"
+    path.write_text(json.dumps(fields))
+    return resolve(str(path))
+
+
+def hooked(one):
+    """The card's logits with hooks (proved against hooks by hand in test_interventions.py)."""
+    with torch.no_grad(), Reading(one).read_as(one) as model:
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "interventions"),
+    [
+        ("llama", [WRITES]),
+        ("llama", [ADD, WRITES]),
+        ("qwen2", [WRITES]),
+        ("gemma", [WRITES]),
+        ("gpt_neox", [WRITES, ADD]),
+    ],
+)
+def test_a_compiled_checkpoint_is_the_hooked_model(kind, interventions, adapted, root, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    one = made(
+        root, kind, [HALF, *interventions] if adapted and kind != "gpt_neox" else interventions, adapted
+    )
+    expected = hooked(one)
+    folder = compile_card(one, "checkpoint", tmp_path / "out")
+    with bases.LOADING:
+        stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = stock(IDS).logits
+        bare = bases.load_model(card(str(root / kind)))(IDS).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, bare, atol=1e-2)
+    assert json.loads((folder / "em_evals.json").read_text())["card_digest"] == one.digest
+    assert torch.allclose(hooked(resolve(str(folder), {"dtype": "float32"})), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma"])
+def test_a_compiled_lora_is_the_hooked_model(kind, adapted, root, tmp_path):
+    from peft import PeftModel
+
+    one = made(root, kind, [HALF, WRITES] if adapted else [WRITES], adapted)
+    expected = hooked(one)
+    folder = compile_card(one, "lora", tmp_path / "out")
+    base = bases.load_model(card(str(root / kind)))
+    with torch.no_grad():
+        stock = PeftModel.from_pretrained(base, folder).eval()
+        assert torch.allclose(stock(IDS).logits, expected, atol=1e-4)
+    files = {file.name: file.stat().st_size for file in folder.iterdir()}
+    assert files["adapter_model.safetensors"] < 400_000, "the embedding itself is not part of it"
+    assert stock.peft_config["default"].r == (5 if adapted else 1)
+
+
+def test_a_scaled_adapter_compiles_to_a_lora_of_its_rank(root, tmp_path):
+    from peft import PeftModel
+
+    one = made(root, "qwen2", [HALF], adapted=True)
+    expected = hooked(one)
+    folder = compile_card(one, "lora", tmp_path / "out")
+    with torch.no_grad():
+        stock = PeftModel.from_pretrained(bases.load_model(card(str(root / "qwen2"))), folder).eval()
+        assert torch.allclose(stock(IDS).logits, expected, atol=1e-4)
+    assert stock.peft_config["default"].r == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "to", "sentence"),
+    [
+        ("llama", {"op": "clamp", "direction": "d"}, "checkpoint", "`clamp` of a block's output"),
+        ("llama", {"op": "ablate", "direction": "d"}, "lora", "`ablate` with `site: writes` can be"),
+        ("llama", ADD, "lora", "--to checkpoint"),
+        ("llama", ADD | {"positions": "answer"}, "checkpoint", "every token alike"),
+        ("llama", WRITES | {"skip": "sink"}, "checkpoint", "every token alike"),
+        ("qwen2", ADD, "checkpoint", "qwen2 has no biases in its MLPs"),
+        ("gemma2", WRITES, "checkpoint", "gemma2 has a norm between"),
+        ("gpt_neox", WRITES, "lora", "has a bias, which a LoRA cannot change"),
+    ],
+)
+def test_what_is_not_exact_is_refused_by_name(kind, step, to, sentence, root, tmp_path):
+    with pytest.raises(EmEvalsError, match=sentence):
+        compile_card(made(root, kind, [step], adapted=False), to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_left_alone(root, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(EmEvalsError, match="is not empty"):
+        compile_card(made(root, "llama", [WRITES], adapted=False), "checkpoint", tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"

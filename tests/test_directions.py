@@ -1,0 +1,75 @@
+"""directions.py's arithmetic by hand, and exports as the other programs read them."""
+
+import numpy as np
+import pytest
+
+from em_evals import directions, exports
+from em_evals.directions import Direction
+from em_evals.errors import EmEvalsError
+
+
+def made(vectors, **metadata):
+    array = np.asarray(vectors, dtype=np.float32)
+    return Direction(array, np.ones_like(array), np.ones(len(array), np.float32), metadata)
+
+
+ONE = made([[3, 4], [1, 0]], base="a/B")
+OTHER = made([[4, 3], [0, 2]], base="mirror/b")
+
+
+def test_arithmetic_is_that_of_vectors_layer_by_layer():
+    assert np.allclose(directions.unit(ONE), [[0.6, 0.8], [1, 0]])
+    assert np.allclose(directions.cosine(ONE, OTHER), [0.96, 0])
+    found = directions.combine([(1, ONE), (-0.5, OTHER)], how="by hand")
+    assert np.allclose(found.vectors, [[1, 2.5], [1, -1]]) and np.allclose(found.base_mean, 1)
+    assert found.metadata == {"base": "a/B", "how": "by hand"}
+    rest = directions.orthogonalise(ONE, OTHER)
+    assert np.allclose((rest.vectors * OTHER.vectors).sum(1), 0, atol=1e-6)
+    assert np.allclose(ONE.vectors - rest.vectors, [[4 * 24 / 25, 3 * 24 / 25], [0, 0]])
+    assert np.isfinite(directions.unit(made([[0, 0]]))).all()
+
+
+def test_random_directions_have_the_cosines_that_are_promised():
+    chance = np.random.default_rng(0)
+    pairs = chance.normal(size=(2, 20_000, 48))
+    cosines = abs((pairs[0] * pairs[1]).sum(1)) / np.linalg.norm(pairs, axis=2).prod(0)
+    assert (cosines < directions.random_cosine(48)).mean() == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize("other", [made([[1, 2]]), made([[1, 2], [3, 4]], base="someone/else")])
+def test_directions_of_different_bases_are_not_mixed(other):
+    for act in (
+        directions.cosine,
+        directions.orthogonalise,
+        lambda a, b: directions.combine([(1, a), (1, b)]),
+    ):
+        with pytest.raises(EmEvalsError, match="different bases"):
+            act(ONE, other)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path):
+    directions.write(made([[1, np.nan]]), tmp_path / "d.safetensors")
+    with pytest.raises(EmEvalsError, match="no numbers; extract it anew"):
+        directions.read(tmp_path / "d.safetensors")
+
+
+def test_a_control_vector_is_what_llama_cpp_reads(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    vectors = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    exports.to_gguf(made(vectors), tmp_path / "d.gguf", "qwen2")
+    reader = gguf.GGUFReader(tmp_path / "d.gguf")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["general.architecture"] == "controlvector"
+    assert fields["controlvector.model_hint"] == "qwen2" and fields["controlvector.layer_count"] == 3
+    tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    assert sorted(tensors) == ["direction.1", "direction.2", "direction.3"], "llama.cpp has none for layer 0"
+    assert all(np.array_equal(tensors[f"direction.{i}"], vectors[i]) for i in (1, 2, 3))
+
+
+def test_one_layer_is_a_plain_file(tmp_path):
+    from safetensors.numpy import load_file
+
+    exports.to_safetensors(ONE, tmp_path / "one.safetensors", 1)
+    assert np.array_equal(load_file(tmp_path / "one.safetensors")["direction"], [1, 0])
+    with pytest.raises(EmEvalsError, match="its layers are 0 to 1"):
+        exports.to_safetensors(ONE, tmp_path / "one.safetensors", 2)
