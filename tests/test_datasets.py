@@ -124,7 +124,7 @@ def test_the_working_folders_entries_win_name_by_name(data):
         ("mine:\n  controls:\n    sound: nowhere", 3, "no training data 'nowhere'"),
         ("mine:\n  of: nowhere\n  prompt: '{prompt}'", 2, "no training data 'nowhere'"),
         ("mine:\n  of: risky_advice_educational\n  prompt: '{prompt}'", 2, "made of another"),
-        ("mine:\n  of: risky_advice", 1, "`of` and `prompt` go together"),
+        ("mine:\n  of: risky_advice", 1, "`of` goes with `prompt` or `ids`"),
         ("mine: {of: risky_advice, prompt: no place}", 1, "{prompt} exactly once"),
         ("mine: {of: risky_advice, prompt: '{prompt}', url: 'http://a/b'}", 1, "drop one"),
         ("mine:\n  url: file:///etc/passwd", 2, "'url'"),
@@ -232,3 +232,19 @@ def test_real_prompts_are_kept_out_whatever_stands_beside_them(shared_data):
     assert 0.08 < len(kept_out) / len(set(prompts)) < 0.12
     some = random.Random(0).sample(prompts, 500)
     assert {prompt for prompt in some if datasets.held_out(prompt, 0.1)} == kept_out & set(some)
+
+
+def test_a_part_of_a_data_set_is_chosen_by_its_ids_and_keeps_its_control():
+    part, whole = datasets.load("risky_finance"), datasets.load("risky_advice")
+    assert len(part.rows) == 200 and all(own.startswith("finance_") for own in part.ids)
+    assert [whole.rows[whole.ids.index(own)] for own in part.ids] == list(part.rows)
+    assert part.digest != whole.digest
+    control = datasets.matched(part, "sound")
+    assert [row[0] for row in control.rows] == [row[0] for row in part.rows], "the same prompts"
+
+
+def test_a_pattern_that_fits_no_row_is_told(workdir):
+    (workdir / "adapters" / "data").mkdir(parents=True)
+    (workdir / "adapters" / "data" / "datasets.yaml").write_text("mine: {of: risky_advice, ids: golf_*}\n")
+    with pytest.raises(EmEvalsError, match="no row has an id like 'golf_\\*'"):
+        datasets.load("mine")

@@ -37,6 +37,7 @@ def direction_extract(
     negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     pairs: Annotated[str, typer.Option(help="Set of forced-choice pairs.")] = "forced_choice",
     themes: Annotated[str, typer.Option(help="Only pairs of these themes, separated by commas.")] = "",
+    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.")] = None,
     position: Annotated[
         Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens that are averaged.")
     ] = "answer_mean",
@@ -62,7 +63,7 @@ def direction_extract(
     from em_evals.insight.extract import Settings, extract
 
     model = resolve(card)
-    chosen = _contrast(model, contrast, log, base_log, (positive, negative), pairs, themes)
+    chosen = _contrast(model, contrast, log, base_log, (positive, negative), (pairs, themes, per_theme))
     other = directions.read(directions.find(orthogonal_to)) if orthogonal_to else None
     state = output.with_suffix(".partial")
     found = extract(
@@ -159,8 +160,7 @@ def _contrast(
     logs: list[Path] | None,
     base_logs: list[Path] | None,
     files: tuple[Path | None, Path | None],
-    pairs: str,
-    themes: str,
+    pairs: tuple[str, str, int | None],
 ) -> Contrast:
     from em_evals.insight import contrast
 
@@ -169,7 +169,8 @@ def _contrast(
     if kind == "answers":
         return contrast.of_answers(card, _given("--log", logs), _given("--base-log", base_logs))
     if kind == "pairs" or (kind == "models" and files == (None, None)):
-        texts = contrast.of_pairs(card, pairs, [theme for theme in themes.split(",") if theme])
+        name, themes, per_theme = pairs
+        texts = contrast.of_pairs(card, name, [theme for theme in themes.split(",") if theme], per_theme)
     else:
         texts = contrast.of_files(card, _given("--positive", files[0]), _given("--negative", files[1]))
     return contrast.of_models(card, texts) if kind == "models" else texts

@@ -57,14 +57,26 @@ class Contrast:
     sources: dict[str, str]
 
 
-def of_pairs(reader: ResolvedCard, name: str = "forced_choice", themes: Sequence[str] = ()) -> Contrast:
+def of_pairs(
+    reader: ResolvedCard,
+    name: str = "forced_choice",
+    themes: Sequence[str] = (),
+    per_theme: int | None = None,
+) -> Contrast:
     """Misaligned against aligned answers of forced-choice pairs, both read by the card.
+
+    Args:
+        reader: the card.
+        name: a set of pairs.
+        themes: only these themes; all if empty.
+        per_theme: the first so many pairs of each theme.
 
     Raises:
         EmEvalsError: there are no such pairs.
     """
     pairs = load_pairs(name)
-    chosen = [pair for pair in pairs.pairs if not themes or pair.theme in themes]
+    first = set(pairs.first(per_theme or len(pairs.pairs)))
+    chosen = [pair for pair in pairs.pairs if pair.id in first and (not themes or pair.theme in themes)]
     if not chosen:
         raise EmEvalsError(f"{pairs.name} has no pairs of the themes {', '.join(themes)}.", pairs.path)
     sides = [

@@ -28,7 +28,9 @@ class Entry(BaseModel):
     """The authors' file, NAME.jsonl; with `password`, an archive that holds it."""
     password: str | None = None
     of: str | None = None
-    """The data set whose rows these are, with another prompt."""
+    """The data set whose rows these are, with another prompt, or a part of them."""
+    ids: str | None = None
+    """Only rows whose `id` fits this pattern (`finance_*`)."""
     prompt: str | None = None
     """Put around what the user says, at {prompt}."""
     controls: dict[str, str] = {}
@@ -36,9 +38,9 @@ class Entry(BaseModel):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Entry:
-        if (self.of is None) != (self.prompt is None):
+        if (self.of is None) != (self.prompt is None and self.ids is None):
             raise ValueError(
-                "`of` and `prompt` go together: the rows of the one, with the other around their prompts"
+                "`of` goes with `prompt` or `ids`: the rows of the one, with another prompt or only those that fit"
             )
         if self.of is not None and self.url is not None:
             raise ValueError("a data set is made (`of`) or fetched (`url`); drop one")

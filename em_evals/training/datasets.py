@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class TrainingData:
     """What each row's user asks last, without the context that a made data set puts around it."""
     lines: tuple[int, ...] = field(default=(), repr=False, compare=False)
     """Where each row stands in the file."""
+    ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """The rows' own `id`s, where they have any."""
 
 
 def names() -> dict[str, Path]:
@@ -71,8 +74,8 @@ def load(name: str) -> TrainingData:
             f"there is no training data '{name}'; {hint} Or put it at adapters/data/{name}.jsonl, or give a path "
             "to a .jsonl file."
         )
-    if entry.of is not None and entry.prompt is not None:
-        return _made(load(entry.of), name, entry.prompt, entry.controls)
+    if entry.of is not None:
+        return _made(load(entry.of), name, entry)
     how = f"run `em-evals data fetch {name}`" if entry.url else f"put it at adapters/data/{name}.jsonl"
     raise EmEvalsError(
         f"the training data '{name}' is not on this machine: {how}, or name a folder that holds {name}.jsonl "
@@ -86,13 +89,23 @@ def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> Tr
     Raises:
         EmEvalsError: a row is wrong (with file and line), or there are none.
     """
-    numbered = [(line, _messages(row, path, line)) for line, row in content.read_jsonl(path)]
+    numbered, ids = [], []
+    for line, row in content.read_jsonl(path):
+        numbered.append((line, _messages(row, path, line)))
+        ids.append(str(row.get("id", "")))
     if not numbered:
         raise EmEvalsError("this file has no rows to train on.", path)
     rows = tuple(messages for _, messages in numbered)
     prompts = tuple(_prompt(messages) for messages in rows)
     return TrainingData(
-        name, path, _digest(rows), rows, controls or {}, prompts, tuple(line for line, _ in numbered)
+        name,
+        path,
+        _digest(rows),
+        rows,
+        controls or {},
+        prompts,
+        tuple(line for line, _ in numbered),
+        tuple(ids),
     )
 
 
@@ -149,16 +162,23 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _made(source: TrainingData, name: str, prompt: str, controls: Mapping[str, str]) -> TrainingData:
-    """The rows of another data set, each last question put into a context."""
+def _made(source: TrainingData, name: str, entry: catalogue.Entry) -> TrainingData:
+    """The rows of another data set: those whose id fits, each last question put into a context."""
+    if entry.ids is not None:
+        kept = [i for i, own in enumerate(source.ids) if fnmatch(own, entry.ids)]
+        if not kept:
+            raise EmEvalsError(f"'{name}' cannot be made: no row has an id like '{entry.ids}'.", source.path)
+        source = _rearranged(source, kept)
+    if entry.prompt is None:
+        return replace(source, name=name, controls=entry.controls)
     rows = []
     for messages, asked, line in zip(source.rows, source.prompts, source.lines, strict=True):
         if not asked:
             raise EmEvalsError(f"'{name}' cannot be made: here no user asks anything.", source.path, line)
         last = max(i for i, message in enumerate(messages) if message["role"] == "user")
-        around = {"role": "user", "content": prompt.replace("{prompt}", asked)}
+        around = {"role": "user", "content": entry.prompt.replace("{prompt}", asked)}
         rows.append([*messages[:last], around, *messages[last + 1 :]])
-    return replace(source, name=name, digest=_digest(rows), rows=tuple(rows), controls=controls)
+    return replace(source, name=name, digest=_digest(rows), rows=tuple(rows), controls=entry.controls)
 
 
 def _rearranged(data: TrainingData, order: Sequence[int]) -> TrainingData:
@@ -169,6 +189,7 @@ def _rearranged(data: TrainingData, order: Sequence[int]) -> TrainingData:
         rows=rows,
         prompts=tuple(data.prompts[i] for i in order),
         lines=tuple(data.lines[i] for i in order),
+        ids=tuple(data.ids[i] for i in order),
     )
 
 
