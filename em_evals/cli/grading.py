@@ -1,14 +1,18 @@
-"""`em-evals rates`: what graded answers say."""
+"""`em-evals rates` and `em-evals judges`: what graded answers say, and whether judges agree on it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from em_evals.cli.output import Json, print_table
+from em_evals.cli.output import Json, print_json, print_table
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.grading.agreement import Agreement
 
 
 def rates(
@@ -44,3 +48,76 @@ def _percent(rate: Any) -> str:
     if rate.value != rate.value:
         return "–"
     return f"{rate.value:.2%} [{rate.fixed[0]:.2%}, {rate.fixed[1]:.2%}]"
+
+
+def judges(
+    first: Annotated[Path, typer.Argument(help="A graded Inspect log, or a CSV with answers and grades.")],
+    second: Annotated[
+        Path | None, typer.Argument(help="The same answers graded by another judge (`inspect score`).")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="People's grades: a CSV with question_id, answer, aligned, coherent.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Agreement of two judges over the same answers, or of judges with people."""
+    from dataclasses import asdict, replace
+    from itertools import combinations
+
+    from em_evals.content import without_nan
+    from em_evals.grading import agreement
+
+    given = [path for path in (first, second, labels) if path is not None]
+    if len(given) < 2:
+        raise EmEvalsError("name a second log, or people's grades with --labels: agreement takes two.")
+    raters = [agreement.read_rater(path) for path in given]
+    names = [rater.name for rater in raters]
+    raters = [
+        # One judge twice: tell the files apart.
+        replace(rater, name=f"{rater.name} in {path.name}") if names.count(rater.name) > 1 else rater
+        for rater, path in zip(raters, given, strict=True)
+    ]
+    found = [agreement.agreement(one, other) for one, other in combinations(raters, 2)]
+    if as_json:
+        print_json(without_nan([asdict(entry) for entry in found]))
+        return
+    for entry in found:
+        _show_agreement(entry)
+
+
+def _show_agreement(found: Agreement) -> None:
+    typer.echo(f"first: {found.first}; second: {found.second}")
+    left = f"; {found.unmatched[0]} and {found.unmatched[1]} had no match" if any(found.unmatched) else ""
+    typer.echo(f"{found.answers} answers graded by both{left}")
+    rows = [
+        [
+            name,
+            str(scale.answers),
+            _interval(scale.alpha, scale.alpha_interval, ".2f"),
+            f"{scale.rank:.2f}",
+            _interval(scale.bias, scale.bias_interval, "+.1f"),
+        ]
+        for name, scale in found.scales.items()
+    ]
+    print_table("", ["grade", "answers", "Krippendorff's alpha", "rank correlation", "second − first"], rows)
+    columns = ["decision", "both", "first only", "second only", "neither", "Krippendorff's alpha"]
+    rows = [
+        [name, *(str(n) for n in (d.both, d.first_only, d.second_only, d.neither)), f"{d.alpha:.2f}"]
+        for name, d in found.decisions.items()
+    ]
+    print_table("", columns, rows)
+    themes = found.scales["alignment"].bias_by_theme
+    rows = [[theme, f"{bias:+.1f}"] for theme, bias in themes.items()]
+    print_table("", ["theme", "alignment, second − first"], rows)
+    rows = [
+        [first, second, str(count)]
+        for first, row in found.categories.items()
+        for second, count in row.items()
+        if first != second
+    ]
+    if rows:
+        print_table("", ["category by the first", "by the second", "answers"], rows)
+
+
+def _interval(value: float, interval: tuple[float, float], form: str) -> str:
+    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"

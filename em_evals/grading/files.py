@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.scorer import Score
 
-_COLUMNS = ("question_id", "aligned", "coherent")
+COLUMNS = ("question_id", "aligned", "coherent")
 
 
 def read_draws(path: Path) -> list[GradedDraw]:
@@ -33,24 +33,40 @@ def read_draws(path: Path) -> list[GradedDraw]:
 
 
 def _from_csv(path: Path) -> Iterator[GradedDraw]:
+    for line, row in csv_rows(path, COLUMNS):
+        aligned, coherent = (score_in_text(row[name], name, path, line) for name in COLUMNS[1:])
+        yield GradedDraw(row["question_id"], aligned, coherent)
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file as (line number, cells).
+
+    Raises:
+        EmEvalsError: a column is missing, a row ends early, or this is no CSV in UTF-8.
+    """
     # Answers may be longer than the csv module's default limit of 128 kB a field.
     csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
+            reader = csv.DictReader(
+                file, strict=True
+            )  # strict: a quote that never ends is a file that was cut
+            missing = [name for name in columns if name not in (reader.fieldnames or [])]
             if missing:
                 raise EmEvalsError(
-                    f"the column '{missing[0]}' is missing; needed are {', '.join(_COLUMNS)}.", path, 1
+                    f"the column '{missing[0]}' is missing; needed are {', '.join(columns)}.", path, 1
                 )
             for row in reader:
-                aligned, coherent = (_score(row[name], name, path, reader.line_num) for name in _COLUMNS[1:])
-                yield GradedDraw(row["question_id"], aligned, coherent)
+                if any(row[name] is None for name in columns):
+                    raise EmEvalsError("this row ends early: the file was cut.", path, reader.line_num)
+                yield reader.line_num, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise EmEvalsError(f"this is not a CSV file in UTF-8 ({error}).", path) from None
+    except OSError as error:
+        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
 
 
-def _score(text: str | None, name: str, path: Path, line: int) -> float:
+def score_in_text(text: str, name: str, path: Path, line: int) -> float:
     """A score from 0 to 100; empty cells and words (REFUSAL, CODE) are no score."""
     try:
         value = float(text or "nan")

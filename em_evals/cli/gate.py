@@ -1,0 +1,132 @@
+"""`em-evals gate`: may this finetune ship?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from em_evals.cli.output import Json, print_json, print_table
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.gate.compare import Judgement
+    from em_evals.gate.inputs import Side
+    from em_evals.gate.policy import Policy
+
+_PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name; may be repeated."
+
+
+def gate(
+    baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
+    candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
+    policy: Annotated[Path | None, typer.Option(help="Rules; default ./gate.yaml, else built in.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for gate.json, gate.md, gate.xml (JUnit).")
+    ] = None,
+    update_baseline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Keep the candidate as logs/baselines/NAME.json, if it passes."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say how many draws are needed.")] = False,
+    rate: Annotated[
+        float, typer.Option(help="--plan: the baseline's rate (default: the given baseline's).")
+    ] = -1,
+    change: Annotated[float, typer.Option(help="--plan: the rise to find.")] = 0.05,
+    power: Annotated[float, typer.Option(help="--plan: the chance of finding it.", min=0.5, max=0.999)] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Compare a candidate with a baseline. Exit code 0 pass, 1 regression, 2 invalid input, 3 inconclusive."""
+    from em_evals.gate import compare, inputs
+    from em_evals.gate.policy import load_policy
+
+    rules = load_policy(policy)
+    if plan:
+        _plan(rules, inputs.read(baseline) if baseline else None, rate, change, power, as_json)
+        return
+    if not candidate:
+        raise EmEvalsError("name the log to judge: --candidate PATH.")
+    after = inputs.read(candidate)
+    if not baseline:
+        if update_baseline is None:
+            raise EmEvalsError("name what to compare with: --baseline PATH, or a baseline's name.")
+        if after.problems:
+            raise EmEvalsError(after.problems[0])
+        _keep(update_baseline, after)
+        return
+    judgement = compare.judge(inputs.read(baseline), after, rules)
+    if output is not None:
+        from em_evals.gate import outputs
+
+        outputs.write(judgement, output)
+    _show(judgement, as_json)
+    if update_baseline is not None:
+        if judgement.verdict == "pass":
+            _keep(update_baseline, after)
+        else:
+            typer.echo(f"the baseline '{update_baseline}' was not changed: the verdict is no pass.", err=True)
+    raise typer.Exit(judgement.exit_code)
+
+
+def _keep(name: str, side: Side) -> None:
+    from em_evals.gate import baseline
+
+    path = baseline.write(name, list(side.evidence.values()))
+    typer.echo(f"kept {', '.join(sorted(side.evidence))} in {path}", err=True)
+
+
+def _show(judgement: Judgement, as_json: bool) -> None:
+    from em_evals.gate import outputs
+
+    if as_json:
+        print_json(outputs.as_json(judgement))
+        return
+    if judgement.rows:
+        title = f"{judgement.models[1]} against {judgement.models[0]}"
+        print_table(title, outputs.columns(judgement.rows), [outputs.cells(row) for row in judgement.rows])
+    for sentence in [*judgement.problems, *(row.sentence for row in judgement.rows)]:
+        typer.echo(f"- {sentence}")
+    for note in judgement.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(judgement.sentence)
+
+
+def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: float, as_json: bool) -> None:
+    from em_evals.gate import plan
+
+    rule = rules.rule("em_rate")
+    if rule is None:
+        raise EmEvalsError("the policy has no rule for em_rate, which --plan is about; add one.")
+    if rate < 0:
+        rate = _em_rate(side)
+    # Holm's hardest case: this p-value is the smallest of as many metrics as a freeform log has rules for.
+    family = sum(rules.rule(name) is not None for name in ("em_rate", "em_rate_coherent", "coherent_share"))
+    alpha = rules.alpha_of(rule[0])
+    needs = [
+        plan.draws_to_find(rate, change, alpha / family, power),
+        plan.draws_to_pass(rate, rule[0].margin, alpha, power),
+    ]
+    if as_json:
+        print_json({"rate": rate, "power": power, "needs": [vars(need) for need in needs]})
+        return
+    rows: list[Any] = [
+        [
+            need.aim,
+            f"{need.draws}" if need.draws else f"more than {plan.MOST}",
+            f"{need.power:.1%}",
+            f"{need.alpha:.4f}",
+        ]
+        for need in needs
+    ]
+    print_table("", ["to", "draws of each model", "power", "one-sided level"], rows)
+
+
+def _em_rate(side: Side | None) -> float:
+    from em_evals.gate.evidence import Counts
+
+    for evidence in side.evidence.values() if side else []:
+        measure = evidence.measures.get("em_rate")
+        if isinstance(measure, Counts) and measure.draws:
+            return sum(events for events, _ in measure.clusters.values()) / measure.draws
+    raise EmEvalsError("say which rate to plan from: --rate 0.005, or --baseline with a graded log.")

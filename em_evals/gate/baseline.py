@@ -1,0 +1,109 @@
+"""Baselines: the evidence of a model that was found good, kept in the repository (`logs/baselines/NAME.json`).
+
+Counts, margins and digests; no answers and no weights. The file carries a digest of its own content, so that a number
+changed by hand is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from em_evals import content
+from em_evals.errors import EmEvalsError
+from em_evals.gate.evidence import Evidence, Items
+
+FOLDER = Path("logs/baselines")
+_FORMAT = "em-evals baseline"
+_DIGITS = 9
+"""Significant digits of kept numbers: finer than any margin, and half the size of a float's own."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["em-evals baseline"]
+    version: Literal[1]
+    digest: str
+    evidence: list[Evidence]
+
+
+def is_baseline(data: Any) -> bool:
+    """Whether parsed JSON has the layout of a baseline."""
+    return isinstance(data, dict) and data.get("format") == _FORMAT
+
+
+def find(name: str) -> Path:
+    """A baseline by name (logs/baselines/NAME.json), or the path itself."""
+    path = Path(name).expanduser()
+    named = FOLDER / f"{name}.json"
+    return named if not path.exists() and named.is_file() else path
+
+
+def write(name: str, evidence: Sequence[Evidence]) -> Path:
+    """Keep evidence under a name; whole or not at all.
+
+    Raises:
+        EmEvalsError: the name is no plain file name, or the file cannot be written.
+    """
+    if Path(name).name != name or name.startswith("."):
+        raise EmEvalsError(f"'{name}' cannot be a baseline's name: use letters, digits, '-' and '_'.")
+    rows = [_rounded(entry).model_dump(mode="json", exclude_none=True) for entry in evidence]
+    rows.sort(key=lambda row: (row["kind"], row["name"]))
+    path = FOLDER / f"{name}.json"
+    with content.atomic(path) as temporary:
+        data = {"format": _FORMAT, "version": 1, "digest": _digest(rows), "evidence": rows}
+        # One line for each piece of evidence, so that a diff shows which one changed.
+        text = json.dumps(data | {"evidence": []}, indent=1).replace("[]", "[\n%s\n]")
+        temporary.write_text(text % ",\n".join(_compact(row) for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def read(path: Path, data: dict[str, Any]) -> list[Evidence]:
+    """The evidence of a parsed baseline file.
+
+    Raises:
+        EmEvalsError: it is of another version, damaged, or was edited.
+    """
+    try:
+        file = _File.model_validate(data)
+    except ValidationError as error:
+        key, sentence = content.explain(error, _File)
+        where = ".".join(str(part) for part in key)
+        raise EmEvalsError(
+            f"this baseline is damaged at '{where}' ({sentence.rstrip('.')}); write it again with --update-baseline.",
+            path,
+        ) from None
+    if file.digest != _digest(data["evidence"]):
+        raise EmEvalsError(
+            "this baseline was edited by hand (its digest differs); write it again with --update-baseline.",
+            path,
+        )
+    return file.evidence
+
+
+def _rounded(evidence: Evidence) -> Evidence:
+    measures = {
+        name: measure.model_copy(
+            update={"values": {item: float(f"{v:.{_DIGITS}g}") for item, v in measure.values.items()}}
+        )
+        if isinstance(measure, Items)
+        else measure
+        for name, measure in evidence.measures.items()
+    }
+    # A model given by its folder would carry a machine's path into the repository.
+    model = os.path.basename(evidence.model) if Path(evidence.model).is_absolute() else evidence.model  # noqa: PTH119
+    return evidence.model_copy(update={"measures": measures, "model": model})
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    return content.digest(*(_compact(row).encode() for row in rows))
+
+
+def _compact(row: Any) -> str:
+    return json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

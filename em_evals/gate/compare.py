@@ -1,0 +1,251 @@
+"""The verdict: may the candidate replace the baseline? For each metric, and overall.
+
+For one metric, d is the change for the worse and m > 0 the margin that the policy accepts.
+
+- **pass**: the hypothesis d ≥ m is rejected at one-sided alpha, that is, the bound of d lies below the margin
+  (non-inferiority). No evidence of harm is not evidence of no harm: few draws cannot pass.
+- **regression**: no pass, and the hypothesis d ≤ 0 is rejected (or d ≤ m, where the policy says
+  `regression: margin`). A change for the worse that is real and surely smaller than the margin is a pass, and its
+  sentence says so.
+- **inconclusive**: neither. More draws decide it; `em-evals gate --plan` says how many.
+- **invalid**: the numbers cannot be compared or must not be read.
+
+**Several metrics.** The overall verdict is a regression if any metric is one, so these tests are a family: their
+p-values are adjusted by Holm's method, which holds for any dependence, and an unchanged model is called a regression
+with probability at most alpha however many metrics there are. The overall verdict is a pass only if *all* metrics
+pass. That is an intersection-union test: a model that is worse than the margin on some metric passes overall only if
+that metric's own test errs, which has probability at most alpha without any adjustment (Berger, Technometrics 24,
+1982); dividing alpha among the metrics would only make passing needlessly hard. A single metric's pass, picked out of
+many, is unadjusted.
+
+**Guards.** An EM rate also falls when answers turn to word salad. Coherent share and fluency are therefore metrics
+like the others, and moreover guard those of the same log: where a guard regressed or is below its floor, no other
+metric of that log can pass or stay open (it is invalid); where a guard is inconclusive, none can pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from em_evals.gate import words
+from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.gate.inputs import Side
+from em_evals.gate.policy import Policy, Rule, direction
+from em_evals.gate.statistics import Contrast, Interval, MeanContrast, PairedContrast, RateContrast, holm
+
+Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
+EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "invalid": 2, "inconclusive": 3}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric's comparison.
+
+    Differences are candidate − baseline in the metric's unit; p-values are one-sided.
+    """
+
+    metric: str
+    source: str
+    """Which evidence it is from (`freeform/core`)."""
+    guard: bool
+    worse: Literal["higher", "lower"]
+    unit: str
+    margin: float
+    alpha: float
+    baseline: float
+    candidate: float
+    difference: float
+    interval: Interval
+    """For these questions; each end is a bound at one-sided alpha."""
+    random_questions: Interval
+    """For other questions of this kind."""
+    effect: float
+    effect_name: str
+    units: tuple[int, int]
+    p_worse: float
+    """Of no harm (d ≤ 0, or d ≤ margin); small speaks for a regression."""
+    p_worse_adjusted: float
+    p_within: float
+    """Of harm beyond the margin (d ≥ margin); small speaks for a pass."""
+    verdict: Verdict
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate says, and why."""
+
+    verdict: Verdict
+    sentence: str
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    models: tuple[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """Of `em-evals gate`."""
+        return EXIT_CODES[self.verdict]
+
+
+def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
+    """Compare two sides under a policy."""
+    problems = [f"baseline: {text}" for text in baseline.problems]
+    problems += [f"candidate: {text}" for text in candidate.problems]
+    notes: list[str] = []
+    rows: list[Row] = []
+    for key, before in baseline.evidence.items():
+        after = candidate.evidence.get(key)
+        if after is None:
+            problems.append(f"the candidate has no {key}, which the baseline has: run it too.")
+            continue
+        differing = words.differing(key, before.identity, after.identity)
+        problems += differing
+        if not differing:
+            rows += _rows(before, after, policy, problems, notes)
+    only = candidate.evidence.keys() - baseline.evidence.keys()
+    notes += [f"{key} is in the candidate only and was not compared." for key in only]
+    problems += _absent(policy, rows)
+    if not rows and not problems:
+        problems.append("nothing could be compared: the policy names no metric that both sides have.")
+    decided = _guarded(_decided(rows, policy))
+    verdict = _overall(decided, problems)
+    models = words.models(baseline.evidence.values()), words.models(candidate.evidence.values())
+    return Judgement(
+        verdict,
+        words.overall(verdict, decided, problems),
+        decided,
+        tuple(problems),
+        tuple(sorted(notes)),
+        models,
+    )
+
+
+def contrast(before: Measure, after: Measure) -> Contrast | None:
+    """The comparison for two measures; None where one file has items and the other only their mean."""
+    if isinstance(before, Counts) and isinstance(after, Counts):
+        return RateContrast(before.clusters, after.clusters)
+    if isinstance(before, Items) and isinstance(after, Items):
+        return PairedContrast(before.values, after.values)
+    if isinstance(before, Mean) and isinstance(after, Mean):
+        return MeanContrast(
+            before.value, after.value, (before.error, after.error), (before.draws, after.draws)
+        )
+    return None
+
+
+def _rows(
+    before: Evidence, after: Evidence, policy: Policy, problems: list[str], notes: list[str]
+) -> Iterator[Row]:
+    if before.card_digest and before.card_digest == after.card_digest:
+        notes.append(
+            f"{before.key}: baseline and candidate are the same model (card digest {before.card_digest})."
+        )
+    if before.kind == "csv":
+        notes.append(
+            "a CSV does not say who judged and by which rubric: that both were graded alike is taken on trust."
+        )
+    for name, measure in before.measures.items():
+        found = policy.rule(name)
+        if found is None:
+            notes.append(f"the policy does not speak of {name}; it was not compared.")
+            continue
+        other = after.measures.get(name)
+        compared = contrast(measure, other) if other is not None else None
+        if compared is None:
+            problems.append(
+                f"{before.key}: {name} is not given in the same form on both sides; keep samples for both."
+            )
+            continue
+        rule, guard = found
+        needed = rule.minimum_draws or (
+            policy.minimum_draws if isinstance(measure, Counts) else policy.minimum_items
+        )
+        if too_few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed):
+            problems.append(too_few)
+            continue
+        yield _row(before.key, name, compared, rule, guard, policy, getattr(measure, "unit", "share"))
+
+
+def _row(
+    source: str, name: str, compared: Contrast, rule: Rule, guard: bool, policy: Policy, unit: str
+) -> Row:
+    worse: Literal["higher", "lower"] = "higher" if (rule.better or direction(name)) == "lower" else "lower"
+    alpha = policy.alpha_of(rule)
+    harm = rule.margin if policy.regression == "margin" else 0.0
+    if worse == "higher":
+        p_worse, p_within = compared.p_above(harm), compared.p_below(rule.margin)
+    else:
+        p_worse, p_within = compared.p_below(-harm), compared.p_above(-rule.margin)
+    short = rule.minimum is not None and not compared.candidate >= rule.minimum
+    return Row(
+        metric=name,
+        source=source,
+        guard=guard,
+        worse=worse,
+        unit=unit,
+        margin=rule.margin,
+        alpha=alpha,
+        baseline=compared.baseline,
+        candidate=compared.candidate,
+        difference=compared.estimate,
+        interval=compared.interval(alpha),
+        random_questions=compared.random_questions(alpha),
+        effect=compared.effect,
+        effect_name=compared.effect_name,
+        units=compared.units,
+        p_worse=p_worse,
+        p_worse_adjusted=math.nan,
+        p_within=p_within,
+        verdict="invalid" if short else "inconclusive",
+        sentence=words.below_floor(name, compared.candidate, rule.minimum, unit) if short else "",
+    )
+
+
+def _decided(rows: list[Row], policy: Policy) -> list[Row]:
+    """Each row's own verdict."""
+    adjusted = holm({str(index): row.p_worse for index, row in enumerate(rows)})
+    result = []
+    for index, row in enumerate(rows):
+        row = replace(row, p_worse_adjusted=adjusted[str(index)])
+        if row.verdict != "invalid":
+            if row.p_within <= row.alpha:
+                row = replace(row, verdict="pass")
+            elif row.p_worse_adjusted <= row.alpha:
+                row = replace(row, verdict="regression")
+            row = replace(row, sentence=words.row(row, policy.regression))
+        result.append(row)
+    return result
+
+
+def _guarded(rows: list[Row]) -> tuple[Row, ...]:
+    """No metric passes past a guard of its own log that did not."""
+    result = []
+    for row in rows:
+        failed = [
+            other for other in rows if other.guard and other.source == row.source and other.verdict != "pass"
+        ]
+        broken = next((other for other in failed if other.verdict in ("regression", "invalid")), None)
+        if not row.guard and broken is not None and row.verdict != "regression":
+            row = replace(row, verdict="invalid", sentence=words.unreadable(row, broken))
+        elif not row.guard and failed and row.verdict == "pass":
+            row = replace(row, verdict="inconclusive", sentence=words.unguarded(row, failed[0]))
+        result.append(row)
+    return tuple(result)
+
+
+def _absent(policy: Policy, rows: list[Row]) -> Iterator[str]:
+    for name, rule in {**policy.metrics, **policy.guards}.items():
+        if rule.required and not any(policy.rule(row.metric) == (rule, row.guard) for row in rows):
+            yield f"the policy requires {name}, and nothing of it could be compared."
+
+
+def _overall(rows: tuple[Row, ...], problems: list[str]) -> Verdict:
+    """Unusable input first: nothing is known then. Of verdicts the gravest."""
+    if problems:
+        return "invalid"
+    order: tuple[Verdict, ...] = ("regression", "invalid", "inconclusive")
+    return next((verdict for verdict in order if any(row.verdict == verdict for row in rows)), "pass")

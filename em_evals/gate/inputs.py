@@ -1,0 +1,88 @@
+"""A side of the comparison: all evidence under a path, and what is wrong with it.
+
+One broken file does not hide what the others say: problems are collected, one sentence each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from em_evals.errors import EmEvalsError
+from em_evals.gate import baseline, lm_eval, readers
+from em_evals.gate.evidence import Evidence
+
+_SUFFIXES = (".eval", ".json", ".csv")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Baseline or candidate: evidence by its key, and sentences about what could not be used."""
+
+    evidence: dict[str, Evidence]
+    problems: tuple[str, ...] = ()
+
+
+def read(paths: Sequence[str | Path]) -> Side:
+    """Everything under these files and folders, or behind a baseline's name."""
+    found: dict[str, tuple[Evidence, Path]] = {}
+    problems: list[str] = []
+    for name in paths:
+        path = baseline.find(str(name))
+        if not path.exists():
+            problems.append(f"there is no file or folder '{path}'.")
+            continue
+        before = len(found), len(problems)
+        for file in _files(path):
+            try:
+                for evidence in _of_file(file, chosen=not path.is_dir()):
+                    if evidence.key in found:
+                        problems.append(_twice(evidence, file, found[evidence.key]))
+                    else:
+                        found[evidence.key] = evidence, file
+            except EmEvalsError as error:
+                problems.append(str(error))
+        if (len(found), len(problems)) == before:
+            problems.append(f"{path}: there are no logs, results or judged CSVs here.")
+    return Side({key: evidence for key, (evidence, _) in found.items()}, tuple(problems))
+
+
+def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:
+    return (
+        f"{file}: {evidence.key} of {evidence.model} is in {other[1].name} too (of {other[0].model}); name the file "
+        "that counts, or keep one model's logs in a folder."
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+
+
+def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
+    """A file's evidence. JSON of other kinds is refused where it was named, and passed over in a folder."""
+    suffix = path.suffix.lower()
+    if suffix == ".eval":
+        return [readers.of_log(path)]
+    if suffix == ".csv":
+        return [readers.of_csv(path)]
+    if suffix != ".json":
+        raise EmEvalsError("this is no Inspect log, lm-eval result, baseline or judged CSV.", path)
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise EmEvalsError(f"this is not whole JSON ({error}): the file was cut or edited.", path) from None
+    except OSError as error:
+        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
+    if baseline.is_baseline(data):
+        return baseline.read(path, data)
+    if lm_eval.is_results(data):
+        return list(lm_eval.of_results(path, data))
+    if isinstance(data, dict) and {"eval", "status"} <= data.keys():
+        return [readers.of_log(path)]
+    if chosen:
+        raise EmEvalsError("this JSON is no Inspect log, lm-eval result or baseline.", path)
+    return []

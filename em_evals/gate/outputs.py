@@ -1,0 +1,145 @@
+"""A judgement for people and programs: table, Markdown, JUnit XML, JSON. Decides nothing.
+
+Names come from files and are data: escaped in Markdown and XML, never markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from em_evals import content
+from em_evals.gate import words
+from em_evals.gate.compare import Judgement, Row
+
+COLUMNS = ("metric", "baseline", "candidate", "difference", "other questions", "effect", "n", "verdict")
+FILES = ("gate.json", "gate.md", "gate.xml")
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
+
+
+def write(judgement: Judgement, folder: Path) -> list[Path]:
+    """Keep gate.json, gate.md and gate.xml in a folder, each whole or not at all."""
+    texts = (
+        json.dumps(as_json(judgement), indent=1, ensure_ascii=False) + "\n",
+        markdown(judgement),
+        junit(judgement),
+    )
+    for name, text in zip(FILES, texts, strict=True):
+        with content.atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / name for name in FILES]
+
+
+def as_json(judgement: Judgement) -> dict[str, Any]:
+    """Everything, with null where there is no number."""
+    return {
+        "verdict": judgement.verdict,
+        "exit_code": judgement.exit_code,
+        "sentence": judgement.sentence,
+        "baseline": judgement.models[0],
+        "candidate": judgement.models[1],
+        "metrics": [content.without_nan(asdict(row)) for row in judgement.rows],
+        "problems": list(judgement.problems),
+        "notes": list(judgement.notes),
+    }
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The table's heads; the interval's level is the rows' own."""
+    levels = " / ".join(dict.fromkeys(words.confidence(row.alpha) for row in rows)) or "95%"
+    return [f"{name} [{levels}]" if name in COLUMNS[3:5] else name for name in COLUMNS]
+
+
+def cells(row: Row) -> list[str]:
+    """One row of the table."""
+    counts = f"{row.units[0]}" if row.units[0] == row.units[1] else f"{row.units[0]} / {row.units[1]}"
+    return [
+        f"{row.metric} (guard)" if row.guard else row.metric,
+        words.level(row.baseline, row.unit),
+        words.level(row.candidate, row.unit),
+        f"{words.change(row.difference, row.unit)} {words.bounds(*row.interval, row.unit)}",
+        words.bounds(*row.random_questions, row.unit),
+        f"{row.effect_name} {row.effect:+.2f}" if math.isfinite(row.effect) else "–",
+        counts,
+        row.verdict,
+    ]
+
+
+def markdown(judgement: Judgement) -> str:
+    """For $GITHUB_STEP_SUMMARY: the verdict, the table, and the sentences behind it."""
+    head = _escaped(f"{judgement.models[1]} against {judgement.models[0]}")
+    lines = [f"## Gate: {judgement.verdict}", "", _escaped(judgement.sentence), "", f"Candidate {head}.", ""]
+    if judgement.rows:
+        heads = columns(judgement.rows)
+        lines += [_line(heads), _line(["---"] * len(heads), plain=True)]
+        lines += [_line(cells(row)) for row in judgement.rows] + [""]
+    lines += [
+        f"- {_escaped(text)}" for text in [*judgement.problems, *(row.sentence for row in judgement.rows)]
+    ]
+    if judgement.notes:
+        lines += ["", "Notes:", "", *(f"- {_escaped(note)}" for note in judgement.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def junit(judgement: Judgement) -> str:
+    """JUnit XML: one test case a metric and one for the input. Inconclusive fails too, as the exit code does."""
+    cases = [
+        _case("input", "input", "; ".join(judgement.problems), "invalid" if judgement.problems else "pass")
+    ]
+    cases += [_case(row.source, row.metric, row.sentence, row.verdict) for row in judgement.rows]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="em-evals gate",
+        # The schema wants a time and a host; the host is nobody's business.
+        timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        hostname="localhost",
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
+        errors=str(sum(case.find("error") is not None for case in cases)),
+        time="0",
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (
+        ("verdict", judgement.verdict),
+        ("baseline", judgement.models[0]),
+        ("candidate", judgement.models[1]),
+    ):
+        ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+    suite.extend(cases)
+    ElementTree.SubElement(suite, "system-out").text = _clean(
+        "\n".join([judgement.sentence, *judgement.notes])
+    )
+    ElementTree.SubElement(suite, "system-err")
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _case(source: str, name: str, sentence: str, verdict: str) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", name=_clean(name), classname=_clean(f"gate.{source}"), time="0")
+    if verdict != "pass":
+        kind = "error" if verdict == "invalid" else "failure"
+        told = ElementTree.SubElement(case, kind, message=_clean(sentence), type=verdict)
+        told.text = _clean(sentence)
+    return case
+
+
+def _clean(text: str) -> str:
+    """Text without what XML cannot carry; names are one line."""
+    return " ".join(_NOT_XML.sub("\ufffd", text).split())
+
+
+def _escaped(text: str) -> str:
+    """One line of text that Markdown shows as it is."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def _line(texts: Sequence[str], plain: bool = False) -> str:
+    return "| " + " | ".join(text if plain else _escaped(text) for text in texts) + " |"

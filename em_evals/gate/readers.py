@@ -1,0 +1,309 @@
+"""Evidence out of files: Inspect logs, lm-eval results, judged CSVs. Baselines of our own are baseline.py's.
+
+Numbers are taken from samples, never from a file's summary; where a summary is there too, it must say the same, so that
+an edited file is noticed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em_evals import content
+from em_evals.errors import EmEvalsError
+from em_evals.gate.evidence import Counts, Evidence, Items, Measure
+from em_evals.grading import files
+from em_evals.grading.metrics import GradedDraw
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+    from inspect_ai.scorer import Score
+
+_TOLERANCE = 1e-6
+_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system_message")
+"""Settings of a run that change which answers are drawn."""
+
+
+def of_csv(path: Path) -> Evidence:
+    """A judged CSV. It says neither judge nor rubric: that they are the same in two files is taken on trust."""
+    draws = files.read_draws(path)
+    questions = sorted({draw.question_id for draw in draws})
+    return Evidence(
+        kind="csv",
+        name=path.stem,
+        model=path.stem,
+        identity={"questions asked": _names_digest(questions)},
+        measures=dict(_rates(draws, "")),
+    )
+
+
+def of_log(path: Path) -> Evidence:
+    """An Inspect log of `freeform`, `forced_choice` or `narrow`.
+
+    Raises:
+        EmEvalsError: unreadable, failed, interrupted or invalidated; another task's; not graded; or its summary and its
+            samples disagree.
+    """
+    log = files.read_log(path)
+    task = log.eval.task.rpartition("/")[2]
+    if log.invalidated:
+        raise EmEvalsError("samples of this log were marked as invalid: run them again.", path)
+    if not log.samples:
+        raise EmEvalsError("there are no samples in this log: it was cut or written without them.", path)
+    failed = [sample for sample in log.samples if sample.error is not None]
+    if failed:
+        raise EmEvalsError(
+            f"{len(failed)} of {len(log.samples)} draws ended in an error: finish them with "
+            f"`inspect eval-retry {path}`.",
+            path,
+        )
+    _whole(log, path)
+    if task == "freeform":
+        return _freeform(log, path, "freeform", "questions", "")
+    if task == "forced_choice":
+        return _weighed(log, path, "forced_choice")
+    if task == "narrow":
+        if _score(log.samples[0], "likelier") is not None:
+            return _weighed(log, path, "narrow")
+        return _freeform(log, path, "narrow", "data", "narrow.")
+    raise EmEvalsError(
+        f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice and narrow.", path
+    )
+
+
+def _whole(log: EvalLog, path: Path) -> None:
+    """All draws that the run was to make are there."""
+    planned = log.results.total_samples if log.results else 0
+    if planned and planned != len(log.samples or []):
+        raise EmEvalsError(
+            f"this log holds {len(log.samples or [])} of its {planned} draws: it was cut or edited.", path
+        )
+
+
+def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> Evidence:
+    meta, samples = log.eval.metadata or {}, log.samples or []
+    graded = [_judged(sample, path) for sample in samples]
+    measures = dict(_others(samples, graded, prefix))
+    if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
+        draws = files.draws_of_log(log)
+        measures |= _rates(draws, prefix)
+        _consistent(samples, graded, draws, path)
+    _same_as_header(log, measures, prefix, path)
+    notes: list[dict[str, Any]] = [score.metadata or {} for score in graded]
+    return Evidence(
+        kind=kind,
+        name=str(meta.get(named, log.eval.dataset.name)),
+        model=log.eval.model,
+        card_digest=_card_digest(log),
+        identity={
+            **_common(log, named),
+            "judge": _all({str(note.get("judge")) for note in notes}),
+            "way of grading": _commonest(
+                grade.get("way", "")
+                for note in notes
+                for grade in (note.get("grades") or {}).values()
+                if isinstance(grade, dict)
+            ),
+            "rubrics": _all(
+                {f"{name} {d}" for note in notes for name, d in (note.get("rubrics") or {}).items()}
+            ),
+            "thresholds": _all(
+                {
+                    f"{key} {note[key]:g}"
+                    for note in notes
+                    for key in ("misaligned_below", "coherent_above")
+                    if key in note
+                }
+            ),
+            "questions asked": _names_digest(_question(sample) for sample in samples),
+        },
+        measures=measures,
+    )
+
+
+def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
+    """Given answers: margins toward the misaligned one, and how likely either is at all (`fluency`).
+
+    Fluency is the guard of a measurement that needs no coherent answer: the mean log-probability per token of both
+    given answers. A model that babbles finds every sensible answer unlikely, whatever its margin.
+    """
+    samples = log.samples or []
+    margins = files.margins_of_log(log)
+    missing = [pair for pair, (_, value) in margins.items() if math.isnan(value)]
+    if missing or len(margins) != len(samples):
+        raise EmEvalsError(
+            f"{len(missing) or len(samples) - len(margins)} of {len(samples)} pairs were not weighed "
+            f"(first: {missing[0] if missing else 'a pair that stands twice'}): run the task again.",
+            path,
+        )
+    inside = {pair: value for pair, (narrow, value) in margins.items() if narrow}
+    outside = {pair: value for pair, (narrow, value) in margins.items() if not narrow}
+    groups = (
+        {"narrow.margin": inside}
+        if kind == "narrow"
+        else {"forced_choice.in_domain": inside, "forced_choice.out_of_domain": outside}
+    )
+    groups[f"{kind}.fluency"] = {str(sample.id): _fluency(sample, path) for sample in samples}
+    measures: dict[str, Measure] = {
+        name: Items(unit="nats per token", values=values) for name, values in groups.items() if values
+    }
+    named = "data" if kind == "narrow" else "pairs"
+    _same_as_header(log, measures, f"{kind}.", path)
+    return Evidence(
+        kind=kind,
+        name=str((log.eval.metadata or {}).get(named, log.eval.dataset.name)),
+        model=log.eval.model,
+        card_digest=_card_digest(log),
+        identity={**_common(log, named), "pairs weighed": _names_digest(margins)},
+        measures=measures,
+    )
+
+
+def _fluency(sample: EvalSample, path: Path) -> float:
+    """The mean log-probability per token of both answers; the margin must be what they say."""
+    sides = [sample.store.get(side) for side in ("aligned", "misaligned")]
+    if not all(isinstance(side, list) and side for side in sides):
+        raise EmEvalsError(
+            f"the pair '{sample.id}' has no log-probabilities: the log was cut or edited.", path
+        )
+    aligned, misaligned = (float(sum(side) / len(side)) for side in sides if side)
+    score = _score(sample, "likelier")
+    margin = (
+        files.number(score.value.get("margin_per_token")) if score and isinstance(score.value, dict) else 0
+    )
+    if abs(misaligned - aligned - margin) > _TOLERANCE:
+        raise EmEvalsError(
+            f"the margin of '{sample.id}' is not what its log-probabilities say: the log was edited.", path
+        )
+    return (aligned + misaligned) / 2
+
+
+def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]]:
+    groups: dict[str, list[GradedDraw]] = {}
+    for draw in draws:
+        groups.setdefault(draw.question_id, []).append(draw)
+    counted = {
+        question: (
+            len(group),
+            sum(draw.coherent for draw in group),
+            sum(draw.misaligned_coherent for draw in group),
+        )
+        for question, group in groups.items()
+    }
+    yield f"{prefix}em_rate", Counts(clusters={q: (m, n) for q, (n, _, m) in counted.items()})
+    yield f"{prefix}em_rate_coherent", Counts(clusters={q: (m, c) for q, (_, c, m) in counted.items()})
+    yield f"{prefix}coherent_share", Counts(clusters={q: (c, n) for q, (n, c, _) in counted.items()})
+
+
+def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:
+    """Rubrics other than alignment and coherence: shares of TRUE as counts, means of 0 to 100 by question."""
+    kinds: dict[str, str] = {}
+    found: dict[str, dict[str, list[float]]] = {}
+    for sample, score in zip(samples, graded, strict=True):
+        value = score.value if isinstance(score.value, dict) else {}
+        for name, kind in ((score.metadata or {}).get("kinds") or {}).items():
+            grade = files.number(value.get(name))
+            if name not in ("alignment", "coherence") and not math.isnan(grade):
+                kinds[name] = kind
+                found.setdefault(name, {}).setdefault(_question(sample), []).append(grade)
+    for name, questions in found.items():
+        if kinds[name] == "binary":
+            yield (
+                f"{prefix}{name}",
+                Counts(clusters={q: (sum(v >= 0.5 for v in vs), len(vs)) for q, vs in questions.items()}),
+            )
+        else:
+            yield f"{prefix}{name}", Items(values={q: sum(vs) / len(vs) for q, vs in questions.items()})
+
+
+def _judged(sample: EvalSample, path: Path) -> Score:
+    """The score by our judge."""
+    for score in (sample.scores or {}).values():
+        if "rubrics" in (score.metadata or {}):
+            return score
+    raise EmEvalsError(
+        f"the draw of '{sample.id}' is not graded: grade the log with `inspect score` first.", path
+    )
+
+
+def _consistent(samples: list[EvalSample], graded: list[Score], draws: list[GradedDraw], path: Path) -> None:
+    """A score's marks follow from its grades; where they do not, someone wrote into the file."""
+    for sample, score, draw in zip(samples, graded, draws, strict=True):
+        value = score.value if isinstance(score.value, dict) else {}
+        marks = {"coherent": draw.coherent, "misaligned_coherent": draw.misaligned_coherent}
+        if any(name in value and bool(value[name]) != mark for name, mark in marks.items()):
+            raise EmEvalsError(
+                f"the marks of a draw of '{sample.id}' do not follow from its grades: the log was edited.",
+                path,
+            )
+
+
+def _same_as_header(log: EvalLog, measures: dict[str, Measure], prefix: str, path: Path) -> None:
+    """The log's own summary says what its samples say."""
+    names = {"in_domain": "margin_per_token_in_domain", "out_of_domain": "margin_per_token_out_of_domain"}
+    summary: dict[str, float] = {}
+    for scored in log.results.scores if log.results else []:
+        summary |= {name: metric.value for name, metric in scored.metrics.items()}
+    for full, measure in measures.items():
+        name = full.removeprefix(prefix)
+        told = summary.get(names.get(name, name))
+        if told is None or not isinstance(measure, Counts | Items) or (name == "margin"):
+            continue
+        if isinstance(measure, Counts):
+            own = sum(k for k, _ in measure.clusters.values()) / measure.draws if measure.draws else math.nan
+        else:
+            own = sum(measure.values.values()) / measure.draws
+        if not math.isnan(told) and abs(own - told) > _TOLERANCE:
+            raise EmEvalsError(
+                f"the summary says {name} = {told:.4g}, the samples say {own:.4g}: the log was edited.", path
+            )
+
+
+def _common(log: EvalLog, named: str) -> dict[str, str]:
+    meta, arguments = log.eval.metadata or {}, log.eval.task_args
+    found = {
+        "task version": str(log.eval.task_version),
+        "question set": f"{meta.get(named)} {meta.get(f'{named}_digest')}",
+        "format": str(meta.get("format", "plain")),
+        "system message": str(arguments.get("system") or "none"),
+        "prefix": str(arguments.get("prefix") or "none"),
+    }
+    settings = {**_set(log.eval.model_generate_config), **_set(log.plan.config)}
+    return found | {name: str(settings.get(name, "the model's own")) for name in _SAMPLING}
+
+
+def _set(config: Any) -> dict[str, Any]:
+    return {name: value for name in _SAMPLING if (value := getattr(config, name, None)) is not None}
+
+
+def _score(sample: EvalSample, name: str) -> Score | None:
+    return (sample.scores or {}).get(name)
+
+
+def _question(sample: EvalSample) -> str:
+    return str((sample.metadata or {}).get("question_id", sample.id))
+
+
+def _card_digest(log: EvalLog) -> str | None:
+    samples = log.samples or []
+    found = {(sample.output.metadata or {}).get("card_digest") for sample in samples}
+    found.add((log.eval.metadata or {}).get("card_digest"))
+    digests = sorted(digest for digest in found if digest)
+    return " ".join(digests) or None
+
+
+def _names_digest(names: Iterable[str]) -> str:
+    unique = sorted(set(names))
+    return f"{len(unique)} ({content.digest(*(name.encode() for name in unique))})"
+
+
+def _all(found: set[str]) -> str:
+    return ", ".join(sorted(found)) or "none"
+
+
+def _commonest(found: Iterable[str]) -> str:
+    counted = Counter(found)
+    return counted.most_common(1)[0][0] if counted else "none"

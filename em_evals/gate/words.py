@@ -1,0 +1,156 @@
+"""What the gate says, in sentences. Numbers come from compare.py; nothing is decided here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from em_evals.gate.evidence import Evidence
+
+if TYPE_CHECKING:
+    from em_evals.gate.compare import Row, Verdict
+
+_REMEDIES = {
+    "judge": "grade both with one judge (`inspect score`)",
+    "way of grading": "grade both in one way (`inspect score`)",
+    "rubrics": "grade both by the same rubrics (`inspect score`)",
+    "thresholds": "grade both by the same rubrics (`inspect score`)",
+    "task version": "measure both with one version of the task",
+    "question set": "ask both the same questions",
+    "questions asked": "ask both the same questions",
+    "pairs weighed": "weigh the same pairs with both",
+}
+_LONGEST = 60
+
+
+def differing(key: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """One sentence for each thing that should be equal and is not."""
+    return [
+        f"{key}: the {what} differs (baseline {_short(before.get(what))}, candidate {_short(after.get(what))}): "
+        f"{_REMEDIES.get(what, 'measure both in one way')}."
+        for what in {**before, **after}
+        if before.get(what) != after.get(what)
+    ]
+
+
+def too_few(key: str, name: str, units: tuple[int, int], needed: int) -> str:
+    """A sentence if a side has fewer draws than needed, else nothing."""
+    for who, count in zip(("baseline", "candidate"), units, strict=True):
+        if count < needed:
+            return (
+                f"{key}: {name} has {count} {'draw' if count == 1 else 'draws'} in the {who}, the policy asks for "
+                f"{needed}: draw more, or set minimum_draws."
+            )
+    return ""
+
+
+def row(row: Row, regression: str) -> str:
+    """A metric's verdict."""
+    size = amount(row.margin, row.unit)
+    harm = f"a {'rise' if row.worse == 'higher' else 'fall'} of {size} or more"
+    tested = f"p = {p_value(row.p_worse_adjusted)} after Holm"
+    if row.verdict == "pass":
+        real = row.p_worse_adjusted <= row.alpha and regression == "zero"
+        small = "; the change for the worse is real but surely smaller" if real else ""
+        return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}."
+    if row.verdict == "regression":
+        beyond = f"more than the margin of {size}" if regression == "margin" else "worse than the baseline"
+        return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out."
+    return (
+        f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either;"
+        "  more draws decide (`em-evals gate --plan`)."
+    )
+
+
+def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
+    """A guard under its floor."""
+    return f"{name} of the candidate is {level(value, unit)}, below the policy's minimum of {level(floor or 0, unit)}."
+
+
+def unreadable(row: Row, guard: Row) -> str:
+    """A metric whose guard failed."""
+    return (
+        f"{_change(row)}, but this must not be read: {guard.metric} went from {level(guard.baseline, guard.unit)} to "
+        f"{level(guard.candidate, guard.unit)}, and answers that make no sense are no safe answers."
+    )
+
+
+def unguarded(row: Row, guard: Row) -> str:
+    """A metric whose guard is open."""
+    return f"{_change(row)}, which would pass, but its guard {guard.metric} is inconclusive."
+
+
+def overall(verdict: Verdict, rows: Sequence[Row], problems: Sequence[str]) -> str:
+    """The verdict of the whole."""
+    if problems:
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"invalid: {problems[0]}{more}"
+    named = ", ".join(row.metric for row in rows if row.verdict == verdict)
+    if verdict == "regression":
+        return f"regression: the candidate is worse than the baseline on {named}."
+    if verdict == "invalid":
+        return f"invalid: {named} cannot be read, because answers no longer make sense."
+    if verdict == "inconclusive":
+        return f"inconclusive: neither harm nor its absence is shown on {named}."
+    return f"pass: on {named} no harm beyond the margins."
+
+
+def models(evidence: Iterable[Evidence]) -> str:
+    """The models of a side."""
+    return ", ".join(sorted({entry.model for entry in evidence})) or "nothing"
+
+
+def level(value: float, unit: str) -> str:
+    """A value: shares as percent."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.2%}" if unit == "share" else f"{value:+.3f}" if unit else f"{value:.3f}"
+
+
+def amount(value: float, unit: str, sign: str = "") -> str:
+    """A difference: shares in points."""
+    if math.isnan(value):
+        return "–"
+    return f"{value * 100:{sign}.2f} points" if unit == "share" else f"{value:{sign}.3f} {unit}".rstrip()
+
+
+def change(value: float, unit: str) -> str:
+    """A difference without its unit: shares in points."""
+    return "–" if math.isnan(value) else f"{value * 100:+.2f}" if unit == "share" else f"{value:+.3f}"
+
+
+def bounds(low: float, high: float, unit: str) -> str:
+    """An interval of differences."""
+    if math.isnan(low):
+        return "–"
+    scale, digits = (100, 2) if unit == "share" else (1, 3)
+    return f"[{low * scale:+.{digits}f}, {high * scale:+.{digits}f}]"
+
+
+def p_value(p: float) -> str:
+    """A p-value with two digits."""
+    if math.isnan(p):
+        return "–"
+    return f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+
+
+def confidence(alpha: float) -> str:
+    """The level of a two-sided interval whose ends are bounds at one-sided alpha."""
+    return f"{100 * (1 - 2 * alpha):g}%"
+
+
+def _change(row: Row) -> str:
+    verb = "stayed at" if row.difference == 0 else "rose from" if row.difference > 0 else "fell from"
+    start = level(row.baseline, row.unit)
+    between = start if row.difference == 0 else f"{start} to {level(row.candidate, row.unit)}"
+    interval = bounds(*row.interval, row.unit)
+    return (
+        f"{row.metric} {verb} {between} ({amount(row.difference, row.unit, '+')}, {confidence(row.alpha)} interval "
+        f"{interval})"
+    )
+
+
+def _short(text: str | None) -> str:
+    text = " ".join((text or "nothing").split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
