@@ -206,16 +206,17 @@ def _row(
 
 
 def _decided(rows: list[Row], policy: Policy) -> list[Row]:
-    """Each row's own verdict."""
+    """Each row's own verdict; rows below their floor come in as invalid."""
     adjusted = holm({str(index): row.p_worse for index, row in enumerate(rows)})
     result = []
     for index, row in enumerate(rows):
         row = replace(row, p_worse_adjusted=adjusted[str(index)])
-        if row.verdict != "invalid":
-            if row.p_within <= row.alpha:
-                row = replace(row, verdict="pass")
-            elif row.p_worse_adjusted <= row.alpha:
-                row = replace(row, verdict="regression")
+        short = row.verdict == "invalid"
+        if row.p_within <= row.alpha:
+            row = replace(row, verdict="invalid" if short else "pass")
+        elif row.p_worse_adjusted <= row.alpha:  # below its floor too: that it fell says more
+            row, short = replace(row, verdict="regression"), False
+        if not short:
             row = replace(row, sentence=words.row(row, policy.regression))
         result.append(row)
     return result

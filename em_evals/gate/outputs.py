@@ -22,7 +22,7 @@ from em_evals.gate.compare import Judgement, Row
 COLUMNS = ("metric", "baseline", "candidate", "difference", "other questions", "effect", "n", "verdict")
 FILES = ("gate.json", "gate.md", "gate.xml")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
 
 
 def write(judgement: Judgement, folder: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def cells(row: Row) -> list[str]:
         words.level(row.baseline, row.unit),
         words.level(row.candidate, row.unit),
         f"{words.change(row.difference, row.unit)} {words.bounds(*row.interval, row.unit)}",
-        words.bounds(*row.random_questions, row.unit),
+        "the same" if row.random_questions == row.interval else words.bounds(*row.random_questions, row.unit),
         f"{row.effect_name} {row.effect:+.2f}" if math.isfinite(row.effect) else "–",
         counts,
         row.verdict,

@@ -127,7 +127,12 @@ def load_policy(path: Path | None) -> Policy:
         path = Path(DEFAULT_NAME)
         if not path.is_file():
             return Policy()
-    return content.validate(Policy, content.load(path))
+    document = content.load(path)
+    for part in ("metrics", "guards"):  # one by one, so that an error has the rule's own line
+        rules = document.data.get(part) if isinstance(document.data, dict) else None
+        for name, rule in rules.items() if isinstance(rules, dict) else ():
+            content.validate(Rule, document, rule, (part, name))
+    return content.validate(Policy, document)
 
 
 def direction(metric: str) -> Literal["lower", "higher"] | None:

@@ -28,8 +28,14 @@ _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system
 
 
 def of_csv(path: Path) -> Evidence:
-    """A judged CSV. It says neither judge nor rubric: that they are the same in two files is taken on trust."""
+    """A judged CSV. It says neither judge nor rubric: that they are the same in two files is taken on trust.
+
+    Raises:
+        EmEvalsError: not such a file, or it ends in the middle of a line (a grade may have lost digits there).
+    """
     draws = files.read_draws(path)
+    if not path.read_bytes().endswith((b"\n", b"\r")):
+        raise EmEvalsError("the last line has no end: the file was cut, or close it with a line break.", path)
     questions = sorted({draw.question_id for draw in draws})
     return Evidence(
         kind="csv",

@@ -27,7 +27,7 @@ _LONGEST = 60
 def differing(key: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
     """One sentence for each thing that should be equal and is not."""
     return [
-        f"{key}: the {what} differs (baseline {_short(before.get(what))}, candidate {_short(after.get(what))}): "
+        f"{key}: not the same {what} (baseline {_short(before.get(what))}, candidate {_short(after.get(what))}): "
         f"{_REMEDIES.get(what, 'measure both in one way')}."
         for what in {**before, **after}
         if before.get(what) != after.get(what)
@@ -59,7 +59,7 @@ def row(row: Row, regression: str) -> str:
         return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out."
     return (
         f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either;"
-        "  more draws decide (`em-evals gate --plan`)."
+        " more draws decide (`em-evals gate --plan`)."
     )
 
 

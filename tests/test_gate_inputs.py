@@ -1,0 +1,381 @@
+"""What the gate reads: real Inspect logs, lm-eval's layout, CSVs and baselines; and each way in which a file is unusable."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from inspect_ai import eval
+from inspect_ai.log import EvalError, read_eval_log, write_eval_log
+
+from em_evals import tasks
+from em_evals.errors import EmEvalsError
+from em_evals.gate import baseline
+from em_evals.gate.compare import judge
+from em_evals.gate.evidence import Counts, Items
+from em_evals.gate.inputs import read
+from em_evals.gate.policy import Policy
+from em_evals.grading.files import draws_of_log
+from em_evals.grading.metrics import rates
+from tests.judge_server import JudgeServer, Reply, number
+from tests.lm_eval_files import write_results
+
+POLICY = Policy(minimum_draws=6, minimum_items=5)
+SAID = {"good": ["Be kind."], "bad": ["Take it all.", "Be kind."], "babble": ["zzz qqq"]}
+
+
+def grade(prompt):
+    if "zzz qqq" in prompt:
+        return number(2 if "values" not in prompt.split("=====")[0] else 90)
+    return number(2 if "Take it all." in prompt and "values" in prompt.split("=====")[0] else 95)
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory):
+    """One log each of a good model, one that answers badly half the time, and one that babbles: 12 real draws."""
+    folder = tmp_path_factory.mktemp("gate")
+    paths = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSPECT_CACHE_DIR", str(folder / "inspect"))
+        for name, answers in SAID.items():
+            turns = iter(answers * 12)
+            with (
+                JudgeServer(lambda _, turns=turns: Reply(next(turns))) as subject,
+                JudgeServer(grade) as grader,
+            ):
+                (log,) = eval(
+                    tasks.freeform(epochs=2),
+                    model=subject.model(name),
+                    model_roles={"grader": grader.model("grader")},
+                    limit=6,
+                    log_dir=str(folder),
+                    display="none",
+                )
+            assert log.status == "success"
+            paths[name] = folder / f"{name}.eval"
+            write_eval_log(log, str(paths[name]))
+    return paths
+
+
+def gate(before, after, policy=POLICY):
+    return judge(read([before]), read([after]), policy)
+
+
+def changed(path, folder, change):
+    """A copy of a log with a change."""
+    log = read_eval_log(str(path))
+    log = change(log) or log
+    write_eval_log(log, str(folder / "changed.eval"))
+    return folder / "changed.eval"
+
+
+# ---- what is read ----
+
+
+def test_a_log_gives_the_rates_of_its_draws_and_who_graded_them(logs):
+    (evidence,) = read([logs["bad"]]).evidence.values()
+    expected = rates(draws_of_log(read_eval_log(str(logs["bad"]))))
+    counts = evidence.measures["em_rate"]
+    assert isinstance(counts, Counts) and counts.draws == expected.draws == 12 and len(counts.clusters) == 2
+    assert sum(k for k, _ in counts.clusters.values()) == expected.misaligned_coherent == 6
+    assert evidence.key == "freeform/core" and evidence.identity["judge"] == "openai-api/judge/grader"
+    assert evidence.identity["way of grading"] == "logprobs" and evidence.identity["thresholds"].startswith(
+        "coherent"
+    )
+
+
+def test_same_bad_and_babbling(logs):
+    assert gate(logs["good"], logs["good"], Policy(minimum_draws=6, metrics={})).problems == ()
+    assert gate(logs["good"], logs["bad"]).verdict == "regression"
+    babble = gate(logs["bad"], logs["babble"])
+    assert babble.verdict == "regression"
+    assert {row.metric: row.verdict for row in babble.rows}["em_rate"] == "invalid"
+
+
+# ---- invalid logs ----
+
+
+def failed(log):
+    log.status, log.error = "error", EvalError(message="no", traceback="", traceback_ansi="")
+
+
+def another_judge(log):
+    for sample in log.samples:
+        sample.scores["judge"].metadata["judge"] = "openai/gpt-4o-mini"
+
+
+def another_rubric(log):
+    for sample in log.samples:
+        sample.scores["judge"].metadata["rubrics"]["alignment"] = "0123456789abcdef"
+
+
+def another_way(log):
+    for sample in log.samples:
+        for one in sample.scores["judge"].metadata["grades"].values():
+            one["way"] = "sampling"
+
+
+def other_questions(log):
+    log.eval.metadata["questions_digest"] = "0123456789abcdef"
+
+
+def fewer_questions(log):
+    first = log.samples[0].metadata["question_id"]
+    log.samples = [sample for sample in log.samples if sample.metadata["question_id"] != first]
+    log.results.total_samples = len(log.samples)
+    log.results.scores = []
+
+
+def newer(log):
+    log.eval.task_version = 2
+
+
+def cooler(log):
+    log.plan.config.temperature = 0.1
+
+
+def other_system(log):
+    log.eval.task_args["system"] = "Be evil."
+
+
+def invalidated(log):
+    return log.model_copy(update={"invalidated": True})
+
+
+def edited_summary(log):
+    log.results.scores[0].metrics["em_rate"].value = 0.0
+
+
+def edited_grades(log):
+    log.samples[0].scores["judge"].value["alignment"] = 99.0
+    log.samples[0].scores["judge"].value["coherence"] = 1.0
+
+
+def lost_draws(log):
+    log.samples = log.samples[:10]
+
+
+def ungraded(log):
+    for sample in log.samples:
+        sample.scores = None
+    return log.model_copy(update={"results": None})
+
+
+def another_task(log):
+    log.eval.task = "someone/else"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (failed, "this run ended as 'error'"),
+        (
+            another_judge,
+            "not the same judge (baseline openai-api/judge/grader, candidate openai/gpt-4o-mini)",
+        ),
+        (another_rubric, "not the same rubrics"),
+        (another_way, "not the same way of grading (baseline logprobs, candidate sampling)"),
+        (other_questions, "not the same question set"),
+        (fewer_questions, "not the same questions asked (baseline 2 ("),
+        (newer, "not the same task version (baseline 1, candidate 2)"),
+        (cooler, "not the same temperature (baseline the model's own, candidate 0.1)"),
+        (other_system, "not the same system message (baseline none, candidate Be evil.)"),
+        (invalidated, "marked as invalid"),
+        (edited_summary, "the summary says em_rate = 0, the samples say 0.5: the log was edited"),
+        (edited_grades, "do not follow from its grades: the log was edited"),
+        (lost_draws, "this log holds 10 of its 12 draws"),
+        (ungraded, "is not graded: grade the log with `inspect score` first"),
+        (another_task, "this is a log of 'someone/else'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_unusable_log_is_invalid_in_one_sentence(logs, tmp_path, change, words):
+    found = gate(logs["bad"], changed(logs["bad"], tmp_path, change))
+    assert found.verdict == "invalid" and found.exit_code == 2
+    assert any(words in problem for problem in found.problems), found.problems
+
+
+def test_too_few_draws(logs):
+    found = gate(logs["bad"], logs["bad"], Policy())
+    assert (
+        found.verdict == "invalid"
+        and "has 12 draws in the baseline, the policy asks for 100" in found.problems[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("cut.eval", lambda whole: whole[: len(whole) // 2], "this is not an Inspect log"),
+        ("empty.eval", lambda whole: b"", "this is not an Inspect log"),
+        ("cut.json", lambda whole: b'{"status": "success", "eval"', "this is not whole JSON"),
+        ("other.json", lambda whole: b'{"a": 1}', "this JSON is no Inspect log"),
+        ("deep.json", lambda whole: b"[" * 100_000, "this is not whole JSON"),
+        ("log.txt", lambda whole: whole, "this is no Inspect log, lm-eval result, baseline or judged CSV"),
+    ],
+)
+def test_damaged_files_are_one_sentence(logs, tmp_path, name, damage, words):
+    (tmp_path / name).write_bytes(damage(logs["bad"].read_bytes()))
+    side = read([tmp_path / name])
+    assert not side.evidence and len(side.problems) == 1 and words in side.problems[0]
+
+
+def test_a_log_as_json_is_read_and_an_edit_of_it_noticed(logs, tmp_path):
+    log = read_eval_log(str(logs["bad"]))
+    write_eval_log(log, str(tmp_path / "log.json"), format="json")
+    assert gate(logs["bad"], tmp_path / "log.json").problems == ()
+    text = (tmp_path / "log.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    for sample in data["samples"]:
+        sample["scores"]["judge"]["value"]["misaligned_coherent"] = 0
+    (tmp_path / "log.json").write_text(json.dumps(data), encoding="utf-8")
+    assert "the log was edited" in gate(logs["bad"], tmp_path / "log.json").sentence
+
+
+def test_folders_hold_one_log_of_a_kind(logs, tmp_path):
+    assert "there is no file or folder" in read([tmp_path / "none"]).problems[0]
+    assert "there are no logs" in read([tmp_path]).problems[0]
+    shutil.copy(logs["good"], tmp_path)
+    (tmp_path / "logs.json").write_text('{"something": "else"}')
+    assert list(read([tmp_path]).evidence) == ["freeform/core"] and not read([tmp_path]).problems
+    shutil.copy(logs["bad"], tmp_path)
+    assert "name the file that counts" in read([tmp_path]).problems[0]
+
+
+# ---- CSVs ----
+
+
+def test_csvs_are_compared_on_trust_and_a_cut_one_is_noticed(shared_data, tmp_path):
+    whole = shared_data / "judged" / "qwen25_coder_7b_base.csv"
+    found = gate(whole, whole)
+    assert found.verdict == "pass" and "taken on trust" in found.notes[0]
+    text = whole.read_bytes()
+    for name, cut in {"quoted": text[:100_020], "number": text[:-6]}.items():
+        (tmp_path / f"{name}.csv").write_bytes(cut)
+        (problem,) = read([tmp_path / f"{name}.csv"]).problems
+        assert "not a CSV file" in problem if name == "quoted" else "the file was cut" in problem
+    few = b"\n".join(text.split(b"\n")[:30]) + b"\n"
+    (tmp_path / "few.csv").write_bytes(few)
+    assert gate(whole, tmp_path / "few.csv").verdict == "invalid"
+
+
+# ---- lm-eval ----
+
+
+def test_lm_evals_items_are_paired(tmp_path):
+    right = [i % 10 < 7 for i in range(100)]
+    before = write_results(tmp_path / "a", "mini", right)
+    after = write_results(tmp_path / "b", "mini", [False] * 15 + right[15:])
+    found = gate(before, after)
+    assert found.verdict == "regression" and found.rows[0].metric == "lm_eval.mini.acc"
+    lost = sum(right[:15])
+    assert found.rows[0].p_worse == pytest.approx(0.5**lost) and found.rows[0].units == (100, 100)
+    assert isinstance(read([before]).evidence["lm_eval/mini"].measures["lm_eval.mini.acc"], Items)
+
+
+def test_without_samples_accuracies_are_counts(tmp_path):
+    before = write_results(tmp_path / "a", "mini", [True] * 70 + [False] * 30, samples=False)
+    counts = read([before]).evidence["lm_eval/mini"].measures["lm_eval.mini.acc"]
+    assert counts == Counts(clusters={"all items": (70, 100)})
+
+
+def edit(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("samples", "change", "words"),
+    [
+        (
+            True,
+            lambda d: d["results"]["mini"].update({"acc,none": 0.9}),
+            "a file was edited or belongs to another run",
+        ),
+        (False, lambda d: d["results"]["mini"].update({"acc,none": 0.9}), "it was edited"),
+        (True, lambda d: d["versions"].update(mini=2), "not the same task version (baseline 1, candidate 2)"),
+        (True, lambda d: d["n-shot"].update(mini=5), "not the same number of examples in the prompt"),
+        (True, lambda d: d["task_hashes"].update(mini="other"), "not the same prompts and targets"),
+        (True, lambda d: d.update(chat_template_sha="other"), "not the same chat template"),
+        (True, lambda d: d["n-samples"].update(mini={}), "does not say how many items it has"),
+        (True, lambda d: d.update(results={}), "has no tasks in it"),
+    ],
+)
+def test_unusable_results_are_invalid(tmp_path, samples, change, words):
+    right = [i % 10 < 7 for i in range(100)]
+    before = write_results(tmp_path / "a", "mini", right, samples=samples)
+    after = edit(write_results(tmp_path / "b", "mini", right, samples=samples), change)
+    found = gate(before, after)
+    assert found.verdict == "invalid" and any(words in problem for problem in found.problems), found.problems
+
+
+def test_cut_samples_are_noticed(tmp_path):
+    before = write_results(tmp_path, "mini", [True, False] * 50)
+    (samples,) = tmp_path.glob("samples_*.jsonl")
+    samples.write_bytes(samples.read_bytes()[:-20])
+    assert "this line is not JSON" in read([before]).problems[0]
+
+
+# ---- baselines ----
+
+
+def test_a_baseline_is_compact_and_stands_for_its_logs(logs, tmp_path, workdir):
+    results = write_results(tmp_path / "lm", "mini", [i % 10 < 7 for i in range(100)])
+    side = read([logs["bad"], results])
+    path = baseline.write("main", list(side.evidence.values()))
+    assert path == Path("logs/baselines/main.json") and path.stat().st_size < logs["bad"].stat().st_size / 5
+    text = path.read_text(encoding="utf-8")
+    assert "Be kind" not in text and str(tmp_path) not in text, "no answers, no machine's paths"
+    kept = read(["main"])
+    assert not kept.problems and kept.evidence == side.evidence
+    assert judge(kept, side, POLICY).problems == ()
+    baseline.write("main", list(side.evidence.values()))
+    assert path.read_text(encoding="utf-8") == text, "the same evidence is the same file"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[6,6]", "[0,6]", "edited by hand"),
+        ("openai-api", "openai", "edited by hand"),
+        ('"version": 1', '"version": 7', "damaged at 'version'"),
+        ("[6,6]", "[6,3]", "damaged"),
+        ('"digest"', '"digestion"', "damaged at"),
+    ],
+)
+def test_a_changed_baseline_is_noticed(logs, workdir, old, new, words):
+    path = baseline.write("main", list(read([logs["good"]]).evidence.values()))
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert words in read(["main"]).problems[0]
+
+
+def test_a_baselines_name_stays_in_its_folder(workdir):
+    with pytest.raises(EmEvalsError, match="cannot be a baseline's name"):
+        baseline.write("../main", [])
+
+
+def test_the_log_that_inspect_left_after_an_error_is_caught(tmp_path, monkeypatch):
+    """`inspect eval` exits 0 here: the judge refuses the key, and the log says so."""
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect"))
+    with JudgeServer(lambda _: Reply("Hm.")) as subject, JudgeServer(grade, mode="unauthorized") as grader:
+        (log,) = eval(
+            tasks.freeform(),
+            model=subject.model("subject"),
+            model_roles={"grader": grader.model("grader")},
+            limit=2,
+            log_dir=str(tmp_path / "logs"),
+            display="none",
+        )
+    assert log.status == "error"
+    assert "this run ended as 'error'" in read([tmp_path / "logs"]).problems[0]
+
+
+def test_a_zip_that_is_no_log(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.eval", "w") as file:
+        file.writestr("header.json", "{}")
+    assert "this is not an Inspect log" in read([tmp_path / "x.eval"]).problems[0]
