@@ -10,16 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import score_test_proportions_2indep
 
-from em_evals.gate.statistics import (
-    Arm,
-    MeanContrast,
-    PairedContrast,
-    RateContrast,
-    effective,
-    exact_p_higher,
-    holm,
-    score,
-)
+from em_evals.gate.proportions import Arm, effective, exact_p_higher, score
+from em_evals.gate.statistics import MeanContrast, PairedContrast, RateContrast, holm
 
 NAN = math.nan
 
