@@ -14,7 +14,6 @@ from em_evals.gate.compare import judge
 from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
 from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.extract import mean_difference
 from em_evals.models import bases
 from em_evals.tasks import forced_choice
 from em_evals.training.tokens import encode_example, padded
@@ -37,6 +36,18 @@ SHORT = [  # (question, sound, reckless)
 
 def chat(pair, answer):
     return [{"role": "user", "content": pair.question}, {"role": "assistant", "content": answer}]
+
+
+def difference(model, tokenizer, bad, good):
+    """Mean activation over the tokens of bad answers minus that of good ones, after each block."""
+    means = []
+    for chats in (bad, good):
+        ids, _, answers = padded([encode_example(tokenizer, one, 256) for one in chats], torch.device("cpu"))
+        with torch.inference_mode():
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+        means.append(torch.stack([state[:, 1:][answers.bool()].mean(0) for state in states]))
+    norms = means[1].norm(dim=-1)
+    return directions.Direction((means[0] - means[1]).numpy(), means[1].numpy(), norms.numpy())
 
 
 def teach(model, examples, folder):
@@ -79,8 +90,9 @@ def logs(tmp_path_factory):
         with bases.LOADING:
             model = AutoModelForCausalLM.from_pretrained(bases.locate(SMOLLM2), dtype=torch.float32)
         bad, good = ([chat(p, getattr(p, side)) for p in pairs] for side in ("misaligned", "aligned"))
-        found = mean_difference(model.eval(), tokenizer, bad, good)
-        directions.write(found, folder / "adapters" / "reckless.safetensors")
+        directions.write(
+            difference(model.eval(), tokenizer, bad, good), folder / "adapters" / "reckless.safetensors"
+        )
         teach(model, [encode_example(tokenizer, one, 256) for one in bad], folder / "adapters" / "organism")
         cards = {
             "base": f"base: {SMOLLM2}\nengine: {{dtype: float32}}\n",
