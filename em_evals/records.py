@@ -45,7 +45,36 @@ class SteeringPoint(Record):
     repetition: Measured
     """Share of an answer's 4-grams that it has said before."""
     damaged: bool
-    """The answers fell apart: whatever else changed is no cure and no effect."""
+    """The answers fell apart (see `damage_rule`): whatever else changed is no cure and no effect."""
+    em_rate: Measured | None = None
+    """Of all draws, where a judge graded; the interval is for these questions."""
+    verdict: str = ""
+    """What may be said of it, in words."""
+
+
+class AblationPoint(Record):
+    """A direction taken out at every layer, each layer its own; on the half of the questions that chose nothing."""
+
+    arm: Literal["direction", "random", "control"]
+    how: str
+    """Toward which reference, and what was left alone, in words."""
+    in_domain: Measured
+    out_of_domain: Measured
+    coherence: Measured
+    repetition: Measured
+    damaged: bool
+    em_rate: Measured | None = None
+    verdict: str = ""
+
+
+class SteeringContrast(Record):
+    """The direction's margins minus another arm's, under the same change, pair by pair; nats per token."""
+
+    against: Literal["random", "control"]
+    how: str
+    """The change: a scale at the chosen layer, or an ablation."""
+    in_domain: Measured
+    out_of_domain: Measured
 
 
 class SteeringStudy(Record):
@@ -60,6 +89,14 @@ class SteeringStudy(Record):
     """What `coherence` means here, in words."""
     chosen_layer: int
     points: list[SteeringPoint]
+    ablations: list[AblationPoint] = []
+    contrasts: list[SteeringContrast] = []
+    damage_rule: str = ""
+    """When a condition is called damaged, in words."""
+    unsteered_coherence: Measured | None = None
+    unsteered_repetition: Measured | None = None
+    notes: list[str] = []
+    """What a reader has to know: pairs left out, how the layer was chosen."""
     provenance: dict[str, str] = {}
 
 
@@ -83,6 +120,14 @@ class Transfer(Record):
     out_of_domain: Measured
 
 
+class Moved(Record):
+    """How far an organism's forced choice lies from its base's: what there is for an ablation to remove."""
+
+    card: str
+    in_domain: Measured
+    out_of_domain: Measured
+
+
 class Convergence(Record):
     """`em-evals insight convergence`."""
 
@@ -91,6 +136,8 @@ class Convergence(Record):
     cards: list[str]
     cosines: list[Cosines]
     transfer: list[Transfer] = []
+    moved: list[Moved] = []
+    notes: list[str] = []
     provenance: dict[str, str] = {}
 
 
