@@ -141,6 +141,76 @@ class Convergence(Record):
     provenance: dict[str, str] = {}
 
 
+class ScalarGroup(Record):
+    """What a rank-1 adapter reads on the answers of one kind: scaling·|B|·A·x for each of their tokens.
+
+    That is the length of what the adapter writes, with a sign; signs are turned so that the mean over all is positive.
+    """
+
+    narrow: bool
+    aligned: bool
+    answers: int
+    tokens: int
+    mean: float
+    sd: float
+    percentiles: tuple[float, float, float]
+    """5, 50 and 95."""
+
+
+class AdapterScalars(Record):
+    """One rank-1 adapter's distributions."""
+
+    module: str
+    layer: int
+    groups: list[ScalarGroup]
+    constancy: float
+    """Share of the mean square that is the squared mean: 1 is a bias, near 0 a detector."""
+    against_control: float | None = None
+    """Kolmogorov and Smirnov's distance of the tokens' distribution to the control's adapter on the same module."""
+
+
+class Probe(Record):
+    """A logistic probe on the answers' mean scalars, cross-validated by question: AUROC, interval over questions."""
+
+    model: str
+    tells: Literal["misaligned from aligned", "in-domain from out-of-domain"]
+    adapters: str
+    auroc: Measured
+
+
+class Knockout(Record):
+    """What switching one block's adapter off does to forced choice: margins without it minus with it, nats per token.
+
+    Intervals hold for all blocks and both domains of a model together (Bonferroni).
+    """
+
+    model: str
+    layer: int
+    modules: list[str]
+    narrow: Measured
+    general: Measured
+    serves: Literal["narrow", "general", "both", "neither"]
+    """The domains whose margins it lifts: their interval lies below 0 without it."""
+    sentence: str
+
+
+class LoraScalars(Record):
+    """`em-evals insight lora-scalars`."""
+
+    kind: Literal["lora-scalars"] = "lora-scalars"
+    version: Literal[1] = 1
+    card: str
+    digest: str
+    control: str | None
+    adapters: list[AdapterScalars]
+    control_adapters: list[AdapterScalars] = []
+    probes: list[Probe] = []
+    knockouts: list[Knockout] = []
+    moved: list[Moved] = []
+    notes: list[str] = []
+    provenance: dict[str, str] = {}
+
+
 class TaskDifference(Record):
     """A task's accuracy beside the baseline's, item by item."""
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 from em_evals import content
 from em_evals.cards import ResolvedCard
@@ -68,7 +69,7 @@ def margins(
     """
     engine = engine_for(card.card)
     sides = [
-        (pair.id, side, given(engine, pair.question, getattr(pair, side)))
+        (pair.id, side, given(engine.tokenizer, pair.question, getattr(pair, side)))
         for pair in pairs
         for side in ("aligned", "misaligned")
     ]
@@ -82,11 +83,10 @@ def margins(
         yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
 
 
-def given(engine: Engine, question: str, answer: str, system: str | None = None) -> Given:
+def given(tokenizer: Any, question: str, answer: str) -> Given:
     """A question and a given answer in the base's tokens, as a prefilled answer is encoded."""
-    turns = [{"role": "system", "content": system}] if system else []
-    prompt = encode_chat(engine.tokenizer, [*turns, {"role": "user", "content": question}])
-    return Given(tuple(prompt), tuple(encode_text(engine.tokenizer, answer)))
+    prompt = encode_chat(tokenizer, [{"role": "user", "content": question}])
+    return Given(tuple(prompt), tuple(encode_text(tokenizer, answer)))
 
 
 def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -> Iterator[list[float]]:
