@@ -20,12 +20,12 @@ def steer(
     layers: Annotated[
         str | None, typer.Option(help="Blocks to push at, as 4,8,12 or 4-9; default six, evenly spread.")
     ] = None,
-    scales: Annotated[str, typer.Option(help="In lengths of the direction.")] = "-2,-1,1,2",
+    scales: Annotated[str, typer.Option(help="In lengths of the direction.")] = "-2,2",
     relative: Annotated[
         bool, typer.Option("--relative", help="Scales in lengths of the base's mean activation instead.")
     ] = False,
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 10,
+    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 6,
     questions: Annotated[str, typer.Option(help="Open questions.")] = "core",
     limit: Annotated[int, typer.Option(help="The first so many questions; 0 for all.", min=0)] = 0,
     draws: Annotated[int, typer.Option(help="Answers to each question.", min=1)] = 1,

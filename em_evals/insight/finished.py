@@ -76,11 +76,12 @@ def _read(path: Path) -> dict[str, Any]:
     for line in raw.splitlines(keepends=True):
         try:
             row = json.loads(line)
-            values[row["key"]] = row["value"]
+            key, value = row["key"], row["value"]
         except (ValueError, KeyError, TypeError):
             break
         if not line.endswith(b"\n"):
             break
+        values[key] = value
         whole += len(line)
     if whole < len(raw):
         with path.open("r+b") as file:

@@ -28,16 +28,6 @@ class Halves:
     reporting_questions: tuple[Question, ...]
     notes: tuple[str, ...]
 
-    @property
-    def pairs(self) -> tuple[Pair, ...]:
-        """All of them."""
-        return self.choosing + self.reporting
-
-    @property
-    def questions(self) -> tuple[Question, ...]:
-        """All of them."""
-        return self.choosing_questions + self.reporting_questions
-
 
 def chooses(name: str) -> bool:
     """Whether an id belongs to the choosing half: by a digest of it, the same in every study."""

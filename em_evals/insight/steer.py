@@ -1,8 +1,8 @@
 """`em-evals steer CARD`: push a direction up and down and take it out, beside a random one and the control's.
 
 Layers x scales x arms, weighed by forced choice and by freeform answers, all conditions in one queue of the engine. The
-layer is chosen on one half of pairs and questions, everything is reported on the other (split.py). What counts as
-damage is effects.py's.
+layer is chosen on one half of pairs and questions (where the direction's own arm alone is measured), everything is
+reported on the other (split.py). What counts as damage is effects.py's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.grading.forced_choice import load_pairs
+from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight import effects
 from em_evals.insight.answers import Answer, Asking, base_losses, drawn, repetition
 from em_evals.insight.arms import as_long_as, random_like, read_for, stored
@@ -26,7 +26,7 @@ from em_evals.insight.judged import grades
 from em_evals.insight.split import Halves, found_on, halves
 from em_evals.insight.weighing import Condition, margins
 from em_evals.intervention import Intervention
-from em_evals.questions import load_questions
+from em_evals.questions import Question, load_questions
 from em_evals.records import AblationPoint, Measured, SteeringContrast, SteeringPoint, SteeringStudy
 
 Arm = Literal["direction", "random", "control"]
@@ -51,10 +51,10 @@ class Settings:
     """
 
     layers: tuple[int, ...] | None = None
-    scales: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0)
+    scales: tuple[float, ...] = (-2.0, 2.0)
     relative: bool = False
     pairs: str = "forced_choice"
-    per_theme: int | None = 10
+    per_theme: int | None = 6
     questions: str = "core"
     limit: int | None = None
     draws: int = 1
@@ -101,9 +101,18 @@ def steer(
         settings.limit,
         found_on(*arms.values()),
     )
-    conditions = [Condition.of(card), *(Condition.of(card, push.intervention) for push in pushes)]
-    outcomes = _outcomes(card, conditions, divided, settings, Finished(parts / "finished.jsonl"), logs)
-    return _study(card, direction, control, settings, pushes, outcomes, divided)
+    finished = Finished(parts / "finished.jsonl")
+
+    def measure(
+        some: Sequence[Push], pairs: Sequence[Pair], questions: tuple[Question, ...]
+    ) -> list[Outcome]:
+        conditions = [Condition.of(card), *(Condition.of(card, push.intervention) for push in some)]
+        return _outcomes(card, conditions, pairs, questions, settings, finished, logs)
+
+    grid = [push for push in pushes if push.arm == "direction" and push.layer is not None]
+    chosen = _chosen(grid, measure(grid, divided.choosing, divided.choosing_questions), divided, settings)
+    outcomes = measure(pushes, divided.reporting, divided.reporting_questions)
+    return _study(card, direction, control, settings, pushes, outcomes, divided, *chosen)
 
 
 def _arms(card: ResolvedCard, direction: str, control: str | None, seed: int) -> dict[Arm, Direction]:
@@ -145,20 +154,21 @@ def _spread(depth: int, count: int = 6) -> tuple[int, ...]:
 def _outcomes(
     card: ResolvedCard,
     conditions: Sequence[Condition],
-    divided: Halves,
+    pairs: Sequence[Pair],
+    questions: tuple[Question, ...],
     settings: Settings,
     finished: Finished,
     logs: Path,
 ) -> list[Outcome]:
-    """Every condition measured on all pairs and questions; the first is the unsteered model."""
-    asking = Asking(divided.questions, settings.draws, settings.max_tokens, settings.seed)
+    """Every condition measured on these pairs and questions; the first is the unsteered model."""
+    asking = Asking(questions, settings.draws, settings.max_tokens, settings.seed)
     models = [one.identity(card) for one in conditions]
-    of_pairs = repr([astuple(pair) for pair in divided.pairs])
-    wordings = [(one.id, one.paraphrases[0], one.system) for one in divided.questions]
+    of_pairs = repr([astuple(pair) for pair in pairs])
+    wordings = [(one.id, one.paraphrases[0], one.system) for one in questions]
     of_questions = repr((wordings, asking.draws, asking.max_tokens, asking.seed))
 
     def weigh(indices: list[int]) -> Iterator[Any]:
-        return margins(card, [conditions[i] for i in indices], divided.pairs)
+        return margins(card, [conditions[i] for i in indices], pairs)
 
     def ask(indices: list[int]) -> Iterator[Any]:
         for answers in drawn(card, [conditions[i] for i in indices], asking):
@@ -169,7 +179,7 @@ def _outcomes(
     answers = [[Answer(name, text, tuple(tokens)) for name, text, tokens in one] for one in told]
     if settings.judge is not None:
         flat = [answer for group in answers for answer in group]
-        graded = iter(grades(flat, divided.questions, settings.questions, settings.judge, logs))
+        graded = iter(grades(flat, questions, settings.questions, settings.judge, logs))
         draws = [[next(graded) for _ in group] for group in answers]
         worse = [[100 - draw.coherence for draw in group] for group in draws]
     else:
@@ -219,14 +229,12 @@ def _study(
     pushes: Sequence[Push],
     outcomes: Sequence[Outcome],
     divided: Halves,
+    layer: int,
+    note: str,
 ) -> SteeringStudy:
     judged = settings.judge is not None
     unsteered, steered = outcomes[0], outcomes[1:]
     on, asked = divided.reporting, [one.id for one in divided.reporting_questions]
-    choosing = [one.id for one in divided.choosing_questions]
-    layer, note = _chosen(
-        pushes, [effects.effect(one, unsteered, divided.choosing, choosing, judged) for one in steered]
-    )
     seen = [effects.effect(one, unsteered, on, asked, judged) for one in steered]
     points, ablations = [], []
     for push, outcome, effect in zip(pushes, steered, seen, strict=True):
@@ -268,16 +276,16 @@ def _coherence(outcome: Outcome, questions: Sequence[str]) -> Measured:
     return effects.measured(100 - outcome.worse[name] for name in questions if name in outcome.worse)
 
 
-def _chosen(pushes: Sequence[Push], seen: Sequence[Effect]) -> tuple[int, str]:
+def _chosen(
+    grid: Sequence[Push], outcomes: Sequence[Outcome], divided: Halves, settings: Settings
+) -> tuple[int, str]:
     """The layer at which the margins follow the direction's scale most, and a sentence that says how it was chosen."""
-    slopes: dict[int, float | None] = {}
-    for layer in dict.fromkeys(push.layer for push in pushes if push.layer is not None):
-        here = [
-            (push.scale, effect)
-            for push, effect in zip(pushes, seen, strict=True)
-            if push.arm == "direction" and push.layer == layer
-        ]
-        slopes[layer] = effects.slope(here)
+    questions = [one.id for one in divided.choosing_questions]
+    by_layer: dict[int, list[tuple[float, Effect]]] = {}
+    for push, outcome in zip(grid, outcomes[1:], strict=True):
+        one = effects.effect(outcome, outcomes[0], divided.choosing, questions, settings.judge is not None)
+        by_layer.setdefault(push.layer or 0, []).append((push.scale, one))
+    slopes = {layer: effects.slope(points) for layer, points in by_layer.items()}
     usable = {layer: slope for layer, slope in slopes.items() if slope is not None}
     if not usable:
         first = next(iter(slopes))
