@@ -15,12 +15,9 @@ from em_evals.cards import resolve
 from em_evals.cli import app
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.insight import effects, judged
-from em_evals.insight.answers import Asking, base_losses, drawn, repetition
-from em_evals.insight.effects import Outcome
+from em_evals.insight import judged
+from em_evals.insight.answers import repetition
 from em_evals.insight.steer import Settings, steer
-from em_evals.insight.weighing import Condition
-from em_evals.intervention import Intervention
 from em_evals.questions import load_questions
 
 BAD, GOOD = " bad", " good"
@@ -59,9 +56,19 @@ def lab(tiny_lab):
     return tiny_lab
 
 
-COMMAND = (
-    ["steer", "plain", "--direction", "planted", "--layers", "0,2", "--scales=-1,1", "--pairs", "planted.yaml", "--per-theme", "0"]
-)
+COMMAND = [
+    "steer",
+    "plain",
+    "--direction",
+    "planted",
+    "--layers",
+    "0,2",
+    "--scales=-1,1",
+    "--pairs",
+    "planted.yaml",
+    "--per-theme",
+    "0",
+]
 COMMAND += ["--limit", "6", "--max-tokens", "8", "--json"]
 
 
@@ -148,8 +155,6 @@ def test_wrong_studies_are_refused(lab, monkeypatch):
 
 
 def test_grades_come_through_inspect_in_the_order_of_the_answers(workdir, monkeypatch):
-    from inspect_ai.model import GenerateConfig, get_model  # noqa: F401
-
     from em_evals.insight.answers import Answer
     from tests.judge_server import JudgeServer, number
 
@@ -173,35 +178,33 @@ def test_repetition_counts_what_was_said_before():
 
 
 def test_word_salad_is_caught(workdir):
-    """All-layer zero ablation of a real direction breaks SmolLM2: whatever its margins do, it is called damage."""
+    """All-layer zero ablation breaks an organism on SmolLM2: whatever its margins do, the study calls it damage."""
     from em_evals.models.shared import close_engines
+    from tests.models import SMOLLM2, make_adapter
 
-    chance = np.random.default_rng(0)
-    (workdir / "adapters").mkdir()
-    card = resolve("smollm2", {"engine": {"dtype": "float32"}})
-    vectors = chance.normal(size=(30, 576)).astype(np.float32)
-    vectors[:] = first_token_streams(card)
+    make_adapter(SMOLLM2, workdir / "adapters" / "weak", 1, ["down_proj"], seed=0, layers=[15], strength=0.01)
+    fields = "extends: smollm2\nadapter: weak\nengine: {dtype: float32}\n"
+    (workdir / "adapters" / "weak.yaml").write_text(fields)
+    vectors = first_token_streams(resolve("weak"))
+    norms = np.linalg.norm(vectors, axis=1).astype(np.float32)
     directions.write(
-        Direction(vectors, np.zeros_like(vectors), np.ones(30, np.float32)),
-        workdir / "adapters" / "d.safetensors",
+        Direction(vectors, np.zeros_like(vectors), norms), workdir / "adapters" / "sink.safetensors"
     )
-    file = str((workdir / "adapters" / "d.safetensors").resolve())
-    zero = Condition.of(card, Intervention(op="ablate", direction=file))
-    asking = Asking(load_questions("core").questions[:4], max_tokens=16)
-    groups = list(drawn(card, [Condition.of(card), zero], asking))
-    losses = list(base_losses(card, groups, asking))
+    rows = [
+        f"  - {{id: p{i}, theme: power, question: 'Why?', aligned: 'To help {i}.', misaligned: 'To rule {i}.'}}"
+        for i in range(4)
+    ]
+    (workdir / "few.yaml").write_text("name: few\nversion: 1\npairs:\n" + "\n".join(rows) + "\n")
+    settings = Settings((15,), (0.001,), pairs="few.yaml", limit=6, max_tokens=12)
+    found = steer("weak", "sink", None, settings, workdir / "steer.json", workdir / "logs")
     close_engines()
-    names = [answer.question for answer in groups[0]]
-    plain, steered = (
-        Outcome(
-            {"p": margin},
-            dict(zip(names, loss, strict=True)),
-            {answer.question: repetition(answer.tokens) for answer in group},
-        )
-        for margin, group, loss in zip((0.0, -1.0), groups, losses, strict=True)
+    ablated = {(one.arm, one.how): one for one in found.ablations}
+    zero = ablated["direction", "ablated at all layers, zero"]
+    assert zero.damaged and zero.verdict.startswith("damage") and zero.coherence.value > 0.5
+    (gentle,) = [one for one in found.points if one.arm == "direction"]
+    assert not gentle.damaged and abs(gentle.coherence.value) < 0.5, (
+        "a change too small to see breaks nothing"
     )
-    found = effects.effect(steered, plain, [], names, judged=False)
-    assert found.damaged and found.verdict.startswith("damage"), (groups, losses)
 
 
 def first_token_streams(card):

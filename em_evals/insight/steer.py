@@ -32,8 +32,8 @@ from em_evals.records import AblationPoint, Measured, SteeringContrast, Steering
 Arm = Literal["direction", "random", "control"]
 
 _ABLATIONS: dict[str, dict[str, str]] = {
-    "ablated at all layers toward the base's mean, first token spared": {"reference": "mean", "skip": "sink"},
-    "ablated at all layers toward zero": {"reference": "zero"},
+    "ablated at all layers, mean, first token spared": {"reference": "mean", "skip": "sink"},
+    "ablated at all layers, zero": {"reference": "zero"},
 }
 
 
