@@ -15,7 +15,7 @@ from em_evals.cli import app
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.insight.arms import as_long_as, random_like, stored
-from em_evals.insight.convergence import convergence, cosines, random_floor
+from em_evals.insight.convergence import convergence, cosines
 from tests.models import make_adapter
 
 CHANCE = np.random.default_rng(0)
@@ -26,20 +26,13 @@ def direction(vectors, **metadata):
     return Direction(vectors, np.zeros_like(vectors), np.ones(len(vectors), np.float32), metadata)
 
 
-@pytest.mark.parametrize("width", [2, 8, 64, 576])
-def test_the_floor_is_that_of_random_pairs(width):
-    drawn = CHANCE.normal(size=(20000, width))
-    cosine = np.abs(drawn[:, 0] / np.linalg.norm(drawn, axis=1))  # with a fixed axis: the same distribution
-    assert random_floor(width) == pytest.approx(np.quantile(cosine, 0.95), rel=0.03)
-
-
 def test_cosines_are_those_of_every_pair():
     one, other = CHANCE.normal(size=(3, 16)), CHANCE.normal(size=(3, 16))
     other[1] = 0
     (found,) = cosines({"a": direction(one), "b": direction(other)})
     expected = [float(one[i] @ other[i] / np.linalg.norm(one[i]) / np.linalg.norm(other[i])) for i in (0, 2)]
     assert [found.by_layer[0], found.by_layer[2]] == pytest.approx(expected, abs=1e-6)
-    assert found.by_layer[1] == 0 and found.floor == [random_floor(16)] * 3
+    assert found.by_layer[1] == 0 and found.floor == [directions.random_cosine(16)] * 3
 
 
 def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):

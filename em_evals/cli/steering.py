@@ -47,8 +47,8 @@ def steer(
 
     cards.resolve(card)  # a wrong card is told before torch is imported
     pushed, scaled = _layers(layers), _numbers(scales)
-    from em_evals.insight.steer import Settings
     from em_evals.insight.steer import steer as run
+    from em_evals.insight.steering import Settings
 
     settings = Settings(
         pushed,

@@ -19,11 +19,11 @@ from em_evals.errors import EmEvalsError
 def random_like(direction: Direction, seed: int) -> Direction:
     """At each layer a vector of the direction's length, evenly distributed over all ways to point."""
     chance = np.random.default_rng(seed)
-    drawn = chance.normal(size=direction.vectors.shape)
+    drawn = chance.normal(size=direction.vectors.shape).astype(np.float32)
     how = {"how": "random, of equal length", "seed": seed}
     return replace(
         direction,
-        vectors=_lengthened(drawn, direction),
+        vectors=_lengthened(replace(direction, vectors=drawn), direction),
         metadata={key: direction.metadata[key] for key in ("base", "revision") if key in direction.metadata}
         | how,
     )
@@ -40,7 +40,7 @@ def as_long_as(direction: Direction, model: Direction) -> Direction:
             f"one direction has {direction.layers} layers of width {direction.width}, the other {model.layers} of "
             f"{model.width}: they were made for different bases."
         )
-    return replace(direction, vectors=_lengthened(direction.vectors, model))
+    return replace(direction, vectors=_lengthened(direction, model))
 
 
 def stored(direction: Direction, folder: Path) -> Path:
@@ -66,7 +66,6 @@ def read_for(name: str, card: ResolvedCard) -> Direction:
     return directions.read(path)
 
 
-def _lengthened(vectors: np.ndarray, model: Direction) -> directions.Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+def _lengthened(direction: Direction, model: Direction) -> directions.Floats:
     wanted = np.linalg.norm(model.vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny) * wanted, dtype=np.float32)
+    return np.asarray(directions.unit(direction) * wanted, dtype=np.float32)

@@ -12,12 +12,9 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from em_evals import adapters, content
 from em_evals.cards import ResolvedCard, resolve
-from em_evals.directions import Direction
+from em_evals.directions import Direction, cosine, random_cosine
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.arms import random_like, read_for, stored
@@ -63,13 +60,12 @@ def convergence(
     }
     if control is not None:
         sources[CONTROL] = read_for(control, cards[0])
-    if len({one.vectors.shape for one in sources.values()}) > 1:
-        raise EmEvalsError("these directions differ in layers or width: they were made for different bases.")
+    compared = cosines(sources)
     chosen, notes = _pairs(pairs, per_theme, sources.values())
     transfer, moved = _transfer(cards, sources, chosen, output.with_name(f"{output.name}.parts"), seed)
     return Convergence(
         cards=list(names),
-        cosines=cosines(sources),
+        cosines=compared,
         transfer=transfer,
         moved=moved,
         notes=notes,
@@ -85,25 +81,23 @@ def convergence(
 
 
 def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
-    """The cosine of each pair of directions at each layer, and the floor of random pairs."""
-    found = []
-    for (one, first), (other, second) in combinations(sources.items(), 2):
-        lengths = np.linalg.norm(first.vectors, axis=1) * np.linalg.norm(second.vectors, axis=1)
-        products = np.einsum("lw,lw->l", first.vectors.astype(float), second.vectors.astype(float))
-        by_layer = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
-        floor = [random_floor(first.width)] * first.layers
-        found.append(Cosines(one=one, other=other, by_layer=by_layer.tolist(), floor=floor))
-    return found
+    """The cosine of each pair of directions at each layer, and the floor of random pairs.
 
+    The floor is that of directions evenly distributed over all ways to point. Activations are not: those of any two
+    finetunes may lie far above it, and the control's direction is the floor that counts.
 
-def random_floor(width: int, share: float = 0.95) -> float:
-    """The absolute cosine below which `share` of pairs of random directions lie.
-
-    For directions evenly distributed in `width` dimensions cos² follows Beta(1/2, (width - 1)/2), exactly. Activations
-    are not evenly distributed: two directions of any two finetunes may lie far above this. The control's direction is
-    the floor that counts.
+    Raises:
+        EmEvalsError: they were made for different bases.
     """
-    return float(np.sqrt(stats.beta.ppf(share, 0.5, (width - 1) / 2)))
+    return [
+        Cosines(
+            one=one,
+            other=other,
+            by_layer=[float(value) for value in cosine(first, second)],
+            floor=[random_cosine(first.width)] * first.layers,
+        )
+        for (one, first), (other, second) in combinations(sources.items(), 2)
+    ]
 
 
 def _transfer(

@@ -17,6 +17,7 @@ from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.insight.weighing import Given, given
 from em_evals.models import bases
+from em_evals.models.adapters import with_adapter
 from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.models.interventions import applied, load, scale_adapter
 
@@ -64,14 +65,10 @@ def read(card: ResolvedCard, texts: Sequence[Text]) -> Reading:
     Raises:
         EmEvalsError: it has none, or an answer has no tokens.
     """
-    from peft import PeftModel
-
     if card.adapter_path is None:
         raise EmEvalsError(f"{card.name} has no adapter whose scalars could be read.")
     tokenizer = bases.load_tokenizer(card.card)
-    model = PeftModel.from_pretrained(
-        bases.load_model(card.card), card.adapter_path, use_safetensors=True
-    ).eval()
+    model = with_adapter(bases.load_model(card.card), card.adapter_path, "default")
     scale_adapter(model, "default", [one for one in card.interventions if one.op == "scale_adapter"])
     adapters = _rank_one(model)
     if not adapters:
