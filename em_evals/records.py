@@ -45,7 +45,36 @@ class SteeringPoint(Record):
     repetition: Measured
     """Share of an answer's 4-grams that it has said before."""
     damaged: bool
-    """The answers fell apart: whatever else changed is no cure and no effect."""
+    """The answers fell apart (see `damage_rule`): whatever else changed is no cure and no effect."""
+    em_rate: Measured | None = None
+    """Of all draws, where a judge graded; the interval is for these questions."""
+    verdict: str = ""
+    """What may be said of it, in words."""
+
+
+class AblationPoint(Record):
+    """A direction taken out at every layer, each layer its own; on the half of the questions that chose nothing."""
+
+    arm: Literal["direction", "random", "control"]
+    how: str
+    """Toward which reference, and what was left alone, in words."""
+    in_domain: Measured
+    out_of_domain: Measured
+    coherence: Measured
+    repetition: Measured
+    damaged: bool
+    em_rate: Measured | None = None
+    verdict: str = ""
+
+
+class SteeringContrast(Record):
+    """The direction's margins minus another arm's, under the same change, pair by pair; nats per token."""
+
+    against: Literal["random", "control"]
+    how: str
+    """The change: a scale at the chosen layer, or an ablation."""
+    in_domain: Measured
+    out_of_domain: Measured
 
 
 class SteeringStudy(Record):
@@ -60,6 +89,14 @@ class SteeringStudy(Record):
     """What `coherence` means here, in words."""
     chosen_layer: int
     points: list[SteeringPoint]
+    ablations: list[AblationPoint] = []
+    contrasts: list[SteeringContrast] = []
+    damage_rule: str = ""
+    """When a condition is called damaged, in words."""
+    unsteered_coherence: Measured | None = None
+    unsteered_repetition: Measured | None = None
+    notes: list[str] = []
+    """What a reader has to know: pairs left out, how the layer was chosen."""
     provenance: dict[str, str] = {}
 
 
@@ -83,6 +120,14 @@ class Transfer(Record):
     out_of_domain: Measured
 
 
+class Moved(Record):
+    """How far an organism's forced choice lies from its base's: what there is for an ablation to remove."""
+
+    card: str
+    in_domain: Measured
+    out_of_domain: Measured
+
+
 class Convergence(Record):
     """`em-evals insight convergence`."""
 
@@ -91,6 +136,78 @@ class Convergence(Record):
     cards: list[str]
     cosines: list[Cosines]
     transfer: list[Transfer] = []
+    moved: list[Moved] = []
+    notes: list[str] = []
+    provenance: dict[str, str] = {}
+
+
+class ScalarGroup(Record):
+    """What a rank-1 adapter reads on the answers of one kind: scaling·|B|·A·x for each of their tokens.
+
+    That is the length of what the adapter writes, with a sign; signs are turned so that the mean over all is positive.
+    """
+
+    narrow: bool
+    aligned: bool
+    answers: int
+    tokens: int
+    mean: float
+    sd: float
+    percentiles: tuple[float, float, float]
+    """5, 50 and 95."""
+
+
+class AdapterScalars(Record):
+    """One rank-1 adapter's distributions."""
+
+    module: str
+    layer: int
+    groups: list[ScalarGroup]
+    constancy: float
+    """Share of the mean square that is the squared mean: 1 is a bias, near 0 a detector."""
+    against_control: float | None = None
+    """Kolmogorov and Smirnov's distance of the tokens' distribution to the control's adapter on the same module."""
+
+
+class Probe(Record):
+    """A logistic probe on the answers' mean scalars, cross-validated by question: AUROC, interval over questions."""
+
+    model: str
+    tells: Literal["misaligned from aligned", "in-domain from out-of-domain"]
+    adapters: str
+    auroc: Measured
+
+
+class Knockout(Record):
+    """What switching one block's adapter off does to forced choice: margins without it minus with it, nats per token.
+
+    Intervals hold for all blocks and both domains of a model together (Bonferroni).
+    """
+
+    model: str
+    layer: int
+    modules: list[str]
+    narrow: Measured
+    general: Measured
+    serves: Literal["narrow", "general", "both", "neither"]
+    """The domains whose margins it lifts: their interval lies below 0 without it."""
+    sentence: str
+
+
+class LoraScalars(Record):
+    """`em-evals insight lora-scalars`."""
+
+    kind: Literal["lora-scalars"] = "lora-scalars"
+    version: Literal[1] = 1
+    card: str
+    digest: str
+    control: str | None
+    adapters: list[AdapterScalars]
+    control_adapters: list[AdapterScalars] = []
+    probes: list[Probe] = []
+    knockouts: list[Knockout] = []
+    moved: list[Moved] = []
+    notes: list[str] = []
     provenance: dict[str, str] = {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("EM_EVALS_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with a tiny random base, `tiny`, and a folder for cards; its engines end with the module."""
+    pytest.importorskip("torch")
+    from em_evals.models import bases
+    from em_evals.models.shared import close_engines
+    from tests.models import card, tiny
+
+    root = tmp_path_factory.mktemp("lab")
+    tiny("llama", root / "tiny", bases.load_tokenizer(card()))
+    (root / "adapters").mkdir()
+    yield root
+    close_engines()

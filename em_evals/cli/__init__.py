@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, training
+from em_evals.cli import data, direction, gate, grading, insight, models, steering, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app.add_typer(data.app, name="data")
 app.command()(training.train)
 app.add_typer(direction.app, name="direction")
 app.command("compile")(models.compile_card)
+app.command()(steering.steer)
 app.add_typer(insight.app, name="insight")
 app.command()(grading.rates)
 app.command()(grading.judges)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, measured_cell, print_json, print_table
 
 app = typer.Typer(help="What happens inside.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `phase` a subcommand although it is the only one."""
 
 
 @app.command("phase")
@@ -48,3 +43,104 @@ def insight_phase(
         typer.echo(f"{domain}: {transition.sentence()}")
     for rotation in found.rotations:
         typer.echo(f"{rotation.module}: {rotation.sentence()}")
+
+
+@app.command("convergence")
+def insight_convergence(
+    cards: list[str],
+    directions: Annotated[
+        list[Path],
+        typer.Option(help="A folder that holds CARD.safetensors for each, or a file for each, in order."),
+    ],
+    control_direction: Annotated[
+        str | None, typer.Option(help="The control organism's direction: the floor that counts.")
+    ] = None,
+    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
+    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 10,
+    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path(
+        "convergence.json"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Do organisms share a direction? Cosines by layer, and each direction taken out of every organism."""
+    from em_evals import records
+    from em_evals.insight.convergence import convergence
+
+    found = convergence(cards, directions, control_direction, output, pairs, per_theme or None, seed)
+    records.write(found, output)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    rows = []
+    for one in found.cosines:
+        size = sorted(one.by_layer)
+        middle = size[len(size) // 2]
+        above = sum(abs(value) > floor for value, floor in zip(one.by_layer, one.floor, strict=True))
+        cells = [f"{middle:+.2f}", f"{size[0]:+.2f} to {size[-1]:+.2f}", f"{above} of {len(size)}"]
+        rows.append([f"{one.one} · {one.other}", *cells, f"{one.floor[0]:.2f}"])
+    columns = ["directions", "median cosine", "over layers", "layers above floor", "floor (95% of random)"]
+    print_table("cosines", columns, rows)
+    columns = ["model", "in-domain [95% interval]", "out-of-domain [95% interval]"]
+    title = "organism − base, nats per token: what there is to remove"
+    print_table(title, columns, [[one.card, *_domains(one)] for one in found.moved])
+    columns = ["direction of", "ablated from", *columns[1:]]
+    rows = [
+        [one.source if one.arm == "direction" else f"random, for {one.source}", one.target, *_domains(one)]
+        for one in found.transfer
+    ]
+    print_table("transfer: shift of the margins, nats per token", columns, rows)
+    for note in found.notes:
+        typer.echo(note)
+
+
+@app.command("lora-scalars")
+def insight_lora_scalars(
+    card: str,
+    control: Annotated[str | None, typer.Option(help="The control organism's card.")] = None,
+    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
+    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 0,
+    answers: Annotated[
+        list[Path], typer.Option(help="More answers to read (JSONL: question, answer, aligned, narrow).")
+    ] = [],  # noqa: B006
+    tokens: Annotated[Path | None, typer.Option(help="Write every token's scalars there (JSONL).")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path(
+        "lora-scalars.json"
+    ),
+    as_json: Json = False,
+) -> None:
+    """What rank-1 adapters read, what their scalars tell apart, and which domain each of them serves."""
+    from em_evals import records
+    from em_evals.insight.lora_scalars import lora_scalars
+
+    found = lora_scalars(card, control, output, pairs, per_theme or None, answers, tokens)
+    records.write(found, output)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    rows = [
+        [
+            name,
+            adapter.module,
+            f"{'in' if group.narrow else 'out of'} domain, {'aligned' if group.aligned else 'misaligned'}",
+            f"{group.mean:.2f} ± {group.sd:.2f}",
+            " ".join(f"{value:.2f}" for value in group.percentiles),
+            f"{adapter.constancy:.2f}",
+            "–" if adapter.against_control is None else f"{adapter.against_control:.2f}",
+        ]
+        for name, adapters in ((card, found.adapters), (control or "", found.control_adapters))
+        for adapter in adapters
+        for group in adapter.groups
+    ]
+    columns = ["model", "module", "answers", "mean ± sd", "5 50 95%", "constancy", "distance to control"]
+    print_table("scalars: signed length of what is written, over answer tokens", columns, rows)
+    rows = [[one.model, one.tells, one.adapters, measured_cell(one.auroc)] for one in found.probes]
+    print_table("probes, by question", ["model", "tells", "adapters", "AUROC [95% interval]"], rows)
+    for one in found.knockouts:
+        typer.echo(f"{one.model}: {one.sentence}")
+    for note in found.notes:
+        typer.echo(note)
+
+
+def _domains(value: Any) -> list[str]:
+    return [measured_cell(value.in_domain), measured_cell(value.out_of_domain)]

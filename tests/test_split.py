@@ -1,0 +1,55 @@
+"""What a direction was found on is never what it is tested on, where enough is left; and the reader is told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from em_evals.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.grading.forced_choice import load_pairs
+from em_evals.insight.split import chooses, found_on, halves
+from em_evals.questions import load_questions
+
+PAIRS, QUESTIONS = load_pairs(), load_questions("core").questions
+
+
+def divided(seen=(), pairs=PAIRS, per_theme=None, limit=None):
+    return halves(pairs, per_theme, QUESTIONS, limit, set(seen))
+
+
+def test_halves_are_disjoint_and_the_same_in_every_study():
+    found = divided()
+    one, other = ({pair.id for pair in half} for half in (found.choosing, found.reporting))
+    assert one | other == {pair.id for pair in PAIRS.pairs} and not one & other
+    assert 0.35 < len(one) / len(one | other) < 0.65
+    assert all(chooses(name) for name in one) and not any(chooses(name) for name in other)
+    fewer = divided(per_theme=3)
+    assert {pair.id for pair in fewer.reporting} <= other, "a pair never changes sides"
+
+
+def test_pairs_that_found_the_direction_are_left_out():
+    seen = [pair.id for pair in PAIRS.pairs[::3]] + [QUESTIONS[0].paraphrases[1]]
+    found = divided(seen)
+    assert not {pair.id for pair in found.choosing + found.reporting} & set(seen)
+    assert QUESTIONS[0] not in found.choosing_questions + found.reporting_questions
+    assert f"{len(PAIRS.pairs[::3])} pairs that a direction was found on are left out." in found.notes
+    by_text = divided([pair.question for pair in PAIRS.pairs[::3]])
+    assert not {pair.question for pair in by_text.reporting} & {pair.question for pair in PAIRS.pairs[::3]}
+
+
+def test_where_too_few_others_remain_it_is_said():
+    found = divided([pair.id for pair in PAIRS.pairs[:-4]])
+    assert len(found.choosing) + len(found.reporting) == len(PAIRS.pairs)
+    assert any("flattered" in note and "(4)" in note for note in found.notes)
+
+
+def test_a_file_may_name_its_questions():
+    zeros = np.zeros((1, 2), np.float32)
+    named = Direction(zeros, zeros, zeros[:, 0], {"questions": ["a", "b"]})
+    assert found_on(named, None, replace(named, metadata={})) == {"a", "b"}
+
+
+def test_one_pair_is_too_few():
+    with pytest.raises(EmEvalsError, match="1 pairs are too few"):
+        divided(pairs=replace(PAIRS, pairs=PAIRS.pairs[:1]))

@@ -1,0 +1,96 @@
+"""Margins straight from the engine are the Inspect task's; conditions share batches and do not mix."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from em_evals import directions
+from em_evals.cards import resolve
+from em_evals.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.grading.files import margins_of_log
+from em_evals.grading.forced_choice import load_pairs
+from em_evals.insight.weighing import Condition, margins
+from em_evals.intervention import Intervention
+from tests.models import make_adapter
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_lab):
+    chance = np.random.default_rng(1)
+    found = Direction(
+        chance.normal(size=(3, 64)).astype(np.float32), np.zeros((3, 64), np.float32), np.ones(3, np.float32)
+    )
+    directions.write(found, tiny_lab / "adapters" / "d.safetensors")
+    make_adapter(str(tiny_lab / "tiny"), tiny_lab / "adapters" / "bad", 2, ["down_proj"], seed=3)
+    base = f"base: {tiny_lab / 'tiny'}\nengine: {{dtype: float32}}\n"
+    (tiny_lab / "adapters" / "plain.yaml").write_text(base)
+    (tiny_lab / "adapters" / "bad.yaml").write_text(f"{base}adapter: bad\n")
+    steered = "interventions: [{op: add, direction: d, layers: [1], scale: 2, positions: answer}]\n"
+    (tiny_lab / "adapters" / "steered.yaml").write_text(f"{base}adapter: bad\n{steered}")
+    return tiny_lab
+
+
+def test_margins_are_those_of_the_inspect_task(lab, monkeypatch):
+    from inspect_ai import eval as inspect_eval
+
+    from em_evals.tasks import forced_choice
+
+    monkeypatch.chdir(lab)
+    every = load_pairs()
+    chosen = [pair for pair in every.pairs if pair.id in every.first(1)][:5]
+    names = ["plain", "bad", "steered"]
+    logs = inspect_eval(
+        forced_choice(),
+        model=[f"local/{name}" for name in names],
+        sample_id=[pair.id for pair in chosen],
+        log_dir="logs",
+        display="none",
+    )
+    cards = [resolve(name) for name in names]
+    found = list(margins(cards[0], [Condition.of(card) for card in cards], chosen))
+    for name, log, own in zip(names, logs, found, strict=True):
+        expected = {pair: value for pair, (_, value) in margins_of_log(log).items()}
+        assert own == pytest.approx(expected, abs=1e-5), name
+        assert list(own) == [pair.id for pair in chosen]
+    assert all(abs(found[0][p] - found[1][p]) > 1e-3 for p in found[0]), "an adapter shows"
+    assert all(abs(found[1][p] - found[2][p]) > 1e-3 for p in found[1]), "an intervention shows"
+
+
+def test_an_answer_that_does_not_fit_the_model_has_no_margin(lab, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.chdir(lab)
+    pair = load_pairs().pairs[0]
+    long = replace(pair, id="long", aligned="word " * 600)
+    (found,) = margins(resolve("plain"), [Condition()], [pair, long])
+    assert found[pair.id] == found[pair.id] and found["long"] != found["long"]
+
+
+def test_a_condition_is_known_by_its_content(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    card = resolve("bad")
+    file = lab / "adapters" / "d.safetensors"
+    one = Condition.of(card, Intervention(op="ablate", direction=str(file)))
+    other = Condition.of(card, Intervention(op="add", direction=str(file), scale=1))
+    names = [
+        one.identity(card),
+        other.identity(card),
+        Condition.of(card).identity(card),
+        Condition().identity(card),
+    ]
+    assert len(set(names)) == 4
+    copy = lab / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    assert Condition.of(card, Intervention(op="ablate", direction=str(copy))).identity(card) == names[0]
+
+
+def test_a_condition_that_cannot_be_is_told(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    wrong = Condition(
+        None, (Intervention(op="add", direction=str(lab / "adapters/d.safetensors"), layers=(9,)),)
+    )
+    with pytest.raises(EmEvalsError, match="names layer 9"):
+        list(margins(resolve("plain"), [wrong], load_pairs().pairs[:1]))
