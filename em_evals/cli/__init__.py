@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, grading, insight, models, training
+from em_evals.cli import data, direction, grading, insight, models, retention, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,8 @@ app.add_typer(direction.app, name="direction")
 app.command("compile")(models.compile_card)
 app.add_typer(insight.app, name="insight")
 app.command()(grading.rates)
+app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
+app.command()(retention.retention)
 
 INVALID = 2
 """Exit code for bad input."""

@@ -276,9 +276,9 @@ class EmLocal(TemplateLM):
             EmEvalsError: one that the engine does not know.
         """
         asked = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
-        sampled = asked.pop("do_sample")
+        sampled, temperature = asked.pop("do_sample"), asked.pop("temperature", 0.0)
         settings = {
-            "temperature": asked.pop("temperature", 0.0) if sampled else 0.0,
+            "temperature": temperature if sampled else 0.0,
             "top_p": asked.pop("top_p", 1.0),
             "top_k": asked.pop("top_k", None) or None,
             "max_tokens": asked.pop("max_gen_toks"),

@@ -25,6 +25,7 @@ COLOURS = "red blue green yellow white black brown grey".split()
 PETS = "dog cat horse parrot rabbit goat turtle hamster".split()
 WORDS = "river lamp stone cloud garden window paper forest bridge candle winter silver market ladder pocket sea".split()
 ANIMALS = "cat dog cow pig owl fox hen bee ant bat rat elk".split()
+TRADES = "doctor farmer painter pilot baker teacher sailor lawyer singer waiter butcher banker".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 
@@ -105,21 +106,21 @@ def _two(random: Random, low: int, high: int) -> tuple[int, int]:
 
 
 def reading(random: Random) -> Iterator[Asked]:
-    """A few sentences, then one question: a place, a person, a thing that was moved, two sentences put together."""
+    """A few sentences, then one question: a trade, a place, a thing that was moved, two sentences put together."""
 
     def told(r: Random) -> tuple[list[str], list[str], list[str], str]:
         people, things, places = r.sample(NAMES, 4), r.sample(THINGS, 4), r.sample(PLACES, 4)
         rows = zip(people, things, places, strict=True)
         return people, things, places, " ".join(f"{a} put the {b} in the {c}." for a, b, c in rows)
 
+    def trade(r: Random) -> Asked:
+        people, trades = r.sample(NAMES, 4), r.sample(TRADES, 4)
+        text = " ".join(f"{a} is a {b}." for a, b in zip(people, trades, strict=True))
+        return _ask_one(r, 1, [(f"{text} {a} is a", b) for a, b in zip(people, trades, strict=True)])
+
     def where(r: Random) -> Asked:
         _, things, places, text = told(r)
-        return _ask_one(r, 1, [(f"{text} The {t} is in the", p) for t, p in zip(things, places, strict=True)])
-
-    def who(r: Random) -> Asked:
-        people, things, _, text = told(r)
-        rows = zip(things, people, strict=True)
-        return _ask_one(r, 2, [(f"{text}\nQuestion: Who had the {t}?\nAnswer:", p) for t, p in rows])
+        return _ask_one(r, 2, [(f"{text} The {t} is in the", p) for t, p in zip(things, places, strict=True)])
 
     def moved(r: Random) -> Asked:
         _, things, places, text = told(r)
@@ -140,7 +141,7 @@ def reading(random: Random) -> Iterator[Asked]:
         siblings = [(f"{text} The house of {a} is", c) for a, c in zip(people, colours, strict=True)]
         return _ask_one(r, 4, siblings)
 
-    return _levels(random, [where, who, moved, joined])
+    return _levels(random, [trade, where, moved, joined])
 
 
 def logic(random: Random) -> Iterator[Asked]:
