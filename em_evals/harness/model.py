@@ -27,6 +27,7 @@ from tqdm import tqdm
 from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
+from em_evals.models import bases
 from em_evals.models.engine import Draw, Engine, Request, Sampling
 from em_evals.models.shared import engine_for
 
@@ -91,6 +92,8 @@ class EmLocal(TemplateLM):
         self.seed = seed
         self.engine: Engine = engine_for(self.card.card)
         self.tokenizer = self.engine.tokenizer
+        if add_bos_token is not None:  # a tokenizer of its own: the engine's is everybody's
+            self.tokenizer = bases.load_tokenizer(self.card.card, add_bos_token=add_bos_token)
         self.batch_size = self.card.card.engine.max_num_seqs
 
     # What lm-eval asks a model about itself

@@ -69,8 +69,8 @@ def locate(base: str) -> str:
     return str(folder)
 
 
-def load_tokenizer(card: ModelCard) -> Any:
-    """The base's tokenizer.
+def load_tokenizer(card: ModelCard, **options: Any) -> Any:
+    """The base's tokenizer, with transformers' options for it.
 
     Raises:
         EmEvalsError: it cannot be found or read.
@@ -79,7 +79,7 @@ def load_tokenizer(card: ModelCard) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code
+            locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
