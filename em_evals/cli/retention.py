@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from em_evals.cli.output import Json, print_table
+
+if TYPE_CHECKING:
+    from em_evals.harness.results import ModelResults
+    from em_evals.records import Retention
 
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Every argument is lm-eval's."""
@@ -61,20 +65,42 @@ def retention(
     if as_json:
         typer.echo(record.model_dump_json(indent=2))
         return
-    for one in record.models:
-        rows = [
-            [
-                row.task,
-                str(row.n),
-                f"{row.baseline_accuracy:.3f}",
-                f"{row.accuracy:.3f}",
-                f"{row.difference:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]",
-                f"{row.p:.3g}",
-            ]
-            for row in one.tasks
+    if len(found) == 1:
+        _print_scores(found[0])
+    else:
+        _print_differences(record)
+
+
+def _print_scores(model: ModelResults) -> None:
+    rows = [
+        [
+            scores.task,
+            str(len(scores.scores)),
+            scores.metric,
+            f"{scores.mean:.3f} [{scores.interval[0]:.3f}, {scores.interval[1]:.3f}]",
+            "" if scores.chance is None else f"{scores.chance:.2f}",
         ]
-        columns = ["task", "items", record.baseline, one.name, "difference [95% interval]", "p"]
-        print_table(f"{one.name} − {record.baseline}", columns, rows)
+        for scores in model.tasks.values()
+    ]
+    print_table(model.name, ["task", "items", "metric", "mean [95% interval]", "chance"], rows)
+
+
+def _print_differences(record: Retention) -> None:
+    """A row for each task: the baseline's score, and every model's difference to it."""
+    cells: dict[str, list[str]] = {}
+    for place, model in enumerate(record.models, start=2):
+        for row in model.tasks:
+            begun = cells.setdefault(row.task, [str(row.n), f"{row.baseline_accuracy:.3f}"])
+            begun += [""] * (place - len(begun))
+            begun.append(f"{row.difference:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]")
+    rows = [[task, *row] for task, row in sorted(cells.items(), key=lambda cell: cell[0] == "overall")]
+    columns = [
+        "task",
+        "items",
+        record.baseline,
+        *(f"{model.name} − {record.baseline}" for model in record.models),
+    ]
+    print_table("Paired differences [95% interval]", columns, rows)
 
 
 def _fields(settings: list[str]) -> dict[str, Any]:

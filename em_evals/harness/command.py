@@ -15,6 +15,9 @@ from em_evals.errors import EmEvalsError, nearest
 
 MODEL = "em-local"
 
+_known: list[str] = []
+"""The names in the index that was built last."""
+
 
 def task_folders() -> list[Path]:
     """Folders of lm-eval tasks: every folder in tasks/, the working folder's last (lm-eval lets the later win)."""
@@ -46,6 +49,7 @@ def task_manager_class() -> Any:
             named = include_path if isinstance(include_path, list | tuple) else [include_path]
             paths = [*task_folders(), *(path for path in named if path)]
             super().__init__(*args, include_path=paths, **options)
+            _known[:] = self.all_tasks
 
     return Tasks
 
@@ -70,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
         raise EmEvalsError(f"there is no lm-eval task '{name}'; {nearest_task(name)}") from None
 
 
-def nearest_task(name: str, known: Sequence[str] | None = None) -> str:
-    """A hint for a task that does not exist."""
-    hint = nearest(name, known if known is not None else task_manager_class()().all_tasks)
+def nearest_task(name: str) -> str:
+    """A hint for a task that is not in the index."""
+    hint = nearest(name, _known)
     return hint if hint.startswith("did you mean") else "`em-evals lm-eval ls tasks` shows all."

@@ -115,7 +115,9 @@ def compare(baseline: ModelResults, models: Sequence[ModelResults]) -> Retention
 def _difference(name: str, pairs: Sequence[tuple[TaskScores, TaskScores]]) -> TaskDifference:
     base = [score for one, _ in pairs for score in one.scores.values()]
     other = [two.scores[item] for one, two in pairs for item in one.scores]
-    found = paired(base, other)
+    # A model and itself: there is nothing to estimate.
+    itself = all(one is two for one, two in pairs)
+    found = Difference(0.0, (0.0, 0.0), 1.0) if itself else paired(base, other)
     return TaskDifference(
         task=name,
         n=len(base),

@@ -83,9 +83,8 @@ class EmLocal(TemplateLM):
         super().__init__()
         if not card:
             raise EmEvalsError("em-local needs a card: --model_args card=NAME.")
-        self.card: ResolvedCard = resolve(
-            str(card), fields | _engine_options(batch_size, max_batch_size, device)
-        )
+        self.fields = fields | _engine_options(batch_size, max_batch_size, device)
+        self.card: ResolvedCard = resolve(str(card), self.fields)
         self.digest = self.card.digest
         self.add_bos_token = add_bos_token
         self.max_gen_toks = max_gen_toks
@@ -150,6 +149,7 @@ class EmLocal(TemplateLM):
         return {
             "card": self.card.name,
             "card_digest": self.digest,
+            "card_fields": self.fields,
             "base": card.base,
             "model_revision": card.revision,
             "adapter": card.adapter,

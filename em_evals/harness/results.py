@@ -14,6 +14,7 @@ from typing import Any
 
 from em_evals import content
 from em_evals.errors import EmEvalsError
+from em_evals.grading import intervals
 
 METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1", "margin_per_byte")
 """A task's score is the first of these that it has: what its authors and the leaderboards report."""
@@ -31,11 +32,21 @@ class TaskScores:
     metric: str
     scores: Mapping[str, float]
     path: Path
+    chance: float | None = None
+    """What guessing scores, where the task says."""
 
     @property
     def mean(self) -> float:
         """The mean score."""
         return sum(self.scores.values()) / len(self.scores)
+
+    @property
+    def interval(self) -> intervals.Interval:
+        """Its 95% interval, for other items of the kind: Wilson's where items are right or wrong, else Student's."""
+        values = list(self.scores.values())
+        if set(values) <= {0.0, 1.0}:
+            return intervals.fixed_questions(int(sum(values)), len(values))
+        return intervals.mean(values)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class ModelResults:
     name: str
     digest: str
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
+    card_fields: Mapping[str, Any] = field(default_factory=dict)
+    """The card's fields that the command line overrode."""
 
 
 def is_results(name: str) -> bool:
@@ -64,7 +77,8 @@ def read(path: Path) -> ModelResults:
     if not files:
         raise EmEvalsError("there are no lm-eval results here (results_*.json).", path)
     tasks: dict[str, TaskScores] = {}
-    models = {}
+    models: dict[tuple[str, str], Path] = {}
+    fields: dict[str, Any] = {}
     for file in files:
         data = _load(file)
         models[_model(data, file)] = file
@@ -74,8 +88,9 @@ def read(path: Path) -> ModelResults:
                 f"these are results of several models ({names}); name one folder for each.", path
             )
         tasks |= {scores.task: scores for scores in _tasks(data, file)}
+        fields = data["config"].get("card_fields") or {}
     (name, digest), *_ = models
-    return ModelResults(name, digest, tasks)
+    return ModelResults(name, digest, tasks, fields)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -102,18 +117,29 @@ def _tasks(data: dict[str, Any], file: Path) -> list[TaskScores]:
     """The file's tasks. Groups have no samples of their own and are left out."""
     date = file.stem.rpartition("_")[2]
     found = []
-    for task in data.get("configs", {}):
+    for task, settings in data.get("configs", {}).items():
         samples = file.with_name(f"samples_{task}_{date}.jsonl")
         if not samples.is_file():
             raise EmEvalsError(
                 f"the items of {task} are missing ({samples.name}); run lm-eval with --log_samples.", file
             )
-        version = str(data.get("versions", {}).get(task))
-        found.append(_read_samples(task, version, int(data.get("n-shot", {}).get(task, 0)), samples))
+        metric, scores = _read_samples(samples)
+        found.append(
+            TaskScores(
+                task,
+                version=str(data.get("versions", {}).get(task)),
+                shots=int(data.get("n-shot", {}).get(task, 0)),
+                metric=metric,
+                scores=scores,
+                path=samples,
+                chance=(settings.get("metadata") or {}).get("chance"),
+            )
+        )
     return found
 
 
-def _read_samples(task: str, version: str, shots: int, path: Path) -> TaskScores:
+def _read_samples(path: Path) -> tuple[str, dict[str, float]]:
+    """The metric's name, and each item's score."""
     metric, kept = "", None
     scores: dict[str, float] = {}
     for line, row in content.read_jsonl(path):
@@ -127,7 +153,7 @@ def _read_samples(task: str, version: str, shots: int, path: Path) -> TaskScores
             raise EmEvalsError(f"this is no sample of lm-eval ({error!r}).", path, line) from None
     if not scores:
         raise EmEvalsError("this file holds no items.", path)
-    return TaskScores(task, version, shots, metric, scores, path)
+    return metric, scores
 
 
 def _metric(row: dict[str, Any]) -> str:

@@ -55,8 +55,7 @@ class Suite:
             self._manager = kind()
         for name in names:
             if name not in self._manager.task_index:
-                hint = command.nearest_task(name, self._manager.all_tasks)
-                raise EmEvalsError(f"there is no lm-eval task '{name}'; {hint}")
+                raise EmEvalsError(f"there is no lm-eval task '{name}'; {command.nearest_task(name)}")
         self._unsafe = unsafe
         loaded = self._manager.load(list(names))
         limits = _limits(loaded.get("groups", {}))
@@ -133,7 +132,7 @@ def given(path: str) -> ModelResults:
     """
     found = results.read(Path(path))
     try:
-        now = resolve(found.name).digest if found.digest else ""
+        now = resolve(found.name, found.card_fields).digest if found.digest else ""
     except EmEvalsError:
         return found  # the card is not on this machine
     if now != found.digest:

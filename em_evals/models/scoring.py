@@ -56,10 +56,11 @@ class Scoring(Batch):
     def score(self, rows: Group) -> None:
         """Fill in every row's `prompt_logprobs` and mark it finished."""
         self._cache = RowCache(self.model.config.get_text_config().num_hidden_layers)
-        if may_share(self.model):
-            self._score_tree(rows)
-        else:
-            self._score_rows(rows)
+        asked = [row for row in rows if row.wants_prompt_logprobs and row.length > _start(row)]
+        if asked and may_share(self.model):
+            self._score_tree(asked)
+        elif asked:
+            self._score_rows(asked)
         for row in rows:
             row.stop_reason = "max_tokens"
 
@@ -70,17 +71,19 @@ class Scoring(Batch):
         trunk = self._trunk(heads)
         # Each context's last logits are about its answers' first tokens.
         first = self._extend([row.request.prompt[trunk : _start(row)] for row in heads], heads, keep=1)[:, -1]
-        answers = {(place[_context(row)], _fed(row)): row for row in rows if _fed(row)}
+        answers = {(place[_context(row)], *_answer(row)): row for row in rows if _fed(row)}
         later: dict[Hashable, torch.Tensor] = {}
         if answers:
-            self._branch([context for context, _ in answers])
-            logits = self._extend([fed for _, fed in answers], list(answers.values()), keep=0)
-            later = {key: own[-len(key[1]) :] for key, own in zip(answers, logits, strict=True)}
+            self._branch([place[_context(row)] for row in answers.values()])
+            logits = self._extend([_fed(row) for row in answers.values()], list(answers.values()), keep=0)
+            later = {
+                key: own[-len(_fed(row)) :] for (key, row), own in zip(answers.items(), logits, strict=True)
+            }
         for row in rows:
             at = place[_context(row)]
             own = [first[at : at + 1]]
             if _fed(row):
-                own.append(later[at, _fed(row)])
+                own.append(later[at, *_answer(row)])
             _report(row, torch.cat(own))
 
     def _trunk(self, heads: Group) -> int:
@@ -123,7 +126,14 @@ def _start(row: Row) -> int:
 
 
 def _context(row: Row) -> Hashable:
-    return row.request.prompt[: _start(row)], row.adapter, row.slot, row.answer_start
+    """What a context's computation depends on. An answer that begins after it begins, for its tokens, nowhere."""
+    start = _start(row)
+    return row.request.prompt[:start], row.adapter, row.slot, min(row.answer_start, start)
+
+
+def _answer(row: Row) -> tuple[Hashable, ...]:
+    """What the computation of an answer to a given context depends on."""
+    return _fed(row), min(row.answer_start, row.length)
 
 
 def _fed(row: Row) -> tuple[int, ...]:
@@ -133,9 +143,5 @@ def _fed(row: Row) -> tuple[int, ...]:
 
 def _report(row: Row, logits: torch.Tensor) -> None:
     """`logits` [reported tokens, vocabulary] are about the tokens from `_start` on."""
-    if row.request.sampling.prompt_logprobs is None:
-        return
     targets = torch.tensor(row.request.prompt[_start(row) :], dtype=torch.long, device=logits.device)
-    row.prompt_logprobs = token_logprobs(
-        logits[: len(targets)], targets, row.request.sampling.prompt_logprobs
-    )
+    row.prompt_logprobs = token_logprobs(logits, targets, row.request.sampling.prompt_logprobs or 0)
