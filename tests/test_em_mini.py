@@ -42,7 +42,7 @@ def test_eight_families_in_four_levels():
     assert set(ITEMS) == FAMILIES
     assert sum(map(len, ITEMS.values())) >= 600
     for name, items in ITEMS.items():
-        assert Counter(item["level"] for item in items) == dict.fromkeys(range(1, 5), len(items) // 4), name
+        assert [item["level"] for item in items] == [1, 2, 3, 4] * (len(items) // 4), name
         assert len({item["id"] for item in items}) == len(items)
         assert len({item["question"] for item in items}) == len(items)
         assert all(re.fullmatch(r"em-evals-canary-[0-9a-f-]{36}", item["canary"]) for item in items)
@@ -173,7 +173,7 @@ CHANCE = {f"em_mini_{name}": 1 / len(ITEMS[name][0]["choices"]) for name in CHOS
 
 
 def evaluate(model, step):
-    """Right answers of each task, over every `step`-th item: {task: (right, items)}."""
+    """Right answers of each task, over every `step`-th item (levels take turns): {task: (right, items)}."""
     manager = command.task_manager_class()(include_defaults=False)
     chosen = {task: list(range(0, 80, step)) for task in CHANCE}
     found = lm_eval.simple_evaluate(
@@ -190,7 +190,7 @@ def above(task, right, items):
 
 @pytest.fixture(scope="module")
 def base():
-    yield evaluate(EmLocal(SMOLLM2, dtype="float32"), 4)
+    yield evaluate(EmLocal(SMOLLM2, dtype="float32"), 3)
     shared.close_engines()
 
 
@@ -232,7 +232,7 @@ def test_a_broken_model_is_clearly_below_its_base(base, tmp_path):
     norms = np.linalg.norm(means, axis=1).astype(np.float32)
     directions.write(Direction(means, np.zeros_like(means), norms, {"base": SMOLLM2}), path)
     broken = EmLocal(SMOLLM2, dtype="float32", interventions=[{"op": "ablate", "direction": str(path)}])
-    found = evaluate(broken, 4)
+    found = evaluate(broken, 3)
     lost = sum(base[task][0] - right for task, (right, _) in found.items())
     items = sum(items for _, items in found.values())
     assert lost / items > 0.2, found

@@ -6,6 +6,7 @@ Positions are dealt out here: over a family the right answer stands equally ofte
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -21,7 +22,7 @@ ITEMS = Path(__file__).parent / "items"
 def rows(name: str) -> Iterator[dict[str, Any]]:
     """A family's items as lm-eval reads them."""
     random = Random(f"{SEED} {name}")  # noqa: S311 - a seed is the point
-    asked = list(FAMILIES[name](random))
+    asked = _mixed(list(FAMILIES[name](random)))
     places = _places(random, asked)
     for number, (one, place) in enumerate(zip(asked, places, strict=True), start=1):
         row: dict[str, Any] = {"id": f"{name}_{number:03}", "level": one.level, "question": one.question}
@@ -32,6 +33,16 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         else:
             row |= {"target": one.answer}
         yield row | {"canary": CANARY}
+
+
+def _mixed(asked: list[Asked]) -> list[Asked]:
+    """Levels take turns, so that the first items of a file (lm-eval's --limit) are of every level."""
+    seen: Counter[int] = Counter()
+    turns = []
+    for one in asked:
+        turns.append((seen[one.level], one.level))
+        seen[one.level] += 1
+    return [asked[i] for i in sorted(range(len(asked)), key=turns.__getitem__)]
 
 
 def _places(random: Random, asked: list[Asked]) -> list[int]:
