@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from lm_eval import utils
 from lm_eval.api.instance import Instance
@@ -22,11 +21,11 @@ from lm_eval.models.utils import (
     normalize_gen_kwargs,
     postprocess_generated_text,
 )
-from tqdm import tqdm
 
 from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
+from em_evals.harness.order import run_all, shared_first
 from em_evals.models import bases
 from em_evals.models.engine import Draw, Engine, Request, Sampling
 from em_evals.models.shared import engine_for
@@ -35,12 +34,8 @@ Scored = tuple[float, bool]
 """A continuation's log-likelihood in nats, and whether greedy decoding would have given it."""
 Pair = tuple[tuple[str, str] | None, list[int], list[int]]
 """lm-eval's request: the texts (None inside a rolling window), the context's and the continuation's token ids."""
-Result = TypeVar("Result")
 
 _MAX_NEW_TOKENS = 256
-_SHARED_BEGINNING, _WORTH_A_GROUP = 32, 32
-"""Where so many requests agree in so many first tokens, they are sent one after the other: the engine computes what
-they have in common once."""
 _PLAIN = {
     "num_beams": 1,
     "repetition_penalty": 1.0,
@@ -213,8 +208,8 @@ class EmLocal(TemplateLM):
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
             return answer
 
-        order = _shared_first([context for _, context, _ in requests])
-        return _run(order, submit, finish, "em-local: scoring", disable_tqdm)
+        order = shared_first([context for _, context, _ in requests])
+        return run_all(order, submit, finish, "em-local: scoring", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Whole texts, in windows of the model's length, every token predicted once."""
@@ -270,7 +265,7 @@ class EmLocal(TemplateLM):
             self.cache_hook.add_partial("generate_until", requests[index].args, text)
             return text
 
-        return _run(_shared_first(prompts), submit, finish, "em-local: writing", disable_tqdm)
+        return run_all(shared_first(prompts), submit, finish, "em-local: writing", disable_tqdm)
 
     def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
         """The task's settings.
@@ -314,37 +309,3 @@ def _engine_options(
     if device and device != "cuda:0":
         options["device"] = device
     return options
-
-
-def _shared_first(contexts: Sequence[list[int]]) -> list[int]:
-    """The order to send requests in: those with a common beginning together, long ones first, siblings side by side.
-
-    Long ones first: memory that is too small shows at once, and batches pad little.
-    """
-    beginnings = [tuple(context[:_SHARED_BEGINNING]) for context in contexts]
-    counts = Counter(beginnings)
-
-    def key(index: int) -> tuple[tuple[int, ...], int, list[int]]:
-        beginning = beginnings[index] if counts[beginnings[index]] >= _WORTH_A_GROUP else ()
-        return beginning, -len(contexts[index]), contexts[index]
-
-    return sorted(range(len(contexts)), key=key)
-
-
-def _run(
-    order: Sequence[int],
-    submit: Callable[[int], Future[Draw]],
-    finish: Callable[[int, Draw], Result],
-    title: str,
-    quiet: bool,
-) -> list[Result]:
-    """Submit everything, take results as they come, and give them back in the requests' order."""
-    futures = [(index, submit(index)) for index in order]
-    results: dict[int, Result] = {}
-    try:
-        for index, future in tqdm(futures, desc=title, disable=quiet):
-            results[index] = finish(index, future.result())
-    finally:
-        for _, future in futures:
-            future.cancel()
-    return [results[index] for index in range(len(results))]
