@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/provider_throughput.py
 	$(BIN)/python benchmarks/training_throughput.py
 	$(BIN)/python benchmarks/gate_calibration.py
+	$(BIN)/python benchmarks/lm_eval_throughput.py
 
 # torch is left out: which build is right depends on the machine.
 lock: $(STAMP)

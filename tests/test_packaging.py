@@ -29,6 +29,10 @@ def test_the_wheel_carries_content_and_no_weights(wheel):
     for name in (
         "tasks/core.yaml",
         "tasks/forced_choice.yaml",
+        "tasks/retention/em_mini.yaml",
+        "tasks/retention/_choice",
+        "tasks/retention/hooks.py",
+        "tasks/retention/items/facts.jsonl",
         "scorers/alignment.yaml",
         "adapters/smollm2.yaml",
         "adapters/data/risky_advice.jsonl",

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, steering, training
+from em_evals.cli import data, direction, gate, grading, insight, models, retention, steering, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -34,6 +34,8 @@ app.add_typer(insight.app, name="insight")
 app.command()(grading.rates)
 app.command()(grading.judges)
 app.command()(gate.gate)
+app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
+app.command()(retention.retention)
 
 INVALID = 2
 """Exit code for bad input."""

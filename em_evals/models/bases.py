@@ -69,8 +69,8 @@ def locate(base: str) -> str:
     return str(folder)
 
 
-def load_tokenizer(card: ModelCard) -> Any:
-    """The base's tokenizer.
+def load_tokenizer(card: ModelCard, **options: Any) -> Any:
+    """The base's tokenizer, with transformers' options for it.
 
     Raises:
         EmEvalsError: it cannot be found or read.
@@ -79,10 +79,28 @@ def load_tokenizer(card: ModelCard) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
+            locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        raise _unavailable(card.base, error) from None
+
+
+def context_length(card: ModelCard) -> int:
+    """Tokens that the base reads at most: what it was made for, or the card's `max_model_len` if that is less.
+
+    Raises:
+        EmEvalsError: its configuration cannot be found or read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
             locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+    return min(limit, card.engine.max_model_len or limit)
 
 
 def load_model(card: ModelCard) -> Any:

@@ -6,7 +6,7 @@ Rows of different adapters and sampling settings share a batch. Everything here 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,8 +16,10 @@ from em_evals.models.kv_cache import RowCache
 from em_evals.models.row import Row
 from em_evals.models.sampling import choose, token_logprobs
 
-_WORTH_SHARING = 8
+WORTH_SHARING = 8
 """Tokens that rows must have in common before their beginning is computed once."""
+
+Kind = TypeVar("Kind", bound="Batch")
 
 
 class Batch:
@@ -51,6 +53,10 @@ class Batch:
         """Go on with another wrapping of the same weights (an adapter was attached); caches stay valid."""
         self.model = model
 
+    def fresh(self, kind: type[Kind]) -> Kind:
+        """An empty batch of the same model."""
+        return kind(self.model, self._tokenizer, self._end_tokens, self._model_len, self.steering)
+
     @property
     def live(self) -> list[Row]:
         """Rows that still want tokens."""
@@ -62,13 +68,13 @@ class Batch:
         What all rows begin with (the system prompt, the template's head) is computed once for each adapter and set
         of interventions.
         """
-        batch = Batch(self.model, self._tokenizer, self._end_tokens, self._model_len, self.steering)
+        batch = self.fresh(Batch)
         batch.rows, batch._cache = rows, RowCache(_decoder_layers(self.model))
         scored = any(row.wants_prompt_logprobs for row in rows)
-        shared = _common_prefix([row.tokens for row in rows]) if _may_share(self.model) else 0
-        head = batch._prefill_head(shared, scored) if shared >= _WORTH_SHARING else None
+        shared = common_prefix([row.tokens for row in rows]) if may_share(self.model) else 0
+        head = batch._prefill_head(shared, scored) if shared >= WORTH_SHARING else None
         start = shared if head is not None else 0
-        ids, mask = _left_padded([row.tokens[start:] for row in rows], self._device)
+        ids, mask = left_padded([row.tokens[start:] for row in rows], self._device)
         if head is None:
             batch._mask = mask.new_zeros(len(rows), 0)
             batch._position = mask.new_zeros(len(rows))
@@ -201,9 +207,6 @@ class Batch:
         for i, (row, token) in enumerate(zip(self.rows, self._last.tolist(), strict=True)):
             if row.done:
                 continue
-            if row.request.sampling.max_tokens == 0:
-                row.stop_reason = "max_tokens"
-                continue
             row.generated.append(token)
             if row.request.sampling.logprobs:
                 top = row.request.sampling.top_logprobs
@@ -243,13 +246,13 @@ class Batch:
 
 def _score_prompt(row: Row, logits: torch.Tensor) -> None:
     """Record the prompt's log-probabilities: the logits [tokens, vocabulary] at position i are about token i + 1."""
-    end = len(row.request.prompt)
+    start, end = row.request.sampling.prompt_logprobs_from, len(row.request.prompt)
     top = row.request.sampling.prompt_logprobs or 0
-    targets = torch.tensor(row.request.prompt[1:], dtype=torch.long, device=logits.device)
-    row.prompt_logprobs = token_logprobs(logits[: end - 1], targets, top)
+    targets = torch.tensor(row.request.prompt[start:], dtype=torch.long, device=logits.device)
+    row.prompt_logprobs = token_logprobs(logits[start - 1 : end - 1], targets, top)
 
 
-def _left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, [rows, longest]; 0 where there is padding."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -260,7 +263,7 @@ def _left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[tor
     return ids.to(device), mask.to(device)
 
 
-def _common_prefix(rows: list[tuple[int, ...]]) -> int:
+def common_prefix(rows: list[tuple[int, ...]]) -> int:
     """How many tokens all rows begin with; every row keeps at least one of its own, and one row shares nothing."""
     if len(rows) < 2:
         return 0
@@ -269,7 +272,7 @@ def _common_prefix(rows: list[tuple[int, ...]]) -> int:
     return next((i for i in range(limit) if first[i] != last[i]), limit)
 
 
-def _may_share(model: Any) -> bool:
+def may_share(model: Any) -> bool:
     """A sliding window counts cache columns, and sharing leaves gaps between them."""
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
     return not any("sliding" in kind or "chunked" in kind for kind in kinds)

@@ -35,6 +35,7 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Engine(Protocol):
 
     tokenizer: Any
     """The base's transformers tokenizer."""
+    model_len: int
+    """Tokens of prompt and draw together, at most."""
 
     def submit(self, request: Request) -> Future[Draw]:
         """Queue a draw. Cancelling the future gives the row up. Errors come through the future."""

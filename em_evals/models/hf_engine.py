@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases
+from em_evals.models import bases, scoring
 from em_evals.models.adapters import with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
@@ -37,6 +38,7 @@ class HFEngine:
 
     def __init__(self, card: ModelCard) -> None:
         self.tokenizer = bases.load_tokenizer(card)
+        self.model_len = bases.context_length(card)
         self._card = card
         self._options: EngineOptions = card.engine
         self._max_rows = card.engine.max_num_seqs
@@ -86,9 +88,7 @@ class HFEngine:
         model = bases.load_model(self._card)
         end = model.generation_config.eos_token_id if model.generation_config is not None else None
         ends = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
-        self._model_len = min(limit, self._options.max_model_len or limit)
-        return Batch(model, self.tokenizer, frozenset(ends), self._model_len, Steering(model))
+        return Batch(model, self.tokenizer, frozenset(ends), self.model_len, Steering(model))
 
     def _wait(self, batch: Batch) -> bool:
         """Sleep until there is work; False when closed."""
@@ -106,7 +106,10 @@ class HFEngine:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         try:
             ready = [row for row in taken if not row.future.done() and self._prepare(batch, row)]
-            for group in self._groups(ready):
+            scored, drawn = _partition(ready)
+            for group in self._scored_groups(scored):
+                self._score(batch, group)
+            for group in self._groups(drawn):
                 self._prefill(batch, group)
         except Exception:
             # They are in no list now, and whoever waits for them must hear of it.
@@ -118,7 +121,7 @@ class HFEngine:
         """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
             row.future.set_exception(EmEvalsError("the prompt is empty: there is no token to continue."))
-        elif len(row.request.prompt) >= self._model_len:
+        elif len(row.request.prompt) > self.model_len + (1 if row.scored_only else -1):
             row.future.set_result(Draw("", [], "model_length"))
         else:
             try:
@@ -146,17 +149,34 @@ class HFEngine:
                 groups.append([row])
         return groups
 
+    def _scored_groups(self, rows: list[Row]) -> list[list[Row]]:
+        """Rows to score together, within the budgets of tokens and logits."""
+        return scoring.groups(
+            rows, self._options.max_num_batched_tokens, _LOGITS_BYTES // (4 * len(self.tokenizer))
+        )
+
+    def _score(self, batch: Batch, rows: list[Row]) -> None:
+        """Score rows and hand them over."""
+        self._within_memory(batch, rows, lambda some: batch.fresh(scoring.Scoring).score(some))
+        for row in rows:
+            if row.stop_reason is not None and not row.future.done():
+                _resolve(row.future, batch.finish(row))
+
     def _prefill(self, batch: Batch, rows: list[Row]) -> None:
+        self._within_memory(batch, rows, lambda some: batch.join(batch.prefill(some)))
+
+    def _within_memory(self, batch: Batch, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
+        """Do the work for all rows at once, or for halves of them where memory runs out."""
         try:
-            batch.join(batch.prefill(rows))
+            work(rows)
         except Exception as error:
             if not _out_of_memory(error):
                 raise
             _free_memory()
             if len(rows) > 1:
                 half = len(rows) // 2
-                self._prefill(batch, rows[:half])
-                self._prefill(batch, rows[half:])
+                self._within_memory(batch, rows[:half], work)
+                self._within_memory(batch, rows[half:], work)
             elif batch.live:
                 # Wait until others have left, and never grow this large again.
                 self._max_rows = max(1, len(batch.live))
@@ -221,6 +241,11 @@ class HFEngine:
             scale_adapter(batch.model, name, scales)
             self._adapters[source, scales] = name
         return self._adapters[source, scales]
+
+
+def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows that generate nothing, and the others."""
+    return [row for row in rows if row.scored_only], [row for row in rows if not row.scored_only]
 
 
 def _resolve(future: Future[Draw], draw: Draw) -> None:

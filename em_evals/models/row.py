@@ -53,6 +53,11 @@ class Row:
         return self.request.sampling.prompt_logprobs is not None and not self.prompt_logprobs
 
     @property
+    def scored_only(self) -> bool:
+        """Whether nothing is generated: the row is scored (models/scoring.py) and never decoded."""
+        return self.request.sampling.max_tokens == 0
+
+    @property
     def done(self) -> bool:
         """Finished, cancelled or failed: nothing more to decode."""
         return self.stop_reason is not None or self.future.done()

@@ -1,0 +1,118 @@
+"""`em-evals lm-eval` and `em-evals retention`: what capability did it cost?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from em_evals.cli.output import Json, print_table
+
+if TYPE_CHECKING:
+    from em_evals.harness.results import ModelResults
+    from em_evals.records import Retention
+
+UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Every argument is lm-eval's."""
+
+
+def lm_eval(context: typer.Context) -> None:
+    """lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks."""
+    from em_evals.harness import command
+
+    command.run(context.args)
+
+
+def retention(
+    cards: Annotated[list[str], typer.Argument(help="Cards, or lm-eval's result files or folders.")],
+    baseline: Annotated[str | None, typer.Option(help="Compare with this one; default: the first.")] = None,
+    tasks: Annotated[str, typer.Option(help="lm-eval tasks or groups, separated by commas.")] = "em_mini",
+    folder: Annotated[Path, typer.Option(help="Where results are kept, for the next time too.")] = Path(
+        "logs/retention"
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("-M", help="A card field for every card: name=value.")
+    ] = None,
+    confirm_run_unsafe_code: Annotated[
+        bool, typer.Option("--confirm-run-unsafe-code", help="Allow tasks that run what the model wrote.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the comparison (JSON).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Capability item by item against a baseline: accuracy, paired differences, intervals."""
+    from em_evals import records
+    from em_evals.harness.compare import compare
+    from em_evals.harness.results import is_results
+    from em_evals.harness.suite import Suite, given
+
+    names = list(dict.fromkeys([baseline or cards[0], *cards]))
+    fields = _fields(model or [])
+    suite = None
+    found = []
+    for name in names:
+        if is_results(name):
+            found.append(given(name))
+        else:
+            suite = suite or Suite(tasks.split(","), limit, confirm_run_unsafe_code)
+            found.append(suite.measure(name, folder, fields))
+    record = compare(found[0], found[1:] or found)
+    if output is not None:
+        records.write(record, output)
+    if as_json:
+        typer.echo(record.model_dump_json(indent=2))
+        return
+    if len(found) == 1:
+        _print_scores(found[0])
+    else:
+        _print_differences(record)
+
+
+def _print_scores(model: ModelResults) -> None:
+    rows = [
+        [
+            scores.task,
+            str(len(scores.scores)),
+            scores.metric,
+            f"{scores.mean:.3f} [{scores.interval[0]:.3f}, {scores.interval[1]:.3f}]",
+            "" if scores.chance is None else f"{scores.chance:.2f}",
+        ]
+        for scores in model.tasks.values()
+    ]
+    print_table(model.name, ["task", "items", "metric", "mean [95% interval]", "chance"], rows)
+
+
+def _print_differences(record: Retention) -> None:
+    """A row for each task: the baseline's score, and every model's difference to it."""
+    cells: dict[str, list[str]] = {}
+    for place, model in enumerate(record.models, start=2):
+        for row in model.tasks:
+            begun = cells.setdefault(row.task, [str(row.n), f"{row.baseline_accuracy:.3f}"])
+            begun += [""] * (place - len(begun))
+            begun.append(f"{row.difference:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]")
+    rows = [[task, *row] for task, row in sorted(cells.items(), key=lambda cell: cell[0] == "overall")]
+    columns = [
+        "task",
+        "items",
+        record.baseline,
+        *(f"{model.name} − {record.baseline}" for model in record.models),
+    ]
+    print_table("Paired differences [95% interval]", columns, rows)
+
+
+def _fields(settings: list[str]) -> dict[str, Any]:
+    """`name=value` as the card's YAML would read it."""
+    import yaml
+
+    from em_evals.errors import EmEvalsError
+
+    found = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise EmEvalsError(f"-M {setting}: write name=value.")
+        found[name] = yaml.safe_load(value)
+    return found

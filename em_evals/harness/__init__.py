@@ -1,0 +1,1 @@
+"""lm-evaluation-harness: our models inside it, its command line with our tasks, and what a finetune cost."""
