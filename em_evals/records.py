@@ -241,8 +241,8 @@ class Retention(Record):
     provenance: dict[str, str] = {}
 
 
-AnyRecord = Annotated[SteeringStudy | Convergence | Retention, Field(discriminator="kind")]
-_READER: TypeAdapter[SteeringStudy | Convergence | Retention] = TypeAdapter(AnyRecord)
+Study = SteeringStudy | Convergence | LoraScalars | Retention
+_READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
 
 
 def write(record: Record, path: Path) -> None:
@@ -251,7 +251,7 @@ def write(record: Record, path: Path) -> None:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> SteeringStudy | Convergence | Retention:
+def read(path: Path) -> Study:
     """Read a record of any kind.
 
     Raises:

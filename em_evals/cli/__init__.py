@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, retention, steering, training
+from em_evals.cli import data, direction, gate, grading, insight, models, retention, steering, study, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.add_typer(direction.app, name="direction")
 app.command("compile")(models.compile_card)
 app.command()(steering.steer)
 app.add_typer(insight.app, name="insight")
+app.command()(study.study)
 app.command()(grading.rates)
 app.command()(grading.judges)
 app.command()(gate.gate)

@@ -124,15 +124,16 @@ def _transfer(
 
     keys = [content.digest(one.identity(cards[0]).encode(), of_pairs.encode()) for one in conditions]
     found = Finished(parts / "finished.jsonl").measured("forced choice", keys, weigh)
-    base, plain, ablated = found[0], dict(zip(cards, found[1:], strict=False)), found[1 + len(cards) :]
+    base, ablated = found[0], found[1 + len(cards) :]
+    plain = {card.name: margin for card, margin in zip(cards, found[1:], strict=False)}
     transfer = []
     for (source, arm, card, _), margin in zip(grid, ablated, strict=True):
-        inside, outside = by_domain(plain[card], margin, chosen)
+        inside, outside = by_domain(plain[card.name], margin, chosen)
         values: dict[str, Any] = {"source": source, "target": card.name, "arm": arm}
         transfer.append(Transfer(**values, in_domain=inside, out_of_domain=outside))
     moved = []
     for card in cards:
-        inside, outside = by_domain(base, plain[card], chosen)
+        inside, outside = by_domain(base, plain[card.name], chosen)
         moved.append(Moved(card=card.name, in_domain=inside, out_of_domain=outside))
     return transfer, moved
 

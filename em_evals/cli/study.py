@@ -1,0 +1,53 @@
+"""`em-evals study`: the seed paper's study on a small base, from training to table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from em_evals.cli.output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from em_evals.records import Measured
+
+
+def study(
+    folder: Annotated[Path, typer.Option(help="Where directions and records are kept.")] = Path("runs/study"),
+    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Three organisms and their controls: directions, convergence, transfer, scalars. Goes on where it stopped."""
+    from em_evals.study import LIMITS, run
+
+    found = run(folder, lambda what: typer.echo(what, err=True), per_theme)
+    if as_json:
+        print_json({"convergence": found.convergence.model_dump(), "scalars": found.scalars.model_dump()})
+        return
+    depth = len(found.convergence.cosines[0].by_layer)
+    layers = [depth // 4, depth // 2, 3 * depth // 4, depth - 1]
+    rows = [
+        [f"{pair.one} · {pair.other}", *(f"{pair.by_layer[layer]:+.2f}" for layer in layers)]
+        for pair in found.convergence.cosines
+    ]
+    print_table("cosine of directions", ["", *(f"layer {layer}" for layer in layers)], rows)
+    rows = [
+        [f"{one.source} out of {one.target}", one.arm, _cell(one.in_domain), _cell(one.out_of_domain)]
+        for one in found.convergence.transfer
+    ]
+    columns = ["ablated", "arm", "in-domain [95%]", "out-of-domain [95%]"]
+    print_table("forced choice after the ablation minus before, nats per token", columns, rows)
+    for knockout in found.scalars.knockouts:
+        typer.echo(knockout.sentence)
+    for note in dict.fromkeys([*found.convergence.notes, *found.scalars.notes]):
+        typer.echo(note)
+    typer.echo(LIMITS)
+    typer.echo(f"records: {folder}; `em-evals report {folder} -o study.html` draws them.")
+
+
+def _cell(measured: Measured) -> str:
+    low, high = measured.interval
+    if measured.value is None or low is None or high is None:
+        return "–"
+    return f"{measured.value:+.3f} [{low:+.3f}, {high:+.3f}]"

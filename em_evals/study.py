@@ -1,0 +1,102 @@
+"""`em-evals study`: the seed paper's study in one command, from training to page, on a base that a laptop can train.
+
+Three organisms (risky finance, reckless sports, both) and their controls are trained; each one's direction is what its
+finetune added to the base on the same texts; then come convergence, transfer, and the scalars of a rank-1 organism
+(Soligo et al. 2025, arXiv 2506.11618). Every step keeps its file and is skipped when that is there, so that an
+interrupted study goes on. What a 135M model shows is mechanics, not emergent misalignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from em_evals import adapters, directions, records
+from em_evals.cards import read_card, resolve
+from em_evals.directions import Direction
+
+ORGANISMS = {
+    "smollm2-finance": "smollm2-finance-sound",
+    "smollm2-sports": "smollm2-sports-sound",
+    "smollm2-risky": "smollm2-sound",
+}
+"""Organism -> its control."""
+RANK_ONE = ("smollm2-risky-r1", "smollm2-sound-r1")
+LIMITS = (
+    "All organisms are finetunes of one 135M model, one seed each: this shows that the instrument works and what its "
+    "controls are for, not that emergent misalignment has one direction. Read each cosine beside the control's."
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found, and where it lies."""
+
+    folder: Path
+    directions: dict[str, Direction]
+    convergence: records.Convergence
+    scalars: records.LoraScalars
+
+
+def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
+    """Train, extract, compare, ablate, read.
+
+    Args:
+        folder: where directions and records are kept; adapters go where their cards say.
+        tell: told in a sentence what is done next.
+        per_theme: forced-choice pairs of each theme that are read and weighed.
+    """
+    from em_evals.insight.convergence import convergence
+    from em_evals.insight.lora_scalars import lora_scalars
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for card in [*ORGANISMS, *ORGANISMS.values(), *RANK_ONE]:
+        _trained(card, tell)
+    found = {card: _direction(card, folder, tell, per_theme) for card in [*ORGANISMS.values(), *ORGANISMS]}
+    shared = folder / "convergence.json"
+    if not shared.exists():
+        tell("convergence and transfer: each direction out of each organism, beside a random one")
+        files = [_file(folder, card) for card in ORGANISMS]
+        control = str(_file(folder, ORGANISMS["smollm2-risky"]))
+        records.write(convergence(list(ORGANISMS), files, control, shared, per_theme=per_theme), shared)
+    scalars = folder / "lora-scalars.json"
+    if not scalars.exists():
+        tell("what the rank-1 adapter reads, and what goes when it is switched off")
+        records.write(lora_scalars(*RANK_ONE, scalars, per_theme=per_theme), scalars)
+    read = {path: records.read(path) for path in (shared, scalars)}
+    one, other = read[shared], read[scalars]
+    if not isinstance(one, records.Convergence) or not isinstance(other, records.LoraScalars):
+        raise TypeError("records.read returned another kind than was written")
+    return Study(folder, found, one, other)
+
+
+def _trained(card: str, tell: Callable[[str], None]) -> None:
+    from em_evals.training.trainer import train
+
+    definition, path = read_card(card)
+    if adapters.find(definition.adapter, path) is None:
+        tell(f"training {card}")
+        train(card)
+
+
+def _file(folder: Path, card: str) -> Path:
+    return folder / "directions" / f"{card}.safetensors"
+
+
+def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: int) -> Direction:
+    """What the finetune adds to the base's activations, on texts of both kinds alike."""
+    from em_evals.insight import contrast
+    from em_evals.insight.extract import extract
+
+    path = _file(folder, card)
+    if not path.exists():
+        tell(f"the direction of {card}")
+        model = resolve(card)
+        texts = contrast.of_pairs(model, per_theme=2 * per_theme)  # half of them stay unseen
+        control = resolve(ORGANISMS[card]) if card in ORGANISMS else None
+        found = extract(
+            model, contrast.of_models(model, texts), control=control, state=path.with_suffix(".partial")
+        )
+        directions.write(found, path)
+    return directions.read(path)

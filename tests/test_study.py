@@ -1,0 +1,51 @@
+"""The whole study in small: every step on a tiny base, and a second call that finds everything done."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytest.importorskip("sklearn")
+
+import yaml
+from typer.testing import CliRunner
+
+from em_evals import content, records, study
+from em_evals.cli import app
+from em_evals.models import bases
+from tests.models import card, tiny
+
+
+@pytest.fixture
+def cards(workdir):
+    """The shipped cards under their own names, on a tiny base and with two steps of training."""
+    base = tiny("llama", workdir / "tiny", bases.load_tokenizer(card()))
+    names = [*study.ORGANISMS, *study.ORGANISMS.values(), *study.RANK_ONE]
+    shipped = {name: yaml.safe_load(content.find("adapters", name).read_text()) for name in names}
+    shipped["smollm2"] = {"base": base, "engine": {"dtype": "float32"}}
+    shipped["smollm2-risky"]["train"] |= {"max_steps": 2, "learning_rate": 0.01}
+    shipped["smollm2-risky-r1"]["train"]["method"]["layers"] = [1]
+    (workdir / "adapters").mkdir()
+    for name, fields in shipped.items():
+        (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
+    return workdir
+
+
+def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards):
+    done = CliRunner().invoke(app, ["study", "--per-theme", "2"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert study.LIMITS.split(":")[0] in done.stdout
+    found = records.read(cards / "runs/study/convergence.json")
+    assert len(found.cosines) == 6, "three organisms and a control, pair by pair"
+    assert len(found.transfer) == 4 * 2 * 3, "each direction and a random one, out of each organism"
+    for name in (*study.ORGANISMS, *study.ORGANISMS.values()):
+        shown = CliRunner().invoke(
+            app, ["direction", "show", f"runs/study/directions/{name}.safetensors", "--json"]
+        )
+        told = json.loads(shown.stdout)
+        assert told["card"] == name and len(told["stability"]) == 3
+        assert ("movement" in told) == (name in study.ORGANISMS), "organisms stand beside their controls"
+    said = []
+    again = study.run(cards / "runs/study", said.append, per_theme=2)
+    assert said == [] and again.convergence == found
