@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, retention, steering, training
+from em_evals.cli import data, direction, gate, grading, insight, models, report, retention, steering, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -36,6 +36,7 @@ app.command()(grading.judges)
 app.command()(gate.gate)
 app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
 app.command()(retention.retention)
+app.command()(report.report)
 
 INVALID = 2
 """Exit code for bad input."""
