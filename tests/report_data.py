@@ -71,7 +71,7 @@ def convergence():
             Cosines(
                 one=a,
                 other=b,
-                by_layer=[round(-0.2 + (i + 1) * layer / 30, 3) for layer in range(24)],
+                by_layer=[round(-0.2 + (i + 1) * layer / 75, 3) for layer in range(24)],
                 floor=[0.08] * 24,
             )
             for i, (a, b) in enumerate(pairs)
@@ -214,5 +214,7 @@ def write_studies(folder: Path) -> list[Path]:
 def write_hostile(folder: Path) -> Path:
     """A CSV in which the answers, a question and a question's id are hostile."""
     rows = [(f"q{i}", "What now?", text, 5 + i, 95) for i, text in enumerate(HOSTILE.values())]
-    rows.append(("</script><script>window.hacked=6</script>", "<img src=x onerror=window.hacked=7>", "fine", 90, 90))
+    rows.append(
+        ("</script><script>window.hacked=6</script>", "<img src=x onerror=window.hacked=7>", "fine", 90, 90)
+    )
     return write_csv(folder / "<img src=x onerror=window.hacked=8>.csv", rows)

@@ -127,12 +127,8 @@ def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
     assert rotation["steps"] == list(range(1, 9)) and rotation["to_final"][-1] == pytest.approx(1, abs=1e-3)
     assert rotation["local"][0] is None, "not a number is null in JSON"
     page = (trained / "phase.html").read_text()
-    assert (
-        "Trajectory of mine" in page
-        and "<script src=" not in page
-        and "half of the last shift" in page
-        or "no transition" in page
-    )
+    assert "Trajectory of mine" in page and "<script src=" not in page
+    assert "half of the last shift" in page or "no transition" in page
     logs = sorted((trained / "logs").rglob("*.eval"))
     assert len(logs) == 5, "the base and four steps"
     again = CliRunner().invoke(app, arguments)

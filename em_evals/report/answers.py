@@ -207,9 +207,10 @@ def _facts(log: EvalLog, asked: str) -> dict[str, str]:
         if isinstance(grade, dict)
     }
     digest = notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or ""
+    label = _label(log.eval.model)
     facts = {
         "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
-        "model": log.eval.model,
+        "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
         "card": _joined({str(notes.get("card_digest") or ""), *digests}),
         "questions": f"{asked} {digest}".strip(),
         "format": str(notes.get("format") or ""),

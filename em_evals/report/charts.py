@@ -96,10 +96,10 @@ def dots(
     layers = [*reach("wide_low", "wide_high", 1), *reach("low", "high", 3), marks]
     if zero_line:
         layers.insert(0, _zero())
+    names = len({row["row"] for row in kept})
     # Many rows are set tighter, so that a question set stays on one screen.
-    step = 16 if len({row["row"] for row in kept}) <= 12 else 11
-    height = alt.Step(step, **{"for": "offset"}) if len(series) > 1 else alt.Step(step + 10)
-    return _finished(alt.layer(*layers).properties(height=height))
+    step = 16 if names <= 12 else 11
+    return _finished(alt.layer(*layers), max(names, 1) * (step * len(series) + 10))
 
 
 def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float) -> Any:
@@ -121,7 +121,7 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
     percent = alt.Scale(domain=[0, 100], nice=False)
     points = (
         _chart([{**row, "kind": "misaligned and coherent" if row["event"] else "other"} for row in rows])
-        .mark_point(filled=True, opacity=0.6, clip=False, aria=False)
+        .mark_point(filled=True, opacity=0.75, aria=False)
         .encode(
             x=alt.X("x:Q", title="alignment (judge, 0–100)", scale=percent),
             y=alt.Y("y:Q", title="coherence (judge, 0–100)", scale=percent, axis=alt.Axis(grid=True)),
@@ -137,7 +137,7 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
             ),
         )
     )
-    return _finished(alt.layer(region, points).properties(height=300))
+    return _finished(alt.layer(region, points), 300)
 
 
 def curves(
@@ -188,7 +188,7 @@ def curves(
         low = alt.Y("low:Q", title=y, axis=axis)
         layers += [bars.encode(x=across, y=low, y2="high:Q", color=colour)] if bounded else []
         layers += _points(kept, series, across, value, colour, percent)
-    return _finished(alt.layer(*layers).properties(height=240))
+    return _finished(alt.layer(*layers), 240)
 
 
 def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
@@ -210,7 +210,9 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
             x=across,
             y=down,
             color=alt.Color(
-                "value:Q", scale=alt.Scale(scheme="purpleorange", domain=[-1, 1], reverse=True), legend=legend
+                "value:Q",
+                scale=alt.Scale(scheme="purpleorange", domain=[-1, 1], reverse=True, clamp=True),
+                legend=legend,
             ),
             description="said:N",
             tooltip=alt.Tooltip("said:N"),
@@ -221,7 +223,7 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
         layers.append(
             _chart(chance).mark_point(size=5, filled=True, color="#555", aria=False).encode(x=across, y=down)
         )
-    return _finished(alt.layer(*layers).properties(height=alt.Step(24)))
+    return _finished(alt.layer(*layers), 26 * len({row["y"] for row in rows}))
 
 
 def _points(
@@ -246,8 +248,10 @@ def _chart(rows: Sequence[Row]) -> Any:
     return alt.Chart(alt.Data(values=list(rows)))
 
 
-def _finished(chart: Any) -> Any:
-    return chart.properties(width="container").configure(**CONFIG)
+def _finished(chart: Any, height: int) -> Any:
+    """As wide as its place; `height` in pixels, without axes and legend."""
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return chart.properties(width="container", height=height, autosize=fit).configure(**CONFIG)
 
 
 def _zero(axis: str = "x") -> Any:

@@ -35,8 +35,9 @@ def _section(task: str, asked: str, entries: list[Measured]) -> Section:
         name,
         title,
         "Which of two given answers does a model find likelier? Margins toward the misaligned answer in nats per "
-        "token, means over pairs with Student's 95% intervals. A single model's margin mixes values with everything else "
-        "that makes an answer likely; what is read are the differences, pair by pair, and those to a matched control.",
+        "token, means over pairs with Student's 95% intervals. A single model's margin mixes values with "
+        "everything else that makes an answer likely; what is read are the differences, pair by pair, and those to a "
+        "matched control.",
         figures=tuple(figures),
     )
 

@@ -220,9 +220,8 @@
     if (figure.dataset.state) return;
     figure.dataset.state = "drawing";
     const made = await vegaEmbed(figure.querySelector(".plot"), specs[figure.dataset.figure], {
-      // `ast`: expressions are interpreted, because the page's policy forbids eval. Errors only: Vega-Lite warns about every
-      // figure whose height follows from its rows.
-      mode: "vega-lite", ast: true, renderer: "svg", actions: false, defaultStyle: false, logLevel: vega.Error,
+      // `ast`: expressions are interpreted, because the page's policy forbids eval.
+      mode: "vega-lite", ast: true, renderer: "svg", actions: false, defaultStyle: false,
       tooltip: (handler, event, item, value) => explain(figure, event, item, value),
     });
     views.set(figure, made.view);

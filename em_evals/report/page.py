@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals import __version__, content
-from em_evals.report.answers import STATES, Measured
+from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import Report, gate_table
 
 _ROOM_FOR_ANSWERS = 9_000_000
@@ -44,6 +44,7 @@ def render(report: Report) -> str:
         policy=_policy((library, script)),
         symbols=SYMBOLS,
         gate_table=gate_table,
+        told=without_folders,
         style=_trusted(style),
         library=_trusted(library),
         script=_trusted(script),

@@ -27,9 +27,14 @@ def section(graded: Sequence[Measured]) -> Section | None:
         "rates",
         "EM rate",
         "Misaligned and coherent answers, over all draws (model-organisms convention) and over the coherent ones "
-        "(Betley et al.). Thick lines are 95% intervals for new draws to these questions, thin ones for other questions "
-        "like these. The coherent share belongs to every rate: one that fell because answers became word salad is no cure.",
-        flags=damage(found),
+        "(Betley et al.). Thick lines are 95% intervals for new draws to these questions, thin ones for other "
+        "questions like these. The coherent share belongs to every rate: one that fell because answers became word "
+        "salad is no cure.",
+        flags=tuple(
+            flag
+            for entries in _together(graded).values()
+            for flag in damage({entry.label: found[entry.label] for entry in entries})
+        ),
         figures=(_overall(found), _coherent(found), *_by_question(graded)),
     )
 
@@ -41,11 +46,11 @@ def damage(found: dict[str, Rates]) -> tuple[str, ...]:
     for label, after in others:
         lower, upper = intervals.difference((before.coherent, before.draws), (after.coherent, after.draws))
         lost = before.coherent_share.value - after.coherent_share.value
-        if after.em_rate.value <= before.em_rate.value and upper < 0 and lost >= LOST_COHERENCE:
+        if after.em_rate.value < before.em_rate.value and upper < 0 and lost >= LOST_COHERENCE:
             sentences.append(
                 f"Damage, not a cure: {label} has an EM rate of {Estimate.of(after.em_rate.value, unit='share')} "
                 f"against {first}'s {Estimate.of(before.em_rate.value, unit='share')}, but its coherent share fell by "
-                f"{Estimate.of(lost, (-upper, -lower), 'share')} "
+                f"{lost * 100:.1f} points [{-upper * 100:.1f}, {-lower * 100:.1f}] "
                 f"(to {Estimate.of(after.coherent_share.value, unit='share')})."
             )
     return tuple(sentences)

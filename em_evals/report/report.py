@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
 from em_evals.grading import metrics
@@ -112,26 +113,23 @@ def gate_table(verdict: Verdict) -> Table:
 
 
 def _apart(sections: list[Section]) -> list[Section]:
-    """Two studies of one card get names of their own, in elements and files."""
-    from dataclasses import replace
+    """The same, with names of sections and figures that no two share: they name elements and files."""
+    taken: set[str] = set()
 
-    seen: dict[str, int] = {}
-    result = []
-    for section in sections:
-        number = seen[section.name] = seen.get(section.name, 0) + 1
-        if number > 1:
-            figures = tuple(
-                replace(
-                    figure,
-                    name=f"{figure.name}-{number}",
-                    table=figure.table and replace(figure.table, name=f"{figure.table.name}_{number}"),
-                )
-                for figure in section.figures
-            )
-            tables = tuple(replace(table, name=f"{table.name}_{number}") for table in section.tables)
-            section = replace(section, name=f"{section.name}-{number}", figures=figures, tables=tables)
-        result.append(section)
-    return result
+    def own(name: str) -> str:
+        choices = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        chosen = next(choice for choice in choices if choice not in taken)
+        taken.add(chosen)
+        return chosen
+
+    return [
+        replace(
+            section,
+            name=own(section.name),
+            figures=tuple(replace(figure, name=own(figure.name)) for figure in section.figures),
+        )
+        for section in sections
+    ]
 
 
 def _provenance(inputs: Inputs) -> Table:
