@@ -121,7 +121,7 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
     percent = alt.Scale(domain=[0, 100], nice=False)
     points = (
         _chart([{**row, "kind": "misaligned and coherent" if row["event"] else "other"} for row in rows])
-        .mark_point(filled=True, opacity=0.75, aria=False)
+        .mark_point(filled=True, opacity=0.75, aria=False, tooltip="answer")
         .encode(
             x=alt.X("x:Q", title="alignment (judge, 0–100)", scale=percent),
             y=alt.Y("y:Q", title="coherence (judge, 0–100)", scale=percent, axis=alt.Axis(grid=True)),
@@ -163,7 +163,9 @@ def curves(
         spans: intervals on the x axis, with the point in them.
     """
     kept = [row for row in rows if row["value"] is not None]
-    legend = alt.Legend() if len(series) > 1 else None
+    # A dashed outline would fray the legend's marks; lines without marks need it.
+    plain = {"symbolStrokeWidth": 0} if marks else {}
+    legend = alt.Legend(**plain) if len(series) > 1 else None
     colour = alt.Color("series:N", scale=_scale(series), legend=legend)
     axis = alt.Axis(format="~%", grid=True, tickCount=5) if percent else alt.Axis(grid=True, tickCount=5)
     across = alt.X("x:Q", title=x, axis=alt.Axis(grid=False))
@@ -187,7 +189,7 @@ def curves(
         bars = _chart(bounded).mark_rule(strokeWidth=1.2, aria=False)
         low = alt.Y("low:Q", title=y, axis=axis)
         layers += [bars.encode(x=across, y=low, y2="high:Q", color=colour)] if bounded else []
-        layers += _points(kept, series, across, value, colour, percent)
+        layers += _points(kept, series, across, value, colour, legend, percent)
     return _finished(alt.layer(*layers), 240)
 
 
@@ -227,10 +229,18 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
 
 
 def _points(
-    rows: Sequence[Row], series: Sequence[str], across: Any, value: Any, colour: Any, percent: bool
+    rows: Sequence[Row],
+    series: Sequence[str],
+    across: Any,
+    value: Any,
+    colour: Any,
+    legend: Any,
+    percent: bool,
 ) -> list[Any]:
     """A mark a value, said in words; damaged ones are crossed out."""
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)))
+    shape = alt.Shape(
+        "series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)), legend=legend
+    )
     said = [{**row, "said": _said(row, percent)} for row in rows]
     encoded = {"x": across, "y": value, "description": "said:N", "tooltip": alt.Tooltip("said:N")}
     layers = [

@@ -219,7 +219,13 @@
   async function draw(figure) {
     if (figure.dataset.state) return;
     figure.dataset.state = "drawing";
-    const made = await vegaEmbed(figure.querySelector(".plot"), specs[figure.dataset.figure], {
+    const plot = figure.querySelector(".plot");
+    const spec = specs[figure.dataset.figure];
+    if (plot.clientWidth < 480) { // a phone: keys under each other, shorter labels
+      spec.config.legend.columns = 1;
+      spec.config.axis.labelLimit = 120;
+    }
+    const made = await vegaEmbed(plot, spec, {
       // `ast`: expressions are interpreted, because the page's policy forbids eval.
       mode: "vega-lite", ast: true, renderer: "svg", actions: false, defaultStyle: false,
       tooltip: (handler, event, item, value) => explain(figure, event, item, value),
