@@ -8,11 +8,18 @@ from pathlib import Path
 
 from em_evals import records
 from em_evals.records import (
+    AblationPoint,
+    AdapterScalars,
     Convergence,
     Cosines,
+    Knockout,
+    LoraScalars,
     Measured,
+    Probe,
     RetainedModel,
     Retention,
+    ScalarGroup,
+    SteeringContrast,
     SteeringPoint,
     SteeringStudy,
     TaskDifference,
@@ -58,6 +65,25 @@ def steering():
         coherence_is="the base's loss on the answers, nats per token",
         chosen_layer=14,
         points=points,
+        ablations=[
+            AblationPoint(
+                arm=arm,
+                how="zero reference",
+                in_domain=measured(-0.1),
+                out_of_domain=measured(-0.05),
+                coherence=measured(0.3),
+                repetition=measured(0.1, 0.01),
+                damaged=arm == "direction",
+            )
+            for arm in ("direction", "random")
+        ],
+        contrasts=[
+            SteeringContrast(
+                against="control", how="scale 4", in_domain=measured(0.1), out_of_domain=measured(0.06)
+            )
+        ],
+        damage_rule="coherence rose by more than 1 nat per token.",
+        notes=["2 pairs that a direction was found on are left out."],
         provenance={"em-evals": "0.1.0", "seed": "0", "logs": "/home/somebody/secret/logs/x"},
     )
 
@@ -82,6 +108,35 @@ def convergence():
             )
             for a, b in pairs
             for arm, size in (("direction", 0.15), ("random", 0.01))
+        ],
+    )
+
+
+def scalars():
+    group = ScalarGroup(
+        narrow=True, aligned=False, answers=40, tokens=900, mean=1.0, sd=0.2, percentiles=(0.7, 1.0, 1.3)
+    )
+    module = "model.layers.12.mlp.down_proj"
+    return LoraScalars(
+        card="organism",
+        digest="0123456789abcdef",
+        control="control",
+        adapters=[
+            AdapterScalars(module=module, layer=12, groups=[group], constancy=0.96, against_control=0.2)
+        ],
+        probes=[
+            Probe(model="organism", tells="misaligned from aligned", adapters="all", auroc=measured(0.7))
+        ],
+        knockouts=[
+            Knockout(
+                model="organism",
+                layer=12,
+                modules=[module],
+                narrow=measured(-0.2),
+                general=measured(-0.03),
+                serves="narrow",
+                sentence="block 12 serves the narrow domain.",
+            )
         ],
     )
 
@@ -203,12 +258,14 @@ def write_csv(path: Path, rows) -> Path:
 
 def write_studies(folder: Path) -> list[Path]:
     """Every kind of JSON that a report reads."""
-    made = {"steer": steering(), "convergence": convergence(), "retention": retention()}
+    made = {"steer": steering(), "convergence": convergence(), "retention": retention(), "scalars": scalars()}
     for name, record in made.items():
         records.write(record, folder / f"{name}.json")
     for name, document in {"gate": verdict(), "phase": trajectory()}.items():
         (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
-    return [folder / f"{name}.json" for name in ("gate", "steer", "convergence", "retention", "phase")]
+    return [
+        folder / f"{name}.json" for name in ("gate", "steer", "convergence", "retention", "scalars", "phase")
+    ]
 
 
 def write_hostile(folder: Path) -> Path:

@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, report, retention, steering, training
+from em_evals.cli import (
+    data,
+    direction,
+    gate,
+    grading,
+    insight,
+    models,
+    report,
+    retention,
+    steering,
+    training,
+)
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]

@@ -193,14 +193,15 @@ def curves(
     return _finished(alt.layer(*layers), 240)
 
 
-def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
-    """Cells of a signed value in [-1, 1]; cells that chance explains carry a dot.
+def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0) -> Any:
+    """Cells of a signed value; those that mean nothing carry their `sign`.
 
     Args:
-        rows: dicts with x, y, value, `chance` (bool) and `said`.
+        rows: dicts with x, y, value, sign (empty, or a character) and `said`.
         x: the x axis' title.
-        y: the y axis' title, None for none.
+        y: the y axis' title, empty for none.
         value: what the colour means.
+        reach: colours go from -reach to reach.
     """
     across = alt.X("x:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True))
     down = alt.Y("y:N", title=y or None, sort=None)
@@ -213,7 +214,7 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
             y=down,
             color=alt.Color(
                 "value:Q",
-                scale=alt.Scale(scheme="purpleorange", domain=[-1, 1], reverse=True, clamp=True),
+                scale=alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True, clamp=True),
                 legend=legend,
             ),
             description="said:N",
@@ -221,10 +222,9 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str) -> Any:
         )
     )
     layers = [cells]
-    if chance := [row for row in rows if row["chance"]]:
-        layers.append(
-            _chart(chance).mark_point(size=5, filled=True, color="#555", aria=False).encode(x=across, y=down)
-        )
+    if signed := [row for row in rows if row["sign"]]:
+        signs = _chart(signed).mark_text(fontSize=11, color="#333", aria=False)
+        layers.append(signs.encode(x=across, y=down, text="sign:N"))
     return _finished(alt.layer(*layers), 26 * len({row["y"] for row in rows}))
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from em_evals import content, records
 from em_evals.errors import EmEvalsError
-from em_evals.records import Convergence, Retention, SteeringStudy
+from em_evals.records import Convergence, LoraScalars, Retention, SteeringStudy
 from em_evals.report import answers
 from em_evals.report.answers import Measured
 from em_evals.report.documents import Trajectory, Verdict
@@ -30,6 +30,7 @@ class Inputs:
     steering: list[SteeringStudy] = field(default_factory=list)
     convergence: list[Convergence] = field(default_factory=list)
     retention: list[Retention] = field(default_factory=list)
+    scalars: list[LoraScalars] = field(default_factory=list)
     trajectories: list[Trajectory] = field(default_factory=list)
     files: list[dict[str, str]] = field(default_factory=list)
     """One row of the provenance table for each file that is no log."""
@@ -92,6 +93,7 @@ def _add(inputs: Inputs, path: Path) -> None:
             "steer": inputs.steering,
             "convergence": inputs.convergence,
             "retention": inputs.retention,
+            "lora-scalars": inputs.scalars,
         }
         kept[record.kind].append(record)
         _note(inputs, path, record.kind, {**record.provenance, "digest": str(getattr(record, "digest", ""))})

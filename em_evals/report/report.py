@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
 from em_evals.grading import metrics
-from em_evals.report import choice, rates, studies, trajectory
+from em_evals.report import choice, rates, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
 from em_evals.report.documents import Verdict
 from em_evals.report.inputs import Inputs
@@ -73,8 +73,9 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
         rates.others(sampled),
         *choice.sections(inputs.weighed),
         *(studies.retention(study) for study in inputs.retention),
-        *(studies.steering(study) for study in inputs.steering),
+        *(steering.section(study) for study in inputs.steering),
         *(studies.convergence(study) for study in inputs.convergence),
+        *(studies.scalars(study) for study in inputs.scalars),
         *(trajectory.section(own) for own in inputs.trajectories),
     ]
     sections = _apart([section for section in found if section is not None])

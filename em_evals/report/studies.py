@@ -1,17 +1,14 @@
-"""Records of studies as sections: retention, steering (dose and response), convergence."""
+"""Records of studies as sections: retention, convergence, rank-1 scalars. Steering has a file of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from em_evals.records import Convergence, Measured, Retention, SteeringPoint, SteeringStudy
+from em_evals.records import Convergence, LoraScalars, Measured, Retention
 from em_evals.report import charts
+from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-
-_NATS = "nats per token"
-_ARMS = {"direction": "direction", "random": "random vector", "control": "control's direction"}
 
 
 def retention(study: Retention) -> Section:
@@ -52,51 +49,6 @@ def retention(study: Retention) -> Section:
     )
 
 
-def steering(study: SteeringStudy) -> Section:
-    """Dose and response at the chosen layer, and the whole grid as a table."""
-    name = f"steering-{slug(study.card)}"
-    points = sorted(study.points, key=lambda point: (point.layer, point.arm, point.scale))
-    broken = [point for point in points if point.damaged]
-    parts: tuple[tuple[str, str, Callable[[SteeringPoint], Measured], bool], ...] = (
-        ("in-domain", f"Shift in-domain ({_NATS})", lambda point: point.in_domain, True),
-        ("out-of-domain", f"Shift out-of-domain ({_NATS})", lambda point: point.out_of_domain, True),
-        ("coherence", f"Coherence: {study.coherence_is}", lambda point: point.coherence, False),
-        ("repetition", "Repetition: share of repeated 4-grams", lambda point: point.repetition, False),
-    )
-    chosen = [point for point in points if point.layer == study.chosen_layer]
-    figures = [_dose(name, key, title, chosen, read, zero) for key, title, read, zero in parts]
-    columns = ("layer", "arm", "scale", "in-domain", "out-of-domain", "coherence", "repetition", "answers")
-    rows: list[tuple[Cell, ...]] = [
-        (
-            str(point.layer),
-            _ARMS[point.arm],
-            f"{point.scale:g}",
-            _estimate(point.in_domain, "signed"),
-            _estimate(point.out_of_domain, "signed"),
-            _estimate(point.coherence),
-            _estimate(point.repetition),
-            "fell apart" if point.damaged else "",
-        )
-        for point in points
-    ]
-    flags: tuple[str, ...] = ()
-    if broken:
-        flags = (
-            f"Damage: at {len(broken)} of {len(points)} conditions answers fell apart (✕); whatever else changed there "
-            "is neither a cure nor an effect.",
-        )
-    return Section(
-        name,
-        f"Steering {study.card}: dose and response",
-        f"The direction {study.direction} added at layer {study.chosen_layer}, beside random vectors of the same "
-        "length. Shifts of forced-choice margins from the unsteered model, on questions that chose neither layer nor "
-        "scale; bars are 95% intervals.",
-        flags,
-        tuple(figures),
-        (Table(f"{slug(name)}_grid", "All layers and scales", columns, rows),),
-    )
-
-
 def convergence(study: Convergence) -> Section:
     """Do models' directions agree, and does one's direction move another?"""
     name = f"convergence-{slug('-'.join(study.cards))}"
@@ -110,41 +62,36 @@ def convergence(study: Convergence) -> Section:
         "within what 95% of random pairs reach. Transfer: what ablating one model's direction does to another's forced "
         "choice, beside a random vector.",
         figures=tuple(figures),
+        notes=tuple(study.notes),
     )
 
 
-def _dose(
-    name: str,
-    key: str,
-    title: str,
-    points: Sequence[SteeringPoint],
-    read: Callable[[SteeringPoint], Measured],
-    zero: bool,
-) -> Figure:
-    rows, told = [], []
-    for point in points:
-        estimate = _estimate(read(point), "signed" if zero else "")
-        low, high = estimate.interval or (None, None)
-        arm = _ARMS[point.arm]
-        rows.append(
-            {
-                "x": point.scale,
-                "series": arm,
-                "value": estimate.value,
-                "low": low,
-                "high": high,
-                "damaged": point.damaged,
-            }
-        )
-        told.append((f"{point.scale:g}", arm, read(point).n, estimate, "fell apart" if point.damaged else ""))
-    arms = [arm for arm in _ARMS.values() if any(row["series"] == arm for row in rows)]
-    columns = ("scale", "arm", "n", key, "answers")
-    return Figure(
-        f"{name}-{key}",
-        title,
-        f"{title} over scale for {', '.join(arms)}; {sum(point.damaged for point in points)} points are damaged.",
-        charts.curves(rows, arms, "scale of the added vector", key, zero_line=zero),
-        Table(f"{slug(name)}_{slug(key)}", title, columns, list(told)),
+def scalars(study: LoraScalars) -> Section:
+    """What rank-1 adapters read, and what switching them off does."""
+    name = f"scalars-{slug(study.card)}"
+    knocked = [(f"{row.model}, block {row.layer}", row.narrow, row.general, False) for row in study.knockouts]
+    probes: list[tuple[Cell, ...]] = [
+        (row.model, row.tells, row.adapters, row.auroc.n, estimate_of(row.auroc)) for row in study.probes
+    ]
+    columns = ("module", "layer", "squared mean of mean square", "distance to control")
+    adapters: list[tuple[Cell, ...]] = [
+        (row.module, str(row.layer), Estimate.of(row.constancy), Estimate.of(row.against_control))
+        for row in study.adapters
+    ]
+    tables = [Table(f"{slug(name)}_adapters", "Adapters: 1 is a bias, near 0 a detector", columns, adapters)]
+    if probes:
+        heads = ("model", "tells", "adapters", "answers", "AUROC")
+        tables.append(Table(f"{slug(name)}_probes", "Probes on the answers' mean scalars", heads, probes))
+    return Section(
+        name,
+        f"Rank-1 scalars of {study.card}",
+        "What each rank-1 adapter reads on answers, and forced choice with a block's adapter switched off: margins "
+        "without it minus with it. Their intervals hold for all blocks together (Bonferroni).",
+        figures=conditions(
+            name, "knockouts", f"A block's adapter switched off: change of margins ({NATS})", knocked
+        ),
+        tables=tuple(tables),
+        notes=tuple(study.notes),
     )
 
 
@@ -156,7 +103,7 @@ def _cosines(name: str, study: Convergence) -> Figure:
         for layer, (value, floor) in enumerate(zip(pair.by_layer, pair.floor, strict=False)):
             chance = abs(value) <= floor
             said = f"{label}, layer {layer}: cosine {value:+.2f}" + (" (as random pairs)" if chance else "")
-            rows.append({"x": layer, "y": label, "value": value, "chance": chance, "said": said})
+            rows.append({"x": layer, "y": label, "value": value, "sign": "•" if chance else "", "said": said})
             told.append((label, str(layer), Estimate.of(value, unit="signed"), Estimate.of(floor)))
     return Figure(
         f"{name}-cosines",
@@ -179,24 +126,20 @@ def _transfer(name: str, study: Convergence, domain: str) -> Figure:
     told: list[tuple[Any, ...]] = []
     for row in study.transfer:
         found: Measured = getattr(row, domain)
-        estimate = _estimate(found, "signed")
+        estimate = estimate_of(found, "signed")
         low, high = estimate.interval or (None, None)
         label = f"{row.source} → {row.target}"
         rows.append(
-            {"row": label, "series": _ARMS[row.arm], "value": estimate.value, "low": low, "high": high}
+            {"row": label, "series": ARMS[row.arm], "value": estimate.value, "low": low, "high": high}
         )
-        told.append((label, _ARMS[row.arm], found.n, estimate))
+        told.append((label, ARMS[row.arm], found.n, estimate))
     words = domain.replace("_", "-")
     return Figure(
         f"{name}-{words}",
-        f"Transfer {words} ({_NATS})",
+        f"Transfer {words} ({NATS})",
         f"Change of {words} margins by ablation: " + "; ".join(f"{r[0]}, {r[1]} {r[3]}" for r in told) + ".",
-        charts.dots(rows, [_ARMS[arm] for arm in arms], f"change of margin, {_NATS}", zero_line=True),
+        charts.dots(rows, [ARMS[arm] for arm in arms], f"change of margin, {NATS}", zero_line=True),
         Table(
             f"{slug(name)}_{slug(words)}", f"Transfer {words}", ("ablation", "arm", "pairs", "change"), told
         ),
     )
-
-
-def _estimate(found: Measured, unit: str = "") -> Estimate:
-    return Estimate.of(found.value, found.interval, unit)
