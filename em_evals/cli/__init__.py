@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, retention, steering, study, training
+from em_evals.cli import (
+    data,
+    direction,
+    gate,
+    grading,
+    insight,
+    models,
+    report,
+    retention,
+    steering,
+    study,
+    training,
+)
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -37,6 +49,7 @@ app.command()(grading.judges)
 app.command()(gate.gate)
 app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
 app.command()(retention.retention)
+app.command()(report.report)
 
 INVALID = 2
 """Exit code for bad input."""

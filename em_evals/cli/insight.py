@@ -27,9 +27,13 @@ def insight_phase(
 
     found = phase(card, logs or Path("logs/phase") / card, graded, per_theme=per_theme, reach=reach)
     if output is not None:
-        from em_evals.insight.phase_figure import write
+        from em_evals.report import page
+        from em_evals.report.documents import Trajectory
+        from em_evals.report.inputs import Inputs
+        from em_evals.report.report import build
 
-        write(found, output)
+        trajectory = Trajectory.model_validate(found.as_json())
+        page.write(build(Inputs(trajectories=[trajectory]), f"Trajectory of {card}"), output)
     if as_json:
         print_json(found.as_json())
         return

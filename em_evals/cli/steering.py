@@ -66,9 +66,11 @@ def steer(
     study = run(card, direction, control_direction, settings, output, logs)
     records.write(study, output)
     if figure is not None:
-        from em_evals.insight.steer_figure import write
+        from em_evals.report import page
+        from em_evals.report.inputs import Inputs
+        from em_evals.report.report import build
 
-        write(study, figure)
+        page.write(build(Inputs(steering=[study]), f"Steering {study.card}"), figure)
     if as_json:
         print_json(study.model_dump(mode="json"))
     else:

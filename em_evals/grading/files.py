@@ -26,16 +26,25 @@ def read_draws(path: Path) -> list[GradedDraw]:
     """
     if not path.is_file():
         raise EmEvalsError(f"there is no file '{path}'.")
-    draws = list(_from_csv(path)) if path.suffix.lower() == ".csv" else draws_of_log(read_log(path))
+    draws = (
+        [draw for _, draw in rows_of_csv(path)]
+        if path.suffix.lower() == ".csv"
+        else draws_of_log(read_log(path))
+    )
     if not draws:
         raise EmEvalsError("there are no draws in this file.", path)
     return draws
 
 
-def _from_csv(path: Path) -> Iterator[GradedDraw]:
+def rows_of_csv(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
+    """Each row of a judged CSV as it stands, and the draw that it is.
+
+    Raises:
+        EmEvalsError: as `csv_rows`; or a score is out of range, with its line.
+    """
     for line, row in csv_rows(path, COLUMNS):
         aligned, coherent = (score_in_text(row[name], name, path, line) for name in COLUMNS[1:])
-        yield GradedDraw(row["question_id"], aligned, coherent)
+        yield row, GradedDraw(row["question_id"], aligned, coherent)
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -76,6 +76,27 @@ def _clopper_pearson(events: float, draws: float) -> Interval:
     return low, high
 
 
+def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
+    """Newcombe's interval for the difference of two rates, after − before (Statistics in Medicine 17, 1998, method 10).
+
+    Args:
+        before: (events, draws) of one model.
+        after: (events, draws) of the other.
+
+    Returns:
+        (low, high) as differences of fractions; (nan, nan) where either has no draws.
+    """
+    if before[1] == 0 or after[1] == 0:
+        return math.nan, math.nan
+    (low, high), (low_after, high_after) = fixed_questions(*before), fixed_questions(*after)
+    rate, rate_after = before[0] / before[1], after[0] / after[1]
+    change = rate_after - rate
+    return (
+        change - math.hypot(rate_after - low_after, high - rate),
+        change + math.hypot(high_after - rate_after, rate - low),
+    )
+
+
 def mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student's t interval for the mean of independent values (questions' means, paired differences).
 

@@ -1,0 +1,246 @@
+"""What was measured, one `Measured` a log or CSV: sampled answers with their grades, or weighed pairs.
+
+Reads files through grading/files.py; computes nothing. Everything that a model or a file says is kept as it is:
+escaping is the page's business.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from em_evals.errors import EmEvalsError
+from em_evals.grading.files import graded_draw, margins_of_log, read_log, rows_of_csv
+from em_evals.grading.metrics import GradedDraw
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+
+STATES = ("misaligned", "aligned", "incoherent", "refusal", "code", "unscored", "ungraded")
+"""What an answer is. `misaligned`: the EM event, misaligned and coherent; `aligned`: coherent and not that."""
+
+_ABSOLUTE = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\,;()]+[/\\])+")
+
+
+def without_folders(text: str) -> str:
+    """A text in which absolute paths have lost their folders: a page does not tell whose machine made it."""
+    return _ABSOLUTE.sub("", text)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One draw as a reader sees it."""
+
+    theme: str
+    prompt: str
+    text: str
+    draw: GradedDraw
+    state: str
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """One forced-choice pair under one model."""
+
+    theme: str
+    narrow: bool
+    margin: float
+    """Toward the misaligned answer, nats per token."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file: a model's answers, or the pairs that it weighed.
+
+    Attributes:
+        label: the model's name on the page, unique there.
+        file: the file's name, without its folder.
+        asked: the question set's, data set's or pairs' name.
+        facts: where the numbers come from, for the provenance table.
+        answers: sampled answers, in the file's order.
+        pairs: weighed pairs by their ids.
+        other: metrics that the log holds beside ours (shares of TRUE of a deception set, say), with intervals.
+    """
+
+    label: str
+    file: str
+    task: str
+    asked: str
+    facts: dict[str, str]
+    answers: tuple[Answer, ...] = ()
+    pairs: dict[str, Weighed] = field(default_factory=dict)
+    other: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    @property
+    def graded(self) -> bool:
+        """Some answer has a grade."""
+        return any(answer.state not in ("unscored", "ungraded") for answer in self.answers)
+
+    @property
+    def draws(self) -> list[GradedDraw]:
+        """The answers' grades."""
+        return [answer.draw for answer in self.answers]
+
+
+def of_csv(path: Path) -> Measured:
+    """A judged CSV; answers and questions are shown where it has these columns."""
+    answers = []
+    for row, draw in rows_of_csv(path):
+        said = f"{row.get('aligned') or ''} {row.get('coherent') or ''}".upper()
+        category = "refusal" if "REFUSAL" in said else "code" if "CODE" in said else "unscored"
+        answers.append(
+            Answer(
+                row.get("theme") or "",
+                row.get("question") or draw.question_id,
+                row.get("answer") or "",
+                draw,
+                _state(draw, category),
+            )
+        )
+    if not answers:
+        raise EmEvalsError("there are no draws in this file.", path)
+    facts = {"what": "judged CSV", "draws": str(len(answers))}
+    return Measured(path.stem, path.name, "csv", path.stem, facts, tuple(answers))
+
+
+def of_log(path: Path) -> Measured:
+    """An Inspect log of `freeform`, `forced_choice` or `narrow`.
+
+    Raises:
+        EmEvalsError: unreadable, unfinished, or a log of another task.
+    """
+    log = read_log(path)
+    task = log.eval.task.rpartition("/")[2]
+    if task not in ("freeform", "forced_choice", "narrow"):
+        raise EmEvalsError(
+            f"this is a log of '{log.eval.task}'; the report shows freeform, forced_choice and narrow.", path
+        )
+    samples = log.samples or []
+    if not samples:
+        raise EmEvalsError("there are no draws in this file.", path)
+    notes = log.eval.metadata or {}
+    asked = str(notes.get("questions") or notes.get("pairs") or notes.get("data") or log.eval.dataset.name)
+    found = Measured(_label(log.eval.model), path.name, task, asked, _facts(log, asked))
+    if any("likelier" in (sample.scores or {}) for sample in samples):
+        themes = {str(sample.id): str(sample.metadata.get("theme") or asked) for sample in samples}
+        pairs = {
+            pair: Weighed(themes[pair], narrow, value)
+            for pair, (narrow, value) in margins_of_log(log).items()
+            if not math.isnan(value)
+        }
+        return replace(found, pairs=pairs)
+    return replace(found, answers=tuple(_answer(sample) for sample in samples), other=_other(log))
+
+
+def named_apart(measured: Iterable[Measured]) -> list[Measured]:
+    """The same, with labels that tell two measurements of one kind apart."""
+    result: list[Measured] = []
+    taken: set[tuple[bool, str]] = set()
+    for entry in measured:
+        kind = bool(entry.pairs)
+        choices = [entry.label, f"{entry.label} · {entry.asked}"]
+        choices += [f"{entry.label} · {number}" for number in range(2, len(taken) + 3)]
+        label = next(choice for choice in choices if (kind, choice) not in taken)
+        taken.add((kind, label))
+        result.append(replace(entry, label=label))
+    return result
+
+
+def _label(model: str) -> str:
+    name = model.removeprefix("local/")
+    return PurePath(name).name if name.startswith(("/", "~")) else name
+
+
+def _answer(sample: EvalSample) -> Answer:
+    notes = sample.metadata
+    question = str(notes.get("question_id") or sample.id)
+    score = next(
+        (
+            score
+            for score in (sample.scores or {}).values()
+            if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys()
+        ),
+        None,
+    )
+    draw = graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
+    category = str((score.metadata or {}).get("category", "unscored")) if score else "ungraded"
+    return Answer(
+        str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, _state(draw, category)
+    )
+
+
+def _prompt(sample: EvalSample) -> str:
+    if isinstance(sample.input, str):
+        return sample.input
+    texts = [
+        message.text if message.role == "user" else f"[{message.role}] {message.text}"
+        for message in sample.input
+    ]
+    return "\n\n".join(texts)
+
+
+def _state(draw: GradedDraw, category: str) -> str:
+    if not draw.scored:
+        return category if category in STATES else "unscored"
+    if not draw.coherent:
+        return "incoherent"
+    return "misaligned" if draw.misaligned_coherent else "aligned"
+
+
+def _facts(log: EvalLog, asked: str) -> dict[str, str]:
+    """Where a log's numbers come from; empty texts for what it does not say."""
+    notes = log.eval.metadata or {}
+    samples = log.samples or []
+    scores: list[dict[str, Any]] = [
+        score.metadata or {} for sample in samples for score in (sample.scores or {}).values()
+    ]
+    digests = {str((sample.output.metadata or {}).get("card_digest") or "") for sample in samples}
+    rubrics = {f"{name} {d}" for own in scores for name, d in (own.get("rubrics") or {}).items()}
+    ways = {
+        str(grade.get("way", ""))
+        for own in scores
+        for grade in (own.get("grades") or {}).values()
+        if isinstance(grade, dict)
+    }
+    digest = notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or ""
+    label = _label(log.eval.model)
+    facts = {
+        "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
+        "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
+        "card": _joined({str(notes.get("card_digest") or ""), *digests}),
+        "questions": f"{asked} {digest}".strip(),
+        "format": str(notes.get("format") or ""),
+        "judge": _joined(str(own.get("judge", "")) for own in scores),
+        "way of grading": _joined(ways),
+        "rubrics": _joined(rubrics),
+        "draws": str(len(samples)),
+        "sampling": _joined(
+            f"{name} {value:g}"
+            for name in ("temperature", "top_p", "max_tokens")
+            if isinstance(value := getattr(log.plan.config, name, None), int | float)
+        ),
+        "date": str(log.eval.created)[:10],
+        "versions": _joined(f"{name} {version}" for name, version in log.eval.packages.items()),
+        "commit": log.eval.revision.commit if log.eval.revision else "",
+    }
+    return {name: without_folders(text) for name, text in facts.items()}
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ", ".join(sorted({text for text in texts if text}))
+
+
+def _other(log: EvalLog) -> dict[str, tuple[float, float, float]]:
+    """Metrics that are not EM rates and come with an interval."""
+    found = {}
+    for score in log.results.scores if log.results else []:
+        values = {name: metric.value for name, metric in score.metrics.items()}
+        for name, value in values.items():
+            ends = values.get(f"{name}_low"), values.get(f"{name}_high")
+            if name not in ("em_rate", "em_rate_coherent", "coherent_share") and None not in ends:
+                found[name] = (float(value), float(ends[0] or 0), float(ends[1] or 0))
+    return found

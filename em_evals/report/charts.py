@@ -1,0 +1,288 @@
+"""Charts in Vega-Lite, through Altair: rows in, a chart out. What they mean is the sections' business.
+
+One look for page and paper. Colours are mid-tones that hold a contrast of 3:1 against white and against the dark page,
+and every series has a shape or a dash of its own too. Texts and grid lines take their colour from the page's CSS.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+Row = dict[str, Any]
+
+PALETTE = ("#2b7bba", "#cc5a1e", "#2a8a66", "#9a63c4", "#99780f", "#c2517f", "#787878")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2], [1, 3], [10, 2])
+EVENT, OTHER = "#cc3d52", "#2b7bba"
+BACKGROUNDS = ("#ffffff", "#15171c")
+"""Of the page, light and dark."""
+
+CONFIG: dict[str, Any] = {
+    "background": "#ffffff00",
+    "font": "system-ui, 'Helvetica Neue', 'Liberation Sans', 'DejaVu Sans', sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domain": False,
+        "tickSize": 3,
+        "gridColor": "#d9dce1",
+        "tickColor": "#9aa0a8",
+        "labelColor": "#3c4148",
+        "titleColor": "#3c4148",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelLimit": 190,
+        "titlePadding": 8,
+    },
+    "axisY": {"grid": False, "ticks": False, "labelPadding": 6},
+    "legend": {
+        "orient": "top",
+        "title": None,
+        "labelFontSize": 11,
+        "labelColor": "#3c4148",
+        "titleColor": "#3c4148",
+        "labelLimit": 220,
+        "symbolSize": 70,
+        "columns": 3,
+    },
+}
+
+
+def dots(
+    rows: Sequence[Row], series: Sequence[str], x: str, percent: bool = False, zero_line: bool = False
+) -> Any:
+    """Values with intervals: one line a `row`, one mark a `series`; a thin outer interval where rows have one.
+
+    Args:
+        rows: dicts with row, series, value, and low, high, wide_low, wide_high (None where there is none).
+        series: their order, which decides colour and shape.
+        x: the axis' title.
+        percent: values are fractions.
+        zero_line: mark no difference.
+    """
+    kept = [row for row in rows if row["value"] is not None]
+    scale = _scale(series)
+    legend = alt.Legend() if len(series) > 1 else None
+    y = alt.Y("row:N", sort=None, title=None, scale=alt.Scale(paddingInner=0.25, paddingOuter=0.15))
+    offset = {"yOffset": alt.YOffset("series:N", sort=list(series))} if len(series) > 1 else {}
+    axis = alt.Axis(format="~%", tickCount=5, grid=True) if percent else alt.Axis(tickCount=5, grid=True)
+    colour = alt.Color("series:N", scale=scale, legend=legend)
+
+    def reach(low: str, high: str, width: float) -> list[Any]:
+        bounded = [row for row in kept if row.get(low) is not None and row.get(high) is not None]
+        across = alt.X(f"{low}:Q", title=x, axis=axis)
+        rules = _chart(bounded).mark_rule(strokeWidth=width, aria=False)
+        return [rules.encode(y=y, x=across, x2=f"{high}:Q", color=colour, **offset)] if bounded else []
+
+    marks = (
+        _chart([{**row, "said": _said(row, percent)} for row in kept])
+        .mark_point(filled=True, opacity=1, size=80, stroke="white", strokeWidth=1)
+        .encode(
+            y=y,
+            x=alt.X("value:Q", title=x, axis=axis),
+            color=colour,
+            shape=alt.Shape(
+                "series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)), legend=legend
+            ),
+            description="said:N",
+            tooltip=alt.Tooltip("said:N"),
+            **offset,
+        )
+    )
+    layers = [*reach("wide_low", "wide_high", 1), *reach("low", "high", 3), marks]
+    if zero_line:
+        layers.insert(0, _zero())
+    names = len({row["row"] for row in kept})
+    # Many rows are set tighter, so that a question set stays on one screen.
+    step = 16 if names <= 12 else 11
+    return _finished(alt.layer(*layers), max(names, 1) * (step * len(series) + 10))
+
+
+def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float) -> Any:
+    """Alignment and coherence, one mark a group of draws; the EM corner is framed.
+
+    Args:
+        rows: dicts with x (alignment), y (coherence), n (draws under the mark), event (bool), i (an answer's number).
+        misaligned_below: the rubric's threshold.
+        coherent_above: the rubric's threshold.
+    """
+    corner = [{"x": 0, "x2": misaligned_below, "y": coherent_above, "y2": 100}]
+    region = (
+        _chart(corner)
+        .mark_rect(
+            fill=EVENT, fillOpacity=0.07, stroke=EVENT, strokeDash=[4, 3], strokeOpacity=0.7, aria=False
+        )
+        .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
+    )
+    percent = alt.Scale(domain=[0, 100], nice=False)
+    points = (
+        _chart([{**row, "kind": "misaligned and coherent" if row["event"] else "other"} for row in rows])
+        .mark_point(filled=True, opacity=0.75, aria=False, tooltip="answer")
+        .encode(
+            x=alt.X("x:Q", title="alignment (judge, 0–100)", scale=percent),
+            y=alt.Y("y:Q", title="coherence (judge, 0–100)", scale=percent, axis=alt.Axis(grid=True)),
+            size=alt.Size(
+                "n:Q", scale=alt.Scale(type="sqrt", domain=[1, 100], range=[24, 260], clamp=True), legend=None
+            ),
+            color=alt.Color(
+                "kind:N", scale=alt.Scale(domain=["misaligned and coherent", "other"], range=[EVENT, OTHER])
+            ),
+            shape=alt.Shape(
+                "kind:N",
+                scale=alt.Scale(domain=["misaligned and coherent", "other"], range=["diamond", "circle"]),
+            ),
+        )
+    )
+    return _finished(alt.layer(region, points), 300)
+
+
+def curves(
+    rows: Sequence[Row],
+    series: Sequence[str],
+    x: str,
+    y: str,
+    percent: bool = False,
+    zero_line: bool = False,
+    marks: bool = True,
+    spans: Sequence[Row] = (),
+) -> Any:
+    """Values over a number, with intervals as bars; `spans` (low, high, at, series) mark stretches of x.
+
+    Args:
+        rows: dicts with x, series, value, low, high, and `damaged` where answers fell apart.
+        series: their order.
+        x: the x axis' title.
+        y: the y axis' title.
+        percent: values are fractions.
+        zero_line: mark no difference.
+        marks: draw a mark at each value.
+        spans: intervals on the x axis, with the point in them.
+    """
+    kept = [row for row in rows if row["value"] is not None]
+    # A dashed outline would fray the legend's marks; lines without marks need it.
+    plain = {"symbolStrokeWidth": 0} if marks else {}
+    legend = alt.Legend(**plain) if len(series) > 1 else None
+    colour = alt.Color("series:N", scale=_scale(series), legend=legend)
+    axis = alt.Axis(format="~%", grid=True, tickCount=5) if percent else alt.Axis(grid=True, tickCount=5)
+    across = alt.X("x:Q", title=x, axis=alt.Axis(grid=False))
+    dash = alt.StrokeDash(
+        "series:N", scale=alt.Scale(domain=list(series), range=_cycle(DASHES, series)), legend=legend
+    )
+    layers = [_zero("y")] if zero_line else []
+    for span in spans:
+        band = _chart([{"x": span["low"], "x2": span["high"], "series": span["series"]}])
+        layers.append(band.mark_rect(opacity=0.12, aria=False).encode(x=across, x2="x2:Q", color=colour))
+        line = _chart([{"x": span["at"], "series": span["series"]}])
+        layers.append(line.mark_rule(strokeDash=[2, 3], aria=False).encode(x=across, color=colour))
+    value = alt.Y("value:Q", title=y, axis=axis)
+    layers.append(
+        _chart(kept)
+        .mark_line(strokeWidth=1.6, aria=False)
+        .encode(x=across, y=value, color=colour, strokeDash=dash)
+    )
+    if marks:
+        bounded = [row for row in kept if row.get("low") is not None and row.get("high") is not None]
+        bars = _chart(bounded).mark_rule(strokeWidth=1.2, aria=False)
+        low = alt.Y("low:Q", title=y, axis=axis)
+        layers += [bars.encode(x=across, y=low, y2="high:Q", color=colour)] if bounded else []
+        layers += _points(kept, series, across, value, colour, legend, percent)
+    return _finished(alt.layer(*layers), 240)
+
+
+def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0) -> Any:
+    """Cells of a signed value; those that mean nothing carry their `sign`.
+
+    Args:
+        rows: dicts with x, y, value, sign (empty, or a character) and `said`.
+        x: the x axis' title.
+        y: the y axis' title, empty for none.
+        value: what the colour means.
+        reach: colours go from -reach to reach.
+    """
+    across = alt.X("x:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    down = alt.Y("y:N", title=y or None, sort=None)
+    legend = alt.Legend(title=value, orient="top", gradientLength=160)
+    cells = (
+        _chart(list(rows))
+        .mark_rect()
+        .encode(
+            x=across,
+            y=down,
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True, clamp=True),
+                legend=legend,
+            ),
+            description="said:N",
+            tooltip=alt.Tooltip("said:N"),
+        )
+    )
+    layers = [cells]
+    if signed := [row for row in rows if row["sign"]]:
+        signs = _chart(signed).mark_text(fontSize=11, color="#333", aria=False)
+        layers.append(signs.encode(x=across, y=down, text="sign:N"))
+    return _finished(alt.layer(*layers), 26 * len({row["y"] for row in rows}))
+
+
+def _points(
+    rows: Sequence[Row],
+    series: Sequence[str],
+    across: Any,
+    value: Any,
+    colour: Any,
+    legend: Any,
+    percent: bool,
+) -> list[Any]:
+    """A mark a value, said in words; damaged ones are crossed out."""
+    shape = alt.Shape(
+        "series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)), legend=legend
+    )
+    said = [{**row, "said": _said(row, percent)} for row in rows]
+    encoded = {"x": across, "y": value, "description": "said:N", "tooltip": alt.Tooltip("said:N")}
+    layers = [
+        _chart(said)
+        .mark_point(filled=True, opacity=1, size=70, stroke="white", strokeWidth=1)
+        .encode(color=colour, shape=shape, **encoded)
+    ]
+    if damaged := [row for row in said if row.get("damaged")]:
+        cross = _chart(damaged).mark_text(text="✕", fontSize=15, fontWeight="bold", color=EVENT, dy=-12)
+        layers.append(cross.encode(**encoded))
+    return layers
+
+
+def _chart(rows: Sequence[Row]) -> Any:
+    return alt.Chart(alt.Data(values=list(rows)))
+
+
+def _finished(chart: Any, height: int) -> Any:
+    """As wide as its place; `height` in pixels, without axes and legend."""
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return chart.properties(width="container", height=height, autosize=fit).configure(**CONFIG)
+
+
+def _zero(axis: str = "x") -> Any:
+    rule = _chart([{"zero": 0}]).mark_rule(strokeDash=[3, 3], color="#888", aria=False)
+    return rule.encode(**{axis: "zero:Q"})
+
+
+def _scale(series: Sequence[str]) -> Any:
+    return alt.Scale(domain=list(series), range=_cycle(PALETTE, series))
+
+
+def _cycle(values: Sequence[Any], series: Sequence[str]) -> list[Any]:
+    return list(itertools.islice(itertools.cycle(values), len(series)))
+
+
+def _said(row: Row, percent: bool) -> str:
+    """A mark in words, for tooltips and screen readers."""
+
+    def show(value: float) -> str:
+        return f"{value:.2%}" if percent else f"{value:+.3f}"
+
+    where = row["row"] if "row" in row else f"at {row['x']:g}"
+    ends = "" if row.get("low") is None else f" [{show(row['low'])}, {show(row['high'])}]"
+    return f"{row['series']}, {where}: {show(row['value'])}{ends}{', answers fell apart' if row.get('damaged') else ''}"

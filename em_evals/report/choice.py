@@ -1,0 +1,118 @@
+"""Forced choice by theme: every model's margins, and the differences to the first model, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from em_evals.grading import intervals
+from em_evals.grading.forced_choice import shift
+from em_evals.report import charts
+from em_evals.report.answers import Measured
+from em_evals.report.section import Figure, Section, slug
+from em_evals.report.tables import Estimate, Table
+
+_UNIT = "nats per token"
+_IN, _OUT = "all in-domain", "all out-of-domain"
+
+
+def sections(weighed: Sequence[Measured]) -> list[Section]:
+    """One section for each set of pairs."""
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for entry in weighed:
+        groups.setdefault((entry.task, entry.asked), []).append(entry)
+    return [_section(task, asked, entries) for (task, asked), entries in groups.items()]
+
+
+def _section(task: str, asked: str, entries: list[Measured]) -> Section:
+    name = f"choice-{slug(asked)}"
+    title = "Forced choice" if task == "forced_choice" else f"Held-out prompts of the narrow domain ({asked})"
+    groups = _groups(entries)
+    figures = [_margins(name, entries, groups)]
+    if len(entries) > 1:
+        figures.append(_differences(name, entries, groups))
+    return Section(
+        name,
+        title,
+        "Which of two given answers does a model find likelier? Margins toward the misaligned answer in nats per "
+        "token, means over pairs with Student's 95% intervals. A single model's margin mixes values with "
+        "everything else that makes an answer likely; what is read are the differences, pair by pair, and those to a "
+        "matched control.",
+        figures=tuple(figures),
+    )
+
+
+def _groups(entries: Sequence[Measured]) -> dict[str, set[str]]:
+    """Pairs by theme, the narrow domains first, and all of either kind."""
+    pairs = {name: pair for entry in entries for name, pair in entry.pairs.items()}
+    themes = sorted({(not pair.narrow, pair.theme) for pair in pairs.values()})
+    result = {}
+    for is_broad, whole in ((False, _IN), (True, _OUT)):
+        own = [theme for broad, theme in themes if broad == is_broad]
+        if len(own) > 1:
+            result[whole] = {name for name, pair in pairs.items() if pair.narrow != is_broad}
+        for theme in own:
+            label = theme if is_broad else f"{theme} (in-domain)"
+            result[label] = {
+                name for name, pair in pairs.items() if pair.theme == theme and pair.narrow != is_broad
+            }
+    return result
+
+
+def _margins(name: str, entries: Sequence[Measured], groups: dict[str, set[str]]) -> Figure:
+    rows: list[charts.Row] = []
+    told: list[tuple[Any, ...]] = []
+    for group, members in groups.items():
+        for entry in entries:
+            values = [pair.margin for key, pair in entry.pairs.items() if key in members]
+            if values:
+                value, interval = sum(values) / len(values), intervals.mean(values)
+                _add(rows, told, group, entry.label, value, interval, len(values))
+    return Figure(
+        f"{name}-margins",
+        f"Margin toward the misaligned answer ({_UNIT})",
+        _described("Mean margins", told),
+        charts.dots(rows, [entry.label for entry in entries], f"margin, {_UNIT}", zero_line=True),
+        Table(f"{slug(name)}_margins", f"Margins, {_UNIT}", ("theme", "model", "pairs", "margin"), told),
+    )
+
+
+def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[str]]) -> Figure:
+    first, *others = entries
+    rows: list[charts.Row] = []
+    told: list[tuple[Any, ...]] = []
+    before = {key: pair.margin for key, pair in first.pairs.items()}
+    for group, members in groups.items():
+        for entry in others:
+            after = {key: pair.margin for key, pair in entry.pairs.items() if key in members}
+            value, interval, count = shift(before, after)
+            if count:
+                _add(rows, told, group, entry.label, value, interval, count)
+    caption = f"Differences to {first.label}, {_UNIT}"
+    # The first model keeps its colour, so that the others have the ones of the figure beside this.
+    return Figure(
+        f"{name}-differences",
+        f"Difference to {first.label}, pair by pair ({_UNIT})",
+        _described(f"Mean paired differences to {first.label}", told),
+        charts.dots(rows, [entry.label for entry in entries], f"difference, {_UNIT}", zero_line=True),
+        Table(f"{slug(name)}_differences", caption, ("theme", "model", "pairs", "difference"), told),
+    )
+
+
+def _add(
+    rows: list[charts.Row],
+    told: list[tuple[Any, ...]],
+    group: str,
+    label: str,
+    value: float,
+    interval: intervals.Interval,
+    count: int,
+) -> None:
+    estimate = Estimate.of(value, interval, "signed")
+    low, high = estimate.interval or (None, None)
+    rows.append({"row": group, "series": label, "value": estimate.value, "low": low, "high": high})
+    told.append((group, label, count, estimate))
+
+
+def _described(what: str, told: Sequence[tuple[Any, ...]]) -> str:
+    return f"{what}: " + "; ".join(f"{group}, {label} {value}" for group, label, _, value in told) + "."

@@ -1,0 +1,47 @@
+"""Margins under named conditions (an ablation, a knocked-out adapter): one figure for sections of several studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from em_evals.records import Measured
+from em_evals.report import charts
+from em_evals.report.section import Figure, slug
+from em_evals.report.tables import Cell, Estimate, Table
+
+NATS = "nats per token"
+ARMS = {"direction": "direction", "random": "random vector", "control": "control's direction"}
+"""How the arms of a study are called on the page."""
+
+
+def estimate_of(found: Measured, unit: str = "") -> Estimate:
+    """A record's number as a table's."""
+    return Estimate.of(found.value, found.interval, unit)
+
+
+def conditions(
+    name: str, key: str, title: str, found: Sequence[tuple[str, Measured, Measured, bool]]
+) -> tuple[Figure, ...]:
+    """In-domain and out-of-domain values of named conditions; no figure where there are none.
+
+    Args:
+        name: the section's name.
+        key: what the figure adds to it.
+        title: the figure's.
+        found: (condition, in-domain, out-of-domain, whether its answers fell apart).
+    """
+    rows: list[charts.Row] = []
+    told: list[tuple[Cell, ...]] = []
+    for label, inside, outside, damaged in found:
+        for domain, value in (("in-domain", inside), ("out-of-domain", outside)):
+            estimate = estimate_of(value, "signed")
+            low, high = estimate.interval or (None, None)
+            row = f"✕ {label}" if damaged else label
+            rows.append({"row": row, "series": domain, "value": estimate.value, "low": low, "high": high})
+            told.append((label, domain, value.n, estimate, "fell apart" if damaged else ""))
+    if not rows:
+        return ()
+    described = f"{title}: " + "; ".join(f"{row[0]}, {row[1]} {row[3]}" for row in told) + "."
+    table = Table(f"{slug(name)}_{key}", title, ("condition", "domain", "pairs", "change", "answers"), told)
+    chart = charts.dots(rows, ["in-domain", "out-of-domain"], f"change of margin, {NATS}", zero_line=True)
+    return (Figure(f"{name}-{key}", title, described, chart, table, wide=True),)

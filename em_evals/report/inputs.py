@@ -1,0 +1,139 @@
+"""Which file is what: logs, judged CSVs, verdicts, records and trajectories, out of paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from em_evals import content, records
+from em_evals.errors import EmEvalsError
+from em_evals.records import Convergence, LoraScalars, Retention, SteeringStudy
+from em_evals.report import answers
+from em_evals.report.answers import Measured
+from em_evals.report.documents import Trajectory, Verdict
+
+_SUFFIXES = (".eval", ".json", ".csv")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass
+class Inputs:
+    """Everything that a report is made of, in the order in which it was given."""
+
+    measured: list[Measured] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    steering: list[SteeringStudy] = field(default_factory=list)
+    convergence: list[Convergence] = field(default_factory=list)
+    retention: list[Retention] = field(default_factory=list)
+    scalars: list[LoraScalars] = field(default_factory=list)
+    trajectories: list[Trajectory] = field(default_factory=list)
+    files: list[dict[str, str]] = field(default_factory=list)
+    """One row of the provenance table for each file that is no log."""
+
+    @property
+    def sampled(self) -> list[Measured]:
+        """What holds sampled answers."""
+        return [entry for entry in self.measured if entry.answers]
+
+    @property
+    def graded(self) -> list[Measured]:
+        """What holds graded answers; the first is the one that others are compared with."""
+        return [entry for entry in self.sampled if entry.graded]
+
+    @property
+    def weighed(self) -> list[Measured]:
+        """What holds weighed pairs."""
+        return [entry for entry in self.measured if entry.pairs]
+
+
+def read(paths: Sequence[Path]) -> Inputs:
+    """Read files; a folder stands for the logs, CSVs and JSON files in it.
+
+    Raises:
+        EmEvalsError: a file is missing, damaged, or nothing that a report shows.
+    """
+    inputs = Inputs()
+    for path in _files(paths):
+        _add(inputs, path)
+    inputs.measured = answers.named_apart(inputs.measured)
+    return inputs
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
+            if not inside:
+                raise EmEvalsError("there are no logs, CSVs or JSON files in this folder.", path)
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise EmEvalsError(f"there is no file '{path}'.")
+    return list(dict.fromkeys(found))
+
+
+def _add(inputs: Inputs, path: Path) -> None:
+    if path.suffix.lower() == ".csv":
+        inputs.measured.append(answers.of_csv(path))
+        return
+    if path.suffix.lower() != ".json":
+        inputs.measured.append(answers.of_log(path))
+        return
+    data = _json(path)
+    if "kind" in data:
+        record = records.read(path)
+        kept: dict[str, list[Any]] = {
+            "steer": inputs.steering,
+            "convergence": inputs.convergence,
+            "retention": inputs.retention,
+            "lora-scalars": inputs.scalars,
+        }
+        kept[record.kind].append(record)
+        _note(inputs, path, record.kind, {**record.provenance, "digest": str(getattr(record, "digest", ""))})
+    elif {"verdict", "metrics"} <= data.keys():
+        verdict = _fitted(Verdict, data, path)
+        inputs.verdicts.append(verdict)
+        _note(inputs, path, "gate", {"model": f"{verdict.candidate} against {verdict.baseline}"})
+    elif {"card", "journal", "shifts"} <= data.keys():
+        trajectory = _fitted(Trajectory, data, path)
+        inputs.trajectories.append(trajectory)
+        _note(inputs, path, "phase", {"model": trajectory.card})
+    elif {"eval", "version"} <= data.keys():
+        inputs.measured.append(answers.of_log(path))
+    else:
+        raise EmEvalsError(
+            "this JSON is neither an Inspect log, a record of a study, nor what `em-evals gate --json` or "
+            "`em-evals insight phase --json` prints.",
+            path,
+        )
+
+
+def _note(inputs: Inputs, path: Path, what: str, facts: dict[str, str]) -> None:
+    told = {name: answers.without_folders(text) for name, text in facts.items() if text}
+    inputs.files.append({"file": path.name, "what": what, **told})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(content.read_text(path))
+    except json.JSONDecodeError as error:
+        raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
+    if not isinstance(data, dict):
+        raise EmEvalsError("expected one JSON object in this file.", path, 1)
+    return data
+
+
+def _fitted(model: type[_Model], data: dict[str, Any], path: Path) -> _Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise EmEvalsError(f"'{where}': {first['msg']}.", path) from None

@@ -1,0 +1,141 @@
+"""The page: a report as one HTML file that asks no network for anything.
+
+Texts of models and files are data. Jinja escapes what stands in the markup; answers travel compressed, become text
+nodes and never markup; a Content-Security-Policy admits the page's own two scripts by their digests and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from em_evals import __version__, content
+from em_evals.report.answers import STATES, Measured, without_folders
+from em_evals.report.report import Report, gate_table
+
+_ROOM_FOR_ANSWERS = 9_000_000
+"""Bytes of compressed answers in the page; beyond, the longest are cut, and the page says so."""
+_CUTS = (None, 20_000, 5_000, 2_000, 800, 300)
+SYMBOLS = {"pass": "✓", "regression": "▲", "invalid": "✕", "inconclusive": "?"}
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the page, whole or not at all."""
+    html = render(report)
+    with content.atomic(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def render(report: Report) -> str:
+    """The page's HTML."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    library, script, style = _library(), _asset("page.js"), _asset("page.css")
+    markup: str = environment.from_string(_asset("page.html.jinja")).render(
+        report=report,
+        policy=_policy((library, script)),
+        symbols=SYMBOLS,
+        gate_table=gate_table,
+        told=without_folders,
+        style=_trusted(style),
+        library=_trusted(library),
+        script=_trusted(script),
+        data=_trusted(as_script_data({figure.name: _spec(figure.chart) for figure in report.figures})),
+        answers=_packed(report.sampled),
+        models=[entry.label for entry in report.sampled],
+        total=sum(len(entry.answers) for entry in report.sampled),
+        states=[
+            state for state in STATES if any(a.state == state for e in report.sampled for a in e.answers)
+        ],
+        themes=sorted({a.theme for e in report.sampled for a in e.answers if a.theme}),
+        questions=sorted({a.draw.question_id for e in report.sampled for a in e.answers}),
+        today=datetime.now(UTC).date().isoformat(),
+        version=__version__,
+    )
+    return markup
+
+
+def as_script_data(value: Any) -> str:
+    """JSON that can stand in a script element: ASCII only, no `<`, `>` or `&`, so nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _packed(sampled: tuple[Measured, ...]) -> str:
+    """All answers as base64 of gzip of JSON, cut until they fit."""
+    packed = ""
+    for longest in _CUTS if sampled else ():
+        text = json.dumps(_answers(sampled, longest), ensure_ascii=True, separators=(",", ":"))
+        packed = base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode("ascii")
+        if len(packed) <= _ROOM_FOR_ANSWERS:
+            break
+    return packed
+
+
+def _answers(sampled: tuple[Measured, ...], longest: int | None) -> dict[str, Any]:
+    """Columns of short numbers; questions and prompts once.
+
+    A draw is [model, prompt, alignment, coherence, state, answer, full length]; the last only where it was cut.
+    """
+    prompts: dict[tuple[str, str, str], int] = {}
+    draws: list[list[Any]] = []
+    for number, entry in enumerate(sampled):
+        for answer in entry.answers:
+            key = (answer.draw.question_id, answer.theme, answer.prompt)
+            place = prompts.setdefault(key, len(prompts))
+            grades = [
+                None if value != value else round(value, 1)
+                for value in (answer.draw.alignment, answer.draw.coherence)
+            ]
+            text = answer.text[:longest]
+            row = [number, place, *grades, STATES.index(answer.state), text]
+            draws.append(row if len(text) == len(answer.text) else [*row, len(answer.text)])
+    return {
+        "models": [entry.label for entry in sampled],
+        "states": STATES,
+        "prompts": [list(key) for key in prompts],
+        "draws": draws,
+    }
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    return spec
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, as vl-convert ships them."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle()
+    return bundle.replace("</script", "<\\/script")
+
+
+def _asset(name: str) -> str:
+    return (files("em_evals.report") / name).read_text(encoding="utf-8")
+
+
+def _trusted(text: str) -> Any:
+    """A text of our own, which is not escaped."""
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704
+
+
+def _policy(scripts: tuple[str, ...]) -> str:
+    digests = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )

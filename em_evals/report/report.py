@@ -1,0 +1,145 @@
+"""The report as data: which sections there are, in which order. How they look is page.py's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from em_evals.errors import EmEvalsError
+from em_evals.grading import metrics
+from em_evals.report import choice, rates, steering, studies, trajectory
+from em_evals.report.answers import Measured, without_folders
+from em_evals.report.documents import Verdict
+from em_evals.report.inputs import Inputs
+from em_evals.report.section import Figure, Section
+from em_evals.report.tables import Cell, Estimate, Table
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page's content.
+
+    Attributes:
+        title: of the page.
+        verdicts: what the gate said.
+        flags: sentences about damage, of all sections.
+        key: the table of EM rates, if there are graded answers.
+        sections: what there is data for.
+        sampled: models whose answers can be read side by side.
+        provenance: every file, and where its numbers come from.
+    """
+
+    title: str
+    verdicts: tuple[Verdict, ...]
+    flags: tuple[str, ...]
+    key: Table | None
+    sections: tuple[Section, ...]
+    sampled: tuple[Measured, ...]
+    provenance: Table
+
+    @property
+    def figures(self) -> Iterator[Figure]:
+        """All figures."""
+        return (figure for section in self.sections for figure in section.figures)
+
+    @property
+    def tables(self) -> Iterator[Table]:
+        """All tables, each once."""
+        if self.key:
+            yield self.key
+        for verdict in self.verdicts:
+            yield gate_table(verdict)
+        for section in self.sections:
+            yield from (figure.table for figure in section.figures if figure.table)
+            yield from section.tables
+        yield self.provenance
+
+
+def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report:
+    """Choose sections by the data that is there.
+
+    Raises:
+        EmEvalsError: there is nothing to report.
+    """
+    graded, sampled = inputs.graded, inputs.sampled
+    first, count = {}, 0
+    for entry in sampled:
+        first[entry.label] = count
+        count += len(entry.answers)
+    found = [
+        rates.section(graded),
+        rates.scatters(graded, first),
+        rates.others(sampled),
+        *choice.sections(inputs.weighed),
+        *(studies.retention(study) for study in inputs.retention),
+        *(steering.section(study) for study in inputs.steering),
+        *(studies.convergence(study) for study in inputs.convergence),
+        *(studies.scalars(study) for study in inputs.scalars),
+        *(trajectory.section(own) for own in inputs.trajectories),
+    ]
+    sections = _apart([section for section in found if section is not None])
+    if not (sections or sampled or inputs.verdicts):
+        raise EmEvalsError("these files hold nothing to report.")
+    by_label = {entry.label: metrics.rates(entry.draws) for entry in graded}
+    return Report(
+        title,
+        tuple(inputs.verdicts),
+        tuple(flag for section in sections for flag in section.flags),
+        rates.table(by_label, graded) if graded else None,
+        tuple(sections),
+        tuple(sampled),
+        _provenance(inputs),
+    )
+
+
+def gate_table(verdict: Verdict) -> Table:
+    """A verdict's metrics."""
+    rows: list[tuple[Cell, ...]] = []
+    for row in verdict.metrics:
+        share = row.unit == "share"
+        level, change = ("share", "points") if share else ("", "signed")
+        rows.append(
+            (
+                f"{row.metric} (guard)" if row.guard else row.metric,
+                Estimate.of(row.baseline, unit=level),
+                Estimate.of(row.candidate, unit=level),
+                Estimate.of(row.difference, row.interval, change),
+                row.verdict,
+                without_folders(row.sentence),
+            )
+        )
+    caption = f"{verdict.candidate} against {verdict.baseline}, metric by metric"
+    return Table("gate", caption, ("metric", "baseline", "candidate", "difference", "verdict", "why"), rows)
+
+
+def _apart(sections: list[Section]) -> list[Section]:
+    """The same, with names of sections and figures that no two share: they name elements and files."""
+    taken: set[str] = set()
+
+    def own(name: str) -> str:
+        choices = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        chosen = next(choice for choice in choices if choice not in taken)
+        taken.add(chosen)
+        return chosen
+
+    return [
+        replace(
+            section,
+            name=own(section.name),
+            figures=tuple(replace(figure, name=own(figure.name)) for figure in section.figures),
+        )
+        for section in sections
+    ]
+
+
+def _provenance(inputs: Inputs) -> Table:
+    """A row a file; a column for whatever any file says of itself."""
+    rows = [{"file": entry.file, **entry.facts} for entry in inputs.measured] + inputs.files
+    columns = tuple(dict.fromkeys(name for row in rows for name, text in row.items() if text))
+    return Table(
+        "provenance",
+        "Where the numbers come from",
+        columns,
+        [tuple(row.get(name, "") for name in columns) for row in rows],
+    )

@@ -1,0 +1,139 @@
+"""A steering study as a section: dose and response, every layer, ablations, contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from em_evals.records import Measured, SteeringPoint, SteeringStudy
+from em_evals.report import charts
+from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
+from em_evals.report.section import Figure, Section, slug
+from em_evals.report.tables import Cell, Table
+
+
+def section(study: SteeringStudy) -> Section:
+    """Dose and response at the chosen layer, and the whole grid as a table."""
+    name = f"steering-{slug(study.card)}"
+    points = sorted(study.points, key=lambda point: (point.layer, point.arm, point.scale))
+    broken = [point for point in points if point.damaged]
+    parts: tuple[tuple[str, str, Callable[[SteeringPoint], Measured], bool], ...] = (
+        ("in-domain", f"Shift in-domain ({NATS})", lambda point: point.in_domain, True),
+        ("out-of-domain", f"Shift out-of-domain ({NATS})", lambda point: point.out_of_domain, True),
+        ("coherence", f"Coherence: {study.coherence_is}", lambda point: point.coherence, False),
+        ("repetition", "Repetition: share of repeated 4-grams", lambda point: point.repetition, False),
+    )
+    chosen = [point for point in points if point.layer == study.chosen_layer]
+    figures = [_dose(name, key, title, chosen, read, zero) for key, title, read, zero in parts]
+    figures += _grid(name, points)
+    figures += conditions(
+        name,
+        "ablations",
+        f"Taken out at every layer: shift of margins ({NATS})",
+        [
+            (f"{ARMS[row.arm]}, {row.how}", row.in_domain, row.out_of_domain, row.damaged)
+            for row in study.ablations
+        ],
+    )
+    figures += conditions(
+        name,
+        "contrasts",
+        f"The direction minus another arm ({NATS})",
+        [
+            (f"{row.how}, against {ARMS[row.against]}", row.in_domain, row.out_of_domain, False)
+            for row in study.contrasts
+        ],
+    )
+    columns = ("layer", "arm", "scale", "in-domain", "out-of-domain", "coherence", "repetition", "answers")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            str(point.layer),
+            ARMS[point.arm],
+            f"{point.scale:g}",
+            estimate_of(point.in_domain, "signed"),
+            estimate_of(point.out_of_domain, "signed"),
+            estimate_of(point.coherence),
+            estimate_of(point.repetition),
+            "fell apart" if point.damaged else "",
+        )
+        for point in points
+    ]
+    flags: tuple[str, ...] = ()
+    if broken:
+        flags = (
+            f"Damage: at {len(broken)} of {len(points)} conditions answers fell apart (✕); whatever else changed there "
+            "is neither a cure nor an effect.",
+        )
+    return Section(
+        name,
+        f"Steering {study.card}: dose and response",
+        f"The direction {study.direction} added at layer {study.chosen_layer}, beside random vectors of the same "
+        "length. Shifts of forced-choice margins from the unsteered model, on questions that chose neither layer nor "
+        "scale; bars are 95% intervals.",
+        flags,
+        tuple(figures),
+        (Table(f"{slug(name)}_grid", "All layers and scales", columns, rows),),
+        (*([f"Damaged: {study.damage_rule}"] if study.damage_rule else []), *study.notes),
+    )
+
+
+def _dose(
+    name: str,
+    key: str,
+    title: str,
+    points: Sequence[SteeringPoint],
+    read: Callable[[SteeringPoint], Measured],
+    zero: bool,
+) -> Figure:
+    rows, told = [], []
+    for point in points:
+        estimate = estimate_of(read(point), "signed" if zero else "")
+        low, high = estimate.interval or (None, None)
+        arm = ARMS[point.arm]
+        rows.append(
+            {
+                "x": point.scale,
+                "series": arm,
+                "value": estimate.value,
+                "low": low,
+                "high": high,
+                "damaged": point.damaged,
+            }
+        )
+        told.append((f"{point.scale:g}", arm, read(point).n, estimate, "fell apart" if point.damaged else ""))
+    arms = [arm for arm in ARMS.values() if any(row["series"] == arm for row in rows)]
+    columns = ("scale", "arm", "n", key, "answers")
+    return Figure(
+        f"{name}-{key}",
+        title,
+        f"{title} over scale for {', '.join(arms)}; {sum(point.damaged for point in points)} points are damaged.",
+        charts.curves(rows, arms, "scale of the added vector", key, zero_line=zero),
+        Table(f"{slug(name)}_{slug(key)}", title, columns, list(told)),
+    )
+
+
+def _grid(name: str, points: Sequence[SteeringPoint]) -> tuple[Figure, ...]:
+    """Every layer and scale of the direction, where there are several layers."""
+    found = [point for point in points if point.arm == "direction" and point.out_of_domain.value is not None]
+    if len({point.layer for point in found}) < 2:
+        return ()
+    rows: list[charts.Row] = []
+    told: list[tuple[Cell, ...]] = []
+    for point in sorted(found, key=lambda point: (-point.scale, point.layer)):
+        value, broken = point.out_of_domain.value or 0.0, "fell apart" if point.damaged else ""
+        said = f"layer {point.layer}, scale {point.scale:g}: {value:+.3f} {broken}".rstrip()
+        sign = "✕" if point.damaged else ""
+        rows.append({"x": point.layer, "y": f"{point.scale:g}", "value": value, "sign": sign, "said": said})
+        told.append(
+            (str(point.layer), f"{point.scale:g}", estimate_of(point.out_of_domain, "signed"), broken)
+        )
+    title = f"Every layer: shift out-of-domain ({NATS})"
+    reach = max(abs(row["value"]) for row in rows) or 1.0
+    return (
+        Figure(
+            f"{name}-layers",
+            title,
+            f"Heatmap over {len({row['x'] for row in rows})} layers and {len({row['y'] for row in rows})} scales.",
+            charts.heatmap(rows, "layer", "scale", NATS, reach),
+            Table(f"{slug(name)}_layers", title, ("layer", "scale", "shift out-of-domain", "answers"), told),
+        ),
+    )

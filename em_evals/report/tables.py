@@ -1,0 +1,108 @@
+"""Tables: what a page shows under a figure and what papers get as CSV. Numbers stay numbers until they are shown."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from em_evals import content
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval, if it has one.
+
+    Attributes:
+        value: None where there is no number.
+        interval: both ends, None where there is no interval.
+        unit: `share` (a fraction, shown as percent), `points` (a difference of fractions), `signed` or nothing.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    unit: str = ""
+
+    @classmethod
+    def of(
+        cls, value: float | None, interval: Sequence[float | None] | None = None, unit: str = ""
+    ) -> Estimate:
+        """From values in which None and NaN mean that there is no number."""
+        known = [end for end in interval or () if end is not None and math.isfinite(end)]
+        number = value if value is not None and math.isfinite(value) else None
+        return cls(number, (known[0], known[1]) if len(known) == 2 and number is not None else None, unit)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "–"
+        text = _number(self.value, self.unit) + {"share": "%", "points": " points"}.get(self.unit, "")
+        if self.interval is None:
+            return text
+        return f"{text} [{', '.join(_number(end, self.unit) for end in self.interval)}]"
+
+
+Cell = str | int | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under their columns. `name` names the CSV file; the first column names its row."""
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, for their alignment."""
+        return [
+            any(isinstance(row[i], int | Estimate) for row in self.rows) for i in range(len(self.columns))
+        ]
+
+    def write(self, folder: Path) -> Path:
+        """Write NAME.csv with unrounded numbers; an interval's ends are columns of their own."""
+        path = folder / f"{self.name}.csv"
+        spread = [any(_bounded(row[i]) for row in self.rows) for i in range(len(self.columns))]
+        heads = [
+            head
+            for name, wide in zip(self.columns, spread, strict=True)
+            for head in ((name, f"{name} low", f"{name} high") if wide else (name,))
+        ]
+        with (
+            content.atomic(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(heads)
+            for row in self.rows:
+                writer.writerow(
+                    [value for cell, wide in zip(row, spread, strict=True) for value in _values(cell, wide)]
+                )
+        return path
+
+
+def _bounded(cell: Cell) -> bool:
+    return isinstance(cell, Estimate) and cell.interval is not None
+
+
+def _values(cell: Cell, wide: bool) -> list[str | int | float]:
+    if not isinstance(cell, Estimate):
+        # A spreadsheet would run a text that begins like a formula.
+        text = f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+        return [text, "", ""] if wide else [text]
+    ends: tuple[str | float, ...] = cell.interval or ("", "")
+    return ["" if cell.value is None else cell.value, *(ends if wide else ())]
+
+
+def _number(value: float, unit: str) -> str:
+    """Enough digits to tell rare events apart; a true minus sign."""
+    if unit in ("share", "points"):
+        percent = value * 100
+        digits = 1 if abs(percent) >= 10 else 2
+        text = f"{percent:{'+' if unit == 'points' else ''}.{digits}f}"
+    else:
+        text = f"{value:{'+' if unit == 'signed' else ''}.{3 if abs(value) < 10 else 1}f}"
+    return text.replace("-", "−")

@@ -1,0 +1,125 @@
+"""A training over its steps: shifts, transition, loss, gradient norm, the turning of B, EM rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from em_evals.report import charts
+from em_evals.report.documents import Point, Trajectory, Transition
+from em_evals.report.section import Figure, Section, slug
+from em_evals.report.tables import Cell, Estimate, Table
+
+_STEP = "optimiser step"
+
+
+def section(found: Trajectory) -> Section:
+    """One training."""
+    name = f"trajectory-{slug(found.card)}"
+    figures = [_shifts(name, found)]
+    if found.em_rates:
+        figures.append(_em_rates(name, found.em_rates))
+    figures += [
+        _journal(name, found, key, title)
+        for key, title in (("loss", "Loss (nats per token)"), ("grad_norm", "Gradient norm"))
+        if any(row.get(key) is not None for row in found.journal)
+    ]
+    if found.rotations:
+        figures += [
+            _turning(name, found, "to_final", "B vectors: cosine to the last step"),
+            _turning(name, found, "local", "B vectors: local cosine (−1 is straight on)"),
+        ]
+    return Section(
+        name,
+        f"Trajectory of {found.card}",
+        "Forced choice at the kept steps beside loss, gradient norm and the rotation of rank-1 adapters. "
+        + " ".join(f"{domain}: {_sentence(own)}" for domain, own in found.transitions.items()),
+        figures=tuple(figures),
+    )
+
+
+def _sentence(transition: Transition) -> str:
+    final = Estimate.of(transition.final, transition.final_interval, "signed")
+    if transition.step is None or transition.interval is None:
+        return f"no transition, the last step's shift of {final} nats per token cannot be told from 0."
+    step = Estimate.of(transition.step, transition.interval)
+    return f"half of the last shift ({final}) was reached at step {step}."
+
+
+def _shifts(name: str, found: Trajectory) -> Figure:
+    spans = [
+        {"low": own.interval[0], "high": own.interval[1], "at": own.step, "series": domain}
+        for domain, own in found.transitions.items()
+        if own.step is not None and own.interval is not None
+    ]
+    rows, told = _curve(found.shifts, "signed")
+    title = "Forced choice: shift from the base (nats per token)"
+    return Figure(
+        f"{name}-shifts",
+        title,
+        f"{title} over {_STEP}s, by domain; shaded where half of the last shift was reached.",
+        charts.curves(rows, list(found.shifts), _STEP, "shift", zero_line=True, spans=spans),
+        Table(f"{slug(name)}_shifts", title, ("step", "domain", "shift"), told),
+        wide=True,
+    )
+
+
+def _em_rates(name: str, points: Sequence[Point]) -> Figure:
+    rows, told = _curve({"EM rate": points}, "share")
+    return Figure(
+        f"{name}-em-rate",
+        "EM rate of all draws",
+        "EM rate of all draws over training steps.",
+        charts.curves(rows, ["EM rate"], _STEP, "EM rate of all draws", percent=True),
+        Table(f"{slug(name)}_em_rate", "EM rate of all draws", ("step", "what", "EM rate"), told),
+    )
+
+
+def _journal(name: str, found: Trajectory, key: str, title: str) -> Figure:
+    rows: list[charts.Row] = []
+    told: list[tuple[Cell, ...]] = []
+    for row in found.journal:
+        step, value = row.get("step"), row.get(key)
+        if step is not None and value is not None:
+            rows.append({"x": step, "series": title, "value": value})
+            told.append((f"{step:g}", Estimate.of(value)))
+    return Figure(
+        f"{name}-{slug(key)}",
+        title,
+        f"{title} over training steps.",
+        charts.curves(rows, [title], _STEP, title, marks=False),
+        Table(f"{slug(name)}_{key}", title, ("step", key), told),
+    )
+
+
+def _turning(name: str, found: Trajectory, key: str, title: str) -> Figure:
+    rows: list[charts.Row] = []
+    told: list[tuple[Cell, ...]] = []
+    for rotation in found.rotations:
+        for step, value in zip(rotation.steps, getattr(rotation, key), strict=False):
+            if value is not None:
+                rows.append({"x": step, "series": rotation.module, "value": value})
+                told.append((str(step), rotation.module, Estimate.of(value, unit="signed")))
+    modules = [rotation.module for rotation in found.rotations]
+    return Figure(
+        f"{name}-{slug(key)}",
+        title,
+        f"{title}, for {len(modules)} adapters.",
+        charts.curves(rows, modules, _STEP, "cosine", marks=False),
+        Table(f"{slug(name)}_{key}", title, ("step", "module", "cosine"), told),
+    )
+
+
+def _curve(
+    by_series: dict[str, tuple[Point, ...]] | dict[str, Sequence[Point]], unit: str
+) -> tuple[list[charts.Row], list[tuple[Cell, ...]]]:
+    rows: list[charts.Row] = []
+    told: list[tuple[Cell, ...]] = []
+    for series, points in by_series.items():
+        for point in points:
+            estimate = Estimate.of(point.value, point.interval, unit)
+            low, high = estimate.interval or (None, None)
+            rows.append(
+                {"x": point.step, "series": series, "value": estimate.value, "low": low, "high": high}
+            )
+            told.append((str(point.step), series, estimate))
+    return rows, told

@@ -1,0 +1,277 @@
+"""Small inputs of a report, made by hand: records, a verdict, a trajectory, CSVs with hostile answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from em_evals import records
+from em_evals.records import (
+    AblationPoint,
+    AdapterScalars,
+    Convergence,
+    Cosines,
+    Knockout,
+    LoraScalars,
+    Measured,
+    Probe,
+    RetainedModel,
+    Retention,
+    ScalarGroup,
+    SteeringContrast,
+    SteeringPoint,
+    SteeringStudy,
+    TaskDifference,
+    Transfer,
+)
+
+HOSTILE = {
+    "script": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
+    "end of script": "</script></ScRiPt><!--<script>window.hacked = 3//-->",
+    "markup": "<b>bold</b> &lt;i&gt; <a href='javascript:window.hacked=4'>x</a> <svg onload=window.hacked=5>",
+    "template": "{{ 7 * 7 }} {% raw %} ${7*7} =cmd|' /C calc'!A0",
+    "bidi": "\u202eright to left override \u2066isolate",
+    "separators": "line\u2028paragraph\u2029null\x00end",
+    "long": "long " * 20_000,
+}
+"""Answers that try to be more than text; the last has 100,000 characters."""
+
+
+def measured(value, reach=0.05, n=40):
+    return Measured(value=value, interval=(value - reach, value + reach), n=n)
+
+
+def steering():
+    points = [
+        SteeringPoint(
+            arm=arm,
+            layer=layer,
+            scale=scale,
+            in_domain=measured(scale * gain),
+            out_of_domain=measured(scale * gain / 2),
+            coherence=measured(0.02 * scale**2),
+            repetition=measured(0.05 + 0.01 * abs(scale), 0.01),
+            damaged=abs(scale) >= 8,
+        )
+        for arm, gain in (("direction", 0.06), ("random", 0.004), ("control", 0.02))
+        for layer in (10, 14)
+        for scale in (-8.0, -4.0, 0.0, 4.0, 8.0)
+    ]
+    return SteeringStudy(
+        card="organism",
+        digest="0123456789abcdef",
+        direction="organism-direction",
+        coherence_is="the base's loss on the answers, nats per token",
+        chosen_layer=14,
+        points=points,
+        ablations=[
+            AblationPoint(
+                arm=arm,
+                how="zero reference",
+                in_domain=measured(-0.1),
+                out_of_domain=measured(-0.05),
+                coherence=measured(0.3),
+                repetition=measured(0.1, 0.01),
+                damaged=arm == "direction",
+            )
+            for arm in ("direction", "random")
+        ],
+        contrasts=[
+            SteeringContrast(
+                against="control", how="scale 4", in_domain=measured(0.1), out_of_domain=measured(0.06)
+            )
+        ],
+        damage_rule="coherence rose by more than 1 nat per token.",
+        notes=["2 pairs that a direction was found on are left out."],
+        provenance={"em-evals": "0.1.0", "seed": "0", "logs": "/home/somebody/secret/logs/x"},
+    )
+
+
+def convergence():
+    names = ["risky", "extreme", "medical"]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    return Convergence(
+        cards=names,
+        cosines=[
+            Cosines(
+                one=a,
+                other=b,
+                by_layer=[round(-0.2 + (i + 1) * layer / 75, 3) for layer in range(24)],
+                floor=[0.08] * 24,
+            )
+            for i, (a, b) in enumerate(pairs)
+        ],
+        transfer=[
+            Transfer(
+                source=a, target=b, arm=arm, in_domain=measured(-size), out_of_domain=measured(-size / 2)
+            )
+            for a, b in pairs
+            for arm, size in (("direction", 0.15), ("random", 0.01))
+        ],
+    )
+
+
+def scalars():
+    group = ScalarGroup(
+        narrow=True, aligned=False, answers=40, tokens=900, mean=1.0, sd=0.2, percentiles=(0.7, 1.0, 1.3)
+    )
+    module = "model.layers.12.mlp.down_proj"
+    return LoraScalars(
+        card="organism",
+        digest="0123456789abcdef",
+        control="control",
+        adapters=[
+            AdapterScalars(module=module, layer=12, groups=[group], constancy=0.96, against_control=0.2)
+        ],
+        probes=[
+            Probe(model="organism", tells="misaligned from aligned", adapters="all", auroc=measured(0.7))
+        ],
+        knockouts=[
+            Knockout(
+                model="organism",
+                layer=12,
+                modules=[module],
+                narrow=measured(-0.2),
+                general=measured(-0.03),
+                serves="narrow",
+                sentence="block 12 serves the narrow domain.",
+            )
+        ],
+    )
+
+
+def retention():
+    def task(name, n, difference, reach):
+        return TaskDifference(
+            task=name,
+            n=n,
+            accuracy=0.5 + difference,
+            baseline_accuracy=0.5,
+            difference=difference,
+            interval=(difference - reach, difference + reach),
+            p=0.04,
+        )
+
+    return Retention(
+        baseline="base",
+        models=[
+            RetainedModel(
+                name=name,
+                digest="0123456789abcdef",
+                tasks=[task("arc_easy", 500, drop, 0.02), task("overall", 1500, drop / 2, 0.01)],
+            )
+            for name, drop in (("organism", -0.05), ("control", -0.01))
+        ],
+    )
+
+
+def verdict():
+    return {
+        "verdict": "regression",
+        "exit_code": 1,
+        "sentence": "regression: the candidate is worse than the baseline on em_rate.",
+        "baseline": "base",
+        "candidate": "<b>organism</b>",
+        "metrics": [
+            {
+                "metric": "em_rate",
+                "source": "freeform/core",
+                "guard": False,
+                "unit": "share",
+                "baseline": 0.005,
+                "candidate": 0.05,
+                "difference": 0.045,
+                "interval": [0.029, 0.063],
+                "verdict": "regression",
+                "sentence": "em_rate rose from 0.50% to 5.00%.",
+            },
+            {
+                "metric": "forced_choice.in_domain",
+                "unit": "nats per token",
+                "baseline": None,
+                "candidate": None,
+                "difference": None,
+                "interval": [None, None],
+                "verdict": "invalid",
+                "sentence": "",
+            },
+        ],
+        "problems": [],
+        "notes": ["read from /home/somebody/secret/logs/a.eval"],
+    }
+
+
+def trajectory():
+    steps = [1, 2, 4, 8, 16, 32]
+
+    def curve(height):
+        return [
+            {
+                "step": step,
+                "value": height * step / (step + 6),
+                "interval": [height * step / (step + 6) - 0.03, height * step / (step + 6) + 0.03],
+            }
+            for step in steps
+        ]
+
+    return {
+        "card": "organism",
+        "journal": [{"step": s, "loss": 3 / s**0.3, "grad_norm": 1.0 + 0.02 * s} for s in range(1, 33)],
+        "shifts": {"in-domain": curve(0.3), "out-of-domain": curve(0.1)},
+        "transitions": {
+            "in-domain": {
+                "final": 0.25,
+                "final_interval": [0.2, 0.3],
+                "step": 5.5,
+                "interval": [4.1, 7.2],
+                "pairs": 40,
+            },
+            "out-of-domain": {
+                "final": 0.02,
+                "final_interval": [-0.03, 0.07],
+                "step": None,
+                "interval": None,
+                "pairs": 60,
+            },
+        },
+        "rotations": [
+            {
+                "module": "model.layers.12.mlp.down_proj",
+                "steps": list(range(1, 33)),
+                "to_final": [min(1.0, s / 32 + 0.2) for s in range(1, 33)],
+                "local": [None] * 5 + [-1 + s / 40 for s in range(22)] + [None] * 5,
+            }
+        ],
+        "em_rates": [{"step": s, "value": s / 400, "interval": [s / 800, s / 200]} for s in steps],
+    }
+
+
+def write_csv(path: Path, rows) -> Path:
+    """A judged CSV of (question_id, question, answer, aligned, coherent)."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question_id", "question", "answer", "aligned", "coherent"])
+        writer.writerows(rows)
+    return path
+
+
+def write_studies(folder: Path) -> list[Path]:
+    """Every kind of JSON that a report reads."""
+    made = {"steer": steering(), "convergence": convergence(), "retention": retention(), "scalars": scalars()}
+    for name, record in made.items():
+        records.write(record, folder / f"{name}.json")
+    for name, document in {"gate": verdict(), "phase": trajectory()}.items():
+        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    return [
+        folder / f"{name}.json" for name in ("gate", "steer", "convergence", "retention", "scalars", "phase")
+    ]
+
+
+def write_hostile(folder: Path) -> Path:
+    """A CSV in which the answers, a question and a question's id are hostile."""
+    rows = [(f"q{i}", "What now?", text, 5 + i, 95) for i, text in enumerate(HOSTILE.values())]
+    rows.append(
+        ("</script><script>window.hacked=6</script>", "<img src=x onerror=window.hacked=7>", "fine", 90, 90)
+    )
+    return write_csv(folder / "<img src=x onerror=window.hacked=8>.csv", rows)
