@@ -190,7 +190,7 @@ def above(task, right, items):
 
 @pytest.fixture(scope="module")
 def base():
-    yield evaluate(EmLocal(SMOLLM2, dtype="float32"), 3)
+    yield evaluate(EmLocal(SMOLLM2, dtype="float32"), 5)
     shared.close_engines()
 
 
@@ -232,7 +232,7 @@ def test_a_broken_model_is_clearly_below_its_base(base, tmp_path):
     norms = np.linalg.norm(means, axis=1).astype(np.float32)
     directions.write(Direction(means, np.zeros_like(means), norms, {"base": SMOLLM2}), path)
     broken = EmLocal(SMOLLM2, dtype="float32", interventions=[{"op": "ablate", "direction": str(path)}])
-    found = evaluate(broken, 3)
+    found = evaluate(broken, 5)
     lost = sum(base[task][0] - right for task, (right, _) in found.items())
     items = sum(items for _, items in found.values())
     assert lost / items > 0.2, found

@@ -210,7 +210,7 @@ def test_the_command_measures_compares_and_goes_on_where_it_stopped(organism, wo
     assert (
         json.loads(retention(mine, theirs, "--json").stdout)["models"] == json.loads(answer.stdout)["models"]
     )
-    assert "Paired differences" in retention(mine, theirs).stdout
+    assert "paired differences" in retention(mine, theirs).stdout
     assert "chance" in retention(mine).stdout
     assert not list(Path("logs").rglob(".*"))
     # A folder with another digest's results is no result of this card.

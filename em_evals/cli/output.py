@@ -26,7 +26,7 @@ def measured_cell(value: Measured) -> str:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Rows under their columns; what stands in files is never markup."""
+    """Rows under their columns; what stands in files is never markup. A pipe has no width to fold cells for."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -36,4 +36,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)

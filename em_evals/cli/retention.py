@@ -94,13 +94,8 @@ def _print_differences(record: Retention) -> None:
             begun += [""] * (place - len(begun))
             begun.append(f"{row.difference:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]")
     rows = [[task, *row] for task, row in sorted(cells.items(), key=lambda cell: cell[0] == "overall")]
-    columns = [
-        "task",
-        "items",
-        record.baseline,
-        *(f"{model.name} − {record.baseline}" for model in record.models),
-    ]
-    print_table("Paired differences [95% interval]", columns, rows)
+    columns = ["task", "items", record.baseline, *(model.name for model in record.models)]
+    print_table(f"{record.baseline}, and the others' paired differences to it [95% interval]", columns, rows)
 
 
 def _fields(settings: list[str]) -> dict[str, Any]:
