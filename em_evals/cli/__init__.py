@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from em_evals.cli import data, direction, gate, grading, insight, models, training
+from em_evals.cli import data, direction, gate, grading, insight, models, serving, training
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -33,6 +33,8 @@ app.add_typer(insight.app, name="insight")
 app.command()(grading.rates)
 app.command()(grading.judges)
 app.command()(gate.gate)
+app.command()(serving.serve)
+app.command()(serving.doctor)
 
 INVALID = 2
 """Exit code for bad input."""
