@@ -86,7 +86,7 @@ class LocalAPI(ModelAPI):
         """One ModelOutput with `num_choices` draws; see `models.engine.Sampling` for what the settings mean."""
         try:
             self._check(tools, config)
-            engine = await anyio.to_thread.run_sync(engine_for, self.card, self.api_key)
+            engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = [_message(message) for message in input]
             prompt = tuple(encode_chat(engine.tokenizer, messages))
             settings = _sampling(config, self.card.card.generation)
@@ -122,7 +122,7 @@ class LocalAPI(ModelAPI):
 
     async def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: an answer's tokens, as `generate` encodes a prefilled answer."""
-        engine = await anyio.to_thread.run_sync(engine_for, self.card, self.api_key)
+        engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
         return encode_text(engine.tokenizer, text)
 
     async def count_text_tokens(self, text: str) -> int:

@@ -11,7 +11,6 @@ from typing import Literal
 
 from em_evals.cards import ModelCard, ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models.engine import Engine
 
 _engines: dict[str, Engine] = {}
@@ -25,7 +24,7 @@ def expect(card: ResolvedCard) -> None:
     Raises:
         EmEvalsError: the card's backend cannot be used here, or cannot do what the card asks for.
     """
-    kind, _ = choose(card.card, card.interventions)
+    kind, _ = choose(card.card)
     if kind == "transformers":
         return
     from em_evals.models.variants import variant
@@ -40,7 +39,7 @@ def expect(card: ResolvedCard) -> None:
         engine.expect(card.adapter_path, card.interventions)
 
 
-def engine_for(card: ResolvedCard, api_key: str | None = None) -> Engine:
+def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
     """The process's engine for a card's base, started on first use (its weights load in the background).
 
     Args:
@@ -50,17 +49,15 @@ def engine_for(card: ResolvedCard, api_key: str | None = None) -> Engine:
     Raises:
         EmEvalsError: the card's backend cannot be used here.
     """
-    kind, _ = choose(card.card, card.interventions)
-    key = _key(card.card, kind)
+    kind, _ = choose(card)
+    key = _key(card, kind)
     with _lock:
         if key not in _engines:
             _engines[key] = _make(card, kind, api_key, _expected[key])
         return _engines[key]
 
 
-def choose(
-    card: ModelCard, interventions: tuple[Intervention, ...] = ()
-) -> tuple[Literal["transformers", "vllm", "server"], str]:
+def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], str]:
     """The engine that serves a card here, and why that one.
 
     Raises:
@@ -82,7 +79,7 @@ def choose(
         return "transformers", reason
     if choose_device(card.engine.device).type != "cuda":
         return "transformers", "there is no CUDA GPU (`backend: vllm` takes vLLM all the same)"
-    if any(one.site == "writes" for one in interventions):
+    if any(one.site == "writes" for one in card.interventions):
         return "transformers", "vLLM does not take `site: writes`"
     return "vllm", "vLLM is installed beside a GPU"
 
@@ -97,14 +94,14 @@ def close_engines() -> None:
         engine.close()
 
 
-def _make(card: ResolvedCard, kind: str, api_key: str | None, expected: list[ResolvedCard]) -> Engine:
+def _make(card: ModelCard, kind: str, api_key: str | None, expected: list[ResolvedCard]) -> Engine:
     if kind == "transformers":
         from em_evals.models.hf_engine import HFEngine
 
-        return HFEngine(card.card)
+        return HFEngine(card)
     from em_evals.models.vllm_engine import VLLMEngine
 
-    engine = VLLMEngine(card.card, api_key)
+    engine = VLLMEngine(card, api_key)
     for other in expected:
         engine.expect(other.adapter_path, other.interventions)
     return engine

@@ -28,11 +28,13 @@ from em_evals.intervention import Intervention
 from em_evals.models import bases, vllm_server
 from em_evals.models.engine import Draw, Request, StopReason, TokenLogprob
 from em_evals.models.variants import BARE, Plan, Variant, plan, variant
+from em_evals.models.vllm_app import BASE_ROUTE
 from em_evals.models.vllm_plugin import ANSWER_START
 from em_evals.models.vllm_server import Server
 
 API_KEY = "EM_EVALS_API_KEY"
 """Environment variable: the key of a server that somebody else runs."""
+_WATCH_SECONDS = 2
 _DEATHS = 3
 """Deaths in a row, without a draw in between, before a server is given up."""
 
@@ -172,6 +174,19 @@ class VLLMEngine:
         starting = asyncio.to_thread(vllm_server.start, self._card, wanted, merged if wanted.merged else None)
         self._server = await _uncut(starting)
         await self._connect()
+        self._watcher = asyncio.create_task(self._watch(self._server))
+
+    async def _watch(self, server: Server) -> None:
+        """Kill a server whose engine has died: vLLM's front may wait for ever for answers that will not come."""
+        async with httpx.AsyncClient(timeout=600) as client:
+            while server.alive:
+                await asyncio.sleep(_WATCH_SECONDS)
+                try:
+                    well = (await client.get(f"{server.url}/health")).status_code == 200
+                except httpx.TransportError:
+                    well = False
+                if not well:
+                    await asyncio.to_thread(server.stop, 0)
 
     async def _connect(self) -> None:
         """Open the client and learn what is served, and how long texts may be."""
@@ -196,7 +211,7 @@ class VLLMEngine:
         if self._remote:
             self._learn(answer.json()["data"])
         else:
-            health = await self._client.get("/em-evals/base")
+            health = await self._client.get(BASE_ROUTE)
             self._model_len = int(health.json()["max_model_len"])
 
     def _learn(self, models: list[dict[str, Any]]) -> None:

@@ -28,9 +28,9 @@ from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, lora_files
 from em_evals.models.variants import SETS, Plan, Variant, as_json
+from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, PLAN, REGISTER
+from em_evals.models.vllm_plugin import ENABLE, TESTED
 
-TESTED = "0.32"
-"""vLLM's minor version that em-evals works with (see vllm_plugin.py)."""
 _START_SECONDS = 1800
 """Large models take minutes to load and compile; a server that died is noticed at once."""
 _CPU_CACHE_BYTES = 2 * 1024**3
@@ -90,18 +90,18 @@ class Server:
         """
         body = {"name": name, "variant": as_json(variant)}
         headers = {"Authorization": f"Bearer {self.admin}"}
-        answer = httpx.put(f"{self.url}/em-evals/models", json=body, headers=headers, timeout=600)
+        answer = httpx.put(f"{self.url}{REGISTER}", json=body, headers=headers, timeout=600)
         if answer.status_code != 200:
             raise EmEvalsError(error_of(answer))
 
-    def stop(self) -> None:
-        """End it and its children."""
+    def stop(self, grace: float = 20) -> None:
+        """End it and its children, by force after `grace` seconds."""
         if self.process is None:
             return
-        if self.alive:
+        if self.alive and grace:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(20)
+                self.process.wait(grace)
         # Children that outlived it, a hanging worker say.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -164,7 +164,7 @@ def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> li
     device = bases.choose_device(options.device)
     given: dict[str, Any] = {
         "model": model,
-        "served-model-name": "em-evals-base",
+        "served-model-name": BASE,
         "host": host,
         "port": port,
         "dtype": str(bases.choose_dtype(options.dtype, device)).removeprefix("torch."),
@@ -202,25 +202,27 @@ def _argument(name: str, value: Any) -> list[str]:
 
 def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, str]:
     """The server's environment; secrets travel here."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("EM_EVALS_STEERING")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name != ENABLE}
     own = {
-        "VLLM_API_KEY": key,
-        "EM_EVALS_ADMIN_KEY": admin,
-        "EM_EVALS_PLAN": json.dumps({**asdict(plan), "base": card.base}),
+        API_KEY: key,
+        ADMIN_KEY: admin,
+        PLAN: json.dumps({**asdict(plan), "base": card.base}),
         # Plugins of other packages may patch what ours relies on.
         "VLLM_PLUGINS": "em_evals",
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONUNBUFFERED": "1",
     }
     options = card.engine
+    on_cpu = bases.choose_device(options.device).type == "cpu"
+    if on_cpu and (plan.loras or options.enforce_eager):
+        # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
+        own["TORCH_COMPILE_DISABLE"] = "1"
     alone = not (options.tensor_parallel_size or options.pipeline_parallel_size or options.data_parallel_size)
-    if alone and bases.choose_device(options.device).type == "cpu":
+    if on_cpu and alone:
         # The worker then shares the engine's process, as it does on a GPU: one import of vLLM less.
         own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if plan.steps:
-        own["EM_EVALS_STEERING"] = json.dumps({"sets": SETS, "steps": plan.steps})
+        own[ENABLE] = json.dumps({"sets": SETS, "steps": plan.steps})
         own["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     return inherited | own
 
