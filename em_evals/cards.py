@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from em_evals import adapters, content, directions
 from em_evals.errors import EmEvalsError, nearest
@@ -22,6 +22,18 @@ from em_evals.recipes import AdapterRecipe, Strict
 
 class EngineOptions(Strict):
     """How the base is held in memory. Names are vLLM's where vLLM has the option."""
+
+    FOR_VLLM: ClassVar[tuple[str, ...]] = (
+        "max_model_len",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "data_parallel_size",
+        "distributed_executor_backend",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "enforce_eager",
+    )
+    """Options that vLLM is told as they stand, where they are given."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 on a GPU that has it, else what the checkpoint was saved in."""
@@ -35,6 +47,24 @@ class EngineOptions(Strict):
     """Draws that are decoded at the same time."""
     max_num_batched_tokens: PositiveInt = 8192
     """Tokens of one prefill, padding included."""
+    tensor_parallel_size: PositiveInt | None = None
+    """GPUs that share each layer; this and what follows is for vLLM only."""
+    pipeline_parallel_size: PositiveInt | None = None
+    """Groups of layers, each on GPUs of its own."""
+    data_parallel_size: PositiveInt | None = None
+    """Copies of the base that share the draws."""
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    """`ray` for several machines."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of a GPU's memory to take."""
+    kv_cache_memory_bytes: PositiveInt | None = None
+    """Memory for keys and values, instead of what is left over; on a CPU 2 GiB unless said."""
+    enforce_eager: bool | None = None
+    """Neither compile nor use CUDA graphs: starts sooner, runs slower."""
+    max_loras: PositiveInt | None = None
+    """Adapters in one batch; by default as many as the cards that are asked for, and 4 at least."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Any other option of `vllm serve`, by its name."""
 
 
 class GenerationOptions(Strict):
@@ -58,7 +88,11 @@ class ModelCard(Strict):
     train: AdapterRecipe | None = None
     interventions: tuple[Intervention, ...] = ()
     """What is done inside at every forward pass, in order."""
-    backend: Literal["auto", "transformers"] = "auto"
+    backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
+    """`auto`: vLLM where it is installed beside a GPU, else transformers in this process. `server`: a server that
+    somebody runs with `em-evals serve`, at `base_url`."""
+    base_url: str | None = None
+    """The server's address, as http://host:port; its key is taken from EM_EVALS_API_KEY."""
     engine: EngineOptions = EngineOptions()
     generation: GenerationOptions = GenerationOptions()
     trust_remote_code: bool = False
@@ -70,6 +104,12 @@ class ModelCard(Strict):
     description: str = ""
     source: str | None = None
     """Paper or page that this card follows."""
+
+    @model_validator(mode="after")
+    def _address(self) -> ModelCard:
+        if (self.backend == "server") != (self.base_url is not None):
+            raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
+        return self
 
 
 _WITHOUT_EFFECT = {"description", "source", "extends", "control_of", "architecture"}

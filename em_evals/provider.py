@@ -33,7 +33,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.host import refusal
 from em_evals.models.chat import Message, encode_chat, encode_text, given_tokens
 from em_evals.models.engine import Draw, Engine, Request, Sampling, TokenLogprob
-from em_evals.models.shared import engine_for
+from em_evals.models.shared import engine_for, expect
 
 _DIGEST_PREFIX = "card:"
 _UNSUPPORTED = ("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "response_schema")
@@ -44,8 +44,8 @@ class LocalAPI(ModelAPI):
 
     Args:
         model_name: what follows `local/`: a card, a PEFT or model folder, `pypi:…`, or a hub id.
-        base_url: not used.
-        api_key: not used.
+        base_url: of a server that serves the card (`em-evals serve`), as the card's own `base_url`.
+        api_key: of that server, instead of EM_EVALS_API_KEY.
         config: Inspect's generation settings for this model.
         **model_args: card fields that win over the card's file (`-M`).
 
@@ -62,7 +62,10 @@ class LocalAPI(ModelAPI):
         **model_args: Any,
     ) -> None:
         try:
+            if base_url is not None:
+                model_args = {**model_args, "backend": "server", "base_url": base_url}
             self.card: ResolvedCard = resolve(model_name, model_args)
+            expect(self.card)
             self.card_digest = self.card.digest
         except EmEvalsError as error:
             raise refusal(error) from None
@@ -83,7 +86,7 @@ class LocalAPI(ModelAPI):
         """One ModelOutput with `num_choices` draws; see `models.engine.Sampling` for what the settings mean."""
         try:
             self._check(tools, config)
-            engine = await anyio.to_thread.run_sync(engine_for, self.card.card)
+            engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = [_message(message) for message in input]
             prompt = tuple(encode_chat(engine.tokenizer, messages))
             settings = _sampling(config, self.card.card.generation)
@@ -119,7 +122,7 @@ class LocalAPI(ModelAPI):
 
     async def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: an answer's tokens, as `generate` encodes a prefilled answer."""
-        engine = await anyio.to_thread.run_sync(engine_for, self.card.card)
+        engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
         return encode_text(engine.tokenizer, text)
 
     async def count_text_tokens(self, text: str) -> int:

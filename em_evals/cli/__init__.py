@@ -20,6 +20,7 @@ from em_evals.cli import (
     models,
     report,
     retention,
+    serving,
     steering,
     study,
     training,
@@ -50,6 +51,8 @@ app.command()(gate.gate)
 app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
 app.command()(retention.retention)
 app.command()(report.report)
+app.command()(serving.serve)
+app.command()(serving.doctor)
 
 INVALID = 2
 """Exit code for bad input."""

@@ -31,7 +31,7 @@ def train(
     """Train a card's model by its recipe, with TRL and PEFT. The same command resumes what was interrupted."""
     from em_evals.cards import read_card
 
-    overrides = _fields(fields)
+    overrides = card_fields(fields)
     if plan:
         _plan(card, seed, max_steps, overrides, as_json)
         return
@@ -67,7 +67,7 @@ def _plan(
         print_table(name, ["what", "value"], planning.as_table(found))
 
 
-def _fields(pairs: list[str]) -> dict[str, Any]:
+def card_fields(pairs: list[str]) -> dict[str, Any]:
     """`train.seed=1` as {"train": {"seed": 1}}; values are YAML."""
     import yaml
 

@@ -1,25 +1,87 @@
-"""One engine a base in a process: cards on the same base share its weights, whoever asks first pays for loading."""
+"""One engine a base in a process: cards on the same base share its weights, whoever asks first pays for loading.
+
+Which engine: what the card says; `auto` takes vLLM where it is installed beside a GPU and does what is asked for.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
+from typing import Literal
 
-from em_evals.cards import ModelCard
+from em_evals.cards import ModelCard, ResolvedCard
+from em_evals.errors import EmEvalsError
 from em_evals.models.engine import Engine
 
 _engines: dict[str, Engine] = {}
+_expected: dict[str, list[ResolvedCard]] = defaultdict(list)
 _lock = threading.Lock()
 
 
-def engine_for(card: ModelCard) -> Engine:
-    """The process's engine for a card's base, started on first use (its weights load in the background)."""
-    from em_evals.models.hf_engine import HFEngine
+def expect(card: ResolvedCard) -> None:
+    """Say that draws of a card will come: an engine that starts later starts with room for it.
 
-    key = card.model_dump_json(include={"base", "revision", "engine", "trust_remote_code"})
+    Raises:
+        EmEvalsError: the card's backend cannot be used here, or cannot do what the card asks for.
+    """
+    kind, _ = choose(card.card)
+    if kind == "transformers":
+        return
+    from em_evals.models.variants import variant
+    from em_evals.models.vllm_engine import VLLMEngine
+
+    variant(card.adapter_path, card.interventions)
+    key = _key(card.card, kind)
+    with _lock:
+        _expected[key].append(card)
+        engine = _engines.get(key)
+    if isinstance(engine, VLLMEngine):
+        engine.expect(card.adapter_path, card.interventions)
+
+
+def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
+    """The process's engine for a card's base, started on first use (its weights load in the background).
+
+    Args:
+        card: whose draws will be asked for.
+        api_key: of the server that the card names (`backend: server`).
+
+    Raises:
+        EmEvalsError: the card's backend cannot be used here.
+    """
+    kind, _ = choose(card)
+    key = _key(card, kind)
     with _lock:
         if key not in _engines:
-            _engines[key] = HFEngine(card)
+            _engines[key] = _make(card, kind, api_key, _expected[key])
         return _engines[key]
+
+
+def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], str]:
+    """The engine that serves a card here, and why that one.
+
+    Raises:
+        EmEvalsError: the card asks for one that cannot be used here.
+    """
+    from em_evals.models import vllm_server
+    from em_evals.models.bases import choose_device
+
+    if card.backend == "server":
+        return "server", f"the card names a server, {card.base_url}"
+    if card.backend == "transformers":
+        return "transformers", "the card says so"
+    reason = vllm_server.unusable()
+    if card.backend == "vllm":
+        if reason:
+            raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
+        return "vllm", "the card says so"
+    if reason:
+        return "transformers", reason
+    if choose_device(card.engine.device).type != "cuda":
+        return "transformers", "there is no CUDA GPU (`backend: vllm` takes vLLM all the same)"
+    if any(one.site == "writes" for one in card.interventions):
+        return "transformers", "vLLM does not take `site: writes`"
+    return "vllm", "vLLM is installed beside a GPU"
 
 
 def close_engines() -> None:
@@ -27,5 +89,24 @@ def close_engines() -> None:
     with _lock:
         engines = list(_engines.values())
         _engines.clear()
+        _expected.clear()
     for engine in engines:
         engine.close()
+
+
+def _make(card: ModelCard, kind: str, api_key: str | None, expected: list[ResolvedCard]) -> Engine:
+    if kind == "transformers":
+        from em_evals.models.hf_engine import HFEngine
+
+        return HFEngine(card)
+    from em_evals.models.vllm_engine import VLLMEngine
+
+    engine = VLLMEngine(card, api_key)
+    for other in expected:
+        engine.expect(other.adapter_path, other.interventions)
+    return engine
+
+
+def _key(card: ModelCard, kind: str) -> str:
+    fields = card.model_dump_json(include={"base", "revision", "engine", "trust_remote_code", "base_url"})
+    return f"{kind} {fields}"

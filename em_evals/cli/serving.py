@@ -1,0 +1,46 @@
+"""`em-evals serve` and `em-evals doctor`: servers, and what this machine can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from em_evals.cli.output import Json, print_json, print_table
+
+
+def serve(
+    cards: Annotated[
+        list[str], typer.Argument(help="Cards on one base; each is a model name on the server.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the API key; made, with a random key, where it is missing."),
+    ] = None,
+    fields: Annotated[
+        list[str],
+        typer.Option(
+            "-M", metavar="KEY=VALUE", help="Card fields that win, as engine.tensor_parallel_size=2."
+        ),
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Serve cards with vLLM behind one OpenAI-compatible address, adapters and interventions included."""
+    from em_evals.cli.training import card_fields
+    from em_evals.models.serving import serve as run
+
+    run(cards, card_fields(fields), host, port, key_file, as_json=as_json)
+
+
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which engine draws will use and why not the other, how much memory there is."""
+    from em_evals.doctor import examine
+
+    rows = examine()
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("", ["what", "state", "remark"], [list(row.values()) for row in rows])

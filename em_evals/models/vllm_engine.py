@@ -1,0 +1,376 @@
+"""The vLLM engine: draws over HTTP from a local server of our own, or from one that somebody else runs.
+
+The local server starts with the first draw, for everybody who has been announced by then (`expect`): one adapter that
+all have in common is merged into the weights on a CPU (its LoRA kernels are slow), several are served as LoRAs. Who
+comes later and needs more than the server has (a larger rank, steering) makes it start anew, once the draws in flight
+are done. A server that dies is started again and its draws are made again: they are the same, by their seeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from numpy.random import SeedSequence
+
+from em_evals import adapters
+from em_evals.cards import ModelCard
+from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
+from em_evals.models import bases, vllm_server
+from em_evals.models.engine import Draw, Request, StopReason, TokenLogprob
+from em_evals.models.variants import BARE, Plan, Variant, plan, variant
+from em_evals.models.vllm_app import BASE_ROUTE
+from em_evals.models.vllm_plugin import ANSWER_START
+from em_evals.models.vllm_server import Server
+
+API_KEY = "EM_EVALS_API_KEY"
+"""Environment variable: the key of a server that somebody else runs."""
+_WATCH_SECONDS = 2
+_DEATHS = 3
+"""Deaths in a row, without a draw in between, before a server is given up."""
+
+
+class VLLMEngine:
+    """A base on a vLLM server. See `models.engine.Engine`.
+
+    Args:
+        card: names the base, how to hold it, and where the server is (`backend: server`).
+        api_key: of that server; None: from EM_EVALS_API_KEY.
+    """
+
+    def __init__(self, card: ModelCard, api_key: str | None = None) -> None:
+        self._card = card
+        self._remote = card.base_url is not None
+        if not self._remote and (reason := vllm_server.unusable()):
+            raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
+        self.tokenizer = bases.load_tokenizer(card)
+        self._api_key = api_key or os.environ.get(API_KEY) or "none"
+        self._known: dict[str, Variant] = {}
+        self._identities: dict[Any, Variant] = {}
+        self._server: Server | None = None
+        self._names: dict[str, str] = {}
+        self._client: httpx.AsyncClient | None = None
+        self._model_len = 0
+        self.model_len = bases.context_length(card)
+        self._deaths = 0
+        self._in_flight = 0
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._changed = asyncio.Condition()
+        self._starting = asyncio.Lock()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"em-evals {card.base}", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self.close)
+
+    def expect(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> None:
+        """Say that draws of this model will come, so that the server starts with room for it."""
+        one = self._variant(adapter, interventions)
+        self._known[one.key] = one
+
+    def submit(self, request: Request) -> Future[Draw]:
+        """Queue a draw; see `Engine.submit`."""
+        if self._closed:
+            raise EmEvalsError("this engine is closed; make a new one.")
+        return asyncio.run_coroutine_threadsafe(self._draw(request), self._loop)
+
+    def close(self) -> None:
+        """Stop the server, failing what is still queued."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        if self._server is not None:
+            self._server.stop()
+
+    async def _shut(self) -> None:
+        own = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not own]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+
+    # The server
+
+    def _variant(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> Variant:
+        """The variant of a request; a retrained adapter or a direction written anew is another one."""
+        files = [Path(one.direction) for one in interventions if one.direction is not None]
+        if adapter is not None:
+            files.append(Path(adapter) / "adapter_model.safetensors")
+        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+        identity = (adapter, interventions, times)
+        if identity not in self._identities:
+            self._identities[identity] = variant(adapter, interventions)
+        return self._identities[identity]
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the engine's own server offers; None while there is none."""
+        return self._server.plan if self._server is not None else None
+
+    @asynccontextmanager
+    async def _serving(self, one: Variant) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+        """A client of a server that serves a variant, and its name there; the server stays while this is open."""
+        async with self._starting:
+            name = await self._name(one)
+            client, server = self._client, self._server
+            assert client is not None  # noqa: S101 - a server that runs has a client
+            self._in_flight += 1
+        try:
+            yield client, name
+        except httpx.TransportError as error:
+            raise _LostError(server) from error
+        finally:
+            self._in_flight -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _name(self, one: Variant) -> str:
+        self._known[one.key] = one
+        if self._remote:
+            if self._client is None:
+                await self._connect()
+            if one.key not in self._names:
+                await self._connect()  # it may have been added meanwhile
+            if one.key not in self._names:
+                raise EmEvalsError(self._not_there())
+            return self._names[one.key]
+        if self._server is None or not self._server.alive or not self._server.plan.covers(one):
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._in_flight)
+            await self._start()
+        assert self._server is not None  # noqa: S101 - just started
+        if one.key not in self._names:
+            await asyncio.to_thread(self._server.add, one.key, one)
+            self._names[one.key] = one.key
+        return one.key
+
+    async def _start(self) -> None:
+        """Start a server for everybody who is known, in place of the one there is."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+            self._server = None
+        self._names = {}
+        on_cpu = bases.choose_device(self._card.engine.device).type == "cpu"
+        wanted = plan(self._known.values(), self._card.engine.max_loras, merge=on_cpu)
+        merged = next((one.adapter for one in self._known.values() if one.adapter_key == wanted.merged), None)
+        starting = asyncio.to_thread(vllm_server.start, self._card, wanted, merged if wanted.merged else None)
+        self._server = await _uncut(starting)
+        await self._connect()
+        self._watcher = asyncio.create_task(self._watch(self._server))
+
+    async def _watch(self, server: Server) -> None:
+        """Kill a server whose engine has died: vLLM's front may wait for ever for answers that will not come."""
+        async with httpx.AsyncClient(timeout=600) as client:
+            while server.alive:
+                await asyncio.sleep(_WATCH_SECONDS)
+                try:
+                    well = (await client.get(f"{server.url}/health")).status_code == 200
+                except httpx.TransportError:
+                    well = False
+                if not well:
+                    await asyncio.to_thread(server.stop, 0)
+
+    async def _connect(self) -> None:
+        """Open the client and learn what is served, and how long texts may be."""
+        url = self._server.url if self._server is not None else str(self._card.base_url).rstrip("/")
+        key = self._server.key if self._server is not None else self._api_key
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                base_url=url.removesuffix("/v1"),
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=httpx.Timeout(None, connect=30),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            )
+        try:
+            answer = await self._client.get("/v1/models")
+        except httpx.TransportError as error:
+            raise EmEvalsError(
+                f"there is no server at {url} ({error}): start one with `em-evals serve`."
+            ) from None
+        if answer.status_code != 200:
+            hint = f" Set {API_KEY} to its key." if answer.status_code == 401 else ""
+            raise EmEvalsError(f"the server at {url} refuses: {vllm_server.error_of(answer)}{hint}")
+        if self._remote:
+            self._learn(answer.json()["data"])
+        else:
+            health = await self._client.get(BASE_ROUTE)
+            self._model_len = int(health.json()["max_model_len"])
+
+    def _learn(self, models: list[dict[str, Any]]) -> None:
+        self._listed = [str(entry["id"]) for entry in models]
+        self._names = {}
+        for entry in models:
+            ours = entry.get("em_evals")
+            root = str(ours["base"] if ours else entry.get("root") or entry["id"])
+            if not adapters.same_base(root, self._card.base):
+                continue
+            # A server without our cards serves its base as it is.
+            self._names[ours["key"] if ours else BARE.key] = str(entry["id"])
+            self._model_len = int(entry.get("max_model_len") or 0) or self._model_len
+
+    def _not_there(self) -> str:
+        return (
+            f"the server at {self._card.base_url} serves {', '.join(self._listed) or 'nothing'}, and none of them is "
+            f"this card on {self._card.base} (adapter, interventions and base are compared by content): start it with "
+            "`em-evals serve CARD`."
+        )
+
+    # Draws
+
+    async def _draw(self, request: Request) -> Draw:
+        if not request.prompt:
+            raise EmEvalsError("the prompt is empty: there is no token to continue.")
+        one = await asyncio.to_thread(self._variant, request.adapter, request.interventions)
+        while True:
+            try:
+                async with self._serving(one) as (client, name):
+                    room = self._model_len - len(request.prompt)
+                    if room <= 0:
+                        return Draw("", [], "model_length")
+                    answer = await client.post("/v1/completions", json=_body(request, name, room))
+                    if answer.status_code >= 500 and await self._ending(client):
+                        raise httpx.RemoteProtocolError("its engine died")
+            except _LostError as lost:
+                await self._replace(lost)
+                continue
+            if answer.status_code != 200:
+                raise EmEvalsError(vllm_server.error_of(answer))
+            self._deaths = 0
+            return _read(self.tokenizer, request, answer.json()["choices"][0], room)
+
+    async def _ending(self, client: httpx.AsyncClient) -> bool:
+        """Whether the server is ending: vLLM answers 500 to what was in flight when its engine died."""
+        for _ in range(10):
+            if (await client.get("/health")).status_code != 200:  # a broken connection says it too
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    async def _replace(self, lost: _LostError) -> None:
+        """Give a lost server up, so that the next draw starts one. Somebody else's is not ours to start.
+
+        Raises:
+            EmEvalsError: it was somebody else's, or ours dies again and again.
+        """
+        if self._remote:
+            raise EmEvalsError(
+                f"the server at {self._card.base_url} does not answer ({lost.__cause__!r}); ask who runs it."
+            )
+        async with self._starting:
+            if self._server is not lost.server or self._server is None:
+                return  # whoever lost it first has done this
+            server, self._server = self._server, None
+            await asyncio.to_thread(server.stop)
+            self._deaths += 1
+            if self._deaths >= _DEATHS:
+                self._deaths = 0
+                raise EmEvalsError(
+                    f"the vLLM server died {_DEATHS} times without a draw: {vllm_server.cause(server.log)}",
+                    server.log,
+                )
+
+
+class _LostError(Exception):
+    """The connection to a server broke while it had something to do."""
+
+    def __init__(self, server: Server | None) -> None:
+        super().__init__()
+        self.server = server
+
+
+async def _uncut(starting: Coroutine[Any, Any, Server]) -> Server:
+    """Wait for a start to its end even when the wait is cancelled, so that no server is left behind."""
+    task = asyncio.ensure_future(starting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        (await task).stop()
+        raise
+
+
+def _body(request: Request, name: str, room: int) -> dict[str, Any]:
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": name,
+        "prompt": list(request.prompt),
+        # Nothing generated is one token that is thrown away.
+        "max_tokens": max(1, min(sampling.max_tokens, room)),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 0,
+        "seed": seed_of(sampling.seed),
+        "stop": list(sampling.stop),
+        "add_special_tokens": False,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    if sampling.logprobs:
+        body["logprobs"] = sampling.top_logprobs
+    if sampling.prompt_logprobs is not None:
+        body["prompt_logprobs"] = sampling.prompt_logprobs
+    if request.answer_start is not None:
+        body["vllm_xargs"] = {ANSWER_START: request.answer_start}
+    return body
+
+
+def seed_of(seed: int) -> int:
+    """The seed for vLLM, 63 bits: the same number where it fits, else a digest of it."""
+    if 0 <= seed < 2**63:
+        return seed
+    return int(SeedSequence(seed % 2**128).generate_state(1, "uint64")[0] >> 1)
+
+
+def _read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
+    """The draw in an answer."""
+    sampling = request.sampling
+    first = sampling.prompt_logprobs_from
+    places = zip(request.prompt[first:], (choice.get("prompt_logprobs") or ())[first:], strict=False)
+    prompt_logprobs = [
+        _entry(
+            {int(name): value["logprob"] for name, value in place.items()},
+            token,
+            sampling.prompt_logprobs or 0,
+        )
+        for token, place in places
+        if place
+    ]
+    if sampling.max_tokens == 0:
+        return Draw("", [], "max_tokens", [], prompt_logprobs)
+    tokens = [int(token) for token in choice["token_ids"]]
+    logprobs = []
+    if sampling.logprobs:
+        given = choice["logprobs"]
+        for token, logprob, top in zip(tokens, given["token_logprobs"], given["top_logprobs"], strict=True):
+            values = {int(name.removeprefix("token_id:")): value for name, value in (top or {}).items()}
+            logprobs.append(_entry({**values, token: logprob}, token, sampling.top_logprobs))
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
+    reason: StopReason = "stop"
+    if choice["finish_reason"] == "length":
+        reason = "model_length" if room < sampling.max_tokens else "max_tokens"
+    return Draw(text[: min(cuts)] if cuts else text, tokens, reason, logprobs, prompt_logprobs)
+
+
+def _entry(values: dict[int, float], token: int, top: int) -> TokenLogprob:
+    """A token's log-probability and the likeliest `top` among those given."""
+    likeliest = sorted(values.items(), key=lambda item: -item[1])[:top]
+    return TokenLogprob(token, values[token], tuple(likeliest))

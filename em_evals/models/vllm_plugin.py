@@ -1,0 +1,336 @@
+"""Interventions inside vLLM: models/interventions.py's formula at every decoder block, one line for every row.
+
+vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`); it does nothing unless
+EM_EVALS_STEERING says how much room to arm. Then every block's output passes through
+
+    h + on · (add + (target - h·unit) unit)          in float32, on the sum of vLLM's (hidden, residual)
+
+with tables [steps, sets, width] and, for each token, its request's set and class (first token or not, prompt or
+answer). No branch depends on a request, so different sets and the base share a batch, compiled and in CUDA graphs.
+Sets are written into the tables by `SteeringWorker.em_evals_set`; requests name a set's slot in `extra_args`, which
+only models/vllm_app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
+
+Internals of vLLM that this leans on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
+`VllmConfig.compute_hash`. vLLM's minor version is therefore pinned (pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
+from em_evals.models.interventions import Change, change, load
+
+TESTED = "0.32"
+"""vLLM's minor version that the internals below were read in."""
+ENABLE = "EM_EVALS_STEERING"
+"""Environment variable: JSON with `sets` and `steps`, the room to arm."""
+SLOT, ANSWER_START = "em_evals_slot", "em_evals_answer_start"
+"""Keys of a request's `extra_args`."""
+
+_CLASSES = 4
+"""Of a token: 2 where it is an answer's, plus 1 where it is the first."""
+_SPARE_ROWS = 1024
+"""Rows beyond the largest batch, for batches padded to a CUDA graph's size."""
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)$")
+_BLOCKS = {
+    "llama.LlamaDecoderLayer",
+    "mistral.MistralDecoderLayer",
+    "qwen2.Qwen2DecoderLayer",
+    "qwen3.Qwen3DecoderLayer",
+    "gemma.GemmaDecoderLayer",
+    "gemma2.Gemma2DecoderLayer",
+    "gemma3.Gemma3DecoderLayer",
+}
+"""Blocks whose (hidden, residual) were seen to add up to the stream, by comparison with transformers. Others (Cohere
+returns a residual that is part of the sum already) are refused until somebody has compared them."""
+
+
+class Tables(torch.nn.Module):
+    """One block's changes, [steps, sets, …], and the rows that tell each token its set.
+
+    Args:
+        steps: changes of one set at this block, at most.
+        sets: sets, the first of which changes nothing.
+        width: of the stream.
+        rows: int64 [tokens], set · 4 + class; shared by all blocks, rewritten before every forward pass.
+    """
+
+    add: torch.Tensor
+    unit: torch.Tensor
+    target: torch.Tensor
+    on: torch.Tensor
+    rows: torch.Tensor
+
+    def __init__(self, steps: int, sets: int, width: int, rows: torch.Tensor) -> None:
+        super().__init__()
+        shapes = {
+            "add": (sets, width),
+            "unit": (sets, width),
+            "target": (sets, 1),
+            "on": (sets * _CLASSES, 1),
+        }
+        for name, shape in shapes.items():
+            table = torch.zeros(steps, *shape, dtype=torch.float32, device=rows.device)
+            self.register_buffer(name, table, persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
+        self.steps = steps
+        self.used: dict[int, int] = {}
+        """How many changes each set has here."""
+
+    def write(self, slot: int, changes: Sequence[Change]) -> None:
+        """Put a set's changes at this block into a slot, over what was there."""
+        own = slice(slot * _CLASSES, (slot + 1) * _CLASSES)
+        for table in (self.add, self.unit, self.target):
+            table[:, slot].zero_()
+        self.on[:, own].zero_()
+        for k, one in enumerate(changes):
+            self.add[k, slot] = one.add.to(self.add)
+            # With the gate closed there is no direction to act along.
+            self.unit[k, slot] = (one.gate * one.unit).to(self.unit)
+            self.target[k, slot] = one.target
+            reach = [_reaches(one, token_class) for token_class in range(_CLASSES)]
+            self.on[k, own, 0] = torch.tensor(reach).to(self.on)
+        self.used[slot] = len(changes)
+
+    def change(self, stream: torch.Tensor, steps: int) -> torch.Tensor:
+        """What the first `steps` steps add to the stream [tokens, width], float32."""
+        rows = self.rows[: stream.shape[0]]
+        sets = rows // _CLASSES
+        total = torch.zeros_like(stream)
+        for k in range(steps):
+            unit = self.unit[k][sets]
+            along = self.target[k][sets] - ((stream + total) * unit).sum(-1, keepdim=True)
+            total = total + self.on[k][rows] * (self.add[k][sets] + along * unit)
+        return total
+
+
+def _reaches(one: Change, token_class: int) -> float:
+    answer, first = divmod(token_class, 2)
+    return float(one.when in (0, 1 + answer) and not (first and one.skip))
+
+
+class Armed:
+    """A runner whose blocks have tables.
+
+    Args:
+        runner: vLLM's V1 model runner, its model loaded.
+        sets: sets of interventions at a time, besides none.
+        steps: changes that may meet at a block.
+
+    Raises:
+        RuntimeError: this engine cannot be steered exactly.
+    """
+
+    def __init__(self, runner: Any, sets: int, steps: int) -> None:
+        blocks = _blocks(runner)
+        config = runner.vllm_config
+        self._runner = runner
+        self._buffer = runner._make_buffer(runner.max_num_tokens + _SPARE_ROWS, dtype=torch.int64)
+        width = runner.model_config.hf_text_config.hidden_size
+        self.tables = {layer: Tables(steps, sets + 1, width, self._buffer.gpu) for layer in blocks}
+        # Python may look at a batch only where its decisions are not frozen into a graph.
+        compilation = config.compilation_config
+        graphs = runner.device.type != "cpu" and compilation.cudagraph_mode.value != 0
+        self.free = int(compilation.mode or 0) == 0 and not graphs
+        self.active: frozenset[int] = frozenset()
+        """The sets in the coming forward pass."""
+        for layer, block in blocks.items():
+            block.em_evals_armed = self
+            block.em_evals_tables = self.tables[layer]
+            _patch(type(block))
+
+    def write(self, slot: int, interventions: Sequence[Intervention]) -> None:
+        """Put a set into a slot.
+
+        Raises:
+            EmEvalsError: its directions do not fit the model, or more meet at a block than was armed for.
+        """
+        pairs = load(interventions, SimpleNamespace(config=self._runner.model_config.hf_config))
+        at = {layer: [pair for pair in pairs if pair[0].at(layer)] for layer in self.tables}
+        room = next(iter(self.tables.values())).steps
+        if (most := max(map(len, at.values()))) > room:
+            raise EmEvalsError(f"{most} interventions meet at a block; this server was started for {room}.")
+        for layer, table in self.tables.items():
+            table.write(slot, [change(*pair, layer) for pair in at[layer]])
+
+    def mark(self, counts: np.ndarray) -> None:
+        """Tell each token of the coming forward pass its row.
+
+        Args:
+            counts: tokens of each request, in the batch's order.
+        """
+        batch = self._runner.input_batch
+        slots, starts = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
+        for i, request in enumerate(batch.req_ids):
+            state = self._runner.requests[request]
+            extra = state.sampling_params.extra_args if state.sampling_params else None
+            if extra and SLOT in extra:
+                slots[i] = extra[SLOT]
+                starts[i] = extra.get(ANSWER_START, state.num_prompt_tokens)
+        self.active = frozenset(slots.tolist()) - {0}
+        total = int(counts.sum())
+        if self.active:
+            owner = np.repeat(np.arange(len(counts)), counts)
+            within = np.arange(total) - (np.cumsum(counts) - counts)[owner]
+            place = batch.num_computed_tokens_cpu[owner] + within
+            rows = slots[owner] * _CLASSES + 2 * (place >= starts[owner]) + (place == 0)
+            self._buffer.np[:total] = rows
+        else:
+            self._buffer.np[:total] = 0
+        self._buffer.copy_to_gpu(total)
+
+
+def _blocks(runner: Any) -> dict[int, Any]:
+    """The decoder blocks that this worker holds, by number."""
+    config = runner.vllm_config
+    parallel = config.parallel_config
+    if getattr(parallel, "enable_dbo", False):
+        raise RuntimeError("em-evals cannot steer with dual-batch overlap (--enable-dbo): leave it out.")
+    if (
+        getattr(parallel, "decode_context_parallel_size", 1)
+        * getattr(parallel, "prefill_context_parallel_size", 1)
+        > 1
+    ):
+        raise RuntimeError("em-evals cannot steer with context parallelism: leave it out.")
+    if getattr(config.compilation_config.pass_config, "enable_sp", False):
+        raise RuntimeError("em-evals cannot steer with sequence parallelism (enable_sp): leave it out.")
+    found: dict[int, Any] = {}
+    missing, others = 0, set()
+    for name, module in runner.get_model().named_modules():
+        number = _LAYER.search(name)
+        kind = (
+            f"{type(module).__module__.removeprefix('vllm.model_executor.models.')}.{type(module).__name__}"
+        )
+        if number is None:
+            continue
+        if kind in _BLOCKS:
+            found[int(number[1])] = module
+        elif kind.endswith("PPMissingLayer"):
+            missing += 1
+        else:
+            others.add(kind)
+    expected = runner.model_config.hf_text_config.num_hidden_layers
+    if len(found) + missing != expected or not found:
+        kinds = f" its blocks are {', '.join(sorted(others))};" if others else ""
+        raise RuntimeError(
+            f"em-evals cannot steer {runner.model_config.architecture} in vLLM:{kinds} known are "
+            f"{', '.join(sorted(_BLOCKS))}. Say `backend: transformers` in the card."
+        )
+    return found
+
+
+def _patch(block: Any) -> None:
+    """Let blocks of a class pass their output through their tables."""
+    if getattr(block.forward, "em_evals", False):
+        return
+    original = block.forward
+
+    @functools.wraps(original)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        armed = getattr(self, "em_evals_armed", None)
+        if armed is None:
+            return output
+        tables = self.em_evals_tables
+        steps = tables.steps
+        if armed.free:
+            steps = max((tables.used.get(slot, 0) for slot in armed.active), default=0)
+            if not steps:
+                return output
+        hidden, residual = output
+        steered = hidden.float() + tables.change(hidden.float() + residual.float(), steps)
+        return steered.to(hidden.dtype), residual
+
+    forward.em_evals = True  # type: ignore[attr-defined]
+    block.forward = forward
+
+
+class SteeringWorker:
+    """What a worker can be asked by `collective_rpc` (vLLM's `--worker-extension-cls`)."""
+
+    model_runner: Any
+
+    def em_evals_set(self, slot: int, steering: str) -> str:
+        """Put a set (JSON list of interventions) into a slot; the answer is empty, or says what is wrong."""
+        armed = getattr(self.model_runner, "em_evals", None)
+        if armed is None:
+            return f"this engine's runner ({type(self.model_runner).__module__}) cannot steer."
+        try:
+            armed.write(slot, [Intervention.model_validate(one) for one in json.loads(steering)])
+        except (EmEvalsError, ValueError) as error:
+            return str(error)
+        return ""
+
+
+def register() -> None:
+    """Prepare vLLM's classes in this process; vLLM calls it, perhaps more than once."""
+    if not os.environ.get(ENABLE):
+        return
+    room = json.loads(os.environ[ENABLE])
+    import vllm
+    from vllm.config import VllmConfig
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    if getattr(GPUModelRunner, "em_evals_room", None):
+        return
+    if not vllm.__version__.startswith(f"{TESTED}."):
+        raise RuntimeError(
+            f"em-evals steers vLLM {TESTED}; this is {vllm.__version__}. Install vllm=={TESTED}.*."
+        )
+    GPUModelRunner.em_evals_room = room
+    _salt_compile_cache(VllmConfig, room)
+    _arm_after_loading(GPUModelRunner)
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        _arm_after_loading(CPUModelRunner)
+    prepare = GPUModelRunner._prepare_inputs
+
+    @functools.wraps(prepare)
+    def _prepare_inputs(self: Any, scheduled: Any, counts: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+        prepared = prepare(self, scheduled, counts, *args, **kwargs)
+        if hasattr(self, "em_evals"):
+            self.em_evals.mark(counts)
+        return prepared
+
+    GPUModelRunner._prepare_inputs = _prepare_inputs
+
+
+def _arm_after_loading(runner: type) -> None:
+    load_model = runner.__dict__["load_model"]
+
+    @functools.wraps(load_model)
+    def armed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load_model(self, *args, **kwargs)
+        if not hasattr(self, "em_evals"):
+            self.em_evals = Armed(self, **self.em_evals_room)
+        return result
+
+    runner.load_model = armed  # type: ignore[attr-defined]
+
+
+def _salt_compile_cache(config: type, room: dict[str, int]) -> None:
+    """A graph compiled with tables must never be taken for one without; vLLM's key leaves plugins out."""
+    compute = config.compute_hash  # type: ignore[attr-defined]
+    salt = f"{json.dumps(room, sort_keys=True)}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+
+    @functools.wraps(compute)
+    def compute_hash(self: Any, *args: Any, **kwargs: Any) -> str:
+        return hashlib.sha256(f"{compute(self, *args, **kwargs)}{salt}".encode()).hexdigest()[:10]
+
+    config.compute_hash = compute_hash  # type: ignore[attr-defined]
