@@ -18,7 +18,7 @@ _PACKAGES = {
     "openai": "pip install 'em-evals[judges]', for judges",
     "anthropic": "pip install 'em-evals[judges]', for judges",
     "lm-eval": "pip install 'em-evals[retention]', for capability",
-    "plotly": "pip install 'em-evals[report]', for pages",
+    "altair": "pip install 'em-evals[report]', for pages",
 }
 
 
