@@ -14,11 +14,11 @@ from em_evals.models.variants import BARE, Plan, as_json, from_json, plan, varia
 safetensors = pytest.importorskip("safetensors.numpy")
 
 
-def adapter(folder, rank=8, value=1.0, **config):
+def adapter(folder, rank=8, value=1.0, name="layers.1.mlp.down_proj", **config):
     folder.mkdir(parents=True)
     fields = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": "base", **config}
     (folder / "adapter_config.json").write_text(json.dumps(fields))
-    name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
+    name = f"base_model.model.model.{name}.lora_B.weight"
     safetensors.save_file({name: np.full((4, rank), value, np.float32)}, folder / "adapter_model.safetensors")
     return str(folder)
 
@@ -70,7 +70,12 @@ def test_scaling_an_adapter_multiplies_its_b_in_the_named_blocks(tmp_path, cache
 
 
 @pytest.mark.parametrize(
-    ("config", "sentence"), [({"peft_type": "IA3"}, "IA3"), ({"use_dora": True}, "DoRA")]
+    ("config", "sentence"),
+    [
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"use_dora": True}, "DoRA"),
+        ({"name": "lm_head"}, "outside the blocks"),
+    ],
 )
 def test_what_is_no_plain_lora_is_refused_by_name(config, sentence, tmp_path):
     with pytest.raises(EmEvalsError, match=sentence):

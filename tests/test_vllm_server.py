@@ -52,6 +52,7 @@ def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
     assert not [part for part in said if "key" in part]
     assert told["VLLM_API_KEY"] == "client-key" and told["EM_EVALS_ADMIN_KEY"] == "admin-key"
     assert told["VLLM_PLUGINS"] == "em_evals" and json.loads(told["EM_EVALS_STEERING"])["steps"] == 1
+    assert told["PATH"] == os.environ["PATH"]
     assert "TORCH_COMPILE_DISABLE" not in told
     assert vllm_server.environment(card(), Plan(loras=1), "k", "a")["TORCH_COMPILE_DISABLE"] == "1"
     assert "EM_EVALS_STEERING" not in vllm_server.environment(card(), Plan(), "k", "a")

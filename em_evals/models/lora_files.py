@@ -37,7 +37,23 @@ def fetch(adapter: str) -> Path:
         raise EmEvalsError(f"the adapter {adapter} is not a plain LoRA ({kind}); only LoRA is served.")
     if not (folder / _WEIGHTS).is_file():
         raise EmEvalsError(f"{adapter} has no {_WEIGHTS} (pickled weights are never read).")
+    if outside := _outside_blocks(folder):
+        raise EmEvalsError(
+            f"the adapter {adapter} changes {outside}, outside the blocks, which vLLM is not let do here: say "
+            "`backend: transformers`."
+        )
     return folder
+
+
+def _outside_blocks(folder: Path) -> str | None:
+    """A matrix of the embedding or the output that an adapter changes."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / _WEIGHTS, framework="numpy") as file:
+            return next((name for name in file.keys() if _layer(name) < 0), None)  # noqa: SIM118 - not a dict
+    except SafetensorError:
+        raise EmEvalsError("these are no safetensors.", folder / _WEIGHTS) from None
 
 
 def rank(folder: Path) -> int:

@@ -63,7 +63,7 @@ class Variant:
         Args:
             answer_start: where the answer begins in the prompt, or what decides that.
         """
-        return f"{self.steering_key}@{answer_start}" if self.positional else self.steering_key
+        return f"{self.steering_key}-{answer_start}" if self.positional else self.steering_key
 
 
 BARE = Variant(content.digest(b"", b""))

@@ -20,14 +20,12 @@ from em_evals import content
 from em_evals.errors import nearest
 from em_evals.models.leases import Leases
 from em_evals.models.variants import SETS, Variant, from_json
-from em_evals.models.vllm_plugin import ANSWER_START, SLOT
+from em_evals.models.vllm_plugin import ANSWER_START, PLAN, SLOT
 
 API_KEY = "VLLM_API_KEY"
 """Environment variable, vLLM's: who knows this may ask."""
 ADMIN_KEY = "EM_EVALS_ADMIN_KEY"
 """Environment variable: who knows this may add models."""
-PLAN = "EM_EVALS_PLAN"
-"""Environment variable: JSON of the plan (models/variants.py) and the base's name."""
 BASE = "em-evals-base"
 """vLLM's own name of the base; clients never say it."""
 REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
@@ -236,7 +234,9 @@ def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -
                 f"send token ids to /v1/completions with vllm_xargs {{'{ANSWER_START}': N}}.",
             )
         begins = str(start) if start is not None else _digest(request.get("prompt"), request.get("messages"))
-        request["cache_salt"] = variant.salt(begins) + (request.get("cache_salt") or "")
+        # Of fixed length: vLLM takes 128 characters, and the client may have a salt of its own.
+        salts = (variant.salt(begins), request.get("cache_salt") or "")
+        request["cache_salt"] = content.digest(*[salt.encode() for salt in salts])
     request["vllm_xargs"] = own or None
 
 

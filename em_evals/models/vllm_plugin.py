@@ -37,6 +37,8 @@ TESTED = "0.32"
 """vLLM's minor version that the internals below were read in."""
 ENABLE = "EM_EVALS_STEERING"
 """Environment variable: JSON with `sets` and `steps`, the room to arm."""
+PLAN = "EM_EVALS_PLAN"
+"""Environment variable: there where em-evals started the server (models/vllm_app.py reads it)."""
 SLOT, ANSWER_START = "em_evals_slot", "em_evals_answer_start"
 """Keys of a request's `extra_args`."""
 
@@ -277,6 +279,8 @@ class SteeringWorker:
 
 def register() -> None:
     """Prepare vLLM's classes in this process; vLLM calls it, perhaps more than once."""
+    if os.environ.get(PLAN):
+        _plain_logits()
     if not os.environ.get(ENABLE):
         return
     room = json.loads(os.environ[ENABLE])
@@ -309,6 +313,20 @@ def register() -> None:
         return prepared
 
     GPUModelRunner._prepare_inputs = _prepare_inputs
+
+
+def _plain_logits() -> None:
+    """Let LoRA leave the logits alone; adapters of the output matrix are refused (models/lora_files.py).
+
+    vLLM 0.32 adds an adapter's part to a prompt's logits with the indices of the batch's requests, not of the prompt's
+    tokens: on a CPU, prompt log-probabilities beside adapters end the engine.
+    """
+    from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA
+
+    def _get_logits(self: Any, hidden: torch.Tensor, lm_head: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.base_layer._get_logits(hidden, getattr(lm_head, "base_layer", lm_head), *args, **kwargs)
+
+    LogitsProcessorWithLoRA._get_logits = _get_logits
 
 
 def _arm_after_loading(runner: type) -> None:

@@ -28,8 +28,8 @@ from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, lora_files
 from em_evals.models.variants import SETS, Plan, Variant, as_json
-from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, PLAN, REGISTER
-from em_evals.models.vllm_plugin import ENABLE, TESTED
+from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, REGISTER
+from em_evals.models.vllm_plugin import ENABLE, PLAN, TESTED
 
 _START_SECONDS = 1800
 """Large models take minutes to load and compile; a server that died is noticed at once."""
