@@ -241,8 +241,8 @@ class Retention(Record):
     provenance: dict[str, str] = {}
 
 
-AnyRecord = Annotated[SteeringStudy | Convergence | Retention, Field(discriminator="kind")]
-_READER: TypeAdapter[SteeringStudy | Convergence | Retention] = TypeAdapter(AnyRecord)
+AnyRecord = Annotated[SteeringStudy | Convergence | LoraScalars | Retention, Field(discriminator="kind")]
+_READER: TypeAdapter[SteeringStudy | Convergence | LoraScalars | Retention] = TypeAdapter(AnyRecord)
 
 
 def write(record: Record, path: Path) -> None:
@@ -251,7 +251,7 @@ def write(record: Record, path: Path) -> None:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> SteeringStudy | Convergence | Retention:
+def read(path: Path) -> SteeringStudy | Convergence | LoraScalars | Retention:
     """Read a record of any kind.
 
     Raises:
