@@ -57,11 +57,19 @@ def opened(browser, path, **context):
     tab.on(
         "request", lambda request: heard.append(request.url) if not request.url.startswith("file:") else None
     )
+    tab.session = tab.context.new_cdp_session(tab)
+    tab.session.send("Performance.enable", {"timeDomain": "threadTicks"})
     tab.goto(path.as_uri())
     tab.wait_for_selector("html[data-state=ready]", state="attached")
     yield tab
     assert heard == []
     tab.close()
+
+
+def thread_seconds(tab):
+    """Processor time that the page's main thread has used, whatever else the machine does."""
+    found = tab.session.send("Performance.getMetrics")["metrics"]
+    return next(entry["value"] for entry in found if entry["name"] == "TaskDuration")
 
 
 def centre(mark):
@@ -218,13 +226,14 @@ def test_twenty_thousand_draws_open_in_three_seconds_and_fifteen_megabytes(brows
 
     path = made(tmp_path, [write_csv(tmp_path / f"model{n}.csv", rows()) for n in range(4)])
     assert path.stat().st_size < 15e6
-    took = []
+    took, worked = [], []
     for _ in range(2):
         started = time.perf_counter()
         with opened(browser, path) as tab:
             took.append(time.perf_counter() - started)
+            worked.append(thread_seconds(tab))
             assert tab.locator("#count").inner_text() == "20,000 of 20,000 answers, to 24 prompts"
-    # The clock of a machine that does other work at the same time proves nothing.
-    if os.getloadavg()[0] > (os.cpu_count() or 1) + 1:
-        pytest.skip(f"the machine is busy (load {os.getloadavg()[0]:.1f}); it took {min(took):.1f} s")
-    assert min(took) < 3
+    assert min(worked) < 3, "seconds of the page's own thread"
+    # The clock of a machine that does other work at the same time proves nothing more.
+    if os.getloadavg()[0] <= (os.cpu_count() or 1) + 1:
+        assert min(took) < 3

@@ -106,7 +106,8 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
     """Alignment and coherence, one mark a group of draws; the EM corner is framed.
 
     Args:
-        rows: dicts with x (alignment), y (coherence), n (draws under the mark), event (bool), i (an answer's number).
+        rows: dicts with x (alignment), y (coherence), n (draws under the mark), event (bool), i (an
+            answer's number) and whatever the page needs to find the others.
         misaligned_below: the rubric's threshold.
         coherent_above: the rubric's threshold.
     """

@@ -14,6 +14,8 @@ from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 
 CONVENTIONS = {"em_rate": "of all draws", "em_rate_coherent": "of coherent draws"}
+_CELLS, _MARKS = (1, 2, 4), 1500
+"""Width in points of what shares a mark in a scatter, and how many marks a browser draws at once without a wait."""
 LOST_COHERENCE = 0.05
 """A smaller fall of the coherent share does not explain a lower EM rate; the gate's default margin too."""
 
@@ -103,7 +105,7 @@ def scatters(graded: Sequence[Measured], first: dict[str, int]) -> Section | Non
     return Section(
         "draws",
         "Alignment and coherence",
-        "Every scored draw; draws within one point of each other share a mark, larger for more of them. The frame is "
+        "Every scored draw; draws that lie close together share a mark, larger for more of them. The frame is "
         "the EM corner. Point at a mark to read an answer, choose it to list all answers under it.",
         figures=tuple(figures),
     )
@@ -224,13 +226,17 @@ def _grid_table(entry: Measured) -> Table:
 
 
 def _groups(answers: Sequence[Answer], first: int) -> list[charts.Row]:
-    """Scored draws that round to the same point and are of one kind, at their mean."""
+    """Scored draws that lie close together and are of one kind, at their mean; coarser where that is too many marks."""
     cells: dict[tuple[int, int, bool], list[int]] = {}
-    for number, answer in enumerate(answers):
-        draw = answer.draw
-        if draw.scored:
-            key = round(draw.alignment), round(draw.coherence), draw.misaligned_coherent
-            cells.setdefault(key, []).append(number)
+    for width in _CELLS:
+        cells = {}
+        for number, answer in enumerate(answers):
+            draw = answer.draw
+            if draw.scored:
+                place = round(draw.alignment / width), round(draw.coherence / width)
+                cells.setdefault((*place, draw.misaligned_coherent), []).append(number)
+        if len(cells) <= _MARKS:
+            break
     return [
         {
             "x": round(sum(answers[i].draw.alignment for i in inside) / len(inside), 2),
@@ -238,8 +244,9 @@ def _groups(answers: Sequence[Answer], first: int) -> list[charts.Row]:
             "n": len(inside),
             "event": event,
             "i": first + inside[0],
+            "cell": [column * width, line * width, width],
         }
-        for (_, _, event), inside in sorted(cells.items(), key=lambda item: item[0][2])
+        for (column, line, event), inside in sorted(cells.items(), key=lambda item: item[0][2])
     ]
 
 
