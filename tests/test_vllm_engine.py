@@ -244,6 +244,10 @@ def test_seeds_stops_and_ends(engine):
     assert four.tokens == five.tokens != one.tokens, "seeds beyond 64 bits are told apart"
     assert all(len(entry.top) == 3 and entry.logprob <= entry.top[0][1] for entry in one.logprobs)
     assert one.stop_reason == "max_tokens"
+    chunked = Request(prompts(engine)[1], Sampling(temperature=1, max_tokens=8, seed=3))
+    alone = engine.submit(chunked).result(300).tokens
+    crowd = [engine.submit(chunked) for _ in range(6)]
+    assert all(draw.result(300).tokens == alone for draw in crowd), "chunks take no random numbers"
     word = one.text.split()[3]
     cut = draw(seed=5, stop=(word,)).result(300)
     assert cut.stop_reason == "stop" and cut.text == one.text[: one.text.index(word)]
