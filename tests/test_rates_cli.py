@@ -1,7 +1,6 @@
 """`em-evals rates` as users run it, and what the command line must not load."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -216,4 +215,4 @@ def test_help_is_light_and_answers_at_once(tmp_path):
     # Processor time: a busy neighbour is not our slowness.
     found = [re.search(r"took ([\d.]+) (\[.*\])", done.stdout) for done in outputs]
     assert {match[2] for match in found} == {"[]"}
-    assert min(float(match[1]) for match in found) < (1.0 if os.environ.get("CI") else 0.5)
+    assert min(float(match[1]) for match in found) < 1.0  # 0.2 alone; tests share two cores
