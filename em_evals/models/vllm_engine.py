@@ -127,7 +127,10 @@ class VLLMEngine:
     async def _serving(self, one: Variant) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
         """A client of a server that serves a variant, and its name there; the server stays while this is open."""
         async with self._starting:
-            name = await self._name(one)
+            try:
+                name = await self._name(one)
+            except httpx.TransportError as error:
+                raise _LostError(self._server) from error
             client, server = self._client, self._server
             assert client is not None  # noqa: S101 - a server that runs has a client
             self._in_flight += 1
@@ -203,6 +206,8 @@ class VLLMEngine:
         try:
             answer = await self._client.get("/v1/models")
         except httpx.TransportError as error:
+            if not self._remote:
+                raise
             raise EmEvalsError(
                 f"there is no server at {url} ({error}): start one with `em-evals serve`."
             ) from None
