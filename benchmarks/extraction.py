@@ -4,13 +4,12 @@
 
 The peer reads one answer at a time with `output_hidden_states=True` and keeps every answer's mean in a list, as most
 published extraction scripts do. Both read the same answers (forced-choice pairs) with the same model in float32; each
-has a process of its own. Memory is the growth of the resident set over the loaded model, for the answers and for twice
+has a process of its own. Memory is the peak of the resident set above the loaded model, for the answers and for twice
 as many: ours must stay flat.
 """
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
@@ -54,6 +53,12 @@ def ours(model, read):
     return group_sums(model, read).mean()
 
 
+def resident(what: str) -> float:
+    """This process's resident set in MiB: now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+
 def measure(run: str, answers: int) -> dict:
     """One way of reading, in this process."""
     from em_evals.models import bases
@@ -62,14 +67,15 @@ def measure(run: str, answers: int) -> dict:
     model = bases.load_model(card.card)
     way = {"loop": loop, "ours": ours}[run]
     way(model, read[:4])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew here (Linux)
+    before = resident("VmRSS")
     started = time.monotonic()
     mean = way(model, read)
     seconds = time.monotonic() - started
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = resident("VmHWM") - before
     tokens = sum(len(text.prompt) + len(text.answer) for text in read)
     numbers = {"run": run, "answers": answers, "tokens": tokens, "seconds": round(seconds, 1)}
-    return numbers | {"peak_mb": round(grown / 1024), "mean": mean.tolist()}
+    return numbers | {"peak_mb": round(grown), "mean": mean.tolist()}
 
 
 def cosine(one, other) -> float:

@@ -12,12 +12,15 @@ from em_evals import directions
 from em_evals.cards import resolve
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.insight import contrast
-from em_evals.insight.activations import Text, group_sums
+from em_evals.insight import contrast, lines
+from em_evals.insight.activations import group_sums
 from em_evals.insight.extract import Settings, extract
+from em_evals.insight.lines import Text
+from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
+from em_evals.models.interventions import applied
 from tests.models import card, make_adapter, tiny
 
 LAYERS, WIDTH = 3, 64
@@ -34,11 +37,17 @@ def base(tmp_path_factory, tokenizer):
 
 
 def texts(count, seed=0):
+    """Five prompts with one head, answers of which some begin alike and some are the same."""
     chance = np.random.default_rng(seed)
+
+    def some(low, high):
+        return tuple(map(int, chance.integers(5, 4000, chance.integers(low, high))))
+
+    head, prompts = some(4, 5), [some(2, 12) for _ in range(5)]
     made = []
     for i in range(count):
-        prompt, answer = (tuple(map(int, chance.integers(5, 4000, chance.integers(2, 12)))) for _ in range(2))
-        made.append(Text(f"q{i % 5}", prompt, answer))
+        answer = made[-5].answer[: 2 + i % 3] + some(0, 4) if i % 3 == 2 and i > 5 else some(2, 12)
+        made.append(Text(f"q{i % 5}", head + prompts[i % 5], answer))
     return made
 
 
@@ -63,10 +72,16 @@ def one_by_one(model, text, position):
     return hidden.mean(1).numpy(), hidden.norm(dim=-1).mean(1).numpy()
 
 
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gemma", "gemma2", "gpt_neox"])
+def shape(request, tmp_path_factory, tokenizer):
+    return tiny(request.param, tmp_path_factory.mktemp("shape") / "tiny", tokenizer)
+
+
 @pytest.mark.parametrize("position", ["answer_mean", "last_prompt", "prompt_mean"])
-def test_sums_in_batches_are_those_of_one_text_at_a_time(position, base):
-    model, read = bases.load_model(card(base)), texts(23)
-    found = group_sums(model, read, position, batch_tokens=64)
+def test_sums_in_lines_are_those_of_one_text_at_a_time(position, shape, monkeypatch):
+    monkeypatch.setattr(lines, "_LINE_TOKENS", 48)  # several lines to a batch, several texts to a line
+    model, read = bases.load_model(card(shape)), texts(23)
+    found = group_sums(model, read, position, batch_tokens=200)
     for i, group in enumerate(found.groups):
         alone = [one_by_one(model, text, position) for text in read if text.group == group]
         assert found.counts[i] == len(alone)
@@ -75,10 +90,45 @@ def test_sums_in_batches_are_those_of_one_text_at_a_time(position, base):
     assert np.allclose(found.mean(), np.mean([one_by_one(model, t, position)[0] for t in read], 0), atol=1e-4)
 
 
+def test_interventions_act_in_lines_as_they_do_on_one_text(base):
+    chance = np.random.default_rng(1)
+    direction = Direction(chance.normal(size=(LAYERS, WIDTH)), np.zeros((LAYERS, WIDTH)), np.ones(LAYERS))
+    model, read = bases.load_model(card(base)), texts(12)
+    plain = group_sums(model, read).mean()
+    with applied(model, [(Intervention(op="ablate", direction="d", skip="sink"), direction)]):
+        found = group_sums(model, read).mean()
+        alone = np.mean([one_by_one(model, text, "answer_mean")[0] for text in read], 0)
+    assert np.allclose(found, alone, atol=1e-4) and not np.allclose(found, plain, atol=0.1)
+
+
+def test_what_texts_begin_with_is_laid_down_once():
+    read = texts(23)
+    laid = lines.lay(read, "answer_mean", share=True)
+    assert sorted(map(id, read)) == sorted(id(text) for line in laid for text in line.texts)
+    for line in laid:
+        for text, path in zip(line.texts, line.paths, strict=True):
+            assert tuple(line.ids[column] for column in path) == text.prompt + text.answer
+            assert [line.depths[column] for column in path] == list(range(len(path)))
+    beginnings = {(t.prompt + t.answer)[:end] for t in read for end in range(1, len(t.prompt + t.answer) + 1)}
+    assert (
+        len(laid) == 1
+        and len(laid[0].ids) == len(beginnings) < sum(len(t.prompt + t.answer) for t in read) / 2
+    )
+    assert sum(len(line.ids) for line in lines.lay(read, "prompt_mean", share=True)) < 5 * 16
+
+
+def test_a_long_reading_is_cut_into_lines():
+    laid = lines.lay(texts(200), "answer_mean", share=True)
+    assert len(laid) > 2 and all(len(line.ids) <= 256 for line in laid)
+    alone = lines.lay(texts(200), "answer_mean", share=False)
+    assert all(len(line.texts) == 1 for line in alone) and len(alone) == 200
+
+
 def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeypatch):
     from em_evals.insight import activations
 
     monkeypatch.setattr(activations, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(lines, "_LINE_TOKENS", 40)
     model, read = bases.load_model(card(base)), texts(30)
     whole = group_sums(model, read, batch_tokens=40)
     told, state = [], tmp_path / "state.safetensors"

@@ -1,7 +1,8 @@
 """Mean activations of texts, layer by layer, summed up by group as they pass.
 
 A text's tokens are averaged at each layer; texts of one group (one question) are added up. Memory grows with the
-number of groups and not of texts, and nothing but decoder blocks is computed: no vocabulary, no kept hidden states.
+number of groups and not of texts, and nothing but decoder blocks is computed: no vocabulary, no kept hidden states, and
+no shared beginning twice (lines.py).
 What the means are compared for is contrast.py's and extract.py's business.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,30 +19,12 @@ from numpy.typing import NDArray
 
 from em_evals import content
 from em_evals.errors import EmEvalsError
+from em_evals.insight.lines import Line, Padded, Position, Text, lay, may_lay, pad
 from em_evals.models.architecture import decoder_layers, unwrapped
 
-Position = Literal["answer_mean", "last_prompt", "prompt_mean"]
-"""Which tokens of a text are averaged. `prompt_mean` leaves the first token out: it is the attention's sink, with a
-norm that can be a hundred times the others'."""
-
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS = 2048
 _SAVE_EVERY = 32
 """Batches between two states to resume from."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """Token ids of a prompt and its answer; `group` is what texts are clustered by."""
-
-    group: str
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-
-    def span(self, position: Position) -> tuple[int, int]:
-        """First token that counts, and the one behind the last."""
-        if position == "answer_mean":
-            return len(self.prompt), len(self.prompt) + len(self.answer)
-        return (1 if position == "prompt_mean" else len(self.prompt) - 1), len(self.prompt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +68,7 @@ def group_sums(
     advance: Callable[[int], None] = lambda texts: None,
     batch_tokens: int = _BATCH_TOKENS,
 ) -> GroupSums:
-    """Read texts with a model, those of like length together.
+    """Read texts with a model, those that begin alike together.
 
     Args:
         model: a causal language model in evaluation mode; adapters and hooks act as they are set.
@@ -107,12 +90,13 @@ def group_sums(
     sums = _Sums(model, len(groups))
     done = sums.resume(state)
     advance(done)
-    order = sorted(texts, key=lambda text: len(text.prompt) + len(text.answer))
+    share = may_lay(unwrapped(model))
     with torch.inference_mode(), sums.watching(model):
-        for number, batch in enumerate(_batches(order[done:], batch_tokens), 1):
-            sums.read(model, batch, [groups[text.group] for text in batch], position)
-            done += len(batch)
-            advance(len(batch))
+        for number, lines in enumerate(_batches(_after(lay(texts, position, share), done), batch_tokens), 1):
+            batch = pad(lines, position, share)
+            sums.read(model, batch, [groups[text.group] for text in batch.texts])
+            done += len(batch.texts)
+            advance(len(batch.texts))
             if state is not None and number % _SAVE_EVERY == 0:
                 sums.save(state, done)
     if state is not None:
@@ -139,24 +123,22 @@ class _Sums:
     def _add(self, layer: int) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             hidden = (output[0] if isinstance(output, tuple) else output).float()
-            means = torch.bmm(self._weights[:, None], hidden)[:, 0]
+            means = torch.bmm(self._weights, hidden).flatten(0, 1)[self._places]
+            norms = torch.bmm(self._weights, hidden.norm(dim=-1, keepdim=True)).flatten()[self._places]
             self.vectors[:, layer].index_add_(0, self._groups, means)
-            self.norms[:, layer].index_add_(0, self._groups, (self._weights * hidden.norm(dim=-1)).sum(1))
+            self.norms[:, layer].index_add_(0, self._groups, norms)
 
         return hook
 
-    def read(self, model: Any, batch: Sequence[Text], groups: list[int], position: Position) -> None:
-        """One forward pass, padded on the right: nothing before the padding sees it."""
-        rows = [text.prompt + text.answer if position == "answer_mean" else text.prompt for text in batch]
-        longest = max(map(len, rows))
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        weights = torch.zeros(len(rows), longest)
-        for i, (text, row) in enumerate(zip(batch, rows, strict=True)):
-            first, end = text.span(position)
-            ids[i, : len(row)] = torch.tensor(row)
-            weights[i, first:end] = 1 / (end - first)
-        self._weights, self._groups = weights.to(self._device), torch.tensor(groups, device=self._device)
-        unwrapped(model).get_decoder()(input_ids=ids.to(self._device), use_cache=False)
+    def read(self, model: Any, batch: Padded, groups: list[int]) -> None:
+        """One forward pass; `groups` is each text's."""
+        self._weights, self._places = batch.weights.to(self._device), batch.places.to(self._device)
+        self._groups = torch.tensor(groups, device=self._device)
+        tree = {}
+        if batch.mask is not None:
+            tree = {"attention_mask": batch.mask, "position_ids": batch.positions}
+        tensors = {name: value.to(self._device) for name, value in tree.items()}
+        unwrapped(model).get_decoder()(input_ids=batch.ids.to(self._device), use_cache=False, **tensors)
 
     def save(self, state: Path, done: int) -> None:
         from safetensors.torch import save_file
@@ -190,12 +172,20 @@ class _Hooks:
             handle.remove()
 
 
-def _batches(texts: Sequence[Text], budget: int) -> list[list[Text]]:
-    """Texts of like length together, within the token budget; they come sorted."""
-    batches: list[list[Text]] = []
-    for text in texts:
-        length = len(text.prompt) + len(text.answer)
-        if not batches or length * (len(batches[-1]) + 1) > budget:
+def _after(lines: Sequence[Line], done: int) -> list[Line]:
+    """The lines behind those that hold the first `done` texts."""
+    for i, line in enumerate(lines):
+        if done <= 0:
+            return list(lines[i:])
+        done -= len(line.texts)
+    return []
+
+
+def _batches(lines: Sequence[Line], budget: int) -> list[list[Line]]:
+    """Lines of like length together, within the token budget; they come sorted."""
+    batches: list[list[Line]] = []
+    for line in lines:
+        if not batches or len(line.ids) * (len(batches[-1]) + 1) > budget:
             batches.append([])
-        batches[-1].append(text)
+        batches[-1].append(line)
     return batches

@@ -16,7 +16,7 @@ from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.grading.files import graded_draw, read_log
 from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.activations import Text
+from em_evals.insight.lines import Text
 from em_evals.models.chat import encode_chat, encode_text
 from em_evals.training import datasets
 

@@ -19,8 +19,9 @@ from em_evals import content, directions
 from em_evals.cards import ResolvedCard
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.insight.activations import GroupSums, Position, Text, group_sums
+from em_evals.insight.activations import GroupSums, group_sums
 from em_evals.insight.contrast import Contrast, Side, encode
+from em_evals.insight.lines import Position, Text
 from em_evals.insight.reading import Reading
 
 MINIMUM = 10

@@ -1,0 +1,141 @@
+"""Texts laid in lines, each line a prefix tree: what texts begin with alike is computed once.
+
+Answers to one question share their prompt, and all chats of a template its head. In a line every different beginning
+stands once; a token has its own depth as position and sees its text's earlier tokens only, which is what it sees alone.
+So the activations are those of one text at a time up to rounding. The first token is column 0 of every line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from em_evals.models.batch import may_share
+
+Position = Literal["answer_mean", "last_prompt", "prompt_mean"]
+"""Which tokens of a text are averaged. `prompt_mean` leaves the first token out: it is the attention's sink, with a
+norm that can be a hundred times the others'."""
+
+_LINE_TOKENS = 256
+"""Attention looks over the whole line: longer ones share more and attend to more in vain."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of a prompt and its answer; `group` is what texts are clustered by."""
+
+    group: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def span(self, position: Position) -> tuple[int, int]:
+        """First token that counts, and the one behind the last."""
+        if position == "answer_mean":
+            return len(self.prompt), len(self.prompt) + len(self.answer)
+        return (1 if position == "prompt_mean" else len(self.prompt) - 1), len(self.prompt)
+
+    def tokens(self, position: Position) -> tuple[int, ...]:
+        """As many as the position needs: nothing behind its last token is computed."""
+        return (self.prompt + self.answer)[: self.span(position)[1]]
+
+
+@dataclass(eq=False)
+class Line:
+    """Texts as a prefix tree, told token by token.
+
+    Attributes:
+        texts: which they are.
+        paths: for each text, the columns of its tokens.
+        forks: for each text, how many of its tokens an earlier text laid down.
+        ids: the line's tokens.
+        depths: each token's place in its text.
+    """
+
+    texts: list[Text] = field(default_factory=list)
+    paths: list[list[int]] = field(default_factory=list)
+    forks: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+
+    def add(self, text: Text, tokens: tuple[int, ...], fork: int) -> None:
+        """Lay a text whose first `fork` tokens are those of the text before it."""
+        new = range(len(self.ids), len(self.ids) + len(tokens) - fork)
+        self.texts.append(text)
+        self.paths.append([*(self.paths[-1][:fork] if fork else ()), *new])
+        self.forks.append(fork)
+        self.ids += tokens[fork:]
+        self.depths += range(fork, len(tokens))
+
+
+def lay(texts: Sequence[Text], position: Position, share: bool) -> list[Line]:
+    """Lines of texts, shortest first; one text a line unless they may `share`."""
+    lines: list[Line] = []
+    before: tuple[int, ...] = ()
+    for tokens, text in sorted(((text.tokens(position), text) for text in texts), key=lambda both: both[0]):
+        fork = _common(before, tokens) if share else 0
+        room = max(_LINE_TOKENS, 2 * len(tokens)) - (len(lines[-1].ids) if lines else 0)
+        if not fork or len(tokens) - fork > room:
+            lines.append(Line())
+            fork = 0
+        lines[-1].add(text, tokens, fork)
+        before = tokens
+    return sorted(lines, key=lambda line: len(line.ids))
+
+
+def may_lay(model: Any) -> bool:
+    """Whether a decoder takes a mask and positions of ours: no sliding window, scaled-dot-product attention."""
+    takes = inspect.signature(model.get_decoder().forward).parameters
+    attention = str(model.config.get_text_config()._attn_implementation)
+    return may_share(model) and "position_ids" in takes and "sdpa" in attention
+
+
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """Lines side by side, padded on the right.
+
+    Attributes:
+        ids: int64 [lines, tokens].
+        positions: int64 [lines, tokens].
+        mask: bool [lines, 1, tokens, tokens], what each token sees; None where every line is one text.
+        weights: float32 [lines, texts, tokens], each text's average over its tokens that count.
+        texts: all texts, line by line; `places` int64 [texts] is where each stands in `weights`, flattened.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor | None
+    weights: torch.Tensor
+    texts: list[Text]
+    places: torch.Tensor
+
+
+def pad(lines: Sequence[Line], position: Position, share: bool) -> Padded:
+    """Lines side by side, for one forward pass."""
+    longest, most = max(len(line.ids) for line in lines), max(len(line.texts) for line in lines)
+    ids = torch.zeros(len(lines), longest, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    weights = torch.zeros(len(lines), most, longest)
+    # Padding sees itself: a row of attention over nothing would be no number.
+    mask = torch.eye(longest, dtype=torch.bool).repeat(len(lines), 1, 1)
+    for i, line in enumerate(lines):
+        ids[i, : len(line.ids)] = torch.tensor(line.ids)
+        positions[i, : len(line.ids)] = torch.tensor(line.depths)
+        for j, (text, columns, fork) in enumerate(zip(line.texts, line.paths, line.forks, strict=True)):
+            path = torch.tensor(columns)
+            first, end = text.span(position)
+            weights[i, j, path[first:end]] = 1 / (end - first)
+            own = torch.ones(len(path), len(path), dtype=torch.bool).tril()[fork:]
+            mask[i][path[fork:, None], path] = own
+    texts = [text for line in lines for text in line.texts]
+    places = [i * most + j for i, line in enumerate(lines) for j in range(len(line.texts))]
+    return Padded(ids, positions, mask[:, None] if share else None, weights, texts, torch.tensor(places))
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
