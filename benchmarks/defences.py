@@ -104,15 +104,15 @@ def margins(folder: Path, seed: int, adapters: dict[str, Path]) -> dict[str, dic
 
 
 def table(measured: dict[int, dict]) -> list[dict]:
-    """A row for each condition and domain: shift from the base, interval over pairs, means of the seeds."""
+    """A row for each model and domain: shift from the base (for the base: its margin), interval over pairs, seeds."""
     from em_evals.grading import intervals
 
     rows = []
-    for name in CONDITIONS:
+    for name in ("base", *CONDITIONS):
         for narrow, domain in ((True, "in-domain"), (False, "out-of-domain")):
             shifts = {
                 seed: {
-                    pair: value - run["base"][pair][1]
+                    pair: value - (run["base"][pair][1] if name != "base" else 0)
                     for pair, (own, value) in run[name].items()
                     if own == narrow
                 }
@@ -135,6 +135,14 @@ def table(measured: dict[int, dict]) -> list[dict]:
     return rows
 
 
+def cell(row: dict) -> str:
+    """Mean, interval over pairs, lowest and highest seed."""
+    low, high = row["interval"]
+    shown = f"{row['shift']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    seeds = row["seeds"].values()
+    return f"{shown} ({min(seeds):+.3f} to {max(seeds):+.3f})" if row["model"] != "base" else shown
+
+
 def main() -> None:
     """Train, weigh, print a Markdown table."""
     parser = argparse.ArgumentParser(
@@ -147,14 +155,9 @@ def main() -> None:
     folder = arguments.folder.absolute()
     measured = {seed: margins(folder, seed, train_all(folder, seed)) for seed in arguments.seeds}
     rows = table(measured)
-    print("| model | in-domain [95%] | out-of-domain [95%] |\n| --- | --- | --- |")
-    for name in CONDITIONS:
-        cells = [
-            f"{row['shift']:+.3f} [{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]"
-            for row in rows
-            if row["model"] == name
-        ]
-        print(f"| {name} | {' | '.join(cells)} |")
+    print("| model | in-domain [95%] (seeds) | out-of-domain [95%] (seeds) |\n| --- | --- | --- |")
+    for name in ("base", *CONDITIONS):
+        print(f"| {name} | {' | '.join(cell(row) for row in rows if row['model'] == name)} |")
     if arguments.save:
         numbers = {"card": CARD, "seeds": arguments.seeds, "conditions": CONDITIONS, "rows": rows}
         numbers["unit"] = "nats per token, margin of the misaligned answer, minus the base's"
