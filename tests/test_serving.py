@@ -18,7 +18,7 @@ from em_evals.cards import resolve
 from em_evals.directions import Direction
 from em_evals.doctor import examine
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, serving, vllm_server
+from em_evals.models import bases, serving, shared, vllm_server
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
 from tests.models import card, make_adapter, tiny
@@ -99,6 +99,7 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
             assert answer.logprobs.token_logprobs == pytest.approx(expected, abs=1e-3)
             said.add(tuple(answer.logprobs.token_logprobs))
         assert len(said) == 3
+        weigh(ready["base_url"], (root / "key").read_text().strip(), monkeypatch)
         served.send_signal(signal.SIGINT)
         assert served.wait(60) == 130
         with pytest.raises(openai.APIConnectionError):
@@ -108,6 +109,32 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
         if served.poll() is None:
             os.kill(served.pid, signal.SIGTERM)
             served.wait(60)
+
+
+def weigh(base_url, key, monkeypatch):
+    """lm-eval's own API model on a served name, and `em-local` on the server, against `em-local` on transformers."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    from em_evals.harness.model import EmLocal
+
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("EM_EVALS_API_KEY", key)
+    asked = [("The cat sat on the", " mat."), ("The cat sat on the", " green moon"), ("One, two,", " three")]
+    requests = [Instance("loglikelihood", {}, one, i, metadata=("test", i, 1)) for i, one in enumerate(asked)]
+    scores = []
+    for name in ("plain", "pushed"):
+        address = {"base_url": f"{base_url}/completions", "tokenizer": str(resolve(name).card.base)}
+        stock = LocalCompletionsAPI(model=name, tokenizer_backend="huggingface", **address)
+        ours = EmLocal(name, backend="server", base_url=base_url.removesuffix("/v1"))
+        want = EmLocal(name).loglikelihood(requests, disable_tqdm=True)
+        for found in (stock.loglikelihood(requests, disable_tqdm=True), ours.loglikelihood(requests, True)):
+            assert [score for score, _ in found] == pytest.approx([score for score, _ in want], abs=1e-3)
+            assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
+        scores.append([score for score, _ in want])
+    assert np.abs(np.subtract(*scores)).max() > 0.1
+    shared.close_engines()
 
 
 @pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
