@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("sklearn")
+pytest.importorskip("altair")
 
 import yaml
 from typer.testing import CliRunner
@@ -36,6 +37,7 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
     done = CliRunner().invoke(app, ["study", "--per-theme", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert study.LIMITS.split(":")[0] in done.stdout
+    assert "Convergent directions" in (cards / "runs/study/study.html").read_text(), "from training to figures"
     found = records.read(cards / "runs/study/convergence.json")
     assert len(found.cosines) == 6, "three organisms and a control, pair by pair"
     assert len(found.transfer) == 4 * 2 * 3, "each direction and a random one, out of each organism"

@@ -18,10 +18,17 @@ def study(
     per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Three organisms and their controls: directions, convergence, transfer, scalars. Goes on where it stopped."""
+    """Three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.
+
+    Goes on where it stopped.
+    """
+    from em_evals.report import inputs, page
+    from em_evals.report.report import build
     from em_evals.study import LIMITS, run
 
     found = run(folder, lambda what: typer.echo(what, err=True), per_theme)
+    figures = folder / "study.html"
+    page.write(build(inputs.read([folder]), "Convergent directions: a study in small"), figures)
     if as_json:
         print_json({"convergence": found.convergence.model_dump(), "scalars": found.scalars.model_dump()})
         return
@@ -43,7 +50,7 @@ def study(
     for note in dict.fromkeys([*found.convergence.notes, *found.scalars.notes]):
         typer.echo(note)
     typer.echo(LIMITS)
-    typer.echo(f"records: {folder}; `em-evals report {folder} -o study.html` draws them.")
+    typer.echo(f"records: {folder}; figures: {figures}")
 
 
 def _cell(measured: Measured) -> str:
