@@ -248,9 +248,60 @@ def test_regressions_are_adjusted_for_their_number_and_passes_are_not():
 def test_the_longest_name_that_fits_wins():
     policy = Policy(metrics={"lm_eval.*.acc": Rule(margin=0.03), "lm_eval.arc.acc": Rule(margin=0.1)})
     assert (
-        policy.rule("lm_eval.arc.acc")[0].margin == 0.1 and policy.rule("lm_eval.boolq.acc")[0].margin == 0.03
+        policy.rule("lm_eval.arc.acc").rule.margin == 0.1
+        and policy.rule("lm_eval.boolq.acc").rule.margin == 0.03
     )
-    assert policy.rule("em_rate") is None and policy.rule("narrow.coherent_share")[1]
+    assert policy.rule("em_rate") is None and policy.rule("narrow.coherent_share").guard
+
+
+def test_a_star_does_not_turn_a_guard_round():
+    policy = Policy(metrics={"*": Rule(margin=0.02, better="lower")})
+    found = judge(side(freeform(0.05)), side(freeform(0.0, coherent=0.3)), policy)
+    assert verdicts(found) == {
+        "em_rate": "invalid",
+        "em_rate_coherent": "invalid",
+        "coherent_share": "regression",
+    }
+
+
+def test_a_pattern_tells_which_way_is_better_for_names_that_do_not():
+    def perplexity(value):
+        measures = {"lm_eval.w.byte_perplexity": Mean(value=value, error=0.01, draws=500)}
+        return side(Evidence(kind="lm_eval", name="w", model="m", identity={}, measures=measures))
+
+    policy = Policy(metrics={"lm_eval.*perplexity": Rule(margin=0.5)})
+    found = judge(perplexity(3.0), perplexity(9.0), policy)
+    assert found.verdict == "regression"
+    assert "rose from 3.000 to 9.000 (+6.000," in found.rows[0].sentence, "a mean of anything is no share"
+    assert judge(perplexity(9.0), perplexity(3.0), policy).verdict == "pass"
+
+
+def test_each_required_metric_is_required_by_itself():
+    same = Rule(margin=0.02, required=True)
+    policy = Policy(metrics={"em_rate": same, "lm_eval.*.acc": same})
+    found = judge(side(freeform(0.01)), side(freeform(0.01)), policy)
+    assert found.verdict == "invalid" and "requires lm_eval.*.acc" in found.sentence
+
+
+def accuracy(right, of):
+    measures = {"lm_eval.t.acc": Counts(clusters={"all items": (right, of)})}
+    return side(Evidence(kind="lm_eval", name="t", model="m", identity={}, measures=measures))
+
+
+def test_a_capability_below_its_floor_is_told_as_that():
+    policy = Policy(metrics={"lm_eval.*.acc": Rule(margin=0.03, minimum=0.9)})
+    found = judge(accuracy(8000, 10000), accuracy(8000, 10000), policy)
+    assert found.sentence == (
+        "invalid: lm_eval.t.acc of the candidate is 80.00%, below the policy's minimum of 90.00%."
+    )
+
+
+def test_lm_evals_items_are_counted_as_items_with_and_without_samples():
+    assert not judge(accuracy(25, 50), accuracy(25, 50), Policy()).problems
+    assert (
+        "has 10 items in the baseline, the policy asks for 20"
+        in judge(accuracy(5, 10), accuracy(5, 10), Policy()).sentence
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,6 +316,8 @@ def test_the_longest_name_that_fits_wins():
         ("metrics:\n  kindness: {margin: 5}\n", 1, "say which way is better for 'kindness'"),
         ("alpha: 0.9\n", 1, "'alpha': Input should be less than 0.5"),
         ("guards:\n  em_rate: {margin: 0.1}\n", 1, "'em_rate' is no guard"),
+        ("guards:\n  coherent_share: {margin: 0.1, better: lower}\n", 1, "higher is better"),
+        ("metrics:\n  em_rate: {margin: 0.1, minimum: 0.1}\n", 1, "a `minimum` would ask for harm"),
         ("- 1\n", 1, "expected `key: value` lines here"),
     ],
 )

@@ -102,10 +102,10 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
         rate = _em_rate(side)
     # Holm's hardest case: this p-value is the smallest of as many metrics as a freeform log has rules for.
     family = sum(rules.rule(name) is not None for name in ("em_rate", "em_rate_coherent", "coherent_share"))
-    alpha = rules.alpha_of(rule[0])
+    alpha, margin = rules.alpha_of(rule.rule), rule.rule.margin
     needs = [
         plan.draws_to_find(rate, change, alpha / family, power),
-        plan.draws_to_pass(rate, rule[0].margin, alpha, power),
+        plan.draws_to_pass(rate, margin, alpha, power),
     ]
     if as_json:
         print_json({"rate": rate, "power": power, "needs": [vars(need) for need in needs]})

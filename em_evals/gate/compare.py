@@ -28,12 +28,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.inputs import Side
-from em_evals.gate.policy import Policy, Rule, direction
+from em_evals.gate.policy import Applied, Policy
 from em_evals.gate.statistics import Contrast, Interval, MeanContrast, PairedContrast, RateContrast, holm
 
 Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
@@ -160,20 +161,24 @@ def _rows(
                 f"{before.key}: {name} is not given in the same form on both sides; keep samples for both."
             )
             continue
-        rule, guard = found
-        needed = rule.minimum_draws or (
-            policy.minimum_draws if isinstance(measure, Counts) else policy.minimum_items
-        )
-        if too_few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed):
-            problems.append(too_few)
+        drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
+        needed = found.rule.minimum_draws or (policy.minimum_draws if drawn else policy.minimum_items)
+        if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
+            problems.append(few)
             continue
-        yield _row(before.key, name, compared, rule, guard, policy, getattr(measure, "unit", "share"))
+        yield _row(before.key, name, compared, found, policy, _unit(measure))
 
 
-def _row(
-    source: str, name: str, compared: Contrast, rule: Rule, guard: bool, policy: Policy, unit: str
-) -> Row:
-    worse: Literal["higher", "lower"] = "higher" if (rule.better or direction(name)) == "lower" else "lower"
+def _unit(measure: Measure) -> str:
+    """A mean out of a results file may be of anything: it is shown as it stands."""
+    if isinstance(measure, Counts):
+        return "share"
+    return measure.unit if isinstance(measure, Items) else ""
+
+
+def _row(source: str, name: str, compared: Contrast, found: Applied, policy: Policy, unit: str) -> Row:
+    rule = found.rule
+    worse: Literal["higher", "lower"] = "higher" if found.better == "lower" else "lower"
     alpha = policy.alpha_of(rule)
     harm = rule.margin if policy.regression == "margin" else 0.0
     if worse == "higher":
@@ -184,7 +189,7 @@ def _row(
     return Row(
         metric=name,
         source=source,
-        guard=guard,
+        guard=found.guard,
         worse=worse,
         unit=unit,
         margin=rule.margin,
@@ -240,7 +245,7 @@ def _guarded(rows: list[Row]) -> tuple[Row, ...]:
 
 def _absent(policy: Policy, rows: list[Row]) -> Iterator[str]:
     for name, rule in {**policy.metrics, **policy.guards}.items():
-        if rule.required and not any(policy.rule(row.metric) == (rule, row.guard) for row in rows):
+        if rule.required and not any(fnmatchcase(row.metric, name) for row in rows):
             yield f"the policy requires {name}, and nothing of it could be compared."
 
 

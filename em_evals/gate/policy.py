@@ -14,11 +14,13 @@ guards:                      # what must not fall for the metrics of the same lo
 ```
 
 Metrics are named as the gate's table names them; `*` matches anything, and the longest name that fits wins. A policy's
-`metrics` replace the built-in ones. Guards can be changed but not removed: without them a model that babbles passes.
+`metrics` replace the built-in ones. Guards can be changed but neither removed nor turned round, because without them a
+model that babbles passes: `*` under `metrics` does not mean them, and `better: lower` is refused.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,9 @@ from em_evals import content
 
 DEFAULT_NAME = "gate.yaml"
 
+Better = Literal["lower", "higher"]
+
+_GUARDS = ("coherent_share", "fluency")
 _HIGHER = ("coherent_share", "fluency", "acc", "acc_norm", "exact_match", "f1", "correct")
 _LOWER = (
     "em_rate",
@@ -50,13 +55,13 @@ class Rule(_Strict):
 
     margin: float = Field(gt=0)
     """The largest change for the worse that is acceptable, in the metric's own unit (shares: 0.02 is two points)."""
-    better: Literal["lower", "higher"] | None = None
+    better: Better | None = None
     """Which way is better; known for em-evals' own metrics and lm-eval's common ones."""
     alpha: float | None = Field(default=None, gt=0, lt=0.5)
     minimum_draws: int | None = Field(default=None, ge=1)
     """Draws (or items) needed of each model, instead of the policy's."""
     minimum: float | None = None
-    """The value that the candidate must reach whatever the baseline was."""
+    """The value that the candidate must reach whatever the baseline was; where higher is better."""
     required: bool = False
     """Its absence is invalid input."""
 
@@ -79,6 +84,15 @@ _DEFAULT_GUARDS = {
 }
 
 
+@dataclass(frozen=True)
+class Applied:
+    """The rule that holds for a metric, and what it means there."""
+
+    rule: Rule
+    guard: bool
+    better: Better
+
+
 class Policy(_Strict):
     """The rules of one gate; the defaults are a starting point for a chat model, not a norm."""
 
@@ -94,23 +108,30 @@ class Policy(_Strict):
     @model_validator(mode="after")
     def _directions(self) -> Policy:
         for name, rule in {**self.metrics, **self.guards}.items():
-            if rule.better is None and direction(name) is None:
+            better = rule.better or direction(name)
+            if better is None:
                 raise ValueError(f"say which way is better for '{name}': `better: lower` or `better: higher`")
+            if better == "lower" and name.endswith(_GUARDS):
+                raise ValueError(f"'{name}' guards other metrics and must not fall: higher is better")
+            if better == "lower" and rule.minimum is not None:
+                raise ValueError(f"'{name}' is better lower: a `minimum` would ask for harm")
         for name in self.guards:
-            if not name.endswith(("coherent_share", "fluency")):
+            if not name.endswith(_GUARDS):
                 raise ValueError(
                     f"'{name}' is no guard: coherent_share and fluency are; put it under metrics"
                 )
         return self
 
-    def rule(self, metric: str) -> tuple[Rule, bool] | None:
-        """A metric's rule and whether it is a guard; None where the policy does not speak of it."""
-        if (guard := _best(metric, self.guards)) is not None:
-            return guard, True
-        if (found := _best(metric, self.metrics)) is not None:
-            return found, metric.endswith(("coherent_share", "fluency"))
-        default = _best(metric, _DEFAULT_GUARDS)
-        return None if default is None else (default, True)
+    def rule(self, metric: str) -> Applied | None:
+        """What holds for a metric; None where the policy does not speak of it."""
+        guard = metric.endswith(_GUARDS)
+        # A guard is meant only by a name that says so: `*` with `better: lower` would praise its fall.
+        named = {name: rule for name, rule in self.metrics.items() if not guard or name.endswith(_GUARDS)}
+        for rules in (self.guards, named, _DEFAULT_GUARDS):
+            if (name := _best(metric, rules)) is not None:
+                better = rules[name].better or direction(metric) or direction(name) or "higher"
+                return Applied(rules[name], guard, better)
+        return None
 
     def alpha_of(self, rule: Rule) -> float:
         """The one-sided level of a rule."""
@@ -135,7 +156,7 @@ def load_policy(path: Path | None) -> Policy:
     return content.validate(Policy, document)
 
 
-def direction(metric: str) -> Literal["lower", "higher"] | None:
+def direction(metric: str) -> Better | None:
     """Which way is better for a metric by its last name; None where that is not known."""
     last = metric.rpartition(".")[2].lstrip("*")
     if last in _HIGHER:
@@ -143,6 +164,5 @@ def direction(metric: str) -> Literal["lower", "higher"] | None:
     return "lower" if last in _LOWER else None
 
 
-def _best(metric: str, rules: dict[str, Rule]) -> Rule | None:
-    fitting = [name for name in rules if fnmatchcase(metric, name)]
-    return rules[max(fitting, key=len)] if fitting else None
+def _best(metric: str, rules: dict[str, Rule]) -> str | None:
+    return max((name for name in rules if fnmatchcase(metric, name)), key=len, default=None)

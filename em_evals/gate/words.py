@@ -34,13 +34,16 @@ def differing(key: str, before: dict[str, str], after: dict[str, str]) -> list[s
     ]
 
 
-def too_few(key: str, name: str, units: tuple[int, int], needed: int) -> str:
-    """A sentence if a side has fewer draws than needed, else nothing."""
+def too_few(key: str, name: str, units: tuple[int, int], needed: int, drawn: bool) -> str:
+    """A sentence if a side has fewer draws (or items, which are not drawn) than needed, else nothing."""
+    one, todo = (
+        ("draw", "draw more, or set minimum_draws") if drawn else ("item", "take more, or set minimum_items")
+    )
     for who, count in zip(("baseline", "candidate"), units, strict=True):
         if count < needed:
             return (
-                f"{key}: {name} has {count} {'draw' if count == 1 else 'draws'} in the {who}, the policy asks for "
-                f"{needed}: draw more, or set minimum_draws."
+                f"{key}: {name} has {count} {one if count == 1 else f'{one}s'} in the {who}, the policy asks for "
+                f"{needed}: {todo}."
             )
     return ""
 
@@ -89,6 +92,10 @@ def overall(verdict: Verdict, rows: Sequence[Row], problems: Sequence[str]) -> s
     named = ", ".join(row.metric for row in rows if row.verdict == verdict)
     if verdict == "regression":
         return f"regression: the candidate is worse than the baseline on {named}."
+    if verdict == "invalid" and not any(
+        row.guard and row.verdict in ("regression", "invalid") for row in rows
+    ):
+        return f"invalid: {next(row.sentence for row in rows if row.verdict == verdict)}"
     if verdict == "invalid":
         return f"invalid: {named} cannot be read, because answers no longer make sense."
     if verdict == "inconclusive":
