@@ -94,6 +94,8 @@ def test_a_baseline_is_kept_and_renewed_by_passes_only(run, results):
         "gate", "--baseline", "main", "--candidate", results["pass"], "--update-baseline", "main"
     )
     assert code == 0 and "kept lm_eval/mini" in err
+    code, out, _ = run("gate", "--candidate", results["before"], "--update-baseline", "main", "--json")
+    assert json.loads(out) == {"baseline": "logs/baselines/main.json", "evidence": ["lm_eval/mini"]}
     code, _, err = run("gate", "--candidate", "gone.eval", "--update-baseline", "main")
     assert code == 2 and "there is no file" in err
 
@@ -189,7 +191,7 @@ def test_a_plan_keeps_its_promise():
     """The draws that a plan asks for, simulated through the gate's own test."""
     import numpy as np
 
-    need = plan.draws_to_find(0.005, 0.045, 0.025, 0.9)
+    need = plan.draws_to_find(0.005, 0.045, 0.025, 0.9, margin=0.02)
     chance = np.random.default_rng(0)
     befores, afters = (chance.binomial(need.draws, rate, 2000) for rate in (0.005, 0.05))
     tests = {
@@ -204,7 +206,24 @@ def test_a_plan_keeps_its_promise():
 def test_plans_beyond_exact_counting_agree_with_it():
     for draws in (4000, 4001):
         assert plan.power_to_find(0.02, 0.01, 0.025, draws) == pytest.approx(0.82, abs=0.02)
-    assert plan.draws_to_find(0.005, 0.00001, 0.025, 0.9).draws is None
+        assert plan.power_to_find(0.02, 0.02, 0.025, draws, bound=0.01) == pytest.approx(0.75, abs=0.02)
+    assert plan.draws_to_find(0.005, 0.00001, 0.025, 0.9, margin=1e-6).draws is None
+
+
+def test_a_plan_for_a_policy_that_wants_harm_beyond_the_margin_counts_with_the_gates_own_test():
+    """Every pair of counts, one by one: no search, no vectors."""
+    from scipy import stats
+
+    draws, rate, change, margin = 40, 0.05, 0.3, 0.1
+    found = sum(
+        stats.binom.pmf(before, draws, rate) * stats.binom.pmf(after, draws, rate + change)
+        for before in range(draws + 1)
+        for after in range(draws + 1)
+        if RateContrast({"a": (before, draws)}, {"a": (after, draws)}).p_above(margin) <= 0.025
+    )
+    assert plan.power_to_find(rate, change, 0.025, draws, bound=margin) == pytest.approx(found, abs=1e-4)
+    strict = plan.draws_to_find(rate, change, 0.025, 0.9, margin, beyond_margin=True)
+    assert strict.draws > plan.draws_to_find(rate, change, 0.025, 0.9, margin).draws
 
 
 def test_the_plan_on_the_command_line(run, shared_data):
@@ -215,6 +234,9 @@ def test_the_plan_on_the_command_line(run, shared_data):
     )
     csv = shared_data / "judged" / "qwen25_coder_7b_base.csv"
     assert json.loads(run("gate", "--plan", "--baseline", csv, "--json")[1])["rate"] == 8 / 2400
+    code, _, err = run("gate", "--plan", "--rate", "0.005", "--change", "0.02")
+    assert code == 2 and "within the margin of 0.02 that the policy accepts" in err
+    assert "there is no file" in run("gate", "--plan", "--baseline", "gone.eval")[2]
     assert run("gate", "--plan")[0] == 2 and run("gate", "--plan", "--rate", "0.9", "--change", "0.2")[0] == 2
 
 

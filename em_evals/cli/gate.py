@@ -53,7 +53,9 @@ def gate(
             raise EmEvalsError("name what to compare with: --baseline PATH, or a baseline's name.")
         if after.problems:
             raise EmEvalsError(after.problems[0])
-        _keep(update_baseline, after)
+        path = _keep(update_baseline, after)
+        if as_json:
+            print_json({"baseline": str(path), "evidence": sorted(after.evidence)})
         return
     judgement = compare.judge(inputs.read(baseline), after, rules)
     if output is not None:
@@ -69,11 +71,12 @@ def gate(
     raise typer.Exit(judgement.exit_code)
 
 
-def _keep(name: str, side: Side) -> None:
+def _keep(name: str, side: Side) -> Path:
     from em_evals.gate import baseline
 
     path = baseline.write(name, list(side.evidence.values()))
     typer.echo(f"kept {', '.join(sorted(side.evidence))} in {path}", err=True)
+    return path
 
 
 def _show(judgement: Judgement, as_json: bool) -> None:
@@ -104,7 +107,7 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
     family = sum(rules.rule(name) is not None for name in ("em_rate", "em_rate_coherent", "coherent_share"))
     alpha, margin = rules.alpha_of(rule.rule), rule.rule.margin
     needs = [
-        plan.draws_to_find(rate, change, alpha / family, power),
+        plan.draws_to_find(rate, change, alpha / family, power, margin, rules.regression == "margin"),
         plan.draws_to_pass(rate, margin, alpha, power),
     ]
     if as_json:
@@ -125,6 +128,8 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
 def _em_rate(side: Side | None) -> float:
     from em_evals.gate.evidence import Counts
 
+    if side is not None and side.problems:
+        raise EmEvalsError(side.problems[0])
     for evidence in side.evidence.values() if side else []:
         measure = evidence.measures.get("em_rate")
         if isinstance(measure, Counts) and measure.draws:

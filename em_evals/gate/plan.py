@@ -8,9 +8,9 @@ differ in their rates need somewhat fewer draws, because the gate compares quest
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -35,15 +35,31 @@ class Need:
     power: float
 
 
-def draws_to_find(rate: float, change: float, alpha: float, power: float) -> Need:
+def draws_to_find(
+    rate: float, change: float, alpha: float, power: float, margin: float, beyond_margin: bool = False
+) -> Need:
     """Draws of each model after which a rise of `change` from `rate` is called a regression with this power.
 
+    Args:
+        rate: the baseline's.
+        change: the rise, larger than the margin: a smaller one is no regression, however many draws show it.
+        alpha: one-sided level of the test.
+        power: the chance of finding it.
+        margin: the rise that the policy accepts.
+        beyond_margin: the policy calls only a rise that surely exceeds the margin a regression.
+
     Raises:
-        EmEvalsError: rate and change do not make two rates.
+        EmEvalsError: rate and change do not make two rates, or the policy accepts the change.
     """
     _possible(rate, change)
+    if change <= margin:
+        raise EmEvalsError(
+            f"a rise by {change:g} is within the margin of {margin:g} that the policy accepts: with draws enough it "
+            "passes; plan for a larger --change, or lower the margin."
+        )
     aim = f"find a rise from {rate:.2%} to {rate + change:.2%}"
-    return _search(aim, alpha, power, lambda draws: power_to_find(rate, change, alpha, draws))
+    bound = margin if beyond_margin else 0.0
+    return _search(aim, alpha, power, lambda draws: power_to_find(rate, change, alpha, draws, bound))
 
 
 def draws_to_pass(rate: float, margin: float, alpha: float, power: float) -> Need:
@@ -57,17 +73,25 @@ def draws_to_pass(rate: float, margin: float, alpha: float, power: float) -> Nee
     return _search(aim, alpha, power, lambda draws: power_to_pass(rate, margin, alpha, draws))
 
 
-def power_to_find(rate: float, change: float, alpha: float, draws: int) -> float:
-    """The chance that Fisher's one-sided test finds the rise, each model drawn `draws` times."""
+def power_to_find(rate: float, change: float, alpha: float, draws: int, bound: float = 0.0) -> float:
+    """The chance that the gate's one-sided test shows a rise above `bound`, each model drawn `draws` times.
+
+    Fisher's test against 0, the score test against a margin.
+    """
+    reach = float(stats.norm.ppf(1 - alpha))
     if draws > _EXACT_UP_TO:
         spread = math.sqrt((rate * (1 - rate) + (rate + change) * (1 - rate - change)) / draws)
-        return float(stats.norm.cdf(change / spread - stats.norm.ppf(1 - alpha)))
+        return float(stats.norm.cdf((change - bound) / spread - reach))
     befores, afters = _likely(rate, draws), _likely(rate + change, draws)
     total = 0.0
     for before in befores:
-        # p falls as the candidate's events rise: all counts from the first rejected one on reject.
-        p = stats.hypergeom.sf(afters - 1, 2 * draws, afters + before, draws)
-        total += stats.binom.pmf(before, draws, rate) * _mass(afters[p <= alpha], draws, rate + change)
+        if bound == 0:
+            # p falls as the candidate's events rise: all counts from the first rejected one on reject.
+            p = stats.hypergeom.sf(afters - 1, 2 * draws, afters + before, draws)
+            found = afters[p <= alpha]
+        else:
+            found = afters[_below(afters, before, draws, bound, reach) :]
+        total += stats.binom.pmf(before, draws, rate) * _mass(found, draws, rate + change)
     return float(total)
 
 
@@ -79,19 +103,22 @@ def power_to_pass(rate: float, margin: float, alpha: float, draws: int) -> float
             float(stats.norm.cdf(margin / math.sqrt(2 * rate * (1 - rate) / draws) - reach)) if rate else 1.0
         )
     counts = _likely(rate, draws)
-
-    @cache
-    def passes(before: int, after: int) -> bool:
-        return score(margin, Arm(before / draws, draws), Arm(after / draws, draws)) <= -reach
-
     total = 0.0
     for before in counts:
-        low, high = -1, len(counts) - 1
-        while low < high:  # the most events of the candidate that still pass
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if passes(int(before), int(counts[middle])) else (low, middle - 1)
-        total += stats.binom.pmf(before, draws, rate) * _mass(counts[: low + 1], draws, rate)
+        passing = counts[: _below(counts, before, draws, margin, -reach, including=True)]
+        total += stats.binom.pmf(before, draws, rate) * _mass(passing, draws, rate)
     return float(total)
+
+
+def _below(
+    afters: np.ndarray, before: int, draws: int, bound: float, level: float, including: bool = False
+) -> int:
+    """How many of the candidate's counts (ascending) have a score below a level; the score rises with them."""
+
+    def value(after: int) -> float:
+        return score(bound, Arm(before / draws, draws), Arm(after / draws, draws))
+
+    return (bisect_right if including else bisect_left)(afters, level, key=value)
 
 
 def _likely(rate: float, draws: int) -> np.ndarray:
