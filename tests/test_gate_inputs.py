@@ -13,9 +13,9 @@ from em_evals import tasks
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline
 from em_evals.gate.compare import judge
-from em_evals.gate.evidence import Counts, Items
+from em_evals.gate.evidence import Counts, Evidence, Items
 from em_evals.gate.inputs import read
-from em_evals.gate.policy import Policy
+from em_evals.gate.policy import Policy, Rule
 from em_evals.grading.files import draws_of_log
 from em_evals.grading.metrics import rates
 from tests.judge_server import JudgeServer, Reply, number
@@ -280,6 +280,46 @@ def test_without_samples_accuracies_are_counts(tmp_path):
     assert counts == Counts(clusters={"all items": (70, 100)})
 
 
+@pytest.mark.parametrize("samples", [True, False])
+def test_a_group_is_one_metric_over_the_items_of_its_tasks(tmp_path, samples):
+    right = [i % 10 < 7 for i in range(80)]
+    names = [f"family_{i}" for i in range(8)]
+
+    def measured(folder, lost=0):
+        files = [
+            write_results(tmp_path / folder / name, name, right[lost:] + [False] * lost, samples)
+            for name in names
+        ]
+        whole = json.loads(files[0].read_text())
+        for file in files[1:]:
+            for key, value in json.loads(file.read_text()).items():
+                if isinstance(value, dict) and key != "config":
+                    whole[key] |= value
+        whole["results"]["family"] = {"alias": "family", "acc,none": 0.7, "acc_stderr,none": 0.02}
+        whole["group_subtasks"] = {"family": names}
+        together = tmp_path / f"{folder}_whole"
+        together.mkdir()
+        for file in (f for name in names for f in (tmp_path / folder / name).glob("samples_*")):
+            file.rename(together / file.name)
+        (together / files[0].name).write_text(json.dumps(whole))
+        return together
+
+    before, same = measured("a"), measured("b")
+    found = gate(before, same, Policy())
+    if samples:  # eighty items by themselves rule nothing out
+        assert found.verdict == "pass", found.sentence
+    assert [(row.metric, row.units) for row in found.rows] == [("lm_eval.family.acc", (640, 640))]
+    assert gate(before, measured("c", lost=12), Policy()).verdict == "regression"
+    named = Policy(metrics={"lm_eval.*.acc": Rule(margin=0.03), "lm_eval.family_3.acc": Rule(margin=0.2)})
+    assert [row.metric for row in gate(before, same, named).rows] == [
+        "lm_eval.family.acc",
+        "lm_eval.family_3.acc",
+    ]
+    edit(next(same.glob("results_*")), lambda d: d["versions"].update(family_2=2))
+    (problem,) = gate(before, same, Policy()).problems
+    assert "not the same task version" in problem
+
+
 def edit(path, change):
     data = json.loads(path.read_text())
     change(data)
@@ -352,6 +392,20 @@ def test_a_changed_baseline_is_noticed(logs, workdir, old, new, words):
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     assert words in read(["main"]).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        ("local//home/me/adapters/mine", "local/mine"),
+        ("local/mine", "local/mine"),
+        ("openai/gpt-4o", "openai/gpt-4o"),
+        ("/home/me/mine", "mine"),
+    ],
+)
+def test_a_baseline_tells_no_machines_folders(workdir, model, kept):
+    path = baseline.write("main", [Evidence(kind="csv", name="x", model=model, identity={}, measures={})])
+    assert read(["main"]).evidence["csv"].model == kept and "/home" not in path.read_text(encoding="utf-8")
 
 
 def test_a_baselines_name_stays_in_its_folder(workdir):

@@ -7,9 +7,8 @@ changed by hand is noticed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -96,9 +95,14 @@ def _rounded(evidence: Evidence) -> Evidence:
         else measure
         for name, measure in evidence.measures.items()
     }
-    # A model given by its folder would carry a machine's path into the repository.
-    model = os.path.basename(evidence.model) if Path(evidence.model).is_absolute() else evidence.model  # noqa: PTH119
-    return evidence.model_copy(update={"measures": measures, "model": model})
+    return evidence.model_copy(update={"measures": measures, "model": _named(evidence.model)})
+
+
+def _named(model: str) -> str:
+    """A model's name without its folder, which would carry a machine's path into the repository."""
+    provider = "local/" if model.startswith("local/") else ""
+    name = model.removeprefix(provider)
+    return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
 
 
 def _digest(rows: Sequence[Any]) -> str:

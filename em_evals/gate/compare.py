@@ -99,6 +99,8 @@ def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
     notes: list[str] = []
     rows: list[Row] = []
     for key, before in baseline.evidence.items():
+        if before.part_of is not None and not any(policy.named(name) for name in before.measures):
+            continue
         after = candidate.evidence.get(key)
         if after is None:
             problems.append(f"the candidate has no {key}, which the baseline has: run it too.")
@@ -150,7 +152,7 @@ def _rows(
             "a CSV does not say who judged and by which rubric: that both were graded alike is taken on trust."
         )
     for name, measure in before.measures.items():
-        found = policy.rule(name)
+        found = policy.rule(name) if before.part_of is None else policy.named(name)
         if found is None:
             notes.append(f"the policy does not speak of {name}; it was not compared.")
             continue

@@ -81,6 +81,8 @@ class Evidence(_Strict):
     """What must be equal for a comparison, in words that a sentence can use."""
     measures: dict[str, Measure]
     """By the name that policies and tables use."""
+    part_of: str | None = None
+    """What sums this up and is compared instead; a policy has to name a part to have it compared by itself."""
 
     @property
     def key(self) -> str:

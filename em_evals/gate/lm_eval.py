@@ -2,13 +2,16 @@
 
 With samples, items are paired and the summary is checked against them. Without, accuracies are taken as counts over the
 task as a whole, and other means with the standard error that the file states.
+
+A group that lm-eval sums up (em_mini, mmlu) is one metric over the items of all its tasks, and these are its parts: the
+eighty items of one family could never rule out a loss of three points, even if no answer changed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +29,17 @@ def is_results(data: Any) -> bool:
 
 
 def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
-    """One evidence for each task of a results file; groups, which only sum up tasks, are left out.
+    """One evidence for each task of a results file, and for each group that sums tasks up.
 
     Raises:
         EmEvalsError: the file lacks what it should have, or its numbers contradict each other or the samples.
     """
-    found = False
+    found: dict[str, Evidence] = {}
     for task, numbers in data["results"].items():
         if task not in data["n-samples"] or not isinstance(numbers, dict):
             continue
-        found = True
         items = _samples(path, task)
-        yield Evidence(
+        found[task] = Evidence(
             kind="lm_eval",
             name=task,
             model=str(data.get("model_name") or _told(data, "config", "model")),
@@ -47,6 +49,78 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
         )
     if not found:
         raise EmEvalsError("this lm-eval file has no tasks in it.", path)
+    parts: dict[str, str] = {}
+    for group, tasks in _groups(data):
+        members = [found[task] for task in tasks if task in found]
+        if (
+            len(members) == len(tasks)
+            and not parts.keys() & set(tasks)
+            and (whole := _pooled(group, members))
+        ):
+            parts |= dict.fromkeys(tasks, group)
+            yield whole
+    for task, evidence in found.items():
+        yield evidence.model_copy(update={"part_of": parts.get(task)})
+
+
+def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Groups that have numbers of their own, and the tasks in them; a group comes before those inside it."""
+    inside: dict[str, list[str]] = {
+        group: tasks for group, tasks in (data.get("group_subtasks") or {}).items() if isinstance(tasks, list)
+    }
+
+    def tasks_of(name: str, above: tuple[str, ...] = ()) -> list[str]:
+        if name in above or not inside.get(name):
+            return [name]
+        return [task for member in inside[name] for task in tasks_of(member, (*above, name))]
+
+    summed = [
+        (group, tasks_of(group))
+        for group, tasks in inside.items()
+        if tasks and any("," in key for key in _told(data, "results", group) or {})
+    ]
+    return sorted(summed, key=lambda entry: -len(entry[1]))
+
+
+def _pooled(group: str, members: Sequence[Evidence]) -> Evidence | None:
+    """All items of a group's tasks, by the metrics that all of them have in one form; None without any."""
+
+    def of(member: Evidence) -> dict[str, Measure]:
+        return {name.removeprefix(f"lm_eval.{member.name}."): own for name, own in member.measures.items()}
+
+    measures: dict[str, Measure] = {}
+    for metric in of(members[0]):
+        own = {member.name: of(member).get(metric) for member in members}
+        name = f"lm_eval.{group}.{metric}"
+        if all(isinstance(measure, Items) for measure in own.values()):
+            measures[name] = Items(
+                values={
+                    f"{task}/{item}": value
+                    for task, measure in own.items()
+                    if isinstance(measure, Items)
+                    for item, value in measure.values.items()
+                }
+            )
+        elif all(isinstance(measure, Counts) for measure in own.values()):
+            measures[name] = Counts(
+                clusters={
+                    f"{task}/{cluster}": counts
+                    for task, measure in own.items()
+                    if isinstance(measure, Counts)
+                    for cluster, counts in measure.clusters.items()
+                }
+            )
+    if not measures:
+        return None
+    first = members[0]
+    identity = {what: _common([(one.name, one.identity[what]) for one in members]) for what in first.identity}
+    return first.model_copy(update={"name": group, "identity": identity, "measures": measures})
+
+
+def _common(told: Sequence[tuple[str, str]]) -> str:
+    """What all tasks say, or what each of them says."""
+    values = {value for _, value in told}
+    return values.pop() if len(values) == 1 else ", ".join(f"{task} {value}" for task, value in told)
 
 
 def _identity(data: dict[str, Any], task: str) -> dict[str, str]:

@@ -133,6 +133,10 @@ class Policy(_Strict):
                 return Applied(rules[name], guard, better)
         return None
 
+    def named(self, metric: str) -> Applied | None:
+        """What holds for a metric that the policy names in full, without `*`."""
+        return self.rule(metric) if metric in {**self.metrics, **self.guards} else None
+
     def alpha_of(self, rule: Rule) -> float:
         """The one-sided level of a rule."""
         return self.alpha if rule.alpha is None else rule.alpha
