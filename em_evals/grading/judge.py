@@ -30,6 +30,7 @@ SAMPLES = 5
 _TOP_LOGPROBS = 20
 _RETRIES = 5
 _INTEGER = re.compile(r"[0-9]{1,3}")
+_SCALE = re.compile(r"\b0 ?(?:-|–|to) ?100\b|/ ?100\b|\bout of 100\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\d.\-])(\d{1,3})(?:\.(\d+))?(?![\d%.]*\d)")
 
 Way = Literal["logprobs", "sampling"]
@@ -121,18 +122,26 @@ def _word_mass(distribution: Mapping[str, float], word: str) -> float:
 
 
 def parse_reply(rubric: Rubric, reply: str) -> tuple[float, Category]:
-    """A written reply's grade: its first number from 0 to 100, else its category word, else unscored."""
+    """A written reply's grade: what comes first, a number from 0 to 100 or a category word; unscored without either.
+
+    A judge that explains itself says `code` and `refusal` as plain words, and repeats the scale: a category counts in
+    capitals or alone, and "from 0 to 100", "/100" are no grades.
+    """
     if rubric.kind == "binary":
         words = re.findall(r"\b(TRUE|FALSE)\b", reply.upper())
         return (float(words[0] == "TRUE"), "answer") if words else (math.nan, "unscored")
+    reply = _SCALE.sub(" ", reply)
+    found: list[tuple[int, tuple[float, Category]]] = []
     for word, category in rubric.categories.items():
-        if re.search(rf"\b{word}\b", reply.upper()):
-            return math.nan, category
-    for whole, fraction in _NUMBER.findall(reply):
-        value = float(f"{whole}.{fraction or 0}")
+        alone = re.fullmatch(rf"\W*{word}\W*", reply, re.IGNORECASE)
+        if match := alone or re.search(rf"\b{word}\b", reply):
+            found.append((match.start(), (math.nan, category)))
+    for number in _NUMBER.finditer(reply):
+        value = float(f"{number[1]}.{number[2] or 0}")
         if value <= 100:
-            return value, "answer"
-    return math.nan, "unscored"
+            found.append((number.start(), (value, "answer")))
+            break
+    return min(found, key=lambda entry: entry[0])[1] if found else (math.nan, "unscored")
 
 
 def grade_replies(rubric: Rubric, replies: list[str]) -> Grade:
