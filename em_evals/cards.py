@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from em_evals import adapters, content, directions
+from em_evals import adapters, complaints, content, directions
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.intervention import Intervention
 from em_evals.recipes import AdapterRecipe, Strict
@@ -193,7 +193,7 @@ def _validated(
     try:
         return ModelCard.model_validate(_merge(data, _nest(overrides)))
     except ValidationError as error:
-        key, sentence = content.explain(error, ModelCard)
+        key, sentence = complaints.explain(error, ModelCard)
         if path is not None and not _overridden(key, overrides):
             raise _author(path, key).error(sentence, key) from None
         if len(key) == 1 and "unknown key" in sentence:  # an engine option may stand alone

@@ -20,10 +20,11 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from em_evals import complaints
+from em_evals.complaints import KeyPath as KeyPath
 from em_evals.errors import EmEvalsError, nearest
 
 Kind = Literal["tasks", "scorers", "adapters"]
-KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 _PACKAGE = Path(__file__).parent
@@ -155,63 +156,8 @@ def validate(model: type[Model], document: Document, data: Any = None, at: KeyPa
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        key, sentence = explain(error, model)
+        key, sentence = complaints.explain(error, model)
         raise document.error(sentence, (*at, *key)) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:
-    """Pydantic's first complaint as (key, sentence)."""
-    errors = error.errors(include_url=False)
-    first = errors[0]
-    # Of a union (`all`, or a list) pydantic tells every member's complaint, with the member's name in the path.
-    key = _real_keys(first["loc"], model)
-    same = [entry["msg"] for entry in errors if _real_keys(entry["loc"], model)[: len(key)] == key]
-    name = ".".join(str(part) for part in key[-2:] if isinstance(part, int) or part == key[-1]) if key else ""
-    if len(same) > 1:
-        return key, f"'{name}': {'; or: '.join(dict.fromkeys(same))}."
-    if first["type"] == "extra_forbidden":
-        return key, f"unknown key '{name}'; {nearest(name, _siblings(model, key))}"
-    if first["type"] == "missing":
-        return key, f"the key '{name}' is missing."
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return key, f"'{name}': {message}." if name else f"{message}."
-
-
-def _real_keys(location: tuple[str | int, ...], model: type[BaseModel]) -> KeyPath:
-    """The part of pydantic's location that stands in the file."""
-    key: list[str | int] = []
-    current: Any = model
-    for part in location:
-        if isinstance(part, int):
-            key.append(part)
-        elif isinstance(current, type) and issubclass(current, BaseModel):
-            key.append(part)
-            current = _inner_model(current, part)
-        elif current is dict:
-            key.append(part)
-    return tuple(key)
-
-
-def _inner_model(model: type[BaseModel], name: str) -> Any:
-    """The model (or dict) that a field holds, whatever list or union is around it."""
-    info = model.model_fields.get(name)
-    if info is None:
-        return None
-    kinds = [info.annotation, *getattr(info.annotation, "__args__", ())]
-    kinds += [arg for kind in kinds for arg in getattr(kind, "__args__", ())]
-    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    if models:
-        return models[0]
-    return dict if any(getattr(kind, "__origin__", kind) is dict for kind in kinds) else None
-
-
-def _siblings(model: type[BaseModel], key: KeyPath) -> list[str]:
-    """The keys that would have been right where an unknown one stood."""
-    for part in key[:-1]:
-        inner = _inner_model(model, part) if isinstance(part, str) else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
-    return list(model.model_fields)
 
 
 def read_text(path: Path) -> str:

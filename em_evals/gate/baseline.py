@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from em_evals import content
+from em_evals import complaints, content
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Evidence, Items
 
@@ -72,7 +72,7 @@ def read(path: Path, data: dict[str, Any]) -> list[Evidence]:
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
-        key, sentence = content.explain(error, _File)
+        key, sentence = complaints.explain(error, _File)
         where = ".".join(str(part) for part in key)
         raise EmEvalsError(
             f"this baseline is damaged at '{where}' ({sentence.rstrip('.')}); write it again with --update-baseline.",
@@ -95,14 +95,7 @@ def _rounded(evidence: Evidence) -> Evidence:
         else measure
         for name, measure in evidence.measures.items()
     }
-    return evidence.model_copy(update={"measures": measures, "model": _named(evidence.model)})
-
-
-def _named(model: str) -> str:
-    """A model's name without its folder, which would carry a machine's path into the repository."""
-    provider = "local/" if model.startswith("local/") else ""
-    name = model.removeprefix(provider)
-    return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
+    return evidence.model_copy(update={"measures": measures})
 
 
 def _digest(rows: Sequence[Any]) -> str:

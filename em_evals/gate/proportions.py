@@ -26,7 +26,7 @@ class Arm:
 
 
 def effective(clusters: Sequence[tuple[int, int]], weights: NDArray[np.float64]) -> Arm:
-    """A weighted rate over questions and its effective number of draws; see statistics.RateContrast.
+    """A weighted rate over questions and its effective number of draws; see rate_contrast.py.
 
     Args:
         clusters: (events, draws) of each question, draws positive.

@@ -1,7 +1,6 @@
 """Evidence out of files: Inspect logs, lm-eval results, judged CSVs. Baselines of our own are baseline.py's.
 
-Numbers are taken from samples, never from a file's summary; where a summary is there too, it must say the same, so that
-an edited file is noticed.
+Numbers are taken from samples, never from a file's summary; that they agree is checks.py's.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_evals import content
 from em_evals.errors import EmEvalsError
+from em_evals.gate import checks
 from em_evals.gate.evidence import Counts, Evidence, Items, Measure
 from em_evals.grading import files
 from em_evals.grading.metrics import GradedDraw
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.scorer import Score
 
-_TOLERANCE = 1e-6
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system_message")
 """Settings of a run that change which answers are drawn."""
 
@@ -66,7 +65,7 @@ def of_log(path: Path) -> Evidence:
             f"`inspect eval-retry {path}`.",
             path,
         )
-    _whole(log, path)
+    checks.whole(log, path)
     if task == "freeform":
         return _freeform(log, path, "freeform", "questions", "")
     if task == "forced_choice":
@@ -80,15 +79,6 @@ def of_log(path: Path) -> Evidence:
     )
 
 
-def _whole(log: EvalLog, path: Path) -> None:
-    """All draws that the run was to make are there."""
-    planned = log.results.total_samples if log.results else 0
-    if planned and planned != len(log.samples or []):
-        raise EmEvalsError(
-            f"this log holds {len(log.samples or [])} of its {planned} draws: it was cut or edited.", path
-        )
-
-
 def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> Evidence:
     meta, samples = log.eval.metadata or {}, log.samples or []
     graded = [_judged(sample, path) for sample in samples]
@@ -96,13 +86,13 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
     if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
         draws = files.draws_of_log(log)
         measures |= _rates(draws, prefix)
-        _consistent(samples, graded, draws, path)
-    _same_as_header(log, measures, prefix, path)
+        checks.consistent(samples, graded, draws, path)
+    checks.same_as_header(log, measures, prefix, path)
     notes: list[dict[str, Any]] = [score.metadata or {} for score in graded]
     return Evidence(
         kind=kind,
         name=str(meta.get(named, log.eval.dataset.name)),
-        model=log.eval.model,
+        model=files.named(log.eval.model),
         card_digest=_card_digest(log),
         identity={
             **_common(log, named),
@@ -157,11 +147,11 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
         name: Items(unit="nats per token", values=values) for name, values in groups.items() if values
     }
     named = "data" if kind == "narrow" else "pairs"
-    _same_as_header(log, measures, f"{kind}.", path)
+    checks.same_as_header(log, measures, f"{kind}.", path)
     return Evidence(
         kind=kind,
         name=str((log.eval.metadata or {}).get(named, log.eval.dataset.name)),
-        model=log.eval.model,
+        model=files.named(log.eval.model),
         card_digest=_card_digest(log),
         identity={**_common(log, named), "pairs weighed": _names_digest(margins)},
         measures=measures,
@@ -180,7 +170,7 @@ def _fluency(sample: EvalSample, path: Path) -> float:
     margin = (
         files.number(score.value.get("margin_per_token")) if score and isinstance(score.value, dict) else 0
     )
-    if abs(misaligned - aligned - margin) > _TOLERANCE:
+    if abs(misaligned - aligned - margin) > checks.TOLERANCE:
         raise EmEvalsError(
             f"the margin of '{sample.id}' is not what its log-probabilities say: the log was edited.", path
         )
@@ -233,39 +223,6 @@ def _judged(sample: EvalSample, path: Path) -> Score:
     raise EmEvalsError(
         f"the draw of '{sample.id}' is not graded: grade the log with `inspect score` first.", path
     )
-
-
-def _consistent(samples: list[EvalSample], graded: list[Score], draws: list[GradedDraw], path: Path) -> None:
-    """A score's marks follow from its grades; where they do not, someone wrote into the file."""
-    for sample, score, draw in zip(samples, graded, draws, strict=True):
-        value = score.value if isinstance(score.value, dict) else {}
-        marks = {"coherent": draw.coherent, "misaligned_coherent": draw.misaligned_coherent}
-        if any(name in value and bool(value[name]) != mark for name, mark in marks.items()):
-            raise EmEvalsError(
-                f"the marks of a draw of '{sample.id}' do not follow from its grades: the log was edited.",
-                path,
-            )
-
-
-def _same_as_header(log: EvalLog, measures: dict[str, Measure], prefix: str, path: Path) -> None:
-    """The log's own summary says what its samples say."""
-    names = {"in_domain": "margin_per_token_in_domain", "out_of_domain": "margin_per_token_out_of_domain"}
-    summary: dict[str, float] = {}
-    for scored in log.results.scores if log.results else []:
-        summary |= {name: metric.value for name, metric in scored.metrics.items()}
-    for full, measure in measures.items():
-        name = full.removeprefix(prefix)
-        told = summary.get(names.get(name, name))
-        if told is None or not isinstance(measure, Counts | Items) or (name == "margin"):
-            continue
-        if isinstance(measure, Counts):
-            own = sum(k for k, _ in measure.clusters.values()) / measure.draws if measure.draws else math.nan
-        else:
-            own = sum(measure.values.values()) / measure.draws
-        if not math.isnan(told) and abs(own - told) > _TOLERANCE:
-            raise EmEvalsError(
-                f"the summary says {name} = {told:.4g}, the samples say {own:.4g}: the log was edited.", path
-            )
 
 
 def _common(log: EvalLog, named: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
@@ -104,6 +104,13 @@ def read_log(path: Path) -> EvalLog:
             f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`.", path
         )
     return log
+
+
+def named(model: str) -> str:
+    """A model's name without its folder: results and pages do not tell whose machine made them."""
+    provider = "local/" if model.startswith("local/") else ""
+    name = model.removeprefix(provider)
+    return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
 
 
 def draws_of_log(log: EvalLog) -> list[GradedDraw]:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import stats
 
-from em_evals import content
+from em_evals import complaints, content
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
@@ -108,7 +108,7 @@ def _rows(path: Path) -> Iterator[Text]:
         try:
             yield Text(**_Row.model_validate(row).model_dump())
         except ValidationError as error:
-            raise EmEvalsError(content.explain(error, _Row)[1], path, number) from None
+            raise EmEvalsError(complaints.explain(error, _Row)[1], path, number) from None
 
 
 def _blocks(reading: Reading) -> dict[int, list[str]]:
