@@ -13,7 +13,7 @@ from em_evals import tasks
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline
 from em_evals.gate.compare import judge
-from em_evals.gate.evidence import Counts, Evidence, Items
+from em_evals.gate.evidence import Counts, Items
 from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
 from em_evals.grading.files import draws_of_log
@@ -403,9 +403,14 @@ def test_a_changed_baseline_is_noticed(logs, workdir, old, new, words):
         ("/home/me/mine", "mine"),
     ],
 )
-def test_a_baseline_tells_no_machines_folders(workdir, model, kept):
-    path = baseline.write("main", [Evidence(kind="csv", name="x", model=model, identity={}, measures={})])
-    assert read(["main"]).evidence["csv"].model == kept and "/home" not in path.read_text(encoding="utf-8")
+def test_evidence_tells_no_machines_folders(logs, tmp_path, model, kept):
+    def moved(log):
+        log.eval.model = model
+
+    (evidence,) = read([changed(logs["good"], tmp_path, moved)]).evidence.values()
+    assert evidence.model == kept
+    results = edit(write_results(tmp_path, "mini", [True] * 9), lambda data: data.update(model_name=model))
+    assert read([results]).evidence["lm_eval/mini"].model == kept
 
 
 def test_a_baselines_name_stays_in_its_folder(workdir):

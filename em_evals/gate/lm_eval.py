@@ -18,6 +18,7 @@ from typing import Any
 from em_evals import content
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.grading.files import named
 
 _TOLERANCE = 1e-6
 _SETTINGS = {"limit": "limit", "gen_kwargs": "generation settings"}
@@ -42,7 +43,7 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
         found[task] = Evidence(
             kind="lm_eval",
             name=task,
-            model=str(data.get("model_name") or _told(data, "config", "model")),
+            model=named(str(data.get("model_name") or _told(data, "config", "model"))),
             card_digest=_digest(data),
             identity=_identity(data, task),
             measures=dict(_measures(path, data, task, numbers, items)),

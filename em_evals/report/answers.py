@@ -10,11 +10,11 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import graded_draw, margins_of_log, read_log, rows_of_csv
+from em_evals.grading.files import graded_draw, margins_of_log, named, read_log, rows_of_csv
 from em_evals.grading.metrics import GradedDraw
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def named_apart(measured: Iterable[Measured]) -> list[Measured]:
 
 
 def _label(model: str) -> str:
-    name = model.removeprefix("local/")
-    return PurePath(name).name if name.startswith(("/", "~")) else name
+    return named(model).removeprefix("local/")
 
 
 def _answer(sample: EvalSample) -> Answer:
