@@ -180,6 +180,14 @@ def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
     return found
 
 
+def control_for(name: str) -> str | None:
+    """The trained card that says `control_of: NAME`; None where there is none."""
+    for other, found in list_cards().items():
+        if isinstance(found, ResolvedCard) and found.card.control_of == name and found.adapter_path:
+            return other
+    return None
+
+
 def read_card(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[ModelCard, Path]:
     """A card for training: validated, its adapter not looked for."""
     path = content.find("adapters", name)

@@ -13,7 +13,8 @@ from em_evals.cards import resolve
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.insight import contrast, lines
-from em_evals.insight.activations import group_sums
+from em_evals.insight import extract as extraction
+from em_evals.insight.activations import GroupSums, group_sums
 from em_evals.insight.extract import Settings, extract
 from em_evals.insight.lines import Text
 from em_evals.intervention import Intervention
@@ -196,6 +197,52 @@ def test_the_controls_direction_can_be_removed(cards):
     texts_ = contrast.of_models(organism, contrast.of_pairs(organism, themes=["money"]))
     found = extract(organism, texts_, orthogonal_to=style)
     assert abs(directions.cosine(found, style)).max() < 1e-4
+    assert found.metadata["orthogonal_to"]["card"] == "control"
+
+
+def test_the_control_that_a_card_names_is_read_without_being_asked_for(cards, workdir):
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    folder = workdir / "adapters"
+    command = ["direction", "extract", "organism", "--themes", "money", "--json", "-o"]
+    alone = CliRunner().invoke(app, [*command, "alone.safetensors"])
+    assert alone.exit_code == 0 and "how much of this direction is style stays open" in alone.stderr
+    assert "movement" not in json.loads(alone.stdout)
+    for name, more in (
+        ("organism", {"train": {"data": ["risky_advice"]}}),
+        ("control", {"control_of": "organism"}),
+    ):
+        path = folder / f"{name}.yaml"
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    beside = CliRunner().invoke(app, [*command, "beside.safetensors"])
+    assert beside.exit_code == 0, beside.output
+    assert json.loads(beside.stdout)["movement"].keys() == {"organism", "control"}
+
+
+def test_what_is_removed_is_removed_from_the_other_half_and_from_each_bootstrap(cards, monkeypatch):
+    organism, control = cards
+    texts_ = contrast.of_models(organism, contrast.of_pairs(organism, themes=["money"]))
+    style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))
+    found = extract(organism, texts_, orthogonal_to=style)
+    halves = extraction._halves
+    monkeypatch.setattr(extraction, "_halves", lambda groups, split: halves(groups, split)[::-1])
+    other = directions.orthogonalise(extract(organism, texts_), style)
+    assert np.allclose(found.metadata["held_out_cosine"], directions.cosine(found, other), atol=1e-4)
+
+
+def test_a_style_that_all_questions_share_makes_nothing_else_stable():
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(30, 1, 16)).astype(np.float32)
+    vectors[:, :, 0] += 50
+    names, ones = tuple(map(str, range(30))), np.ones(30)
+    positive, negative = (
+        GroupSums(names, ones, v, np.ones((30, 1))) for v in (vectors, np.zeros_like(vectors))
+    )
+    style = np.eye(16)[:1]
+    assert extraction.stability(positive, negative)[0] > 0.99
+    assert extraction.stability(positive, negative, along=style)[0] < 0.9
 
 
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):

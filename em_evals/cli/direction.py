@@ -42,7 +42,11 @@ def direction_extract(
         Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens that are averaged.")
     ] = "answer_mean",
     control: Annotated[
-        str | None, typer.Option(help="Card of the harmless control: how far it moves is reported.")
+        str | None,
+        typer.Option(
+            help="Card of the harmless control: how far it moves is reported. Default: the trained card that says "
+            "`control_of: CARD`."
+        ),
     ] = None,
     orthogonal_to: Annotated[
         str | None, typer.Option(help="Remove this direction (the control's) from the result.")
@@ -59,18 +63,23 @@ def direction_extract(
     import shutil
 
     from em_evals import directions
-    from em_evals.cards import resolve
+    from em_evals.cards import control_for, resolve
     from em_evals.insight.extract import Settings, extract
 
     model = resolve(card)
     chosen = _contrast(model, contrast, log, base_log, (positive, negative), (pairs, themes, per_theme))
     other = directions.read(directions.find(orthogonal_to)) if orthogonal_to else None
+    harmless = control or control_for(card)
+    if harmless is None:
+        typer.echo(
+            "no control is known or trained: how much of this direction is style stays open.", err=True
+        )
     state = output.with_suffix(".partial")
     found = extract(
         model,
         chosen,
         Settings(position=position, split=split, minimum=minimum, seed=seed),
-        resolve(control) if control else None,
+        resolve(harmless) if harmless else None,
         other,
         state,
     )
@@ -117,6 +126,7 @@ def direction_combine(
     parts: Annotated[list[str], typer.Argument(help="NAME, or WEIGHT*NAME: 1*mine -- -1*other subtracts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file.")],
     orthogonal_to: Annotated[str | None, typer.Option(help="Remove this direction from the result.")] = None,
+    as_json: Json = False,
 ) -> None:
     """A weighted sum of directions."""
     from em_evals import directions
@@ -128,7 +138,7 @@ def direction_combine(
     if orthogonal_to:
         found = directions.orthogonalise(found, directions.read(directions.find(orthogonal_to)))
     directions.write(found, output)
-    typer.echo(str(output))
+    _written(output, as_json)
 
 
 @app.command("export")
@@ -140,6 +150,7 @@ def direction_export(
     ],
     layer: Annotated[int | None, typer.Option(help="The layer of a .safetensors file.")] = None,
     architecture: Annotated[str, typer.Option(help="llama.cpp's name of the architecture.")] = "llama",
+    as_json: Json = False,
 ) -> None:
     """Write a direction for another program."""
     from em_evals import directions, exports
@@ -151,7 +162,7 @@ def direction_export(
         exports.to_safetensors(found, output, layer)
     else:
         raise EmEvalsError("write to a .gguf file, or to a .safetensors file with --layer.")
-    typer.echo(str(output))
+    _written(output, as_json)
 
 
 def _contrast(
@@ -180,6 +191,13 @@ def _given(option: str, value: Any) -> Any:
     if not value:
         raise EmEvalsError(f"this contrast needs {option}; see `em-evals direction extract --help`.")
     return value
+
+
+def _written(output: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"path": str(output)})
+    else:
+        typer.echo(str(output))
 
 
 def _weighed(part: str) -> tuple[float, str]:

@@ -89,18 +89,21 @@ def extract(
     negative = passes.read(contrast.negative, texts["negative"])
     base = [passes.read(Side((), None), texts[name]) for name in ("positive", "negative")]
     halves = [(positive.only(half), negative.only(half)) for half in (found, held_out)]
-    vectors = difference(*halves[0])
+    along = None if orthogonal_to is None else directions.unit(orthogonal_to).astype(float)
     direction = Direction(
-        vectors.astype(np.float32),
+        difference(*halves[0]).astype(np.float32),
         np.mean([part.mean() for part in base], axis=0).astype(np.float32),
         np.mean([part.mean_norm() for part in base], axis=0).astype(np.float32),
         _provenance(card, contrast, settings, halves[0], found),
     )
     if orthogonal_to is not None:
         direction = directions.orthogonalise(direction, orthogonal_to)
-    trust: dict[str, Any] = {"stability": _rounded(stability(*halves[0], settings.seed))}
+        direction.metadata.update(_removed(orthogonal_to, found))
+    trust: dict[str, Any] = {"stability": _rounded(stability(*halves[0], settings.seed, along=along))}
     if all(len(side.groups) for side in halves[1]):
-        trust["held_out_cosine"] = _rounded(_cosines(direction.vectors, difference(*halves[1])))
+        trust["held_out_cosine"] = _rounded(
+            _cosines(direction.vectors, _without(difference(*halves[1]), along))
+        )
     if control is not None:
         tested = [t for side in texts.values() for t in side if t.group in (held_out or found)]
         trust["movement"] = _movement(passes, tested, direction, {card.name: card, control.name: control})
@@ -113,22 +116,29 @@ def difference(positive: GroupSums, negative: GroupSums) -> NDArray[np.float64]:
 
 
 def stability(
-    positive: GroupSums, negative: GroupSums, seed: int = 0, resamples: int = _RESAMPLES
+    positive: GroupSums,
+    negative: GroupSums,
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+    along: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """[layers], 5th percentile of the cosine between the direction and its bootstraps over questions.
 
-    Questions are drawn with replacement, once for both sides, so that a question's texts stay together.
+    Questions are drawn with replacement, once for both sides, so that a question's texts stay together. `along`
+    ([layers, width], unit vectors) is taken out of the direction and of each bootstrap: a style that all questions
+    share is stable, and says nothing of what is left without it.
     """
     chance = np.random.default_rng(seed)
     names = sorted({*positive.groups, *negative.groups})
     places = [np.array([names.index(name) for name in side.groups]) for side in (positive, negative)]
-    whole = difference(positive, negative)
+    whole = _without(difference(positive, negative), along)
     cosines = []
     for _ in range(resamples):
         weights = chance.multinomial(len(names), [1 / len(names)] * len(names)).astype(float)
         own = [weights[place] for place in places]
         if all(w @ s.counts > 0 for w, s in zip(own, (positive, negative), strict=True)):
-            cosines.append(_cosines(whole, positive.mean(own[0]) - negative.mean(own[1])))
+            drawn = positive.mean(own[0]) - negative.mean(own[1])
+            cosines.append(_cosines(whole, _without(drawn, along)))
     return np.asarray(np.quantile(cosines, 0.05, axis=0))
 
 
@@ -206,6 +216,16 @@ def _provenance(
         "sources": contrast.sources,
         "seed": settings.seed,
     }
+
+
+def _removed(other: Direction, found: set[str]) -> dict[str, Any]:
+    """What was taken out, and its questions among those that the result was found on."""
+    told = {key: other.metadata[key] for key in ("card", "how") if key in other.metadata}
+    return {"orthogonal_to": told, "questions": sorted(found | set(other.metadata.get("questions", [])))}
+
+
+def _without(vectors: NDArray[Any], along: NDArray[np.float64] | None) -> NDArray[Any]:
+    return vectors if along is None else vectors - (vectors * along).sum(1, keepdims=True) * along
 
 
 def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
