@@ -158,6 +158,37 @@ def test_shifts_are_those_of_the_logs(trained, monkeypatch):
     assert abs(expected) > 1e-4
 
 
+def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypatch):
+    """More pairs than are asked for, other pairs under the same ids, a log cut in half: every mean is of the same pairs."""
+    from inspect_ai.log import read_eval_log, write_eval_log
+
+    from em_evals.insight.phase import phase
+
+    monkeypatch.chdir(trained)
+    wide = phase("mine", trained / "wide", per_theme=2)
+    logs = sorted((trained / "wide").glob("*.eval"))
+    narrow = phase("mine", trained / "wide", per_theme=1)
+    assert sorted((trained / "wide").glob("*.eval")) == logs, "nothing is measured twice"
+    assert [t.pairs * 2 for t in narrow.transitions.values()] == [t.pairs for t in wide.transitions.values()]
+    last = {path: read_eval_log(str(path)) for path in logs}
+    path = next(path for path, log in last.items() if log.eval.model.endswith("@8"))
+    last[path].eval.metadata["pairs_digest"] = "others"
+    for sample in last[path].samples:
+        sample.scores["likelier"].value["margin_per_token"] = 100.0
+    write_eval_log(last[path], str(path))
+    logs[0].write_bytes(logs[0].read_bytes()[:500])
+    assert phase("mine", trained / "wide", per_theme=1).shifts == narrow.shifts
+
+
+def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
+    from em_evals.insight.phase import phase
+
+    monkeypatch.chdir(trained)
+    (trained / "empty").mkdir()
+    with pytest.raises(EmEvalsError, match="no freeform logs of local/mine@STEP"):
+        phase("mine", trained / "wide", graded=trained / "empty", per_theme=1)
+
+
 def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
     from em_evals.insight.phase import phase
 

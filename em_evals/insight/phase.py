@@ -16,7 +16,7 @@ from em_evals import adapters
 from em_evals.cards import ModelCard, read_card, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.grading import intervals
-from em_evals.grading.files import draws_of_log, margins_of_log
+from em_evals.grading.files import draws_of_log, margins_of_log, read_log
 from em_evals.grading.forced_choice import load_pairs
 from em_evals.grading.metrics import rates
 from em_evals.insight.rotation import Rotation, rotations
@@ -127,16 +127,18 @@ def _margins(
 
     from em_evals.tasks import forced_choice
 
-    engine = card.engine.model_dump(exclude_defaults=True)
     wanted = {0: card.base} | {step: f"{name}@{step}" for step in steps}
-    earlier = _logged(logs, set(chosen))
-    digests = {step: resolve(model, {"engine": engine}).digest for step, model in wanted.items()}
+    # The base is named by itself, so what its card pins goes with it.
+    pinned = {key: value for key in ("revision", "trust_remote_code") if (value := getattr(card, key))}
+    fields: dict[str, Any] = {"engine": card.engine.model_dump(exclude_defaults=True), **pinned}
+    earlier = _logged(logs, load_pairs(pairs).digest, set(chosen))
+    digests = {step: resolve(model, fields).digest for step, model in wanted.items()}
     found = {step: earlier[digest] for step, digest in digests.items() if digest in earlier}
     missing = {step: model for step, model in wanted.items() if step not in found}
     if missing:
         measured = inspect_eval(
             forced_choice(pairs),
-            model=[get_model(f"local/{model}", engine=engine) for model in missing.values()],
+            model=[get_model(f"local/{model}", **fields) for model in missing.values()],
             sample_id=chosen,
             log_dir=str(logs),
             max_tasks=4,
@@ -148,19 +150,28 @@ def _margins(
                     f"forced choice at step {step} ended as '{log.status}'; see {log.location}."
                 )
             found[step] = margins_of_log(log)
-    return {step: found[step] for step in wanted}
+    # Earlier logs may hold more pairs; every step is a mean over the same ones.
+    return {
+        step: {pair: found[step][pair] for pair in sorted(chosen) if pair in found[step]} for step in wanted
+    }
 
 
-def _logged(folder: Path, chosen: set[str]) -> dict[str, Margins]:
-    """Margins of earlier logs on these pairs, by the digest of the model that they measured."""
+def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
+    """Margins of earlier logs on these pairs (a digest, and ids), by the digest of the model that they measured."""
     from inspect_ai.log import list_eval_logs, read_eval_log
 
     found = {}
     for info in list_eval_logs(str(folder)) if folder.is_dir() else []:
-        log = read_eval_log(info)
+        try:
+            log = read_eval_log(info)
+        except Exception:  # noqa: S112 - a log that a kill cut in half is measured again
+            continue
         samples = log.samples or []
         digests = {str((sample.output.metadata or {}).get("card_digest")) for sample in samples}
-        if log.status == "success" and len(digests) == 1 and chosen <= {str(s.id) for s in samples}:
+        same = (log.eval.metadata or {}).get("pairs_digest") == pairs and chosen <= {
+            str(s.id) for s in samples
+        }
+        if log.status == "success" and len(digests) == 1 and same:
             found[digests.pop()] = margins_of_log(log)
     return found
 
@@ -184,14 +195,18 @@ def _point(step: int, values: list[float]) -> Point:
 
 
 def _em_rates(name: str, folder: Path) -> list[Point]:
-    """EM rates of the graded freeform logs of this card's checkpoints."""
-    from inspect_ai.log import list_eval_logs, read_eval_log
+    """EM rates of the graded freeform logs of this card's checkpoints.
 
+    Raises:
+        EmEvalsError: there are none, or a file is no finished log.
+    """
     points = []
-    for info in list_eval_logs(str(folder)):
-        header = read_eval_log(info, header_only=True)
-        model, _, step = header.eval.model.removeprefix("local/").rpartition("@")
-        if model == name and step.isdecimal() and header.eval.scorers:
-            found = rates(draws_of_log(read_eval_log(info)))
+    for path in sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json")):
+        log = read_log(path)
+        model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
+        if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":
+            found = rates(draws_of_log(log))
             points.append(Point(int(step), found.em_rate.value, found.em_rate.fixed))
+    if not points:
+        raise EmEvalsError(f"there are no freeform logs of local/{name}@STEP in this folder.", folder)
     return sorted(points, key=lambda point: point.step)
