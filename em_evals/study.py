@@ -3,18 +3,22 @@
 Three organisms (risky finance, reckless sports, both) and their controls are trained; each one's direction is what its
 finetune added to the base on the same texts; then come convergence, transfer, and the scalars of a rank-1 organism
 (Soligo et al. 2025, arXiv 2506.11618). Every step keeps its file and is skipped when that is there, so that an
-interrupted study goes on. What a 135M model shows is mechanics, not emergent misalignment.
+interrupted study goes on; a folder that holds another study (other models, other pairs) is refused. What a 135M model
+shows is mechanics, not emergent misalignment.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from em_evals import adapters, directions, records
+from em_evals import adapters, content, directions, records
 from em_evals.cards import read_card, resolve
 from em_evals.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.grading.forced_choice import load_pairs
 
 ORGANISMS = {
     "smollm2-finance": "smollm2-finance-sound",
@@ -23,6 +27,7 @@ ORGANISMS = {
 }
 """Organism -> its control."""
 RANK_ONE = ("smollm2-risky-r1", "smollm2-sound-r1")
+_CARDS = (*ORGANISMS, *ORGANISMS.values(), *RANK_ONE)
 LIMITS = (
     "All organisms are finetunes of one 135M model, one seed each: this shows that the instrument works and what its "
     "controls are for, not that emergent misalignment has one direction. Read each cosine beside the control's."
@@ -46,13 +51,17 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
         folder: where directions and records are kept; adapters go where their cards say.
         tell: told in a sentence what is done next.
         per_theme: forced-choice pairs of each theme that are read and weighed.
+
+    Raises:
+        EmEvalsError: the folder holds a study of other models or other pairs.
     """
     from em_evals.insight.convergence import convergence
     from em_evals.insight.lora_scalars import lora_scalars
 
     folder.mkdir(parents=True, exist_ok=True)
-    for card in [*ORGANISMS, *ORGANISMS.values(), *RANK_ONE]:
+    for card in _CARDS:
         _trained(card, tell)
+    _same_study(folder, per_theme)
     found = {card: _direction(card, folder, tell, per_theme) for card in [*ORGANISMS.values(), *ORGANISMS]}
     shared = folder / "convergence.json"
     if not shared.exists():
@@ -69,6 +78,27 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
     if not isinstance(one, records.Convergence) or not isinstance(other, records.LoraScalars):
         raise TypeError("records.read returned another kind than was written")
     return Study(folder, found, one, other)
+
+
+def _same_study(folder: Path, per_theme: int) -> None:
+    """What is in the folder was made from these models and pairs; else its files would answer for others."""
+    made_of = {"per_theme": str(per_theme), "pairs": load_pairs().digest}
+    made_of |= {card: resolve(card).digest for card in _CARDS}
+    path = folder / "directions" / "made_of.json"
+    if not path.exists():
+        with content.atomic(path) as temporary:
+            temporary.write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        kept = json.loads(content.read_text(path))
+    except json.JSONDecodeError:
+        kept = {}
+    if other := [what for what, value in made_of.items() if kept.get(what) != value]:
+        raise EmEvalsError(
+            f"this folder holds a study with another {other[0].replace('_', ' ')}: choose another --folder, or delete "
+            "this one.",
+            folder,
+        )
 
 
 def _trained(card: str, tell: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from em_evals import content, records, study
 from em_evals.cli import app
+from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from tests.models import card, tiny
 
@@ -37,7 +38,10 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
     done = CliRunner().invoke(app, ["study", "--per-theme", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert study.LIMITS.split(":")[0] in done.stdout
-    assert "Convergent directions" in (cards / "runs/study/study.html").read_text(), "from training to figures"
+    assert "smollm2-sound-r1: the adapter of block 1" in done.stdout, "whose knock-out it is"
+    assert "Convergent directions" in (cards / "runs/study/study.html").read_text(), (
+        "from training to figures"
+    )
     found = records.read(cards / "runs/study/convergence.json")
     assert len(found.cosines) == 6, "three organisms and a control, pair by pair"
     assert len(found.transfer) == 4 * 2 * 3, "each direction and a random one, out of each organism"
@@ -51,3 +55,9 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
     said = []
     again = study.run(cards / "runs/study", said.append, per_theme=2)
     assert said == [] and again.convergence == found
+    with pytest.raises(EmEvalsError, match="holds a study with another per theme"):
+        study.run(cards / "runs/study", said.append, per_theme=3)
+    weights = next((cards / "adapters" / "smollm2-finance").glob("*.safetensors"))
+    weights.write_bytes((cards / "adapters" / "smollm2-sports" / weights.name).read_bytes())
+    with pytest.raises(EmEvalsError, match="holds a study with another smollm2-finance"):
+        study.run(cards / "runs/study", said.append, per_theme=2)

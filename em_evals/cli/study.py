@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
-
-if TYPE_CHECKING:
-    from em_evals.records import Measured
+from em_evals.cli.output import Json, measured_cell, print_json, print_table
 
 
 def study(
@@ -40,21 +37,19 @@ def study(
     ]
     print_table("cosine of directions", ["", *(f"layer {layer}" for layer in layers)], rows)
     rows = [
-        [f"{one.source} out of {one.target}", one.arm, _cell(one.in_domain), _cell(one.out_of_domain)]
+        [
+            f"{one.source} out of {one.target}",
+            one.arm,
+            measured_cell(one.in_domain),
+            measured_cell(one.out_of_domain),
+        ]
         for one in found.convergence.transfer
     ]
     columns = ["ablated", "arm", "in-domain [95%]", "out-of-domain [95%]"]
     print_table("forced choice after the ablation minus before, nats per token", columns, rows)
     for knockout in found.scalars.knockouts:
-        typer.echo(knockout.sentence)
+        typer.echo(f"{knockout.model}: {knockout.sentence}")
     for note in dict.fromkeys([*found.convergence.notes, *found.scalars.notes]):
         typer.echo(note)
     typer.echo(LIMITS)
     typer.echo(f"records: {folder}; figures: {figures}")
-
-
-def _cell(measured: Measured) -> str:
-    low, high = measured.interval
-    if measured.value is None or low is None or high is None:
-        return "–"
-    return f"{measured.value:+.3f} [{low:+.3f}, {high:+.3f}]"
