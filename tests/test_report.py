@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("altair", reason="needs the extra `report`")
 
+from em_evals import records
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.grading import intervals, metrics
@@ -37,6 +38,7 @@ from em_evals.report import charts, export, inputs, page, rates
 from em_evals.report.answers import without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
+from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
 
 
@@ -231,11 +233,37 @@ def test_forced_choice_differences_are_paired_with_the_first_model(tmp_path):
 def test_damaged_conditions_are_marked_and_said(tmp_path):
     made = build(inputs.read(write_studies(tmp_path)))
     (flag,) = made.flags
-    assert flag.startswith("Damage: at 12 of 30 conditions")
+    assert flag.startswith("Damage: at 13 of 32 conditions"), "ablations count too"
     figure = next(figure for figure in made.figures if figure.name == "steering-organism-in-domain")
     assert [row[0] for row in figure.table.rows if row[4] == "fell apart"] == ["-8", "8"] * 3
     texts = [layer["mark"].get("text") for layer in figure.chart.to_dict(validate=False)["layer"]]
     assert "✕" in texts
+
+
+def test_what_a_judge_said_of_a_steering_study_is_shown(tmp_path):
+    study = report_data.steering()
+    rate = report_data.measured(0.25, 0.1)
+    graded = study.model_copy(
+        update={
+            "points": [
+                p.model_copy(update={"em_rate": rate, "verdict": "less misaligned"}) for p in study.points
+            ],
+            "ablations": [
+                p.model_copy(update={"em_rate": rate, "verdict": "damage, not a cure"})
+                for p in study.ablations
+            ],
+        }
+    )
+    records.write(graded, tmp_path / "steer.json")
+    (section,) = build(inputs.read([tmp_path / "steer.json"])).sections
+    (table,) = section.tables
+    assert table.columns[-2:] == ("verdict", "EM rate") and len(table.rows) == 32
+    assert [str(cell) for cell in table.rows[-1][-2:]] == ["damage, not a cure", "25.0% [15.0, 35.0]"]
+    assert "steering-organism-em-rate" in [figure.name for figure in section.figures]
+    plain = report_data.steering()
+    records.write(plain, tmp_path / "steer.json")
+    (section,) = build(inputs.read([tmp_path / "steer.json"])).sections
+    assert section.tables[0].columns[-1] == "verdict", "no empty column without a judge"
 
 
 def test_no_machine_path_is_told(tmp_path):

@@ -78,13 +78,15 @@ def steer(
 
 
 def _print(study: Any) -> None:
-    columns = ["arm", "change", "in-domain", "out-of-domain", "coherence", "repeats", "verdict"]
+    graded = any(point.em_rate is not None for point in [*study.points, *study.ablations])
+    columns = ["arm", "change", "in-domain", "out-of-domain", "coherence", "repeats"]
+    columns += ["EM rate", "verdict"] if graded else ["verdict"]
     rows = [
-        [point.arm, f"scale {point.scale:+g}", *_cells(point)]
+        [point.arm, f"scale {point.scale:+g}", *_cells(point, graded)]
         for point in study.points
         if point.layer == study.chosen_layer
     ]
-    rows += [[point.arm, point.how, *_cells(point)] for point in study.ablations]
+    rows += [[point.arm, point.how, *_cells(point, graded)] for point in study.ablations]
     title = f"{study.card}: shift from the unsteered model, nats per token [95% interval]"
     print_table(f"{title}; pushed at layer {study.chosen_layer}", columns, rows)
     rows = [
@@ -105,12 +107,16 @@ def _print(study: Any) -> None:
     typer.echo("intervals are for each row by itself, not for all rows together.")
 
 
-def _cells(point: Any) -> list[str]:
+def _cells(point: Any, graded: bool) -> list[str]:
+    rate = point.em_rate
+    known = rate is not None and rate.value is not None and None not in rate.interval
+    told = f"{rate.value:.1%} [{rate.interval[0]:.1%}, {rate.interval[1]:.1%}]" if known else "–"
     return [
         measured_cell(point.in_domain),
         measured_cell(point.out_of_domain),
         measured_cell(point.coherence),
         f"{point.repetition.value or 0:.2f}",
+        *([told] if graded else []),
         point.verdict,
     ]
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from em_evals.records import Measured, SteeringPoint, SteeringStudy
+from em_evals.records import AblationPoint, Measured, SteeringPoint, SteeringStudy
 from em_evals.report import charts
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Table
+
+_NOTHING = Measured(value=None, interval=(None, None), n=0)
 
 
 def section(study: SteeringStudy) -> Section:
     """Dose and response at the chosen layer, and the whole grid as a table."""
     name = f"steering-{slug(study.card)}"
     points = sorted(study.points, key=lambda point: (point.layer, point.arm, point.scale))
-    broken = [point for point in points if point.damaged]
-    parts: tuple[tuple[str, str, Callable[[SteeringPoint], Measured], bool], ...] = (
-        ("in-domain", f"Shift in-domain ({NATS})", lambda point: point.in_domain, True),
-        ("out-of-domain", f"Shift out-of-domain ({NATS})", lambda point: point.out_of_domain, True),
-        ("coherence", f"Coherence: {study.coherence_is}", lambda point: point.coherence, False),
-        ("repetition", "Repetition: share of repeated 4-grams", lambda point: point.repetition, False),
-    )
+    every = [*points, *study.ablations]
+    broken = [point for point in every if point.damaged]
+    parts: list[tuple[str, str, Callable[[SteeringPoint], Measured | None], str]] = [
+        ("in-domain", f"Shift in-domain ({NATS})", lambda point: point.in_domain, "signed"),
+        ("out-of-domain", f"Shift out-of-domain ({NATS})", lambda point: point.out_of_domain, "signed"),
+        ("coherence", f"Coherence: {study.coherence_is}", lambda point: point.coherence, ""),
+        ("repetition", "Repetition: share of repeated 4-grams", lambda point: point.repetition, ""),
+    ]
+    if graded := any(point.em_rate is not None for point in points):
+        parts.append(("em-rate", "EM rate of all draws", lambda point: point.em_rate, "share"))
     chosen = [point for point in points if point.layer == study.chosen_layer]
-    figures = [_dose(name, key, title, chosen, read, zero) for key, title, read, zero in parts]
+    figures = [_dose(name, key, title, chosen, read, unit) for key, title, read, unit in parts]
     figures += _grid(name, points)
     figures += conditions(
         name,
@@ -43,24 +48,15 @@ def section(study: SteeringStudy) -> Section:
             for row in study.contrasts
         ],
     )
-    columns = ("layer", "arm", "scale", "in-domain", "out-of-domain", "coherence", "repetition", "answers")
+    columns = ("layer", "arm", "change", "in-domain", "out-of-domain", "coherence", "repetition", "verdict")
     rows: list[tuple[Cell, ...]] = [
-        (
-            str(point.layer),
-            ARMS[point.arm],
-            f"{point.scale:g}",
-            estimate_of(point.in_domain, "signed"),
-            estimate_of(point.out_of_domain, "signed"),
-            estimate_of(point.coherence),
-            estimate_of(point.repetition),
-            "fell apart" if point.damaged else "",
-        )
-        for point in points
+        *(_told(point, str(point.layer), f"scale {point.scale:g}", graded) for point in points),
+        *(_told(point, "all", point.how, graded) for point in study.ablations),
     ]
     flags: tuple[str, ...] = ()
     if broken:
         flags = (
-            f"Damage: at {len(broken)} of {len(points)} conditions answers fell apart (✕); whatever else changed there "
+            f"Damage: at {len(broken)} of {len(every)} conditions answers fell apart (✕); whatever else changed there "
             "is neither a cure nor an effect.",
         )
     return Section(
@@ -71,9 +67,24 @@ def section(study: SteeringStudy) -> Section:
         "scale; bars are 95% intervals.",
         flags,
         tuple(figures),
-        (Table(f"{slug(name)}_grid", "All layers and scales", columns, rows),),
+        (Table(f"{slug(name)}_grid", "All conditions", (*columns, *(["EM rate"] if graded else [])), rows),),
         (*([f"Damaged: {study.damage_rule}"] if study.damage_rule else []), *study.notes),
     )
+
+
+def _told(point: SteeringPoint | AblationPoint, layer: str, change: str, graded: bool) -> tuple[Cell, ...]:
+    """One condition with everything that was measured of it."""
+    cells: tuple[Cell, ...] = (
+        layer,
+        ARMS[point.arm],
+        change,
+        estimate_of(point.in_domain, "signed"),
+        estimate_of(point.out_of_domain, "signed"),
+        estimate_of(point.coherence),
+        estimate_of(point.repetition),
+        point.verdict or ("damage" if point.damaged else ""),
+    )
+    return (*cells, estimate_of(point.em_rate or _NOTHING, "share")) if graded else cells
 
 
 def _dose(
@@ -81,12 +92,13 @@ def _dose(
     key: str,
     title: str,
     points: Sequence[SteeringPoint],
-    read: Callable[[SteeringPoint], Measured],
-    zero: bool,
+    read: Callable[[SteeringPoint], Measured | None],
+    unit: str,
 ) -> Figure:
     rows, told = [], []
     for point in points:
-        estimate = estimate_of(read(point), "signed" if zero else "")
+        measured = read(point) or _NOTHING
+        estimate = estimate_of(measured, unit)
         low, high = estimate.interval or (None, None)
         arm = ARMS[point.arm]
         rows.append(
@@ -99,14 +111,16 @@ def _dose(
                 "damaged": point.damaged,
             }
         )
-        told.append((f"{point.scale:g}", arm, read(point).n, estimate, "fell apart" if point.damaged else ""))
+        told.append((f"{point.scale:g}", arm, measured.n, estimate, "fell apart" if point.damaged else ""))
     arms = [arm for arm in ARMS.values() if any(row["series"] == arm for row in rows)]
     columns = ("scale", "arm", "n", key, "answers")
     return Figure(
         f"{name}-{key}",
         title,
         f"{title} over scale for {', '.join(arms)}; {sum(point.damaged for point in points)} points are damaged.",
-        charts.curves(rows, arms, "scale of the added vector", key, zero_line=zero),
+        charts.curves(
+            rows, arms, "scale of the added vector", key, percent=unit == "share", zero_line=unit == "signed"
+        ),
         Table(f"{slug(name)}_{slug(key)}", title, columns, list(told)),
     )
 
