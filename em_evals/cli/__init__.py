@@ -56,6 +56,14 @@ app.command()(serving.doctor)
 
 INVALID = 2
 """Exit code for bad input."""
+_EXTRAS = {
+    "altair": "report",
+    "jinja2": "report",
+    "vl_convert": "report",
+    "sklearn": "insight",
+    "lm_eval": "retention",
+}
+"""Which extra brings a package; the others come with training."""
 
 
 def main() -> None:
@@ -67,7 +75,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("em_evals"):
             raise
-        _fail(f"this command needs the package '{error.name}': pip install 'em-evals[local,train]'.")
+        extra = _EXTRAS.get(error.name.partition(".")[0], "local,train")
+        _fail(f"this command needs the package '{error.name}': pip install 'em-evals[{extra}]'.")
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(130)
