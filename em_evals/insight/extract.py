@@ -169,7 +169,7 @@ class _Passes:
 
 
 def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
-    """Questions to find on and to test on: by a digest of the question's id, so the same in every extraction."""
+    """Questions to find on and to test on: by digests of their ids, so the same in every extraction from them."""
     every = sorted(set(groups), key=lambda group: content.digest(group.encode()))
     if not split:
         return set(every), set()
