@@ -177,7 +177,9 @@ def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypa
         sample.scores["likelier"].value["margin_per_token"] = 100.0
     write_eval_log(last[path], str(path))
     logs[0].write_bytes(logs[0].read_bytes()[:500])
-    assert phase("mine", trained / "wide", per_theme=1).shifts == narrow.shifts
+    again = phase("mine", trained / "wide", per_theme=1)
+    for domain, points in narrow.shifts.items():  # measured anew in other batches: equal but for rounding
+        assert [p.value for p in again.shifts[domain]] == pytest.approx([p.value for p in points], abs=1e-4)
 
 
 def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
