@@ -17,7 +17,7 @@ def section(study: SteeringStudy) -> Section:
     """Dose and response at the chosen layer, and the whole grid as a table."""
     name = f"steering-{slug(study.card)}"
     points = sorted(study.points, key=lambda point: (point.layer, point.arm, point.scale))
-    every = [*points, *study.ablations]
+    every: list[SteeringPoint | AblationPoint] = [*points, *study.ablations]
     broken = [point for point in every if point.damaged]
     parts: list[tuple[str, str, Callable[[SteeringPoint], Measured | None], str]] = [
         ("in-domain", f"Shift in-domain ({NATS})", lambda point: point.in_domain, "signed"),
