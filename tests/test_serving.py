@@ -69,7 +69,10 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
         "key",
         "--json",
     ]
-    served = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    served = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     engine = HFEngine(resolve("plain").card)
     try:
         line = served.stdout.readline()
@@ -101,7 +104,7 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
         assert len(said) == 3
         weigh(ready["base_url"], (root / "key").read_text().strip(), monkeypatch)
         served.send_signal(signal.SIGINT)
-        assert served.wait(60) == 130
+        assert ended(served) == 130
         with pytest.raises(openai.APIConnectionError):
             client.models.list()
     finally:
@@ -109,6 +112,15 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
         if served.poll() is None:
             os.kill(served.pid, signal.SIGTERM)
             served.wait(60)
+
+
+def ended(served):
+    """The exit code; a process that hangs tells where."""
+    try:
+        return served.wait(60)
+    except subprocess.TimeoutExpired:
+        served.send_signal(signal.SIGABRT)
+        pytest.fail(served.stderr.read()[-4000:])
 
 
 def weigh(base_url, key, monkeypatch):
