@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import time
 from concurrent.futures import wait
 
 from em_evals.errors import EmEvalsError
@@ -190,6 +191,74 @@ def test_a_bad_adapter_fails_its_own_row_only(engine, tmp_path):
     with pytest.raises(EmEvalsError, match="does not fit this base"):
         bad.result()
     assert good.result().tokens
+
+
+def test_a_bad_adapter_leaves_the_base_and_other_adapters_as_they_were(tmp_path, engine):
+    """Parts of it fit and are loaded before the rest fails: first into a bare base, then beside another adapter."""
+    base = tiny("llama", tmp_path / "base", engine.tokenizer)
+    wide = tiny("llama", tmp_path / "wide", engine.tokenizer, intermediate_size=256)
+    bad = make_adapter(wide, tmp_path / "bad", 8, "all-linear", seed=1, strength=0.5)
+    good = make_adapter(base, tmp_path / "good", 2, "all-linear", seed=2, strength=0.5)
+    prompt, other = (5, 6, 7, 9), HFEngine(card(base))
+    wanted = {adapter: reference(prompt, adapter, 4, base) for adapter in (None, good)}
+    try:
+        for adapter in (bad, None, good, bad, None, good):
+            draw = other.submit(
+                Request(prompt, Sampling(temperature=0, max_tokens=4, logprobs=True), adapter)
+            )
+            if adapter == bad:
+                with pytest.raises(EmEvalsError, match="does not fit this base"):
+                    draw.result(60)
+            else:
+                tokens, logprobs, _ = wanted[adapter]
+                assert draw.result(60).tokens == tokens
+                assert [entry.logprob for entry in draw.result().logprobs] == pytest.approx(
+                    logprobs, abs=1e-4
+                )
+    finally:
+        other.close()
+
+
+def test_an_adapter_that_was_trained_again_is_another_one(tmp_path, engine):
+    base, other = tiny("llama", tmp_path / "base", engine.tokenizer), None
+    prompt, said = (5, 6, 7, 9), []
+    try:
+        for seed in (1, 2):
+            adapter = make_adapter(base, tmp_path / "adapter", 2, "all-linear", seed=seed, strength=0.5)
+            other = other or HFEngine(card(base))
+            draw = other.submit(Request(prompt, GREEDY, adapter)).result(60)
+            assert draw.tokens == reference(prompt, adapter, 12, base)[0]
+            said.append(draw.tokens)
+    finally:
+        other.close()
+    assert said[0] != said[1]
+
+
+def test_closing_fails_what_is_queued_and_what_is_drawn(tmp_path, engine):
+    other = HFEngine(card(tiny("llama", tmp_path / "base", engine.tokenizer), max_num_seqs=2))
+    futures = [other.submit(Request((5, 6, 7), Sampling(max_tokens=400))) for _ in range(4)]
+    other.close()
+    for future in futures:
+        with pytest.raises(EmEvalsError, match="closed"):
+            future.result(10)
+
+
+def test_a_draw_that_is_cancelled_while_its_adapter_fails_ends_no_engine(tmp_path, engine, monkeypatch):
+    other = HFEngine(card(tiny("llama", tmp_path / "base", engine.tokenizer)))
+    futures = []
+
+    def late(*arguments):
+        assert futures[0].cancel()
+        raise EmEvalsError("no such adapter")
+
+    monkeypatch.setattr(other, "_adapter", late)
+    with other._wake:  # the engine sees it once it stands in `futures`
+        futures.append(other.submit(Request((5, 6, 7), GREEDY, "somewhere")))
+    while not futures[0].cancelled():
+        time.sleep(0.01)
+    monkeypatch.undo()
+    assert other.submit(Request((5, 6, 7), GREEDY)).result(60).tokens
+    other.close()
 
 
 def test_a_base_that_cannot_be_loaded_says_so_to_everyone(tmp_path):

@@ -9,7 +9,7 @@ from em_evals.errors import EmEvalsError
 
 
 def with_adapter(model: Any, source: str, name: str) -> Any:
-    """The model with one more adapter attached, safetensors only.
+    """The model with one more adapter attached, safetensors only; as it was where that fails.
 
     Raises:
         EmEvalsError: not a LoRA, pickled, or of the wrong shape for this base.
@@ -32,5 +32,22 @@ def with_adapter(model: Any, source: str, name: str) -> Any:
             model = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
         return model.eval()
     except (RuntimeError, ValueError, KeyError, OSError) as error:
+        _detach(model, name)
         reason = " ".join(str(error).split())[:300]
         raise EmEvalsError(f"the adapter {source} does not fit this base ({reason}).") from None
+
+
+def _detach(model: Any, name: str) -> None:
+    """Take off an adapter of which PEFT has loaded a part: in a bare base that part would act on every row."""
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(model, PeftModel):
+        if name in model.peft_config:
+            model.delete_adapter(name)
+        return
+    for place, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, last = place.rpartition(".")
+            setattr(model.get_submodule(parent), last, module.get_base_layer())
+    vars(model).pop("peft_config", None)

@@ -18,7 +18,7 @@ import torch
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases, scoring
+from em_evals.models import bases, lora_files, scoring
 from em_evals.models.adapters import with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
@@ -46,7 +46,7 @@ class HFEngine:
         self._wake = threading.Condition()
         self._closed = False
         self._error: Exception | None = None
-        self._adapters: dict[tuple[str, tuple[Intervention, ...]], str] = {}
+        self._adapters: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
@@ -57,7 +57,7 @@ class HFEngine:
         row = Row(request, Future())
         with self._wake:
             if self._closed:
-                raise self._error or EmEvalsError("this engine is closed; make a new one.")
+                raise self._error or _closed()
             self._waiting.append(row)
             self._wake.notify()
         return row.future
@@ -81,6 +81,7 @@ class HFEngine:
                     self._settle(batch)
                     self._advance(batch)
                     self._settle(batch)
+            self._fail(batch, _closed())
         except Exception as error:  # the thread's last act is to tell everybody who waits
             self._fail(batch, error)
 
@@ -120,16 +121,16 @@ class HFEngine:
     def _prepare(self, batch: Batch, row: Row) -> bool:
         """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
-            row.future.set_exception(EmEvalsError("the prompt is empty: there is no token to continue."))
+            _reject(row.future, EmEvalsError("the prompt is empty: there is no token to continue."))
         elif len(row.request.prompt) > self.model_len + (1 if row.scored_only else -1):
-            row.future.set_result(Draw("", [], "model_length"))
+            _resolve(row.future, Draw("", [], "model_length"))
         else:
             try:
                 row.slot = batch.steering.slot(row.request.interventions)
                 row.adapter = self._adapter(batch, row.request.adapter, row.request.interventions)
                 return True
             except EmEvalsError as error:
-                row.future.set_exception(error)
+                _reject(row.future, error)
         return False
 
     def _groups(self, rows: list[Row]) -> list[list[Row]]:
@@ -159,7 +160,7 @@ class HFEngine:
         """Score rows and hand them over."""
         self._within_memory(batch, rows, lambda some: batch.fresh(scoring.Scoring).score(some))
         for row in rows:
-            if row.stop_reason is not None and not row.future.done():
+            if row.stop_reason is not None:
                 _resolve(row.future, batch.finish(row))
 
     def _prefill(self, batch: Batch, rows: list[Row]) -> None:
@@ -183,8 +184,9 @@ class HFEngine:
                 self._put_back(rows)
             else:
                 length = rows[0].length
-                rows[0].future.set_exception(
-                    EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it.")
+                _reject(
+                    rows[0].future,
+                    EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
                 )
 
     def _put_back(self, rows: list[Row]) -> None:
@@ -204,8 +206,9 @@ class HFEngine:
             rows = batch.clear()
             _free_memory()
             if len(rows) == 1 and self._max_rows == 1:
-                rows[0].future.set_exception(
-                    EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens.")
+                _reject(
+                    rows[0].future,
+                    EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
                 )
             else:
                 self._max_rows = max(1, len(rows) // 2)
@@ -214,7 +217,7 @@ class HFEngine:
     def _settle(self, batch: Batch) -> None:
         """Hand finished draws over and let their rows leave."""
         for row in batch.rows:
-            if row.stop_reason is not None and not row.future.done():
+            if row.stop_reason is not None:
                 _resolve(row.future, batch.finish(row))
         # Leaving copies the cache, so a few finished rows may stay a little.
         batch.drop_done(slack=len(batch.rows) // 8)
@@ -225,8 +228,7 @@ class HFEngine:
             rows = [*(batch.rows if batch else []), *self._waiting]
             self._waiting.clear()
         for row in rows:
-            if not row.future.done():
-                row.future.set_exception(error)
+            _reject(row.future, error)
 
     # Adapters
 
@@ -235,12 +237,13 @@ class HFEngine:
         if source is None:
             return PEFT_BASE
         scales = tuple(one for one in interventions if one.op == "scale_adapter")
-        if (source, scales) not in self._adapters:
+        key = source, lora_files.written(source), scales
+        if key not in self._adapters:
             name = f"adapter{len(self._adapters)}"
             batch.use_model(with_adapter(batch.model, source, name))
             scale_adapter(batch.model, name, scales)
-            self._adapters[source, scales] = name
-        return self._adapters[source, scales]
+            self._adapters[key] = name
+        return self._adapters[key]
 
 
 def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -248,10 +251,23 @@ def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     return [row for row in rows if row.scored_only], [row for row in rows if not row.scored_only]
 
 
+def _closed() -> EmEvalsError:
+    return EmEvalsError("this engine is closed; make a new one.")
+
+
 def _resolve(future: Future[Draw], draw: Draw) -> None:
-    # A cancellation may come in between the check and the result; then nobody wants the draw any more.
-    if future.set_running_or_notify_cancel():
+    if _wanted(future):
         future.set_result(draw)
+
+
+def _reject(future: Future[Draw], error: Exception) -> None:
+    if _wanted(future):
+        future.set_exception(error)
+
+
+def _wanted(future: Future[Draw]) -> bool:
+    """Whether an answer may be put in: a cancellation may come at any time, and none after this."""
+    return not future.done() and future.set_running_or_notify_cancel()
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -62,6 +62,12 @@ def rank(folder: Path) -> int:
     return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
+def written(adapter: str) -> int:
+    """When a folder's weights were written, in ns: a retrained adapter is another one. 0 for what is no folder."""
+    file = Path(adapter).expanduser() / _WEIGHTS
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
 def digest(folder: Path) -> str:
     """Identifies an adapter by its configuration and weights, wherever it lies."""
     return content.digest((folder / _CONFIG).read_bytes(), (folder / _WEIGHTS).read_bytes())
