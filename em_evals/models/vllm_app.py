@@ -177,11 +177,11 @@ class Cards:
         """A request and the model that it names."""
         try:
             request = json.loads(await _body(receive))
-            name = request.get("model")
-        except (ValueError, AttributeError):
+            name = str(request.get("model"))
+        except (ValueError, AttributeError, RecursionError):
             raise RefusedError(400, "the request is not a JSON object.") from None
         if name not in self._models:
-            raise RefusedError(404, f"this server has no model '{name}'; {nearest(str(name), self._models)}")
+            raise RefusedError(404, f"this server has no model '{name}'; {nearest(name, self._models)}")
         return request, name
 
     def _listing(self, send: Send) -> Send:
@@ -216,17 +216,27 @@ def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -
     """Make a client's request vLLM's own.
 
     Raises:
-        RefusedError: it meddles with steering, or its answer's beginning cannot be known where that matters.
+        RefusedError: it meddles with steering, asks for what would not be steered, or its answer's beginning cannot be
+            known where that matters.
     """
-    own = dict(request.get("vllm_xargs") or {})
+    own = request.get("vllm_xargs") or {}
+    if not isinstance(own, dict):
+        raise RefusedError(400, "`vllm_xargs` is not a JSON object.")
     start = own.pop(ANSWER_START, None)
+    if start is not None and not (isinstance(start, int) and start >= 0):
+        raise RefusedError(400, f"`{ANSWER_START}` is a number of tokens.")
     if SLOT in own:
         raise RefusedError(400, f"`{SLOT}` is the server's to say; choose a model by its name.")
     request["model"] = model
     if slot:
+        if request.get("use_beam_search"):
+            raise RefusedError(
+                400,
+                "vLLM's beam search forgets interventions: leave `use_beam_search` out, or ask a model without.",
+            )
         own[SLOT] = slot
         if start is not None:
-            own[ANSWER_START] = int(start)
+            own[ANSWER_START] = start
         elif variant.positional and request.get("continue_final_message"):
             raise RefusedError(
                 400,
