@@ -31,6 +31,7 @@ import torch
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
+from em_evals.models import vllm_mends
 from em_evals.models.interventions import Change, change, load
 
 TESTED = "0.32"
@@ -280,8 +281,8 @@ class SteeringWorker:
 def register() -> None:
     """Prepare vLLM's classes in this process; vLLM calls it, perhaps more than once."""
     if os.environ.get(PLAN):
-        _plain_logits()
-        _rewind_on_cpu()
+        vllm_mends.plain_logits()
+        vllm_mends.rewind_on_cpu()
     if not os.environ.get(ENABLE):
         return
     room = json.loads(os.environ[ENABLE])
@@ -314,57 +315,6 @@ def register() -> None:
         return prepared
 
     GPUModelRunner._prepare_inputs = _prepare_inputs
-
-
-def _plain_logits() -> None:
-    """Let LoRA leave the logits alone; adapters of the output matrix are refused (models/lora_files.py).
-
-    vLLM 0.32 adds an adapter's part to a prompt's logits with the indices of the batch's requests, not of the prompt's
-    tokens: on a CPU, prompt log-probabilities beside adapters end the engine.
-    """
-    from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA
-
-    def _get_logits(self: Any, hidden: torch.Tensor, lm_head: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.base_layer._get_logits(hidden, getattr(lm_head, "base_layer", lm_head), *args, **kwargs)
-
-    LogitsProcessorWithLoRA._get_logits = _get_logits
-
-
-def _rewind_on_cpu() -> None:
-    """Let seeded draws of prompts that are prefilled in chunks live on a CPU.
-
-    vLLM 0.32 draws a token at the end of every chunk and takes those back that come too early, by the generator's
-    offset. A CPU's generator has none, and the engine ends: here its state is kept and put back.
-    """
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
-        return
-    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-
-    if hasattr(CPUModelRunner, "em_evals_states"):
-        return
-    sample, bookkeeping = CPUModelRunner._sample, CPUModelRunner._bookkeeping_sync
-    CPUModelRunner.em_evals_states = {}
-
-    @functools.wraps(sample)
-    def _sample(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.em_evals_states = {row: one.get_state() for row, one in self.input_batch.generators.items()}
-        return sample(self, *args, **kwargs)
-
-    @functools.wraps(bookkeeping)
-    def _bookkeeping_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        generators = self.input_batch.generators
-        for row in np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0].tolist():
-            if row in generators:
-                generators[row].set_state(self.em_evals_states[row])
-        self.input_batch.generators = {}  # nothing left for vLLM to take back
-        try:
-            return bookkeeping(self, *args, **kwargs)
-        finally:
-            self.input_batch.generators = generators
-
-    CPUModelRunner._sample, CPUModelRunner._bookkeeping_sync = _sample, _bookkeeping_sync
 
 
 def _arm_after_loading(runner: type) -> None:
