@@ -153,6 +153,10 @@ def test_sampling_is_repeatable_and_repeats_differ(both):
     got = ours.generate_until(asked, disable_tqdm=True)
     assert len(set(got)) == 3
     assert ours.generate_until(asked, disable_tqdm=True) == got
+    unsaid = ours._sampling({"do_sample": True, "max_gen_toks": 8, "until": []})
+    assert unsaid.temperature == 1.0, "transformers' default, which `hf` samples at"
+    assert ours._sampling({"temperature": 0.7, "max_gen_toks": 8, "until": []}).temperature == 0.7
+    assert ours._sampling({"do_sample": False, "temperature": 0.7, "max_gen_toks": 8}).temperature == 0.0
 
 
 def test_the_response_cache_is_kept_apart_by_digest(organism, tmp_path):

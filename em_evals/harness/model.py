@@ -28,7 +28,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.harness.order import run_all, shared_first
 from em_evals.models import bases
 from em_evals.models.engine import Draw, Engine, Request, Sampling
-from em_evals.models.shared import engine_for
+from em_evals.models.shared import engine_for, expect
 
 Scored = tuple[float, bool]
 """A continuation's log-likelihood in nats, and whether greedy decoding would have given it."""
@@ -84,6 +84,7 @@ class EmLocal(TemplateLM):
         self.add_bos_token = add_bos_token
         self.max_gen_toks = max_gen_toks
         self.seed = seed
+        expect(self.card)
         self.engine: Engine = engine_for(self.card.card)
         self.tokenizer = self.engine.tokenizer
         if add_bos_token is not None:  # a tokenizer of its own: the engine's is everybody's
@@ -105,8 +106,8 @@ class EmLocal(TemplateLM):
 
     @property
     def max_length(self) -> int:
-        """Tokens of context and continuation together, at most."""
-        return self.engine.model_len
+        """Tokens that are read at a time, at most; what is scored has one more, which is only predicted."""
+        return self.engine.weighed_len - 1
 
     @property
     def tokenizer_name(self) -> str:
@@ -274,7 +275,10 @@ class EmLocal(TemplateLM):
             EmEvalsError: one that the engine does not know.
         """
         asked = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
-        sampled, temperature = asked.pop("do_sample"), asked.pop("temperature", 0.0)
+        sampled, temperature = (
+            asked.pop("do_sample"),
+            asked.pop("temperature", 1.0),
+        )  # 1: transformers' default
         settings = {
             "temperature": temperature if sampled else 0.0,
             "top_p": asked.pop("top_p", 1.0),

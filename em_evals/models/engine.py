@@ -83,8 +83,16 @@ class Engine(Protocol):
 
     tokenizer: Any
     """The base's transformers tokenizer."""
-    model_len: int
-    """Tokens of prompt and draw together, at most."""
+
+    @property
+    def model_len(self) -> int:
+        """Tokens of prompt and draw together, at most."""
+        ...
+
+    @property
+    def weighed_len(self) -> int:
+        """Tokens of a prompt of which nothing is drawn, at most."""
+        ...
 
     def submit(self, request: Request) -> Future[Draw]:
         """Queue a draw. Cancelling the future gives the row up. Errors come through the future."""

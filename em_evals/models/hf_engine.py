@@ -39,6 +39,7 @@ class HFEngine:
     def __init__(self, card: ModelCard) -> None:
         self.tokenizer = bases.load_tokenizer(card)
         self.model_len = bases.context_length(card)
+        self.weighed_len = self.model_len + 1  # the last token is not read
         self._card = card
         self._options: EngineOptions = card.engine
         self._max_rows = card.engine.max_num_seqs
@@ -122,7 +123,7 @@ class HFEngine:
         """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
             _reject(row.future, EmEvalsError("the prompt is empty: there is no token to continue."))
-        elif len(row.request.prompt) > self.model_len + (1 if row.scored_only else -1):
+        elif len(row.request.prompt) > (self.weighed_len if row.scored_only else self.model_len - 1):
             _resolve(row.future, Draw("", [], "model_length"))
         else:
             try:

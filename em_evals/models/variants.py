@@ -87,6 +87,8 @@ def variant(adapter: str | None, interventions: Sequence[Intervention]) -> Varia
         scales = [one for one in interventions if one.op == "scale_adapter"]
         folder = lora_files.scaled(lora_files.fetch(adapter), scales).resolve()
         adapter_key, rank = lora_files.digest(folder), lora_files.rank(folder)
+        if rank > _RANKS[-1]:
+            raise EmEvalsError(f"vLLM takes adapters of rank {_RANKS[-1]} at most; {adapter} has {rank}.")
     steering_key = _steering_key(steering) if steering else ""
     key = content.digest(adapter_key.encode(), steering_key.encode())
     return Variant(key, folder, adapter_key, rank, steering, steering_key)
@@ -141,10 +143,7 @@ def plan(variants: Iterable[Variant], max_loras: int | None, merge: bool) -> Pla
     adapters.pop("", None)
     if not adapters:
         return Plan(steps=steps)
-    largest = max(adapters.values())
-    if largest > _RANKS[-1]:
-        raise EmEvalsError(f"vLLM takes adapters of rank {_RANKS[-1]} at most; one has {largest}.")
-    rank = next(allowed for allowed in _RANKS if allowed >= largest)
+    rank = next(allowed for allowed in _RANKS if allowed >= max(adapters.values()))
     return replace(Plan(steps=steps), loras=max_loras or max(_ADAPTERS, len(adapters)), rank=rank)
 
 

@@ -3,7 +3,8 @@
 The local server starts with the first draw, for everybody who has been announced by then (`expect`): one adapter that
 all have in common is merged into the weights on a CPU (its LoRA kernels are slow), several are served as LoRAs. Who
 comes later and needs more than the server has (a larger rank, steering) makes it start anew, once the draws in flight
-are done. A server that dies is started again and its draws are made again: they are the same, by their seeds.
+are done. A start that fails is an error to all that waited for it. A server that dies is started again and its draws
+are made again: they are the same, by their seeds.
 """
 
 from __future__ import annotations
@@ -12,28 +13,30 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from numpy.random import SeedSequence
 
 from em_evals import adapters
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases, vllm_server
-from em_evals.models.engine import Draw, Request, StopReason, TokenLogprob
+from em_evals.models import bases, lora_files, vllm_server, vllm_wire
+from em_evals.models.engine import Draw, Request
 from em_evals.models.variants import BARE, Plan, Variant, plan, variant
 from em_evals.models.vllm_app import BASE_ROUTE
-from em_evals.models.vllm_plugin import ANSWER_START
 from em_evals.models.vllm_server import Server
+
+Result = TypeVar("Result")
 
 API_KEY = "EM_EVALS_API_KEY"
 """Environment variable: the key of a server that somebody else runs."""
+_CONNECTIONS = 512
+"""At most: a process may have 1,024 files open on many machines. Twice what is drawn at a time keeps vLLM busy."""
 _WATCH_SECONDS = 2
 _DEATHS = 3
 """Deaths in a row, without a draw in between, before a server is given up."""
@@ -60,18 +63,39 @@ class VLLMEngine:
         self._names: dict[str, str] = {}
         self._client: httpx.AsyncClient | None = None
         self._model_len = 0
-        self.model_len = bases.context_length(card)
+        self._context = bases.context_length(card)
         self._deaths = 0
         self._in_flight = 0
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
         self._starting = asyncio.Lock()
+        self._start: asyncio.Task[None] | None = None
+        self._given_up = threading.Event()
+        self._failures, self._failure = 0, EmEvalsError("")
+        rows = card.engine.max_num_seqs * (card.engine.data_parallel_size or 1)
+        self._places = asyncio.Semaphore(min(2 * rows, _CONNECTIONS))
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"em-evals {card.base}", daemon=True
         )
         self._thread.start()
         atexit.register(self.close)
+
+    @property
+    def model_len(self) -> int:
+        """Tokens of prompt and draw together, at most; somebody else's server is asked, it may read less than the base.
+
+        Raises:
+            EmEvalsError: it cannot be asked.
+        """
+        if self._remote and not self._model_len and not self._closed:
+            asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result()
+        return min(self._context, self._model_len or self._context)
+
+    @property
+    def weighed_len(self) -> int:
+        """Tokens of a prompt that is only weighed, at most: vLLM draws one token all the same."""
+        return self.model_len - 1
 
     def expect(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> None:
         """Say that draws of this model will come, so that the server starts with room for it."""
@@ -89,6 +113,7 @@ class VLLMEngine:
         if self._closed:
             return
         self._closed = True
+        self._given_up.set()
         atexit.unregister(self.close)
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -97,11 +122,12 @@ class VLLMEngine:
             self._server.stop()
 
     async def _shut(self) -> None:
-        own = asyncio.current_task()
-        tasks = [task for task in asyncio.all_tasks() if task is not own]
+        tasks = asyncio.all_tasks() - {asyncio.current_task(), self._start}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._start is not None:  # given up, it ends by itself and leaves no server behind
+            await asyncio.gather(self._start, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
@@ -110,10 +136,8 @@ class VLLMEngine:
     def _variant(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> Variant:
         """The variant of a request; a retrained adapter or a direction written anew is another one."""
         files = [Path(one.direction) for one in interventions if one.direction is not None]
-        if adapter is not None:
-            files.append(Path(adapter) / "adapter_model.safetensors")
         times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        identity = (adapter, interventions, times)
+        identity = (adapter, lora_files.written(adapter) if adapter else 0, interventions, times)
         if identity not in self._identities:
             self._identities[identity] = variant(adapter, interventions)
         return self._identities[identity]
@@ -124,11 +148,16 @@ class VLLMEngine:
         return self._server.plan if self._server is not None else None
 
     @asynccontextmanager
-    async def _serving(self, one: Variant) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
-        """A client of a server that serves a variant, and its name there; the server stays while this is open."""
+    async def _serving(self, one: Variant, failures: int) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+        """A client of a server that serves a variant, and its name there; the server stays while this is open.
+
+        Args:
+            one: the variant.
+            failures: starts that had failed when the draw was asked for; one that fails later fails the draw.
+        """
         async with self._starting:
             try:
-                name = await self._name(one)
+                name = await self._name(one, failures)
             except httpx.TransportError as error:
                 raise _LostError(self._server) from error
             client, server = self._client, self._server
@@ -143,7 +172,7 @@ class VLLMEngine:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _name(self, one: Variant) -> str:
+    async def _name(self, one: Variant, failures: int) -> str:
         self._known[one.key] = one
         if self._remote:
             if self._client is None:
@@ -153,36 +182,65 @@ class VLLMEngine:
             if one.key not in self._names:
                 raise EmEvalsError(self._not_there())
             return self._names[one.key]
-        if self._server is None or not self._server.alive or not self._server.plan.covers(one):
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._in_flight)
-            await self._start()
-        assert self._server is not None  # noqa: S101 - just started
+        while (
+            self._start
+            is not None  # begun for a draw that was given up; the server there is, is on its way out
+            or self._server is None
+            or not self._server.alive
+            or not self._server.plan.covers(one)
+        ):
+            if self._failures > failures:
+                raise self._failure
+            if self._start is None:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: not self._in_flight)
+                self._start = asyncio.create_task(self._started())
+            # Whoever gives up waiting does not take the server from the others.
+            await asyncio.shield(self._start)
         if one.key not in self._names:
             await asyncio.to_thread(self._server.add, one.key, one)
             self._names[one.key] = one.key
         return one.key
 
-    async def _start(self) -> None:
+    async def _started(self) -> None:
         """Start a server for everybody who is known, in place of the one there is."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
-        if self._server is not None:
-            await asyncio.to_thread(self._server.stop)
-            self._server = None
-        self._names = {}
-        on_cpu = bases.choose_device(self._card.engine.device).type == "cpu"
-        wanted = plan(self._known.values(), self._card.engine.max_loras, merge=on_cpu)
-        merged = next((one.adapter for one in self._known.values() if one.adapter_key == wanted.merged), None)
-        starting = asyncio.to_thread(vllm_server.start, self._card, wanted, merged if wanted.merged else None)
-        self._server = await _uncut(starting)
-        await self._connect()
-        self._watcher = asyncio.create_task(self._watch(self._server))
+        known = list(self._known.values())
+        try:
+            on_cpu = bases.choose_device(self._card.engine.device).type == "cpu"
+            wanted = plan(known, self._card.engine.max_loras, merge=on_cpu)
+            merged = next((one.adapter for one in known if one.adapter_key == wanted.merged), None)
+            if self._client is not None:
+                await self._client.aclose()
+                self._client = None
+            if self._server is not None:
+                await asyncio.to_thread(self._server.stop)
+                self._server = None
+            self._names = {}
+            server = await _aside(
+                lambda: vllm_server.start(
+                    self._card, wanted, merged if wanted.merged else None, given_up=self._given_up
+                )
+            )
+            try:
+                await self._connect(server)
+            except BaseException as error:
+                await asyncio.to_thread(server.stop)
+                if isinstance(error, httpx.TransportError):
+                    raise EmEvalsError(
+                        f"the vLLM server died at its start: {vllm_server.cause(server.log)}", server.log
+                    ) from None
+                raise
+            self._server = server
+            self._watcher = asyncio.create_task(self._watch(server))
+        except EmEvalsError as error:
+            self._failures, self._failure = self._failures + 1, error
+            raise
+        finally:
+            self._start = None
 
     async def _watch(self, server: Server) -> None:
         """Kill a server whose engine has died: vLLM's front may wait for ever for answers that will not come."""
-        async with httpx.AsyncClient(timeout=600) as client:
+        async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
             while server.alive:
                 await asyncio.sleep(_WATCH_SECONDS)
                 try:
@@ -192,16 +250,23 @@ class VLLMEngine:
                 if not well:
                     await asyncio.to_thread(server.stop, 0)
 
-    async def _connect(self) -> None:
-        """Open the client and learn what is served, and how long texts may be."""
-        url = self._server.url if self._server is not None else str(self._card.base_url).rstrip("/")
-        key = self._server.key if self._server is not None else self._api_key
+    async def _ask(self) -> None:
+        """Learn what somebody else's server is like, if that has not been done."""
+        async with self._starting:
+            if self._client is None:
+                await self._connect()
+
+    async def _connect(self, server: Server | None = None) -> None:
+        """Open the client and learn what is served, and how long texts may be. Without `server`: somebody else's."""
+        url = server.url if server is not None else str(self._card.base_url).rstrip("/")
+        key = server.key if server is not None else self._api_key
         if self._client is None:
             self._client = httpx.AsyncClient(
                 base_url=url.removesuffix("/v1"),
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=httpx.Timeout(None, connect=30),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+                trust_env=self._remote,
             )
         try:
             answer = await self._client.get("/v1/models")
@@ -244,14 +309,20 @@ class VLLMEngine:
     async def _draw(self, request: Request) -> Draw:
         if not request.prompt:
             raise EmEvalsError("the prompt is empty: there is no token to continue.")
+        failures = self._failures
         one = await asyncio.to_thread(self._variant, request.adapter, request.interventions)
+        async with self._places:
+            return await self._drawn(request, one, failures)
+
+    async def _drawn(self, request: Request, one: Variant, failures: int) -> Draw:
+        """The draw, by whichever server is there until its end."""
         while True:
             try:
-                async with self._serving(one) as (client, name):
+                async with self._serving(one, failures) as (client, name):
                     room = self._model_len - len(request.prompt)
                     if room <= 0:
                         return Draw("", [], "model_length")
-                    answer = await client.post("/v1/completions", json=_body(request, name, room))
+                    answer = await client.post("/v1/completions", json=vllm_wire.body(request, name, room))
                     if answer.status_code >= 500 and await self._ending(client):
                         raise httpx.RemoteProtocolError("its engine died")
             except _LostError as lost:
@@ -260,7 +331,7 @@ class VLLMEngine:
             if answer.status_code != 200:
                 raise EmEvalsError(vllm_server.error_of(answer))
             self._deaths = 0
-            return _read(self.tokenizer, request, answer.json()["choices"][0], room)
+            return vllm_wire.read(self.tokenizer, request, answer.json()["choices"][0], room)
 
     async def _ending(self, client: httpx.AsyncClient) -> bool:
         """Whether the server is ending: vLLM answers 500 to what was in flight when its engine died."""
@@ -302,80 +373,15 @@ class _LostError(Exception):
         self.server = server
 
 
-async def _uncut(starting: Coroutine[Any, Any, Server]) -> Server:
-    """Wait for a start to its end even when the wait is cancelled, so that no server is left behind."""
-    task = asyncio.ensure_future(starting)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        (await task).stop()
-        raise
+async def _aside(work: Callable[[], Result]) -> Result:
+    """Run in a thread that the interpreter does not wait for at its end, as it waits for an executor's."""
+    done: Future[Result] = Future()
 
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # whoever waits raises it
+            done.set_exception(error)
 
-def _body(request: Request, name: str, room: int) -> dict[str, Any]:
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "model": name,
-        "prompt": list(request.prompt),
-        # Nothing generated is one token that is thrown away.
-        "max_tokens": max(1, min(sampling.max_tokens, room)),
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k or 0,
-        "seed": seed_of(sampling.seed),
-        "stop": list(sampling.stop),
-        "add_special_tokens": False,
-        "return_token_ids": True,
-        "return_tokens_as_token_ids": True,
-    }
-    if sampling.logprobs:
-        body["logprobs"] = sampling.top_logprobs
-    if sampling.prompt_logprobs is not None:
-        body["prompt_logprobs"] = sampling.prompt_logprobs
-    if request.answer_start is not None:
-        body["vllm_xargs"] = {ANSWER_START: request.answer_start}
-    return body
-
-
-def seed_of(seed: int) -> int:
-    """The seed for vLLM, 63 bits: the same number where it fits, else a digest of it."""
-    if 0 <= seed < 2**63:
-        return seed
-    return int(SeedSequence(seed % 2**128).generate_state(1, "uint64")[0] >> 1)
-
-
-def _read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
-    """The draw in an answer."""
-    sampling = request.sampling
-    first = sampling.prompt_logprobs_from
-    places = zip(request.prompt[first:], (choice.get("prompt_logprobs") or ())[first:], strict=False)
-    prompt_logprobs = [
-        _entry(
-            {int(name): value["logprob"] for name, value in place.items()},
-            token,
-            sampling.prompt_logprobs or 0,
-        )
-        for token, place in places
-        if place
-    ]
-    if sampling.max_tokens == 0:
-        return Draw("", [], "max_tokens", [], prompt_logprobs)
-    tokens = [int(token) for token in choice["token_ids"]]
-    logprobs = []
-    if sampling.logprobs:
-        given = choice["logprobs"]
-        for token, logprob, top in zip(tokens, given["token_logprobs"], given["top_logprobs"], strict=True):
-            values = {int(name.removeprefix("token_id:")): value for name, value in (top or {}).items()}
-            logprobs.append(_entry({**values, token: logprob}, token, sampling.top_logprobs))
-    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
-    reason: StopReason = "stop"
-    if choice["finish_reason"] == "length":
-        reason = "model_length" if room < sampling.max_tokens else "max_tokens"
-    return Draw(text[: min(cuts)] if cuts else text, tokens, reason, logprobs, prompt_logprobs)
-
-
-def _entry(values: dict[int, float], token: int, top: int) -> TokenLogprob:
-    """A token's log-probability and the likeliest `top` among those given."""
-    likeliest = sorted(values.items(), key=lambda item: -item[1])[:top]
-    return TokenLogprob(token, values[token], tuple(likeliest))
+    threading.Thread(target=run, name="em-evals vllm start", daemon=True).start()
+    return await asyncio.wrap_future(done)

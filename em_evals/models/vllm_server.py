@@ -15,8 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class Server:
     log: Path | None = None
     admin: str = ""
     pipe: int = -1
+    _ending: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def alive(self) -> bool:
@@ -90,23 +92,23 @@ class Server:
         """
         body = {"name": name, "variant": as_json(variant)}
         headers = {"Authorization": f"Bearer {self.admin}"}
-        answer = httpx.put(f"{self.url}{REGISTER}", json=body, headers=headers, timeout=600)
+        answer = httpx.put(f"{self.url}{REGISTER}", json=body, headers=headers, timeout=600, trust_env=False)
         if answer.status_code != 200:
             raise EmEvalsError(error_of(answer))
 
     def stop(self, grace: float = 20) -> None:
-        """End it and its children, by force after `grace` seconds."""
-        if self.process is None:
-            return
-        if self.alive and grace:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace)
-        # Children that outlived it, a hanging worker say.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        if self.pipe >= 0:
+        """End it and its children, by force after `grace` seconds. Ended once, its number may be another process's."""
+        with self._ending:
+            if self.process is None or self.pipe < 0:
+                return
+            if self.alive and grace:
+                self.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(grace)
+            # Children that outlived it, a hanging worker say.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
             os.close(self.pipe)
             self.pipe = -1
 
@@ -127,6 +129,7 @@ def start(
     host: str = "127.0.0.1",
     port: int | None = None,
     key: str | None = None,
+    given_up: threading.Event | None = None,
 ) -> Server:
     """Start a server for a card's base and wait until it answers.
 
@@ -137,6 +140,7 @@ def start(
         host: address to listen on.
         port: None for a free one.
         key: what clients must know; None for a random one.
+        given_up: once set, the server is not waited for any more but ended.
 
     Raises:
         EmEvalsError: it does not start; quotes the cause from its log.
@@ -148,7 +152,7 @@ def start(
     for attempt in range(3):
         server = _launch(card, plan, merged, host, port or _free_port(host), key or secrets.token_urlsafe(32))
         try:
-            _wait(server)
+            _wait(server, given_up or threading.Event())
             return server
         except BaseException as error:
             server.stop()
@@ -262,13 +266,16 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
     return Server(f"http://{host}:{port}", key, plan, process, log, admin, ours)
 
 
-def _wait(server: Server) -> None:
+def _wait(server: Server, given_up: threading.Event) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while server.alive and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.2)
+    # A proxy that the environment names does not lead to this machine.
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        while server.alive and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(f"{server.url}/health").status_code == 200:
+                    return
+            if given_up.wait(0.2):
+                raise EmEvalsError("the start of vLLM was given up.", server.log)
     raise EmEvalsError(f"vLLM did not start: {cause(server.log)}", server.log)
 
 
