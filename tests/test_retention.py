@@ -2,6 +2,8 @@
 
 import json
 import sys
+import tracemalloc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +57,17 @@ def test_other_scores_are_compared_by_bootstrap_and_permutation():
     assert paired(base, base).p == 1 and paired(base, base).interval == (0, 0)
 
 
+def test_many_items_are_compared_in_little_memory():
+    """All resamples at once would be 1.8 GB."""
+    rng = np.random.default_rng(0)
+    base = rng.random(3_000)
+    tracemalloc.start()
+    found = paired(base, base + rng.normal(0, 1, size=3_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * 2**20 and found.interval[0] < found.value < found.interval[1]
+
+
 def scores(task, values, metric="acc", version="1.0", shots=0):
     items = {f"{i} {i:x}": float(value) for i, value in enumerate(values)}
     return TaskScores(task, version, shots, metric, items, Path(f"samples_{task}.jsonl"))
@@ -88,6 +101,8 @@ def test_overall_is_all_items_and_leaves_margins_out():
         (scores("a", RIGHT[:8]), "16 items in .*, 8 here, 8 of them the same"),
         (scores("a", RIGHT, shots=5), "number of examples"),
         (scores("a", RIGHT, metric="acc_norm"), "metric is acc in"),
+        (replace(scores("a", RIGHT), chat=True), "use of a chat template is False in .* and True here"),
+        (replace(scores("a", RIGHT), system="5d41"), "system message"),
     ],
 )
 def test_what_is_not_the_same_task_is_not_compared(other, sentence):
@@ -131,7 +146,9 @@ def test_result_files_of_lm_eval_are_read(tmp_path):
     assert found.tasks["arc"].metric == "acc_norm"
     assert list(found.tasks["arc"].scores.values()) == [1.0, 0.0, 1.0]  # the newest run
     one = next((tmp_path / "x").glob("results_2026-01*"))
-    assert results.read(one).tasks["arc"].mean == 0
+    assert results.read(one).tasks["arc"].mean == 0 and not results.read(one).tasks["arc"].chat
+    one.write_text(one.read_text().replace('"results"', '"chat_template_sha": "c0", "results"'))
+    assert results.read(one).tasks["arc"].chat
     assert (
         results.is_results(str(one))
         and results.is_results(str(tmp_path))
@@ -147,9 +164,10 @@ def test_bad_result_files_are_told_in_a_sentence(tmp_path):
     next((tmp_path / "a").glob("samples*")).unlink()
     with pytest.raises(EmEvalsError, match="--log_samples"):
         results.read(tmp_path / "a")
-    next((tmp_path / "a").glob("results*")).write_text("{}")
-    with pytest.raises(EmEvalsError, match="no lm-eval results"):
-        results.read(tmp_path / "a")
+    for nothing in ("{}", '{"results": {}, "config": null}'):
+        next((tmp_path / "a").glob("results*")).write_text(nothing)
+        with pytest.raises(EmEvalsError, match="no lm-eval results"):
+            results.read(tmp_path / "a")
     samples = next((tmp_path / "b").glob("samples*"))
     samples.write_text('{"doc_id": 1}\n')
     with pytest.raises(EmEvalsError, match="no sample of lm-eval"):
@@ -180,7 +198,7 @@ def retention(*arguments):
 
 def test_the_command_measures_compares_and_goes_on_where_it_stopped(organism, workdir, monkeypatch):
     base, adapter = organism
-    asked = ["--tasks", "em_mini_facts,em_mini_grammar", "--limit", 6, "-M", "dtype=float32"]
+    asked = ["--tasks", "em_mini_facts,em_mini_grammar", "--limit", 6, "-M", "engine.dtype=float32"]
     run, done = suite.Suite._run, []
 
     def interrupted(self, model, planned, place):
@@ -192,7 +210,7 @@ def test_the_command_measures_compares_and_goes_on_where_it_stopped(organism, wo
     monkeypatch.setattr(suite.Suite, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         suite.Suite(["em_mini_facts", "em_mini_grammar"], 6).measure(
-            base, Path("logs/retention"), {"dtype": "float32"}
+            base, Path("logs/retention"), {"engine": {"dtype": "float32"}}
         )
     assert done == ["em_mini_facts"]
     monkeypatch.setattr(suite.Suite, "_run", lambda *found: done.append(found[2].task) or run(*found))
@@ -246,6 +264,35 @@ def small_index(monkeypatch):
 
 def run_lm_eval(*arguments):
     return CliRunner().invoke(app, ["lm-eval", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_a_task_that_another_process_has_measured_meanwhile_is_theirs(organism, workdir, monkeypatch):
+    run = suite.Suite._run
+
+    def twice(self, model, planned, place):
+        run(self, model, planned, place)
+        run(self, model, planned, place)
+
+    monkeypatch.setattr(suite.Suite, "_run", twice)
+    found = suite.Suite(["em_mini_facts"], 2).measure(organism[0], Path("logs"), {"dtype": "float32"})
+    assert len(found.tasks["em_mini_facts"].scores) == 2
+
+
+def test_tasks_that_cannot_be_loaded_are_told_in_a_sentence(monkeypatch, workdir):
+    Path("tasks/away").mkdir(parents=True)
+    Path("tasks/away/away.yaml").write_text(
+        "task: away\ndataset_path: json\ndataset_kwargs: {data_files: nowhere.jsonl}\ntest_split: train\n"
+        "doc_to_text: q\ndoc_to_target: a\noutput_type: generate_until\nmetric_list: [{metric: exact_match}]\n"
+    )
+    with pytest.raises(EmEvalsError, match=r"away cannot be loaded .*nowhere"):
+        suite.Suite(["away"])
+
+
+def test_wrong_fields_are_told_in_a_sentence():
+    with pytest.raises(EmEvalsError, match="expected KEY=VALUE"):
+        retention("smollm2", "-M", "dtype")
+    with pytest.raises(EmEvalsError, match="not YAML"):
+        retention("smollm2", "-M", "dtype=[")
 
 
 def test_unknown_names_are_told_with_the_nearest(organism, workdir, small_index):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,9 +32,10 @@ def retention(
         "logs/retention"
     ),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("-M", help="A card field for every card: name=value.")
-    ] = None,
+    fields: Annotated[
+        list[str],
+        typer.Option("-M", metavar="KEY=VALUE", help="Card fields that win, in every card."),
+    ] = [],  # noqa: B006
     confirm_run_unsafe_code: Annotated[
         bool, typer.Option("--confirm-run-unsafe-code", help="Allow tasks that run what the model wrote.")
     ] = False,
@@ -45,20 +46,22 @@ def retention(
 ) -> None:
     """Capability item by item against a baseline: accuracy, paired differences, intervals."""
     from em_evals import records
+    from em_evals.cli.training import card_fields
     from em_evals.harness.compare import compare
     from em_evals.harness.results import is_results
     from em_evals.harness.suite import Suite, given
 
     names = list(dict.fromkeys([baseline or cards[0], *cards]))
-    fields = _fields(model or [])
+    overrides = card_fields(fields)
     suite = None
-    found = []
     for name in names:
-        if is_results(name):
-            found.append(given(name))
-        else:
+        if not is_results(name):
             suite = suite or Suite(tasks.split(","), limit, confirm_run_unsafe_code)
-            found.append(suite.measure(name, folder, fields))
+            suite.expect(name, folder, overrides)
+    found = [
+        given(name) if suite is None or is_results(name) else suite.measure(name, folder, overrides)
+        for name in names
+    ]
     record = compare(found[0], found[1:] or found)
     if output is not None:
         records.write(record, output)
@@ -96,18 +99,3 @@ def _print_differences(record: Retention) -> None:
     rows = [[task, *row] for task, row in sorted(cells.items(), key=lambda cell: cell[0] == "overall")]
     columns = ["task", "items", record.baseline, *(model.name for model in record.models)]
     print_table(f"{record.baseline}, and the others' paired differences to it [95% interval]", columns, rows)
-
-
-def _fields(settings: list[str]) -> dict[str, Any]:
-    """`name=value` as the card's YAML would read it."""
-    import yaml
-
-    from em_evals.errors import EmEvalsError
-
-    found = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise EmEvalsError(f"-M {setting}: write name=value.")
-        found[name] = yaml.safe_load(value)
-    return found

@@ -34,6 +34,10 @@ class TaskScores:
     path: Path
     chance: float | None = None
     """What guessing scores, where the task says."""
+    chat: bool = False
+    """Whether prompts went through the model's chat template."""
+    system: str = ""
+    """Digest of the system message, as lm-eval writes it; empty without one."""
 
     @property
     def mean(self) -> float:
@@ -98,7 +102,7 @@ def _load(file: Path) -> dict[str, Any]:
         data = json.loads(content.read_text(file))
     except json.JSONDecodeError as error:
         raise EmEvalsError(f"this is not JSON ({error.msg}).", file, error.lineno) from None
-    if not isinstance(data, dict) or not isinstance(data.get("results"), dict) or "config" not in data:
+    if not isinstance(data, dict) or not all(isinstance(data.get(k), dict) for k in ("results", "config")):
         raise EmEvalsError("these are no lm-eval results (no `results` and `config`).", file)
     return data
 
@@ -133,6 +137,8 @@ def _tasks(data: dict[str, Any], file: Path) -> list[TaskScores]:
                 scores=scores,
                 path=samples,
                 chance=(settings.get("metadata") or {}).get("chance"),
+                chat=bool(data.get("chat_template_sha")),
+                system=str(data.get("system_instruction_sha") or ""),
             )
         )
     return found

@@ -7,6 +7,7 @@ another folder, so old results never stand for new ones.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -44,7 +45,7 @@ class Suite:
         unsafe: allow tasks that run generated code.
 
     Raises:
-        EmEvalsError: an unknown task; names the nearest.
+        EmEvalsError: an unknown task, the nearest named; or one that cannot be loaded.
     """
 
     def __init__(self, names: Sequence[str] = SUITE, limit: int | None = None, unsafe: bool = False) -> None:
@@ -57,12 +58,29 @@ class Suite:
             if name not in self._manager.task_index:
                 raise EmEvalsError(f"there is no lm-eval task '{name}'; {command.nearest_task(name)}")
         self._unsafe = unsafe
-        loaded = self._manager.load(list(names))
+        if unsafe:
+            os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # HumanEval's metric asks a second time
+        try:
+            loaded = self._manager.load(list(names))
+        except (OSError, ValueError, ImportError) as error:
+            reason = next(iter(str(error).strip().splitlines()), error.__class__.__name__)
+            raise EmEvalsError(
+                f"the tasks {', '.join(names)} cannot be loaded ({reason[:200]}); lm-eval's own come from the hub, and "
+                "humaneval wants --confirm-run-unsafe-code."
+            ) from None
         limits = _limits(loaded.get("groups", {}))
         self.tasks = [
             Planned(name, _version(task), limit or limits.get(name), bool(_metadata(task).get("chat")))
             for name, task in loaded["tasks"].items()
         ]
+
+    def expect(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> None:
+        """Say that a card will be measured, so that an engine starts with room for all; see `measure`."""
+        from em_evals.models.shared import expect
+
+        card = resolve(name, fields)
+        if not all(_place(folder, card, planned).is_dir() for planned in self.tasks):
+            expect(card)
 
     def measure(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> ModelResults:
         """A card's results, measured now where they are not there yet.
@@ -76,11 +94,10 @@ class Suite:
             EmEvalsError: the card cannot work, or a stored result is not what its folder says.
         """
         card = resolve(name, fields)
-        own = folder / f"{re.sub(r'[^A-Za-z0-9_.@-]+', '_', name).strip('_')}-{card.digest}"
         model = None
         found = {}
         for number, planned in enumerate(self.tasks, start=1):
-            place = own / _folder_name(planned)
+            place = _place(folder, card, planned)
             if not place.is_dir():
                 model = model or self._model(name, fields)
                 Console(stderr=True).print(
@@ -119,7 +136,11 @@ class Suite:
             tracker.save_results_aggregated(results=measured, samples=samples)
             tracker.save_results_samples(task_name=planned.task, samples=samples[planned.task])
             results.read(scratch)  # lm-eval only logs what it could not write
-            scratch.replace(place)
+            try:
+                scratch.replace(place)
+            except OSError:
+                if not place.is_dir():  # else another process has measured it meanwhile
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -156,9 +177,11 @@ def _stored(place: Path, planned: Planned, card: ResolvedCard) -> results.TaskSc
     return scores
 
 
-def _folder_name(planned: Planned) -> str:
+def _place(folder: Path, card: ResolvedCard, planned: Planned) -> Path:
+    """The folder of a card's results on a task."""
+    own = re.sub(r"[^A-Za-z0-9_.@-]+", "_", card.name).strip("_")
     limit = f"-first{planned.limit}" if planned.limit is not None else ""
-    return f"{planned.task}-v{planned.version}{limit}"
+    return folder / f"{own}-{card.digest}" / f"{planned.task}-v{planned.version}{limit}"
 
 
 def _metadata(task: Any) -> dict[str, Any]:
