@@ -15,7 +15,7 @@ def serve(
         list[str], typer.Argument(help="Cards on one base; each is a model name on the server.")
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     key_file: Annotated[
         Path | None,
         typer.Option(help="File with the API key; made, with a random key, where it is missing."),

@@ -82,9 +82,14 @@ def _together(cards: list[ResolvedCard]) -> list[ResolvedCard]:
 def _key(file: Path) -> str:
     """The key in a file that only its owner can read, made where it is missing."""
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32) + "\n")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(32) + "\n")
+        except OSError as error:
+            raise EmEvalsError(
+                f"no key can be written here ({error.strerror}); name another.", file
+            ) from None
     if key := content.read_text(file).strip():
         return key
     raise EmEvalsError("this key file is empty; remove it to have a new one made.", file)
