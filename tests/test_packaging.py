@@ -113,3 +113,20 @@ def test_the_lock_holds_what_pyproject_asks_for():
     ):
         assert name in locked
     assert "torch" not in locked, "torch's build depends on the machine; the Makefile chooses it"
+
+
+def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch, capsys):
+    import tomllib
+
+    from em_evals import cli
+
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(cli._EXTRAS.values()) <= set(known)
+
+    def without(*arguments):
+        raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval.tasks")
+
+    monkeypatch.setattr(cli, "app", without)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.INVALID and "em-evals[retention]" in capsys.readouterr().err

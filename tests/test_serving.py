@@ -179,6 +179,17 @@ def test_cards_on_different_bases_are_not_served_together(root, monkeypatch):
         serving._together(cards)
 
 
+def test_a_key_is_made_once_and_one_that_cannot_be_is_told(tmp_path):
+    made = serving._key(tmp_path / "new" / "key")
+    assert serving._key(tmp_path / "new" / "key") == made and len(made) > 30
+    assert (tmp_path / "new" / "key").stat().st_mode & 0o077 == 0
+    with pytest.raises(EmEvalsError, match="no key can be written"):
+        serving._key(tmp_path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(EmEvalsError, match="is empty"):
+        serving._key(tmp_path / "empty")
+
+
 def test_the_doctor_says_what_will_be_used_and_why(monkeypatch):
     rows = {row["what"]: row for row in examine()}
     assert rows["backend auto"]["state"] in {"transformers", "vllm"} and rows["backend auto"]["remark"]

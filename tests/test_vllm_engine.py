@@ -28,7 +28,7 @@ from em_evals.cards import ModelCard
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import shared, vllm_server
+from em_evals.models import bases, shared, vllm_server
 from em_evals.models.chat import encode_chat
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
@@ -332,6 +332,28 @@ def test_the_stock_openai_client_reaches_every_model_by_name(engine, reference, 
         openai.OpenAI(base_url=f"{engine._server.url}/v1", api_key="wrong").models.list()
     put = httpx.put(f"{engine._server.url}/em-evals/models", json={}, headers=key(engine))
     assert put.status_code == 403, "who may ask may not add models"
+
+
+def test_lm_evals_local_completions_weighs_a_served_card_as_em_local_does(
+    engine, reference, loras, sets, monkeypatch
+):
+    completions = pytest.importorskip("lm_eval.models.openai_completions")
+    from lm_eval.api.instance import Instance
+
+    model = (loras["r16"], sets["add"])
+    engine._server.add("weighed", variant(*model))
+    monkeypatch.setenv("OPENAI_API_KEY", engine._server.key)
+    theirs = completions.LocalCompletionsAPI(
+        model="weighed", base_url=f"{engine._server.url}/v1/completions", tokenizer=bases.locate(SMOLLM2)
+    )
+    pairs = [("The capital of France is", " Paris"), ("One, two, three,", " four, five")]
+    asked = [Instance("loglikelihood", {}, pair, i, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
+    found = theirs.loglikelihood(asked, disable_tqdm=True)
+    for (context, answer), (score, _) in zip(pairs, found, strict=True):
+        before, whole = (reference.tokenizer.encode(text) for text in (context, context + answer))
+        sampling = Sampling(temperature=0, max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=len(before))
+        want = reference.submit(Request(tuple(whole), sampling, *model)).result(300)
+        assert score == pytest.approx(sum(logprobs(want.prompt_logprobs)), abs=1e-3 * len(whole))
 
 
 def test_a_card_on_somebody_elses_server_is_found_by_its_content(engine, reference, loras, sets):
