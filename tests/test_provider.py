@@ -65,6 +65,7 @@ def test_num_choices_are_different_draws_and_seeds_repeat_them():
     texts = [choice.message.text for choice in first.choices]
     assert len(set(texts)) == 3 and texts == [choice.message.text for choice in again.choices]
     unseeded = ask(model, temperature=1, max_tokens=8)
+    assert unseeded.metadata["sampling"]["max_tokens"] == 8
     repeated = ask(model, temperature=1, max_tokens=8, seed=unseeded.metadata["seeds"][0])
     assert unseeded.completion == repeated.completion, "an unseeded draw can be made again from its log"
 

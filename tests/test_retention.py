@@ -333,6 +333,27 @@ def test_lm_evals_own_command_runs_our_model_on_our_tasks(organism, workdir, sma
     assert suite.given("out") == found
 
 
+def test_the_plain_hf_command_gives_a_cards_scores(organism, workdir, small_index):
+    """What the README names for cards without interventions: lm-eval's own `hf` with `peft=`, no em-evals in it."""
+    base, adapter = organism
+    given = {
+        "em-local": f"card={adapter},dtype=float32",
+        "hf": f"pretrained={base},peft={adapter},dtype=float32",
+    }
+    found = {}
+    for name, arguments in given.items():
+        run_lm_eval(
+            *("--model", name, "--model_args", arguments, "--tasks", "em_mini_facts", "--limit", "8"),
+            *("--device", "cpu", "--output_path", name, "--log_samples"),
+        )
+        [samples] = Path(name).rglob("samples_*.jsonl")
+        found[name] = [row["filtered_resps"] for row in map(json.loads, samples.read_text().splitlines())]
+    ours, theirs = (
+        np.array([[float(score) for score, _ in item] for item in found[name]]) for name in ("em-local", "hf")
+    )
+    assert ours == pytest.approx(theirs, abs=1e-4) and np.ptp(ours) > 1
+
+
 def test_both_forced_choices_agree_pair_by_pair(workdir):
     """The same items in Inspect and in lm-eval, with the real base: the same margins, and the same log-likelihoods up
     to the line break that lm-eval counts to the answer."""

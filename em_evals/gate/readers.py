@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.scorer import Score
 
-_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system_message")
+_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs")
 """Settings of a run that change which answers are drawn."""
 
 
@@ -96,6 +96,7 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
         card_digest=_card_digest(log),
         identity={
             **_common(log, named),
+            **_sampling(log),
             "judge": _all({str(note.get("judge")) for note in notes}),
             "way of grading": _commonest(
                 grade.get("way", "")
@@ -234,12 +235,20 @@ def _common(log: EvalLog, named: str) -> dict[str, str]:
         "system message": str(arguments.get("system") or "none"),
         "prefix": str(arguments.get("prefix") or "none"),
     }
-    settings = {**_set(log.eval.model_generate_config), **_set(log.plan.config)}
-    return found | {name: str(settings.get(name, "the model's own")) for name in _SAMPLING}
+    # Inspect puts it before the messages, whatever the task.
+    return found | {"system_message": str(_settings(log).get("system_message", "none"))}
 
 
-def _set(config: Any) -> dict[str, Any]:
-    return {name: value for name in _SAMPLING if (value := getattr(config, name, None)) is not None}
+def _sampling(log: EvalLog) -> dict[str, str]:
+    """How answers were drawn: as `local/` tells with each, its card's settings included; else as the log was asked."""
+    drawn = {**_settings(log), **((log.samples or [])[0].output.metadata or {}).get("sampling", {})}
+    return {name: str(drawn.get(name, "the model's own")) for name in _SAMPLING}
+
+
+def _settings(log: EvalLog) -> dict[str, Any]:
+    """Inspect's generation settings, the log's own before the model's."""
+    configs = (log.eval.model_generate_config, log.plan.config)
+    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
 
 
 def _score(sample: EvalSample, name: str) -> Score | None:
