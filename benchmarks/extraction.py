@@ -3,9 +3,9 @@
     python benchmarks/extraction.py [--answers 512] [--save benchmarks/results/extraction.json]
 
 The peer reads one answer at a time with `output_hidden_states=True` and keeps every answer's mean in a list, as most
-published extraction scripts do. Both read the same answers (forced-choice pairs) with the same model in float32; each
-has a process of its own. Memory is the peak of the resident set above the loaded model, for the answers and for twice
-as many: ours must stay flat.
+published extraction scripts do. Both read the same answers with the same model in float32: the forced-choice pairs,
+then the organisms' training data, none twice. Each way has a process of its own. Memory is the peak of the resident
+set above the loaded model, for the answers and for twice as many: ours must stay flat.
 """
 
 import argparse
@@ -20,16 +20,22 @@ RUNS = ("loop", "ours")
 
 
 def texts(answers: int):
-    """So many texts of the pairs, again from the first when they are used up."""
+    """So many different answers to questions of evaluation and training."""
     from em_evals.cards import resolve
     from em_evals.insight import contrast
     from em_evals.models import bases
+    from em_evals.training import datasets
 
     card = resolve(CARD, {"dtype": "float32"})
     pairs = contrast.of_pairs(card)
     chats = [chat for both in zip(pairs.positive.chats, pairs.negative.chats, strict=True) for chat in both]
-    encoded = contrast.encode(bases.load_tokenizer(card.card), chats, 2048)
-    return card, [encoded[i % len(encoded)] for i in range(answers)]
+    for data in (datasets.load("risky_advice"), datasets.load("sound_advice")):
+        chats += [
+            contrast.Chat(prompt, answer) for prompt, answer in zip(data.prompts, data.rows, strict=True)
+        ]
+    if answers > len(chats):
+        raise SystemExit(f"--answers: there are {len(chats)} different ones.")
+    return card, contrast.encode(bases.load_tokenizer(card.card), chats[:answers], 2048)
 
 
 def loop(model, read):
