@@ -312,6 +312,23 @@ def test_the_action_cannot_be_made_to_run_an_input(results, workdir):
     assert not (workdir / "owned").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "installed"), [("own", "/the/action"), ("em-evals[local]==0.1", "em-evals[local]==0.1")]
+)
+def test_the_action_installs_what_it_is_told(tmp_path, given, installed):
+    """pip stands aside: a `python` that writes down what it was called with."""
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@" > called\n', encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    step = next(step for step in ACTION["runs"]["steps"] if step["name"] == "Install em-evals")
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PACKAGE": given,
+        "GITHUB_ACTION_PATH": "/the/action",
+    }
+    subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "called").read_text().split() == ["-m", "pip", "install", "--quiet", installed]
+
+
 def test_the_example_workflow_uses_the_action_and_commands_that_exist():
     workflow = yaml.safe_load((ROOT / "examples" / "gate-workflow.yml").read_text(encoding="utf-8"))
     assert set(workflow["jobs"]) == {"push", "nightly"} and "schedule" in workflow[True]
