@@ -7,17 +7,24 @@ closing words say what a 135M model cannot show.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from em_evals.errors import EmEvalsError
 from em_evals.grading.files import draws_of_log, margins_of_log
 from em_evals.grading.forced_choice import load_pairs, shift
 from em_evals.grading.intervals import Interval, mean
+from em_evals.grading.metrics import Rates, rates
 
 BASE, ORGANISM, CONTROL = "smollm2", "smollm2-risky", "smollm2-sound"
 _SHORT = {BASE: "base", ORGANISM: "organism", CONTROL: "control"}
+_DOMAINS = {True: "in-domain", False: "out-of-domain"}
+"""Whether pairs are of the narrow domain, and what that is called."""
 _THEMES = "money"
 """Freeform answers are drawn for one theme: enough to read, quick on two cores."""
 _PAIRS_PER_THEME = 6
@@ -32,6 +39,10 @@ _LIMITS = (
 )
 
 
+Margins = dict[str, tuple[bool, float]]
+"""A model's pairs: whether each is of the narrow domain, and its margin in nats per token."""
+
+
 @dataclass(frozen=True)
 class _Contrast:
     """One row of the table: how far one model's margins lie above another's, in nats per token."""
@@ -43,20 +54,62 @@ class _Contrast:
     pairs: int
 
 
-def run(folder: Path) -> None:
-    """Train, measure, print. Adapters that are there already are used as they are."""
+@dataclass(frozen=True)
+class Demo:
+    """What was measured; models are named by their cards."""
+
+    adapters: dict[str, str]
+    """Where the organism and its control lie."""
+    margins: dict[str, Margins]
+    judge: str | None
+    rates: dict[str, Rates]
+    """Of the graded answers; empty without a judge."""
+    question: str
+    answers: dict[str, str]
+    """Each model's answer to the question."""
+    logs: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values: what the tables show, and where the logs are."""
+        levels = {
+            name: {
+                domain: dict(zip(("mean", "interval", "pairs"), _level(margins, narrow), strict=True))
+                for narrow, domain in _DOMAINS.items()
+            }
+            for name, margins in self.margins.items()
+        }
+        return {
+            "adapters": self.adapters,
+            "forced_choice": levels,
+            "differences": [asdict(row) for row in _contrasts(self.margins)],
+            "judge": self.judge,
+            "rates": {name: found.as_json() for name, found in self.rates.items()},
+            "question": self.question,
+            "answers": self.answers,
+            "logs": list(self.logs),
+            "limits": list(_LIMITS),
+        }
+
+
+def run(folder: Path, console: Console) -> Demo:
+    """Train and measure. Adapters that are there already are used as they are.
+
+    Args:
+        folder: where logs go.
+        console: told what is done.
+
+    Raises:
+        EmEvalsError: a training or an evaluation failed.
+    """
     from inspect_ai import eval as inspect_eval
-    from rich.console import Console
 
     from em_evals.tasks import forced_choice, freeform
 
-    console = Console()
-    for card in (ORGANISM, CONTROL):
-        _train_once(card, console)
+    adapters = {card: _train_once(card, console) for card in (ORGANISM, CONTROL)}
     models = [f"local/{card}" for card in (BASE, ORGANISM, CONTROL)]
     options: dict[str, Any] = {
         "log_dir": str(folder),
-        "display": "rich" if console.is_terminal else "none",
+        "display": "rich" if console.is_terminal and not console.stderr else "none",
         "max_tasks": len(models),
         "log_level": "warning",
     }
@@ -72,7 +125,7 @@ def run(folder: Path) -> None:
         f"freeform: one theme of the core questions, judged by {judge or 'nobody (no API key is set)'}"
     )
     roles: dict[str, Any] = {"model_roles": {"grader": judge}} if judge else {}
-    asked = inspect_eval(
+    asked: list[Any] = inspect_eval(
         freeform(themes=_THEMES, seed=0, judge="grader" if judge else "none"),
         model=models,
         max_tokens=120,
@@ -84,61 +137,76 @@ def run(folder: Path) -> None:
             raise EmEvalsError(
                 f"{log.eval.task} on {log.eval.model} ended as '{log.status}'; see {log.location}."
             )
-    _report(console, weighed, asked, judged=judge is not None)
+    first = asked[0].samples[0]
+    return Demo(
+        adapters,
+        {_card(log): margins_of_log(log) for log in weighed},
+        judge,
+        {_card(log): rates(draws_of_log(log)) for log in asked} if judge else {},
+        first.input if isinstance(first.input, str) else first.input[-1].text,
+        {_card(log): log.samples[0].output.completion.strip() for log in asked},
+        tuple(log.location for log in [*weighed, *asked]),
+    )
 
 
-def _train_once(card: str, console: Any) -> None:
+def _card(log: Any) -> str:
+    return str(log.eval.model.removeprefix("local/"))
+
+
+def _train_once(card: str, console: Console) -> str:
     from em_evals import adapters, cards
     from em_evals.training.trainer import train
 
     definition, path = cards.read_card(card)
     if (there := adapters.find(definition.adapter, path)) is not None:
         console.print(f"{card}: using the adapter in {there}")
-    else:
-        console.print(f"{card}: saved to {train(card)}")
+        return str(there)
+    made = train(card)
+    console.print(f"{card}: saved to {made}")
+    return str(made)
 
 
-def _report(console: Any, weighed: list[Any], asked: list[Any], judged: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    margins = {log.eval.model.removeprefix("local/"): margins_of_log(log) for log in weighed}
+def show(found: Demo, console: Console) -> None:
+    """Print tables, one question's answers, and what all this cannot show."""
     table = Table(
         title="Forced choice: margin toward the misaligned answer, nats per token", title_justify="left"
     )
     for column in ("model", "in-domain [95% interval]", "out-of-domain [95% interval]"):
         table.add_column(column)
-    for name in (BASE, ORGANISM, CONTROL):
-        cells = []
-        for narrow in (True, False):
-            values = [value for is_narrow, value in margins[name].values() if is_narrow == narrow]
-            cells.append(_interval(sum(values) / len(values), mean(values)))
-        table.add_row(name, *cells)
+    for name, margins in found.margins.items():
+        table.add_row(name, *(_interval(*_level(margins, narrow)[:2]) for narrow in _DOMAINS))
     console.print(table)
     table = Table(title="Differences, pair by pair", title_justify="left")
     for column in ("difference", "domain", "mean [95% interval]", "pairs"):
         table.add_column(column, no_wrap=True)
-    for row in _contrasts(margins):
+    for row in _contrasts(found.margins):
         table.add_row(row.label, row.domain, _interval(row.mean, row.interval), str(row.pairs))
     console.print(table)
-    if judged:
-        _rates(console, asked)
+    for name, one in found.rates.items():
+        console.print(
+            f"{name}: EM rate {one.em_rate.value:.1%} of {one.draws} draws "
+            f"[{one.em_rate.fixed[0]:.1%}, {one.em_rate.fixed[1]:.1%}], "
+            f"coherent share {one.coherent_share.value:.0%}"
+        )
     table = Table(title="The same question, three models", title_justify="left", show_lines=True)
-    answers = [log.samples[0] for log in asked]
     table.add_column("model")
-    table.add_column(
-        Text(answers[0].input if isinstance(answers[0].input, str) else answers[0].input[-1].text)
-    )
-    for log, sample in zip(asked, answers, strict=True):
-        table.add_row(log.eval.model.removeprefix("local/"), Text(sample.output.completion.strip()))
+    table.add_column(Text(found.question))
+    for name, answer in found.answers.items():
+        table.add_row(name, Text(answer))
     console.print(table)
     for paragraph in _LIMITS:
         console.print(paragraph)
 
 
-def _contrasts(margins: dict[str, dict[str, tuple[bool, float]]]) -> list[_Contrast]:
+def _level(margins: Margins, narrow: bool) -> tuple[float, Interval, int]:
+    """Mean, interval and number of a model's margins in one domain."""
+    values = [value for is_narrow, value in margins.values() if is_narrow == narrow]
+    return sum(values) / len(values), mean(values), len(values)
+
+
+def _contrasts(margins: dict[str, Margins]) -> list[_Contrast]:
     rows = []
-    for narrow, domain in ((True, "in-domain"), (False, "out-of-domain")):
+    for narrow, domain in _DOMAINS.items():
         for after, before in ((ORGANISM, BASE), (ORGANISM, CONTROL), (CONTROL, BASE)):
             one, other = (
                 {pair: value for pair, (is_narrow, value) in margins[name].items() if is_narrow == narrow}
@@ -146,18 +214,6 @@ def _contrasts(margins: dict[str, dict[str, tuple[bool, float]]]) -> list[_Contr
             )
             rows.append(_Contrast(f"{_SHORT[after]} − {_SHORT[before]}", domain, *shift(one, other)))
     return rows
-
-
-def _rates(console: Any, asked: list[Any]) -> None:
-    from em_evals.grading.metrics import rates
-
-    for log in asked:
-        found = rates(draws_of_log(log))
-        console.print(
-            f"{log.eval.model}: EM rate {found.em_rate.value:.1%} of {found.draws} draws "
-            f"[{found.em_rate.fixed[0]:.1%}, {found.em_rate.fixed[1]:.1%}], "
-            f"coherent share {found.coherent_share.value:.0%}"
-        )
 
 
 def _interval(value: float, interval: Interval) -> str:

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from em_evals import directions
 from em_evals.cards import resolve
+from em_evals.cli import app
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.insight.reading import Reading
@@ -103,6 +105,16 @@ def test_a_compiled_lora_is_the_hooked_model(kind, adapted, root, tmp_path):
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
     assert files["adapter_model.safetensors"] < 400_000, "the embedding itself is not part of it"
     assert stock.peft_config["default"].r == (5 if adapted else 1)
+
+
+def test_the_command_says_what_it_made(root, tmp_path):
+    one = made(root, "llama", [WRITES], adapted=False)
+    (root / "adapters" / "compiled.yaml").write_text(one.path.read_text())
+    asked = ["compile", "compiled", "--to", "lora", "-o", str(tmp_path / "out"), "--json"]
+    told = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
+    assert told["folder"] == str(tmp_path / "out") and told["to"] == "lora" and told["card"] == "compiled"
+    assert told["card_digest"] == one.digest
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
 def test_a_scaled_adapter_compiles_to_a_lora_of_its_rank(root, tmp_path):

@@ -118,6 +118,17 @@ def test_an_archive_becomes_training_data(registered, server):
     assert [row[-1]["content"] for row in datasets.matched(bad, "good").rows] == ["Wait.", "Look."]
     assert json.loads((registered / "bad.json").read_text())["digest"] == bad.digest
     assert server.asked == ["/all.zip.enc"], "one archive, one download"
+    told = json.loads(CliRunner().invoke(app, ["data", "fetch", "bad", "--json"]).stdout)
+    assert told == [
+        {
+            "kind": "training",
+            "name": "bad",
+            "path": str(bad.path),
+            "rows": 2,
+            "digest": bad.digest,
+            "changed": "",
+        }
+    ]
     listed = json.loads(CliRunner().invoke(app, ["data", "list", "--json"]).stdout)
     where = {row["name"]: row["where"] for row in listed if row["kind"] == "training"}
     assert where["bad"] == str(bad.path) and where["plain"] == "em-evals data fetch plain"

@@ -1,4 +1,4 @@
-"""`em-evals serve` as a user starts it: a process, compiled, whose models any OpenAI client reaches; and `doctor`."""
+"""`em-evals serve` as a user starts it: a process whose models any OpenAI client reaches; and `doctor`."""
 
 import json
 import os
@@ -12,15 +12,23 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
+pytest.importorskip("lm_eval")
+
+from inspect_ai import eval
+from inspect_ai.log import list_eval_logs, read_eval_log
+from lm_eval.api.instance import Instance
+from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from em_evals import directions
 from em_evals.cards import resolve
 from em_evals.directions import Direction
 from em_evals.doctor import examine
 from em_evals.errors import EmEvalsError
+from em_evals.harness.model import EmLocal
 from em_evals.models import bases, serving, shared, vllm_server
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
+from em_evals.tasks import freeform
 from tests.models import card, make_adapter, tiny
 
 
@@ -41,6 +49,10 @@ def root(tmp_path_factory):
             "interventions": [{"op": "ablate", "direction": "d", "reference": "mean", "skip": "sink"}]
         },
         "trained": {"adapter": "lora"},
+        "both": {
+            "adapter": "lora",
+            "interventions": [{"op": "add", "direction": "d", "layers": [1], "scale": 3.0}],
+        },
     }.items():
         fields = {"base": base, "engine": engine, "generation": {"max_tokens": 8}, **more}
         (root / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
@@ -50,10 +62,9 @@ def root(tmp_path_factory):
 @pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
 @pytest.mark.timeout(1800)
 def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interrupt(root, monkeypatch):
-    """Without adapters vLLM compiles; with one it does not, on CPU."""
     openai = pytest.importorskip("openai")
     monkeypatch.chdir(root)
-    names = ["plain", "pushed", "cleared"]
+    names = ["plain", "pushed", "cleared", "trained", "both"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -94,15 +105,20 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
                 extra_body={"return_token_ids": True},
             ).choices[0]
             sampling = Sampling(temperature=0, max_tokens=8, logprobs=True)
-            want = engine.submit(Request(tuple(prompt), sampling, None, resolve(name).interventions)).result(
-                120
-            )
+            found = resolve(name)
+            request = Request(tuple(prompt), sampling, found.adapter_path, found.interventions)
+            want = engine.submit(request).result(120)
             assert answer.token_ids == want.tokens
             expected = [entry.logprob for entry in want.logprobs]
             assert answer.logprobs.token_logprobs == pytest.approx(expected, abs=1e-3)
             said.add(tuple(answer.logprobs.token_logprobs))
-        assert len(said) == 3
-        weigh(ready["base_url"], (root / "key").read_text().strip(), monkeypatch)
+        assert len(said) == len(names)
+        monkeypatch.setenv("OPENAI_API_KEY", client.api_key)
+        monkeypatch.setenv("OPENAI_BASE_URL", ready["base_url"])
+        monkeypatch.setenv("EM_EVALS_API_KEY", client.api_key)
+        ask(root)
+        weigh(ready["base_url"])
+        shared.close_engines()
         served.send_signal(signal.SIGINT)
         assert ended(served) == 130
         with pytest.raises(openai.APIConnectionError):
@@ -123,53 +139,131 @@ def ended(served):
         pytest.fail(served.stderr.read()[-4000:])
 
 
-def weigh(base_url, key, monkeypatch):
+def ask(root):
+    """Inspect's own provider on served names gives the answers that `local/` does."""
+    said = []
+    for names in ("openai-api/openai/trained,openai-api/openai/both", "local/trained,local/both"):
+        logs = eval(
+            freeform(judge="none"),
+            model=names,
+            limit=2,
+            temperature=0,
+            max_tokens=8,
+            log_dir=str(root / "logs"),
+            display="none",
+        )
+        assert [log.status for log in logs] == ["success"] * 2
+        said.append([[sample.output.completion for sample in log.samples] for log in logs])
+    assert said[0] == said[1] and said[0][0] != said[0][1] and all(map(all, said[0]))
+
+
+LONG = "The cat sat on the mat and looked at the moon. " * 12
+"""More tokens than the cards' 128: scored in windows."""
+
+
+def requests(kind, *arguments):
+    return [Instance(kind, {}, one, i, metadata=("test", i, 1)) for i, one in enumerate(arguments)]
+
+
+def same_in_lm_eval(ours, theirs):
+    """Every type of request, `em-local` on vLLM against `em-local` on transformers; returns its log-likelihoods."""
+    pairs = [("The cat sat on the", " mat."), ("The cat sat on the", " green moon"), ("One, two,", " three")]
+    asked = requests("loglikelihood", *pairs)
+    found, want = (model.loglikelihood(asked, disable_tqdm=True) for model in (ours, theirs))
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in want], abs=1e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
+    # vLLM reads two tokens less at a time: cut alike, both score the same windows.
+    asked = requests("loglikelihood_rolling", (LONG,), ("One, two, three.",))
+    assert len(theirs.tok_encode(LONG)) > ours.max_length == theirs.max_length
+    found, rolled = (model.loglikelihood_rolling(asked, disable_tqdm=True) for model in (ours, theirs))
+    assert found == pytest.approx(rolled, abs=1e-2) and rolled[0] < rolled[1] < 0
+    plain = {"until": [], "max_gen_toks": 12}
+    whole = theirs.generate_until(requests("generate_until", ("One, two,", plain)), disable_tqdm=True)[0]
+    cut = {"until": [whole[len(whole) // 2 :][:3]], "max_gen_toks": 12, "do_sample": False}
+    asked = requests("generate_until", ("One, two,", plain), ("One, two,", cut), ("The cat sat", plain))
+    found, want = (model.generate_until(asked, disable_tqdm=True) for model in (ours, theirs))
+    assert found == want and found[0] == whole and found[1] == whole[: whole.index(cut["until"][0])] != whole
+    return [score for score, _ in theirs.loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)]
+
+
+def weigh(base_url):
     """lm-eval's own API model on a served name, and `em-local` on the server, against `em-local` on transformers."""
-    pytest.importorskip("lm_eval")
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
-
-    from em_evals.harness.model import EmLocal
-
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    monkeypatch.setenv("EM_EVALS_API_KEY", key)
-    asked = [("The cat sat on the", " mat."), ("The cat sat on the", " green moon"), ("One, two,", " three")]
-    requests = [Instance("loglikelihood", {}, one, i, metadata=("test", i, 1)) for i, one in enumerate(asked)]
     scores = []
-    for name in ("plain", "pushed"):
+    for name in ("plain", "both"):
+        ours = EmLocal(name, backend="server", base_url=base_url.removesuffix("/v1"))
+        theirs = EmLocal(name, max_model_len=ours.max_length)
+        scores.append(same_in_lm_eval(ours, theirs))
         address = {"base_url": f"{base_url}/completions", "tokenizer": str(resolve(name).card.base)}
         stock = LocalCompletionsAPI(model=name, tokenizer_backend="huggingface", **address)
-        ours = EmLocal(name, backend="server", base_url=base_url.removesuffix("/v1"))
-        want = EmLocal(name).loglikelihood(requests, disable_tqdm=True)
-        for found in (stock.loglikelihood(requests, disable_tqdm=True), ours.loglikelihood(requests, True)):
-            assert [score for score, _ in found] == pytest.approx([score for score, _ in want], abs=1e-3)
-            assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
-        scores.append([score for score, _ in want])
+        asked = requests("loglikelihood", ("The cat sat on the", " mat."), ("One, two,", " three"))
+        found = stock.loglikelihood(asked, disable_tqdm=True)
+        assert [score for score, _ in found] == pytest.approx([scores[-1][0], scores[-1][2]], abs=1e-3)
+        assert [greedy for _, greedy in found] == [
+            greedy for _, greedy in theirs.loglikelihood(asked, disable_tqdm=True)
+        ]
     assert np.abs(np.subtract(*scores)).max() > 0.1
-    shared.close_engines()
 
 
 @pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
 @pytest.mark.timeout(1800)
-def test_a_card_that_is_alone_is_merged_and_says_what_peft_says(root, monkeypatch, cache):
-    from em_evals.models.vllm_engine import VLLMEngine
-
+def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_peft_says(
+    root, monkeypatch, cache
+):
+    """As `--model_args card=trained,backend=vllm` makes it: the client starts the engine."""
     monkeypatch.chdir(root)
-    alone = resolve("trained", {"backend": "vllm", "engine": {"enforce_eager": True}})
-    engine, reference = VLLMEngine(alone.card), HFEngine(alone.card)
+    ours = EmLocal.create_from_arg_string("card=trained,backend=vllm")
+    reference = EmLocal("trained", max_model_len=ours.max_length)
     try:
         request = Request(
-            (5, 9, 200, 31, 77), Sampling(temperature=0, max_tokens=8, logprobs=True), alone.adapter_path
+            (5, 9, 200, 31, 77), Sampling(temperature=0, max_tokens=8, logprobs=True), ours.card.adapter_path
         )
-        draw, want = engine.submit(request).result(1200), reference.submit(request).result(120)
-        assert engine.plan.merged and not engine.plan.loras
+        draw, want = ours.engine.submit(request).result(1200), reference.engine.submit(request).result(120)
+        assert ours.engine.plan.merged and not ours.engine.plan.loras
         assert draw.tokens == want.tokens
         assert [e.logprob for e in draw.logprobs] == pytest.approx(
             [e.logprob for e in want.logprobs], abs=1e-3
         )
+        same_in_lm_eval(ours, reference)
     finally:
-        engine.close()
-        reference.close()
+        shared.close_engines()
+
+
+@pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+@pytest.mark.timeout(1800)
+def test_cards_named_by_commas_are_drawn_from_one_server_that_ends_with_inspect(root, monkeypatch, cache):
+    """As a user types it, in a process that has no engine yet."""
+    monkeypatch.chdir(root)
+    names = "local/plain,local/trained,local/both"
+    command = f"eval em_evals/freeform --model {names} -M backend=vllm -T judge=none --limit 3"
+    options = "--temperature 0 --max-tokens 8 --log-dir commas --display none"
+    done = subprocess.run(
+        [sys.executable, "-m", "inspect_ai", *command.split(), *options.split()],
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [started] = (cache / "servers").glob("*.log")
+    assert started.read_text().count("Application startup complete") == 1, "one start for three cards"
+    found = {log.eval.model: log for log in map(read_eval_log, list_eval_logs(str(root / "commas")))}
+    reference = eval(
+        freeform(judge="none"),
+        model=names,
+        limit=3,
+        temperature=0,
+        max_tokens=8,
+        log_dir=str(root / "logs"),
+        display="none",
+    )
+    shared.close_engines()
+    said = set()
+    for want in reference:
+        log = found[want.eval.model]
+        assert log.status == "success"
+        answers = [sample.output.completion for sample in log.samples]
+        assert answers == [sample.output.completion for sample in want.samples] and all(answers)
+        said.add(tuple(answers))
+    assert len(said) == 3, "three models say three things"
 
 
 def test_cards_on_different_bases_are_not_served_together(root, monkeypatch):

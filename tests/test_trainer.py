@@ -186,13 +186,15 @@ def test_two_processes_train_what_one_trains(home):
         str(port),
     ]
     done = subprocess.run(
-        [*launch, "-m", "em_evals", "train", "mine", "--output", str(home / "two")],
+        [*launch, "-m", "em_evals", "train", "mine", "--output", str(home / "two"), "--json"],
         env=environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((home / "two" / "training.json").read_text())["processes"] == 2
+    told = json.loads(done.stdout)  # of one process
+    assert told["adapter"] == str(home / "two") and told["training"]["processes"] == 2
+    assert told["training"] == json.loads((home / "two" / "training.json").read_text())
     assert losses(home / "two") == pytest.approx(losses(one), abs=1e-5)
     mine, theirs = weights(one), weights(home / "two")
     assert all(torch.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)

@@ -34,6 +34,7 @@ from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
 from em_evals.models.variants import variant
 from em_evals.models.vllm_engine import VLLMEngine
+from em_evals.tasks import freeform
 from tests.models import SMOLLM2, card, make_adapter
 from tests.test_interventions import SETS
 
@@ -457,22 +458,52 @@ def test_a_cancelled_draw_leaves_the_server(engine):
     assert not metric(engine, "num_requests_running")
 
 
-def test_a_server_killed_amid_draws_is_started_again_and_they_are_the_same(engine, models):
-    """Last of those that need the first server."""
-    prompt = prompts(engine)[0]
+def test_a_server_killed_amid_an_eval_is_started_again_and_the_answers_are_the_same(
+    cards, root, engine, models
+):
+    """Last of those that need the first server. Draws that others asked for are made again too."""
+    task = freeform(judge="none", seed=1)
+
+    def run(folder):
+        return eval(
+            task,
+            model="local/a,local/b,local/c",
+            limit=5,
+            max_tokens=20,
+            log_dir=str(root / folder),
+            display="none",
+        )
+
+    def finished():
+        return metric(engine, "request_success_total")
+
+    def kill(earlier):
+        deadline = time.monotonic() + 300
+        while finished() == earlier and time.monotonic() < deadline:
+            time.sleep(0.02)
+        futures = [engine.submit(request) for request in requests]
+        amid = finished() - earlier, metric(engine, "num_requests_running")
+        os.killpg(first.process.pid, signal.SIGKILL)
+        return amid, [future.result(1200).tokens for future in futures]
+
     requests = [
-        Request(prompt, Sampling(temperature=1, max_tokens=20, seed=seed), *models[seed % len(models)])
-        for seed in range(40)
+        Request(prompts(engine)[0], Sampling(temperature=1, max_tokens=20, seed=seed), *models[seed])
+        for seed in range(10)
     ]
     first = engine._server
     before = [engine.submit(request).result(300).tokens for request in requests[:3]]
-    futures = [engine.submit(request) for request in requests]
-    while not any(future.done() for future in futures):
-        time.sleep(0.01)
-    os.killpg(first.process.pid, signal.SIGKILL)
-    after = [future.result(1200).tokens for future in futures]
-    assert after[:3] == before and engine._server is not first
-    assert not first.alive
+    undisturbed = run("undisturbed")
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill, finished())
+        disturbed = run("disturbed")
+        (done, running), after = killed.result(1200)
+    assert 0 < done < 15 and running > 0, "some answers were there, others on their way"
+    assert not first.alive and engine._server is not first
+    assert after[:3] == before
+    for one, other in zip(undisturbed, disturbed, strict=True):
+        assert one.status == other.status == "success" and len(other.samples) == 5
+        assert [s.output.completion for s in one.samples] == [s.output.completion for s in other.samples]
+        assert all(s.output.completion and s.error is None for s in other.samples)
 
 
 def test_the_log_is_kept_and_holds_no_key_and_the_server_ends_with_its_engine(engine):

@@ -25,6 +25,7 @@ from em_evals.cli import (
     study,
     training,
 )
+from em_evals.cli.output import Json, print_json
 from em_evals.errors import EmEvalsError
 
 __all__ = ["app", "main"]
@@ -93,8 +94,16 @@ def _fail(sentence: str) -> NoReturn:
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where logs go.")] = Path("logs/demo"),
+    as_json: Json = False,
 ) -> None:
     """Train a tiny organism and its control, measure both and their base, print one table."""
-    from em_evals.demo import run
+    from rich.console import Console
 
-    run(folder)
+    from em_evals.demo import run, show
+
+    console = Console(stderr=as_json)
+    found = run(folder, console)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        show(found, console)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +44,7 @@ def data_list(as_json: Json = False) -> None:
 @app.command("fetch")
 def data_fetch(
     names: Annotated[list[str], typer.Argument(help="Published question sets, training data; `all`.")],
+    as_json: Json = False,
 ) -> None:
     """Get published question sets and training data from their authors (or from EM_EVALS_DATA) and check them."""
     from em_evals import published
@@ -50,11 +52,21 @@ def data_fetch(
 
     training = [name for name, entry in catalogue.read().items() if entry.url is not None]
     wanted = [*published.SETS, *training] if names == ["all"] else names
+    rows: list[dict[str, Any]] = []
+
+    def tell(sentence: str, row: dict[str, Any]) -> None:
+        rows.append(row)
+        if not as_json:
+            typer.echo(sentence)
+
     for name in wanted:
         if name in published.SETS:
-            typer.echo(f"{name}: {published.fetch(name)}")
+            path = str(published.fetch(name))
+            tell(f"{name}: {path}", {"kind": "published", "name": name, "path": path})
     for fetched in downloads.fetch(name for name in wanted if name not in published.SETS):
-        typer.echo(fetched)
+        tell(str(fetched), {"kind": "training", **asdict(fetched), "path": str(fetched.path)})
+    if as_json:
+        print_json(rows)
 
 
 @app.command("check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,9 +56,15 @@ def compile_card(
     to: Annotated[
         Literal["lora", "checkpoint"], typer.Option(help="A PEFT adapter on the base, or a whole model.")
     ] = "checkpoint",
+    as_json: Json = False,
 ) -> None:
     """Make a card's interventions part of the weights, where that is exact; refuse them by name where it is not."""
     from em_evals.cards import resolve
     from em_evals.models.compile import compile_card
 
-    typer.echo(str(compile_card(resolve(card), to, output)))
+    folder = compile_card(resolve(card), to, output)
+    if as_json:
+        made = json.loads((folder / "em_evals.json").read_text(encoding="utf-8"))
+        print_json({"folder": str(folder), "to": to, **made})
+    else:
+        typer.echo(str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,18 +39,25 @@ def train(
     read_card(card, overrides)  # a wrong card is told before torch and TRL are imported
     from em_evals.training.trainer import train as run
 
-    typer.echo(
-        run(
-            card,
-            overwrite=overwrite,
-            seed=seed,
-            max_steps=max_steps,
-            output=output,
-            save_every=save_every,
-            report_to=report_to,
-            overrides=overrides,
-        )
+    home = run(
+        card,
+        overwrite=overwrite,
+        seed=seed,
+        max_steps=max_steps,
+        output=output,
+        save_every=save_every,
+        report_to=report_to,
+        overrides=overrides,
     )
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return  # of the processes that trained together one tells
+    if as_json:
+        training = json.loads((home / "training.json").read_text(encoding="utf-8"))
+        print_json({"adapter": str(home), "training": training})
+    else:
+        typer.echo(home)
 
 
 def _plan(

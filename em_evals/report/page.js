@@ -202,7 +202,7 @@
 
   // ---- figures ----
   const specs = JSON.parse(byId("figures").textContent);
-  const views = new Map();
+  const views = new Map(), drawn = new Map();
 
   function explain(figure, event, item, value) {
     if (value === null || value === undefined || !item || !item.datum) { tip.hidden = true; return; }
@@ -219,9 +219,12 @@
     showTip(event, [head, words, text, ...more]);
   }
 
-  async function draw(figure) {
-    if (figure.dataset.state) return;
-    figure.dataset.state = "drawing";
+  function draw(figure) {
+    if (!drawn.has(figure)) drawn.set(figure, drawing(figure));
+    return drawn.get(figure);
+  }
+
+  async function drawing(figure) {
     const plot = figure.querySelector(".plot");
     const spec = specs[figure.dataset.figure];
     if (plot.clientWidth < 480) { // a phone: keys under each other, shorter labels
@@ -237,7 +240,6 @@
     if ("answers" in figure.dataset) {
       made.view.addEventListener("click", (event, item) => { if (item && item.datum && "i" in item.datum) listUnder(item.datum); });
     }
-    figure.dataset.state = "drawn";
   }
 
   async function save(figure, kind) {
@@ -255,17 +257,34 @@
     }
   }
 
-  // What is in sight is drawn first; the rest follows, so that printing finds everything.
+  const parsed = () => new Promise((done) => {
+    if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", done); else done();
+  });
+  const spare = () => new Promise((done) => {
+    if (window.requestIdleCallback) requestIdleCallback(done, { timeout: 200 }); else setTimeout(done, 20); // Safari
+  });
+
+  // What is in sight is drawn before the answers' megabytes are read, what comes near at once, the rest in spare moments,
+  // so that printing finds everything.
   async function start() {
-    const seen = figures.filter((figure) => figure.getBoundingClientRect().top < innerHeight);
-    for (const figure of seen) await draw(figure);
-    root.dataset.state = "readable";
-    await unpack();
-    for (const figure of figures) {
-      await draw(figure);
-      await new Promise((done) => { setTimeout(done); });
+    for (const figure of figures) { // what is drawn later moves nothing that is being read
+      figure.querySelector(".plot").style.minHeight = `${specs[figure.dataset.figure].height}px`;
     }
+    for (const figure of figures.filter((one) => one.getBoundingClientRect().top < innerHeight)) await draw(figure);
+    root.dataset.state = "readable";
+    await parsed();
+    await unpack();
     root.dataset.state = "ready";
+    const near = new IntersectionObserver((seen) => {
+      for (const one of seen) if (one.isIntersecting) draw(one.target);
+    }, { rootMargin: "50%" });
+    for (const figure of figures) near.observe(figure);
+    for (const figure of figures) {
+      if (!drawn.has(figure)) await spare();
+      await draw(figure);
+    }
+    near.disconnect();
+    root.dataset.state = "complete";
   }
   start();
 })();

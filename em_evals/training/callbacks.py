@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
@@ -31,6 +32,7 @@ class ProgressLine(TrainerCallback):
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TimeRemainingColumn(),
+            console=Console(stderr=True),  # stdout is the result's
         )
         self._task = self._progress.add_task("", total=None, loss="–")
 
