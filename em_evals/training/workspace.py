@@ -85,6 +85,22 @@ class Workspace:
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
+def check_place(home: Path, overwrite: bool) -> None:
+    """Whether a result may go there: what it would replace is a training's own result, and only if that is wanted.
+
+    Raises:
+        EmEvalsError: something else is there, or an adapter without `overwrite`.
+    """
+    there = sorted(path.name for path in home.iterdir()) if home.is_dir() else [home.name] * home.exists()
+    if there and not {"training.json", "adapter_config.json"} & set(there):
+        named = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
+        raise EmEvalsError(
+            f"{home} is no adapter's folder, and what is there ({named}) would be lost; choose another."
+        )
+    if there and not overwrite:
+        raise EmEvalsError(f"{home} already holds an adapter; pass --overwrite to train it anew.")
+
+
 def identity(*parts: Any) -> str:
     """A digest of JSON values."""
     return content.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
