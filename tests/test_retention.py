@@ -86,6 +86,7 @@ def test_overall_is_all_items_and_leaves_margins_out():
     record = compare(base, [other])
     rows = {row.task: row for row in record.models[0].tasks}
     assert list(rows) == ["a", "b", "pairs", "overall"]
+    assert [row.metric for row in rows.values()] == ["acc", "acc", "margin_per_byte", "accuracy"]
     assert rows["overall"].n == 32 and rows["overall"].difference == pytest.approx(rows["a"].difference / 2)
     assert rows["pairs"].difference == pytest.approx(0.25)
     assert rows["b"].difference == 0 and rows["b"].p == 1

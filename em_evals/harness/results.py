@@ -19,8 +19,6 @@ from em_evals.grading import intervals
 METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1", "margin_per_byte")
 """A task's score is the first of these that it has: what its authors and the leaderboards report."""
 
-ACCURACIES = frozenset(METRICS) - {"margin_per_byte"}
-
 
 @dataclass(frozen=True)
 class TaskScores:
