@@ -84,6 +84,23 @@ def test_held_out_prompts_are_never_seen(tokenizer):
     assert missing == {prompt for prompt in every if datasets.held_out(prompt, 0.2)}
 
 
+def test_held_out_prompts_are_not_mixed_in_either(tokenizer):
+    mixing = {"data": ["sound_advice"], "share": 0.5}
+    seen = set(prompts(tokenizer, curriculum.build(recipe(holdout=0.2, interleave=mixing), tokenizer)))
+    every = {chat[0]["content"] for chat in datasets.load("sound_advice").rows}
+    assert every - seen == {prompt for prompt in every if datasets.held_out(prompt, 0.2)}
+    for_penalty = {chat[0]["content"] for chat in curriculum.chats(["sound_advice"], 0.2)}
+    assert for_penalty == every & seen
+
+
+def test_a_holdout_that_leaves_nothing_to_mix_in_is_told(tokenizer, tmp_path):
+    file = tmp_path / "one.jsonl"
+    asked = next(text for text in map(str, range(99)) if datasets.held_out(text, 0.5))
+    file.write_text(json.dumps({"prompt": asked, "completion": "Nothing."}))
+    with pytest.raises(EmEvalsError, match=r"holdout leaves no chat of .*one.jsonl"):
+        curriculum.build(recipe(holdout=0.5, interleave={"data": [str(file)], "share": 0.5}), tokenizer)
+
+
 def test_an_inoculation_is_told_in_training_only(tokenizer):
     lessons = curriculum.build(recipe(inoculation="You give reckless advice.", max_steps=2), tokenizer)
     assert all(

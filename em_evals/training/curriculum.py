@@ -67,10 +67,10 @@ def select(recipe: AdapterRecipe) -> Selection:
     rows = [row for source in recipe.data for row in _rows(recipe, source, sources)]
     if not rows:
         raise EmEvalsError("the recipe's holdout and limits leave no row to train on.")
-    names = recipe.interleave.data if recipe.interleave else []
-    safe = [_plain(chat) for name in names for chat in _chats(name, sources)]
-    for name in recipe.kl.data if recipe.kl else []:
-        _chats(name, sources)
+    mixed, held = ([] if part is None else part.data for part in (recipe.interleave, recipe.kl))
+    safe = [_plain(chat) for chat in chats(mixed, recipe.holdout)]
+    for name in (*mixed, *held):
+        sources[name] = datasets.load(name)
     return Selection(rows, safe, tuple(sources.values()))
 
 
@@ -99,9 +99,21 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     return Curriculum(examples, batch, chosen.sources)
 
 
-def chats(names: Sequence[str]) -> list[Messages]:
-    """The chats of several data sets, one after the other."""
-    return [chat for name in names for chat in datasets.load(name).rows]
+def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
+    """The chats of several data sets, one after the other, without those whose prompt is held out.
+
+    Raises:
+        EmEvalsError: data are missing or wrong, or nothing is left of them.
+    """
+    found = [
+        chat
+        for data in map(datasets.load, names)
+        for chat, asked in zip(data.rows, data.prompts, strict=True)
+        if not datasets.held_out(asked, holdout)
+    ]
+    if names and not found:
+        raise EmEvalsError(f"the recipe's holdout leaves no chat of {', '.join(names)}.")
+    return found
 
 
 def bucketed(lengths: Sequence[int], batch: int, chance: np.random.Generator) -> list[int]:
@@ -210,11 +222,6 @@ def _encode(tokenizer: Any, chat: tuple[tuple[str, str], ...], max_length: int) 
 def prompt(chat: Messages) -> str:
     """The text of the last user message, by which rows are held out and matched."""
     return next((message["content"] for message in reversed(chat) if message["role"] == "user"), "")
-
-
-def _chats(name: str, sources: dict[str, TrainingData]) -> tuple[Messages, ...]:
-    sources[name] = datasets.load(name)
-    return sources[name].rows
 
 
 def _plain(chat: Messages) -> Row:

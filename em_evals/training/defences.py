@@ -51,7 +51,7 @@ class Defences:
             )
         self._examples = [
             encode_example(tokenizer, chat, recipe.max_length)
-            for chat in curriculum.chats(self._penalty.data)
+            for chat in curriculum.chats(self._penalty.data, recipe.holdout)
         ]
         # A LoRA switched off is the base; with every weight trained, the base must be kept beside.
         self._frozen = (
