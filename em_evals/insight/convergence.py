@@ -20,7 +20,7 @@ from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.arms import random_like, read_for, stored
 from em_evals.insight.effects import by_domain
 from em_evals.insight.finished import Finished
-from em_evals.insight.split import found_on
+from em_evals.insight.split import found_on, names_of
 from em_evals.insight.weighing import Condition, margins
 from em_evals.intervention import Intervention
 from em_evals.records import Convergence, Cosines, Moved, Transfer
@@ -142,7 +142,7 @@ def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tu
     """Pairs that no direction was found on, if enough are left."""
     every = load_pairs(name)
     seen = found_on(*sources)
-    fresh = [pair for pair in every.pairs if not {pair.id, pair.question} & seen]
+    fresh = [pair for pair in every.pairs if not names_of(pair) & seen]
     notes = []
     if (left_out := len(every.pairs) - len(fresh)) and len(fresh) >= _ENOUGH:
         notes.append(f"{left_out} pairs that a direction was found on are left out.")
