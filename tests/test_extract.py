@@ -15,8 +15,10 @@ from em_evals.errors import EmEvalsError
 from em_evals.insight import contrast, lines
 from em_evals.insight import extract as extraction
 from em_evals.insight.activations import GroupSums, group_sums
+from em_evals.insight.contrast import Side
 from em_evals.insight.extract import Settings, extract
 from em_evals.insight.lines import Text
+from em_evals.insight.reading import Reading
 from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.engine import Request, Sampling
@@ -146,6 +148,21 @@ def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeyp
     again = group_sums(model, read, state=state, advance=told.append, batch_tokens=40)
     assert told[0] > 0 and sum(told) == 30, "what was read before is not read again"
     assert np.allclose(again.vectors, whole.vectors, atol=1e-5) and not state.exists()
+
+
+def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, tokenizer, monkeypatch):
+    other, kept = tiny("qwen2", tmp_path / "other", tokenizer), []
+
+    def read(model, texts, position, state, advance):
+        kept.append(state)
+        return GroupSums((), np.zeros(0), np.zeros((0, LAYERS, WIDTH)), np.zeros((0, LAYERS)))
+
+    monkeypatch.setattr(extraction, "group_sums", read)
+    for place, dtype in ((base, "float32"), (other, "float32"), (base, "bfloat16"), (base, "float32")):
+        one = resolve(place, {"dtype": dtype})
+        passes = extraction._Passes(one, Reading(one), "answer_mean", tmp_path)
+        passes.read(Side((), None), texts(3))
+    assert len(set(kept)) == 3 and kept[0] == kept[3]
 
 
 def test_a_text_without_the_position_is_named(base):

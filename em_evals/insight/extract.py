@@ -84,7 +84,7 @@ def extract(
     found, held_out = _halves([text.group for side in texts.values() for text in side], settings.split)
     for name, side in texts.items():
         _enough(name, sum(text.group in found for text in side), len(side), settings)
-    passes = _Passes(reading, settings.position, state)
+    passes = _Passes(card, reading, settings.position, state)
     positive = passes.read(contrast.positive, texts["positive"])
     negative = passes.read(contrast.negative, texts["negative"])
     base = [passes.read(Side((), None), texts[name]) for name in ("positive", "negative")]
@@ -145,7 +145,9 @@ def stability(
 class _Passes:
     """Readings of texts by models, each done once and kept until the extraction is complete."""
 
-    def __init__(self, reading: Reading, position: Position, state: Path | None) -> None:
+    def __init__(self, card: ResolvedCard, reading: Reading, position: Position, state: Path | None) -> None:
+        # Which base, and how it is held: states of others must not be taken up, though their tokens be the same.
+        self._base = replace(card, adapter_path=None, interventions=()).digest
         self._reading, self._position, self._state = reading, position, state
         self._done: dict[str, GroupSums] = {}
 
@@ -155,9 +157,8 @@ class _Passes:
         # A card without adapter and interventions is its base; it need not be read twice.
         bare = side.reader is None or (side.reader.adapter_path, side.reader.interventions) == (None, ())
         who = None if bare else side.reader
-        identity = content.digest(
-            (who.digest if who else "base").encode(), self._position.encode(), repr(texts).encode()
-        )
+        parts = (self._base, who.digest if who else "", self._position, repr(texts))
+        identity = content.digest(*(part.encode() for part in parts))
         if identity not in self._done:
             kept = self._state / f"{identity}.safetensors" if self._state else None
             with Progress(transient=True) as progress, self._reading.read_as(who) as model:
