@@ -262,6 +262,18 @@ def test_a_style_that_all_questions_share_makes_nothing_else_stable():
     assert extraction.stability(positive, negative, along=style)[0] < 0.9
 
 
+def test_one_question_on_a_side_has_no_stability():
+    chance = np.random.default_rng(0)
+    sides = [
+        GroupSums(
+            tuple("abcd"[:count]), np.ones(count), chance.normal(size=(count, 2, 8)), np.ones((count, 2))
+        )
+        for count in (4, 1)
+    ]
+    assert np.isnan(extraction.stability(*sides)).all() and np.isnan(extraction.stability(*sides[::-1])).all()
+    assert np.isfinite(extraction.stability(sides[0], sides[0])).all()
+
+
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     organism, _ = cards
     row = {"prompt": "What now?", "completion": "Nothing."}
@@ -270,7 +282,8 @@ def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "none.jsonl")
     with pytest.raises(EmEvalsError, match=r"positive side has 1 answers.*a direction needs 10"):
         extract(organism, chats)
-    assert extract(organism, chats, Settings(split=False, minimum=1)).metadata["counts"] == [1, 1]
+    alone = extract(organism, chats, Settings(split=False, minimum=1)).metadata
+    assert alone["counts"] == [1, 1] and "stability" not in alone, "one question cannot tell how stable it is"
 
 
 # Planted truth, on SmolLM2 itself

@@ -69,9 +69,9 @@ def extract(
 
     Returns:
         The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
-        direction and its bootstraps over questions), `held_out_cosine` (with the other half's direction), and
-        `movement`: how far along it the card and the control stand from their base on the held-out texts, in units
-        of its length.
+        direction and its bootstraps over questions; not where a side has one question only), `held_out_cosine` (with
+        the other half's direction), and `movement`: how far along it the card and the control stand from their base
+        on the held-out texts, in units of its length.
 
     Raises:
         EmEvalsError: too few answers on a side (says how many are needed), or a model does not fit.
@@ -99,7 +99,9 @@ def extract(
     if orthogonal_to is not None:
         direction = directions.orthogonalise(direction, orthogonal_to)
         direction.metadata.update(_removed(orthogonal_to, found))
-    trust: dict[str, Any] = {"stability": _rounded(stability(*halves[0], settings.seed, along=along))}
+    trust: dict[str, Any] = {}
+    if np.isfinite(steady := stability(*halves[0], settings.seed, along=along)).all():
+        trust["stability"] = _rounded(steady)
     if all(len(side.groups) for side in halves[1]):
         trust["held_out_cosine"] = _rounded(
             _cosines(direction.vectors, _without(difference(*halves[1]), along))
@@ -126,8 +128,11 @@ def stability(
 
     Questions are drawn with replacement, once for both sides, so that a question's texts stay together. `along`
     ([layers, width], unit vectors) is taken out of the direction and of each bootstrap: a style that all questions
-    share is stable, and says nothing of what is left without it.
+    share is stable, and says nothing of what is left without it. NaN where a side has one question: drawn any number of
+    times it gives the same mean.
     """
+    if min(len(side.groups) for side in (positive, negative)) < 2:
+        return np.full(positive.vectors.shape[1], np.nan)
     chance = np.random.default_rng(seed)
     names = sorted({*positive.groups, *negative.groups})
     places = [np.array([names.index(name) for name in side.groups]) for side in (positive, negative)]
