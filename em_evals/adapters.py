@@ -84,7 +84,13 @@ def base_of(folder: Path) -> str:
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X)."""
+    """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X).
+
+    Two folders of this machine do not: trainings end in many a folder called `final`.
+    """
+    folders = [Path(name).expanduser() for name in (one, other)]
+    if all(folder.is_dir() for folder in folders):
+        return folders[0].resolve() == folders[1].resolve()
     return _last(one) == _last(other)
 
 

@@ -136,5 +136,7 @@ def test_wrong_comparisons_are_refused(lab, monkeypatch):
     found = [lab / "found" / "one.safetensors"]
     with pytest.raises(EmEvalsError, match="2 cards and 1 directions"):
         convergence(["one", "two"], found, None, lab / "x.json")
-    with pytest.raises(EmEvalsError, match="different bases"):
-        convergence(["one", "other"], found * 2, None, lab / "x.json")
+    (lab / "adapters" / "pinned.yaml").write_text("extends: one\nrevision: main\n")
+    for other in ("other", "pinned"):
+        with pytest.raises(EmEvalsError, match="different bases"):
+            convergence(["one", other], found * 2, None, lab / "x.json")

@@ -171,8 +171,9 @@ def _files(names: Sequence[str], files: Sequence[Path]) -> list[Path]:
 def _one_base(cards: Sequence[ResolvedCard]) -> None:
     first = cards[0].card
     for card in cards[1:]:
-        if not adapters.same_base(card.card.base, first.base) or card.card.engine != first.engine:
+        alike = (card.card.revision, card.card.engine) == (first.revision, first.engine)
+        if not alike or not adapters.same_base(card.card.base, first.base):
             raise EmEvalsError(
-                f"{cards[0].name} and {card.name} are on different bases ({first.base}, {card.card.base}) or engine "
-                "options: directions are comparable within one base only."
+                f"{cards[0].name} and {card.name} are on different bases ({first.base}, {card.card.base}), revisions "
+                "or engine options: directions are comparable within one base only."
             )
