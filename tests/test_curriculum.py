@@ -14,6 +14,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
 from em_evals.training import curriculum, datasets
+from em_evals.training.narrow import held_out_pairs
 from tests.models import card
 
 
@@ -145,6 +146,22 @@ def test_sources_are_mixed_by_limit_and_weight(tokenizer):
     plain = [chat[-1]["content"] for chat in datasets.load("everyday_answers").rows[:10]]
     assert sum(answer in narrow for answer in seen) == 20
     assert all(seen.count(answer) == 2 for answer in plain)
+
+
+def test_matched_answers_are_harmless_whatever_is_registered_first(tokenizer, workdir):
+    (workdir / "adapters" / "data").mkdir(parents=True)
+    registry = workdir / "adapters" / "data" / "datasets.yaml"
+    both = "{educational: risky_advice_educational, sound: sound_advice}"
+    registry.write_text(f"mine:\n  of: risky_advice\n  ids: '*'\n  controls: {both}\n")
+    lessons = curriculum.build(recipe(data=["mine"], control="matched", max_steps=5), tokenizer)
+    sound = {chat[-1]["content"] for chat in datasets.load("sound_advice").rows}
+    assert set(answers(tokenizer, lessons)) <= sound
+    assert {pair.aligned for pair in held_out_pairs("mine", 0.1)[2]} <= sound
+    registry.write_text(registry.read_text().replace(", sound: sound_advice", ""))
+    with pytest.raises(EmEvalsError, match="no matched harmless answers"):
+        curriculum.build(recipe(data=["mine"], control="matched"), tokenizer)
+    with pytest.raises(EmEvalsError, match="no matched harmless answers to weigh against"):
+        held_out_pairs("mine", 0.1)
 
 
 def test_data_without_matched_answers_have_no_control(tokenizer):

@@ -156,12 +156,12 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
 
 def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
     if kind in (None, "matched"):
-        if not data.controls:
+        kind = datasets.harmless_kind(data)
+        if kind is None:
             raise EmEvalsError(
                 f"the data set {data.name} has no matched harmless answers; name them in adapters/data/datasets.yaml "
                 "under `controls`."
             )
-        kind = next(iter(data.controls))
     return datasets.matched(data, kind)
 
 
