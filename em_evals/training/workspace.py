@@ -46,10 +46,11 @@ class Workspace:
             self.home.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             name = self.folder / "run.json"
-            if not name.is_file() or json.loads(name.read_text(encoding="utf-8")) != self._identity:
+            if _known(name) != self._identity:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir()
-                name.write_text(json.dumps(self._identity), encoding="utf-8")
+                with content.atomic(name) as temporary:
+                    temporary.write_text(json.dumps(self._identity), encoding="utf-8")
         except Timeout:
             raise EmEvalsError(f"another process is training {self.home.name} now; wait for it.") from None
         except OSError as error:
@@ -104,6 +105,14 @@ def check_place(home: Path, overwrite: bool) -> None:
 def identity(*parts: Any) -> str:
     """A digest of JSON values."""
     return content.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+
+
+def _known(run: Path) -> Any:
+    """The identity in a run's file; None where there is none, or a full disk left half of it."""
+    try:
+        return json.loads(run.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _complete(state: Path) -> bool:
