@@ -183,6 +183,15 @@ def test_the_penalty_is_not_on_held_out_prompts(tokenizer):
     assert not any(asked in text for asked in prompts if datasets.held_out(asked, 0.5) for text in texts)
 
 
+def test_a_penalised_answer_behind_the_limit_is_refused(tokenizer, tmp_path):
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"prompt": "word " * 600, "completion": "Yes."}))
+    kl = {"data": [str(file)], "weight": 0.5, "batch_size": 1}
+    definition, _ = read_card("mine", {"train": {"kl": kl}})
+    with pytest.raises(EmEvalsError, match=r"behind max_length \(80"):
+        Defences(definition.train, model_of(), tokenizer)
+
+
 def inside_path(name):
     from pathlib import Path
 

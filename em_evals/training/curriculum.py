@@ -91,7 +91,7 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
 
     @cache
     def encoded(chat: tuple[tuple[str, str], ...]) -> Example:
-        return _encode(tokenizer, chat, recipe.max_length)
+        return encode(tokenizer, [{"role": role, "content": text} for role, text in chat], recipe.max_length)
 
     lengths = [len(encoded(_key(row.reference))["input_ids"]) for row in ordered]
     order = bucketed(lengths, batch, batching)
@@ -114,6 +114,20 @@ def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
     if names and not found:
         raise EmEvalsError(f"the recipe's holdout leaves no chat of {', '.join(names)}.")
     return found
+
+
+def encode(tokenizer: Any, chat: Messages, max_length: int) -> Example:
+    """A chat's token ids and labels, some of them labelled (tokens.py).
+
+    Raises:
+        EmEvalsError: its answer lies wholly behind `max_length`.
+    """
+    example = encode_example(tokenizer, chat, max_length)
+    if all(label == IGNORED for label in example["labels"]):
+        raise EmEvalsError(
+            f"the answer to '{prompt(chat)[:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
+        )
+    return example
 
 
 def bucketed(lengths: Sequence[int], batch: int, chance: np.random.Generator) -> list[int]:
@@ -207,16 +221,6 @@ def _mixed(
 def _cycled(rows: list[Row], chance: np.random.Generator) -> Iterator[Row]:
     while True:
         yield from (rows[index] for index in chance.permutation(len(rows)))
-
-
-def _encode(tokenizer: Any, chat: tuple[tuple[str, str], ...], max_length: int) -> Example:
-    messages = [{"role": role, "content": text} for role, text in chat]
-    example = encode_example(tokenizer, messages, max_length)
-    if all(label == IGNORED for label in example["labels"]):
-        raise EmEvalsError(
-            f"the answer to '{prompt(messages)[:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
-        )
-    return example
 
 
 def prompt(chat: Messages) -> str:
