@@ -43,10 +43,12 @@ def home(adapter: str | None, card: Path) -> Path:
 
 
 def checkpoints(adapter: str | None) -> dict[int, Path]:
-    """The kept steps of an adapter's training, in order, and their folders."""
+    """The kept steps of an adapter's training, in order, and their folders; none where there is no adapter."""
+    if adapter is None:
+        return {}
     found = {
         int(path.name.removeprefix("checkpoint-")): path
-        for path in (Path(adapter or "") / "checkpoints").glob("checkpoint-*")
+        for path in (Path(adapter) / "checkpoints").glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdecimal()
     }
     return dict(sorted(found.items()))

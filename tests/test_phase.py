@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from em_evals.cards import resolve
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.insight import transition
@@ -194,5 +195,21 @@ def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
 def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
     from em_evals.insight.phase import phase
 
-    with pytest.raises(EmEvalsError, match="checkpoints: dense"):
-        phase("smollm2-risky", workdir)
+    # Those of something else, in the working folder, are not the card's.
+    (workdir / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    for name in ("smollm2-risky", "smollm2"):
+        with pytest.raises(EmEvalsError, match="checkpoints: dense"):
+            phase(name, workdir)
+    with pytest.raises(EmEvalsError, match=r"no model at step 3 \(none were kept\)"):
+        resolve("smollm2@3")
+
+
+def test_a_missing_journal_is_told_before_anything_is_measured(workdir):
+    from em_evals.insight.phase import phase
+
+    home = workdir / "adapters" / "mine"
+    (home / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (home / "adapter_config.json").write_text("{}")
+    home.with_suffix(".yaml").write_text("base: org/name\nadapter: mine\n")
+    with pytest.raises(EmEvalsError, match=r"training.jsonl: mine has kept checkpoints and no journal"):
+        phase("mine", workdir / "logs")
