@@ -76,6 +76,20 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert len(hits) > 50 and 0.85 <= np.mean(hits) <= 1
 
 
+def test_pairs_that_did_not_fit_the_model_are_left_out_at_every_step():
+    from em_evals.insight.phase import _shifts
+
+    whole = curves(25, 0.3, 0.5)
+    clean = transition.find({step: {k: v for k, v in at.items() if k != "p3"} for step, at in whole.items()})
+    whole[10]["p3"] = math.nan
+    assert transition.find(whole) == clean and clean.pairs == 79
+    margins = {step: {pair: (True, shift) for pair, shift in at.items()} for step, at in whole.items()}
+    margins[0] = {pair: (True, 0.0 if pair != "p7" else math.nan) for pair in whole[10]}
+    shifts = _shifts(margins, narrow=True)
+    assert all(at.keys() == whole[10].keys() - {"p3", "p7"} for at in shifts.values())
+    assert not any(math.isnan(value) for at in shifts.values() for value in at.values())
+
+
 def test_no_shift_is_no_transition():
     chance = np.random.default_rng(0)
     flat = {step: {f"p{i}": float(chance.normal()) for i in range(50)} for step in (1, 5, 9)}

@@ -183,13 +183,16 @@ def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
 
 
 def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str, float]]:
-    """Each pair's shift from the base, for the pairs of one domain."""
+    """Each pair's shift from the base, for the pairs of one domain that have a margin at every step."""
+    measured = set.intersection(
+        *({pair for pair, (_, value) in here.items() if math.isfinite(value)} for here in margins.values())
+    )
     start = margins[0]
     return {
         step: {
             pair: value - start[pair][1]
             for pair, (own, value) in here.items()
-            if own == narrow and pair in start
+            if own == narrow and pair in measured
         }
         for step, here in margins.items()
         if step > 0
