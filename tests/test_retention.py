@@ -140,6 +140,17 @@ def write_results(folder, values=(1.0, 0.0, 1.0), version=1.0, date="2026-01-01T
     return folder
 
 
+def test_what_a_killed_run_left_is_no_result(tmp_path):
+    """lm-eval itself writes into `.__models__tiny` for pretrained=./models/tiny: not every hidden folder is left over."""
+    write_results(tmp_path / "logs" / ".arc.x1y2.partial", date="2026-03-01T00-00-00.0")
+    assert not results.is_results(str(tmp_path / "logs"))
+    with pytest.raises(EmEvalsError, match="no lm-eval results here"):
+        results.read(tmp_path / "logs")
+    write_results(tmp_path / "logs" / ".__models__tiny", [0.0, 0.0, 0.0])
+    assert results.is_results(str(tmp_path / "logs"))
+    assert results.read(tmp_path / "logs").tasks["arc"].mean == 0
+
+
 def test_result_files_of_lm_eval_are_read(tmp_path):
     write_results(tmp_path / "x", [0.0, 0.0, 0.0])
     found = results.read(write_results(tmp_path / "x", date="2026-02-01T00-00-00.0"))
