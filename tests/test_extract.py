@@ -1,6 +1,7 @@
 """Extraction against plain loops, and the planted truth: what was put into SmolLM2 is what is found."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -272,6 +273,41 @@ def test_one_question_on_a_side_has_no_stability():
     ]
     assert np.isnan(extraction.stability(*sides)).all() and np.isnan(extraction.stability(*sides[::-1])).all()
     assert np.isfinite(extraction.stability(sides[0], sides[0])).all()
+
+
+def test_many_questions_share_sums(cards, monkeypatch):
+    organism, _ = cards
+    pairs = contrast.of_pairs(organism)
+    whole = extract(organism, pairs)
+    read, groups = extraction.group_sums, []
+
+    def told(model, texts, *more):
+        groups.append({text.group for text in texts})
+        return read(model, texts, *more)
+
+    monkeypatch.setattr(extraction, "_CLUSTERS", 20)
+    monkeypatch.setattr(extraction, "group_sums", told)
+    found = extract(organism, pairs)
+    assert len(whole.metadata["questions"]) > 40 and all(len(names) == 40 for names in groups)
+    assert np.allclose(found.vectors, whole.vectors, atol=1e-5)
+    for name in ("questions", "counts"):
+        assert found.metadata[name] == whole.metadata[name]
+    assert np.allclose(found.metadata["held_out_cosine"], whole.metadata["held_out_cosine"], atol=1e-4)
+    assert np.allclose(found.metadata["stability"], whole.metadata["stability"], atol=0.1)
+
+
+def test_a_mean_takes_little_memory():
+    """All of it in float64 would be 98 MB."""
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(500, 24, 1024)).astype(np.float32)
+    sums = GroupSums(tuple(map(str, range(500))), np.full(500, 2.0), vectors, np.ones((500, 24)))
+    weights = chance.integers(0, 3, 500).astype(float)
+    tracemalloc.start()
+    found = sums.mean(weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+    assert np.allclose(found, np.einsum("g,glw->lw", weights, vectors.astype(float)) / (2 * weights.sum()))
 
 
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):
