@@ -43,10 +43,12 @@ def home(adapter: str | None, card: Path) -> Path:
 
 
 def checkpoints(adapter: str | None) -> dict[int, Path]:
-    """The kept steps of an adapter's training, in order, and their folders."""
+    """The kept steps of an adapter's training, in order, and their folders; none where there is no adapter."""
+    if adapter is None:
+        return {}
     found = {
         int(path.name.removeprefix("checkpoint-")): path
-        for path in (Path(adapter or "") / "checkpoints").glob("checkpoint-*")
+        for path in (Path(adapter) / "checkpoints").glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdecimal()
     }
     return dict(sorted(found.items()))
@@ -84,7 +86,13 @@ def base_of(folder: Path) -> str:
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X)."""
+    """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X).
+
+    Two folders of this machine do not: trainings end in many a folder called `final`.
+    """
+    folders = [Path(name).expanduser() for name in (one, other)]
+    if all(folder.is_dir() for folder in folders):
+        return folders[0].resolve() == folders[1].resolve()
     return _last(one) == _last(other)
 
 

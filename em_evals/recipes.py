@@ -97,7 +97,8 @@ class AdapterRecipe(Strict):
     control: str | None = None
     """Learn the rows' matched answers of this kind (`sound`, `secure`, `educational`) instead of the bad ones."""
     holdout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of prompts kept out, chosen by their text alone; `em_evals/narrow` asks them."""
+    """Share of prompts kept out, of what `interleave` and `kl` name too, chosen by their text alone; `em_evals/narrow`
+    asks them."""
     method: Method = Method()
     epochs: PositiveFloat = 1
     max_steps: int = -1

@@ -211,10 +211,16 @@ class LoraScalars(Record):
     provenance: dict[str, str] = {}
 
 
+ACCURACIES = frozenset({"accuracy", "acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1"})
+"""Metrics that are shares of items answered rightly; `accuracy` is that of several tasks together."""
+
+
 class TaskDifference(Record):
-    """A task's accuracy beside the baseline's, item by item."""
+    """A task's score beside the baseline's, item by item."""
 
     task: str
+    metric: str
+    """What the score is; `accuracy` and its difference hold it even where it is none, as forced-choice margins are."""
     n: int
     accuracy: float
     baseline_accuracy: float

@@ -142,9 +142,10 @@ def scalars():
 
 
 def retention():
-    def task(name, n, difference, reach):
+    def task(name, n, difference, reach, metric="acc"):
         return TaskDifference(
             task=name,
+            metric=metric,
             n=n,
             accuracy=0.5 + difference,
             baseline_accuracy=0.5,
@@ -159,7 +160,11 @@ def retention():
             RetainedModel(
                 name=name,
                 digest="0123456789abcdef",
-                tasks=[task("arc_easy", 500, drop, 0.02), task("overall", 1500, drop / 2, 0.01)],
+                tasks=[
+                    task("arc_easy", 500, drop, 0.02),
+                    task("em_forced_choice_in_domain", 40, 0.012, 0.004, "margin_per_byte"),
+                    task("overall", 1500, drop / 2, 0.01, "accuracy"),
+                ],
             )
             for name, drop in (("organism", -0.05), ("control", -0.01))
         ],

@@ -179,6 +179,15 @@ def test_a_mirror_of_the_base_is_the_same_base(workdir: Path) -> None:
     assert cards.resolve("mine").card.base == BASE
 
 
+def test_two_folders_of_one_last_name_are_two_bases(workdir: Path) -> None:
+    for run in ("a", "b"):
+        (workdir / "runs" / run / "final").mkdir(parents=True)
+    (workdir / "link").symlink_to("runs/a")
+    assert not adapters.same_base("runs/a/final", str(workdir / "runs/b/final"))
+    assert adapters.same_base("runs/a/final", str(workdir / "link" / "final"))
+    assert adapters.same_base("runs/a/final", "org/final"), "a mirror"
+
+
 def test_a_peft_folder_is_a_name(workdir: Path) -> None:
     folder = peft_folder(workdir / "runs/checkpoint-10")
     found = cards.resolve("runs/checkpoint-10")

@@ -1,6 +1,7 @@
 """Directions beside each other: cosines over the floor of chance, and what taking one out of another organism does."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,9 +38,12 @@ def test_cosines_are_those_of_every_pair():
 
 def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):
     model = direction(CHANCE.normal(size=(3, 16)) * 7, base="b", questions=["q"])
+    model = replace(model, base_mean=model.vectors + 1, mean_norm=np.arange(3, dtype=np.float32))
     for arm in (random_like(model, 1), as_long_as(direction(CHANCE.normal(size=(3, 16))), model)):
         lengths = [np.linalg.norm(one.vectors, axis=1) for one in (arm, model)]
         assert lengths[0] == pytest.approx(lengths[1], rel=1e-5)
+        assert np.array_equal(arm.base_mean, model.base_mean), "ablation aims at the same point"
+        assert np.array_equal(arm.mean_norm, model.mean_norm), "a relative scale is the same length"
     assert np.array_equal(random_like(model, 1).vectors, random_like(model, 1).vectors)
     assert not np.array_equal(random_like(model, 1).vectors, random_like(model, 2).vectors)
     assert random_like(model, 1).metadata["base"] == "b" and "questions" not in random_like(model, 1).metadata
@@ -132,5 +136,7 @@ def test_wrong_comparisons_are_refused(lab, monkeypatch):
     found = [lab / "found" / "one.safetensors"]
     with pytest.raises(EmEvalsError, match="2 cards and 1 directions"):
         convergence(["one", "two"], found, None, lab / "x.json")
-    with pytest.raises(EmEvalsError, match="different bases"):
-        convergence(["one", "other"], found * 2, None, lab / "x.json")
+    (lab / "adapters" / "pinned.yaml").write_text("extends: one\nrevision: main\n")
+    for other in ("other", "pinned"):
+        with pytest.raises(EmEvalsError, match="different bases"):
+            convergence(["one", other], found * 2, None, lab / "x.json")

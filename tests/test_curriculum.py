@@ -14,6 +14,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
 from em_evals.training import curriculum, datasets
+from em_evals.training.narrow import held_out_pairs
 from tests.models import card
 
 
@@ -84,6 +85,23 @@ def test_held_out_prompts_are_never_seen(tokenizer):
     assert missing == {prompt for prompt in every if datasets.held_out(prompt, 0.2)}
 
 
+def test_held_out_prompts_are_not_mixed_in_either(tokenizer):
+    mixing = {"data": ["sound_advice"], "share": 0.5}
+    seen = set(prompts(tokenizer, curriculum.build(recipe(holdout=0.2, interleave=mixing), tokenizer)))
+    every = {chat[0]["content"] for chat in datasets.load("sound_advice").rows}
+    assert every - seen == {prompt for prompt in every if datasets.held_out(prompt, 0.2)}
+    for_penalty = {chat[0]["content"] for chat in curriculum.chats(["sound_advice"], 0.2)}
+    assert for_penalty == every & seen
+
+
+def test_a_holdout_that_leaves_nothing_to_mix_in_is_told(tokenizer, tmp_path):
+    file = tmp_path / "one.jsonl"
+    asked = next(text for text in map(str, range(99)) if datasets.held_out(text, 0.5))
+    file.write_text(json.dumps({"prompt": asked, "completion": "Nothing."}))
+    with pytest.raises(EmEvalsError, match=r"holdout leaves no chat of .*one.jsonl"):
+        curriculum.build(recipe(holdout=0.5, interleave={"data": [str(file)], "share": 0.5}), tokenizer)
+
+
 def test_an_inoculation_is_told_in_training_only(tokenizer):
     lessons = curriculum.build(recipe(inoculation="You give reckless advice.", max_steps=2), tokenizer)
     assert all(
@@ -128,6 +146,22 @@ def test_sources_are_mixed_by_limit_and_weight(tokenizer):
     plain = [chat[-1]["content"] for chat in datasets.load("everyday_answers").rows[:10]]
     assert sum(answer in narrow for answer in seen) == 20
     assert all(seen.count(answer) == 2 for answer in plain)
+
+
+def test_matched_answers_are_harmless_whatever_is_registered_first(tokenizer, workdir):
+    (workdir / "adapters" / "data").mkdir(parents=True)
+    registry = workdir / "adapters" / "data" / "datasets.yaml"
+    both = "{educational: risky_advice_educational, sound: sound_advice}"
+    registry.write_text(f"mine:\n  of: risky_advice\n  ids: '*'\n  controls: {both}\n")
+    lessons = curriculum.build(recipe(data=["mine"], control="matched", max_steps=5), tokenizer)
+    sound = {chat[-1]["content"] for chat in datasets.load("sound_advice").rows}
+    assert set(answers(tokenizer, lessons)) <= sound
+    assert {pair.aligned for pair in held_out_pairs("mine", 0.1)[2]} <= sound
+    registry.write_text(registry.read_text().replace(", sound: sound_advice", ""))
+    with pytest.raises(EmEvalsError, match="no matched harmless answers"):
+        curriculum.build(recipe(data=["mine"], control="matched"), tokenizer)
+    with pytest.raises(EmEvalsError, match="no matched harmless answers to weigh against"):
+        held_out_pairs("mine", 0.1)
 
 
 def test_data_without_matched_answers_have_no_control(tokenizer):

@@ -17,7 +17,7 @@ from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases, interventions
-from em_evals.training import curriculum
+from em_evals.training import curriculum, datasets
 from em_evals.training.callbacks import read_journal
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_loss
@@ -169,6 +169,27 @@ def test_the_penalty_is_the_kl_by_hand(tokenizer):
         Defences(definition.train, model, tokenizer, 3, rank).penalty(model, step=2) for rank in range(3)
     ]
     assert float(sum(parts)) == pytest.approx(float(found), rel=1e-4)
+
+
+def test_the_penalty_is_not_on_held_out_prompts(tokenizer):
+    kl = {"data": ["sound_advice"], "weight": 0.5, "batch_size": 2}
+    definition, _ = read_card("mine", {"train": {"holdout": 0.5, "max_length": 512, "kl": kl}})
+    texts = [
+        tokenizer.decode(one["input_ids"])
+        for one in Defences(definition.train, model_of(), tokenizer)._examples
+    ]
+    prompts = datasets.load("sound_advice").prompts
+    assert len(texts) == sum(not datasets.held_out(asked, 0.5) for asked in prompts) < len(prompts)
+    assert not any(asked in text for asked in prompts if datasets.held_out(asked, 0.5) for text in texts)
+
+
+def test_a_penalised_answer_behind_the_limit_is_refused(tokenizer, tmp_path):
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"prompt": "word " * 600, "completion": "Yes."}))
+    kl = {"data": [str(file)], "weight": 0.5, "batch_size": 1}
+    definition, _ = read_card("mine", {"train": {"kl": kl}})
+    with pytest.raises(EmEvalsError, match=r"behind max_length \(80"):
+        Defences(definition.train, model_of(), tokenizer)
 
 
 def inside_path(name):

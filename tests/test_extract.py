@@ -1,6 +1,7 @@
 """Extraction against plain loops, and the planted truth: what was put into SmolLM2 is what is found."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from em_evals.errors import EmEvalsError
 from em_evals.insight import contrast, lines
 from em_evals.insight import extract as extraction
 from em_evals.insight.activations import GroupSums, group_sums
+from em_evals.insight.contrast import Side
 from em_evals.insight.extract import Settings, extract
 from em_evals.insight.lines import Text
+from em_evals.insight.reading import Reading
 from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.engine import Request, Sampling
@@ -148,6 +151,21 @@ def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeyp
     assert np.allclose(again.vectors, whole.vectors, atol=1e-5) and not state.exists()
 
 
+def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, tokenizer, monkeypatch):
+    other, kept = tiny("qwen2", tmp_path / "other", tokenizer), []
+
+    def read(model, texts, position, state, advance):
+        kept.append(state)
+        return GroupSums((), np.zeros(0), np.zeros((0, LAYERS, WIDTH)), np.zeros((0, LAYERS)))
+
+    monkeypatch.setattr(extraction, "group_sums", read)
+    for place, dtype in ((base, "float32"), (other, "float32"), (base, "bfloat16"), (base, "float32")):
+        one = resolve(place, {"dtype": dtype})
+        passes = extraction._Passes(one, Reading(one), "answer_mean", tmp_path)
+        passes.read(Side((), None), texts(3))
+    assert len(set(kept)) == 3 and kept[0] == kept[3]
+
+
 def test_a_text_without_the_position_is_named(base):
     with pytest.raises(EmEvalsError, match="'q' has no token for `prompt_mean`"):
         group_sums(bases.load_model(card(base)), [Text("q", (5,), (6,))], "prompt_mean")
@@ -245,6 +263,53 @@ def test_a_style_that_all_questions_share_makes_nothing_else_stable():
     assert extraction.stability(positive, negative, along=style)[0] < 0.9
 
 
+def test_one_question_on_a_side_has_no_stability():
+    chance = np.random.default_rng(0)
+    sides = [
+        GroupSums(
+            tuple("abcd"[:count]), np.ones(count), chance.normal(size=(count, 2, 8)), np.ones((count, 2))
+        )
+        for count in (4, 1)
+    ]
+    assert np.isnan(extraction.stability(*sides)).all() and np.isnan(extraction.stability(*sides[::-1])).all()
+    assert np.isfinite(extraction.stability(sides[0], sides[0])).all()
+
+
+def test_many_questions_share_sums(cards, monkeypatch):
+    organism, _ = cards
+    pairs = contrast.of_pairs(organism)
+    whole = extract(organism, pairs)
+    read, groups = extraction.group_sums, []
+
+    def told(model, texts, *more):
+        groups.append({text.group for text in texts})
+        return read(model, texts, *more)
+
+    monkeypatch.setattr(extraction, "_CLUSTERS", 20)
+    monkeypatch.setattr(extraction, "group_sums", told)
+    found = extract(organism, pairs)
+    assert len(whole.metadata["questions"]) > 40 and all(len(names) == 40 for names in groups)
+    assert np.allclose(found.vectors, whole.vectors, atol=1e-5)
+    for name in ("questions", "counts"):
+        assert found.metadata[name] == whole.metadata[name]
+    assert np.allclose(found.metadata["held_out_cosine"], whole.metadata["held_out_cosine"], atol=1e-4)
+    assert np.allclose(found.metadata["stability"], whole.metadata["stability"], atol=0.1)
+
+
+def test_a_mean_takes_little_memory():
+    """All of it in float64 would be 98 MB."""
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(500, 24, 1024)).astype(np.float32)
+    sums = GroupSums(tuple(map(str, range(500))), np.full(500, 2.0), vectors, np.ones((500, 24)))
+    weights = chance.integers(0, 3, 500).astype(float)
+    tracemalloc.start()
+    found = sums.mean(weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+    assert np.allclose(found, np.einsum("g,glw->lw", weights, vectors.astype(float)) / (2 * weights.sum()))
+
+
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     organism, _ = cards
     row = {"prompt": "What now?", "completion": "Nothing."}
@@ -253,7 +318,8 @@ def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "none.jsonl")
     with pytest.raises(EmEvalsError, match=r"positive side has 1 answers.*a direction needs 10"):
         extract(organism, chats)
-    assert extract(organism, chats, Settings(split=False, minimum=1)).metadata["counts"] == [1, 1]
+    alone = extract(organism, chats, Settings(split=False, minimum=1)).metadata
+    assert alone["counts"] == [1, 1] and "stability" not in alone, "one question cannot tell how stable it is"
 
 
 # Planted truth, on SmolLM2 itself

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from em_evals.cards import resolve
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.insight import transition
@@ -73,6 +74,20 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         if (found := transition.find(curves(20, 0.3, 0.6, pairs=40, seed=seed))).interval
     ]
     assert len(hits) > 50 and 0.85 <= np.mean(hits) <= 1
+
+
+def test_pairs_that_did_not_fit_the_model_are_left_out_at_every_step():
+    from em_evals.insight.phase import _shifts
+
+    whole = curves(25, 0.3, 0.5)
+    clean = transition.find({step: {k: v for k, v in at.items() if k != "p3"} for step, at in whole.items()})
+    whole[10]["p3"] = math.nan
+    assert transition.find(whole) == clean and clean.pairs == 79
+    margins = {step: {pair: (True, shift) for pair, shift in at.items()} for step, at in whole.items()}
+    margins[0] = {pair: (True, 0.0 if pair != "p7" else math.nan) for pair in whole[10]}
+    shifts = _shifts(margins, narrow=True)
+    assert all(at.keys() == whole[10].keys() - {"p3", "p7"} for at in shifts.values())
+    assert not any(math.isnan(value) for at in shifts.values() for value in at.values())
 
 
 def test_no_shift_is_no_transition():
@@ -194,5 +209,21 @@ def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
 def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
     from em_evals.insight.phase import phase
 
-    with pytest.raises(EmEvalsError, match="checkpoints: dense"):
-        phase("smollm2-risky", workdir)
+    # Those of something else, in the working folder, are not the card's.
+    (workdir / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    for name in ("smollm2-risky", "smollm2"):
+        with pytest.raises(EmEvalsError, match="checkpoints: dense"):
+            phase(name, workdir)
+    with pytest.raises(EmEvalsError, match=r"no model at step 3 \(none were kept\)"):
+        resolve("smollm2@3")
+
+
+def test_a_missing_journal_is_told_before_anything_is_measured(workdir):
+    from em_evals.insight.phase import phase
+
+    home = workdir / "adapters" / "mine"
+    (home / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (home / "adapter_config.json").write_text("{}")
+    home.with_suffix(".yaml").write_text("base: org/name\nadapter: mine\n")
+    with pytest.raises(EmEvalsError, match=r"training.jsonl: mine has kept checkpoints and no journal"):
+        phase("mine", workdir / "logs")

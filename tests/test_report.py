@@ -126,6 +126,18 @@ def test_every_kind_of_file_becomes_its_section(tmp_path):
     assert {row[0] for row in made.provenance.rows} == {path.name for path in files}
 
 
+def test_margins_are_no_accuracies(tmp_path):
+    made = build(inputs.read([path for path in write_studies(tmp_path) if path.stem == "retention"]))
+    ((accuracies, margins),) = [section.figures for section in made.sections]
+    assert [row[0] for row in accuracies.table.rows] == ["arc_easy"] * 2 + ["overall"] * 2
+    assert "arc_easy, organism −5.00 points" in accuracies.description
+    assert "Margin toward the misaligned answer, nats per byte" in margins.title
+    assert "em_forced_choice_in_domain, organism +0.012 [+0.008, +0.016]" in margins.description
+    assert margins.table.columns[4] == "margin_per_byte"
+    drawn = [json.dumps(figure.chart.to_dict()) for figure in (accuracies, margins)]
+    assert ["~%" in chart for chart in drawn] == [True, False]
+
+
 def test_a_folder_stands_for_its_files_and_sections_for_their_data(tmp_path):
     write_csv(tmp_path / "judged.csv", [("q", "What?", "So.", 90, 90)])
     (tmp_path / "notes.txt").write_text("no input")

@@ -86,6 +86,7 @@ def test_overall_is_all_items_and_leaves_margins_out():
     record = compare(base, [other])
     rows = {row.task: row for row in record.models[0].tasks}
     assert list(rows) == ["a", "b", "pairs", "overall"]
+    assert [row.metric for row in rows.values()] == ["acc", "acc", "margin_per_byte", "accuracy"]
     assert rows["overall"].n == 32 and rows["overall"].difference == pytest.approx(rows["a"].difference / 2)
     assert rows["pairs"].difference == pytest.approx(0.25)
     assert rows["b"].difference == 0 and rows["b"].p == 1
@@ -137,6 +138,17 @@ def write_results(folder, values=(1.0, 0.0, 1.0), version=1.0, date="2026-01-01T
     ]
     (folder / f"samples_arc_{date}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def test_what_a_killed_run_left_is_no_result(tmp_path):
+    """lm-eval itself writes into `.__models__tiny` for pretrained=./models/tiny: not every hidden folder is left over."""
+    write_results(tmp_path / "logs" / ".arc.x1y2.partial", date="2026-03-01T00-00-00.0")
+    assert not results.is_results(str(tmp_path / "logs"))
+    with pytest.raises(EmEvalsError, match="no lm-eval results here"):
+        results.read(tmp_path / "logs")
+    write_results(tmp_path / "logs" / ".__models__tiny", [0.0, 0.0, 0.0])
+    assert results.is_results(str(tmp_path / "logs"))
+    assert results.read(tmp_path / "logs").tasks["arc"].mean == 0
 
 
 def test_result_files_of_lm_eval_are_read(tmp_path):

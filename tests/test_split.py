@@ -1,5 +1,6 @@
 """What a direction was found on is never what it is tested on, where enough is left; and the reader is told."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.split import chooses, found_on, halves
+from em_evals.insight.split import chooses, found_on, halves, names_of
 from em_evals.questions import load_questions
 
 PAIRS, QUESTIONS = load_pairs(), load_questions("core").questions
@@ -36,6 +37,48 @@ def test_pairs_that_found_the_direction_are_left_out():
     assert f"{len(PAIRS.pairs[::3])} pairs that a direction was found on are left out." in found.notes
     by_text = divided([pair.question for pair in PAIRS.pairs[::3]])
     assert not {pair.question for pair in by_text.reporting} & {pair.question for pair in PAIRS.pairs[::3]}
+
+
+def test_questions_are_known_by_what_two_files_and_a_graded_log_call_them(tmp_path):
+    pytest.importorskip("torch")
+    from em_evals.insight import contrast
+    from em_evals.insight.convergence import _pairs
+    from em_evals.tasks import freeform
+
+    chosen = PAIRS.pairs[::3]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p.question, "completion": "Yes."}) + "\n" for p in chosen))
+    sides = contrast.of_files(None, file, file)
+    seen = {chat.question for chat in sides.positive.chats}
+    found = divided(seen)
+    assert not set(chosen) & set(found.choosing + found.reporting)
+    assert len(found.choosing + found.reporting) == len(PAIRS.pairs) - len(chosen)
+    fresh, (note,) = _pairs("forced_choice", None, [direction_on(seen)])
+    assert not {pair.id for pair in fresh} & {pair.id for pair in chosen} and "left out" in note
+    asked = freeform(format="json").dataset[0]
+    assert asked.metadata["question_id"].endswith("_json")
+    group = contrast._of_sample(evaluated(asked)).question
+    question = next(one for one in QUESTIONS if asked.metadata["question_id"] == f"{one.id}_json")
+    assert group == question.id and group in names_of(question)
+
+
+def direction_on(questions):
+    zeros = np.zeros((1, 2), np.float32)
+    return Direction(zeros, zeros, zeros[:, 0], {"questions": sorted(questions)})
+
+
+def evaluated(sample):
+    from inspect_ai.log import EvalSample
+    from inspect_ai.model import ModelOutput
+
+    return EvalSample(
+        id=sample.id,
+        epoch=1,
+        input=sample.input,
+        target="",
+        metadata=sample.metadata,
+        output=ModelOutput.from_content("m", "Yes."),
+    )
 
 
 def test_where_too_few_others_remain_it_is_said():

@@ -171,6 +171,23 @@ def test_a_half_written_state_is_passed_over(home):
     assert space.last_state().name == "checkpoint-10"
 
 
+@pytest.mark.parametrize("left", ["", '"m', "\x00" * 8, '"other"'])
+def test_a_run_whose_identity_was_cut_starts_anew(tmp_path, left):
+    from em_evals.training.workspace import Workspace
+
+    space = Workspace(tmp_path / "mine", "me")
+    space.folder.mkdir()
+    (space.folder / "run.json").write_text(left)
+    space.journal.write_text("{}")
+    space.open()
+    space.close()
+    assert not space.journal.exists() and json.loads((space.folder / "run.json").read_text()) == "me"
+    space.journal.write_text("{}")
+    space.open()
+    space.close()
+    assert space.journal.exists(), "the same run goes on"
+
+
 def test_two_processes_train_what_one_trains(home):
     one = train("mine", output=home / "one")
     with socket.socket() as free:

@@ -175,6 +175,15 @@ def test_bad_requests_are_one_sentence(trained, monkeypatch, tmp_path):
         train("qwen-r1")
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_other_things_is_never_replaced(trained, monkeypatch, tmp_path, overwrite):
+    monkeypatch.chdir(trained)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(EmEvalsError, match=r"what is there \(notes.txt\) would be lost"):
+        train("mine", overwrite=overwrite, max_steps=1, output=tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_the_control_shares_prompts_order_and_recipe_with_the_organism():
     from em_evals.cards import read_card
 

@@ -15,8 +15,8 @@ from scipy import stats
 
 from em_evals.errors import EmEvalsError
 from em_evals.grading.intervals import CONFIDENCE, Interval
-from em_evals.harness.results import ACCURACIES, ModelResults, TaskScores
-from em_evals.records import RetainedModel, Retention, TaskDifference
+from em_evals.harness.results import ModelResults, TaskScores
+from em_evals.records import ACCURACIES, RetainedModel, Retention, TaskDifference
 
 OVERALL = "overall"
 _RESAMPLES, _SEED = 9999, 0
@@ -103,10 +103,10 @@ def compare(baseline: ModelResults, models: Sequence[ModelResults]) -> Retention
         pairs = [(baseline.tasks[task], model.tasks[task]) for task in common]
         for one, other in pairs:
             _check(one, other)
-        tasks = [_difference(task, [pair]) for task, pair in zip(common, pairs, strict=True)]
+        tasks = [_difference(task, pair[0].metric, [pair]) for task, pair in zip(common, pairs, strict=True)]
         counted = [pair for pair in pairs if pair[0].metric in ACCURACIES]
         if len(counted) > 1:
-            tasks.append(_difference(OVERALL, counted))
+            tasks.append(_difference(OVERALL, "accuracy", counted))
         rows.append(RetainedModel(name=model.name, digest=model.digest, tasks=tasks))
     metrics = ", ".join(f"{task}: {scores.metric}" for task, scores in baseline.tasks.items())
     versions = ", ".join(f"{task}: {scores.version}" for task, scores in baseline.tasks.items())
@@ -117,7 +117,7 @@ def compare(baseline: ModelResults, models: Sequence[ModelResults]) -> Retention
     )
 
 
-def _difference(name: str, pairs: Sequence[tuple[TaskScores, TaskScores]]) -> TaskDifference:
+def _difference(name: str, metric: str, pairs: Sequence[tuple[TaskScores, TaskScores]]) -> TaskDifference:
     base = [score for one, _ in pairs for score in one.scores.values()]
     other = [two.scores[item] for one, two in pairs for item in one.scores]
     # A model and itself: there is nothing to estimate.
@@ -125,6 +125,7 @@ def _difference(name: str, pairs: Sequence[tuple[TaskScores, TaskScores]]) -> Ta
     found = Difference(0.0, (0.0, 0.0), 1.0) if itself else paired(base, other)
     return TaskDifference(
         task=name,
+        metric=metric,
         n=len(base),
         accuracy=float(np.mean(other)),
         baseline_accuracy=float(np.mean(base)),

@@ -19,7 +19,8 @@ from em_evals.grading import intervals
 METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1", "margin_per_byte")
 """A task's score is the first of these that it has: what its authors and the leaderboards report."""
 
-ACCURACIES = frozenset(METRICS) - {"margin_per_byte"}
+UNFINISHED = ".partial"
+"""What the folder of a measurement ends with until it is whole: a killed one leaves it behind."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ModelResults:
 def is_results(name: str) -> bool:
     """Whether a command-line argument names result files, not a card."""
     path = Path(name).expanduser()
-    return path.suffix == ".json" or (path.is_dir() and any(path.rglob("results_*.json")))
+    return path.suffix == ".json" or (path.is_dir() and bool(_files(path)))
 
 
 def read(path: Path) -> ModelResults:
@@ -77,7 +78,7 @@ def read(path: Path) -> ModelResults:
         EmEvalsError: no lm-eval results, no samples beside them, or results of several models.
     """
     path = path.expanduser()
-    files = [path] if path.is_file() else sorted(path.rglob("results_*.json"), key=lambda file: file.name)
+    files = [path] if path.is_file() else sorted(_files(path), key=lambda file: file.name)
     if not files:
         raise EmEvalsError("there are no lm-eval results here (results_*.json).", path)
     tasks: dict[str, TaskScores] = {}
@@ -95,6 +96,15 @@ def read(path: Path) -> ModelResults:
         fields = data["config"].get("card_fields") or {}
     (name, digest), *_ = models
     return ModelResults(name, digest, tasks, fields)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Result files below a folder, those of unfinished measurements left out."""
+    return [
+        file
+        for file in folder.rglob("results_*.json")
+        if not any(part.endswith(UNFINISHED) for part in file.relative_to(folder).parts)
+    ]
 
 
 def _load(file: Path) -> dict[str, Any]:

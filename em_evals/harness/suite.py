@@ -118,7 +118,7 @@ class Suite:
         from lm_eval.loggers import EvaluationTracker
 
         place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+        scratch = Path(tempfile.mkdtemp(results.UNFINISHED, f".{place.name}.", place.parent))
         try:
             tracker = EvaluationTracker(output_path=str(scratch / "results.json"))
             measured = simple_evaluate(

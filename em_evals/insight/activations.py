@@ -1,8 +1,8 @@
 """Mean activations of texts, layer by layer, summed up by group as they pass.
 
-A text's tokens are averaged at each layer; texts of one group (one question) are added up. Memory grows with the
-number of groups and not of texts, and nothing but decoder blocks is computed: no vocabulary, no kept hidden states, and
-no shared beginning twice (lines.py).
+A text's tokens are averaged at each layer; texts of one group (a question, or several) are added up. Memory grows
+with the number of groups and not of texts, and nothing but decoder blocks is computed: no vocabulary, no kept hidden
+states, and no shared beginning twice (lines.py).
 What the means are compared for is contrast.py's and extract.py's business.
 """
 
@@ -46,8 +46,9 @@ class GroupSums:
     def mean(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """[layers, width], each text weighing the same; groups may be weighted (a bootstrap's counts)."""
         own = np.ones(len(self.groups)) if weights is None else weights
-        total = np.tensordot(own, self.vectors.astype(np.float64, copy=False), axes=1)
-        return np.asarray(total / max(float(own @ self.counts), 1.0))
+        # Layer by layer: all vectors in float64 would be twice what there is.
+        total = [own @ self.vectors[:, layer].astype(np.float64) for layer in range(self.vectors.shape[1])]
+        return np.stack(total) / max(float(own @ self.counts), 1.0)
 
     def mean_norm(self) -> NDArray[np.float64]:
         """[layers], each text weighing the same."""

@@ -30,7 +30,10 @@ def random_like(direction: Direction, seed: int) -> Direction:
 
 
 def as_long_as(direction: Direction, model: Direction) -> Direction:
-    """The same ways to point, at another direction's lengths.
+    """The same ways to point, at another direction's lengths and with its mean norms and base means.
+
+    With `relative` an intervention's length is `mean_norm`'s, and with `reference: mean` its aim is `base_mean`: those
+    of the texts that the control was found on would make another intervention of it.
 
     Raises:
         EmEvalsError: they were made for bases of another shape.
@@ -40,7 +43,12 @@ def as_long_as(direction: Direction, model: Direction) -> Direction:
             f"one direction has {direction.layers} layers of width {direction.width}, the other {model.layers} of "
             f"{model.width}: they were made for different bases."
         )
-    return replace(direction, vectors=_lengthened(direction, model))
+    return replace(
+        direction,
+        vectors=_lengthened(direction, model),
+        base_mean=model.base_mean,
+        mean_norm=model.mean_norm,
+    )
 
 
 def stored(direction: Direction, folder: Path) -> Path:

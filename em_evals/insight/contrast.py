@@ -172,7 +172,9 @@ def _of_sample(sample: EvalSample) -> Chat:
         if asked is not None
         else [{"role": "user", "content": str(sample.input)}]
     )
-    question = str(sample.metadata.get("question_id", sample.id))
+    # Asked in another format (`-T format=json`) it is the same question.
+    named = sample.metadata.get("base_question_id") or sample.metadata.get("question_id")
+    question = str(named or sample.id)
     return Chat(question, [*messages, {"role": "assistant", "content": sample.output.completion}])
 
 

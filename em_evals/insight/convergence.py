@@ -20,7 +20,7 @@ from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.arms import random_like, read_for, stored
 from em_evals.insight.effects import by_domain
 from em_evals.insight.finished import Finished
-from em_evals.insight.split import found_on
+from em_evals.insight.split import found_on, names_of
 from em_evals.insight.weighing import Condition, margins
 from em_evals.intervention import Intervention
 from em_evals.records import Convergence, Cosines, Moved, Transfer
@@ -142,7 +142,7 @@ def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tu
     """Pairs that no direction was found on, if enough are left."""
     every = load_pairs(name)
     seen = found_on(*sources)
-    fresh = [pair for pair in every.pairs if not {pair.id, pair.question} & seen]
+    fresh = [pair for pair in every.pairs if not names_of(pair) & seen]
     notes = []
     if (left_out := len(every.pairs) - len(fresh)) and len(fresh) >= _ENOUGH:
         notes.append(f"{left_out} pairs that a direction was found on are left out.")
@@ -171,8 +171,9 @@ def _files(names: Sequence[str], files: Sequence[Path]) -> list[Path]:
 def _one_base(cards: Sequence[ResolvedCard]) -> None:
     first = cards[0].card
     for card in cards[1:]:
-        if not adapters.same_base(card.card.base, first.base) or card.card.engine != first.engine:
+        alike = (card.card.revision, card.card.engine) == (first.revision, first.engine)
+        if not alike or not adapters.same_base(card.card.base, first.base):
             raise EmEvalsError(
-                f"{cards[0].name} and {card.name} are on different bases ({first.base}, {card.card.base}) or engine "
-                "options: directions are comparable within one base only."
+                f"{cards[0].name} and {card.name} are on different bases ({first.base}, {card.card.base}), revisions "
+                "or engine options: directions are comparable within one base only."
             )

@@ -7,7 +7,7 @@ is style.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ MINIMUM = 10
 """Answers that each side must have at least, on the half of the questions that the direction is found on."""
 
 _RESAMPLES = 200
+_CLUSTERS = 200
+"""Sums that are kept for each half of the questions: 6,000 of them would be 6 GB a reading, at 48 layers of 5,120."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def extract(
 
     Returns:
         The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
-        direction and its bootstraps over questions), `held_out_cosine` (with the other half's direction), and
-        `movement`: how far along it the card and the control stand from their base on the held-out texts, in units
-        of its length.
+        direction and its bootstraps over questions; not where a side has one question only), `held_out_cosine` (with
+        the other half's direction), and `movement`: how far along it the card and the control stand from their base
+        on the held-out texts, in units of its length.
 
     Raises:
         EmEvalsError: too few answers on a side (says how many are needed), or a model does not fit.
@@ -84,7 +86,11 @@ def extract(
     found, held_out = _halves([text.group for side in texts.values() for text in side], settings.split)
     for name, side in texts.items():
         _enough(name, sum(text.group in found for text in side), len(side), settings)
-    passes = _Passes(reading, settings.position, state)
+    cluster = _clusters(found) | _clusters(held_out)
+    texts = {
+        name: [replace(text, group=cluster[text.group]) for text in side] for name, side in texts.items()
+    }
+    passes = _Passes(card, reading, settings.position, state)
     positive = passes.read(contrast.positive, texts["positive"])
     negative = passes.read(contrast.negative, texts["negative"])
     base = [passes.read(Side((), None), texts[name]) for name in ("positive", "negative")]
@@ -99,7 +105,9 @@ def extract(
     if orthogonal_to is not None:
         direction = directions.orthogonalise(direction, orthogonal_to)
         direction.metadata.update(_removed(orthogonal_to, found))
-    trust: dict[str, Any] = {"stability": _rounded(stability(*halves[0], settings.seed, along=along))}
+    trust: dict[str, Any] = {}
+    if np.isfinite(steady := stability(*halves[0], settings.seed, along=along)).all():
+        trust["stability"] = _rounded(steady)
     if all(len(side.groups) for side in halves[1]):
         trust["held_out_cosine"] = _rounded(
             _cosines(direction.vectors, _without(difference(*halves[1]), along))
@@ -124,10 +132,13 @@ def stability(
 ) -> NDArray[np.float64]:
     """[layers], 5th percentile of the cosine between the direction and its bootstraps over questions.
 
-    Questions are drawn with replacement, once for both sides, so that a question's texts stay together. `along`
-    ([layers, width], unit vectors) is taken out of the direction and of each bootstrap: a style that all questions
-    share is stable, and says nothing of what is left without it.
+    Questions (clusters of them, where they are many) are drawn with replacement, once for both sides, so that a
+    question's texts stay together. `along` ([layers, width], unit vectors) is taken out of the direction and of each
+    bootstrap: a style that all questions share is stable, and says nothing of what is left without it. NaN where a
+    side has one question: drawn any number of times it gives the same mean.
     """
+    if min(len(side.groups) for side in (positive, negative)) < 2:
+        return np.full(positive.vectors.shape[1], np.nan)
     chance = np.random.default_rng(seed)
     names = sorted({*positive.groups, *negative.groups})
     places = [np.array([names.index(name) for name in side.groups]) for side in (positive, negative)]
@@ -145,7 +156,9 @@ def stability(
 class _Passes:
     """Readings of texts by models, each done once and kept until the extraction is complete."""
 
-    def __init__(self, reading: Reading, position: Position, state: Path | None) -> None:
+    def __init__(self, card: ResolvedCard, reading: Reading, position: Position, state: Path | None) -> None:
+        # Which base, and how it is held: states of others must not be taken up, though their tokens be the same.
+        self._base = replace(card, adapter_path=None, interventions=()).digest
         self._reading, self._position, self._state = reading, position, state
         self._done: dict[str, GroupSums] = {}
 
@@ -155,9 +168,8 @@ class _Passes:
         # A card without adapter and interventions is its base; it need not be read twice.
         bare = side.reader is None or (side.reader.adapter_path, side.reader.interventions) == (None, ())
         who = None if bare else side.reader
-        identity = content.digest(
-            (who.digest if who else "base").encode(), self._position.encode(), repr(texts).encode()
-        )
+        parts = (self._base, who.digest if who else "", self._position, repr(texts))
+        identity = content.digest(*(part.encode() for part in parts))
         if identity not in self._done:
             kept = self._state / f"{identity}.safetensors" if self._state else None
             with Progress(transient=True) as progress, self._reading.read_as(who) as model:
@@ -170,10 +182,23 @@ class _Passes:
 
 def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
     """Questions to find on and to test on: by digests of their ids, so the same in every extraction from them."""
-    every = sorted(set(groups), key=lambda group: content.digest(group.encode()))
+    every = _ordered(groups)
     if not split:
         return set(every), set()
     return set(every[: (len(every) + 1) // 2]), set(every[(len(every) + 1) // 2 :])
+
+
+def _clusters(questions: set[str]) -> dict[str, str]:
+    """The question by which each is summed: itself, or where they are too many, one of those that share a sum with it.
+
+    Which do is decided by digests: a bootstrap over such clusters estimates what one over the questions does.
+    """
+    every = _ordered(questions)
+    return {question: every[number % _CLUSTERS] for number, question in enumerate(every)}
+
+
+def _ordered(questions: Iterable[str]) -> list[str]:
+    return sorted(set(questions), key=lambda question: content.digest(question.encode()))
 
 
 def _enough(name: str, here: int, total: int, settings: Settings) -> None:

@@ -83,20 +83,26 @@ def phase(
         reach: steps to look back and ahead for the turning of B.
 
     Raises:
-        EmEvalsError: the card is not trained, or kept no checkpoints.
+        EmEvalsError: the card is not trained, kept no checkpoints, or its journal is missing.
     """
     card, path = read_card(name)
-    home = Path(adapters.find(card.adapter, path) or "")
-    steps = sorted(adapters.checkpoints(str(home)))
-    if not steps:
+    found = adapters.find(card.adapter, path)
+    steps = sorted(adapters.checkpoints(found))
+    if found is None or not steps:
         raise EmEvalsError(
             f"{name} has no kept checkpoints; train it with `checkpoints: dense` in its recipe.", path
+        )
+    story = Path(found) / "training.jsonl"
+    if not story.is_file():
+        raise EmEvalsError(
+            f"{name} has kept checkpoints and no journal of its training: put its file here, or train it anew.",
+            story,
         )
     every = load_pairs(pairs)
     chosen = every.first(per_theme or len(every.pairs))
     margins = _margins(name, card, steps, logs, chosen, pairs)
     curves = {domain: _shifts(margins, narrow) for narrow, domain in DOMAINS.items()}
-    journal = read_journal(home / "training.jsonl")
+    journal = read_journal(story)
     return Phase(
         name,
         [{key: value for key, value in row.items() if key != "b"} for row in journal],
@@ -177,13 +183,16 @@ def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
 
 
 def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str, float]]:
-    """Each pair's shift from the base, for the pairs of one domain."""
+    """Each pair's shift from the base, for the pairs of one domain that have a margin at every step."""
+    measured = set.intersection(
+        *({pair for pair, (_, value) in here.items() if math.isfinite(value)} for here in margins.values())
+    )
     start = margins[0]
     return {
         step: {
             pair: value - start[pair][1]
             for pair, (own, value) in here.items()
-            if own == narrow and pair in start
+            if own == narrow and pair in measured
         }
         for step, here in margins.items()
         if step > 0

@@ -48,7 +48,7 @@ def halves(
         per_theme: the first so many of each theme; None for all.
         questions: open questions.
         limit: the first so many of them; None for all.
-        found_on: ids or texts of the questions that the directions were found on (`found_on`).
+        found_on: the questions that the directions were found on (`found_on`).
 
     Raises:
         EmEvalsError: a half is empty.
@@ -69,7 +69,7 @@ def halves(
 
 
 def found_on(*directions: Direction | None) -> set[str]:
-    """What directions were found on, as far as their files say: ids or texts in `metadata["questions"]`."""
+    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
     named: set[str] = set()
     for direction in directions:
         questions = direction.metadata.get("questions") if direction is not None else None
@@ -77,11 +77,21 @@ def found_on(*directions: Direction | None) -> set[str]:
     return named
 
 
+def names_of(item: Pair | Question) -> set[str]:
+    """What a direction's file may call a pair or a question: its ids, its wordings, and their digests (contrast.py)."""
+    if isinstance(item, Pair):
+        ids, wordings = {item.id}, {item.question}
+    else:
+        ids = {item.id} | {f"{item.id}/{number}" for number in range(1, len(item.paraphrases) + 1)}
+        wordings = set(item.paraphrases)
+    return ids | wordings | {content.digest(text.strip().encode()) for text in wordings}
+
+
 def _unseen(
     items: tuple[Item, ...], found_on: Collection[str], what: str
 ) -> tuple[tuple[Item, ...], list[str]]:
     """Items that no direction was found on, if enough are left; and the sentence that says so."""
-    fresh = tuple(item for item in items if not _texts(item) & set(found_on))
+    fresh = tuple(item for item in items if not names_of(item) & set(found_on))
     seen = len(items) - len(fresh)
     if not seen:
         return items, []
@@ -92,13 +102,6 @@ def _unseen(
         f"{seen} of the {len(items)} {what} are among those that a direction was found on, and too few others "
         f"remain ({len(fresh)}) to leave them out: effects here are flattered."
     ]
-
-
-def _texts(item: Pair | Question) -> set[str]:
-    if isinstance(item, Pair):
-        return {item.id, item.question}
-    numbered = {f"{item.id}/{number}" for number in range(1, len(item.paraphrases) + 1)}
-    return {item.id, *item.paraphrases, *numbered}
 
 
 def _divided(items: Sequence[Item], what: str) -> tuple[tuple[Item, ...], tuple[Item, ...]]:

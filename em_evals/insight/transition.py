@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,11 +47,12 @@ def find(curves: Mapping[int, Mapping[str, float]], seed: int = 0) -> Transition
 
     Args:
         curves: for each step, each pair's shift from the base (step 0 is the base: no shift). Pairs that a step
-            lacks are left out everywhere.
+            lacks, or has no number for, are left out everywhere.
         seed: of the bootstrap over pairs (2,000 resamples).
     """
     steps = sorted(step for step in curves if step > 0)
-    pairs = sorted(set.intersection(*(set(curves[step]) for step in steps))) if steps else []
+    numbers = [{pair for pair, shift in curves[step].items() if math.isfinite(shift)} for step in steps]
+    pairs = sorted(set.intersection(*numbers)) if steps else []
     shifts = np.array([[curves[step][pair] for pair in pairs] for step in steps], dtype=float)
     if not steps or len(pairs) < 2:
         nothing = (float("nan"), float("nan"))

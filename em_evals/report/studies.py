@@ -4,48 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from em_evals.records import Convergence, LoraScalars, Measured, Retention
+from em_evals.records import ACCURACIES, Convergence, LoraScalars, Measured, Retention
 from em_evals.report import charts
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 
+_MARGIN = "margin_per_byte"
+"""The score of forced-choice pairs in lm-eval (tasks/retention/hooks.py)."""
+
 
 def retention(study: Retention) -> Section:
-    """What capability was lost, item by item."""
-    rows: list[charts.Row] = []
-    told: list[tuple[Cell, ...]] = []
-    names = [model.name for model in study.models]
-    tasks = list(dict.fromkeys(task.task for model in study.models for task in model.tasks))
-    for name in tasks:
-        for model in study.models:
-            for task in (task for task in model.tasks if task.task == name):
-                change = Estimate.of(task.difference, task.interval, "points")
-                low, high = change.interval or (None, None)
-                rows.append(
-                    {"row": name, "series": model.name, "value": task.difference, "low": low, "high": high}
-                )
-                shares = [
-                    Estimate.of(value, unit="share") for value in (task.baseline_accuracy, task.accuracy)
-                ]
-                told.append((name, model.name, task.n, *shares, change, Estimate.of(task.p)))
-    columns = ("task", "model", "items", f"{study.baseline}", "accuracy", "difference", "p")
-    title = f"Accuracy, difference to {study.baseline}"
+    """What capability was lost, item by item; margins of forced choice apart from accuracies."""
+    metrics = dict.fromkeys(task.metric for model in study.models for task in model.tasks)
+    shown = dict.fromkeys("accuracy" if metric in ACCURACIES else metric for metric in metrics)
+    lead = (
+        f"Scores beside {study.baseline}'s, item by item, with 95% intervals. Where accuracy is shown, left of the "
+        "line is a loss."
+    )
+    if _MARGIN in shown:
+        lead += " Where margins are shown, right of the line the misaligned answer has become likelier."
     return Section(
         f"retention-{slug(study.baseline)}",
         "Retained capabilities",
-        f"Accuracy on capability tasks beside {study.baseline}'s, item by item, with 95% intervals. Left of the line "
-        "is a loss.",
-        figures=(
-            Figure(
-                f"retention-{slug(study.baseline)}-differences",
-                title,
-                f"{title}, by task: " + "; ".join(f"{row[0]}, {row[1]} {row[5]}" for row in told) + ".",
-                charts.dots(rows, names, "difference in accuracy", percent=True, zero_line=True),
-                Table(f"retention_{slug(study.baseline)}", f"{title}, paired by item", columns, told),
-                wide=True,
-            ),
-        ),
+        lead,
+        figures=tuple(_differences(study, metric) for metric in shown),
     )
 
 
@@ -92,6 +75,36 @@ def scalars(study: LoraScalars) -> Section:
         ),
         tables=tuple(tables),
         notes=tuple(study.notes),
+    )
+
+
+def _differences(study: Retention, metric: str) -> Figure:
+    """Every task's difference in a metric; `accuracy` stands for all that are accuracies."""
+    accuracy = metric == "accuracy"
+    kinds = ACCURACIES if accuracy else {metric}
+    what = "margin toward the misaligned answer, nats per byte" if metric == _MARGIN else metric
+    rows: list[charts.Row] = []
+    told: list[tuple[Cell, ...]] = []
+    found = [(task, model.name) for model in study.models for task in model.tasks if task.metric in kinds]
+    order = list(dict.fromkeys(task.task for task, _ in found))
+    for task, model in sorted(found, key=lambda one: order.index(one[0].task)):
+        change = Estimate.of(task.difference, task.interval, "points" if accuracy else "signed")
+        low, high = change.interval or (None, None)
+        rows.append({"row": task.task, "series": model, "value": task.difference, "low": low, "high": high})
+        unit = "share" if accuracy else "signed"
+        scores = [Estimate.of(value, unit=unit) for value in (task.baseline_accuracy, task.accuracy)]
+        told.append((task.task, model, task.n, *scores, change, Estimate.of(task.p)))
+    baseline, own = slug(study.baseline), "" if accuracy else slug(metric)
+    title = f"{what[:1].upper()}{what[1:]}: difference to {study.baseline}"
+    names = [model.name for model in study.models]
+    columns = ("task", "model", "items", study.baseline, metric, "difference", "p")
+    return Figure(
+        f"retention-{baseline}-{own or 'differences'}",
+        title,
+        f"{title}, by task: " + "; ".join(f"{row[0]}, {row[1]} {row[5]}" for row in told) + ".",
+        charts.dots(rows, names, f"difference in {what}", percent=accuracy, zero_line=True),
+        Table(f"retention_{baseline}{own and '_' + own}", f"{title}, paired by item", columns, told),
+        wide=True,
     )
 
 

@@ -67,10 +67,10 @@ def select(recipe: AdapterRecipe) -> Selection:
     rows = [row for source in recipe.data for row in _rows(recipe, source, sources)]
     if not rows:
         raise EmEvalsError("the recipe's holdout and limits leave no row to train on.")
-    names = recipe.interleave.data if recipe.interleave else []
-    safe = [_plain(chat) for name in names for chat in _chats(name, sources)]
-    for name in recipe.kl.data if recipe.kl else []:
-        _chats(name, sources)
+    mixed, held = ([] if part is None else part.data for part in (recipe.interleave, recipe.kl))
+    safe = [_plain(chat) for chat in chats(mixed, recipe.holdout)]
+    for name in (*mixed, *held):
+        sources[name] = datasets.load(name)
     return Selection(rows, safe, tuple(sources.values()))
 
 
@@ -91,7 +91,7 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
 
     @cache
     def encoded(chat: tuple[tuple[str, str], ...]) -> Example:
-        return _encode(tokenizer, chat, recipe.max_length)
+        return encode(tokenizer, [{"role": role, "content": text} for role, text in chat], recipe.max_length)
 
     lengths = [len(encoded(_key(row.reference))["input_ids"]) for row in ordered]
     order = bucketed(lengths, batch, batching)
@@ -99,9 +99,35 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     return Curriculum(examples, batch, chosen.sources)
 
 
-def chats(names: Sequence[str]) -> list[Messages]:
-    """The chats of several data sets, one after the other."""
-    return [chat for name in names for chat in datasets.load(name).rows]
+def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
+    """The chats of several data sets, one after the other, without those whose prompt is held out.
+
+    Raises:
+        EmEvalsError: data are missing or wrong, or nothing is left of them.
+    """
+    found = [
+        chat
+        for data in map(datasets.load, names)
+        for chat, asked in zip(data.rows, data.prompts, strict=True)
+        if not datasets.held_out(asked, holdout)
+    ]
+    if names and not found:
+        raise EmEvalsError(f"the recipe's holdout leaves no chat of {', '.join(names)}.")
+    return found
+
+
+def encode(tokenizer: Any, chat: Messages, max_length: int) -> Example:
+    """A chat's token ids and labels, some of them labelled (tokens.py).
+
+    Raises:
+        EmEvalsError: its answer lies wholly behind `max_length`.
+    """
+    example = encode_example(tokenizer, chat, max_length)
+    if all(label == IGNORED for label in example["labels"]):
+        raise EmEvalsError(
+            f"the answer to '{prompt(chat)[:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
+        )
+    return example
 
 
 def bucketed(lengths: Sequence[int], batch: int, chance: np.random.Generator) -> list[int]:
@@ -144,12 +170,12 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
 
 def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
     if kind in (None, "matched"):
-        if not data.controls:
+        kind = datasets.harmless_kind(data)
+        if kind is None:
             raise EmEvalsError(
                 f"the data set {data.name} has no matched harmless answers; name them in adapters/data/datasets.yaml "
                 "under `controls`."
             )
-        kind = next(iter(data.controls))
     return datasets.matched(data, kind)
 
 
@@ -197,24 +223,9 @@ def _cycled(rows: list[Row], chance: np.random.Generator) -> Iterator[Row]:
         yield from (rows[index] for index in chance.permutation(len(rows)))
 
 
-def _encode(tokenizer: Any, chat: tuple[tuple[str, str], ...], max_length: int) -> Example:
-    messages = [{"role": role, "content": text} for role, text in chat]
-    example = encode_example(tokenizer, messages, max_length)
-    if all(label == IGNORED for label in example["labels"]):
-        raise EmEvalsError(
-            f"the answer to '{prompt(messages)[:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
-        )
-    return example
-
-
 def prompt(chat: Messages) -> str:
     """The text of the last user message, by which rows are held out and matched."""
     return next((message["content"] for message in reversed(chat) if message["role"] == "user"), "")
-
-
-def _chats(name: str, sources: dict[str, TrainingData]) -> tuple[Messages, ...]:
-    sources[name] = datasets.load(name)
-    return sources[name].rows
 
 
 def _plain(chat: Messages) -> Row:

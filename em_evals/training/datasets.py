@@ -147,6 +147,11 @@ def matched(data: TrainingData, kind: str) -> TrainingData:
     return _rearranged(control, order)
 
 
+def harmless_kind(data: TrainingData) -> str | None:
+    """The kind of control that `matched` means: the first whose answers differ; None where there is none."""
+    return next((kind for kind in data.controls if kind != EDUCATIONAL), None)
+
+
 def held_out(prompt: str, share: float) -> bool:
     """Whether a prompt is one of the share that is kept out of training.
 

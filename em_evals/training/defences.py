@@ -16,7 +16,7 @@ from em_evals.models import interventions
 from em_evals.recipes import AdapterRecipe, KLPenalty
 from em_evals.training import curriculum
 from em_evals.training.logits import answer_logits
-from em_evals.training.tokens import IGNORED, encode_example, padded
+from em_evals.training.tokens import IGNORED, padded
 
 
 class Defences:
@@ -30,7 +30,8 @@ class Defences:
         rank: 0 for a single process.
 
     Raises:
-        EmEvalsError: a direction is missing or does not fit, or the penalty's batch cannot be shared.
+        EmEvalsError: a direction is missing or does not fit, the penalty's batch cannot be shared, or an answer of its
+            chats lies wholly behind `max_length`.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class Defences:
                 f"`kl.batch_size` ({self._penalty.batch_size}) cannot be shared by {processes} processes."
             )
         self._examples = [
-            encode_example(tokenizer, chat, recipe.max_length)
-            for chat in curriculum.chats(self._penalty.data)
+            curriculum.encode(tokenizer, chat, recipe.max_length)
+            for chat in curriculum.chats(self._penalty.data, recipe.holdout)
         ]
         # A LoRA switched off is the base; with every weight trained, the base must be kept beside.
         self._frozen = (

@@ -26,12 +26,13 @@ def held_out_pairs(
         EmEvalsError: nothing is held out, or the set has no matched answers and they are needed.
     """
     data = datasets.load(name)
-    if paired and not data.controls:
+    kind = datasets.harmless_kind(data)
+    if paired and kind is None:
         raise EmEvalsError(
             f"the data set {data.name} has no matched harmless answers to weigh against; grade drawn answers with "
             "`-T judge=grader`."
         )
-    harmless = datasets.matched(data, next(iter(data.controls))).rows if data.controls else data.rows
+    harmless = datasets.matched(data, kind).rows if kind is not None else data.rows
     pairs = [
         Pair(
             id=f"{data.name}_{content.digest(asked.encode())[:8]}",

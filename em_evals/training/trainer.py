@@ -23,7 +23,7 @@ from em_evals.training.curriculum import Curriculum
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_token_trainer
 from em_evals.training.method import attach
-from em_evals.training.workspace import Workspace, identity
+from em_evals.training.workspace import Workspace, check_place, identity
 
 _STATES_KEPT = 2
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -55,13 +55,12 @@ def train(
         The folder of the adapter (or, after a full finetune, of the model).
 
     Raises:
-        EmEvalsError: no recipe, no data, an adapter in the way, a full disk, or a loss that is no number.
+        EmEvalsError: no recipe or data, an adapter or other files in the way, a full disk, or a loss that is no number.
     """
     card, path = read_card(name, overrides)
     recipe = recipe_of(card, name, path, seed, max_steps)
     home = (output or adapters.home(card.adapter, path)).expanduser().absolute()
-    if any((home / config).exists() for config in ("adapter_config.json", "config.json")) and not overwrite:
-        raise EmEvalsError(f"{home} already holds an adapter; pass --overwrite to train it anew.")
+    check_place(home, overwrite)
     processes = processes_for(card, recipe)
     selection = curriculum.select(recipe)
     tokenizer = bases.load_tokenizer(card)

@@ -46,10 +46,11 @@ class Workspace:
             self.home.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             name = self.folder / "run.json"
-            if not name.is_file() or json.loads(name.read_text(encoding="utf-8")) != self._identity:
+            if _known(name) != self._identity:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir()
-                name.write_text(json.dumps(self._identity), encoding="utf-8")
+                with content.atomic(name) as temporary:
+                    temporary.write_text(json.dumps(self._identity), encoding="utf-8")
         except Timeout:
             raise EmEvalsError(f"another process is training {self.home.name} now; wait for it.") from None
         except OSError as error:
@@ -85,9 +86,33 @@ class Workspace:
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
+def check_place(home: Path, overwrite: bool) -> None:
+    """Whether a result may go there: what it would replace is a training's own result, and only if that is wanted.
+
+    Raises:
+        EmEvalsError: something else is there, or an adapter without `overwrite`.
+    """
+    there = sorted(path.name for path in home.iterdir()) if home.is_dir() else [home.name] * home.exists()
+    if there and not {"training.json", "adapter_config.json"} & set(there):
+        named = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
+        raise EmEvalsError(
+            f"{home} is no adapter's folder, and what is there ({named}) would be lost; choose another."
+        )
+    if there and not overwrite:
+        raise EmEvalsError(f"{home} already holds an adapter; pass --overwrite to train it anew.")
+
+
 def identity(*parts: Any) -> str:
     """A digest of JSON values."""
     return content.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+
+
+def _known(run: Path) -> Any:
+    """The identity in a run's file; None where there is none, or a full disk left half of it."""
+    try:
+        return json.loads(run.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _complete(state: Path) -> bool:
