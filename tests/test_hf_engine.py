@@ -5,10 +5,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import time
+import weakref
 from concurrent.futures import wait
 
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, batch
+from em_evals.models import bases, batch, kv_cache
 from em_evals.models.chat import encode_chat
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
@@ -169,6 +170,27 @@ def test_out_of_memory_halves_the_batch_and_goes_on(engine, monkeypatch):
         futures = [other.submit(Request(prompt, few)) for prompt in asked]
         assert [future.result().tokens for future in futures] == expected
         assert max(sizes) > 2, "the limit was never met, so nothing was shown"
+    finally:
+        other.close()
+
+
+def test_memory_of_an_attempt_that_failed_is_free_before_the_next(engine, tmp_path, monkeypatch):
+    base, failed, alive = tiny("llama", tmp_path / "base", engine.tokenizer), [], []
+    other, update = HFEngine(card(base)), kv_cache._RowLayer.update
+
+    def limited(self, keys, values, *args, **kwargs):
+        alive.extend(one for one in failed if one() is not None)
+        if len(keys) > 1:
+            failed.append(weakref.ref(keys))
+            raise torch.OutOfMemoryError("out of memory")
+        return update(self, keys, values, *args, **kwargs)
+
+    monkeypatch.setattr(kv_cache._RowLayer, "update", limited)
+    try:
+        with other._wake:  # both in one batch
+            futures = [other.submit(Request((5, 6, 7, end), GREEDY)) for end in (8, 9)]
+        assert all(future.result(60).tokens for future in futures)
+        assert failed and not alive
     finally:
         other.close()
 

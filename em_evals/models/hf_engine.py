@@ -169,26 +169,23 @@ class HFEngine:
 
     def _within_memory(self, batch: Batch, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
         """Do the work for all rows at once, or for halves of them where memory runs out."""
-        try:
-            work(rows)
-        except Exception as error:
-            if not _out_of_memory(error):
-                raise
-            _free_memory()
-            if len(rows) > 1:
-                half = len(rows) // 2
-                self._within_memory(batch, rows[:half], work)
-                self._within_memory(batch, rows[half:], work)
-            elif batch.live:
-                # Wait until others have left, and never grow this large again.
-                self._max_rows = max(1, len(batch.live))
-                self._put_back(rows)
-            else:
-                length = rows[0].length
-                _reject(
-                    rows[0].future,
-                    EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
-                )
+        if _fits(lambda: work(rows)):
+            return
+        _free_memory()
+        if len(rows) > 1:
+            half = len(rows) // 2
+            self._within_memory(batch, rows[:half], work)
+            self._within_memory(batch, rows[half:], work)
+        elif batch.live:
+            # Wait until others have left, and never grow this large again.
+            self._max_rows = max(1, len(batch.live))
+            self._put_back(rows)
+        else:
+            length = rows[0].length
+            _reject(
+                rows[0].future,
+                EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
+            )
 
     def _put_back(self, rows: list[Row]) -> None:
         with self._wake:
@@ -197,23 +194,18 @@ class HFEngine:
     # Decoding
 
     def _advance(self, batch: Batch) -> None:
-        if not batch.rows:
+        if not batch.rows or _fits(batch.step):
             return
-        try:
-            batch.step()
-        except Exception as error:
-            if not _out_of_memory(error):
-                raise
-            rows = batch.clear()
-            _free_memory()
-            if len(rows) == 1 and self._max_rows == 1:
-                _reject(
-                    rows[0].future,
-                    EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
-                )
-            else:
-                self._max_rows = max(1, len(rows) // 2)
-                self._put_back(rows)
+        rows = batch.clear()
+        _free_memory()
+        if len(rows) == 1 and self._max_rows == 1:
+            _reject(
+                rows[0].future,
+                EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
+            )
+        else:
+            self._max_rows = max(1, len(rows) // 2)
+            self._put_back(rows)
 
     def _settle(self, batch: Batch) -> None:
         """Hand finished draws over and let their rows leave."""
@@ -269,6 +261,21 @@ def _reject(future: Future[Draw], error: Exception) -> None:
 def _wanted(future: Future[Draw]) -> bool:
     """Whether an answer may be put in: a cancellation may come at any time, and none after this."""
     return not future.done() and future.set_running_or_notify_cancel()
+
+
+def _fits(work: Callable[[], None]) -> bool:
+    """Do the work; False where memory ran out.
+
+    Only after the `except` has ended is the error gone, and with its traceback the tensors of the work's frames: until
+    then nothing that it held can be freed.
+    """
+    try:
+        work()
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _out_of_memory(error: Exception) -> bool:
