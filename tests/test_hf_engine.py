@@ -195,6 +195,34 @@ def test_memory_of_an_attempt_that_failed_is_free_before_the_next(engine, tmp_pa
         other.close()
 
 
+@pytest.mark.parametrize("copying", ["join", "keep"])
+def test_memory_that_runs_out_between_two_layers_of_a_cache_spoils_no_draw(
+    copying, engine, tmp_path, monkeypatch
+):
+    other = HFEngine(card(tiny("llama", tmp_path / "base", engine.tokenizer), max_num_batched_tokens=16))
+    asked = [((5, 6, 7, *range(8, 8 + i)), Sampling(temperature=0, max_tokens=1 + 3 * i)) for i in range(6)]
+    expected = [other.submit(Request(*one)).result(60).tokens for one in asked]
+    whole, failed = getattr(kv_cache.RowCache, copying), []
+
+    def limited(self, *arguments):
+        if len(failed) < 2:
+            failed.append(copying)
+            first = [kv_cache.RowCache(1) for _ in range(2)]
+            first[0].layers, first[1].layers = self.layers[:1], getattr(arguments[0], "layers", [])[:1]
+            whole(first[0], first[1] if copying == "join" else arguments[0])
+            raise torch.OutOfMemoryError("out of memory")
+        whole(self, *arguments)
+
+    monkeypatch.setattr(kv_cache.RowCache, copying, limited)
+    try:
+        with other._wake:
+            futures = [other.submit(Request(*one)) for one in asked]
+        assert [future.result(60).tokens for future in futures] == expected
+        assert len(failed) == 2
+    finally:
+        other.close()
+
+
 def test_a_cancelled_draw_leaves_and_others_go_on(engine):
     prompt = prompts(engine)[0]
     doomed = engine.submit(Request(prompt, Sampling(temperature=0, max_tokens=4000)))

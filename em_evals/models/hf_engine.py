@@ -165,7 +165,14 @@ class HFEngine:
                 _resolve(row.future, batch.finish(row))
 
     def _prefill(self, batch: Batch, rows: list[Row]) -> None:
-        self._within_memory(batch, rows, lambda some: batch.join(batch.prefill(some)))
+        self._within_memory(batch, rows, lambda some: self._join(batch, batch.prefill(some)))
+
+    def _join(self, batch: Batch, other: Batch) -> None:
+        """Prefilled rows go on with the others. Memory may run out with some layers joined: then all begin again."""
+        if not _fits(lambda: batch.join(other)):
+            for part in (batch, other):
+                self._hand_over(part)
+            self._begin_again([*batch.clear(), *other.clear()])
 
     def _within_memory(self, batch: Batch, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
         """Do the work for all rows at once, or for halves of them where memory runs out."""
@@ -197,23 +204,33 @@ class HFEngine:
         if not batch.rows or _fits(batch.step):
             return
         rows = batch.clear()
-        _free_memory()
         if len(rows) == 1 and self._max_rows == 1:
+            _free_memory()
             _reject(
                 rows[0].future,
                 EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
             )
         else:
+            self._begin_again(rows)
+
+    def _begin_again(self, rows: list[Row]) -> None:
+        """Memory ran out, and the rows' cache was given up: prefill them anew, fewer at a time."""
+        _free_memory()
+        if rows:
             self._max_rows = max(1, len(rows) // 2)
             self._put_back(rows)
 
     def _settle(self, batch: Batch) -> None:
         """Hand finished draws over and let their rows leave."""
+        self._hand_over(batch)
+        # Leaving copies the cache, so a few finished rows may stay a little.
+        if not _fits(lambda: batch.drop_done(slack=len(batch.rows) // 8)):
+            self._begin_again(batch.clear())
+
+    def _hand_over(self, batch: Batch) -> None:
         for row in batch.rows:
             if row.stop_reason is not None:
                 _resolve(row.future, batch.finish(row))
-        # Leaving copies the cache, so a few finished rows may stay a little.
-        batch.drop_done(slack=len(batch.rows) // 8)
 
     def _fail(self, batch: Batch | None, error: Exception) -> None:
         with self._wake:
