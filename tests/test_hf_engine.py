@@ -9,6 +9,7 @@ import weakref
 from concurrent.futures import wait
 
 from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
 from em_evals.models import bases, batch, kv_cache
 from em_evals.models.chat import encode_chat
 from em_evals.models.engine import Request, Sampling
@@ -265,6 +266,28 @@ def test_a_bad_adapter_leaves_the_base_and_other_adapters_as_they_were(tmp_path,
                 assert [entry.logprob for entry in draw.result().logprobs] == pytest.approx(
                     logprobs, abs=1e-4
                 )
+    finally:
+        other.close()
+
+
+def test_an_adapter_that_cannot_be_scaled_leaves_nothing_behind(tmp_path, engine):
+    """Alone in a bare base and beside another: the next adapter is itself, in its own layers and at its own scale."""
+    base = tiny("llama", tmp_path / "base", engine.tokenizer)
+    bad = make_adapter(base, tmp_path / "bad", 8, ["down_proj", "q_proj"], seed=1, layers=[1], strength=0.5)
+    good = [
+        make_adapter(base, tmp_path / f"good{i}", 2, "all-linear", seed=i, rslora=True, strength=0.5)
+        for i in (2, 3)
+    ]
+    nowhere = (Intervention(op="scale_adapter", scale=0.5, layers=(0,)),)
+    other, prompt = HFEngine(card(base)), (5, 6, 7, 9)
+    try:
+        for adapter in good:
+            with pytest.raises(EmEvalsError, match="the adapter has none there"):
+                other.submit(Request(prompt, GREEDY, bad, nowhere)).result(60)
+            draw = other.submit(Request(prompt, GREEDY, adapter)).result(60)
+            tokens, logprobs, _ = reference(prompt, adapter, 12, base)
+            assert draw.tokens == tokens
+            assert [entry.logprob for entry in draw.logprobs] == pytest.approx(logprobs, abs=1e-4)
     finally:
         other.close()
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
+from em_evals.models.interventions import scale_adapter
 
 
-def with_adapter(model: Any, source: str, name: str) -> Any:
+def with_adapter(model: Any, source: str, name: str, scales: Sequence[Intervention] = ()) -> Any:
     """The model with one more adapter attached, safetensors only; as it was where that fails.
 
+    Args:
+        model: a causal language model of transformers, or a PeftModel around one.
+        source: the adapter's folder or hub id.
+        name: what PEFT calls it; one that was never used in this model.
+        scales: each `scale_adapter` that it is changed by.
+
     Raises:
-        EmEvalsError: not a LoRA, pickled, or of the wrong shape for this base.
+        EmEvalsError: not a LoRA, pickled, of the wrong shape for this base, or without a part that is to be scaled.
     """
     from peft import PeftConfig, PeftModel
     from peft.utils import PeftType
@@ -28,9 +37,14 @@ def with_adapter(model: Any, source: str, name: str) -> Any:
             raise EmEvalsError(f"{source} has no adapter_model.safetensors (pickled weights are never read).")
         if isinstance(model, PeftModel):
             model.load_adapter(source, adapter_name=name, use_safetensors=True)
+            attached = model
         else:
-            model = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
-        return model.eval()
+            attached = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
+        scale_adapter(attached, name, scales)
+        return attached.eval()
+    except EmEvalsError:
+        _detach(model, name)
+        raise
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         _detach(model, name)
         reason = " ".join(str(error).split())[:300]

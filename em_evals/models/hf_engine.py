@@ -8,6 +8,7 @@ it halves the batch and goes on.
 from __future__ import annotations
 
 import atexit
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from em_evals.models import bases, lora_files, scoring
 from em_evals.models.adapters import with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
-from em_evals.models.interventions import Steering, scale_adapter
+from em_evals.models.interventions import Steering
 from em_evals.models.row import PEFT_BASE, Row
 
 _LOGITS_BYTES = 512 * 1024**2
@@ -48,6 +49,7 @@ class HFEngine:
         self._closed = False
         self._error: Exception | None = None
         self._adapters: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
+        self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
@@ -249,9 +251,8 @@ class HFEngine:
         scales = tuple(one for one in interventions if one.op == "scale_adapter")
         key = source, lora_files.written(source), scales
         if key not in self._adapters:
-            name = f"adapter{len(self._adapters)}"
-            batch.use_model(with_adapter(batch.model, source, name))
-            scale_adapter(batch.model, name, scales)
+            name = f"adapter{next(self._numbers)}"
+            batch.use_model(with_adapter(batch.model, source, name, scales))
             self._adapters[key] = name
         return self._adapters[key]
 
