@@ -15,7 +15,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
-from em_evals.models.interventions import Rows, Steering
+from em_evals.models.interventions import Rows, Steering, refuse_positions
 
 
 class Reading:
@@ -39,7 +39,8 @@ class Reading:
         """The model as a card describes it (None: the bare base), inside the context.
 
         Raises:
-            EmEvalsError: the card has another base, or its adapter or directions do not fit.
+            EmEvalsError: the card has another base, its adapter or directions do not fit, or an intervention acts on
+                prompts or answers only.
         """
         import torch
 
@@ -53,6 +54,7 @@ class Reading:
                 raise EmEvalsError(
                     f"{card.name} has the base {card.card.base}, not {self._base}: they cannot be compared inside."
                 )
+            refuse_positions(card.interventions)
             if card.adapter_path is not None:
                 name = self._adapter(card)  # may wrap the model
                 self._model.set_adapter(name)

@@ -63,7 +63,7 @@ def read(card: ResolvedCard, texts: Sequence[Text]) -> Reading:
     """Run a card's model over texts and keep what its rank-1 adapters read.
 
     Raises:
-        EmEvalsError: it has none, or an answer has no tokens.
+        EmEvalsError: it has none, an answer has no tokens, or an intervention acts on prompts or answers only.
     """
     if card.adapter_path is None:
         raise EmEvalsError(f"{card.name} has no adapter whose scalars could be read.")
