@@ -27,7 +27,7 @@ import httpx
 from em_evals import content
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, lora_files
+from em_evals.models import bases, lora_files, memory
 from em_evals.models.variants import SETS, Plan, Variant, as_json
 from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, REGISTER
 from em_evals.models.vllm_plugin import ENABLE, PLAN, TESTED
@@ -149,6 +149,7 @@ def start(
         raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
     if port is not None:
         _check_free(host, port)
+    memory.release_gpu()
     for attempt in range(3):
         server = _launch(card, plan, merged, host, port or _free_port(host), key or secrets.token_urlsafe(32))
         try:
