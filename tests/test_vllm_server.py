@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import vllm_server
+from em_evals.models import bases, vllm_server
 from em_evals.models.variants import Plan
 
 
@@ -56,6 +56,19 @@ def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
     assert "TORCH_COMPILE_DISABLE" not in told
     assert vllm_server.environment(card(), Plan(loras=1), "k", "a")["TORCH_COMPILE_DISABLE"] == "1"
     assert "EM_EVALS_STEERING" not in vllm_server.environment(card(), Plan(), "k", "a")
+
+
+@pytest.mark.parametrize(
+    ("seen", "device", "taken"), [(None, "cuda:1", "1,2"), ("4,5", "cuda:1", "5"), ("4,5", "cuda", "4,5")]
+)
+def test_vllm_takes_the_gpu_that_the_card_names_among_those_it_sees(seen, device, taken, monkeypatch):
+    monkeypatch.setattr(bases, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    told = vllm_server.environment(card(device=device), Plan(), "k", "a")
+    assert told["CUDA_VISIBLE_DEVICES"] == taken
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,13 @@ def choose_device(name: str) -> torch.device:
         raise EmEvalsError(f"there is no device '{name}'; use cpu, cuda, cuda:N or mps.") from None
 
 
+def visible_from(index: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES for a process that takes the first GPU it sees: this one's, from `cuda:index` on."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
+    return every[index:]
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """A torch dtype; `auto` is bfloat16 where the processor computes in it, else float32.
 

@@ -218,7 +218,10 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
         "PYTHONUNBUFFERED": "1",
     }
     options = card.engine
-    on_cpu = bases.choose_device(options.device).type == "cpu"
+    device = bases.choose_device(options.device)
+    if device.type == "cuda" and device.index is not None:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(bases.visible_from(device.index))
+    on_cpu = device.type == "cpu"
     if on_cpu and (plan.loras or options.enforce_eager):
         # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
         own["TORCH_COMPILE_DISABLE"] = "1"
