@@ -10,7 +10,7 @@ from concurrent.futures import wait
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases, batch, kv_cache
+from em_evals.models import bases, batch, hf_engine, kv_cache
 from em_evals.models.chat import encode_chat
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
@@ -305,6 +305,28 @@ def test_an_adapter_that_was_trained_again_is_another_one(tmp_path, engine):
     finally:
         other.close()
     assert said[0] != said[1]
+
+
+def test_adapters_that_nobody_needs_leave_and_come_back_as_they_were(tmp_path, engine, monkeypatch):
+    base = tiny("llama", tmp_path / "base", engine.tokenizer)
+    places = {"wide": None, "thin": [1], "last": [2]}  # the first layer has only one
+    adapters = [
+        make_adapter(base, tmp_path / name, 2, ["down_proj"], seed=seed, layers=layers, strength=0.5)
+        for seed, (name, layers) in enumerate(places.items())
+    ]
+    seen, use = [], batch.Batch.use_model
+    monkeypatch.setattr(batch.Batch, "use_model", lambda self, model: (seen.append(model), use(self, model)))
+    monkeypatch.setattr(hf_engine, "_ADAPTERS_KEPT", 1)
+    prompt, other = (5, 6, 7, 9), HFEngine(card(base))
+    expected = {adapter: reference(prompt, adapter, 12, base)[0] for adapter in (None, *adapters)}
+    try:
+        for adapter in (*adapters, None, *adapters[::-1], None):
+            assert other.submit(Request(prompt, GREEDY, adapter)).result(60).tokens == expected[adapter]
+            assert len(seen[-1].peft_config) <= 2, "the one that is kept, and the one in use"
+        together = [other.submit(Request(prompt, GREEDY, adapter)) for adapter in adapters]
+        assert [draw.result(60).tokens for draw in together] == [expected[adapter] for adapter in adapters]
+    finally:
+        other.close()
 
 
 def test_closing_fails_what_is_queued_and_what_is_drawn(tmp_path, engine):

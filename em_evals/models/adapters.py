@@ -43,21 +43,23 @@ def with_adapter(model: Any, source: str, name: str, scales: Sequence[Interventi
         scale_adapter(attached, name, scales)
         return attached.eval()
     except EmEvalsError:
-        _detach(model, name)
+        detach(model, name)
         raise
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        _detach(model, name)
+        detach(model, name)
         reason = " ".join(str(error).split())[:300]
         raise EmEvalsError(f"the adapter {source} does not fit this base ({reason}).") from None
 
 
-def _detach(model: Any, name: str) -> None:
-    """Take off an adapter of which PEFT has loaded a part: in a bare base that part would act on every row."""
+def detach(model: Any, name: str) -> None:
+    """Take off an adapter, or the part of it that PEFT has loaded: in a bare base that part would act on every row."""
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if isinstance(model, PeftModel):
         if name in model.peft_config:
+            if model.active_adapter == name:  # PEFT asks the first layer for another one, which may have none
+                model.set_adapter(next(one for one in model.peft_config if one != name))
             model.delete_adapter(name)
         return
     for place, module in list(model.named_modules()):

@@ -20,7 +20,7 @@ from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases, lora_files, scoring
-from em_evals.models.adapters import with_adapter
+from em_evals.models.adapters import detach, with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
 from em_evals.models.interventions import Steering
@@ -28,6 +28,9 @@ from em_evals.models.row import PEFT_BASE, Row
 
 _LOGITS_BYTES = 512 * 1024**2
 """Prompt log-probabilities need logits at every position: a prefill that reports them is kept below this."""
+
+_ADAPTERS_KEPT = 16
+"""Adapters that stay in memory (float32, PEFT's way) when no row of the batch needs them."""
 
 
 class HFEngine:
@@ -105,6 +108,7 @@ class HFEngine:
 
     def _admit(self, batch: Batch) -> None:
         """Prefill waiting rows as far as there is room, similar lengths together."""
+        self._unload(batch)
         room = self._max_rows - len(batch.live)
         with self._wake:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
@@ -254,7 +258,17 @@ class HFEngine:
             name = f"adapter{next(self._numbers)}"
             batch.use_model(with_adapter(batch.model, source, name, scales))
             self._adapters[key] = name
+        self._adapters[key] = self._adapters.pop(key)  # the last one used stands last
         return self._adapters[key]
+
+    def _unload(self, batch: Batch) -> None:
+        """Drop the adapters that were used longest ago, where there are too many; rows in the batch keep theirs."""
+        spare = len(self._adapters) - _ADAPTERS_KEPT
+        if spare > 0:
+            used = {row.adapter for row in batch.rows}
+            idle = [key for key, name in self._adapters.items() if name not in used]
+            for key in idle[:spare]:
+                detach(batch.model, self._adapters.pop(key))
 
 
 def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:

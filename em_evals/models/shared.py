@@ -94,6 +94,17 @@ def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], 
     return "vllm", "vLLM is installed beside a GPU"
 
 
+def close_engine(card: ModelCard) -> None:
+    """Stop the engine of a card's base, if it runs, and free its memory."""
+    kinds = [_key(card, kind) for kind in ("transformers", "vllm", "server")]
+    with _lock:
+        engines = [_engines.pop(key) for key in kinds if key in _engines]
+        for key in kinds:
+            _expected.pop(key, None)
+    for engine in engines:
+        engine.close()
+
+
 def close_engines() -> None:
     """Stop every engine and free its memory."""
     with _lock:
