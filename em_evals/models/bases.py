@@ -156,13 +156,14 @@ def visible_from(index: int) -> list[str]:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """A torch dtype; `auto` is bfloat16 where the processor computes in it, else float32.
 
-    A CPU without bfloat16 instructions emulates them: measured at half of float32's speed, and less exact.
+    A CPU without bfloat16 instructions emulates them: measured at half of float32's speed, and less exact. A GPU
+    without them takes float16.
     """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     return torch.bfloat16
