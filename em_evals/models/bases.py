@@ -7,6 +7,7 @@ its digest checked, and its GGUF weights converted once to safetensors in the us
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -137,13 +138,23 @@ def load_model(card: ModelCard) -> Any:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a card asks for; `auto` is the first of cuda, mps, cpu that exists."""
+    """The device a card asks for; `auto` is the first of cuda, mps, cpu that exists.
+
+    Raises:
+        EmEvalsError: there is none of that name here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise EmEvalsError(f"there is no device '{name}'; use cpu, cuda, cuda:N or mps.") from None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, math.inf):
+        raise EmEvalsError(
+            f"this process sees no device '{name}' ({there['cuda']} CUDA GPUs); `device: auto` takes the best there is."
+        )
+    return device
 
 
 def visible_from(index: int) -> list[str]:
