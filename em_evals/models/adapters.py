@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
+from em_evals.models import lora_files
 from em_evals.models.interventions import scale_adapter
 
 
@@ -23,23 +23,16 @@ def with_adapter(model: Any, source: str, name: str, scales: Sequence[Interventi
     Raises:
         EmEvalsError: not a LoRA, pickled, of the wrong shape for this base, or without a part that is to be scaled.
     """
-    from peft import PeftConfig, PeftModel
-    from peft.utils import PeftType
+    from peft import PeftModel
 
+    # By its files: PEFT itself falls back to pickled weights for a hub id.
+    folder = str(lora_files.plain(source))
     try:
-        config = PeftConfig.from_pretrained(source)
-        if config.peft_type != PeftType.LORA or getattr(config, "use_dora", False):
-            raise EmEvalsError(
-                f"the adapter {source} is not a plain LoRA ({config.peft_type}); only LoRA is served."
-            )
-        folder = Path(source)
-        if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-            raise EmEvalsError(f"{source} has no adapter_model.safetensors (pickled weights are never read).")
         if isinstance(model, PeftModel):
-            model.load_adapter(source, adapter_name=name, use_safetensors=True)
+            model.load_adapter(folder, adapter_name=name, use_safetensors=True)
             attached = model
         else:
-            attached = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
+            attached = PeftModel.from_pretrained(model, folder, adapter_name=name, use_safetensors=True)
         scale_adapter(attached, name, scales)
         return attached.eval()
     except EmEvalsError:
