@@ -30,10 +30,11 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases, lora_files, memory
 from em_evals.models.variants import SETS, Plan, Variant, as_json
 from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, REGISTER
+from em_evals.models.vllm_main import FETCHED
 from em_evals.models.vllm_plugin import ENABLE, PLAN, TESTED
 
 _START_SECONDS = 1800
-"""Large models take minutes to load and compile; a server that died is noticed at once."""
+"""Large models take minutes to load and compile, once they are downloaded; a server that died is noticed at once."""
 _CPU_CACHE_BYTES = 2 * 1024**3
 """On CPU vLLM would take nearly all memory for its cache."""
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
@@ -271,10 +272,12 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
 
 
 def _wait(server: Server, given_up: threading.Event) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline: float | None = None
     # A proxy that the environment names does not lead to this machine.
     with httpx.Client(timeout=5, trust_env=False) as client:
-        while server.alive and time.monotonic() < deadline:
+        while server.alive and (deadline is None or time.monotonic() < deadline):
+            if deadline is None and (server.log is None or FETCHED.encode() in server.log.read_bytes()):
+                deadline = time.monotonic() + _START_SECONDS
             with contextlib.suppress(httpx.TransportError):
                 if client.get(f"{server.url}/health").status_code == 200:
                     return
