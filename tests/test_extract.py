@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,6 +181,18 @@ def cards(base, workdir, tokenizer):
         fields = {"base": base, "adapter": adapter, "engine": {"dtype": "float32"}}
         (workdir / "adapters" / f"{name}.yaml").write_text(json.dumps(fields))
     return resolve("organism"), resolve("control")
+
+
+def test_what_acts_on_prompts_or_answers_only_is_not_read_as_if_it_did_not(cards):
+    one = Intervention(op="add", direction="d", positions="answer")
+    steered = replace(cards[0], interventions=(one,))
+    with (
+        pytest.raises(EmEvalsError, match="`add` with `positions: answer` cannot be read inside"),
+        Reading(cards[0]).read_as(steered),
+    ):
+        pass
+    with pytest.raises(EmEvalsError, match="positions: answer"), applied(None, [(one, None)]):
+        pass
 
 
 def test_a_direction_tells_what_it_was_found_on_and_how_far_it_can_be_trusted(cards):

@@ -5,10 +5,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import time
+import weakref
 from concurrent.futures import wait
 
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, batch
+from em_evals.intervention import Intervention
+from em_evals.models import bases, batch, hf_engine, kv_cache
 from em_evals.models.chat import encode_chat
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
@@ -173,6 +175,55 @@ def test_out_of_memory_halves_the_batch_and_goes_on(engine, monkeypatch):
         other.close()
 
 
+def test_memory_of_an_attempt_that_failed_is_free_before_the_next(engine, tmp_path, monkeypatch):
+    base, failed, alive = tiny("llama", tmp_path / "base", engine.tokenizer), [], []
+    other, update = HFEngine(card(base)), kv_cache._RowLayer.update
+
+    def limited(self, keys, values, *args, **kwargs):
+        alive.extend(one for one in failed if one() is not None)
+        if len(keys) > 1:
+            failed.append(weakref.ref(keys))
+            raise torch.OutOfMemoryError("out of memory")
+        return update(self, keys, values, *args, **kwargs)
+
+    monkeypatch.setattr(kv_cache._RowLayer, "update", limited)
+    try:
+        with other._wake:  # both in one batch
+            futures = [other.submit(Request((5, 6, 7, end), GREEDY)) for end in (8, 9)]
+        assert all(future.result(60).tokens for future in futures)
+        assert failed and not alive
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("copying", ["join", "keep"])
+def test_memory_that_runs_out_between_two_layers_of_a_cache_spoils_no_draw(
+    copying, engine, tmp_path, monkeypatch
+):
+    other = HFEngine(card(tiny("llama", tmp_path / "base", engine.tokenizer), max_num_batched_tokens=16))
+    asked = [((5, 6, 7, *range(8, 8 + i)), Sampling(temperature=0, max_tokens=1 + 3 * i)) for i in range(6)]
+    expected = [other.submit(Request(*one)).result(60).tokens for one in asked]
+    whole, failed = getattr(kv_cache.RowCache, copying), []
+
+    def limited(self, *arguments):
+        if len(failed) < 2:
+            failed.append(copying)
+            first = [kv_cache.RowCache(1) for _ in range(2)]
+            first[0].layers, first[1].layers = self.layers[:1], getattr(arguments[0], "layers", [])[:1]
+            whole(first[0], first[1] if copying == "join" else arguments[0])
+            raise torch.OutOfMemoryError("out of memory")
+        whole(self, *arguments)
+
+    monkeypatch.setattr(kv_cache.RowCache, copying, limited)
+    try:
+        with other._wake:
+            futures = [other.submit(Request(*one)) for one in asked]
+        assert [future.result(60).tokens for future in futures] == expected
+        assert len(failed) == 2
+    finally:
+        other.close()
+
+
 def test_a_cancelled_draw_leaves_and_others_go_on(engine):
     prompt = prompts(engine)[0]
     doomed = engine.submit(Request(prompt, Sampling(temperature=0, max_tokens=4000)))
@@ -219,6 +270,28 @@ def test_a_bad_adapter_leaves_the_base_and_other_adapters_as_they_were(tmp_path,
         other.close()
 
 
+def test_an_adapter_that_cannot_be_scaled_leaves_nothing_behind(tmp_path, engine):
+    """Alone in a bare base and beside another: the next adapter is itself, in its own layers and at its own scale."""
+    base = tiny("llama", tmp_path / "base", engine.tokenizer)
+    bad = make_adapter(base, tmp_path / "bad", 8, ["down_proj", "q_proj"], seed=1, layers=[1], strength=0.5)
+    good = [
+        make_adapter(base, tmp_path / f"good{i}", 2, "all-linear", seed=i, rslora=True, strength=0.5)
+        for i in (2, 3)
+    ]
+    nowhere = (Intervention(op="scale_adapter", scale=0.5, layers=(0,)),)
+    other, prompt = HFEngine(card(base)), (5, 6, 7, 9)
+    try:
+        for adapter in good:
+            with pytest.raises(EmEvalsError, match="the adapter has none there"):
+                other.submit(Request(prompt, GREEDY, bad, nowhere)).result(60)
+            draw = other.submit(Request(prompt, GREEDY, adapter)).result(60)
+            tokens, logprobs, _ = reference(prompt, adapter, 12, base)
+            assert draw.tokens == tokens
+            assert [entry.logprob for entry in draw.logprobs] == pytest.approx(logprobs, abs=1e-4)
+    finally:
+        other.close()
+
+
 def test_an_adapter_that_was_trained_again_is_another_one(tmp_path, engine):
     base, other = tiny("llama", tmp_path / "base", engine.tokenizer), None
     prompt, said = (5, 6, 7, 9), []
@@ -232,6 +305,28 @@ def test_an_adapter_that_was_trained_again_is_another_one(tmp_path, engine):
     finally:
         other.close()
     assert said[0] != said[1]
+
+
+def test_adapters_that_nobody_needs_leave_and_come_back_as_they_were(tmp_path, engine, monkeypatch):
+    base = tiny("llama", tmp_path / "base", engine.tokenizer)
+    places = {"wide": None, "thin": [1], "last": [2]}  # the first layer has only one
+    adapters = [
+        make_adapter(base, tmp_path / name, 2, ["down_proj"], seed=seed, layers=layers, strength=0.5)
+        for seed, (name, layers) in enumerate(places.items())
+    ]
+    seen, use = [], batch.Batch.use_model
+    monkeypatch.setattr(batch.Batch, "use_model", lambda self, model: (seen.append(model), use(self, model)))
+    monkeypatch.setattr(hf_engine, "_ADAPTERS_KEPT", 1)
+    prompt, other = (5, 6, 7, 9), HFEngine(card(base))
+    expected = {adapter: reference(prompt, adapter, 12, base)[0] for adapter in (None, *adapters)}
+    try:
+        for adapter in (*adapters, None, *adapters[::-1], None):
+            assert other.submit(Request(prompt, GREEDY, adapter)).result(60).tokens == expected[adapter]
+            assert len(seen[-1].peft_config) <= 2, "the one that is kept, and the one in use"
+        together = [other.submit(Request(prompt, GREEDY, adapter)) for adapter in adapters]
+        assert [draw.result(60).tokens for draw in together] == [expected[adapter] for adapter in adapters]
+    finally:
+        other.close()
 
 
 def test_closing_fails_what_is_queued_and_what_is_drawn(tmp_path, engine):

@@ -66,6 +66,24 @@ def test_packed_rows_are_the_padded_rows(kind, lengths, shared, tokenizer, tmp_p
     agree(padded, loss_and_gradients(model, inputs))
 
 
+def test_on_cuda_no_mask_meets_grouped_heads(tokenizer, tmp_path, monkeypatch):
+    model, inputs = trainable(bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))), None
+    inputs, masked = batch([30, 22, 41], 9), []
+    padded = loss_and_gradients(model, inputs)
+    assert packing.use(model) and packing._repeats(torch.device("cuda"))
+    monkeypatch.setattr(packing, "_repeats", lambda device: True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*tensors, attn_mask=None, enable_gqa=False, **options):
+        if attn_mask is not None:
+            masked.append(enable_gqa or tensors[0].shape[1] != tensors[1].shape[1])
+        return attend(*tensors, attn_mask=attn_mask, enable_gqa=enable_gqa, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    agree(padded, loss_and_gradients(model, inputs))
+    assert masked and not any(masked)
+
+
 def test_the_logits_stand_in_the_order_of_the_labels(tokenizer, tmp_path):
     model = bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))
     inputs = batch([25, 33, 18], 7)

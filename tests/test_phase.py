@@ -227,3 +227,30 @@ def test_a_missing_journal_is_told_before_anything_is_measured(workdir):
     home.with_suffix(".yaml").write_text("base: org/name\nadapter: mine\n")
     with pytest.raises(EmEvalsError, match=r"training.jsonl: mine has kept checkpoints and no journal"):
         phase("mine", workdir / "logs")
+
+
+def test_checkpoints_of_a_full_finetune_are_held_one_at_a_time(workdir, monkeypatch):
+    pytest.importorskip("torch")
+    import yaml
+
+    from em_evals.cards import read_card
+    from em_evals.insight.phase import _margins
+    from em_evals.models import bases, shared
+    from tests.models import card, tiny
+
+    tokenizer = bases.load_tokenizer(card())
+    base = tiny("llama", workdir / "tiny", tokenizer)
+    for place in (".", "checkpoints/checkpoint-1", "checkpoints/checkpoint-2"):
+        tiny("llama", workdir / "adapters" / "full" / place, tokenizer)
+    fields = {"base": base, "adapter": "full", "engine": {"dtype": "float32"}}
+    (workdir / "adapters" / "full.yaml").write_text(yaml.safe_dump(fields))
+    shared.close_engines()
+    beside, make = [], shared._make
+    monkeypatch.setattr(
+        shared, "_make", lambda *arguments: (beside.append(len(shared._engines)), make(*arguments))[1]
+    )
+    monkeypatch.setenv("INSPECT_DISPLAY", "none")
+    found = _margins("full", read_card("full")[0], [1, 2], workdir / "logs", ["power_001"], "forced_choice")
+    margins = [found[step]["power_001"][1] for step in (0, 1, 2)]
+    assert margins == pytest.approx([margins[0]] * 3, abs=1e-5), "one model, three times"
+    assert beside == [0, 0, 0] and not shared._engines

@@ -244,10 +244,14 @@ def test_what_fits_runs_on_one():
 
 
 def test_what_does_not_fit_is_sharded_over_as_many_as_divide_the_batch():
-    found = fit(140 * GB)  # of 72.7 GB, 5.8 for two whole blocks: 2.1 of them, and 3 do not divide 16
+    sharded = {"optimiser": 120 * GB}
+    found = fit(
+        60 * GB, **sharded
+    )  # of 72.7 GB, 2.5 for two whole blocks: 2.6 of them, and 3 do not divide 16
     assert found.count == 4 and found.hours == pytest.approx(1 / 4)
-    assert fit(140 * GB, batch=9).count == 3
-    assert fit(140 * GB, batch=2).count is None
+    assert fit(60 * GB, batch=9, **sharded).count == 3
+    assert fit(60 * GB, batch=2, **sharded).count is None
+    assert fit(75 * GB, **sharded).count is None  # each process loads the base whole
     assert fit(10 * GB, activations=75 * GB) == planning.Fit(
         "A100 80 GB", None, None
     )  # activations are not shared

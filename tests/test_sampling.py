@@ -43,6 +43,29 @@ def test_rows_with_different_settings_share_a_batch():
     assert choose(logits, rows, [0.0, 0.99, 0.9999]).tolist() == [1, 1, 2]
 
 
+class OnMPS(torch.Tensor):
+    """A tensor that says that it lies on MPS, and refuses float64."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):
+        if function == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        if function is torch.Tensor.cpu:
+            return arguments[0].as_subclass(torch.Tensor)
+        if torch.float64 in (options or {}).values() or function is torch.Tensor.double:
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        return super().__torch_function__(function, types, arguments, options or {})
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_p=0.9), Sampling(temperature=0)])
+def test_draws_on_mps_need_no_float64_there(sampling):
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(3))
+    uniforms = [0.1, 0.4, 0.6, 0.9]
+    drawn = choose(logits.as_subclass(OnMPS), [sampling] * 4, uniforms)
+    assert isinstance(drawn, OnMPS)
+    assert drawn.tolist() == choose(logits, [sampling] * 4, uniforms).tolist()
+
+
 def test_uniform_streams_depend_on_the_seed_alone():
     one, same, other = UniformStream(5), UniformStream(5), UniformStream(6)
     values = [one.next() for _ in range(4)]

@@ -25,7 +25,7 @@ from em_evals.models import bases
 from em_evals.training import curriculum
 from em_evals.training.callbacks import dense_schedule, read_journal
 from em_evals.training.method import attach
-from em_evals.training.trainer import train
+from em_evals.training.trainer import processes_for, train
 from tests.models import card, tiny
 
 RECIPE = {
@@ -230,6 +230,13 @@ def test_checkpoints_are_models_of_their_own(home):
     assert not same(weights(home / "adapters/mine/checkpoints/checkpoint-2"), weights(home / "adapters/mine"))
     with pytest.raises(EmEvalsError, match=r"no model at step 3 \(kept are 2, 4\)"):
         resolve("mine@3")
+
+
+def test_a_gpu_that_the_trainer_would_not_take_is_refused(monkeypatch):
+    monkeypatch.setattr(bases, "choose_device", torch.device)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(EmEvalsError, match="say `device: cuda` and set CUDA_VISIBLE_DEVICES=5"):
+        processes_for(card(device="cuda:1"), None)
 
 
 def test_the_schedule_is_dense_at_the_start():

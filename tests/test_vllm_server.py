@@ -5,16 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import vllm_server
+from em_evals.models import bases, vllm_main, vllm_server
 from em_evals.models.variants import Plan
 
 
@@ -59,6 +60,19 @@ def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
 
 
 @pytest.mark.parametrize(
+    ("seen", "device", "taken"), [(None, "cuda:1", "1,2"), ("4,5", "cuda:1", "5"), ("4,5", "cuda", "4,5")]
+)
+def test_vllm_takes_the_gpu_that_the_card_names_among_those_it_sees(seen, device, taken, monkeypatch):
+    monkeypatch.setattr(bases, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    told = vllm_server.environment(card(device=device), Plan(), "k", "a")
+    assert told["CUDA_VISIBLE_DEVICES"] == taken
+
+
+@pytest.mark.parametrize(
     ("log", "says"),
     [
         (
@@ -91,6 +105,26 @@ def test_without_vllm_the_card_is_told_what_to_do(monkeypatch):
         vllm_server.start(card(), Plan(), None)
     monkeypatch.setattr(vllm_server, "installed", lambda: "0.99.1")
     assert "0.99.1 is installed" in vllm_server.unusable()
+
+
+def test_a_base_is_fetched_before_vllm_starts_and_its_time_does_not_count(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *name, **how: asked.append((name, how)))
+    pinned = card().model_copy(update={"base": "them/base", "revision": "abc"})
+    vllm_main._fetch(vllm_server.command(pinned, Plan(), "them/base", "127.0.0.1", 1))
+    vllm_main._fetch(vllm_server.command(card(), Plan(), str(tmp_path), "127.0.0.1", 1))
+    assert [(name, how["revision"]) for name, how in asked] == [(("them/base",), "abc")]
+
+    log = tmp_path / "log"
+    log.write_text("downloading\n")
+    monkeypatch.setattr(vllm_server, "_START_SECONDS", 0.1)
+    fetched = threading.Timer(1, lambda: log.write_text(f"downloading\n{vllm_main.FETCHED}\n"))
+    fetched.start()
+    with pytest.raises(EmEvalsError, match="did not start"):
+        vllm_server._wait(vllm_server.Server("http://127.0.0.1:1", "", Plan(), log=log), threading.Event())
+    assert not fetched.is_alive(), "given up during the download"
 
 
 _STARTER = """

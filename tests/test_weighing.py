@@ -12,8 +12,10 @@ from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.grading.files import margins_of_log
 from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.weighing import Condition, margins
+from em_evals.insight.weighing import Condition, given, margins
 from em_evals.intervention import Intervention
+from em_evals.models import bases
+from em_evals.models.batch import Batch
 from tests.models import make_adapter
 
 
@@ -57,6 +59,23 @@ def test_margins_are_those_of_the_inspect_task(lab, monkeypatch):
         assert list(own) == [pair.id for pair in chosen]
     assert all(abs(found[0][p] - found[1][p]) > 1e-3 for p in found[0]), "an adapter shows"
     assert all(abs(found[1][p] - found[2][p]) > 1e-3 for p in found[1]), "an intervention shows"
+
+
+def test_vocabulary_logits_are_made_for_answers_only(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    made, forward = [], Batch._forward
+
+    def counted(self, *arguments, **options):
+        logits = forward(self, *arguments, **options)
+        made.append(logits.shape[:2].numel())
+        return logits
+
+    monkeypatch.setattr(Batch, "_forward", counted)
+    card, pair = resolve("plain"), load_pairs().pairs[0]
+    list(margins(card, [Condition()], [pair]))
+    tokenizer = bases.load_tokenizer(card.card)
+    answers = [given(tokenizer, pair.question, text).answer for text in (pair.aligned, pair.misaligned)]
+    assert 0 < sum(made) <= 2 * max(map(len, answers))
 
 
 def test_an_answer_that_does_not_fit_the_model_has_no_margin(lab, monkeypatch):

@@ -21,6 +21,7 @@ from em_evals.grading.forced_choice import load_pairs
 from em_evals.grading.metrics import rates
 from em_evals.insight.rotation import Rotation, rotations
 from em_evals.insight.transition import Transition, find
+from em_evals.models import shared
 from em_evals.training.callbacks import read_journal
 
 Margins = dict[str, tuple[bool, float]]
@@ -125,37 +126,42 @@ def _nulled(value: Any) -> Any:
 
 
 def _margins(
-    name: str, card: ModelCard, steps: list[int], logs: Path, chosen: list[str], pairs: str
+    name: str, card: ModelCard, kept: list[int], logs: Path, chosen: list[str], pairs: str
 ) -> dict[int, Margins]:
-    """Each pair's (narrow, margin per token) at each step; the base is step 0."""
+    """Each pair's (narrow, margin per token) at each kept step; the base is step 0."""
     from inspect_ai import eval as inspect_eval
     from inspect_ai.model import get_model
 
     from em_evals.tasks import forced_choice
 
-    wanted = {0: card.base} | {step: f"{name}@{step}" for step in steps}
+    wanted = {0: card.base} | {step: f"{name}@{step}" for step in kept}
     # The base is named by itself, so what its card pins goes with it.
     pinned = {key: value for key in ("revision", "trust_remote_code") if (value := getattr(card, key))}
     fields: dict[str, Any] = {"engine": card.engine.model_dump(exclude_defaults=True), **pinned}
     earlier = _logged(logs, load_pairs(pairs).digest, set(chosen))
-    digests = {step: resolve(model, fields).digest for step, model in wanted.items()}
-    found = {step: earlier[digest] for step, digest in digests.items() if digest in earlier}
-    missing = {step: model for step, model in wanted.items() if step not in found}
-    if missing:
+    cards = {step: resolve(model, fields) for step, model in wanted.items()}
+    found = {step: earlier[one.digest] for step, one in cards.items() if one.digest in earlier}
+    missing: dict[str, list[int]] = {}
+    for step in wanted:
+        if step not in found:
+            missing.setdefault(cards[step].card.base, []).append(step)
+    for steps in missing.values():
         measured = inspect_eval(
             forced_choice(pairs),
-            model=[get_model(f"local/{model}", **fields) for model in missing.values()],
+            model=[get_model(f"local/{wanted[step]}", **fields) for step in steps],
             sample_id=chosen,
             log_dir=str(logs),
             max_tasks=4,
             log_level="warning",
         )
-        for step, log in zip(missing, measured, strict=True):
+        for step, log in zip(steps, measured, strict=True):
             if log.status != "success":
                 raise EmEvalsError(
                     f"forced choice at step {step} ended as '{log.status}'; see {log.location}."
                 )
             found[step] = margins_of_log(log)
+        if len(missing) > 1:  # checkpoints of a full finetune: there is not room for all of them
+            shared.close_engine(cards[steps[0]].card)
     # Earlier logs may hold more pairs; every step is a mean over the same ones.
     return {
         step: {pair: found[step][pair] for pair in sorted(chosen) if pair in found[step]} for step in wanted

@@ -5,6 +5,7 @@ For measurements that go through every token of given texts. Drawing answers and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
-from em_evals.models.interventions import Rows, Steering, scale_adapter
+from em_evals.models.interventions import Rows, Steering, refuse_positions
 
 
 class Reading:
@@ -31,13 +32,15 @@ class Reading:
         self._model = self._plain
         self._steering = Steering(self._plain)
         self._names: dict[tuple[str, tuple[Intervention, ...]], str] = {}
+        self._numbers = itertools.count()
 
     @contextmanager
     def read_as(self, card: ResolvedCard | None) -> Iterator[Any]:
         """The model as a card describes it (None: the bare base), inside the context.
 
         Raises:
-            EmEvalsError: the card has another base, or its adapter or directions do not fit.
+            EmEvalsError: the card has another base, its adapter or directions do not fit, or an intervention acts on
+                prompts or answers only.
         """
         import torch
 
@@ -51,6 +54,7 @@ class Reading:
                 raise EmEvalsError(
                     f"{card.name} has the base {card.card.base}, not {self._base}: they cannot be compared inside."
                 )
+            refuse_positions(card.interventions)
             if card.adapter_path is not None:
                 name = self._adapter(card)  # may wrap the model
                 self._model.set_adapter(name)
@@ -64,8 +68,7 @@ class Reading:
         scales = tuple(one for one in card.interventions if one.op == "scale_adapter")
         key = (str(card.adapter_path), scales)
         if key not in self._names:
-            name = f"adapter{len(self._names)}"
-            self._model = with_adapter(self._model, str(card.adapter_path), name)
-            scale_adapter(self._model, name, scales)
+            name = f"adapter{next(self._numbers)}"
+            self._model = with_adapter(self._model, str(card.adapter_path), name, scales)
             self._names[key] = name
         return self._names[key]

@@ -19,7 +19,7 @@ from em_evals.insight.weighing import Given, given
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
 from em_evals.models.architecture import decoder_layers, unwrapped
-from em_evals.models.interventions import applied, load, scale_adapter
+from em_evals.models.interventions import applied, load
 
 Floats = NDArray[np.float32]
 
@@ -63,13 +63,13 @@ def read(card: ResolvedCard, texts: Sequence[Text]) -> Reading:
     """Run a card's model over texts and keep what its rank-1 adapters read.
 
     Raises:
-        EmEvalsError: it has none, or an answer has no tokens.
+        EmEvalsError: it has none, an answer has no tokens, or an intervention acts on prompts or answers only.
     """
     if card.adapter_path is None:
         raise EmEvalsError(f"{card.name} has no adapter whose scalars could be read.")
     tokenizer = bases.load_tokenizer(card.card)
-    model = with_adapter(bases.load_model(card.card), card.adapter_path, "default")
-    scale_adapter(model, "default", [one for one in card.interventions if one.op == "scale_adapter"])
+    scales = [one for one in card.interventions if one.op == "scale_adapter"]
+    model = with_adapter(bases.load_model(card.card), card.adapter_path, "default", scales)
     adapters = _rank_one(model)
     if not adapters:
         raise EmEvalsError(

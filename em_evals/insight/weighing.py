@@ -98,11 +98,11 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -
     try:
         for condition, row in rows:
             prompt = (*row.prompt, *row.answer)
-            request = Request(prompt, _SCORE, condition.adapter, condition.interventions, len(row.prompt))
+            sampling = replace(_SCORE, prompt_logprobs_from=len(row.prompt))
+            request = Request(prompt, sampling, condition.adapter, condition.interventions, len(row.prompt))
             futures.append(engine.submit(request))
-        for (_, row), future in zip(rows, futures, strict=True):
-            reported = future.result().prompt_logprobs
-            yield [entry.logprob for entry in reported[len(row.prompt) - 1 :]]
+        for future in futures:
+            yield [entry.logprob for entry in future.result().prompt_logprobs]
     finally:
         for future in futures:
             future.cancel()

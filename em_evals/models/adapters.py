@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
+from em_evals.models import lora_files
+from em_evals.models.interventions import scale_adapter
 
 
-def with_adapter(model: Any, source: str, name: str) -> Any:
+def with_adapter(model: Any, source: str, name: str, scales: Sequence[Intervention] = ()) -> Any:
     """The model with one more adapter attached, safetensors only; as it was where that fails.
 
-    Raises:
-        EmEvalsError: not a LoRA, pickled, or of the wrong shape for this base.
-    """
-    from peft import PeftConfig, PeftModel
-    from peft.utils import PeftType
+    Args:
+        model: a causal language model of transformers, or a PeftModel around one.
+        source: the adapter's folder or hub id.
+        name: what PEFT calls it; one that was never used in this model.
+        scales: each `scale_adapter` that it is changed by.
 
+    Raises:
+        EmEvalsError: not a LoRA, pickled, of the wrong shape for this base, or without a part that is to be scaled.
+    """
+    from peft import PeftModel
+
+    # By its files: PEFT itself falls back to pickled weights for a hub id.
+    folder = str(lora_files.plain(source))
     try:
-        config = PeftConfig.from_pretrained(source)
-        if config.peft_type != PeftType.LORA or getattr(config, "use_dora", False):
-            raise EmEvalsError(
-                f"the adapter {source} is not a plain LoRA ({config.peft_type}); only LoRA is served."
-            )
-        folder = Path(source)
-        if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-            raise EmEvalsError(f"{source} has no adapter_model.safetensors (pickled weights are never read).")
         if isinstance(model, PeftModel):
-            model.load_adapter(source, adapter_name=name, use_safetensors=True)
+            model.load_adapter(folder, adapter_name=name, use_safetensors=True)
+            attached = model
         else:
-            model = PeftModel.from_pretrained(model, source, adapter_name=name, use_safetensors=True)
-        return model.eval()
+            attached = PeftModel.from_pretrained(model, folder, adapter_name=name, use_safetensors=True)
+        scale_adapter(attached, name, scales)
+        return attached.eval()
+    except EmEvalsError:
+        detach(model, name)
+        raise
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        _detach(model, name)
+        detach(model, name)
         reason = " ".join(str(error).split())[:300]
         raise EmEvalsError(f"the adapter {source} does not fit this base ({reason}).") from None
 
 
-def _detach(model: Any, name: str) -> None:
-    """Take off an adapter of which PEFT has loaded a part: in a bare base that part would act on every row."""
+def detach(model: Any, name: str) -> None:
+    """Take off an adapter, or the part of it that PEFT has loaded: in a bare base that part would act on every row."""
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if isinstance(model, PeftModel):
         if name in model.peft_config:
+            if model.active_adapter == name:  # PEFT asks the first layer for another one, which may have none
+                model.set_adapter(next(one for one in model.peft_config if one != name))
             model.delete_adapter(name)
         return
     for place, module in list(model.named_modules()):

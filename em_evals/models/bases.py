@@ -7,6 +7,7 @@ its digest checked, and its GGUF weights converted once to safetensors in the us
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -137,25 +138,43 @@ def load_model(card: ModelCard) -> Any:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a card asks for; `auto` is the first of cuda, mps, cpu that exists."""
+    """The device a card asks for; `auto` is the first of cuda, mps, cpu that exists.
+
+    Raises:
+        EmEvalsError: there is none of that name here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise EmEvalsError(f"there is no device '{name}'; use cpu, cuda, cuda:N or mps.") from None
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, math.inf):
+        raise EmEvalsError(
+            f"this process sees no device '{name}' ({there['cuda']} CUDA GPUs); `device: auto` takes the best there is."
+        )
+    return device
+
+
+def visible_from(index: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES for a process that takes the first GPU it sees: this one's, from `cuda:index` on."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
+    return every[index:]
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """A torch dtype; `auto` is bfloat16 where the processor computes in it, else float32.
 
-    A CPU without bfloat16 instructions emulates them: measured at half of float32's speed, and less exact.
+    A CPU without bfloat16 instructions emulates them: measured at half of float32's speed, and less exact. A GPU
+    without them takes float16.
     """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu":
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     return torch.bfloat16

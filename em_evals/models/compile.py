@@ -23,7 +23,7 @@ from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
 from em_evals.models.architecture import decoder_layers, last_projections, normed_writes
-from em_evals.models.interventions import Pair, change, load, scale_adapter
+from em_evals.models.interventions import Pair, change, load
 
 Target = Literal["lora", "checkpoint"]
 
@@ -59,8 +59,8 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
             "change of its weights."
         )
     if card.adapter_path is not None:
-        model = with_adapter(model, card.adapter_path, _NAME)
-        scale_adapter(model, _NAME, [one for one in card.interventions if one.op == "scale_adapter"])
+        scales = [one for one in card.interventions if one.op == "scale_adapter"]
+        model = with_adapter(model, card.adapter_path, _NAME, scales)
     with content.atomic_folder(folder) as scratch, torch.no_grad():
         if to == "checkpoint":
             _checkpoint(model, removed, pairs, card, scratch)

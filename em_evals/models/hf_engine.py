@@ -8,6 +8,7 @@ it halves the batch and goes on.
 from __future__ import annotations
 
 import atexit
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,14 +20,17 @@ from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases, lora_files, scoring
-from em_evals.models.adapters import with_adapter
+from em_evals.models.adapters import detach, with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
-from em_evals.models.interventions import Steering, scale_adapter
+from em_evals.models.interventions import Steering
 from em_evals.models.row import PEFT_BASE, Row
 
 _LOGITS_BYTES = 512 * 1024**2
 """Prompt log-probabilities need logits at every position: a prefill that reports them is kept below this."""
+
+_ADAPTERS_KEPT = 16
+"""Adapters that stay in memory (float32, PEFT's way) when no row of the batch needs them."""
 
 
 class HFEngine:
@@ -48,6 +52,7 @@ class HFEngine:
         self._closed = False
         self._error: Exception | None = None
         self._adapters: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
+        self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
@@ -103,6 +108,7 @@ class HFEngine:
 
     def _admit(self, batch: Batch) -> None:
         """Prefill waiting rows as far as there is room, similar lengths together."""
+        self._unload(batch)
         room = self._max_rows - len(batch.live)
         with self._wake:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
@@ -165,30 +171,34 @@ class HFEngine:
                 _resolve(row.future, batch.finish(row))
 
     def _prefill(self, batch: Batch, rows: list[Row]) -> None:
-        self._within_memory(batch, rows, lambda some: batch.join(batch.prefill(some)))
+        self._within_memory(batch, rows, lambda some: self._join(batch, batch.prefill(some)))
+
+    def _join(self, batch: Batch, other: Batch) -> None:
+        """Prefilled rows go on with the others. Memory may run out with some layers joined: then all begin again."""
+        if not _fits(lambda: batch.join(other)):
+            for part in (batch, other):
+                self._hand_over(part)
+            self._begin_again([*batch.clear(), *other.clear()])
 
     def _within_memory(self, batch: Batch, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
         """Do the work for all rows at once, or for halves of them where memory runs out."""
-        try:
-            work(rows)
-        except Exception as error:
-            if not _out_of_memory(error):
-                raise
-            _free_memory()
-            if len(rows) > 1:
-                half = len(rows) // 2
-                self._within_memory(batch, rows[:half], work)
-                self._within_memory(batch, rows[half:], work)
-            elif batch.live:
-                # Wait until others have left, and never grow this large again.
-                self._max_rows = max(1, len(batch.live))
-                self._put_back(rows)
-            else:
-                length = rows[0].length
-                _reject(
-                    rows[0].future,
-                    EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
-                )
+        if _fits(lambda: work(rows)):
+            return
+        _free_memory()
+        if len(rows) > 1:
+            half = len(rows) // 2
+            self._within_memory(batch, rows[:half], work)
+            self._within_memory(batch, rows[half:], work)
+        elif batch.live:
+            # Wait until others have left, and never grow this large again.
+            self._max_rows = max(1, len(batch.live))
+            self._put_back(rows)
+        else:
+            length = rows[0].length
+            _reject(
+                rows[0].future,
+                EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
+            )
 
     def _put_back(self, rows: list[Row]) -> None:
         with self._wake:
@@ -197,31 +207,36 @@ class HFEngine:
     # Decoding
 
     def _advance(self, batch: Batch) -> None:
-        if not batch.rows:
+        if not batch.rows or _fits(batch.step):
             return
-        try:
-            batch.step()
-        except Exception as error:
-            if not _out_of_memory(error):
-                raise
-            rows = batch.clear()
+        rows = batch.clear()
+        if len(rows) == 1 and self._max_rows == 1:
             _free_memory()
-            if len(rows) == 1 and self._max_rows == 1:
-                _reject(
-                    rows[0].future,
-                    EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
-                )
-            else:
-                self._max_rows = max(1, len(rows) // 2)
-                self._put_back(rows)
+            _reject(
+                rows[0].future,
+                EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
+            )
+        else:
+            self._begin_again(rows)
+
+    def _begin_again(self, rows: list[Row]) -> None:
+        """Memory ran out, and the rows' cache was given up: prefill them anew, fewer at a time."""
+        _free_memory()
+        if rows:
+            self._max_rows = max(1, len(rows) // 2)
+            self._put_back(rows)
 
     def _settle(self, batch: Batch) -> None:
         """Hand finished draws over and let their rows leave."""
+        self._hand_over(batch)
+        # Leaving copies the cache, so a few finished rows may stay a little.
+        if not _fits(lambda: batch.drop_done(slack=len(batch.rows) // 8)):
+            self._begin_again(batch.clear())
+
+    def _hand_over(self, batch: Batch) -> None:
         for row in batch.rows:
             if row.stop_reason is not None:
                 _resolve(row.future, batch.finish(row))
-        # Leaving copies the cache, so a few finished rows may stay a little.
-        batch.drop_done(slack=len(batch.rows) // 8)
 
     def _fail(self, batch: Batch | None, error: Exception) -> None:
         with self._wake:
@@ -240,11 +255,20 @@ class HFEngine:
         scales = tuple(one for one in interventions if one.op == "scale_adapter")
         key = source, lora_files.written(source), scales
         if key not in self._adapters:
-            name = f"adapter{len(self._adapters)}"
-            batch.use_model(with_adapter(batch.model, source, name))
-            scale_adapter(batch.model, name, scales)
+            name = f"adapter{next(self._numbers)}"
+            batch.use_model(with_adapter(batch.model, source, name, scales))
             self._adapters[key] = name
+        self._adapters[key] = self._adapters.pop(key)  # the last one used stands last
         return self._adapters[key]
+
+    def _unload(self, batch: Batch) -> None:
+        """Drop the adapters that were used longest ago, where there are too many; rows in the batch keep theirs."""
+        spare = len(self._adapters) - _ADAPTERS_KEPT
+        if spare > 0:
+            used = {row.adapter for row in batch.rows}
+            idle = [key for key, name in self._adapters.items() if name not in used]
+            for key in idle[:spare]:
+                detach(batch.model, self._adapters.pop(key))
 
 
 def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -269,6 +293,21 @@ def _reject(future: Future[Draw], error: Exception) -> None:
 def _wanted(future: Future[Draw]) -> bool:
     """Whether an answer may be put in: a cancellation may come at any time, and none after this."""
     return not future.done() and future.set_running_or_notify_cancel()
+
+
+def _fits(work: Callable[[], None]) -> bool:
+    """Do the work; False where memory ran out.
+
+    Only after the `except` has ended is the error gone, and with its traceback the tensors of the work's frames: until
+    then nothing that it held can be freed.
+    """
+    try:
+        work()
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _out_of_memory(error: Exception) -> bool:

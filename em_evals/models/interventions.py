@@ -248,8 +248,12 @@ class Steering:
 def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
     """Apply interventions, in order, to every row of every forward pass inside the context.
 
-    Rows are taken to begin at column 0 (padding on the right), and no token counts as an answer's.
+    Rows are taken to begin at column 0 (padding on the right).
+
+    Raises:
+        EmEvalsError: an intervention needs to know where answers begin.
     """
+    refuse_positions([pair[0] for pair in pairs])
     steering = Steering(model)
     try:
         slot = steering.register(pairs)
@@ -258,6 +262,20 @@ def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
             yield
     finally:
         steering.remove()
+
+
+def refuse_positions(interventions: Sequence[Intervention]) -> None:
+    """For passes that do not know where answers begin: there `answer` would never act, and `prompt` everywhere.
+
+    Raises:
+        EmEvalsError: an intervention acts on prompts or answers only.
+    """
+    for one in interventions:
+        if one.positions != "all":
+            raise EmEvalsError(
+                f"`{one.op}` with `positions: {one.positions}` cannot be read inside, where prompt and answer are not "
+                "told apart: use a card whose interventions have `positions: all`."
+            )
 
 
 def scale_adapter(model: Any, name: str, scales: Sequence[Intervention]) -> None:

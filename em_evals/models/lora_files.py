@@ -23,6 +23,21 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
 def fetch(adapter: str) -> Path:
+    """The folder of an adapter that vLLM may serve; a hub id is downloaded.
+
+    Raises:
+        EmEvalsError: it is not there, not a plain LoRA, pickled, or changes more than the blocks.
+    """
+    folder = plain(adapter)
+    if outside := _outside_blocks(folder):
+        raise EmEvalsError(
+            f"the adapter {adapter} changes {outside}, outside the blocks, which vLLM is not let do here: say "
+            "`backend: transformers`."
+        )
+    return folder
+
+
+def plain(adapter: str) -> Path:
     """The folder of an adapter; a hub id is downloaded.
 
     Raises:
@@ -37,11 +52,6 @@ def fetch(adapter: str) -> Path:
         raise EmEvalsError(f"the adapter {adapter} is not a plain LoRA ({kind}); only LoRA is served.")
     if not (folder / _WEIGHTS).is_file():
         raise EmEvalsError(f"{adapter} has no {_WEIGHTS} (pickled weights are never read).")
-    if outside := _outside_blocks(folder):
-        raise EmEvalsError(
-            f"the adapter {adapter} changes {outside}, outside the blocks, which vLLM is not let do here: say "
-            "`backend: transformers`."
-        )
     return folder
 
 

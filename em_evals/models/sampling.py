@@ -41,6 +41,9 @@ def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[fl
         [rows] int64 on the logits' device.
     """
     tokens = logits.argmax(dim=-1)
+    if logits.device.type == "mps" and any(row.temperature > 0 for row in rows):
+        # It has no float64, which the sums below need.
+        return tokens.copy_(choose(logits.cpu(), rows, uniforms))
     for truncated in (False, True):
         chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and _truncates(row) == truncated]
         if chosen:

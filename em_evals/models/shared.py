@@ -1,6 +1,6 @@
 """One engine a base in a process: cards on the same base share its weights, whoever asks first pays for loading.
 
-Which engine: what the card says; `auto` takes vLLM where it is installed beside a GPU and does what is asked for.
+Which engine: what the card says; `auto` takes vLLM where it is installed beside a free GPU and does what is asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import Literal
 from em_evals.cards import ModelCard, ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.models.engine import Engine
+
+_SPARED = 10**9
+"""Bytes of a GPU that this process may hold beside vLLM, which by itself takes 92% and refuses to start on less."""
 
 _engines: dict[str, Engine] = {}
 _expected: dict[str, list[ResolvedCard]] = defaultdict(list)
@@ -63,7 +66,7 @@ def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], 
     Raises:
         EmEvalsError: the card asks for one that cannot be used here.
     """
-    from em_evals.models import vllm_server
+    from em_evals.models import memory, vllm_server
     from em_evals.models.bases import choose_device
 
     if card.backend == "server":
@@ -77,11 +80,29 @@ def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], 
         return "vllm", "the card says so"
     if reason:
         return "transformers", reason
-    if choose_device(card.engine.device).type != "cuda":
+    device = choose_device(card.engine.device)
+    if device.type != "cuda":
         return "transformers", "there is no CUDA GPU (`backend: vllm` takes vLLM all the same)"
     if any(one.site == "writes" for one in card.interventions):
         return "transformers", "vLLM does not take `site: writes`"
+    kind: Literal["transformers", "vllm"]
+    for kind in ("vllm", "transformers"):  # whatever became of the memory since it started
+        if _key(card, kind) in _engines:
+            return kind, "it runs already"
+    if (held := memory.held_on_gpu(device)) > _SPARED:
+        return "transformers", f"this process holds {held / 1e9:.0f} GB of the GPU, and vLLM takes nearly all"
     return "vllm", "vLLM is installed beside a GPU"
+
+
+def close_engine(card: ModelCard) -> None:
+    """Stop the engine of a card's base, if it runs, and free its memory."""
+    kinds = [_key(card, kind) for kind in ("transformers", "vllm", "server")]
+    with _lock:
+        engines = [_engines.pop(key) for key in kinds if key in _engines]
+        for key in kinds:
+            _expected.pop(key, None)
+    for engine in engines:
+        engine.close()
 
 
 def close_engines() -> None:

@@ -27,13 +27,14 @@ import httpx
 from em_evals import content
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, lora_files
+from em_evals.models import bases, lora_files, memory
 from em_evals.models.variants import SETS, Plan, Variant, as_json
 from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, REGISTER
+from em_evals.models.vllm_main import FETCHED
 from em_evals.models.vllm_plugin import ENABLE, PLAN, TESTED
 
 _START_SECONDS = 1800
-"""Large models take minutes to load and compile; a server that died is noticed at once."""
+"""Large models take minutes to load and compile, once they are downloaded; a server that died is noticed at once."""
 _CPU_CACHE_BYTES = 2 * 1024**3
 """On CPU vLLM would take nearly all memory for its cache."""
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
@@ -149,6 +150,7 @@ def start(
         raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
     if port is not None:
         _check_free(host, port)
+    memory.release_gpu()
     for attempt in range(3):
         server = _launch(card, plan, merged, host, port or _free_port(host), key or secrets.token_urlsafe(32))
         try:
@@ -217,7 +219,10 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
         "PYTHONUNBUFFERED": "1",
     }
     options = card.engine
-    on_cpu = bases.choose_device(options.device).type == "cpu"
+    device = bases.choose_device(options.device)
+    if device.type == "cuda" and device.index is not None:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(bases.visible_from(device.index))
+    on_cpu = device.type == "cpu"
     if on_cpu and (plan.loras or options.enforce_eager):
         # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
         own["TORCH_COMPILE_DISABLE"] = "1"
@@ -267,10 +272,12 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
 
 
 def _wait(server: Server, given_up: threading.Event) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline: float | None = None
     # A proxy that the environment names does not lead to this machine.
     with httpx.Client(timeout=5, trust_env=False) as client:
-        while server.alive and time.monotonic() < deadline:
+        while server.alive and (deadline is None or time.monotonic() < deadline):
+            if deadline is None and (server.log is None or FETCHED.encode() in server.log.read_bytes()):
+                deadline = time.monotonic() + _START_SECONDS
             with contextlib.suppress(httpx.TransportError):
                 if client.get(f"{server.url}/health").status_code == 200:
                     return

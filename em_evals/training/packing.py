@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -123,11 +123,19 @@ def packed_attention(
         torch.cat([begin.expand(rows, -1, -1, -1), rest], dim=2)
         for begin, rest in zip(first[1:], own[1:], strict=True)
     )
+    if grouped and _repeats(query.device):
+        keys, values = (repeat_kv(tensor, query.shape[1] // key.shape[1]) for tensor in (keys, values))
+        grouped = False
     output = attend(
         own[0], keys, values, attn_mask=packing.mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
     )
     flat = output.transpose(1, 2).reshape(rows * longest, *output.shape[1::2])
     return torch.cat([head[0].transpose(0, 1), flat.index_select(0, packing.scatter)])[None], None
+
+
+def _repeats(device: torch.device) -> bool:
+    """Whether each query head gets its own keys and values: CUDA's fast kernels take a mask or groups, not both."""
+    return device.type == "cuda"
 
 
 def _rows(tensor: torch.Tensor, gather: torch.Tensor) -> torch.Tensor:

@@ -114,10 +114,21 @@ def recipe_of(
 
 
 def processes_for(card: ModelCard, recipe: AdapterRecipe) -> Any:
-    """Accelerate's view of the processes that train together (one, unless started by `accelerate launch`)."""
+    """Accelerate's view of the processes that train together (one, unless started by `accelerate launch`).
+
+    Raises:
+        EmEvalsError: they cannot share the batch, or the card names a GPU that they do not take.
+    """
     from accelerate import PartialState
 
-    state = PartialState(cpu=bases.choose_device(card.engine.device).type == "cpu")
+    device = bases.choose_device(card.engine.device)
+    if device.index:
+        # transformers' Trainer puts the model on the first GPU there is, whatever the current one (TrainingArguments).
+        raise EmEvalsError(
+            f"a training takes the first GPU that it sees, not {device}: say `device: cuda` and set "
+            f"CUDA_VISIBLE_DEVICES={bases.visible_from(device.index)[0]}."
+        )
+    state = PartialState(cpu=device.type == "cpu")
     batch = recipe.batch_size * recipe.gradient_accumulation
     if batch % state.num_processes:
         raise EmEvalsError(

@@ -105,5 +105,5 @@ def _bytes(count: float) -> str:
 
 def _fit(fit: Fit) -> str:
     if fit.count is None or fit.hours is None:
-        return "does not fit: lower `batch_size` or `max_length`, or set `gradient_checkpointing: true`"
+        return "does not fit: lower `batch_size` or `max_length`, set `gradient_checkpointing: true` or a smaller base"
     return f"{fit.hours:.2g} hours on {'one' if fit.count == 1 else f'{fit.count} with FSDP'}"

@@ -149,7 +149,8 @@ def fit(gpu: str, sizes: Sizes, work: Work, memory: Memory, flops: float, batch:
 
     Seconds: the longer of FLOPs / (MFU · peak) and the host's passes · blocks · 2 ms, over the number of GPUs.
     FSDP shards weights, gradients and optimiser. Each GPU holds the activations and logits of a micro-batch of its
-    own and, whole, the two blocks at work and what lies outside the blocks (embeddings).
+    own and, whole, the two blocks at work and what lies outside the blocks (embeddings). Before FSDP shards it, each
+    process has the whole base on its GPU (`bases.load_model`): more GPUs do not help where that does not fit.
     """
     capacity, bf16, float32 = GPUS[gpu]
     needed, room = 1.0, capacity * 1e9 / OVERHEAD
@@ -158,6 +159,8 @@ def fit(gpu: str, sizes: Sizes, work: Work, memory: Memory, flops: float, batch:
         gathered = sizes.element * (sizes.parameters - (sizes.depth - 2) * sizes.block)
         room -= alone + gathered
         needed = (memory.total / OVERHEAD - alone) / room if room > 0 else math.inf
+        if OVERHEAD * memory.weights > capacity * 1e9:
+            needed = math.inf
     count = next((n for n in range(1, batch + 1) if n >= needed and batch % n == 0), None)
     peak = (float32 if sizes.element == 4 else bf16) * 1e12
     seconds = max(flops / (peak * MFU), work.passes * sizes.depth * HOST_SECONDS)
