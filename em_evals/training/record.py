@@ -63,18 +63,22 @@ def save_model(trainer: Any, card: ModelCard, folder: Path) -> None:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     shutil.rmtree(folder, ignore_errors=True)
-    options: dict[str, Any] = {}
-    if hasattr(model, "peft_config"):
-        # PEFT writes the base's name into the adapter; a cache folder's path would tell nobody anything.
-        model.peft_config["default"].base_model_name_or_path = card.base
-        model.peft_config["default"].revision = card.revision
-        options = {"save_embedding_layers": False}
-    else:
+    if not hasattr(model, "peft_config"):
         trainer.processing_class.save_pretrained(folder)
-    with warnings.catch_warnings():
-        # PEFT asks a hub whether the base's vocabulary grew; a LoRA on projections does not touch it.
-        warnings.filterwarnings("ignore", message="Could not find a config file")
-        model.save_pretrained(folder, state_dict=state, **options)
+        model.save_pretrained(folder, state_dict=state)
+        return
+    # PEFT writes the base's name into the adapter; a cache folder's path would tell nobody anything. The Trainer's own
+    # states keep the path: for a name that no hub knows PEFT would ask, and warn, at each of them.
+    config = model.peft_config["default"]
+    local = config.base_model_name_or_path, config.revision
+    config.base_model_name_or_path, config.revision = card.base, card.revision
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks a hub whether the base's vocabulary grew; a LoRA on projections does not touch it.
+            warnings.filterwarnings("ignore", message="Could not find a config file")
+            model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+    finally:
+        config.base_model_name_or_path, config.revision = local
 
 
 def save_checkpoint(trainer: Any, card: ModelCard, folder: Path) -> None:
