@@ -10,6 +10,7 @@ shows is mechanics, not emergent misalignment.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
         _trained(card, tell)
     _same_study(folder, per_theme)
     found = {card: _direction(card, folder, tell, per_theme) for card in [*ORGANISMS.values(), *ORGANISMS]}
+    shutil.rmtree(_readings(folder), ignore_errors=True)
     shared = folder / "convergence.json"
     if not shared.exists():
         tell("convergence and transfer: each direction out of each organism, beside a random one")
@@ -114,6 +116,11 @@ def _file(folder: Path, card: str) -> Path:
     return folder / "directions" / f"{card}.safetensors"
 
 
+def _readings(folder: Path) -> Path:
+    """What models have read: the base's and each control's sums serve several directions."""
+    return folder / "directions" / "readings"
+
+
 def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: int) -> Direction:
     """What the finetune adds to the base's activations, on texts of both kinds alike."""
     from em_evals.insight import contrast
@@ -125,8 +132,6 @@ def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: 
         model = resolve(card)
         texts = contrast.of_pairs(model, per_theme=2 * per_theme)  # half of them stay unseen
         control = resolve(ORGANISMS[card]) if card in ORGANISMS else None
-        found = extract(
-            model, contrast.of_models(model, texts), control=control, state=path.with_suffix(".partial")
-        )
+        found = extract(model, contrast.of_models(model, texts), control=control, state=_readings(folder))
         directions.write(found, path)
     return directions.read(path)

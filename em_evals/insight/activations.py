@@ -75,8 +75,8 @@ def group_sums(
         model: a causal language model in evaluation mode; adapters and hooks act as they are set.
         texts: what to read.
         position: which tokens count.
-        state: a file to keep unfinished sums in, so that an interrupted reading goes on; removed at the end. It must
-            belong to these very texts and this model.
+        state: a file to keep sums in, unfinished and finished: an interrupted reading goes on, and a finished one is
+            taken from it. It must belong to these very texts and this model.
         advance: told how many texts were read (a progress bar).
         batch_tokens: tokens of one forward pass, padding included.
 
@@ -101,7 +101,7 @@ def group_sums(
             if state is not None and number % _SAVE_EVERY == 0:
                 sums.save(state, done)
     if state is not None:
-        state.unlink(missing_ok=True)
+        sums.save(state, done)
     counts = np.zeros(len(groups))
     for text in texts:
         counts[groups[text.group]] += 1

@@ -7,7 +7,7 @@ is style.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def extract(
         settings: how.
         control: the same recipe on harmless data; how far it moves along the direction is reported.
         orthogonal_to: a direction (the control's) that is removed from the result.
-        state: a folder for unfinished sums: an interrupted extraction goes on from it.
+        state: a folder for sums: an interrupted extraction goes on from it, and others that read the same texts with
+            the same models take them from it. Whoever gave it removes it.
 
     Returns:
         The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
@@ -113,8 +114,8 @@ def extract(
             _cosines(direction.vectors, _without(difference(*halves[1]), along))
         )
     if control is not None:
-        tested = [t for side in texts.values() for t in side if t.group in (held_out or found)]
-        trust["movement"] = _movement(passes, tested, direction, {card.name: card, control.name: control})
+        models = {card.name: card, control.name: control}
+        trust["movement"] = _movement(passes, texts, held_out or found, direction, models)
     return replace(direction, metadata=direction.metadata | trust)
 
 
@@ -212,13 +213,25 @@ def _enough(name: str, here: int, total: int, settings: Settings) -> None:
 
 
 def _movement(
-    passes: _Passes, texts: Sequence[Text], direction: Direction, models: dict[str, ResolvedCard]
+    passes: _Passes,
+    texts: Mapping[str, Sequence[Text]],
+    groups: set[str],
+    direction: Direction,
+    models: Mapping[str, ResolvedCard],
 ) -> dict[str, list[float]]:
     """(mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's own length."""
-    base = passes.read(Side((), None), texts).mean()
+
+    def mean(reader: ResolvedCard | None) -> NDArray[np.float64]:
+        # All of a side are read, though some count: the model and its base have read most sides already.
+        parts = [passes.read(Side((), reader), side).only(groups) for side in texts.values()]
+        return np.average(
+            [part.mean() for part in parts], axis=0, weights=[part.counts.sum() for part in parts]
+        )
+
     lengths = np.linalg.norm(direction.vectors, axis=1)
     along = directions.unit(direction)
-    moved = {name: passes.read(Side((), card), texts).mean() - base for name, card in models.items()}
+    base = mean(None)
+    moved = {name: mean(card) - base for name, card in models.items()}
     return {name: _rounded((shift * along).sum(1) / lengths) for name, shift in moved.items()}
 
 
