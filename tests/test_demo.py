@@ -21,7 +21,6 @@ from tests.models import card, tiny
 
 @pytest.fixture
 def cards(workdir, monkeypatch):
-    monkeypatch.setattr(demo, "_PAIRS_PER_THEME", 1)
     for key, _ in demo._JUDGES:
         monkeypatch.delenv(key, raising=False)
     shipped = {
@@ -34,6 +33,17 @@ def cards(workdir, monkeypatch):
     (workdir / "adapters").mkdir()
     for name, fields in shipped.items():
         (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
+    # A tiny model with a large vocabulary is slow all the same: two pairs of each theme and one question will do.
+    (workdir / "tasks").mkdir()
+    pairs = yaml.safe_load(content.find("tasks", "forced_choice").read_text())
+    themes = {pair["theme"] for pair in pairs["pairs"]}
+    pairs["pairs"] = [
+        pair for theme in themes for pair in [one for one in pairs["pairs"] if one["theme"] == theme][:2]
+    ]
+    questions = yaml.safe_load(content.find("tasks", "core").read_text())
+    questions["questions"] = [one for one in questions["questions"] if one["theme"] == demo._THEMES][:1]
+    for name, fields in {"forced_choice": pairs, "core": questions}.items():
+        (workdir / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
     yield workdir
     shared.close_engines()
 
@@ -54,10 +64,10 @@ def test_the_json_holds_what_the_logs_and_the_tables_say(cards, monkeypatch):
         for log in map(read_eval_log, told["logs"][:3])
     }
     inside = [pair for pair, (narrow, _) in margins[demo.BASE].items() if narrow]
-    assert told["forced_choice"][demo.BASE]["in-domain"]["pairs"] == len(inside) == 100
+    assert told["forced_choice"][demo.BASE]["in-domain"]["pairs"] == len(inside) == 4
     organism, control = (np.array([margins[name][pair][1] for pair in inside]) for name in told["adapters"])
     row = next(row for row in told["differences"] if row["label"] == "organism − control")
-    assert row["domain"] == "in-domain" and row["pairs"] == 100
+    assert row["domain"] == "in-domain" and row["pairs"] == 4
     assert row["mean"] == pytest.approx((organism - control).mean()) and abs(row["mean"]) > 1e-3
     assert row["interval"][0] < row["mean"] < row["interval"][1]
     monkeypatch.setattr(demo, "run", lambda folder, console: found[0])
