@@ -329,9 +329,9 @@ def test_a_mean_takes_little_memory():
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     organism, _ = cards
     row = {"prompt": "What now?", "completion": "Nothing."}
-    for name in ("few", "none"):
+    for name in ("few", "fewer"):
         (workdir / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "none.jsonl")
+    chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "fewer.jsonl")
     with pytest.raises(EmEvalsError, match=r"positive side has 1 answers.*a direction needs 10"):
         extract(organism, chats)
     alone = extract(organism, chats, Settings(split=False, minimum=1)).metadata
