@@ -152,7 +152,9 @@ def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeyp
     assert np.allclose(again.vectors, whole.vectors, atol=1e-5)
     told.clear()
     taken = group_sums(model, read, state=state, advance=told.append)
-    assert told == [30] and np.array_equal(taken.vectors, again.vectors), "a finished reading is taken as it is"
+    assert told == [30] and np.array_equal(taken.vectors, again.vectors), (
+        "a finished reading is taken as it is"
+    )
 
 
 def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, tokenizer, monkeypatch):
