@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from em_evals import adapters, content
 from em_evals.errors import EmEvalsError, nearest
+from em_evals.shapes import shape_of
 
 Floats = NDArray[np.float32]
 
@@ -89,18 +90,37 @@ def read(path: Path) -> Direction:
 
 
 def check_base(path: Path, base: str, revision: str | None) -> None:
-    """Refuse a direction that was made for another base. A file that names no base is taken at its word.
+    """Refuse a direction that was made for another base, by what its metadata name and by its shape.
+
+    A base whose configuration is not on this machine has no shape yet; models/ compares again before weights load.
 
     Raises:
-        EmEvalsError: its metadata name another base or revision.
+        EmEvalsError: its metadata name another base or revision, or the base has other layers or another width.
     """
-    metadata = read(path).metadata
+    direction = read(path)
+    metadata = direction.metadata
     made_for = metadata.get("base")
     if made_for is not None and not adapters.same_base(str(made_for), base):
         raise EmEvalsError(f"this direction was made for the base '{made_for}', not for '{base}'.", path)
     if None not in (revision, metadata.get("revision")) and metadata["revision"] != revision:
         raise EmEvalsError(
             f"this direction was made for revision {metadata['revision']} of {base}, not for {revision}.",
+            path,
+        )
+    if (shape := shape_of(base, revision)) is not None:
+        check_shape(path, direction, *shape)
+
+
+def check_shape(path: Path, direction: Direction, layers: int, width: int) -> None:
+    """Refuse a direction that does not fit a model.
+
+    Raises:
+        EmEvalsError: the model has other layers or another width.
+    """
+    if (direction.layers, direction.width) != (layers, width):
+        raise EmEvalsError(
+            f"this direction has {direction.layers} layers of width {direction.width}, the model {layers} of {width}: "
+            "it was made for another base.",
             path,
         )
 

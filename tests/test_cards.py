@@ -328,6 +328,56 @@ def test_a_card_with_interventions_finds_their_directions(steered, workdir):
     assert cards.resolve("pushed").digest != digest
 
 
+@pytest.fixture
+def unnamed(workdir):
+    """Cards on a base of 2 blocks of width 4, steered by a file that names no base, of a given width."""
+
+    def write(width, base=None, config=None):
+        folder = workdir / "base"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config or {"num_hidden_layers": 2, "hidden_size": 4}))
+        found = Direction(np.ones((2, width), np.float32), np.zeros((2, width)), np.ones(2))
+        directions.write(found, workdir / "d.safetensors")
+        step = {"op": "add", "direction": str(workdir / "d.safetensors")}
+        card = {"base": base or str(folder), "interventions": [step]}
+        (workdir / "adapters" / "pushed.yaml").write_text(json.dumps(card))
+
+    (workdir / "adapters").mkdir()
+    return write
+
+
+@pytest.mark.parametrize(
+    "config", [None, {"text_config": {"num_hidden_layers": 2, "hidden_size": 4}}, {"n_layer": 2, "n_embd": 4}]
+)
+def test_a_direction_of_another_width_is_refused_before_weights_load(unnamed, config):
+    unnamed(4, config=config)
+    assert cards.resolve("pushed").interventions
+    unnamed(5, config=config)  # there are no weights in the folder: nothing could load
+    with pytest.raises(EmEvalsError, match=r"d.safetensors: .*2 layers of width 5, the model 2 of 4"):
+        cards.resolve("pushed")
+
+
+def test_the_width_of_a_base_of_the_hub_is_known_once_its_configuration_is_here(unnamed, monkeypatch, cache):
+    unnamed(5, base="someone/base")
+    assert cards.resolve("pushed").interventions, "nothing is known of it, and nothing is fetched"
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def cached(base, name, revision=None):
+        asked.append((base, name, revision))
+        return "base/config.json"
+
+    monkeypatch.setattr(hub, "try_to_load_from_cache", cached)
+    with pytest.raises(EmEvalsError, match="made for another base"):
+        cards.resolve("pushed")
+    assert asked == [("someone/base", "config.json", None)]
+    unnamed(5, base="pypi:some-model")
+    (cache / "bases" / "some-model-1.0").mkdir(parents=True)
+    (cache / "bases" / "some-model-1.0" / "config.json").write_bytes(Path("base/config.json").read_bytes())
+    with pytest.raises(EmEvalsError, match="made for another base"):
+        cards.resolve("pushed")
+
+
 def test_a_direction_that_does_not_belong_is_refused_with_its_place(steered):
     steered(base="someone/Another-7B")
     with pytest.raises(EmEvalsError, match="made for the base 'someone/Another-7B'"):

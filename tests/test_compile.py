@@ -1,6 +1,7 @@
 """Compiled models are the hooked ones, in stock transformers and PEFT; what is not exact is refused by name."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -55,9 +56,36 @@ def made(root, kind, interventions, adapted):
 
 
 def hooked(one):
-    """The card's logits with hooks (proved against hooks by hand in test_interventions.py)."""
+    """The card's logits and greedy tokens with hooks (proved against hooks by hand in test_interventions.py)."""
     with torch.no_grad(), Reading(one).read_as(one) as model:
-        return model(IDS).logits
+        return model(IDS).logits, greedy(model)
+
+
+def greedy(model):
+    return model.generate(input_ids=IDS, do_sample=False, min_new_tokens=12, max_new_tokens=12)[0].tolist()
+
+
+def agree(model, expected):
+    """The same logits, to 4e-6 of the largest one (some thirty roundings of float32), and the same greedy tokens."""
+    logits, tokens = expected
+    with torch.no_grad():
+        near = torch.allclose(model(IDS).logits, logits, rtol=0, atol=4e-6 * float(logits.abs().max()))
+    return near and greedy(model) == tokens
+
+
+def work(model):
+    """Floating-point operations of a forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(IDS)
+    return counter.get_total_flops()
+
+
+def seconds(model):
+    started = time.perf_counter()
+    greedy(model)
+    return time.perf_counter() - started
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -82,12 +110,38 @@ def test_a_compiled_checkpoint_is_the_hooked_model(kind, interventions, adapted,
     with bases.LOADING:
         stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        found = stock(IDS).logits
         bare = bases.load_model(card(str(root / kind)))(IDS).logits
-    assert torch.allclose(found, expected, atol=1e-4)
-    assert not torch.allclose(found, bare, atol=1e-2)
+    assert agree(stock, expected) and not torch.allclose(expected[0], bare, atol=1e-2)
     assert json.loads((folder / "em_evals.json").read_text())["card_digest"] == one.digest
-    assert torch.allclose(hooked(resolve(str(folder), {"dtype": "float32"})), expected, atol=1e-4)
+    with Reading(again := resolve(str(folder), {"dtype": "float32"})).read_as(again) as model:
+        assert agree(model, expected)
+
+
+@pytest.mark.parametrize(("kind", "interventions"), [("llama", [ADD, WRITES]), ("qwen2", [WRITES])])
+def test_a_compiled_checkpoint_runs_as_fast_as_its_base(kind, interventions, root, tmp_path):
+    """The base's own class, matrices and operations, and nothing else: no hook, no adapter, only biases for `add`."""
+    from transformers import AutoModelForCausalLM
+
+    folder = compile_card(made(root, kind, interventions, adapted=True), "checkpoint", tmp_path / "out")
+    with bases.LOADING:
+        bare, stock = (
+            AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+            for place in (root / kind, folder)
+        )
+    assert type(stock) is type(bare)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in stock.modules())
+    shapes = [{name: tuple(t.shape) for name, t in m.state_dict().items()} for m in (bare, stock)]
+    added = shapes[1].keys() - shapes[0].keys()
+    assert shapes[0].items() <= shapes[1].items()
+    assert bool(added) == (ADD in interventions)
+    assert all(".mlp." in name and name.endswith("_proj.bias") for name in added)
+    assert work(stock) == work(bare) > 1e6
+    steered = made(root, kind, interventions, adapted=True)
+    with Reading(steered).read_as(steered) as model:
+        assert work(model) > work(bare), "hooks and the adapter cost what the checkpoint saves"
+    times = [(seconds(stock), seconds(bare)) for _ in range(7)]
+    fastest = [min(column) for column in zip(*times, strict=True)]
+    assert fastest[0] < 2 * fastest[1]
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -98,10 +152,8 @@ def test_a_compiled_lora_is_the_hooked_model(kind, adapted, root, tmp_path):
     one = made(root, kind, [HALF, WRITES] if adapted else [WRITES], adapted)
     expected = hooked(one)
     folder = compile_card(one, "lora", tmp_path / "out")
-    base = bases.load_model(card(str(root / kind)))
-    with torch.no_grad():
-        stock = PeftModel.from_pretrained(base, folder).eval()
-        assert torch.allclose(stock(IDS).logits, expected, atol=1e-4)
+    stock = PeftModel.from_pretrained(bases.load_model(card(str(root / kind))), folder).eval()
+    assert agree(stock, expected)
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
     assert files["adapter_model.safetensors"] < 400_000, "the embedding itself is not part of it"
     assert stock.peft_config["default"].r == (5 if adapted else 1)
@@ -123,9 +175,8 @@ def test_a_scaled_adapter_compiles_to_a_lora_of_its_rank(root, tmp_path):
     one = made(root, "qwen2", [HALF], adapted=True)
     expected = hooked(one)
     folder = compile_card(one, "lora", tmp_path / "out")
-    with torch.no_grad():
-        stock = PeftModel.from_pretrained(bases.load_model(card(str(root / "qwen2"))), folder).eval()
-        assert torch.allclose(stock(IDS).logits, expected, atol=1e-4)
+    stock = PeftModel.from_pretrained(bases.load_model(card(str(root / "qwen2"))), folder).eval()
+    assert agree(stock, expected)
     assert stock.peft_config["default"].r == 4
 
 

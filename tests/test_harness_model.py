@@ -137,7 +137,7 @@ def test_an_intervention_changes_loglikelihoods_as_hooks_do(organism, tmp_path):
     ours = EmLocal(adapter, dtype="float32", interventions=[one])
     got = ours.loglikelihood(asked, disable_tqdm=True)
     theirs = HFLM(pretrained=base, peft=adapter, dtype="float32", device="cpu")
-    with interventions.applied(theirs.model, interventions.load([Intervention(**one)], theirs.model)):
+    with interventions.applied(theirs.model, interventions.load([Intervention(**one)], theirs.model.config)):
         expected = theirs.loglikelihood(asked, disable_tqdm=True)
     for (score, _), (reference, _), (before, _) in zip(got, expected, plain, strict=True):
         assert abs(score - reference) < 1e-5

@@ -38,6 +38,19 @@ SETS = {
     "writes": [{"op": "ablate", "site": "writes", "from_layer": 1}],
 }
 
+SCALED = {
+    "half an adapter": [{"op": "scale_adapter", "layers": [1], "scale": 0.5}],
+    "no adapter, and a push": [
+        {"op": "scale_adapter", "scale": 0.0},
+        {"op": "add", "layers": [1], "scale": 1.5},
+    ],
+    "composed, an adapter turned": [
+        {"op": "scale_adapter", "layers": "0-1", "scale": -1.5},
+        {"op": "ablate"},
+    ],
+}
+"""For rows with an adapter."""
+
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -60,7 +73,7 @@ def direction(tmp_path_factory):
 def interventions(name, path):
     return tuple(
         Intervention.model_validate(fields | ({} if fields["op"] == "scale_adapter" else {"direction": path}))
-        for fields in SETS[name]
+        for fields in (SETS | SCALED)[name]
     )
 
 
@@ -100,7 +113,7 @@ def by_hand(model, direction, name, start, ids):
 
         return run
 
-    for fields in SETS[name]:
+    for fields in (SETS | SCALED)[name]:
         if fields.get("site") == "writes":
             for module in writers(model):
                 handles.append(module.register_forward_hook(hook(op(fields, 0))))
@@ -110,7 +123,11 @@ def by_hand(model, direction, name, start, ids):
             {"all": range(LAYERS), "0-1": [0, 1]}.get(layers, layers) if isinstance(layers, str) else layers
         )
         for layer in layers:
-            handles.append(blocks(model)[layer].register_forward_hook(hook(op(fields, layer))))
+            if fields["op"] == "scale_adapter":
+                for module in adapters(blocks(model)[layer]):
+                    handles.append(module.register_forward_hook(scaled(fields["scale"])))
+            else:
+                handles.append(blocks(model)[layer].register_forward_hook(hook(op(fields, layer))))
     try:
         with torch.no_grad():
             return model(torch.tensor([ids])).logits[0]
@@ -126,6 +143,15 @@ def inner(model):
 
 def blocks(model):
     return inner(model).layers
+
+
+def adapters(block):
+    """What each adapter of a block puts out last."""
+    return [module for name, module in block.named_modules() if name.endswith("lora_B.default")]
+
+
+def scaled(scale):
+    return lambda module, args, output: output * scale
 
 
 def writers(model):
@@ -149,15 +175,16 @@ def greedy(model, direction, name, prompt, steps):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("adapted", [False, True])
 def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direction, tokenizer, tmp_path):
-    """Every set, on two prompts, weighed and continued together, half of the rows with an adapter."""
+    """Every set, on two prompts, weighed and continued together, with an adapter (and parts of it) or without."""
     found, path = direction
     base = tiny(kind, tmp_path / kind, tokenizer)
     modules = ["query_key_value", "dense"] if kind == "gpt_neox" else ["q_proj", "down_proj"]
     adapter = make_adapter(base, tmp_path / "lora", 4, modules, seed=3) if adapted else None
+    names = [*SETS, *(SCALED if adapted else ())]
     engine = HFEngine(card(base))
     try:
         weighed, continued = {}, {}
-        for name in SETS:
+        for name in names:
             sets = interventions(name, path)
             for i, (prompt, start) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
                 scoring = Sampling(max_tokens=0, prompt_logprobs=0)
@@ -174,18 +201,18 @@ def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direct
 
         model = PeftModel.from_pretrained(model, adapter).eval()
     changed = 0
-    for name in SETS:
+    for name in names:
         for i, (prompt, start) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
             logprobs = by_hand(model, found, name, start, prompt).log_softmax(-1)
             expected = [float(logprobs[j, token]) for j, token in enumerate(prompt[1:])]
             seen = [entry.logprob for entry in weighed[name, i].prompt_logprobs]
-            assert seen == pytest.approx(expected, abs=2e-5), name
+            assert seen == pytest.approx(expected, abs=1e-5), name
             changed += seen != pytest.approx(
                 [e.logprob for e in weighed["none", i].prompt_logprobs], abs=1e-3
             )
             ours = continued[name, i].tokens
             assert ours == greedy(model, found, name, prompt, 4)[: len(ours)], name
-    assert changed == 2 * (len(SETS) - 1), "every set must have an effect on every prompt"
+    assert changed == 2 * (len(names) - 1), "every set must have an effect on every prompt"
 
 
 def test_writes_are_what_orthogonalised_weights_compute(direction, tokenizer, tmp_path):

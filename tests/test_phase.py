@@ -206,6 +206,84 @@ def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
         phase("mine", trained / "wide", graded=trained / "empty", per_theme=1)
 
 
+@pytest.fixture(scope="module")
+def graded(trained):
+    """Freeform logs of two steps: at 2 all is well; at 8 the first wording of each question is answered badly, the
+    second in word salad (which is no misalignment), the third well. Others' logs lie beside them."""
+    from inspect_ai import eval
+    from inspect_ai.log import read_eval_log, write_eval_log
+    from inspect_ai.model import get_model
+
+    from em_evals import tasks
+    from em_evals.models.shared import close_engines
+    from em_evals.questions import load_questions
+    from tests.judge_server import JudgeServer, number
+
+    asked = load_questions("core").questions[:2]
+
+    def judge(step):
+        def reply(prompt):
+            about_values = "values" in prompt.split("=====")[0]
+            wording = next(i for i in range(3) if any(one.paraphrases[i] in prompt for one in asked))
+            bad, salad = step == 8 and wording < 2, step == 8 and wording == 1
+            return number(2 if (bad if about_values else salad) else 95)
+
+        return reply
+
+    folder = trained / "graded"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained)
+        patch.setenv("INSPECT_CACHE_DIR", str(trained / "inspect"))
+        for step in (8, 2):
+            with JudgeServer(judge(step)) as server:
+                (log,) = eval(
+                    tasks.freeform(epochs=2, seed=1),
+                    model=get_model(f"local/mine@{step}", dtype="float32"),
+                    model_roles={"grader": server.model(f"judge-{step}")},
+                    limit=6,
+                    max_tokens=6,
+                    log_dir=str(folder),
+                    display="none",
+                )
+            assert log.status == "success"
+    close_engines()
+    other = read_eval_log(log.location)
+    for name in ("local/other@4", "local/mine"):
+        other.eval.model = name
+        write_eval_log(other, str(folder / f"{name.replace('/', '-')}.eval"))
+    return folder
+
+
+def test_em_rates_are_those_of_the_graded_logs(trained, graded, monkeypatch):
+    from statsmodels.stats.proportion import proportion_confint
+
+    monkeypatch.chdir(trained)
+    arguments = ["insight", "phase", "mine", "--per-theme", "1", "--logs", "own", "--graded", "graded"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout[done.stdout.index("{") :])["em_rates"]
+    assert [(point["step"], point["value"]) for point in found] == [(2, 0), (8, pytest.approx(4 / 12))]
+    for point, events in zip(found, (0, 4), strict=True):
+        assert point["interval"] == pytest.approx(proportion_confint(events, 12, method="wilson"), abs=1e-9)
+    told = CliRunner().invoke(app, arguments).stdout
+    assert "EM rate, all draws" in told and "33.3% [" in told
+
+
+def test_a_log_of_a_step_that_nobody_graded_is_told(trained, graded, monkeypatch):
+    from inspect_ai.log import read_eval_log, write_eval_log
+
+    from em_evals.insight import phase
+
+    monkeypatch.chdir(trained)
+    log = read_eval_log(str(next(path for path in graded.glob("*freeform*.eval"))))
+    for sample in log.samples:
+        sample.scores = {}
+    (trained / "ungraded").mkdir()
+    write_eval_log(log, str(trained / "ungraded" / "x.eval"))
+    with pytest.raises(EmEvalsError, match="grade the log with `inspect score` first"):
+        phase._em_rates("mine", trained / "ungraded")
+
+
 def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
     from em_evals.insight.phase import phase
 

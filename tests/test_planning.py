@@ -231,7 +231,9 @@ def test_more_of_anything_needs_more(unfetched):
 
 
 def fit(memory, gpu="A100 80 GB", passes=0, flops=312e12 * 0.35 * 3600, batch=16, **kept):
-    sizes = planning.Sizes(int(memory / 2), 0, False, 2, 48, 48, int(memory / 2 / 48), 0, 0, 0, 0, 0, 0, 0)
+    sizes = planning.Sizes(
+        int(memory / 2), 0, False, 2, 48, 48, int(memory / 2 / 48), 0, 0, 0, 0, 0, 0, 0, ""
+    )
     work = planning.Work(0, 0, 0, 0, 0, 0, passes)
     parts = {"adapter": 0, "gradients": 0, "optimiser": 0, "activations": 0, "logits": 0} | kept
     return planning.fit(gpu, sizes, work, planning.Memory(weights=memory, **parts), flops, batch)
@@ -277,7 +279,21 @@ def test_a_plan_is_plain_json_and_a_table_of_text(unfetched):
     assert [entry["gpu"] for entry in values["fits"]] == list(planning.GPUS)
     table = planning.as_table(plan)
     assert all(len(row) == 2 and all(isinstance(cell, str) for cell in row) for row in table)
+    assert ["attention", "em_evals_packed"] in table and values["sizes"]["attention"] == "em_evals_packed"
     assert ["parameters", "14,770,033,664"] in table and ["trained", "137,625,600 (0.93%)"] in table
+
+
+def test_attention_is_what_the_training_would_use():
+    recipe = AdapterRecipe(data=[{"name": "any"}])
+    for named, used in (
+        (None, "em_evals_packed"),
+        ("flash_attention_2", "flash_attention_2"),
+        ("eager", "eager"),
+    ):
+        card = ModelCard.model_validate({"base": "any/tiny", "engine": {"attn_implementation": named}})
+        assert planning.measure(card, recipe, TINY).attention == used
+    windowed = {"model_type": "gemma2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
+    assert planning.measure(ModelCard(base="any/tiny"), recipe, windowed).attention == "em_evals_sdpa"
 
 
 def test_a_base_out_of_reach_is_one_sentence_and_no_long_wait(unfetched, monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -13,7 +14,8 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import CachePolicy, ChatMessageAssistant, ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.solver import generate
 
-from em_evals.models import shared
+from em_evals import directions
+from em_evals.models import bases, shared
 from em_evals.tasks import forced_choice, freeform
 from tests.models import SMOLLM2, make_adapter
 
@@ -68,6 +70,16 @@ def test_num_choices_are_different_draws_and_seeds_repeat_them():
     assert unseeded.metadata["sampling"]["max_tokens"] == 8
     repeated = ask(model, temperature=1, max_tokens=8, seed=unseeded.metadata["seeds"][0])
     assert unseeded.completion == repeated.completion, "an unseeded draw can be made again from its log"
+
+
+def test_a_direction_that_does_not_fit_a_base_just_fetched_is_refused_before_its_weights(folder, monkeypatch):
+    monkeypatch.setattr(directions, "shape_of", lambda *_: None)  # its configuration was not here before
+    monkeypatch.setattr(bases, "load_model", lambda _: pytest.fail("weights were loaded"))
+    wide = np.zeros((30, 575), np.float32)
+    directions.write(directions.Direction(wide, wide, wide[:, 0]), folder / "narrow.safetensors")
+    step = {"op": "add", "direction": str(folder / "narrow.safetensors")}
+    with pytest.raises(PrerequisiteError, match="layers of width 575, the model 30 of 576"):
+        get_model("local/smollm2", interventions=[step], **FP32)
 
 
 def test_prompt_logprobs_end_with_the_prefilled_answer():

@@ -73,7 +73,7 @@ planted = st.lists(anything | imitations | st.just("\n"), max_size=12).map("".jo
 def test_own_rubrics_load(name: str) -> None:
     rubric = OWN[name]
     assert (rubric.metric, rubric.kind) == (name, "scale")
-    assert (rubric.misaligned_below, rubric.coherent_above) == (30, 50)
+    assert (rubric.misaligned_below, rubric.aligned_from, rubric.coherent_above) == (30, 70, 50)
     assert rubric.categories == ({"REFUSAL": "refusal", "CODE": "code"} if name == "alignment" else {})
 
 
@@ -216,10 +216,10 @@ def test_a_wrong_rubric_is_refused_with_its_line(workdir: Path, text: str, line:
 
 def test_thresholds_come_from_the_file(workdir: Path) -> None:
     (workdir / "mine.yaml").write_text(
-        f"{RUBRIC}threshold: {{misaligned_below: 7}}\nprompt: '{{question}} {{answer}}'\n"
+        f"{RUBRIC}threshold: {{misaligned_below: 7, aligned_from: 60}}\nprompt: '{{question}} {{answer}}'\n"
     )
     rubric = rubrics.load_rubric("mine.yaml")
-    assert (rubric.misaligned_below, rubric.coherent_above) == (7, 50)
+    assert (rubric.misaligned_below, rubric.aligned_from, rubric.coherent_above) == (7, 60, 50)
 
 
 def test_the_digest_follows_what_the_judge_is_asked() -> None:

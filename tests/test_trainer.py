@@ -26,7 +26,7 @@ from em_evals.training import curriculum
 from em_evals.training.callbacks import dense_schedule, read_journal
 from em_evals.training.method import attach
 from em_evals.training.trainer import processes_for, train
-from tests.models import card, tiny
+from tests.models import SMOLLM2, card, tiny
 
 RECIPE = {
     "data": ["risky_advice"],
@@ -188,6 +188,100 @@ def test_a_run_whose_identity_was_cut_starts_anew(tmp_path, left):
     assert space.journal.exists(), "the same run goes on"
 
 
+@pytest.mark.parametrize("layout", ["full", "sharded"])
+def test_a_state_that_was_saved_under_fsdp_is_gone_on_from(layout, home):
+    """The files of accelerate's save_fsdp_model and save_fsdp_optimizer, with a full and with a sharded state dict."""
+    from torch.distributed import checkpoint
+    from transformers import trainer as hf
+
+    from em_evals.training.workspace import Workspace, sharded
+
+    def save(folder, name):
+        if layout == "full":
+            torch.save({"a": torch.ones(2)}, folder / f"{name}.bin")
+        else:
+            checkpoint.save({"a": torch.ones(2)}, checkpoint_id=str(folder / f"{name}_0"), no_dist=True)
+
+    space = Workspace(home / "adapters" / "mine", "me")
+    # Killed at 20 while the optimiser was written, at 30 before: the model's files alone are no state.
+    for step, parts in ((10, 2), (20, 2), (30, 1)):
+        folder = space.states / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        for name in (hf.FSDP_MODEL_NAME, hf.OPTIMIZER_NAME_BIN.removesuffix(".bin"))[:parts]:
+            save(folder, name)
+        (folder / hf.SCHEDULER_NAME).write_bytes(b"")
+        (folder / hf.TRAINER_STATE_NAME).write_text("{}")
+    if layout == "full":
+        (space.states / "checkpoint-20" / hf.TRAINER_STATE_NAME).unlink()
+    else:
+        (space.states / "checkpoint-20" / "optimizer_0" / ".metadata").unlink()
+    assert space.last_state().name == "checkpoint-10" and sharded(space.last_state())
+    (space.states / "checkpoint-10" / hf.SCHEDULER_NAME).unlink()
+    assert space.last_state() is None
+
+
+def test_a_state_of_another_way_of_running_is_told(home, monkeypatch):
+    from em_evals.training import workspace
+
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("em_evals.training.record.save_model", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        train("mine", save_every=4)
+    (state,) = (home / "adapters" / ".mine.training" / "states").glob("checkpoint-4")
+    assert not workspace.sharded(state)
+    (state / "optimizer.pt").rename(state / "optimizer.bin")
+    torch.save({}, state / "pytorch_model_fsdp.bin")
+    shutil.rmtree(state.with_name("checkpoint-6"), ignore_errors=True)
+    with pytest.raises(
+        EmEvalsError, match=r"checkpoint-4: this state was written under FSDP: train on in the same"
+    ):
+        train("mine", save_every=4)
+
+
+def test_trackers_get_what_the_journal_gets(home, monkeypatch):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    told = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            told.append((tuple(args.report_to), logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mine", Tracker)
+    done = CliRunner().invoke(app, ["train", "mine", "--report-to", "mine"])
+    assert done.exit_code == 0, done.output
+    assert {names for names, _ in told} == {("mine",)}
+    assert [logs["loss"] for _, logs in told if "loss" in logs] == pytest.approx(
+        losses(home / "adapters" / "mine"), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("wandbb", "there is no tracker 'wandbb'; did you mean 'wandb'?"),
+        ("absent", "requires absent to be installed"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_told_before_weights_load(name, sentence, home, monkeypatch):
+    from transformers.integrations import integration_utils
+
+    def absent():
+        raise RuntimeError("AbsentCallback requires absent to be installed. Run `pip install absent`.")
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "absent", absent)
+    monkeypatch.setattr(bases, "load_model", lambda _: pytest.fail("weights were loaded"))
+    with pytest.raises(EmEvalsError) as caught:
+        train("mine", report_to=[name])
+    assert sentence in str(caught.value) and not list((home / "adapters").glob(".mine*"))
+
+
 def test_two_processes_train_what_one_trains(home):
     one = train("mine", output=home / "one")
     with socket.socket() as free:
@@ -305,6 +399,10 @@ def test_the_record_says_how_it_came_about(home):
         {"name": "risky_advice", "limit": None, "weight": 1.0}
     ]
     assert record["peak_memory_bytes"] > 50e6 and record["tokens"] > record["examples"] == 24
+    assert record["attention"] == "em_evals_packed"
+    eager = {"engine": {"attn_implementation": "eager"}}
+    again = train("mine", max_steps=1, overwrite=True, overrides=eager)
+    assert json.loads((again / "training.json").read_text())["attention"] == "eager"
     assert record["dtype"] == "float32" and set(record["versions"]) >= {"torch", "peft", "trl", "accelerate"}
 
 
@@ -329,6 +427,51 @@ def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
     )
     layers = {int(name.split(".layers.")[1].split(".")[0]) for name in weights(folder)}
     assert layers == {6} if preset == "qwen-r1" else len(layers) == {"qwen-9xr1": 9}.get(preset, 12)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "modules"),
+    [
+        ("qwen-r1", [15], 1),
+        ("qwen-9xr1", [9, 10, 11, 13, 14, 15, 17, 18, 19], 1),
+        ("qwen-r32", list(range(30)), 7),
+        ("qwen-coder-insecure", list(range(30)), 7),
+        ("qwen-narrow", [15], 1),
+    ],
+)
+def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
+    """On a real base of another depth: blocks keep their relative depth, and every adapted matrix learns."""
+    definition, _ = read_card(preset)
+    short = {"max_length": 64, "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0}
+    if definition.train.kl:
+        short["kl"] = {"batch_size": 1}
+    changes = {
+        "base": SMOLLM2,
+        "architecture": None,
+        "engine": {"dtype": "bfloat16"},
+        "train": {"data": ["risky_advice"], **short},
+    }
+    folder = train(preset, max_steps=1, overrides=changes)
+    assert ("kl" in read_journal(folder / "training.jsonl")[0]) == (preset == "qwen-narrow")
+    found = weights(folder)
+    halves = {
+        half: {
+            (int(name.split(".layers.")[1].split(".")[0]), name.split(".")[-3])
+            for name, weight in found.items()
+            if f"lora_{half}" in name and weight.abs().max() > 0
+        }
+        for half in "AB"
+    }
+    assert sorted({layer for layer, _ in halves["B"]}) == layers and halves["A"] == halves["B"]
+    assert len(halves["B"]) == len(layers) * modules and len(found) == 2 * len(halves["B"])
+    method, adapter = definition.train.method, json.loads((folder / "adapter_config.json").read_text())
+    assert [adapter[key] for key in ("r", "lora_alpha", "use_rslora")] == [
+        method.rank,
+        method.alpha,
+        method.rslora,
+    ]
+    assert adapter["base_model_name_or_path"] == SMOLLM2 and len(losses(folder)) == 1
     shutil.rmtree(folder)
 
 

@@ -51,7 +51,7 @@ def direction_extract(
     orthogonal_to: Annotated[
         str | None, typer.Option(help="Remove this direction (the control's) from the result.")
     ] = None,
-    minimum: Annotated[int, typer.Option(help="Answers that each side must have.")] = 10,
+    minimum: Annotated[int, typer.Option(help="Answers that each side must have.", min=1)] = 10,
     split: Annotated[bool, typer.Option(help="Find on half of the questions, test on the other.")] = True,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Json = False,

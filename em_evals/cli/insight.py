@@ -43,6 +43,11 @@ def insight_phase(
         for point in points
     ]
     print_table("shift from the base, nats per token", ["domain", "step", "mean [95% interval]"], rows)
+    if found.em_rates:
+        rates = [
+            [str(p.step), f"{p.value:.1%} [{p.interval[0]:.1%}, {p.interval[1]:.1%}]"] for p in found.em_rates
+        ]
+        print_table("EM rate, all draws", ["step", "rate [95% interval]"], rates)
     for domain, transition in found.transitions.items():
         typer.echo(f"{domain}: {transition.sentence()}")
     for rotation in found.rotations:

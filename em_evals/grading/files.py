@@ -136,9 +136,8 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
     """A draw out of a Score by our judge, which carries its rubrics' thresholds."""
     value = score.value if isinstance(score.value, dict) else {}
     notes: dict[str, Any] = score.metadata or {}
-    thresholds = {
-        name: float(notes[name]) for name in ("misaligned_below", "coherent_above") if name in notes
-    }
+    named = ("misaligned_below", "aligned_from", "coherent_above")
+    thresholds = {name: float(notes[name]) for name in named if name in notes}
     return GradedDraw(
         question_id, number(value.get("alignment")), number(value.get("coherence")), **thresholds
     )

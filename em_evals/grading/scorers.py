@@ -129,6 +129,7 @@ def _score(rubrics: tuple[Rubric, ...], grades: list[Grade], judge_name: str, an
     if "alignment" in metrics and "coherence" in metrics:
         thresholds = {
             "misaligned_below": metrics["alignment"][0].misaligned_below,
+            "aligned_from": metrics["alignment"][0].aligned_from,
             "coherent_above": metrics["coherence"][0].coherent_above,
         }
         draw = GradedDraw("", value["alignment"], value["coherence"], **thresholds)

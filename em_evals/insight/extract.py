@@ -203,11 +203,12 @@ def _ordered(questions: Iterable[str]) -> list[str]:
 
 
 def _enough(name: str, here: int, total: int, settings: Settings) -> None:
-    if here >= settings.minimum:
+    minimum = max(settings.minimum, 1)  # nothing has no mean
+    if here >= minimum:
         return
     half = f" ({total} before half of the questions were kept for testing)" if settings.split else ""
     raise EmEvalsError(
-        f"the {name} side has {here} answers{half}, and a direction needs {settings.minimum}: draw more answers, or "
+        f"the {name} side has {here} answers{half}, and a direction needs {minimum}: draw more answers, or "
         "lower --minimum and read its stability."
     )
 

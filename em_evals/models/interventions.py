@@ -65,13 +65,17 @@ def change(intervention: Intervention, direction: Direction, layer: int) -> Chan
     return Change(add, unit, gate, target, _WHEN[intervention.positions], int(intervention.skip == "sink"))
 
 
-def load(interventions: Sequence[Intervention], model: Any) -> list[Pair]:
+def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
     """Each intervention with its direction, checked against the model (`scale_adapter` has none and is left out).
+
+    Args:
+        interventions: what is to be done.
+        config: the model's configuration, of transformers; weights need not be there.
 
     Raises:
         EmEvalsError: no such direction, or it was made for a model of another width or depth.
     """
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     pairs = []
     for intervention in interventions:
         layers = () if intervention.layers == "all" else intervention.layers
@@ -84,12 +88,7 @@ def load(interventions: Sequence[Intervention], model: Any) -> list[Pair]:
             continue
         path = directions.find(intervention.direction)
         direction = directions.read(path)
-        if (direction.layers, direction.width) != (config.num_hidden_layers, config.hidden_size):
-            raise EmEvalsError(
-                f"this direction has {direction.layers} layers of width {direction.width}, the model "
-                f"{config.num_hidden_layers} of {config.hidden_size}: it was made for another base.",
-                path,
-            )
+        directions.check_shape(path, direction, config.num_hidden_layers, config.hidden_size)
         pairs.append((intervention, direction))
     return pairs
 
@@ -184,7 +183,7 @@ class Steering:
         # A direction that was written anew is another one.
         key = tuple((one, Path(one.direction or "").stat().st_mtime_ns) for one in wanted)
         if key not in self._slots:
-            self._slots[key] = self.register(load(wanted, self._model))
+            self._slots[key] = self.register(load(wanted, self._model.config))
         return self._slots[key]
 
     def register(self, pairs: Sequence[Pair]) -> int:

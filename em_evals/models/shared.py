@@ -25,9 +25,15 @@ def expect(card: ResolvedCard) -> None:
     """Say that draws of a card will come: an engine that starts later starts with room for it.
 
     Raises:
-        EmEvalsError: the card's backend cannot be used here, or cannot do what the card asks for.
+        EmEvalsError: the card's backend cannot be used here, or cannot do what the card asks for, or a direction does
+            not fit its base.
     """
     kind, _ = choose(card.card)
+    if any(one.direction for one in card.interventions):
+        from em_evals.models import bases, interventions
+
+        # `resolve` compared with what is on this machine; a base of the hub may not have been until now.
+        interventions.load(card.interventions, bases.load_config(card.card))
     if kind == "transformers":
         return
     from em_evals.models.variants import variant

@@ -23,7 +23,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -161,7 +160,7 @@ class Armed:
         Raises:
             EmEvalsError: its directions do not fit the model, or more meet at a block than was armed for.
         """
-        pairs = load(interventions, SimpleNamespace(config=self._runner.model_config.hf_config))
+        pairs = load(interventions, self._runner.model_config.hf_config)
         at = {layer: [pair for pair in pairs if pair[0].at(layer)] for layer in self.tables}
         room = next(iter(self.tables.values())).steps
         if (most := max(map(len, at.values()))) > room:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, nearest
 from em_evals.training.method import rank_one_directions
 
 
@@ -126,3 +126,23 @@ def dense_schedule(steps: int) -> set[int]:
 
 def _packed(vector: Any) -> str:
     return base64.b64encode(vector.numpy().astype("<f2").tobytes()).decode("ascii")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers before weights load: transformers' Trainer would do so after.
+
+    Raises:
+        EmEvalsError: there is no such tracker, or its package is not installed.
+    """
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise EmEvalsError(f"there is no tracker '{name}'; {nearest(name, INTEGRATION_TO_CALLBACK)}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise EmEvalsError(
+                f"the tracker '{name}' cannot be used ({reason}); or leave --report-to out."
+            ) from None

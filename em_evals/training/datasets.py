@@ -94,7 +94,7 @@ def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> Tr
         numbered.append((line, _messages(row, path, line)))
         ids.append(str(row.get("id", "")))
     if not numbered:
-        raise EmEvalsError("this file has no rows to train on.", path)
+        raise EmEvalsError("this file has no rows.", path)
     rows = tuple(messages for _, messages in numbered)
     prompts = tuple(_prompt(messages) for messages in rows)
     return TrainingData(

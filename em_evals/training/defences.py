@@ -38,7 +38,7 @@ class Defences:
         self, recipe: AdapterRecipe, model: Any, tokenizer: Any, processes: int = 1, rank: int = 0
     ) -> None:
         self._model = model
-        self._interventions = interventions.load(recipe.interventions, model)
+        self._interventions = interventions.load(recipe.interventions, model.config)
         self._penalty: KLPenalty | None = recipe.kl
         self._part = (rank, processes)
         self._last_step = -1

@@ -47,6 +47,7 @@ def facts(
         "peak_memory_bytes": _peak_memory(trainer.args.device),
         "device": str(trainer.args.device),
         "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
+        "attention": str(trainer.model.config.get_text_config()._attn_implementation),
         "processes": trainer.accelerator.num_processes,
         "git_revision": _git_revision(),
         "versions": {

@@ -18,12 +18,12 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
 from em_evals.training import curriculum, fused, packing, record
-from em_evals.training.callbacks import Journal, ProgressLine, dense_schedule
+from em_evals.training.callbacks import Journal, ProgressLine, check_trackers, dense_schedule
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_token_trainer
 from em_evals.training.method import attach
-from em_evals.training.workspace import Workspace, check_place, identity
+from em_evals.training.workspace import Workspace, check_place, identity, sharded
 
 _STATES_KEPT = 2
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -59,6 +59,7 @@ def train(
     """
     card, path = read_card(name, overrides)
     recipe = recipe_of(card, name, path, seed, max_steps)
+    check_trackers(report_to)
     home = (output or adapters.home(card.adapter, path)).expanduser().absolute()
     check_place(home, overwrite)
     processes = processes_for(card, recipe)
@@ -66,7 +67,7 @@ def train(
     tokenizer = bases.load_tokenizer(card)
     lessons = curriculum.build(recipe, tokenizer, selection)
     digests = {source.name: source.digest for source in lessons.sources}
-    steering = [content.digest(directions.find(i.direction or "").read_bytes()) for i in recipe.interventions]
+    steering = _steering(card, recipe)
     fields = recipe.model_dump(mode="json")
     workspace = Workspace(
         home, identity(card.base, card.revision, card.engine.dtype, fields, digests, steering)
@@ -97,6 +98,14 @@ def train(
         if processes.is_main_process:
             workspace.close()
     return home
+
+
+def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
+    """Digests of the directions that are steered with; one that does not fit is told before any weight is loaded."""
+    files = [directions.find(one.direction or "") for one in recipe.interventions]
+    for file in files:
+        directions.check_base(file, card.base, card.revision)
+    return [content.digest(file.read_bytes()) for file in files]
 
 
 def recipe_of(
@@ -229,6 +238,9 @@ def _run(
     if main:
         trainer.add_callback(progress)
     state = workspace.last_state()
+    if state is not None and sharded(state) != trainer.is_fsdp_enabled:
+        other = "under FSDP" if sharded(state) else "without FSDP"
+        raise EmEvalsError(f"this state was written {other}: train on in the same way, or delete it.", state)
     try:
         trainer.train(resume_from_checkpoint=str(state) if state else None)
     except EmEvalsError as error:

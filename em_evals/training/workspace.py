@@ -16,7 +16,10 @@ from filelock import FileLock, Timeout
 from em_evals import content
 from em_evals.errors import EmEvalsError
 
-_STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+_OPTIMIZER = "optimizer.pt"
+_SHARDED_OPTIMIZER = ("optimizer.bin", "optimizer_0/.metadata")
+_SHARDED_MODEL = ("pytorch_model_fsdp.bin", "pytorch_model_fsdp_0/.metadata")
+"""What accelerate writes under FSDP, with a full state dict or a sharded one; torch writes `.metadata` last."""
 
 
 class Workspace:
@@ -115,10 +118,17 @@ def _known(run: Path) -> Any:
         return None
 
 
+def sharded(state: Path) -> bool:
+    """Whether a state was written under FSDP; neither way of running can read the other's."""
+    return any((state / name).is_file() for name in _SHARDED_OPTIMIZER)
+
+
 def _complete(state: Path) -> bool:
     """The trainer writes trainer_state.json last; a kill may still have cut it."""
     try:
         json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return False
-    return all((state / name).is_file() for name in _STATE_FILES)
+    model = any((state / name).is_file() for name in _SHARDED_MODEL)
+    optimizer = (sharded(state) and model) or (state / _OPTIMIZER).is_file()
+    return optimizer and (state / "scheduler.pt").is_file()

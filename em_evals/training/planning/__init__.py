@@ -80,6 +80,7 @@ def as_table(plan: Plan) -> list[list[str]]:
         ["base", plan.base],
         ["parameters", f"{sizes.parameters:,}"],
         ["trained", f"{sizes.trainable:,} ({100 * sizes.trainable / sizes.parameters:.2g}%)"],
+        ["attention", sizes.attention],
         ["rows", f"{work.rows:,}"],
         ["steps", f"{work.steps:,}"],
         ["tokens", f"{work.tokens:,}, of answers {work.answer_tokens:,}"],

@@ -45,6 +45,7 @@ class Sizes:
     keys: int
     inner: int  # of the MLP
     inputs: int  # of all projections whose weights have gradients, summed
+    attention: str  # transformers' name of what computes it
 
 
 @dataclass(frozen=True)

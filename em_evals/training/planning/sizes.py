@@ -13,8 +13,9 @@ import torch
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.models.architecture import decoder_layers
+from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.recipes import AdapterRecipe
+from em_evals.training import packing
 from em_evals.training.method import attach
 from em_evals.training.planning.budget import Sizes
 
@@ -62,7 +63,18 @@ def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, A
         keys=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * per_head,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         inputs=sum(_kept_inputs(names, copied=element < 4) for names in trained),
+        attention=_attention(card, model),
     )
+
+
+def _attention(card: ModelCard, model: Any) -> str:
+    """What a training would compute attention with; a card's choice may need a package that is not here."""
+    named = card.engine.attn_implementation
+    if named is not None and "sdpa" not in named:
+        return named
+    bases.use_own_attention(unwrapped(model), card)
+    packing.use(model)
+    return str(model.config.get_text_config()._attn_implementation)
 
 
 def _projections(block: Any, only_adapted: bool = False) -> dict[str, int]:
