@@ -225,9 +225,8 @@ def _movement(
     def mean(reader: ResolvedCard | None) -> NDArray[np.float64]:
         # All of a side are read, though some count: the model and its base have read most sides already.
         parts = [passes.read(Side((), reader), side).only(groups) for side in texts.values()]
-        return np.average(
-            [part.mean() for part in parts], axis=0, weights=[part.counts.sum() for part in parts]
-        )
+        weights = [part.counts.sum() for part in parts]
+        return np.asarray(np.average([part.mean() for part in parts], axis=0, weights=weights))
 
     lengths = np.linalg.norm(direction.vectors, axis=1)
     along = directions.unit(direction)
