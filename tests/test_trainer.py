@@ -443,7 +443,7 @@ def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
 def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
     """On a real base of another depth: blocks keep their relative depth, and every adapted matrix learns."""
     definition, _ = read_card(preset)
-    short = {"max_length": 64, "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0}
+    short = {"max_length": 256, "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0}
     if definition.train.kl:
         short["kl"] = {"batch_size": 1}
     changes = {
