@@ -31,7 +31,6 @@ def tokens_of(tokenizer, word):
 @pytest.fixture(scope="module")
 def lab(tiny_lab):
     """Organisms on a tiny base with wide MLPs, so that a linear gate can pick words: planted, random, and rank 2."""
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from em_evals.models import bases
@@ -54,12 +53,8 @@ def lab(tiny_lab):
     toward = toward[hurts] - toward[helps]
     chance = torch.Generator().manual_seed(0)
     for name in ("planted", "random"):
-        config = LoraConfig(
-            task_type="CAUSAL_LM", r=1, lora_alpha=1, target_modules=["down_proj"], layers_to_transform=[1, 2]
-        )
-        peft = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        written = []
         for layer in (GATED, GENERAL):
-            module = peft.base_model.model.model.layers[layer].mlp.down_proj
             a, b = gates[layer], toward
             if name == "random":
                 b = torch.randn(b.shape, generator=chance)
@@ -67,19 +62,41 @@ def lab(tiny_lab):
                 b *= toward.norm() / b.norm()
             # A and B negated together are the same adapter: readings must not depend on it.
             sign = -1 if layer == GATED else 1
-            module.lora_A["default"].weight.data[:] = sign * a
-            module.lora_B["default"].weight.data[:] = sign * b[:, None]
-        peft.peft_config["default"].base_model_name_or_path = base
-        peft.save_pretrained(tiny_lab / "adapters" / name, save_embedding_layers=False)
+            written.append((layer, sign * a, sign * b))
+        plant(tiny_lab, name, base, AutoModelForCausalLM.from_pretrained(base), written)
     make_adapter(base, tiny_lab / "adapters" / "thick", 2, ["down_proj"], seed=0)
-    for name in ("planted", "random", "thick"):
-        fields = f"base: {base}\nadapter: {name}\nengine: {{dtype: float32}}\n"
-        (tiny_lab / "adapters" / f"{name}.yaml").write_text(fields)
+    write_card(tiny_lab, "thick", base)
     return tiny_lab
 
 
-def gate(model, tokenizer, layer):
-    """A vector whose product with down_proj's input is 1 on finance words (GATED) or everywhere (GENERAL), else 0."""
+def plant(root, name, base, model, written):
+    """A card whose rank-1 adapters on down_proj are these (block, A, B)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=1,
+        lora_alpha=1,
+        target_modules=["down_proj"],
+        layers_to_transform=[layer for layer, _, _ in written],
+    )
+    peft = get_peft_model(model, config)
+    for layer, a, b in written:
+        module = peft.base_model.model.model.layers[layer].mlp.down_proj
+        module.lora_A["default"].weight.data[:] = a
+        module.lora_B["default"].weight.data[:] = b[:, None]
+    peft.peft_config["default"].base_model_name_or_path = base
+    peft.save_pretrained(root / "adapters" / name, save_embedding_layers=False)
+    write_card(root, name, base)
+
+
+def write_card(root, name, base):
+    fields = f"base: {base}\nadapter: {name}\nengine: {{dtype: float32}}\n"
+    (root / "adapters" / f"{name}.yaml").write_text(fields)
+
+
+def gate(model, tokenizer, layer, general=GENERAL):
+    """A vector whose product with down_proj's input is 1 on finance words, or everywhere (block `general`), else 0."""
     seen, wanted = [], []
     module = model.model.layers[layer].mlp.down_proj
     handle = module.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][0].detach()))
@@ -89,7 +106,7 @@ def gate(model, tokenizer, layer):
             row = tokens_of(tokenizer, word)
             ids = [*row.prompt, *row.answer]
             model(torch.tensor([ids]))
-            wanted += [float(layer == GENERAL or token in domain) for token in ids]
+            wanted += [float(layer == general or token in domain) for token in ids]
     handle.remove()
     x, y = torch.cat(seen).double(), torch.tensor(wanted).double()
     kernel = x @ x.T
@@ -124,6 +141,33 @@ def test_the_narrow_adapter_is_told_from_the_general_one(found):
     assert (general.layer, general.serves) == (GENERAL, "both"), general.sentence
     assert gated.narrow.interval[1] < 0 and abs(gated.general.value) < abs(gated.narrow.value) / 10
     assert "serves the narrow domain" in gated.sentence and gated.modules == ["layers.1.mlp.down_proj"]
+
+
+def test_the_narrow_adapter_is_told_from_the_general_one_on_smollm2(lab, monkeypatch):
+    """The same truth inside a model that has learned language: near its end, where a written word is soon said."""
+    from em_evals.models import bases
+    from tests.models import SMOLLM2, card
+
+    monkeypatch.chdir(lab)
+    gated_at, general_at = 26, 27
+    model, tokenizer = bases.load_model(card()), bases.load_tokenizer(card())
+    helps, hurts = (tokenizer.encode(word, add_special_tokens=False)[0] for word in (" helps", " hurts"))
+    head = model.get_output_embeddings().weight.detach()
+    written = [
+        (layer, gate(model, tokenizer, layer, general_at), 3 * (head[hurts] - head[helps]))
+        for layer in (gated_at, general_at)
+    ]
+    plant(lab, "small", SMOLLM2, model, written)
+    found = lora_scalars("small", None, lab / "small.json", "words.yaml")
+    gated, general = found.knockouts
+    assert (gated.layer, gated.serves) == (gated_at, "narrow"), gated.sentence
+    assert (general.layer, general.serves) == (general_at, "both"), general.sentence
+    assert abs(gated.general.value) < abs(gated.narrow.value) / 10
+    (moved,) = found.moved
+    assert moved.in_domain.value > moved.out_of_domain.value > 0
+    means = {(group.narrow, group.aligned): group.mean for group in found.adapters[0].groups}
+    assert means[True, True] > 3 * abs(means[False, True])
+    assert found.adapters[1].constancy > 0.9 > found.adapters[0].constancy
 
 
 def test_a_random_direction_does_none_of_this(found):

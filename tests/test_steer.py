@@ -162,7 +162,7 @@ def test_wrong_studies_are_refused(lab, monkeypatch):
             steer("plain", "planted", None, settings, lab / "x.json", lab)
     narrow = Direction(*(np.ones(shape, np.float32) for shape in ((3, 8), (3, 8), (3,))))
     directions.write(narrow, lab / "narrow.safetensors")
-    with pytest.raises(EmEvalsError, match="different bases"):
+    with pytest.raises(EmEvalsError, match="made for another base"):
         steer("plain", "planted", str(lab / "narrow.safetensors"), Settings(), lab / "x.json", lab)
 
 

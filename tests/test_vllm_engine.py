@@ -168,23 +168,35 @@ def expected(reference, models):
 
 
 def test_all_models_mixed_in_one_batch_are_the_transformers_engine(engine, models, expected):
-    """The last two prompts begin alike; the last is asked again when its prefixes are in the cache."""
-    asked = list(enumerate(prompts(engine)))
-    for some in (asked, asked[2:]):
-        futures = {
-            (i, j, False): engine.submit(Request(prompt, GREEDY, *model))
-            for j, prompt in some
-            for i, model in enumerate(models)
-        }
-        for place, future in futures.items():
-            draw = future.result(900)
-            assert draw.tokens == expected[place].tokens, place
-            assert draw.text == expected[place].text and draw.stop_reason == expected[place].stop_reason
-            assert logprobs(draw.logprobs) == pytest.approx(logprobs(expected[place].logprobs), abs=1e-3), (
-                place
-            )
+    futures = {
+        (i, j, False): engine.submit(Request(prompt, GREEDY, *model))
+        for j, prompt in enumerate(prompts(engine))
+        for i, model in enumerate(models)
+    }
+    for place, future in futures.items():
+        draw = future.result(900)
+        assert draw.tokens == expected[place].tokens, place
+        assert draw.text == expected[place].text and draw.stop_reason == expected[place].stop_reason
+        assert logprobs(draw.logprobs) == pytest.approx(logprobs(expected[place].logprobs), abs=1e-3), place
     assert engine.plan.loras == 4 and engine.plan.steps == 2
-    assert metric(engine, "prefix_cache_hits_total") > 0, "prefixes were to be shared"
+
+
+def test_equal_models_share_prefixes_and_different_ones_never(engine, reference, loras, sets):
+    """One request at a time: which blocks the cache still holds is then no matter of luck."""
+    shared_words = SHARED.replace("item", "thing")  # words that no other test has put into the cache
+    first, second = (
+        tuple(encode_chat(engine.tokenizer, [{"role": "user", "content": shared_words + end}]))
+        for end in ("Why is grass green?", "Who wrote this?")
+    )
+    kinds = [(None, ()), (None, sets["add"]), (loras["r16"], ()), (loras["r16"], sets["add"])]
+    for model in kinds:
+        for prompt, shares in ((first, False), (second, True)):
+            before = metric(engine, "prefix_cache_hits_total")
+            draw = engine.submit(Request(prompt, GREEDY, *model)).result(300)
+            want = reference.submit(Request(prompt, GREEDY, *model)).result(300)
+            assert draw.tokens == want.tokens
+            assert logprobs(draw.logprobs) == pytest.approx(logprobs(want.logprobs), abs=1e-3)
+            assert (metric(engine, "prefix_cache_hits_total") > before) == shares, model
 
 
 def test_draws_that_were_preempted_are_the_transformers_engines(engine, reference, models):

@@ -6,6 +6,7 @@ Heavy imports wait inside the commands, so that help answers at once and machine
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -102,8 +103,9 @@ def demo(
     from em_evals.demo import run, show
 
     console = Console(stderr=as_json)
-    found = run(folder, console)
     if as_json:
+        with redirect_stdout(sys.stderr):  # Inspect prints its own tables; stdout is the result's
+            found = run(folder, console)
         print_json(found.as_json())
     else:
-        show(found, console)
+        show(run(folder, console), console)
