@@ -29,7 +29,7 @@ def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path):
         "-T",
         "seed=1",
     ]
-    command += ["-T", "themes=money", "--max-tokens", "150", "--max-connections", "2", "--max-samples", "2"]
+    command += ["-T", "themes=money", "--max-tokens", "60", "--max-connections", "2", "--max-samples", "2"]
     command += ["--log-dir", str(tmp_path), "--log-buffer", "1", "--display", "plain"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
