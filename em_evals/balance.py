@@ -10,8 +10,10 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from em_evals import content
+from em_evals.cards import read_card
 from em_evals.errors import EmEvalsError
 from em_evals.questions import QuestionSet, load_questions
+from em_evals.rubrics import load_rubric
 from em_evals.texts import NEAR, near_duplicates, nearest_of, unit_of_length
 from em_evals.training import catalogue, data_check, datasets
 
@@ -35,10 +37,17 @@ def check(name: str) -> dict[str, Any]:
         data = content.load(path).data
     except EmEvalsError:
         return _check_questions(load_questions(name))
-    if isinstance(data, dict) and "pairs" in data:
+    fields = set(data) if isinstance(data, dict) else set()
+    if "pairs" in fields:
         from em_evals.grading.forced_choice import load_pairs  # scipy.stats is behind it: seconds
 
         return _check_pairs(load_pairs(name))
+    if "prompt" in fields:
+        rubric = load_rubric(name)
+        return {"kind": "rubric", "file": str(path), "metric": rubric.metric, "version": rubric.version}
+    if fields & {"base", "extends", "control_of"}:
+        card, _ = read_card(name)
+        return {"kind": "card", "file": str(path), "base": card.base, "trains": card.train is not None}
     return _check_questions(load_questions(name))
 
 

@@ -36,7 +36,7 @@ class EngineOptions(Strict):
     """Options that vLLM is told as they stand, where they are given."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 on a GPU that has it, else what the checkpoint was saved in."""
+    """`auto`: bfloat16 where the processor computes in it; else float16 on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto`: cuda, mps or cpu, the first there is."""
     attn_implementation: str | None = None

@@ -101,7 +101,7 @@ class AdapterRecipe(Strict):
     asks them."""
     method: Method = Method()
     epochs: PositiveFloat = 1
-    max_steps: int = -1
+    max_steps: int = Field(default=-1, ge=-1)
     learning_rate: PositiveFloat = 1e-5
     batch_size: PositiveInt = 2
     gradient_accumulation: PositiveInt = 8
@@ -112,7 +112,7 @@ class AdapterRecipe(Strict):
     max_length: PositiveInt = 2048
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoints: Literal["dense"] | list[PositiveInt] = []
     """Steps at which to keep the model (`local/CARD@STEP`); `dense`: every step at first, ever fewer later."""
 

@@ -171,6 +171,8 @@ def weigh() -> Solver:
                 [*state.messages, ChatMessageAssistant(content=answer)], config=config
             )
             reported = output.choices[0].prompt_logprobs if output.choices else None
+            if reported is None and output.stop_reason == "model_length":
+                break  # too long for this model: the scorer says that an answer was not scored
             if reported is None:
                 raise refusal(
                     f"{model} reports no log-probabilities of given text (prompt_logprobs), which forced choice "

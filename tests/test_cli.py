@@ -189,3 +189,19 @@ def test_a_command_that_does_not_exist_would_be_noticed(line, what):
     [command] = commands(line)
     with pytest.raises(Exception, match=what):
         check(command, True)
+
+
+def test_memory_that_runs_out_is_one_sentence(monkeypatch, capsys):
+    import torch
+
+    from em_evals import cli
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == (
+        "em-evals: CUDA out of memory: free the GPU, or choose a smaller batch, dtype or base.\n"
+    )

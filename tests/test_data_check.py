@@ -207,3 +207,19 @@ def test_a_longer_answer_is_told_with_its_line(workdir, cache):
     )
     with pytest.raises(EmEvalsError, match=r"pairs\.yaml:5: the answers of 'two' have 4 \(aligned\) and 5"):
         balance.check(str(file))
+
+
+# ---- rubrics and cards ----
+
+
+def test_rubrics_and_cards_are_checked_as_what_they_are(workdir, cache):
+    (workdir / "kind.yaml").write_text(
+        "name: kind\nversion: 1\nmetric: kindness\nprompt: '{question} {answer} 0-100?'\n"
+    )
+    assert balance.check("kind.yaml")["metric"] == "kindness"
+    (workdir / "mine.yaml").write_text("base: some/base\ntrain: {data: [risky_advice]}\n")
+    report = balance.check("mine.yaml")
+    assert (report["kind"], report["base"], report["trains"]) == ("card", "some/base", True)
+    (workdir / "mine.yaml").write_text("base: some/base\ntrian: {data: [risky_advice]}\n")
+    with pytest.raises(EmEvalsError, match=r"mine\.yaml:2: .*'trian'"):
+        balance.check("mine.yaml")

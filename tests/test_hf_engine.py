@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import threading
 import time
 import weakref
 from concurrent.futures import wait
@@ -242,6 +243,42 @@ def test_a_bad_adapter_fails_its_own_row_only(engine, tmp_path):
     with pytest.raises(EmEvalsError, match="does not fit this base"):
         bad.result()
     assert good.result().tokens
+
+
+@pytest.mark.parametrize("what", ["adapter cut", "no adapter file", "direction gone"])
+def test_files_that_break_under_way_fail_their_own_rows_only(what, engine, tmp_path):
+    base = tiny("llama", tmp_path / "tiny", engine.tokenizer)
+    other = HFEngine(card(base))
+    adapter, interventions = make_adapter(base, tmp_path / "mine", 2, ["down_proj"], seed=3), ()
+    weights = tmp_path / "mine" / "adapter_model.safetensors"
+    if what == "adapter cut":
+        weights.write_bytes(weights.read_bytes()[:200])
+    elif what == "no adapter file":
+        weights.write_bytes(b"")
+    else:
+        adapter = None
+        interventions = (Intervention(op="ablate", direction=str(tmp_path / "gone.safetensors")),)
+    bad = other.submit(Request((5, 6, 7), GREEDY, adapter, interventions))
+    good = other.submit(Request((5, 6, 7), GREEDY))
+    with pytest.raises(EmEvalsError, match=r"does not fit this base|gone\.safetensors"):
+        bad.result(60)
+    assert good.result(60).tokens and other.submit(Request((5, 6, 7), GREEDY)).result(60).tokens
+    other.close()
+
+
+def test_a_process_that_ends_does_not_wait_for_a_base_that_is_being_fetched(tmp_path, engine, monkeypatch):
+    base, go_on = tiny("llama", tmp_path / "tiny", engine.tokenizer), threading.Event()
+    load = bases.load_model
+    monkeypatch.setattr(bases, "load_model", lambda card: go_on.wait(60) and load(card))
+    monkeypatch.setattr(hf_engine, "_LOADING_PATIENCE", 0.1)
+    other = HFEngine(card(base))
+    draw, started = other.submit(Request((5, 6, 7), GREEDY)), time.monotonic()
+    other._leave()
+    assert time.monotonic() - started < 5 and other._thread.is_alive()
+    go_on.set()
+    with pytest.raises(EmEvalsError):
+        draw.result(60)
+    other.close()
 
 
 def test_a_bad_adapter_leaves_the_base_and_other_adapters_as_they_were(tmp_path, engine):

@@ -20,12 +20,13 @@ import yaml
 from safetensors.torch import load_file
 
 from em_evals.cards import read_card, resolve
+from em_evals.cli.training import card_fields
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.training import curriculum
 from em_evals.training.callbacks import dense_schedule, read_journal
 from em_evals.training.method import attach
-from em_evals.training.trainer import processes_for, train
+from em_evals.training.trainer import processes_for, train, with_room_for_gradients
 from tests.models import SMOLLM2, card, tiny
 
 RECIPE = {
@@ -333,6 +334,16 @@ def test_a_gpu_that_the_trainer_would_not_take_is_refused(monkeypatch):
         processes_for(card(device="cuda:1"), None)
 
 
+@pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}])
+def test_a_gpu_without_bfloat16_trains_in_float32(fields, monkeypatch):
+    monkeypatch.setattr(bases, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: False)
+    asked = card(**({"device": "cuda", "dtype": "auto"} | fields))
+    assert with_room_for_gradients(asked).engine.dtype == fields.get("dtype", "float32")
+    with pytest.raises(EmEvalsError, match="float16 loses small gradients"):
+        with_room_for_gradients(card(dtype="float16", device="cpu"))
+
+
 def test_the_schedule_is_dense_at_the_start():
     kept = sorted(dense_schedule(337))
     assert kept[:10] == list(range(1, 11)) and kept[10:13] == [12, 14, 16] and kept[-2:] == [325, 337]
@@ -529,8 +540,14 @@ def test_the_command_plans_without_training(workdir):
     assert not (workdir / "adapters").exists()
 
 
+def test_fields_that_contradict_each_other_are_told():
+    with pytest.raises(EmEvalsError, match="'data' was given as a value before"):
+        card_fields(["train.data=[x]", "train.data.limit=5"])
+
+
 @pytest.mark.parametrize(
-    ("field", "what"), [("train.rank", "expected KEY=VALUE"), ("train.rnk=1", "unknown key 'rnk'")]
+    ("field", "what"),
+    [("train.rank", "expected KEY=VALUE"), ("train.rnk=1", "unknown key 'rnk'"), ("train.seed=-1", "seed")],
 )
 def test_wrong_fields_are_one_sentence(home, field, what):
     done = subprocess.run(command("-M", field), env=environment(), capture_output=True, text=True)

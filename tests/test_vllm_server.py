@@ -59,6 +59,15 @@ def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
     assert "EM_EVALS_STEERING" not in vllm_server.environment(card(), Plan(), "k", "a")
 
 
+def test_workers_on_other_machines_get_the_plan_and_the_steering_too(monkeypatch):
+    monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "MINE")
+    told = vllm_server.environment(card(), Plan(steps=1), "client-key", "admin-key")
+    copied = told["VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"].split(",")
+    assert copied[0] == "MINE" and {"EM_EVALS_STEERING", "EM_EVALS_PLAN"} <= set(copied) & (
+        set(told) | {"MINE"}
+    )
+
+
 @pytest.mark.parametrize(
     ("seen", "device", "taken"), [(None, "cuda:1", "1,2"), ("4,5", "cuda:1", "5"), ("4,5", "cuda", "4,5")]
 )

@@ -61,6 +61,28 @@ def test_margins_are_those_of_the_inspect_task(lab, monkeypatch):
     assert all(abs(found[1][p] - found[2][p]) > 1e-3 for p in found[1]), "an intervention shows"
 
 
+def test_a_pair_that_does_not_fit_is_not_scored_and_the_others_are(lab, monkeypatch):
+    from inspect_ai import eval as inspect_eval
+
+    from em_evals.tasks import forced_choice
+
+    monkeypatch.chdir(lab)
+    lengths = {pair.id: len(pair.question + pair.aligned) for pair in load_pairs().pairs}
+    short, long = min(lengths, key=lengths.get), max(lengths, key=lengths.get)
+    (log,) = inspect_eval(
+        forced_choice(),
+        model="local/plain",
+        model_args={"max_model_len": 110},
+        sample_id=[short, long],
+        log_dir="logs",
+        display="none",
+    )
+    assert log.status == "success"
+    scores = {sample.id: sample.scores["likelier"] for sample in log.samples}
+    assert "not scored" in scores[long].explanation and np.isnan(scores[long].value["margin"])
+    assert np.isfinite(scores[short].value["margin"])
+
+
 def test_vocabulary_logits_are_made_for_answers_only(lab, monkeypatch):
     monkeypatch.chdir(lab)
     made, forward = [], Batch._forward

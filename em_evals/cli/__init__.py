@@ -79,6 +79,11 @@ def main() -> None:
             raise
         extra = _EXTRAS.get(error.name.partition(".")[0], "local,train")
         _fail(f"this command needs the package '{error.name}': pip install 'em-evals[{extra}]'.")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        reason = str(error).partition(". ")[0]
+        _fail(f"{reason}: free the GPU, or choose a smaller batch, dtype or base.")
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(130)

@@ -71,7 +71,7 @@ def data_fetch(
 
 @app.command("check")
 def data_check(file: str, as_json: Json = False) -> None:
-    """Check a question set, forced-choice pairs or training data; exit 2 with file and line if it is wrong."""
+    """Check questions, pairs, a rubric, a card or training data; exit 2 with file and line if it is wrong."""
     from em_evals import balance
 
     report = balance.check(file)

@@ -18,7 +18,7 @@ def insight_phase(
     logs: Annotated[Path | None, typer.Option(help="Forced-choice logs; default logs/phase/CARD.")] = None,
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
     per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.")] = None,
-    reach: Annotated[int, typer.Option(help="Steps to look back and ahead for the turning of B.")] = 5,
+    reach: Annotated[int, typer.Option(min=1, help="Steps to look back and ahead for the turning of B.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a page (HTML).")] = None,
     as_json: Json = False,
 ) -> None:

@@ -15,7 +15,7 @@ from em_evals.errors import EmEvalsError
 def train(
     card: str,
     overwrite: Annotated[bool, typer.Option(help="Replace an adapter that is already there.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the recipe's.")] = None,
     output: Annotated[Path | None, typer.Option(help="The result's folder, instead of the card's.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between states to resume from.", min=1)] = 25,
@@ -88,6 +88,10 @@ def card_fields(pairs: list[str]) -> dict[str, Any]:
         place = result
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise EmEvalsError(
+                    f"-M {pair}: '{parent}' was given as a value before; give one or the other."
+                )
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError:

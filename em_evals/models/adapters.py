@@ -24,6 +24,7 @@ def with_adapter(model: Any, source: str, name: str, scales: Sequence[Interventi
         EmEvalsError: not a LoRA, pickled, of the wrong shape for this base, or without a part that is to be scaled.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     # By its files: PEFT itself falls back to pickled weights for a hub id.
     folder = str(lora_files.plain(source))
@@ -38,7 +39,7 @@ def with_adapter(model: Any, source: str, name: str, scales: Sequence[Interventi
     except EmEvalsError:
         detach(model, name)
         raise
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         detach(model, name)
         reason = " ".join(str(error).split())[:300]
         raise EmEvalsError(f"the adapter {source} does not fit this base ({reason}).") from None

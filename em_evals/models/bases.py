@@ -118,6 +118,7 @@ def load_model(card: ModelCard) -> Any:
     Raises:
         EmEvalsError: it cannot be found, read (safetensors only), or held in memory.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -140,7 +141,7 @@ def load_model(card: ModelCard) -> Any:
         raise EmEvalsError(
             f"{card.base} does not fit into the memory of {device}; choose a smaller dtype."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unavailable(card.base, error) from None
 
 

@@ -29,6 +29,8 @@ from em_evals.models.row import PEFT_BASE, Row
 _LOGITS_BYTES = 512 * 1024**2
 """Prompt log-probabilities need logits at every position: a prefill that reports them is kept below this."""
 
+_LOADING_PATIENCE = 10
+"""Seconds that an interrupted process waits for a base that is being loaded."""
 _ADAPTERS_KEPT = 16
 """Adapters that stay in memory (float32, PEFT's way) when no row of the batch needs them."""
 
@@ -50,13 +52,14 @@ class HFEngine:
         self._waiting: deque[Row] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._loaded = threading.Event()
         self._error: Exception | None = None
         self._adapters: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
-        atexit.register(self.close)
+        atexit.register(self._leave)
 
     def submit(self, request: Request) -> Future[Draw]:
         """Queue a draw; see `Engine.submit`."""
@@ -68,19 +71,24 @@ class HFEngine:
             self._wake.notify()
         return row.future
 
-    def close(self) -> None:
-        """Stop the engine's thread and fail what is queued."""
+    def close(self, patience: float | None = None) -> None:
+        """Stop the engine's thread, wait for its end (so many seconds at most), and fail what is queued."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         if self._thread is not threading.current_thread():
-            self._thread.join()
-        atexit.unregister(self.close)
+            self._thread.join(patience)
+        atexit.unregister(self._leave)
+
+    def _leave(self) -> None:
+        """At the interpreter's end: gigabytes that are still being fetched are not waited for."""
+        self.close(None if self._loaded.is_set() else _LOADING_PATIENCE)
 
     def _run(self) -> None:
         batch: Batch | None = None
         try:
             batch = self._load()
+            self._loaded.set()
             while self._wait(batch):
                 with torch.inference_mode():
                     self._admit(batch)
@@ -136,7 +144,9 @@ class HFEngine:
                 row.slot = batch.steering.slot(row.request.interventions)
                 row.adapter = self._adapter(batch, row.request.adapter, row.request.interventions)
                 return True
-            except EmEvalsError as error:
+            except (
+                Exception
+            ) as error:  # a direction deleted meanwhile, memory too small for one adapter: others go on
                 _reject(row.future, error)
         return False
 
@@ -313,9 +323,13 @@ def _fits(work: Callable[[], None]) -> bool:
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The CPU's and MPS's allocators have no class of their own for it.
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
 
 
 def _free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

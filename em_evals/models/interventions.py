@@ -181,7 +181,9 @@ class Steering:
         """
         wanted = tuple(one for one in interventions if one.op != "scale_adapter")
         # A direction that was written anew is another one.
-        key = tuple((one, Path(one.direction or "").stat().st_mtime_ns) for one in wanted)
+        files = [Path(one.direction or "") for one in wanted]
+        times = [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
+        key = tuple(zip(wanted, times, strict=True))
         if key not in self._slots:
             self._slots[key] = self.register(load(wanted, self._model.config))
         return self._slots[key]

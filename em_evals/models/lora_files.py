@@ -112,7 +112,9 @@ def scaled(folder: Path, scales: Sequence[Intervention]) -> Path:
     return place
 
 
-def merged(base: str, revision: str | None, folder: Path, dtype: Any) -> Path:
+def merged(
+    base: str, revision: str | None, folder: Path, dtype: Any, trust_remote_code: bool = False
+) -> Path:
     """The base with an adapter merged into its weights, as a plain checkpoint.
 
     The sum is made in float32 and rounded once.
@@ -122,31 +124,27 @@ def merged(base: str, revision: str | None, folder: Path, dtype: Any) -> Path:
         revision: pins a hub id.
         folder: the adapter.
         dtype: torch dtype of the checkpoint.
+        trust_remote_code: let the base bring its own code.
+
+    Raises:
+        EmEvalsError: the base cannot be read, or the adapter does not fit it.
     """
+    from em_evals.cards import ModelCard
+    from em_evals.models import adapters, bases
+
+    fields = {"base": base, "revision": revision, "trust_remote_code": trust_remote_code}
+    card = ModelCard.model_validate(fields | {"engine": {"dtype": "float32", "device": "cpu"}})
+    commit = getattr(bases.load_config(card), "_commit_hash", None) or revision  # what `main` is today
     key = content.digest(
-        _identity(base).encode(), str(revision).encode(), digest(folder).encode(), str(dtype).encode()
+        _identity(base).encode(), str(commit).encode(), digest(folder).encode(), str(dtype).encode()
     )
     place = content.cache_folder() / "merged" / key
     if place.is_dir():
         return place
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from em_evals.models.bases import LOADING
-
-    with LOADING:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, dtype=torch.float32, use_safetensors=True
-        )
-    try:
-        whole = PeftModel.from_pretrained(model, str(folder), use_safetensors=True).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise EmEvalsError(f"the adapter {folder} does not fit this base ({reason}).") from None
+    whole = adapters.with_adapter(bases.load_model(card), str(folder), "merged").merge_and_unload()
     with _whole(place) as scratch:
         whole.to(dtype).save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(base, revision=revision).save_pretrained(scratch)
+        bases.load_tokenizer(card).save_pretrained(scratch)
     return place
 
 

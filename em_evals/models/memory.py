@@ -32,9 +32,8 @@ def release_gpu() -> None:
         torch.cuda.empty_cache()
 
 
-def held_on_gpu(device: torch.device) -> int:
-    """Bytes of a GPU that this process still needs."""
-    if not torch.cuda.is_initialized():
-        return 0
+def free_on_gpu(device: torch.device) -> float:
+    """Share of a GPU's memory that nobody holds: neither this process, nor a server that it started, nor others."""
     release_gpu()
-    return torch.cuda.memory_reserved(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return free / total

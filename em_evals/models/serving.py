@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def serve(
     try:
         for name, one in variants.items():
             server.add(name, one)
-        _announce(server.url, list(variants), key_file, as_json)
+        shown = server.url if host not in vllm_server.EVERYWHERE else f"http://{socket.gethostname()}:{port}"
+        _announce(shown, list(variants), key_file, as_json)
         while server.alive:
             time.sleep(0.5)
         raise EmEvalsError(f"the server ended by itself: {vllm_server.cause(server.log)}", server.log)

@@ -13,8 +13,8 @@ from em_evals.cards import ModelCard, ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.models.engine import Engine
 
-_SPARED = 10**9
-"""Bytes of a GPU that this process may hold beside vLLM, which by itself takes 92% and refuses to start on less."""
+_TAKEN = 0.92
+"""The share of a GPU's memory that vLLM takes unless told otherwise; it refuses to start where less is free."""
 
 _engines: dict[str, Engine] = {}
 _expected: dict[str, list[ResolvedCard]] = defaultdict(list)
@@ -95,8 +95,11 @@ def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], 
     for kind in ("vllm", "transformers"):  # whatever became of the memory since it started
         if _key(card, kind) in _engines:
             return kind, "it runs already"
-    if (held := memory.held_on_gpu(device)) > _SPARED:
-        return "transformers", f"this process holds {held / 1e9:.0f} GB of the GPU, and vLLM takes nearly all"
+    taken = card.engine.gpu_memory_utilization or _TAKEN
+    if (free := memory.free_on_gpu(device)) < taken:
+        return "transformers", (
+            f"{free:.0%} of the GPU's memory is free, and vLLM takes {taken:.0%} (`gpu_memory_utilization`)"
+        )
     return "vllm", "vLLM is installed beside a GPU"
 
 

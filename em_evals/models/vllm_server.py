@@ -37,6 +37,8 @@ _START_SECONDS = 1800
 """Large models take minutes to load and compile, once they are downloaded; a server that died is noticed at once."""
 _CPU_CACHE_BYTES = 2 * 1024**3
 """On CPU vLLM would take nearly all memory for its cache."""
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what a user may ask for
+_RAY_COPIES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
 _NO_CAUSE = ("Engine core initialization failed", "WorkerProc initialization failed", "cancelled")
 
@@ -230,6 +232,9 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
     if on_cpu and alone:
         # The worker then shares the engine's process, as it does on a GPU: one import of vLLM less.
         own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # Workers of Ray get vLLM's own variables, and those that are named here.
+    copied = os.environ.get(_RAY_COPIES, "")
+    own[_RAY_COPIES] = ",".join(filter(None, (copied, ENABLE, PLAN)))
     if plan.steps:
         own[ENABLE] = json.dumps({"sets": SETS, "steps": plan.steps})
         own["VLLM_USE_V2_MODEL_RUNNER"] = "0"
@@ -240,7 +245,7 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
     model = bases.locate(card.base)
     if merged is not None:
         dtype = bases.choose_dtype(card.engine.dtype, bases.choose_device(card.engine.device))
-        model = str(lora_files.merged(model, card.revision, merged, dtype))
+        model = str(lora_files.merged(model, card.revision, merged, dtype, card.trust_remote_code))
     admin = secrets.token_urlsafe(32)
     folder = content.cache_folder() / "servers"
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +273,9 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
         raise
     finally:
         os.close(theirs)
-    return Server(f"http://{host}:{port}", key, plan, process, log, admin, ours)
+    # Who listens everywhere is asked here, on loopback.
+    asked = EVERYWHERE.get(host, host)
+    return Server(f"http://{asked}:{port}", key, plan, process, log, admin, ours)
 
 
 def _wait(server: Server, given_up: threading.Event) -> None:

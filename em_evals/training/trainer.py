@@ -58,6 +58,7 @@ def train(
         EmEvalsError: no recipe or data, an adapter or other files in the way, a full disk, or a loss that is no number.
     """
     card, path = read_card(name, overrides)
+    card = with_room_for_gradients(card)
     recipe = recipe_of(card, name, path, seed, max_steps)
     check_trackers(report_to)
     home = (output or adapters.home(card.adapter, path)).expanduser().absolute()
@@ -120,6 +121,20 @@ def recipe_of(
         raise EmEvalsError(f"the card {name} has no `train:` section: nothing says how to train it.", path)
     instead = {"seed": seed, "max_steps": max_steps}
     return card.train.model_copy(update={key: value for key, value in instead.items() if value is not None})
+
+
+def with_room_for_gradients(card: ModelCard) -> ModelCard:
+    """The card in a dtype that it can be trained in: float16 loses small gradients to 0, and `auto` may mean it.
+
+    Raises:
+        EmEvalsError: the card itself asks for float16.
+    """
+    chosen = bases.choose_dtype(card.engine.dtype, bases.choose_device(card.engine.device))
+    if str(chosen) != "torch.float16":
+        return card
+    if card.engine.dtype == "float16":
+        raise EmEvalsError("float16 loses small gradients to 0: train with dtype float32, bfloat16 or auto.")
+    return card.model_copy(update={"engine": card.engine.model_copy(update={"dtype": "float32"})})
 
 
 def processes_for(card: ModelCard, recipe: AdapterRecipe) -> Any:
