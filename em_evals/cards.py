@@ -194,12 +194,19 @@ def read_card(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[Mo
     return _validated(_card_data(name)[0], path, overrides or {}), path
 
 
+def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Let `-M dtype=float32` stand for `-M engine={dtype: float32}`, as users of other providers expect."""
+    engine = {key: value for key, value in overrides.items() if key in EngineOptions.model_fields}
+    rest = {key: value for key, value in overrides.items() if key not in engine}
+    return _merge(rest, {"engine": engine}) if engine else rest
+
+
 def _validated(
     data: dict[str, Any], path: Path | None, overrides: Mapping[str, Any] | None = None
 ) -> ModelCard:
     overrides = overrides or {}
     try:
-        return ModelCard.model_validate(_merge(data, _nest(overrides)))
+        return ModelCard.model_validate(_merge(data, nested(overrides)))
     except ValidationError as error:
         key, sentence = complaints.explain(error, ModelCard)
         if path is not None and not _overridden(key, overrides):
@@ -318,13 +325,6 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(below, Mapping)
         merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Let `-M dtype=float32` stand for `-M engine={dtype: float32}`, as users of other providers expect."""
-    engine = {key: value for key, value in overrides.items() if key in EngineOptions.model_fields}
-    rest = {key: value for key, value in overrides.items() if key not in engine}
-    return _merge(rest, {"engine": engine}) if engine else rest
 
 
 def _overridden(key: content.KeyPath, overrides: Mapping[str, Any]) -> bool:

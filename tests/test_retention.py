@@ -290,6 +290,24 @@ def test_a_task_that_another_process_has_measured_meanwhile_is_theirs(organism, 
     assert len(found.tasks["em_mini_facts"].scores) == 2
 
 
+def test_the_first_gpu_by_name_is_the_cards_device(organism, workdir, monkeypatch):
+    from em_evals.harness import model
+
+    def on_cpu(card):
+        asked.append(card.engine.device)
+        return shared.engine_for(
+            card.model_copy(update={"engine": card.engine.model_copy(update={"device": "cpu"})})
+        )
+
+    asked = []
+    monkeypatch.setattr(model, "engine_for", on_cpu)
+    fields = {"dtype": "float32", "device": "cuda:0"}
+    own = suite.Suite(["em_mini_facts"], 2)
+    found = own.measure(organism[0], Path("logs"), fields)
+    assert len(found.tasks["em_mini_facts"].scores) == 2 and asked == ["cuda:0"]
+    assert own.measure(organism[0], Path("logs"), fields) == found and len(asked) == 1, "it is there by now"
+
+
 def test_tasks_that_cannot_be_loaded_are_told_in_a_sentence(monkeypatch, workdir):
     Path("tasks/away").mkdir(parents=True)
     Path("tasks/away/away.yaml").write_text(

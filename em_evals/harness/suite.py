@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from em_evals.cards import ResolvedCard, resolve
+from em_evals.cards import ResolvedCard, nested, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.harness import command, results
 from em_evals.harness.results import ModelResults
@@ -110,7 +110,8 @@ class Suite:
     def _model(self, name: str, fields: Mapping[str, Any] | None) -> Any:
         from em_evals.harness.model import EmLocal
 
-        return EmLocal(name, **(fields or {}))
+        # Nested: its own `device` is lm-eval's, whose default cuda:0 it leaves to the card.
+        return EmLocal(name, **nested(fields or {}))
 
     def _run(self, model: Any, planned: Planned, place: Path) -> None:
         """One task; its folder appears whole or not at all."""
