@@ -221,6 +221,16 @@ def test_a_rate_that_fell_with_coherence_is_damage():
     assert rates.damage({"organism": base, "cured": cured, "worse": risen}) == ()
 
 
+def test_damage_is_told_against_any_earlier_model():
+    base, organism, mild, ablated = (
+        metrics.rates(draws(*counts))
+        for counts in ((0, 396, 400), (20, 392, 400), (8, 392, 400), (0, 140, 400))
+    )
+    (sentence,) = rates.damage({"base": base, "mild": mild, "organism": organism, "ablated": ablated})
+    assert "Damage, not a cure: ablated" in sentence and "against organism's 5.00%" in sentence
+    assert rates.damage({"ablated": ablated, "base": base, "organism": organism}) == ()
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [((390, 400), (150, 400)), ((0, 20), (3, 25)), ((7, 9), (9, 9))]
 )
