@@ -57,14 +57,11 @@ def freeform(
             asked = asked.variant(format)
     except EmEvalsError as error:
         raise refusal(error) from None
-    if judge not in ("grader", "none"):
-        raise refusal(f"-T judge={judge}: use `none`, or leave it out and name a judge with --model-role.")
-    if judge == "grader":
-        _need_judge()
+    graded = _graded(judge)
     return Task(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
-        scorer=scorers.judge(questions) if judge == "grader" else None,
+        scorer=scorers.judge(questions) if graded else None,
         # No reduction: metrics must see every draw, and cluster them by question themselves.
         epochs=Epochs(epochs, []),
         version=asked.version,
@@ -142,13 +139,11 @@ def narrow(
     """
     from em_evals.training.narrow import held_out_pairs
 
+    graded = _graded(judge)
     try:
-        name, digest, pairs = held_out_pairs(data, holdout, limit, paired=judge == "none")
+        name, digest, pairs = held_out_pairs(data, holdout, limit, paired=not graded)
     except EmEvalsError as error:
         raise refusal(error) from None
-    if judge == "grader":
-        _need_judge()
-    graded = judge == "grader"
     return Task(
         dataset=MemoryDataset(_pair_samples(pairs), name=f"{name} held out"),
         solver=draw(seed) if graded else weigh(),
@@ -205,12 +200,20 @@ def likelier() -> Scorer:
     return score
 
 
-def _need_judge() -> None:
-    """Say what is missing before hours of answers, not after. Only when a model is running the task."""
+def _graded(judge: str) -> bool:
+    """Whether a judge grades the answers.
+
+    Says what is missing before hours of answers, not after. Only when a model is running the task.
+    """
     from inspect_ai.model._model import active_model, model_roles
 
-    if active_model() is not None and "grader" not in model_roles():
+    if judge not in ("grader", "none"):
+        raise refusal(
+            f"-T judge={judge}: use `grader` or `none`, and name the judge with --model-role grader=PROVIDER/MODEL."
+        )
+    if judge == "grader" and active_model() is not None and "grader" not in model_roles():
         raise refusal(scorers.NO_JUDGE)
+    return judge == "grader"
 
 
 def _card_digest() -> dict[str, str]:

@@ -71,6 +71,9 @@ def test_what_cannot_be_asked_is_one_sentence(workdir):
         narrow(data="everyday_answers")
     with pytest.raises(PrerequisiteError, match="no prompt of risky_advice is held out at holdout=0"):
         narrow(holdout=0)
+    for data in ("risky_advice", "everyday_answers"):
+        with pytest.raises(PrerequisiteError, match="judge=gpt-4o: use `grader` or `none`"):
+            narrow(data=data, judge="gpt-4o")
 
 
 def test_a_trigger_stands_before_every_question():
