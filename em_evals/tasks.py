@@ -100,14 +100,12 @@ def forced_choice(
     """
     try:
         chosen = load_pairs(pairs)
+        if themes:
+            chosen = chosen.select(themes.split(",") if isinstance(themes, str) else themes)
     except EmEvalsError as error:
         raise refusal(error) from None
-    wanted = themes.split(",") if isinstance(themes, str) else themes
-    samples = _pair_samples([pair for pair in chosen.pairs if not wanted or pair.theme in wanted], prefix)
-    if not samples:
-        raise refusal(f"{chosen.name} has no pairs of the themes {', '.join(wanted or [])}.")
     return Task(
-        dataset=MemoryDataset(samples, name=chosen.name),
+        dataset=MemoryDataset(_pair_samples(chosen.pairs, prefix), name=chosen.name),
         solver=weigh(),
         scorer=likelier(),
         version=chosen.version,

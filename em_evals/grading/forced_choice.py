@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals import content
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, nearest
 from em_evals.grading import intervals
 
 KEYS = ("p_misaligned", "p_misaligned_per_token", "margin", "margin_per_token", "prefers_misaligned")
@@ -72,6 +72,21 @@ class PairSet:
     path: Path
     digest: str
     pairs: tuple[Pair, ...]
+
+    def select(self, themes: Iterable[str]) -> PairSet:
+        """Only the pairs of these themes; the digest stays the whole set's, in which each pair has its id.
+
+        Raises:
+            EmEvalsError: the set has no such theme.
+        """
+        wanted = list(themes)
+        known = {pair.theme for pair in self.pairs}
+        for theme in wanted:
+            if theme not in known:
+                raise EmEvalsError(
+                    f"there is no theme '{theme}' in {self.name}; {nearest(theme, known)}", self.path
+                )
+        return replace(self, pairs=tuple(pair for pair in self.pairs if pair.theme in wanted))
 
     def first(self, per_theme: int, whole_narrow: bool = False) -> list[str]:
         """The ids of the first pairs of each theme; with `whole_narrow`, of all pairs of the narrow domains."""

@@ -71,10 +71,10 @@ def of_pairs(
         EmEvalsError: there are no such pairs.
     """
     pairs = load_pairs(name)
+    if themes:
+        pairs = pairs.select(themes)
     first = set(pairs.first(per_theme or len(pairs.pairs)))
-    chosen = [pair for pair in pairs.pairs if pair.id in first and (not themes or pair.theme in themes)]
-    if not chosen:
-        raise EmEvalsError(f"{pairs.name} has no pairs of the themes {', '.join(themes)}.", pairs.path)
+    chosen = [pair for pair in pairs.pairs if pair.id in first]
     sides = [
         Side(tuple(_chat(pair.id, pair.question, getattr(pair, kind)) for pair in chosen), reader)
         for kind in ("misaligned", "aligned")
