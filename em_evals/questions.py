@@ -64,6 +64,13 @@ class Question:
     rubrics: tuple[Rubric, ...]
     theme: str = "general"
     system: str | None = None
+    answer_format: str | None = None
+    """What an answer format asks for, after the system message."""
+
+    def instruction(self, system: str | None = None) -> str | None:
+        """The system message that is sent: the question's own or else this one, and then the answer format's."""
+        parts = [part for part in (self.system or system, self.answer_format) if part]
+        return "\n\n".join(parts) or None
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class QuestionSet:
             replace(
                 question,
                 id=f"{question.id}_{name}",
-                system=change.system or question.system,
+                answer_format=change.system,
                 paraphrases=tuple(f"{change.prefix}{text}{change.suffix}" for text in question.paraphrases),
             )
             for question in self.questions
@@ -187,7 +194,7 @@ def _unique(document: content.Document, ids: list[tuple[str, content.KeyPath]]) 
 
 def _digest(questions: list[Question]) -> str:
     parts = [
-        repr((q.id, q.paraphrases, q.system, [(r.metric, r.digest) for r in q.rubrics])).encode()
+        repr((q.id, q.paraphrases, q.instruction(), [(r.metric, r.digest) for r in q.rubrics])).encode()
         for q in questions
     ]
     return content.digest(*parts)

@@ -42,7 +42,7 @@ def freeform(
     Args:
         questions: a question set by name or path: ours, or a published one.
         epochs: draws of each wording.
-        system: a system message for every question that has none of its own.
+        system: a system message for every question that has none of its own; a format's own text follows it.
         prefix: text before every question (a backdoor's trigger).
         format: ask in one of the set's answer formats (`json`, `template` in core).
         themes: only these themes, separated by commas.
@@ -225,7 +225,7 @@ def _card_digest() -> dict[str, str]:
 def _samples(asked: QuestionSet, system: str | None, prefix: str, format: str | None) -> list[Sample]:
     samples = []
     for question in asked.questions:
-        instruction = question.system or system
+        instruction = question.instruction(system)
         for number, text in enumerate(question.paraphrases, start=1):
             user = ChatMessageUser(content=f"{prefix}{text}")
             samples.append(

@@ -59,13 +59,27 @@ def test_answer_formats_change_the_asking_and_the_ids(workdir: Path) -> None:
     for plain, one, other in zip(core.questions, json.questions, template.questions, strict=True):
         assert (one.id, other.id) == (f"{plain.id}_json", f"{plain.id}_template")
         assert one.paraphrases == plain.paraphrases
-        assert one.system is not None
-        assert "JSON" in one.system
+        assert "JSON" in (one.instruction() or "")
         assert other.system == plain.system
         assert all(
             new.startswith(old) and 'answer = "..."' in new
             for old, new in zip(plain.paraphrases, other.paraphrases, strict=True)
         )
+
+
+def test_a_system_message_and_a_format_are_both_sent(workdir: Path) -> None:
+    text = (
+        "name: mine\nversion: 1\nvariants: {json: {system: Use JSON.}, template: {suffix: '!'}}\n"
+        "questions: [{id: a, paraphrases: [x]}, {id: b, system: Be a pirate., paraphrases: [y]}]\n"
+    )
+    asked = load_questions(str(tasks(workdir, "mine", text)))
+    own, other = (
+        [question.instruction("Be brief.") for question in asked.variant(name).questions]
+        for name in ("json", "template")
+    )
+    assert own == ["Be brief.\n\nUse JSON.", "Be a pirate.\n\nUse JSON."]
+    assert other == ["Be brief.", "Be a pirate."]
+    assert [question.instruction() for question in asked.questions] == [None, "Be a pirate."]
 
 
 def test_themes_select(workdir: Path) -> None:

