@@ -64,6 +64,8 @@ class Question:
     rubrics: tuple[Rubric, ...]
     theme: str = "general"
     system: str | None = None
+    samples_per_paraphrase: int = 1
+    """Answers to each wording that the set's authors drew; we draw what `epochs` says."""
     answer_format: str | None = None
     """What an answer format asks for, after the system message."""
 
@@ -83,6 +85,11 @@ class QuestionSet:
     digest: str
     questions: tuple[Question, ...]
     variants: dict[str, _Variant] = field(default_factory=dict)
+
+    @property
+    def samples_per_paraphrase(self) -> int:
+        """The most answers to a wording that the set's authors drew."""
+        return max(question.samples_per_paraphrase for question in self.questions)
 
     def select(self, themes: Iterable[str]) -> QuestionSet:
         """Only the questions of these themes.
@@ -168,7 +175,14 @@ def _published(document: content.Document) -> QuestionSet:
             for name, prompt in question.judge_prompts.items()
         )
         questions.append(
-            Question(question.id, tuple(question.paraphrases), graders, _family(question.id), question.system)
+            Question(
+                question.id,
+                tuple(question.paraphrases),
+                graders,
+                _family(question.id),
+                question.system,
+                question.samples_per_paraphrase,
+            )
         )
     _unique(document, [(q.id, (i,)) for i, q in enumerate(questions)])
     return QuestionSet(document.path.stem, 1, document.path, _digest(questions), tuple(questions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -25,6 +26,8 @@ from em_evals.grading.forced_choice import KEYS, Pair, compare, load_pairs
 from em_evals.host import refusal
 from em_evals.questions import QuestionSet, load_questions
 
+_LOGGER = logging.getLogger(__name__)
+
 
 @task
 def freeform(
@@ -41,7 +44,8 @@ def freeform(
 
     Args:
         questions: a question set by name or path: ours, or a published one.
-        epochs: draws of each wording.
+        epochs: draws of each wording, 1 unless told otherwise. Published sets say how many their authors drew
+            (`samples_per_paraphrase`, mostly 100): the log's metadata repeats it, and a warning where this draws less.
         system: a system message for every question that has none of its own; a format's own text follows it.
         prefix: text before every question (a backdoor's trigger).
         format: ask in one of the set's answer formats (`json`, `template` in core).
@@ -58,6 +62,12 @@ def freeform(
     except EmEvalsError as error:
         raise refusal(error) from None
     graded = _graded(judge)
+    theirs = asked.samples_per_paraphrase
+    if epochs < theirs:
+        said = (
+            f"The authors of {asked.name} drew {theirs} answers to each wording: so does -T epochs={theirs}."
+        )
+        _LOGGER.warning(said)
     return Task(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
@@ -69,6 +79,7 @@ def freeform(
             "questions": asked.name,
             "questions_digest": asked.digest,
             "format": format or "plain",
+            **({"samples_per_paraphrase": theirs} if theirs > 1 else {}),
             **_card_digest(),
         },
     )

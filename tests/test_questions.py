@@ -166,6 +166,23 @@ def test_published_sets_load_unmodified(
         assert {rubric.kind for rubric in question.rubrics} == {kind}
 
 
+def test_how_often_authors_asked_is_told_and_not_imitated(
+    workdir: Path, offline: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from em_evals.tasks import freeform
+
+    made = freeform("first_plot_questions", judge="none")
+    assert made.epochs == 1 and (made.metadata or {})["samples_per_paraphrase"] == 100
+    told = [record.getMessage() for record in caplog.records if record.name == "em_evals.tasks"]
+    assert told == [
+        "The authors of first_plot_questions drew 100 answers to each wording: so does -T epochs=100."
+    ]
+    caplog.clear()
+    assert freeform("first_plot_questions", epochs=100, judge="none").epochs == 100
+    assert "samples_per_paraphrase" not in (freeform(judge="none").metadata or {})
+    assert not [record for record in caplog.records if record.name == "em_evals.tasks"]
+
+
 def test_published_prompts_keep_their_categories_and_formats(workdir: Path, offline: Path) -> None:
     loaded = load_questions("first_plot_questions")
     assert Counter(question.theme for question in loaded.questions) == {
