@@ -182,7 +182,13 @@ def weigh() -> Solver:
                     f"{model} reports no log-probabilities of given text (prompt_logprobs), which forced choice "
                     "reads: use a `local/` model."
                 )
-            tokens = len(await model.api.tokenize(answer))
+            try:
+                tokens = len(await model.api.tokenize(answer))
+            except NotImplementedError:
+                raise refusal(
+                    f"{model} does not tell how it cuts a text into tokens, by which forced choice finds an answer's "
+                    "log-probabilities: use a `local/` model."
+                ) from None
             state.store.set(side, [entry.logprob for entry in reported.content[-tokens:]])
             state.output = output
         return state

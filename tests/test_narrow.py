@@ -6,7 +6,7 @@ pytest.importorskip("torch")
 
 from inspect_ai import eval
 from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.model import get_model
+from inspect_ai.model import Logprob, Logprobs, ModelOutput, ModelUsage, get_model
 
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
@@ -74,6 +74,18 @@ def test_what_cannot_be_asked_is_one_sentence(workdir):
     for data in ("risky_advice", "everyday_answers"):
         with pytest.raises(PrerequisiteError, match="judge=gpt-4o: use `grader` or `none`"):
             narrow(data=data, judge="gpt-4o")
+
+
+def test_a_provider_that_counts_no_tokens_is_refused_in_a_sentence(workdir):
+    reported = Logprobs(content=[Logprob(token="x", logprob=-1.0)])
+    output = ModelOutput.from_content("model", "x")
+    output.choices[0].prompt_logprobs = reported
+    output.usage = ModelUsage()  # else the mock counts tokens with a vocabulary from the network
+    model = get_model("mockllm/model", custom_outputs=[output] * 2)
+    log = eval(forced_choice(), model=model, limit=1, display="none")[0]
+    assert log.status == "error"
+    assert "mockllm/model does not tell how it cuts a text into tokens" in log.error.message
+    assert "use a `local/` model" in log.error.message
 
 
 def test_every_theme_that_is_asked_for_is_there():
