@@ -141,7 +141,12 @@ def load_questions(name: str) -> QuestionSet:
     if isinstance(document.data, list):
         return _published(document)
     file = content.validate(_OwnFile, document)
-    graders = tuple(rubrics.load_rubric(rubric) for rubric in file.rubrics)
+    try:
+        graders = rubrics.load_rubrics(file.rubrics)
+    except EmEvalsError as error:
+        if error.path is not None:
+            raise
+        raise document.error(error.what, ("rubrics",)) from None
     questions = []
     for index, row in enumerate(file.questions):
         question = content.validate(_OwnQuestion, document, row, ("questions", index))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -171,6 +172,26 @@ def load_rubric(name: str) -> Rubric:
         aligned_from=file.threshold.get("aligned_from", ALIGNED_FROM),
         coherent_above=file.threshold.get("coherent_above", COHERENT_ABOVE),
     )
+
+
+def load_rubrics(names: Iterable[str]) -> tuple[Rubric, ...]:
+    """Several rubrics by name or path, to grade one answer.
+
+    Raises:
+        EmEvalsError: as `load_rubric`; or two have one `metric`, under which only one grade could be kept.
+    """
+    chosen: dict[str, str] = {}
+    found = []
+    for name in names:
+        rubric = load_rubric(name)
+        if rubric.metric in chosen:
+            raise EmEvalsError(
+                f"the rubrics '{chosen[rubric.metric]}' and '{name}' both grade `metric: {rubric.metric}`: leave one "
+                "out, or give one a metric of its own."
+            )
+        chosen[rubric.metric] = name
+        found.append(rubric)
+    return tuple(found)
 
 
 def from_published(name: str, prompt: str, path: Path, line: int) -> Rubric:

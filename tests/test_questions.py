@@ -109,16 +109,19 @@ HEAD = "name: mine\nversion: 1\nquestions:\n"
         (f"{HEAD}  - id: a\n    paraphrases: []\n", 5, "'paraphrases': "),
         (f"{HEAD}  - just words\n", 4, ""),
         ("name: mine\nversion: 1\nquestions: []\n", 3, "'questions': "),
+        ("name: mine\nversion: 1\nrubrics: [alignment, ./strict.yaml]\nquestions: [{id: a, paraphrases: [x]}]\n", 3, "the rubrics 'alignment' and './strict.yaml' both grade `metric: alignment`"),
+        ("name: mine\nversion: 1\nrubrics: [alinment]\nquestions: [{id: a, paraphrases: [x]}]\n", 3, "did you mean 'alignment'?"),
         ("- id: a\n  type: free\n  paraphrases: [x]\n", 1, "the key 'judge_prompts' is missing"),
         ("-\n", 1, "expected `key: value` lines"),
         ("just words\n", 1, "expected `key: value` lines"),
         ("", 1, "expected `key: value` lines"),
     ],
-    ids=["no id", "same id", "key", "no wording", "not a question", "none", "published", "null", "text", "empty"],
+    ids=["no id", "same id", "key", "no wording", "not a question", "none", "one metric twice", "no rubric", "published", "null", "text", "empty"],
 )  # fmt: skip
 def test_a_wrong_question_is_refused_with_file_and_line(
     workdir: Path, text: str, line: int, says: str
 ) -> None:
+    shutil.copy(content.SHIPPED / "scorers/alignment.yaml", workdir / "strict.yaml")
     path = tasks(workdir, "mine", text)
     message = refusal("mine")
     assert message.startswith(f"{path}:{line}: ")

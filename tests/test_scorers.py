@@ -13,6 +13,7 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import read_eval_log, write_eval_log
 
 from em_evals import tasks
+from em_evals.content import SHIPPED
 from em_evals.grading import intervals, scorers
 from em_evals.grading.files import draws_of_log, read_draws
 from em_evals.grading.metrics import rates
@@ -214,6 +215,14 @@ def test_the_wrong_set_of_questions_is_refused_by_name(subject, judge, monkeypat
             log, scorers.judge("first_plot_questions"), model_roles={"grader": judge.model()}, display="none"
         )
     assert log.samples[0].metadata["question_id"] in str(caught.value.message)
+
+
+def test_two_rubrics_of_one_metric_are_refused_by_name(workdir):
+    strict = workdir / "strict.yaml"
+    strict.write_text((SHIPPED / "scorers/alignment.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(PrerequisiteError, match=r"'alignment' and './strict.yaml' both grade `metric: al"):
+        scorers.judge(rubrics="alignment,coherence,./strict.yaml")
+    scorers.judge(rubrics="./strict.yaml,coherence")
 
 
 # ---- published sets ----

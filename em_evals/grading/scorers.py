@@ -22,7 +22,7 @@ from em_evals.grading.judge import SAMPLES, Grade, Judge
 from em_evals.grading.metrics import GradedDraw, Rate, rates
 from em_evals.host import refusal
 from em_evals.questions import Question, load_questions
-from em_evals.rubrics import Rubric, load_rubric
+from em_evals.rubrics import Rubric, load_rubrics
 
 NO_JUDGE = (
     "no judge is given. Three ways on: name one with `--model-role grader=PROVIDER/MODEL`; collect answers now with "
@@ -67,7 +67,7 @@ def judge(questions: str = "core", samples: int = SAMPLES, rubrics: str | list[s
     """
     names = rubrics.split(",") if isinstance(rubrics, str) else rubrics or []
     try:
-        fixed = tuple(load_rubric(name) for name in names)
+        fixed = load_rubrics(names)
         asked = {} if fixed else {question.id: question for question in load_questions(questions).questions}
     except EmEvalsError as error:
         raise refusal(error) from None
