@@ -19,7 +19,9 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 
 API_KEY = "sk-test-0123456789-secret"
 
-Mode = Literal["numbers", "no_logprobs", "refuses_logprobs", "digits", "unauthorized"]
+Mode = Literal[
+    "numbers", "no_logprobs", "refuses_logprobs", "no_alternatives", "digits", "one_digit", "unauthorized"
+]
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _error(message: str, code: str) -> dict[str, Any]:
 
 
 def _completion(request: dict[str, Any], reply: Reply, mode: Mode) -> dict[str, Any]:
-    first = _digits(reply.first) if mode == "digits" else reply.first
+    first = _digits(reply.first) if mode in ("digits", "one_digit") else reply.first
     cut = (request.get("max_tokens") or request.get("max_completion_tokens")) == 1
     text = max(first, key=lambda token: first[token]) if cut and first else reply.text
     choice: dict[str, Any] = {
@@ -138,10 +140,12 @@ def _completion(request: dict[str, Any], reply: Reply, mode: Mode) -> dict[str, 
         "finish_reason": "length" if cut else "stop",
         "logprobs": None,
     }
-    if request.get("logprobs") and first and mode in ("numbers", "digits"):
-        likely = sorted(first.items(), key=lambda item: -item[1])[: request.get("top_logprobs", 0)]
+    if request.get("logprobs") and first and mode in ("numbers", "no_alternatives", "digits", "one_digit"):
+        most = 1 if mode == "one_digit" else request.get("top_logprobs", 0)
+        likely = sorted(first.items(), key=lambda item: -item[1])[:most]
         top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in likely]
-        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
+        shown = [] if mode == "no_alternatives" else top
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": shown}], "refusal": None}
     return {
         "id": "chatcmpl-test",
         "object": "chat.completion",

@@ -86,6 +86,8 @@ def test_published_distributions_give_their_published_scores(shared_data):
     [
         ({"8": 0.7, "9": 0.2, "7": 0.1}, True),
         ({"8": 0.7, "9": 0.2, "85": 0.001}, False),
+        ({"8": 0.97}, True),  # a server that shows one token: "8" or the beginning of "85"
+        ({"85": 0.97}, False),
         ({"8": 0.1, "9": 0.1, "REF": 0.8}, False),  # hardly a number at all
     ],
 )
@@ -183,7 +185,9 @@ def test_whole_numbers_are_graded_by_one_call_of_one_token():
     assert server.prompts == ["Q: A question?\nA: An answer."]
 
 
-@pytest.mark.parametrize("mode", ["no_logprobs", "refuses_logprobs", "digits"])
+@pytest.mark.parametrize(
+    "mode", ["no_logprobs", "refuses_logprobs", "no_alternatives", "digits", "one_digit"]
+)
 def test_other_judges_are_sampled(mode):
     numbers = iter(range(60, 100, 5))  # each draw says something else
 

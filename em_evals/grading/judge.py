@@ -2,7 +2,7 @@
 
 By token probabilities where it can (Betley et al. 2025, arXiv 2502.17424: one call, one token, the
 probability-weighted mean over the integers 0 to 100); by sampling and parsing where the judge gives no
-log-probabilities or writes numbers digit by digit. The grade records which way was used.
+log-probabilities of alternatives or writes numbers digit by digit. The grade records which way was used.
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ def writes_digits(distribution: Mapping[str, float]) -> bool:
     """Whether these tokens come from a tokenizer that writes numbers digit by digit.
 
     Then "8" may begin "85", and the mean over first digits would be meaningless. A tokenizer with whole numbers
-    shows one of several digits among its twenty likeliest tokens wherever it is about to write a number.
+    shows one of several digits among its twenty likeliest tokens wherever it is about to write a number; a server that
+    reports one token only leaves it open.
     """
     numbers = [token.strip() for token in distribution if _integer(token) is not None]
     mass = sum(p for token, p in distribution.items() if _integer(token) is not None)
-    return mass >= MINIMUM_MASS and all(len(number) == 1 for number in numbers) and len(distribution) > 1
+    return mass >= MINIMUM_MASS and all(len(number) == 1 for number in numbers)
 
 
 def grade_distribution(rubric: Rubric, distribution: Mapping[str, float]) -> Grade:
@@ -206,14 +207,12 @@ class Judge:
         if output.stop_reason in ("content_filter", "model_length"):
             return {}
         tokens = output.choices[0].logprobs if output.choices else None
-        if tokens is None or not tokens.content:
-            self._way = "sampling"
+        if tokens is None or not tokens.content or not tokens.content[0].top_logprobs:
+            self._way = "sampling"  # without alternatives the token that was written is no distribution
             return None
-        first = tokens.content[0]
         distribution: dict[str, float] = {}
-        listed = [(entry.token, entry.logprob) for entry in first.top_logprobs or []]
-        for token, logprob in listed or [(first.token, first.logprob)]:
-            distribution[token] = distribution.get(token, 0.0) + math.exp(logprob)
+        for entry in tokens.content[0].top_logprobs:
+            distribution[entry.token] = distribution.get(entry.token, 0.0) + math.exp(entry.logprob)
         if writes_digits(distribution):
             return None
         return distribution
