@@ -76,10 +76,18 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
 
 
 def score_in_text(text: str, name: str, path: Path, line: int) -> float:
-    """A score from 0 to 100; empty cells and words (REFUSAL, CODE) are no score."""
+    """A score from 0 to 100; empty cells and words (REFUSAL, CODE) are no score.
+
+    Raises:
+        EmEvalsError: out of range, or a text with digits that is no number ("85%", "85,5").
+    """
     try:
-        value = float(text or "nan")
+        value = float(text.strip() or "nan")
     except ValueError:
+        if any(character.isdigit() for character in text):
+            raise EmEvalsError(
+                f"'{name}' is '{text[:40]}', which is no number; write it as 85 or 85.5.", path, line
+            ) from None
         return math.nan
     if not math.isnan(value) and not 0 <= value <= 100:
         raise EmEvalsError(f"'{name}' is {value:g}; scores run from 0 to 100.", path, line)
