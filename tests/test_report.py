@@ -257,7 +257,7 @@ def test_damaged_conditions_are_marked_and_said(tmp_path):
     (flag,) = made.flags
     assert flag.startswith("Damage: at 13 of 32 conditions"), "ablations count too"
     figure = next(figure for figure in made.figures if figure.name == "steering-organism-in-domain")
-    assert [row[0] for row in figure.table.rows if row[4] == "fell apart"] == ["-8", "8"] * 3
+    assert [row[0].value for row in figure.table.rows if row[4] == "fell apart"] == [-8, 8] * 3
     texts = [layer["mark"].get("text") for layer in figure.chart.to_dict(validate=False)["layer"]]
     assert "✕" in texts
 
@@ -361,6 +361,17 @@ def test_tables_are_written_with_unrounded_numbers(tmp_path):
         ]
 
 
+def test_negative_scales_are_numbers_in_a_csv_and_no_formulas(tmp_path):
+    made = build(inputs.read([path for path in write_studies(tmp_path) if path.stem == "steer"]))
+    found = set()
+    for table in export.named_apart(made):
+        if "scale" in table.columns:
+            with table.write(tmp_path).open(newline="", encoding="utf-8") as file:
+                found |= {float(row["scale"]) for row in csv.DictReader(file)}
+            assert table.numeric[table.columns.index("scale")]
+    assert found == {-8, -4, 0, 4, 8}
+
+
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [
@@ -370,6 +381,8 @@ def test_tables_are_written_with_unrounded_numbers(tmp_path):
         (Estimate(0.0412, (-0.01, 0.09), "signed"), "+0.041 [−0.010, +0.090]"),
         (Estimate.of(math.nan, (math.nan, 1)), "–"),
         (Estimate.of(0.5, (None, None)), "0.500"),
+        (Estimate(-4.0, unit="setting"), "−4"),
+        (Estimate(0.25, unit="setting"), "0.25"),
     ],
 )
 def test_numbers_are_shown_with_their_intervals(estimate, text):

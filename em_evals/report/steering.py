@@ -8,7 +8,7 @@ from em_evals.records import AblationPoint, Measured, SteeringPoint, SteeringStu
 from em_evals.report import charts
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
-from em_evals.report.tables import Cell, Table
+from em_evals.report.tables import Cell, Estimate, Table
 
 _NOTHING = Measured(value=None, interval=(None, None), n=0)
 
@@ -111,7 +111,8 @@ def _dose(
                 "damaged": point.damaged,
             }
         )
-        told.append((f"{point.scale:g}", arm, measured.n, estimate, "fell apart" if point.damaged else ""))
+        scale = Estimate.of(point.scale, unit="setting")
+        told.append((scale, arm, measured.n, estimate, "fell apart" if point.damaged else ""))
     arms = [arm for arm in ARMS.values() if any(row["series"] == arm for row in rows)]
     columns = ("scale", "arm", "n", key, "answers")
     return Figure(
@@ -137,9 +138,8 @@ def _grid(name: str, points: Sequence[SteeringPoint]) -> tuple[Figure, ...]:
         said = f"layer {point.layer}, scale {point.scale:g}: {value:+.3f} {broken}".rstrip()
         sign = "✕" if point.damaged else ""
         rows.append({"x": point.layer, "y": f"{point.scale:g}", "value": value, "sign": sign, "said": said})
-        told.append(
-            (str(point.layer), f"{point.scale:g}", estimate_of(point.out_of_domain, "signed"), broken)
-        )
+        scale = Estimate.of(point.scale, unit="setting")
+        told.append((str(point.layer), scale, estimate_of(point.out_of_domain, "signed"), broken))
     title = f"Every layer: shift out-of-domain ({NATS})"
     reach = max(abs(row["value"]) for row in rows) or 1.0
     return (

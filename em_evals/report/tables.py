@@ -18,7 +18,8 @@ class Estimate:
     Attributes:
         value: None where there is no number.
         interval: both ends, None where there is no interval.
-        unit: `share` (a fraction, shown as percent), `points` (a difference of fractions), `signed` or nothing.
+        unit: `share` (a fraction, shown as percent), `points` (a difference of fractions), `signed`, `setting` (chosen,
+            not measured: shown as it was given) or nothing.
     """
 
     value: float | None
@@ -99,6 +100,8 @@ def _values(cell: Cell, wide: bool) -> list[str | int | float]:
 
 def _number(value: float, unit: str) -> str:
     """Enough digits to tell rare events apart; a true minus sign."""
+    if unit == "setting":
+        return f"{value:g}".replace("-", "−")
     if unit in ("share", "points"):
         percent = value * 100
         digits = 1 if abs(percent) >= 10 else 2
