@@ -351,11 +351,11 @@ def test_every_colour_stands_out_on_light_and_on_dark(colour):
 
 def test_tables_are_written_with_unrounded_numbers(tmp_path):
     rows = [("a", 3, Estimate(1 / 3, (0.1, 0.5), "share")), ("=HYPERLINK()", 0, Estimate(None))]
-    path = Table("t", "", ("name", "n", "rate"), rows).write(tmp_path)
+    path = Table("t", "", ("name", "n", "@rate"), rows).write(tmp_path)
     assert path.name == "t.csv"
     with path.open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["name", "n", "rate", "rate low", "rate high"],
+            ["name", "n", "'@rate", "'@rate low", "'@rate high"],
             ["a", "3", str(1 / 3), "0.1", "0.5"],
             ["'=HYPERLINK()", "0", "", "", ""],
         ]

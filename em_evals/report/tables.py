@@ -68,7 +68,7 @@ class Table:
         path = folder / f"{self.name}.csv"
         spread = [any(_bounded(row[i]) for row in self.rows) for i in range(len(self.columns))]
         heads = [
-            head
+            _plain(head)
             for name, wide in zip(self.columns, spread, strict=True)
             for head in ((name, f"{name} low", f"{name} high") if wide else (name,))
         ]
@@ -91,11 +91,15 @@ def _bounded(cell: Cell) -> bool:
 
 def _values(cell: Cell, wide: bool) -> list[str | int | float]:
     if not isinstance(cell, Estimate):
-        # A spreadsheet would run a text that begins like a formula.
-        text = f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+        text = _plain(cell) if isinstance(cell, str) else cell
         return [text, "", ""] if wide else [text]
     ends: tuple[str | float, ...] = cell.interval or ("", "")
     return ["" if cell.value is None else cell.value, *(ends if wide else ())]
+
+
+def _plain(text: str) -> str:
+    """A text that no spreadsheet runs as a formula."""
+    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
 
 
 def _number(value: float, unit: str) -> str:
