@@ -145,6 +145,23 @@ def test_a_folder_stands_for_its_files_and_sections_for_their_data(tmp_path):
     assert [section.name for section in made.sections] == ["rates", "draws"] and not made.verdicts
 
 
+def test_other_json_in_a_folder_is_passed_over(tmp_path):
+    freeform(tmp_path)
+    others = {"eval-set": '{"eval_set_id": "x", "tasks": []}', "logs": "[]", "k": '{"kind": ["x"]}'}
+    for name, text in others.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    made = build(inputs.read([tmp_path]))
+    assert [section.name for section in made.sections] == ["rates", "draws"]
+    what = {row[0]: row[1] for row in made.provenance.rows}
+    assert what.pop("freeform.eval") == "freeform, version 1"
+    assert what == {f"{name}.json": "passed over" for name in others}, "and that is told"
+    with pytest.raises(EmEvalsError, match="neither an Inspect log, a record"):
+        inputs.read([tmp_path, tmp_path / "eval-set.json"])
+    (tmp_path / "cut.json").write_text('{"version": 2, "eval": {')
+    with pytest.raises(EmEvalsError, match="this is not JSON"):
+        inputs.read([tmp_path])
+
+
 def test_answers_without_grades_can_be_read_but_make_no_rates(tmp_path):
     made = build(inputs.read([freeform(tmp_path, score=False)]))
     assert not made.sections and made.key is None

@@ -52,49 +52,50 @@ class Inputs:
 
 
 def read(paths: Sequence[Path]) -> Inputs:
-    """Read files; a folder stands for the logs, CSVs and JSON files in it.
+    """Read files; a folder stands for the logs, CSVs and JSON files in it, other JSON (eval-set.json) passed over.
 
     Raises:
-        EmEvalsError: a file is missing, damaged, or nothing that a report shows.
+        EmEvalsError: a file is missing, damaged, or was named and is nothing that a report shows.
     """
     inputs = Inputs()
-    for path in _files(paths):
-        _add(inputs, path)
+    for path, named in _files(paths).items():
+        _add(inputs, path, named)
     inputs.measured = answers.named_apart(inputs.measured)
     return inputs
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+def _files(paths: Sequence[Path]) -> dict[Path, bool]:
+    """Files, and whether each was named by itself."""
+    found: dict[Path, bool] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
             if not inside:
                 raise EmEvalsError("there are no logs, CSVs or JSON files in this folder.", path)
-            found += inside
+            found |= {file: found.get(file, False) for file in inside}
         elif path.is_file():
-            found.append(path)
+            found[path] = True
         else:
             raise EmEvalsError(f"there is no file '{path}'.")
-    return list(dict.fromkeys(found))
+    return found
 
 
-def _add(inputs: Inputs, path: Path) -> None:
+def _add(inputs: Inputs, path: Path, named: bool) -> None:
     if path.suffix.lower() == ".csv":
         inputs.measured.append(answers.of_csv(path))
         return
     if path.suffix.lower() != ".json":
         inputs.measured.append(answers.of_log(path))
         return
-    data = _json(path)
-    if "kind" in data:
+    data = _json(path, named)
+    kept: dict[str, list[Any]] = {
+        "steer": inputs.steering,
+        "convergence": inputs.convergence,
+        "retention": inputs.retention,
+        "lora-scalars": inputs.scalars,
+    }
+    if "kind" in data and (named or data["kind"] in list(kept)):
         record = records.read(path)
-        kept: dict[str, list[Any]] = {
-            "steer": inputs.steering,
-            "convergence": inputs.convergence,
-            "retention": inputs.retention,
-            "lora-scalars": inputs.scalars,
-        }
         kept[record.kind].append(record)
         _note(inputs, path, record.kind, {**record.provenance, "digest": str(getattr(record, "digest", ""))})
     elif {"verdict", "metrics"} <= data.keys():
@@ -107,6 +108,8 @@ def _add(inputs: Inputs, path: Path) -> None:
         _note(inputs, path, "phase", {"model": trajectory.card})
     elif {"eval", "version"} <= data.keys():
         inputs.measured.append(answers.of_log(path))
+    elif not named:
+        _note(inputs, path, "passed over", {})
     else:
         raise EmEvalsError(
             "this JSON is neither an Inspect log, a record of a study, nor what `em-evals gate --json` or "
@@ -120,14 +123,16 @@ def _note(inputs: Inputs, path: Path, what: str, facts: dict[str, str]) -> None:
     inputs.files.append({"file": path.name, "what": what, **told})
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, named: bool) -> dict[str, Any]:
     try:
         data = json.loads(content.read_text(path))
     except json.JSONDecodeError as error:
         raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
-    if not isinstance(data, dict):
+    if isinstance(data, dict):
+        return data
+    if named:
         raise EmEvalsError("expected one JSON object in this file.", path, 1)
-    return data
+    return {}  # nothing that we know
 
 
 def _fitted(model: type[_Model], data: dict[str, Any], path: Path) -> _Model:
