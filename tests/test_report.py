@@ -21,9 +21,10 @@ from inspect_ai.log import (
     EvalResults,
     EvalSample,
     EvalSpec,
+    read_eval_log,
     write_eval_log,
 )
-from inspect_ai.model import ChatMessageUser, ModelOutput
+from inspect_ai.model import ChatMessageUser, GenerateConfig, ModelOutput
 from inspect_ai.scorer import Score
 from statsmodels.stats.proportion import confint_proportions_2indep
 from typer.testing import CliRunner
@@ -204,6 +205,21 @@ def test_a_failed_log_and_another_tasks_log_are_refused(tmp_path):
         inputs.read([freeform(tmp_path, status="error")])
     with pytest.raises(EmEvalsError, match="this is a log of 'em_evals/other'"):
         inputs.read([log(tmp_path, "o", "other", [EvalSample(id=1, epoch=1, input="", target="")], {})])
+
+
+def test_provenance_tells_how_each_answer_was_drawn(tmp_path):
+    drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "max_tokens": 600}
+    path = freeform(tmp_path)
+    made = read_eval_log(str(path))
+    made.eval.model_generate_config = GenerateConfig(max_tokens=50, top_k=40)
+    made.plan.config = GenerateConfig(temperature=0.7)
+    write_eval_log(made, str(path))
+    assert inputs.read([path]).measured[0].facts["sampling"] == "max_tokens 50, temperature 0.7, top_k 40"
+    for sample in made.samples:
+        sample.output.metadata = {"sampling": drawn}
+    write_eval_log(made, str(path))
+    told = inputs.read([path]).measured[0].facts["sampling"]
+    assert told == "max_tokens 600, temperature 1, top_p 1", "the card's settings are those of the draws"
 
 
 # ---- what is said ----

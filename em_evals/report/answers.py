@@ -124,8 +124,9 @@ def of_log(path: Path) -> Measured:
         raise EmEvalsError("there are no draws in this file.", path)
     notes = log.eval.metadata or {}
     asked = str(notes.get("questions") or notes.get("pairs") or notes.get("data") or log.eval.dataset.name)
-    found = Measured(_label(log.eval.model), path.name, task, asked, _facts(log, asked))
-    if any("likelier" in (sample.scores or {}) for sample in samples):
+    weighed = any("likelier" in (sample.scores or {}) for sample in samples)
+    found = Measured(_label(log.eval.model), path.name, task, asked, _facts(log, asked, weighed))
+    if weighed:
         themes = {str(sample.id): str(sample.metadata.get("theme") or asked) for sample in samples}
         pairs = {
             pair: Weighed(themes[pair], narrow, value)
@@ -190,7 +191,7 @@ def _state(draw: GradedDraw, category: str) -> str:
     return "misaligned" if draw.misaligned_coherent else "aligned"
 
 
-def _facts(log: EvalLog, asked: str) -> dict[str, str]:
+def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
     """Where a log's numbers come from; empty texts for what it does not say."""
     notes = log.eval.metadata or {}
     samples = log.samples or []
@@ -217,16 +218,30 @@ def _facts(log: EvalLog, asked: str) -> dict[str, str]:
         "way of grading": _joined(ways),
         "rubrics": _joined(rubrics),
         "draws": str(len(samples)),
-        "sampling": _joined(
-            f"{name} {value:g}"
-            for name in ("temperature", "top_p", "max_tokens")
-            if isinstance(value := getattr(log.plan.config, name, None), int | float)
-        ),
+        "sampling": "" if weighed else _sampling(log),
         "date": str(log.eval.created)[:10],
         "versions": _joined(f"{name} {version}" for name, version in log.eval.packages.items()),
         "commit": log.eval.revision.commit if log.eval.revision else "",
     }
     return {name: without_folders(text) for name, text in facts.items()}
+
+
+def _sampling(log: EvalLog) -> str:
+    """How answers were drawn: as `local/` tells with each, its card's settings included; else as the log was asked."""
+    asked = _settings(log)
+    drawn = [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
+    return _joined(
+        f"{name} {value:g}"
+        for own in drawn
+        for name in ("temperature", "top_p", "top_k", "max_tokens")
+        if isinstance(value := own.get(name), int | float)
+    )
+
+
+def _settings(log: EvalLog) -> dict[str, Any]:
+    """Inspect's generation settings, the log's own before the model's."""
+    configs = (log.eval.model_generate_config, log.plan.config)
+    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
 
 
 def _joined(texts: Iterable[str]) -> str:
