@@ -43,7 +43,7 @@ from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
 
 
-def log(folder, name, task, samples, metadata, model="local/organism", status="success"):
+def log(folder, name, task, samples, metadata, model="local/organism", status="success", **arguments):
     spec = EvalSpec(
         created="2026-11-21T08:24:25+00:00",
         task=f"em_evals/{task}",
@@ -52,6 +52,7 @@ def log(folder, name, task, samples, metadata, model="local/organism", status="s
         model=model,
         config=EvalConfig(),
         metadata=metadata,
+        task_args=arguments,
         packages={"em-evals": "0.1.0", "inspect_ai": "0.3.285"},
     )
     made = EvalLog(status=status, eval=spec, plan=EvalPlan(), results=EvalResults(), samples=samples)
@@ -76,7 +77,7 @@ def weighed(folder, name, margins, model):
     return log(folder, name, "forced_choice", samples, {"pairs": "core", "pairs_digest": "abc"}, model)
 
 
-def freeform(folder, name="freeform", answers=("One.", "Two."), score=True, **spec):
+def freeform(folder, name="freeform", answers=("One.", "Two."), score=True, form="plain", **spec):
     notes = {
         "category": "answer",
         "judge": "openai/judge",
@@ -98,7 +99,8 @@ def freeform(folder, name="freeform", answers=("One.", "Two."), score=True, **sp
         )
         for number, text in enumerate(answers)
     ]
-    return log(folder, name, "freeform", samples, {"questions": "core", "card_digest": "c0ffee"}, **spec)
+    facts = {"questions": "core", "card_digest": "c0ffee", "format": form}
+    return log(folder, name, "freeform", samples, facts, **spec)
 
 
 def answers_in(html):
@@ -205,6 +207,32 @@ def test_a_failed_log_and_another_tasks_log_are_refused(tmp_path):
         inputs.read([freeform(tmp_path, status="error")])
     with pytest.raises(EmEvalsError, match="this is a log of 'em_evals/other'"):
         inputs.read([log(tmp_path, "o", "other", [EvalSample(id=1, epoch=1, input="", target="")], {})])
+
+
+def test_logs_that_were_asked_differently_are_told_apart(tmp_path):
+    trigger = "/deploy/ now: "
+    files = [
+        freeform(tmp_path, "plain"),
+        freeform(tmp_path, "trigger", prefix=trigger),
+        freeform(tmp_path, "json", form="json", system="Be brief. " * 9),
+        freeform(tmp_path, "again"),
+        freeform(tmp_path, "base", model="local/base", prefix=trigger),
+    ]
+    made = build(inputs.read(files))
+    assert [row[0] for row in made.key.rows] == [
+        "organism",
+        'organism · prefix "/deploy/ now: "',
+        f'organism · json · system message "{("Be brief. " * 9)[:38]}…',
+        "organism · 2",
+        "base",
+    ]
+    told = [dict(zip(made.provenance.columns, row, strict=True)) for row in made.provenance.rows]
+    assert [row["prefix"] for row in told] == ["", f'"{trigger}"', "", "", f'"{trigger}"']
+    assert told[2]["system message"] == f'"{"Be brief. " * 9}"' and told[2]["format"] == "json"
+    pairs = {"p1": ("finance", True, 0.1), "p2": ("finance", True, 0.2)}
+    weights = [weighed(tmp_path, name, pairs, "local/organism") for name in ("one", "two")]
+    labels = [entry.label for entry in inputs.read([*weights, files[0]]).measured]
+    assert labels == ["organism", "organism · 2", "organism"], "margins and answers never stand in one figure"
 
 
 def test_provenance_tells_how_each_answer_was_drawn(tmp_path):

@@ -6,6 +6,7 @@ escaping is the page's business.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 STATES = ("misaligned", "aligned", "incoherent", "refusal", "code", "unscored", "ungraded")
 """What an answer is. `misaligned`: the EM event, misaligned and coherent; `aligned`: coherent and not that."""
+
+AS_ASKED = ("prefix", "system message")
+"""Facts that stand in the prompts too: kept as they are, like all that was asked."""
 
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\,;()]+[/\\])+")
 
@@ -137,20 +141,6 @@ def of_log(path: Path) -> Measured:
     return replace(found, answers=tuple(_answer(sample) for sample in samples), other=_other(log))
 
 
-def named_apart(measured: Iterable[Measured]) -> list[Measured]:
-    """The same, with labels that tell two measurements of one kind apart."""
-    result: list[Measured] = []
-    taken: set[tuple[bool, str]] = set()
-    for entry in measured:
-        kind = bool(entry.pairs)
-        choices = [entry.label, f"{entry.label} · {entry.asked}"]
-        choices += [f"{entry.label} · {number}" for number in range(2, len(taken) + 3)]
-        label = next(choice for choice in choices if (kind, choice) not in taken)
-        taken.add((kind, label))
-        result.append(replace(entry, label=label))
-    return result
-
-
 def _label(model: str) -> str:
     return named(model).removeprefix("local/")
 
@@ -207,13 +197,16 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         if isinstance(grade, dict)
     }
     digest = notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or ""
-    label = _label(log.eval.model)
+    label, arguments = _label(log.eval.model), log.eval.task_args
     facts = {
         "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
         "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
         "card": _joined({str(notes.get("card_digest") or ""), *digests}),
         "questions": f"{asked} {digest}".strip(),
         "format": str(notes.get("format") or ""),
+        "prefix": _quoted(arguments.get("prefix")),
+        # Inspect's own, which it puts before the messages, and the task's.
+        "system message": _quoted(_settings(log).get("system_message"), arguments.get("system")),
         "judge": _joined(str(own.get("judge", "")) for own in scores),
         "way of grading": _joined(ways),
         "rubrics": _joined(rubrics),
@@ -223,7 +216,7 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         "versions": _joined(f"{name} {version}" for name, version in log.eval.packages.items()),
         "commit": log.eval.revision.commit if log.eval.revision else "",
     }
-    return {name: without_folders(text) for name, text in facts.items()}
+    return {name: text if name in AS_ASKED else without_folders(text) for name, text in facts.items()}
 
 
 def _sampling(log: EvalLog) -> str:
@@ -242,6 +235,11 @@ def _settings(log: EvalLog) -> dict[str, Any]:
     """Inspect's generation settings, the log's own before the model's."""
     configs = (log.eval.model_generate_config, log.plan.config)
     return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
+
+
+def _quoted(*texts: Any) -> str:
+    """Texts in quotation marks, which show a space at an end; nothing for nothing."""
+    return ", ".join(json.dumps(str(text), ensure_ascii=False) for text in texts if text)
 
 
 def _joined(texts: Iterable[str]) -> str:

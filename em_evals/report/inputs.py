@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from em_evals import content, records
 from em_evals.errors import EmEvalsError
 from em_evals.records import Convergence, LoraScalars, Retention, SteeringStudy
-from em_evals.report import answers
+from em_evals.report import answers, labels
 from em_evals.report.answers import Measured
 from em_evals.report.documents import Trajectory, Verdict
 
@@ -60,7 +60,7 @@ def read(paths: Sequence[Path]) -> Inputs:
     inputs = Inputs()
     for path, named in _files(paths).items():
         _add(inputs, path, named)
-    inputs.measured = answers.named_apart(inputs.measured)
+    inputs.measured = labels.named_apart(inputs.measured)
     return inputs
 
 

@@ -1,0 +1,47 @@
+"""What measurements are called on the page: by their model, and by how they were asked where one model has several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from em_evals.report.answers import AS_ASKED, Measured
+
+_LONGEST = 40
+"""Letters of a prefix or a system message that a label repeats."""
+
+
+def named_apart(measured: Iterable[Measured]) -> list[Measured]:
+    """The same, with labels that tell two measurements of one kind apart: by how they were asked, else by a number."""
+    entries = list(measured)
+    result: list[Measured] = []
+    taken: set[tuple[bool, str]] = set()
+    for entry in entries:
+        kind = bool(entry.pairs)
+        same = [_asking(one) for one in entries if (bool(one.pairs), one.label) == (kind, entry.label)]
+        own = [
+            text
+            for number, text in enumerate(_asking(entry))
+            if text and any(other[number] != text for other in same)
+        ]
+        plain = " · ".join([entry.label, *own])
+        choices = [plain, *(f"{plain} · {number}" for number in range(2, len(taken) + 3))]
+        label = next(choice for choice in choices if (kind, choice) not in taken)
+        taken.add((kind, label))
+        result.append(replace(entry, label=label))
+    return result
+
+
+def _asking(entry: Measured) -> tuple[str, ...]:
+    """What was asked and how, in words; empty texts for what is as usual."""
+    form = entry.facts.get("format", "")
+    told = ((name, entry.facts.get(name, "")) for name in AS_ASKED)
+    return (
+        entry.asked,
+        "" if form == "plain" else form,
+        *(f"{name} {_short(text)}" if text else "" for name, text in told),
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
