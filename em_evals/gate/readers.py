@@ -217,10 +217,13 @@ def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iter
 
 
 def _judged(sample: EvalSample, path: Path) -> Score:
-    """The score by our judge."""
-    for score in (sample.scores or {}).values():
-        if "rubrics" in (score.metadata or {}):
-            return score
+    """The score by our judge, the last one: of alignment and coherence, else of other rubrics."""
+    score = files.judged(sample) or next(
+        (one for one in reversed(list((sample.scores or {}).values())) if "rubrics" in (one.metadata or {})),
+        None,
+    )
+    if score is not None and "rubrics" in (score.metadata or {}):
+        return score
     raise EmEvalsError(
         f"the draw of '{sample.id}' is not graded: grade the log with `inspect score` first.", path
     )
