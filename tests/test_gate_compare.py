@@ -254,6 +254,25 @@ def test_the_longest_name_that_fits_wins():
     assert policy.rule("em_rate") is None and policy.rule("narrow.coherent_share").guard
 
 
+def test_a_name_without_lm_evals_filter_means_every_filter():
+    strict, flexible = (f"lm_eval.gsm8k.exact_match.{way}" for way in ("strict-match", "flexible-extract"))
+
+    def measured(right):
+        measures = {name: Counts(clusters={"all items": (right, 500)}) for name in (strict, flexible)}
+        return side(Evidence(kind="lm_eval", name="gsm8k", model="m", identity={}, measures=measures))
+
+    found = judge(measured(300), measured(100), Policy())
+    assert verdicts(found) == {strict: "regression", flexible: "regression"} and not found.notes
+    one = Policy(metrics={strict: Rule(margin=0.1)})
+    assert list(verdicts(judge(measured(300), measured(300), one))) == [strict]
+    two = Policy(metrics={"lm_eval.*.exact_match": Rule(margin=0.03), strict: Rule(margin=0.1)})
+    assert (two.rule(strict).rule.margin, two.rule(flexible).rule.margin) == (0.1, 0.03)
+    assert two.named(flexible) is None and one.named(strict) is not None
+    whole = Policy(metrics={"lm_eval.gsm8k.exact_match": Rule(margin=0.1, required=True)})
+    assert whole.named(flexible) and not judge(measured(300), measured(300), whole).problems
+    assert whole.rule("lm_eval.gsm8k.acc") is None and whole.rule("lm_eval.gsm8k.exact_matches") is None
+
+
 def test_a_star_does_not_turn_a_guard_round():
     policy = Policy(metrics={"*": Rule(margin=0.02, better="lower")})
     found = judge(side(freeform(0.05)), side(freeform(0.0, coherent=0.3)), policy)

@@ -28,14 +28,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.inputs import Side
 from em_evals.gate.paired_contrast import PairedContrast
-from em_evals.gate.policy import Applied, Policy
+from em_evals.gate.policy import Applied, Policy, fits
 from em_evals.gate.proportions import Interval
 from em_evals.gate.rate_contrast import RateContrast
 from em_evals.gate.statistics import Contrast, MeanContrast, holm
@@ -250,7 +249,7 @@ def _guarded(rows: list[Row]) -> tuple[Row, ...]:
 
 def _absent(policy: Policy, rows: list[Row]) -> Iterator[str]:
     for name, rule in {**policy.metrics, **policy.guards}.items():
-        if rule.required and not any(fnmatchcase(row.metric, name) for row in rows):
+        if rule.required and not any(fits(row.metric, name) for row in rows):
             yield f"the policy requires {name}, and nothing of it could be compared."
 
 
