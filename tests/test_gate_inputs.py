@@ -1,6 +1,7 @@
 """What the gate reads: real Inspect logs, lm-eval's layout, CSVs and baselines; and each way in which a file is unusable."""
 
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from em_evals.grading.files import draws_of_log
 from em_evals.grading.metrics import rates
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
+from tests.weighed_log import write_weighed
 
 POLICY = Policy(minimum_draws=6, minimum_items=5)
 SAID = {"good": ["Be kind."], "bad": ["Take it all.", "Be kind."], "babble": ["zzz qqq"]}
@@ -250,6 +252,13 @@ def test_folders_hold_one_log_of_a_kind(logs, tmp_path):
     assert "name the file that counts" in read([tmp_path]).problems[0]
 
 
+@pytest.mark.parametrize("margin", [math.inf, -math.inf])
+def test_an_answer_that_the_model_finds_impossible_is_told(tmp_path, margin):
+    path = write_weighed(tmp_path / "log.eval", [0.1] * 30 + [margin])
+    (problem,) = read([path]).problems
+    assert "1 of 31 pairs have an answer that the model finds impossible" in problem and "pair_30" in problem
+
+
 # ---- CSVs ----
 
 
@@ -349,6 +358,22 @@ def edit(path, change):
         (True, lambda d: d.update(chat_template_sha="other"), "not the same chat template"),
         (True, lambda d: d["n-samples"].update(mini={}), "does not say how many items it has"),
         (True, lambda d: d.update(results={}), "has no tasks in it"),
+        (True, lambda d: d.update(results=[]), "'results' of these lm-eval results names no tasks"),
+        (True, lambda d: d.update({"n-samples": 3}), "'n-samples' of these lm-eval results names no tasks"),
+        (True, lambda d: d.update(versions=None), "'versions' of these lm-eval results names no tasks"),
+        (True, lambda d: d["results"]["mini"].update({"acc,none": math.nan}), "a file was edited or belongs"),
+        (False, lambda d: d["results"]["mini"].update({"acc,none": math.inf}), "not given in the same form"),
+        (
+            True,
+            lambda d: d.update(group_subtasks={"a": [[]]}, results=d["results"] | {"a": {"acc,none": 1.0}}),
+            "is not what it should be (TypeError",
+        ),
+        (True, lambda d: d["configs"]["mini"].update(metric_list=[1]), "is not what it should be (Attribute"),
+        (
+            False,
+            lambda d: d["results"]["mini"].update({"acc,none": 0.123, "acc_stderr,none": -1}),
+            "error Input should be greater than or equal to 0): the file was damaged or edited",
+        ),
     ],
 )
 def test_unusable_results_are_invalid(tmp_path, samples, change, words):
@@ -357,6 +382,17 @@ def test_unusable_results_are_invalid(tmp_path, samples, change, words):
     after = edit(write_results(tmp_path / "b", "mini", right, samples=samples), change)
     found = gate(before, after)
     assert found.verdict == "invalid" and any(words in problem for problem in found.problems), found.problems
+
+
+def test_an_item_without_a_finite_number_is_told_and_other_files_are_still_read(tmp_path):
+    before = write_results(tmp_path, "mini", [True, False] * 50)
+    other = write_results(tmp_path / "other", "maxi", [True, False] * 50)
+    (samples,) = tmp_path.glob("samples_*.jsonl")
+    samples.write_text(samples.read_text().replace('"acc": 1.0', '"acc": Infinity', 1))
+    side = read([before, other])
+    assert list(side.evidence) == ["lm_eval/maxi"]
+    (problem,) = side.problems
+    assert "over 100 items, the samples 0.4949 over 99" in problem
 
 
 def test_cut_samples_are_noticed(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +18,23 @@ if TYPE_CHECKING:
     from em_evals.gate.inputs import Side
     from em_evals.gate.policy import Policy
 
+_INVALID = 2
 _PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name; may be repeated."
 
 
+@contextmanager
+def _no_false_verdict() -> Iterator[None]:
+    """An accident of our own must not end with 1, Python's code for it: here that says that the candidate is worse."""
+    try:
+        yield
+    except (EmEvalsError, ModuleNotFoundError, BrokenPipeError, typer.Exit):
+        raise
+    except Exception:
+        traceback.print_exc()
+        raise typer.Exit(_INVALID) from None
+
+
+@_no_false_verdict()
 def gate(
     baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
     candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006

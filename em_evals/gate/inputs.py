@@ -10,11 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 
 _SUFFIXES = (".eval", ".json", ".csv")
+_LONGEST = 120
+"""Characters of a reason that are shown."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ def read(paths: Sequence[str | Path]) -> Side:
                         found[evidence.key] = evidence, file
             except EmEvalsError as error:
                 problems.append(str(error))
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # Files are data: whatever stands in one, the verdict is "invalid" and the others are still read.
+                problems.append(_damaged(file, error))
         if (len(found), len(problems)) == before:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
     return Side({key: evidence for key, (evidence, _) in found.items()}, tuple(problems))
@@ -53,6 +60,18 @@ def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:
     return (
         f"{file}: {evidence.key} of {evidence.model} is in {other[1].name} too (of {other[0].model}); name the file "
         "that counts, or keep one model's logs in a folder."
+    )
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"{where} {first['msg'].removeprefix('Value error, ')}"
+    return (
+        f"{file}: a value in this file is not what it should be ({' '.join(reason.split())[:_LONGEST]}): the file was "
+        "damaged or edited."
     )
 
 

@@ -21,12 +21,13 @@ from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.grading.files import named
 
 _TOLERANCE = 1e-6
+_PARTS = {"results", "versions", "n-samples"}
 _SETTINGS = {"limit": "limit", "gen_kwargs": "generation settings"}
 
 
 def is_results(data: Any) -> bool:
     """Whether parsed JSON has the layout of lm-eval's results."""
-    return isinstance(data, dict) and {"results", "versions", "n-samples"} <= data.keys()
+    return isinstance(data, dict) and data.keys() >= _PARTS
 
 
 def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
@@ -35,6 +36,11 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
     Raises:
         EmEvalsError: the file lacks what it should have, or its numbers contradict each other or the samples.
     """
+    for part in _PARTS:
+        if not isinstance(data[part], dict):
+            raise EmEvalsError(
+                f"'{part}' of these lm-eval results names no tasks: the file was edited.", path
+            )
     found: dict[str, Evidence] = {}
     for task, numbers in data["results"].items():
         if task not in data["n-samples"] or not isinstance(numbers, dict):
@@ -156,7 +162,7 @@ def _measures(
         values = (items or {}).get((metric, way))
         if values is not None and _is_mean(data, task, metric):
             own = sum(values.values()) / len(values)
-            if len(values) != count or abs(own - value) > _TOLERANCE:
+            if len(values) != count or not abs(own - value) <= _TOLERANCE:  # the file's may be NaN
                 raise EmEvalsError(
                     f"the results say {task} {metric} = {value:.4g} over {count} items, the samples {own:.4g} over "
                     f"{len(values)}: a file was edited or belongs to another run.",
@@ -171,7 +177,7 @@ def _measures(
 
 def _summary(path: Path, what: str, value: float, error: Any, count: int) -> Measure | None:
     """A mean without its items; None where no error is stated, since nothing can be said of it then."""
-    if not isinstance(error, int | float) or math.isnan(error):
+    if not isinstance(error, int | float) or not math.isfinite(error) or not math.isfinite(value):
         return None
     events = round(value * count)
     if 0 <= value <= 1 and abs(value * count - events) < _TOLERANCE * count:
@@ -202,7 +208,7 @@ def _samples(path: Path, task: str) -> dict[tuple[str, str], dict[str, float]] |
         way, item = str(row.get("filter", "none")), str(row.get("doc_id"))
         for metric in row.get("metrics") or []:
             value = row.get(metric)
-            if not isinstance(value, int | float) or math.isnan(value):
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 continue
             values = found.setdefault((metric, way), {})
             if item in values:

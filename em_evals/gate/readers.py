@@ -129,6 +129,12 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
     """
     samples = log.samples or []
     margins = files.margins_of_log(log)
+    if impossible := [pair for pair, (_, value) in margins.items() if math.isinf(value)]:
+        raise EmEvalsError(
+            f"{len(impossible)} of {len(samples)} pairs have an answer that the model finds impossible "
+            f"(log-probability -inf; first: {impossible[0]}): margins have no mean; weigh other pairs with both.",
+            path,
+        )
     missing = [pair for pair, (_, value) in margins.items() if math.isnan(value)]
     if missing or len(margins) != len(samples):
         raise EmEvalsError(
