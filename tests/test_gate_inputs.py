@@ -129,6 +129,14 @@ def fewer_questions(log):
     log.results.scores = []
 
 
+def fewer_wordings(log):
+    """As `inspect eval --sample-id '*/1'` asks: every question, in its first wording."""
+    assert all(sample.metadata["paraphrase"] in (1, 2, 3) for sample in log.samples)
+    log.samples = [sample for sample in log.samples if sample.metadata["paraphrase"] == 1]
+    log.results.total_samples = len(log.samples)
+    log.results.scores = []
+
+
 def newer(log):
     log.eval.task_version = 2
 
@@ -185,7 +193,8 @@ def another_task(log):
         (another_rubric, "not the same rubrics"),
         (another_way, "not the same way of grading (baseline logprobs, candidate sampling)"),
         (other_questions, "not the same question set"),
-        (fewer_questions, "not the same questions asked (baseline 2 ("),
+        (fewer_questions, "not the same questions asked (baseline 6 ("),
+        (fewer_wordings, "not the same questions asked (baseline 6 ("),
         (newer, "not the same task version (baseline 1, candidate 2)"),
         (cooler, "not the same temperature (baseline the model's own, candidate 0.1)"),
         (cooler_card, "not the same temperature (baseline the model's own, candidate 0.2)"),

@@ -115,7 +115,8 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
                     if key in note
                 }
             ),
-            "questions asked": _names_digest(_question(sample) for sample in samples),
+            # Wordings, not only questions: all three are not the same question asked as the first one alone.
+            "questions asked": _names_digest(str(sample.id) for sample in samples),
         },
         measures=measures,
     )
