@@ -268,6 +268,14 @@ def test_an_answer_that_the_model_finds_impossible_is_told(tmp_path, margin):
     assert "1 of 31 pairs have an answer that the model finds impossible" in problem and "pair_30" in problem
 
 
+def test_a_log_of_two_models_is_told(tmp_path):
+    """The adapter was trained anew between a run and its `inspect eval-retry`."""
+    (problem,) = read([write_weighed(tmp_path / "log.eval", digests=("0123", "4567"))]).problems
+    assert "draws of 2 models (card digests 0123, 4567)" in problem
+    one = read([write_weighed(tmp_path / "log.eval", digests=("0123",))])
+    assert not one.problems and [entry.card_digest for entry in one.evidence.values()] == ["0123"]
+
+
 # ---- CSVs ----
 
 

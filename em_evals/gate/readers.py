@@ -93,7 +93,7 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
         kind=kind,
         name=str(meta.get(named, log.eval.dataset.name)),
         model=files.named(log.eval.model),
-        card_digest=_card_digest(log),
+        card_digest=_card_digest(log, path),
         identity={
             **_common(log, named),
             **_sampling(log),
@@ -160,7 +160,7 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
         kind=kind,
         name=str((log.eval.metadata or {}).get(named, log.eval.dataset.name)),
         model=files.named(log.eval.model),
-        card_digest=_card_digest(log),
+        card_digest=_card_digest(log, path),
         identity={**_common(log, named), "pairs weighed": _names_digest(margins)},
         measures=measures,
     )
@@ -269,12 +269,17 @@ def _question(sample: EvalSample) -> str:
     return str((sample.metadata or {}).get("question_id", sample.id))
 
 
-def _card_digest(log: EvalLog) -> str | None:
-    samples = log.samples or []
-    found = {(sample.output.metadata or {}).get("card_digest") for sample in samples}
-    found.add((log.eval.metadata or {}).get("card_digest"))
-    digests = sorted(digest for digest in found if digest)
-    return " ".join(digests) or None
+def _card_digest(log: EvalLog, path: Path) -> str | None:
+    """The model's, as each draw tells it, else the header: `inspect eval-retry` on a retrained adapter mixes two."""
+    told = [sample.output.metadata or {} for sample in log.samples or []]
+    digests = sorted({str(own["card_digest"]) for own in told if own.get("card_digest")})
+    if len(digests) > 1:
+        raise EmEvalsError(
+            f"this log holds draws of {len(digests)} models (card digests {', '.join(digests)}): run the task again "
+            "with the one that is meant.",
+            path,
+        )
+    return digests[0] if digests else (log.eval.metadata or {}).get("card_digest")
 
 
 def _names_digest(names: Iterable[str]) -> str:
