@@ -19,6 +19,7 @@ from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
 from em_evals.grading.files import draws_of_log
 from em_evals.grading.metrics import rates
+from em_evals.harness.results import UNFINISHED
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
 from tests.weighed_log import write_weighed
@@ -274,6 +275,14 @@ def test_a_log_of_two_models_is_told(tmp_path):
     assert "draws of 2 models (card digests 0123, 4567)" in problem
     one = read([write_weighed(tmp_path / "log.eval", digests=("0123",))])
     assert not one.problems and [entry.card_digest for entry in one.evidence.values()] == ["0123"]
+
+
+def test_what_a_killed_measurement_left_is_passed_over(tmp_path):
+    right = [i % 10 < 7 for i in range(100)]
+    write_results(tmp_path / "mini-v1", "mini", right)
+    write_results(tmp_path / f".mini-v1.x7k2{UNFINISHED}", "mini", right[:50])
+    side = read([tmp_path])
+    assert not side.problems and side.evidence["lm_eval/mini"].draws("lm_eval.mini.acc") == 100
 
 
 # ---- CSVs ----

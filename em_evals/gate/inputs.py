@@ -78,7 +78,13 @@ def _damaged(file: Path, error: Exception) -> str:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    found = (file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    return sorted(file for file in found if not _hidden(file.relative_to(path)))
+
+
+def _hidden(inside: Path) -> bool:
+    """What is not finished has a name with a dot in front: a killed `em-evals retention` leaves such a folder."""
+    return any(part.startswith(".") for part in inside.parts)
 
 
 def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
