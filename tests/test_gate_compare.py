@@ -74,6 +74,19 @@ def test_few_draws_neither_pass_nor_fail():
     assert "--plan" in found.rows[0].sentence
 
 
+def test_more_draws_are_advised_only_where_there_are_draws():
+    before = weighed()
+    margins = before.measures["forced_choice.in_domain"].values
+    apart = Items(
+        unit="nats per token", values={p: v + (0.3 if int(p) % 2 else -0.3) for p, v in margins.items()}
+    )
+    after = before.model_copy(update={"measures": before.measures | {"forced_choice.in_domain": apart}})
+    row = judge(side(before), side(after), Policy()).rows[0]
+    assert row.verdict == "inconclusive" and row.sentence.endswith("; more pairs decide.")
+    found = judge(accuracy(700, 1000), accuracy(690, 1000), Policy())
+    assert found.verdict == "inconclusive" and found.rows[0].sentence.endswith("; more items decide.")
+
+
 def test_real_but_small_harm_is_a_pass_that_says_so():
     found = judge(side(freeform(0.001, draws=80_000)), side(freeform(0.005, draws=80_000)), Policy())
     row = found.rows[0]

@@ -7,7 +7,8 @@ For one metric, d is the change for the worse and m > 0 the margin that the poli
 - **regression**: no pass, and the hypothesis d ≤ 0 is rejected (or d ≤ m, where the policy says
   `regression: margin`). A change for the worse that is real and surely smaller than the margin is a pass, and its
   sentence says so.
-- **inconclusive**: neither. More draws decide it; `em-evals gate --plan` says how many.
+- **inconclusive**: neither. More draws decide it (`em-evals gate --plan` says how many), or more items where none are
+  drawn.
 - **invalid**: the numbers cannot be compared or must not be read.
 
 **Several metrics.** The overall verdict is a regression if any metric is one, so these tests are a family: their

@@ -61,9 +61,18 @@ def row(row: Row, regression: str) -> str:
         beyond = f"more than the margin of {size}" if regression == "margin" else "worse than the baseline"
         return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out."
     return (
-        f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either;"
-        " more draws decide (`em-evals gate --plan`)."
+        f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either; "
+        f"{_more(row)}."
     )
+
+
+def _more(row: Row) -> str:
+    """What decides an open metric: where nothing is drawn, the same items say the same for ever."""
+    if row.source.startswith("lm_eval/"):
+        return "more items decide"
+    if row.unit == "share":
+        return "more draws decide (`em-evals gate --plan`)"
+    return "more pairs decide" if row.unit else "more questions decide"
 
 
 def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
