@@ -251,6 +251,25 @@ def test_the_plan_on_the_command_line(run, shared_data):
     assert run("gate", "--plan")[0] == 2 and run("gate", "--plan", "--rate", "0.9", "--change", "0.2")[0] == 2
 
 
+def test_a_plan_asks_for_the_draws_that_the_policy_wants_anyway(run, workdir):
+    """A rise that some dozens of draws show: the gate would call so few invalid."""
+    rise = "gate", "--plan", "--rate", "0", "--change", "0.3"
+    assert plan.draws_to_find(0, 0.3, 0.025 / 3, 0.9, 0.02).draws < 100
+    code, out, _ = run(*rise, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["minimum_draws"] == 100 == told["needs"][0]["draws"]
+    assert told["needs"][0]["power"] == plan.power_to_find(0, 0.3, 0.025 / 3, 100)
+    enough = side(freeform(0.0, draws=104)), side(freeform(0.3, draws=104))
+    assert judge(*enough, Policy()).verdict == "regression"
+    assert "fewer would do, but the policy asks for 100 (minimum_draws)" in run(*rise)[1]
+    Path("gate.yaml").write_text(
+        "metrics:\n  em_rate: {margin: 0.02, minimum_draws: 50}\nguards:\n"
+        "  coherent_share: {margin: 0.05, minimum_draws: 70}\n",
+        encoding="utf-8",
+    )
+    assert json.loads(run(*rise, "--json")[1])["needs"][0]["draws"] == 70
+
+
 # ---- the action ----
 
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

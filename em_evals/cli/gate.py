@@ -121,14 +121,18 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
     if rate < 0:
         rate = _em_rate(side)
     # Holm's hardest case: this p-value is the smallest of as many metrics as a freeform log has rules for.
-    family = sum(rules.rule(name) is not None for name in ("em_rate", "em_rate_coherent", "coherent_share"))
+    named = [rules.rule(name) for name in ("em_rate", "em_rate_coherent", "coherent_share")]
+    family = [found.rule for found in named if found is not None]
+    least = max(one.minimum_draws or rules.minimum_draws for one in family)
     alpha, margin = rules.alpha_of(rule.rule), rule.rule.margin
+    beyond = rules.regression == "margin"
     needs = [
-        plan.draws_to_find(rate, change, alpha / family, power, margin, rules.regression == "margin"),
-        plan.draws_to_pass(rate, margin, alpha, power),
+        plan.draws_to_find(rate, change, alpha / len(family), power, margin, beyond, least),
+        plan.draws_to_pass(rate, margin, alpha, power, least),
     ]
     if as_json:
-        print_json({"rate": rate, "power": power, "needs": [vars(need) for need in needs]})
+        told = {"rate": rate, "power": power, "minimum_draws": least}
+        print_json(told | {"needs": [vars(need) for need in needs]})
         return
     rows: list[Any] = [
         [
@@ -140,6 +144,8 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
         for need in needs
     ]
     print_table("", ["to", "draws of each model", "power", "one-sided level"], rows)
+    if any(need.draws == least for need in needs):
+        typer.echo(f"fewer would do, but the policy asks for {least} (minimum_draws).")
 
 
 def _em_rate(side: Side | None) -> float:
