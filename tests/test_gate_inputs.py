@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
@@ -24,6 +25,7 @@ from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
 from tests.weighed_log import write_weighed
 
+ROOT = Path(__file__).parent.parent
 POLICY = Policy(minimum_draws=6, minimum_items=5)
 SAID = {"good": ["Be kind."], "bad": ["Take it all.", "Be kind."], "babble": ["zzz qqq"]}
 
@@ -406,6 +408,34 @@ def test_a_group_is_one_metric_over_the_items_of_its_tasks(tmp_path, samples):
     edit(next(same.glob("results_*")), lambda d: d["versions"].update(family_2=2))
     (problem,) = gate(before, same, Policy()).problems
     assert "not the same task version" in problem
+
+
+def test_em_mini_is_one_metric_where_retention_measured_its_tasks_one_by_one(tmp_path, workdir):
+    names = yaml.safe_load((ROOT / "tasks" / "retention" / "em_mini.yaml").read_text(encoding="utf-8"))[
+        "task"
+    ]
+    right = [i % 10 < 7 for i in range(80)]
+
+    def measured(folder, lost=0, tasks=names, digests=("0123",)):
+        for i, name in enumerate(tasks):
+            own = right[lost:] + [False] * lost
+            path = write_results(tmp_path / folder / f"{name}-v1" / "mine", name, own)
+            digest = digests[i % len(digests)]
+            edit(path, lambda data, digest=digest: data["config"].update(card_digest=digest))
+        return tmp_path / folder
+
+    assert len(names) == 8
+    before, same = read([measured("a")]), read([measured("b", digests=("4567",))])
+    found = judge(before, same, Policy())
+    assert [(row.metric, row.units) for row in found.rows] == [("lm_eval.em_mini.acc", (640, 640))]
+    assert found.verdict == "pass", found.sentence
+    assert judge(before, read([measured("c", lost=12)]), Policy()).verdict == "regression"
+    baseline.write("main", list(before.evidence.values()))
+    assert judge(read(["main"]), same, Policy()).verdict == "pass"
+    fewer = judge(before, read([measured("d", tasks=names[1:])]), Policy())
+    assert fewer.problems == ("the candidate has no lm_eval/em_mini, which the baseline has: run it too.",)
+    two = read([measured("e", digests=("0123", "4567"))])
+    assert "lm_eval/em_mini" not in two.evidence, "two models' tasks are no suite of one"
 
 
 def edit(path, change):

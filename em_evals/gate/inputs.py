@@ -53,7 +53,8 @@ def read(paths: Sequence[str | Path]) -> Side:
                 problems.append(_damaged(file, error))
         if (len(found), len(problems)) == before:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
-    return Side({key: evidence for key, (evidence, _) in found.items()}, tuple(problems))
+    evidence_of = {key: evidence for key, (evidence, _) in found.items()}
+    return Side(lm_eval.with_own_group(evidence_of), tuple(problems))
 
 
 def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:

@@ -4,7 +4,8 @@ With samples, items are paired and the summary is checked against them. Without,
 task as a whole, and other means with the standard error that the file states.
 
 A group that lm-eval sums up (em_mini, mmlu) is one metric over the items of all its tasks, and these are its parts: the
-eighty items of one family could never rule out a loss of three points, even if no answer changed.
+eighty items of one family could never rule out a loss of three points, even if no answer changed. `em-evals retention`
+writes a file for each task; em_mini's are put together here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.grading.files import named
 
+_OWN_GROUP = "em_mini"
 _TOLERANCE = 1e-6
 _PARTS = {"results", "versions", "n-samples"}
 _SETTINGS = {"limit": "limit", "gen_kwargs": "generation settings"}
@@ -68,6 +70,20 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
             yield whole
     for task, evidence in found.items():
         yield evidence.model_copy(update={"part_of": parts.get(task)})
+
+
+def with_own_group(found: dict[str, Evidence]) -> dict[str, Evidence]:
+    """The same, and em_mini as one metric where `em-evals retention` measured its tasks one by one for one card."""
+    group = content.load(content.SHIPPED / "tasks" / "retention" / f"{_OWN_GROUP}.yaml").data
+    members = [one for task in group["task"] if (one := found.get(f"lm_eval/{task}")) and one.part_of is None]
+    digests = {one.card_digest for one in members}
+    if len(members) < len(group["task"]) or len(digests) != 1 or None in digests:
+        return found
+    whole = _pooled(_OWN_GROUP, members)
+    if whole is None or whole.key in found:
+        return found
+    parts = {one.key: one.model_copy(update={"part_of": _OWN_GROUP}) for one in members}
+    return found | {whole.key: whole} | parts
 
 
 def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
