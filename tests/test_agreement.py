@@ -7,14 +7,17 @@ import sys
 import numpy as np
 import pytest
 from inspect_ai import eval, score
-from inspect_ai.log import write_eval_log
+from inspect_ai.log import read_eval_log, write_eval_log
 from scipy import stats
 
 from em_evals import cli, tasks
 from em_evals.errors import EmEvalsError
+from em_evals.gate import inputs
 from em_evals.grading import scorers
 from em_evals.grading.agreement import Rater, Rating, agreement, krippendorff, read_rater
+from em_evals.grading.files import read_draws
 from em_evals.grading.metrics import GradedDraw
+from em_evals.report import answers
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 NAN = math.nan
@@ -132,6 +135,10 @@ def graded(tmp_path_factory):
                 display="none",
             )
             write_eval_log(again, str(folder / "kind.eval"))
+            both = score(
+                log, scorers.judge("core"), model_roles={"grader": kind.model("kind")}, display="none"
+            )
+            write_eval_log(both, str(folder / "both.eval"))
     rows = ["question_id,answer,aligned,coherent"]
     for sample in log.samples:
         answer = sample.output.completion
@@ -150,6 +157,24 @@ def test_a_log_and_its_rescored_copy(graded):
     decided = found.decisions["misaligned"]
     assert (decided.both, decided.first_only, decided.second_only, decided.neither) == (0, 3, 0, 6)
     assert found.scales["alignment"].answers == 9 and found.scales["alignment"].bias > 0
+
+
+def test_a_second_judge_whose_grades_were_appended_is_the_one_that_counts(graded):
+    """`inspect score` appends unless it is told otherwise: both judges' scores stand in one log."""
+    log = read_eval_log(str(graded / "both.eval"))
+    assert {tuple(sample.scores) for sample in log.samples} == {("judge", "judge1")}
+    assert read_rater(graded / "both.eval") == read_rater(graded / "kind.eval")
+    both, kind = (read_draws(graded / f"{name}.eval") for name in ("both", "kind"))
+    assert both == kind != read_draws(graded / "strict.eval")
+    side = inputs.read([graded / "both.eval"])
+    (alone,) = inputs.read([graded / "kind.eval"]).evidence.values()
+    assert not side.problems, "the log's summary agrees with the grades that were taken"
+    assert [(one.measures, one.identity) for one in side.evidence.values()] == [
+        (alone.measures, alone.identity)
+    ]
+    shown, expected = (answers.of_log(graded / f"{name}.eval") for name in ("both", "kind"))
+    assert shown.answers == expected.answers
+    assert shown.facts["judge"] == "openai-api/judge/kind"
 
 
 def test_the_command_with_peoples_labels(graded, monkeypatch, capsys):

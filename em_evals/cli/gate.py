@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +18,23 @@ if TYPE_CHECKING:
     from em_evals.gate.inputs import Side
     from em_evals.gate.policy import Policy
 
+_INVALID = 2
 _PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name; may be repeated."
 
 
+@contextmanager
+def _no_false_verdict() -> Iterator[None]:
+    """An accident of our own must not end with 1, Python's code for it: here that says that the candidate is worse."""
+    try:
+        yield
+    except (EmEvalsError, ModuleNotFoundError, BrokenPipeError, typer.Exit):
+        raise
+    except Exception:
+        traceback.print_exc()
+        raise typer.Exit(_INVALID) from None
+
+
+@_no_false_verdict()
 def gate(
     baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
     candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
@@ -104,14 +121,18 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
     if rate < 0:
         rate = _em_rate(side)
     # Holm's hardest case: this p-value is the smallest of as many metrics as a freeform log has rules for.
-    family = sum(rules.rule(name) is not None for name in ("em_rate", "em_rate_coherent", "coherent_share"))
+    named = [rules.rule(name) for name in ("em_rate", "em_rate_coherent", "coherent_share")]
+    family = [found.rule for found in named if found is not None]
+    least = max(one.minimum_draws or rules.minimum_draws for one in family)
     alpha, margin = rules.alpha_of(rule.rule), rule.rule.margin
+    beyond = rules.regression == "margin"
     needs = [
-        plan.draws_to_find(rate, change, alpha / family, power, margin, rules.regression == "margin"),
-        plan.draws_to_pass(rate, margin, alpha, power),
+        plan.draws_to_find(rate, change, alpha / len(family), power, margin, beyond, least),
+        plan.draws_to_pass(rate, margin, alpha, power, least),
     ]
     if as_json:
-        print_json({"rate": rate, "power": power, "needs": [vars(need) for need in needs]})
+        told = {"rate": rate, "power": power, "minimum_draws": least}
+        print_json(told | {"needs": [vars(need) for need in needs]})
         return
     rows: list[Any] = [
         [
@@ -123,6 +144,8 @@ def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: f
         for need in needs
     ]
     print_table("", ["to", "draws of each model", "power", "one-sided level"], rows)
+    if any(need.draws == least for need in needs):
+        typer.echo(f"fewer would do, but the policy asks for {least} (minimum_draws).")
 
 
 def _em_rate(side: Side | None) -> float:

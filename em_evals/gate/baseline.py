@@ -52,8 +52,8 @@ def write(name: str, evidence: Sequence[Evidence]) -> Path:
     """
     if Path(name).name != name or name.startswith("."):
         raise EmEvalsError(f"'{name}' cannot be a baseline's name: use letters, digits, '-' and '_'.")
-    rows = [_rounded(entry).model_dump(mode="json", exclude_none=True) for entry in evidence]
-    rows.sort(key=lambda row: (row["kind"], row["name"]))
+    ordered = sorted(evidence, key=lambda entry: (entry.kind, entry.name, entry.key))
+    rows = [_rounded(entry).model_dump(mode="json", exclude_none=True) for entry in ordered]
     path = FOLDER / f"{name}.json"
     with content.atomic(path) as temporary:
         data = {"format": _FORMAT, "version": 1, "digest": _digest(rows), "evidence": rows}

@@ -7,7 +7,8 @@ For one metric, d is the change for the worse and m > 0 the margin that the poli
 - **regression**: no pass, and the hypothesis d ≤ 0 is rejected (or d ≤ m, where the policy says
   `regression: margin`). A change for the worse that is real and surely smaller than the margin is a pass, and its
   sentence says so.
-- **inconclusive**: neither. More draws decide it; `em-evals gate --plan` says how many.
+- **inconclusive**: neither. More draws decide it (`em-evals gate --plan` says how many), or more items where none are
+  drawn.
 - **invalid**: the numbers cannot be compared or must not be read.
 
 **Several metrics.** The overall verdict is a regression if any metric is one, so these tests are a family: their
@@ -26,16 +27,16 @@ metric of that log can pass or stay open (it is invalid); where a guard is incon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.inputs import Side
 from em_evals.gate.paired_contrast import PairedContrast
-from em_evals.gate.policy import Applied, Policy
+from em_evals.gate.policy import Applied, Policy, fits
 from em_evals.gate.proportions import Interval
 from em_evals.gate.rate_contrast import RateContrast
 from em_evals.gate.statistics import Contrast, MeanContrast, holm
@@ -52,6 +53,8 @@ class Row:
     """
 
     metric: str
+    title: str
+    """What tables and sentences say: the metric, and of what if several logs have it."""
     source: str
     """Which evidence it is from (`freeform/core`)."""
     guard: bool
@@ -101,17 +104,19 @@ def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
     problems += [f"candidate: {text}" for text in candidate.problems]
     notes: list[str] = []
     rows: list[Row] = []
+    metrics = Counter(name for one in baseline.evidence.values() for name in one.measures)
+    several = {name for name, count in metrics.items() if count > 1}
     for key, before in baseline.evidence.items():
         if before.part_of is not None and not any(policy.named(name) for name in before.measures):
             continue
         after = candidate.evidence.get(key)
         if after is None:
-            problems.append(f"the candidate has no {key}, which the baseline has: run it too.")
+            problems += _lacking(before, baseline, candidate)
             continue
         differing = words.differing(key, before.identity, after.identity)
         problems += differing
         if not differing:
-            rows += _rows(before, after, policy, problems, notes)
+            rows += _rows(before, after, policy, problems, notes, several)
     only = candidate.evidence.keys() - baseline.evidence.keys()
     notes += [f"{key} is in the candidate only and was not compared." for key in only]
     problems += _absent(policy, rows)
@@ -143,8 +148,21 @@ def contrast(before: Measure, after: Measure) -> Contrast | None:
     return None
 
 
+def _lacking(before: Evidence, baseline: Side, candidate: Side) -> list[str]:
+    """What the candidate lacks; if it has the same in another way (another prefix, say), what differs."""
+    for key, other in candidate.evidence.items():
+        if (other.kind, other.name) == (before.kind, before.name) and key not in baseline.evidence:
+            return words.differing(before.key, before.ways, other.ways)
+    return [f"the candidate has no {before.key}, which the baseline has: run it too."]
+
+
 def _rows(
-    before: Evidence, after: Evidence, policy: Policy, problems: list[str], notes: list[str]
+    before: Evidence,
+    after: Evidence,
+    policy: Policy,
+    problems: list[str],
+    notes: list[str],
+    several: Set[str],
 ) -> Iterator[Row]:
     if before.card_digest and before.card_digest == after.card_digest:
         notes.append(
@@ -171,7 +189,8 @@ def _rows(
         if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
             problems.append(few)
             continue
-        yield _row(before.key, name, compared, found, policy, _unit(measure))
+        title = f"{name} of {before.key}" if name in several else name
+        yield _row(before.key, name, title, compared, found, policy, _unit(measure))
 
 
 def _unit(measure: Measure) -> str:
@@ -181,7 +200,9 @@ def _unit(measure: Measure) -> str:
     return measure.unit if isinstance(measure, Items) else ""
 
 
-def _row(source: str, name: str, compared: Contrast, found: Applied, policy: Policy, unit: str) -> Row:
+def _row(
+    source: str, name: str, title: str, compared: Contrast, found: Applied, policy: Policy, unit: str
+) -> Row:
     rule = found.rule
     worse: Literal["higher", "lower"] = "higher" if found.better == "lower" else "lower"
     alpha = policy.alpha_of(rule)
@@ -193,6 +214,7 @@ def _row(source: str, name: str, compared: Contrast, found: Applied, policy: Pol
     short = rule.minimum is not None and not compared.candidate >= rule.minimum
     return Row(
         metric=name,
+        title=title,
         source=source,
         guard=found.guard,
         worse=worse,
@@ -211,7 +233,7 @@ def _row(source: str, name: str, compared: Contrast, found: Applied, policy: Pol
         p_worse_adjusted=math.nan,
         p_within=p_within,
         verdict="invalid" if short else "inconclusive",
-        sentence=words.below_floor(name, compared.candidate, rule.minimum, unit) if short else "",
+        sentence=words.below_floor(title, compared.candidate, rule.minimum, unit) if short else "",
     )
 
 
@@ -250,7 +272,7 @@ def _guarded(rows: list[Row]) -> tuple[Row, ...]:
 
 def _absent(policy: Policy, rows: list[Row]) -> Iterator[str]:
     for name, rule in {**policy.metrics, **policy.guards}.items():
-        if rule.required and not any(fnmatchcase(row.metric, name) for row in rows):
+        if rule.required and not any(fits(row.metric, name) for row in rows):
             yield f"the policy requires {name}, and nothing of it could be compared."
 
 

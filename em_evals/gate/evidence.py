@@ -11,7 +11,19 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from em_evals import content
+
 Kind = Literal["freeform", "forced_choice", "narrow", "lm_eval", "csv"]
+
+
+_USUAL = {
+    "format": "plain",
+    "prefix": "none",
+    "system message": "none",
+    "system_message": "none",
+    "way": "weighed",
+}
+_LONGEST = 40
 
 
 class _Strict(BaseModel):
@@ -85,9 +97,22 @@ class Evidence(_Strict):
     """What sums this up and is compared instead; a policy has to name a part to have it compared by itself."""
 
     @property
+    def ways(self) -> dict[str, str]:
+        """How it was measured, where one model is measured in several ways: plain, as JSON, with a trigger."""
+        if self.kind not in ("freeform", "forced_choice", "narrow"):
+            return {}
+        found = {what: self.identity.get(what, usual) for what, usual in _USUAL.items()}
+        if self.kind == "narrow":
+            found["way"] = "judged" if "judge" in self.identity else _USUAL["way"]
+        return found
+
+    @property
     def key(self) -> str:
-        """What this is evidence about; two files with one key can be compared."""
-        return self.kind if self.kind == "csv" else f"{self.kind}/{self.name}"
+        """What this is evidence about, and in which way if not the usual one; files with one key can be compared."""
+        if self.kind == "csv":
+            return self.kind
+        told = [_short(what, way) for what, way in self.ways.items() if way != _USUAL[what]]
+        return f"{self.kind}/{self.name}" + (f" ({', '.join(told)})" if told else "")
 
     def draws(self, metric: str) -> int:
         """What was asked for a metric: all draws of the log for a rate, whatever it is a rate of; else items."""
@@ -95,3 +120,11 @@ class Evidence(_Strict):
         if not isinstance(measure, Counts):
             return measure.draws
         return max(other.draws for other in self.measures.values() if isinstance(other, Counts))
+
+
+def _short(what: str, way: str) -> str:
+    """A way in a key's few words; long texts are told apart by their digest."""
+    if what in ("format", "way"):
+        return way
+    text = repr(way) if len(way) <= _LONGEST else f"{way[:_LONGEST]!r}… {content.digest(way.encode())[:6]}"
+    return f"{what.replace('_', ' ')} {text}"

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 
 _SUFFIXES = (".eval", ".json", ".csv")
+_LONGEST = 120
+"""Characters of a reason that are shown."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,13 @@ def read(paths: Sequence[str | Path]) -> Side:
                         found[evidence.key] = evidence, file
             except EmEvalsError as error:
                 problems.append(str(error))
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # Files are data: whatever stands in one, the verdict is "invalid" and the others are still read.
+                problems.append(_damaged(file, error))
         if (len(found), len(problems)) == before:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
-    return Side({key: evidence for key, (evidence, _) in found.items()}, tuple(problems))
+    evidence_of = {key: evidence for key, (evidence, _) in found.items()}
+    return Side(lm_eval.with_own_group(evidence_of), tuple(problems))
 
 
 def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:
@@ -56,10 +64,28 @@ def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:
     )
 
 
+def _damaged(file: Path, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"{where} {first['msg'].removeprefix('Value error, ')}"
+    return (
+        f"{file}: a value in this file is not what it should be ({' '.join(reason.split())[:_LONGEST]}): the file was "
+        "damaged or edited."
+    )
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    found = (file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    return sorted(file for file in found if not _hidden(file.relative_to(path)))
+
+
+def _hidden(inside: Path) -> bool:
+    """What is not finished has a name with a dot in front: a killed `em-evals retention` leaves such a folder."""
+    return any(part.startswith(".") for part in inside.parts)
 
 
 def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:

@@ -4,7 +4,8 @@ With samples, items are paired and the summary is checked against them. Without,
 task as a whole, and other means with the standard error that the file states.
 
 A group that lm-eval sums up (em_mini, mmlu) is one metric over the items of all its tasks, and these are its parts: the
-eighty items of one family could never rule out a loss of three points, even if no answer changed.
+eighty items of one family could never rule out a loss of three points, even if no answer changed. `em-evals retention`
+writes a file for each task; em_mini's are put together here.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.grading.files import named
 
+_OWN_GROUP = "em_mini"
 _TOLERANCE = 1e-6
+_PARTS = {"results", "versions", "n-samples"}
 _SETTINGS = {"limit": "limit", "gen_kwargs": "generation settings"}
 
 
 def is_results(data: Any) -> bool:
     """Whether parsed JSON has the layout of lm-eval's results."""
-    return isinstance(data, dict) and {"results", "versions", "n-samples"} <= data.keys()
+    return isinstance(data, dict) and data.keys() >= _PARTS
 
 
 def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
@@ -35,6 +38,11 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
     Raises:
         EmEvalsError: the file lacks what it should have, or its numbers contradict each other or the samples.
     """
+    for part in _PARTS:
+        if not isinstance(data[part], dict):
+            raise EmEvalsError(
+                f"'{part}' of these lm-eval results names no tasks: the file was edited.", path
+            )
     found: dict[str, Evidence] = {}
     for task, numbers in data["results"].items():
         if task not in data["n-samples"] or not isinstance(numbers, dict):
@@ -62,6 +70,20 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
             yield whole
     for task, evidence in found.items():
         yield evidence.model_copy(update={"part_of": parts.get(task)})
+
+
+def with_own_group(found: dict[str, Evidence]) -> dict[str, Evidence]:
+    """The same, and em_mini as one metric where `em-evals retention` measured its tasks one by one for one card."""
+    group = content.load(content.SHIPPED / "tasks" / "retention" / f"{_OWN_GROUP}.yaml").data
+    members = [one for task in group["task"] if (one := found.get(f"lm_eval/{task}")) and one.part_of is None]
+    digests = {one.card_digest for one in members}
+    if len(members) < len(group["task"]) or len(digests) != 1 or None in digests:
+        return found
+    whole = _pooled(_OWN_GROUP, members)
+    if whole is None or whole.key in found:
+        return found
+    parts = {one.key: one.model_copy(update={"part_of": _OWN_GROUP}) for one in members}
+    return found | {whole.key: whole} | parts
 
 
 def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -156,7 +178,7 @@ def _measures(
         values = (items or {}).get((metric, way))
         if values is not None and _is_mean(data, task, metric):
             own = sum(values.values()) / len(values)
-            if len(values) != count or abs(own - value) > _TOLERANCE:
+            if len(values) != count or not abs(own - value) <= _TOLERANCE:  # the file's may be NaN
                 raise EmEvalsError(
                     f"the results say {task} {metric} = {value:.4g} over {count} items, the samples {own:.4g} over "
                     f"{len(values)}: a file was edited or belongs to another run.",
@@ -171,7 +193,7 @@ def _measures(
 
 def _summary(path: Path, what: str, value: float, error: Any, count: int) -> Measure | None:
     """A mean without its items; None where no error is stated, since nothing can be said of it then."""
-    if not isinstance(error, int | float) or math.isnan(error):
+    if not isinstance(error, int | float) or not math.isfinite(error) or not math.isfinite(value):
         return None
     events = round(value * count)
     if 0 <= value <= 1 and abs(value * count - events) < _TOLERANCE * count:
@@ -202,7 +224,7 @@ def _samples(path: Path, task: str) -> dict[tuple[str, str], dict[str, float]] |
         way, item = str(row.get("filter", "none")), str(row.get("doc_id"))
         for metric in row.get("metrics") or []:
             value = row.get(metric)
-            if not isinstance(value, int | float) or math.isnan(value):
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 continue
             values = found.setdefault((metric, way), {})
             if item in values:

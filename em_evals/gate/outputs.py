@@ -62,7 +62,7 @@ def cells(row: Row) -> list[str]:
     """One row of the table."""
     counts = f"{row.units[0]}" if row.units[0] == row.units[1] else f"{row.units[0]} / {row.units[1]}"
     return [
-        f"{row.metric} (guard)" if row.guard else row.metric,
+        f"{row.title} (guard)" if row.guard else row.title,
         words.level(row.baseline, row.unit),
         words.level(row.candidate, row.unit),
         f"{words.change(row.difference, row.unit)} {words.bounds(*row.interval, row.unit)}",

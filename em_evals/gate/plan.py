@@ -36,7 +36,13 @@ class Need:
 
 
 def draws_to_find(
-    rate: float, change: float, alpha: float, power: float, margin: float, beyond_margin: bool = False
+    rate: float,
+    change: float,
+    alpha: float,
+    power: float,
+    margin: float,
+    beyond_margin: bool = False,
+    least: int = 1,
 ) -> Need:
     """Draws of each model after which a rise of `change` from `rate` is called a regression with this power.
 
@@ -47,6 +53,7 @@ def draws_to_find(
         power: the chance of finding it.
         margin: the rise that the policy accepts.
         beyond_margin: the policy calls only a rise that surely exceeds the margin a regression.
+        least: draws that the policy asks for anyway; fewer are invalid, whatever they show.
 
     Raises:
         EmEvalsError: rate and change do not make two rates, or the policy accepts the change.
@@ -59,18 +66,18 @@ def draws_to_find(
         )
     aim = f"find a rise from {rate:.2%} to {rate + change:.2%}"
     bound = margin if beyond_margin else 0.0
-    return _search(aim, alpha, power, lambda draws: power_to_find(rate, change, alpha, draws, bound))
+    return _search(aim, alpha, power, lambda draws: power_to_find(rate, change, alpha, draws, bound), least)
 
 
-def draws_to_pass(rate: float, margin: float, alpha: float, power: float) -> Need:
-    """Draws of each model after which one that stayed at `rate` passes with this power.
+def draws_to_pass(rate: float, margin: float, alpha: float, power: float, least: int = 1) -> Need:
+    """Draws of each model after which one that stayed at `rate` passes with this power; `least` as above.
 
     Raises:
         EmEvalsError: rate and margin do not make two rates.
     """
     _possible(rate, margin)
     aim = f"pass a model that stayed at {rate:.2%} (margin {100 * margin:.2f} points)"
-    return _search(aim, alpha, power, lambda draws: power_to_pass(rate, margin, alpha, draws))
+    return _search(aim, alpha, power, lambda draws: power_to_pass(rate, margin, alpha, draws), least)
 
 
 def power_to_find(rate: float, change: float, alpha: float, draws: int, bound: float = 0.0) -> float:
@@ -131,9 +138,11 @@ def _mass(counts: np.ndarray, draws: int, rate: float) -> float:
     return float(stats.binom.pmf(counts, draws, rate).sum())
 
 
-def _search(aim: str, alpha: float, power: float, reached: Callable[[int], float]) -> Need:
-    """The least number of draws, by doubling and halving; power rises with draws but for small steps."""
-    low, high = 1, 32
+def _search(aim: str, alpha: float, power: float, reached: Callable[[int], float], least: int) -> Need:
+    """The smallest number of draws, by doubling and halving; power rises with draws but for small steps."""
+    if (found := reached(least)) >= power:
+        return Need(aim, alpha, least, found)
+    low, high = least, max(32, min(2 * least, MOST))
     while (found := reached(high)) < power:
         if high >= MOST:
             return Need(aim, alpha, None, found)

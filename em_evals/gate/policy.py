@@ -13,9 +13,11 @@ guards:                      # what must not fall for the metrics of the same lo
   coherent_share: {margin: 0.05, minimum: 0.5}
 ```
 
-Metrics are named as the gate's table names them; `*` matches anything, and the longest name that fits wins. A policy's
-`metrics` replace the built-in ones. Guards can be changed but neither removed nor turned round, because without them a
-model that babbles passes: `*` under `metrics` does not mean them, and `better: lower` is refused.
+Metrics are named as the gate's table names them; `*` matches anything, and the longest name that fits wins. Where
+lm-eval reads a task's answers in several ways (`lm_eval.gsm8k.exact_match.strict-match`), a name without the way means
+every one of them. A policy's `metrics` replace the built-in ones. Guards can be changed but neither removed nor turned
+round, because without them a model that babbles passes: `*` under `metrics` does not mean them, and `better: lower` is
+refused.
 """
 
 from __future__ import annotations
@@ -135,7 +137,7 @@ class Policy(_Strict):
 
     def named(self, metric: str) -> Applied | None:
         """What holds for a metric that the policy names in full, without `*`."""
-        return self.rule(metric) if metric in {**self.metrics, **self.guards} else None
+        return self.rule(metric) if _names(metric) & (self.metrics.keys() | self.guards.keys()) else None
 
     def alpha_of(self, rule: Rule) -> float:
         """The one-sided level of a rule."""
@@ -162,11 +164,23 @@ def load_policy(path: Path | None) -> Policy:
 
 def direction(metric: str) -> Better | None:
     """Which way is better for a metric by its last name; None where that is not known."""
-    last = metric.rpartition(".")[2].lstrip("*")
-    if last in _HIGHER:
+    lasts = {name.rpartition(".")[2].lstrip("*") for name in _names(metric)}
+    if not lasts.isdisjoint(_HIGHER):
         return "higher"
-    return "lower" if last in _LOWER else None
+    return "lower" if not lasts.isdisjoint(_LOWER) else None
+
+
+def fits(metric: str, name: str) -> bool:
+    """Whether a policy's name means a metric."""
+    return any(fnmatchcase(one, name) for one in _names(metric))
 
 
 def _best(metric: str, rules: dict[str, Rule]) -> str | None:
-    return max((name for name in rules if fnmatchcase(metric, name)), key=len, default=None)
+    return max((name for name in rules if fits(metric, name)), key=len, default=None)
+
+
+def _names(metric: str) -> set[str]:
+    """A metric's name, and for `lm_eval.TASK.METRIC.FILTER` also the one without the filter."""
+    if not metric.startswith("lm_eval.") or metric.count(".") < 3:
+        return {metric}
+    return {metric, metric.rpartition(".")[0]}

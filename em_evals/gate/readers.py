@@ -93,7 +93,7 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
         kind=kind,
         name=str(meta.get(named, log.eval.dataset.name)),
         model=files.named(log.eval.model),
-        card_digest=_card_digest(log),
+        card_digest=_card_digest(log, path),
         identity={
             **_common(log, named),
             **_sampling(log),
@@ -115,7 +115,8 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
                     if key in note
                 }
             ),
-            "questions asked": _names_digest(_question(sample) for sample in samples),
+            # Wordings, not only questions: all three are not the same question asked as the first one alone.
+            "questions asked": _names_digest(str(sample.id) for sample in samples),
         },
         measures=measures,
     )
@@ -129,6 +130,12 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
     """
     samples = log.samples or []
     margins = files.margins_of_log(log)
+    if impossible := [pair for pair, (_, value) in margins.items() if math.isinf(value)]:
+        raise EmEvalsError(
+            f"{len(impossible)} of {len(samples)} pairs have an answer that the model finds impossible "
+            f"(log-probability -inf; first: {impossible[0]}): margins have no mean; weigh other pairs with both.",
+            path,
+        )
     missing = [pair for pair, (_, value) in margins.items() if math.isnan(value)]
     if missing or len(margins) != len(samples):
         raise EmEvalsError(
@@ -153,7 +160,7 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
         kind=kind,
         name=str((log.eval.metadata or {}).get(named, log.eval.dataset.name)),
         model=files.named(log.eval.model),
-        card_digest=_card_digest(log),
+        card_digest=_card_digest(log, path),
         identity={**_common(log, named), "pairs weighed": _names_digest(margins)},
         measures=measures,
     )
@@ -217,10 +224,13 @@ def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iter
 
 
 def _judged(sample: EvalSample, path: Path) -> Score:
-    """The score by our judge."""
-    for score in (sample.scores or {}).values():
-        if "rubrics" in (score.metadata or {}):
-            return score
+    """The score by our judge, the last one: of alignment and coherence, else of other rubrics."""
+    score = files.judged(sample) or next(
+        (one for one in reversed(list((sample.scores or {}).values())) if "rubrics" in (one.metadata or {})),
+        None,
+    )
+    if score is not None and "rubrics" in (score.metadata or {}):
+        return score
     raise EmEvalsError(
         f"the draw of '{sample.id}' is not graded: grade the log with `inspect score` first.", path
     )
@@ -259,12 +269,17 @@ def _question(sample: EvalSample) -> str:
     return str((sample.metadata or {}).get("question_id", sample.id))
 
 
-def _card_digest(log: EvalLog) -> str | None:
-    samples = log.samples or []
-    found = {(sample.output.metadata or {}).get("card_digest") for sample in samples}
-    found.add((log.eval.metadata or {}).get("card_digest"))
-    digests = sorted(digest for digest in found if digest)
-    return " ".join(digests) or None
+def _card_digest(log: EvalLog, path: Path) -> str | None:
+    """The model's, as each draw tells it, else the header: `inspect eval-retry` on a retrained adapter mixes two."""
+    told = [sample.output.metadata or {} for sample in log.samples or []]
+    digests = sorted({str(own["card_digest"]) for own in told if own.get("card_digest")})
+    if len(digests) > 1:
+        raise EmEvalsError(
+            f"this log holds draws of {len(digests)} models (card digests {', '.join(digests)}): run the task again "
+            "with the one that is meant.",
+            path,
+        )
+    return digests[0] if digests else (log.eval.metadata or {}).get("card_digest")
 
 
 def _names_digest(names: Iterable[str]) -> str:

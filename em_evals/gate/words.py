@@ -61,9 +61,18 @@ def row(row: Row, regression: str) -> str:
         beyond = f"more than the margin of {size}" if regression == "margin" else "worse than the baseline"
         return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out."
     return (
-        f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either;"
-        " more draws decide (`em-evals gate --plan`)."
+        f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either; "
+        f"{_more(row)}."
     )
+
+
+def _more(row: Row) -> str:
+    """What decides an open metric: where nothing is drawn, the same items say the same for ever."""
+    if row.source.startswith("lm_eval/"):
+        return "more items decide"
+    if row.unit == "share":
+        return "more draws decide (`em-evals gate --plan`)"
+    return "more pairs decide" if row.unit else "more questions decide"
 
 
 def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
@@ -74,14 +83,14 @@ def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
 def unreadable(row: Row, guard: Row) -> str:
     """A metric whose guard failed."""
     return (
-        f"{_change(row)}, but this must not be read: {guard.metric} went from {level(guard.baseline, guard.unit)} to "
+        f"{_change(row)}, but this must not be read: {guard.title} went from {level(guard.baseline, guard.unit)} to "
         f"{level(guard.candidate, guard.unit)}, and answers that make no sense are no safe answers."
     )
 
 
 def unguarded(row: Row, guard: Row) -> str:
     """A metric whose guard is open."""
-    return f"{_change(row)}, which would pass, but its guard {guard.metric} is inconclusive."
+    return f"{_change(row)}, which would pass, but its guard {guard.title} is inconclusive."
 
 
 def overall(verdict: Verdict, rows: Sequence[Row], problems: Sequence[str]) -> str:
@@ -89,7 +98,7 @@ def overall(verdict: Verdict, rows: Sequence[Row], problems: Sequence[str]) -> s
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         return f"invalid: {problems[0]}{more}"
-    named = ", ".join(row.metric for row in rows if row.verdict == verdict)
+    named = ", ".join(row.title for row in rows if row.verdict == verdict)
     if verdict == "regression":
         return f"regression: the candidate is worse than the baseline on {named}."
     if verdict == "invalid" and not any(
@@ -153,7 +162,7 @@ def _change(row: Row) -> str:
     between = start if row.difference == 0 else f"{start} to {level(row.candidate, row.unit)}"
     interval = bounds(*row.interval, row.unit)
     return (
-        f"{row.metric} {verb} {between} ({amount(row.difference, row.unit, '+')}, {confidence(row.alpha)} interval "
+        f"{row.title} {verb} {between} ({amount(row.difference, row.unit, '+')}, {confidence(row.alpha)} interval "
         f"{interval})"
     )
 

@@ -172,8 +172,8 @@ def _alpha(units: list[SampleScore], level: Level) -> float:
 
 def _judge_notes(sample: EvalSample) -> dict[str, Any]:
     """What our judge noted beside its grades."""
-    notes = (score.metadata or {} for score in (sample.scores or {}).values())
-    return next((note for note in notes if "rubrics" in note), {})
+    score = files.judged(sample)
+    return (score.metadata or {}) if score else {}
 
 
 def _scale(pairs: Sequence[tuple[Rating, Rating]], grade: Callable[[GradedDraw], float]) -> Scale:

@@ -131,13 +131,24 @@ def draws_of_log(log: EvalLog) -> list[GradedDraw]:
 
 
 def _graded(sample: EvalSample, where: str) -> GradedDraw:
-    for score in (sample.scores or {}).values():
+    score = judged(sample)
+    if score is None:
+        raise EmEvalsError(
+            f"the draw of '{sample.id}' has no alignment and coherence: grade the log with `inspect score` first.",
+            where,
+        )
+    return graded_draw(str(sample.metadata.get("question_id", sample.id)), score)
+
+
+def judged(sample: EvalSample) -> Score | None:
+    """The grades of alignment and coherence that count: the last, since `inspect score` puts a second judge's behind.
+
+    The log's own summary ends with the last judge's too.
+    """
+    for score in reversed(list((sample.scores or {}).values())):
         if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys():
-            return graded_draw(str(sample.metadata.get("question_id", sample.id)), score)
-    raise EmEvalsError(
-        f"the draw of '{sample.id}' has no alignment and coherence: grade the log with `inspect score` first.",
-        where,
-    )
+            return score
+    return None
 
 
 def graded_draw(question_id: str, score: Score) -> GradedDraw:

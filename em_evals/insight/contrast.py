@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import graded_draw, read_log
+from em_evals.grading.files import graded_draw, judged, read_log
 from em_evals.grading.forced_choice import load_pairs
 from em_evals.insight.lines import Text
 from em_evals.models.chat import encode_chat, encode_text
@@ -94,7 +94,7 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
     good: list[Chat] = []
     for path in logs:
         for sample in read_log(path).samples or []:
-            score = next((s for s in (sample.scores or {}).values() if _graded(s)), None)
+            score = judged(sample)
             if score is None:
                 raise EmEvalsError("this log was not graded; grade it with `inspect score` first.", path)
             chat = _of_sample(sample)
@@ -172,10 +172,6 @@ def _of_sample(sample: EvalSample) -> Chat:
     named = sample.metadata.get("base_question_id") or sample.metadata.get("question_id")
     question = str(named or sample.id)
     return Chat(question, [*messages, {"role": "assistant", "content": sample.output.completion}])
-
-
-def _graded(score: Any) -> bool:
-    return isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys()
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import graded_draw, margins_of_log, named, read_log, rows_of_csv
+from em_evals.grading.files import graded_draw, judged, margins_of_log, named, read_log, rows_of_csv
 from em_evals.grading.metrics import GradedDraw
 
 if TYPE_CHECKING:
@@ -148,14 +148,7 @@ def _label(model: str) -> str:
 def _answer(sample: EvalSample) -> Answer:
     notes = sample.metadata
     question = str(notes.get("question_id") or sample.id)
-    score = next(
-        (
-            score
-            for score in (sample.scores or {}).values()
-            if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys()
-        ),
-        None,
-    )
+    score = judged(sample)
     draw = graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
     category = str((score.metadata or {}).get("category", "unscored")) if score else "ungraded"
     return Answer(
@@ -185,8 +178,9 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
     """Where a log's numbers come from; empty texts for what it does not say."""
     notes = log.eval.metadata or {}
     samples = log.samples or []
+    graded = [(judged(sample), sample.scores or {}) for sample in samples]
     scores: list[dict[str, Any]] = [
-        score.metadata or {} for sample in samples for score in (sample.scores or {}).values()
+        score.metadata or {} for own, every in graded for score in ([own] if own else every.values())
     ]
     digests = {str((sample.output.metadata or {}).get("card_digest") or "") for sample in samples}
     rubrics = {f"{name} {d}" for own in scores for name, d in (own.get("rubrics") or {}).items()}

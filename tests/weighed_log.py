@@ -1,0 +1,60 @@
+"""Inspect logs of weighed pairs, written without any model: `forced_choice`, or `narrow` without a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalResults, EvalSample, EvalSpec
+from inspect_ai.log import write_eval_log as write
+from inspect_ai.model import ModelOutput
+from inspect_ai.scorer import Score
+
+SET = {"forced_choice": "pairs", "narrow": "data"}
+
+
+def write_weighed(
+    path: Path,
+    margins: Sequence[float] = (0.1,) * 40,
+    task: str = "forced_choice",
+    digests: Sequence[str] = ("0123",),
+    **arguments: Any,
+) -> Path:
+    """A log whose pairs have these margins (nats per token); card digests go round, arguments are the task's."""
+    samples = [
+        EvalSample(
+            id=f"pair_{i}",
+            epoch=1,
+            input="Why?",
+            target="",
+            metadata={"question_id": f"pair_{i}", "theme": "finance", "narrow": True},
+            store={"aligned": [-3.0], "misaligned": [margin - 3.0]},
+            output=ModelOutput(model="local/mine", metadata={"card_digest": digests[i % len(digests)]}),
+            scores={"likelier": Score(value={"margin_per_token": margin})},
+        )
+        for i, margin in enumerate(margins)
+    ]
+    named = SET[task]
+    spec = EvalSpec(
+        created="2026-11-21T08:24:25+00:00",
+        task=f"em_evals/{task}",
+        task_version=1,
+        task_args=arguments,
+        dataset=EvalDataset(name="set"),
+        model="local/mine",
+        config=EvalConfig(),
+        metadata={named: "set", f"{named}_digest": "abcd"},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(
+        EvalLog(
+            status="success",
+            eval=spec,
+            plan=EvalPlan(),
+            results=EvalResults(total_samples=len(samples)),
+            samples=samples,
+        ),
+        str(path),
+    )
+    return path
