@@ -2,7 +2,7 @@
 
     python benchmarks/engines.py [--draws 64] [--max-tokens 128] [--rows NAME …] [--save FILE.json]
 
-Eight questions of tasks/core.yaml, so many draws in all, the same sampling and natural stops; each row in a process of
+Eight questions of tasks/core.yaml, so many draws in all, at temperature 1 as in the papers, natural stops; each row in a process of
 its own, one after the other. The script shape is what published evaluation scripts do: load one model, answer one
 question after another, load the next. Adapters are random LoRAs too weak to change an answer's length. `hf/` knows no
 adapters: it is given the adapter merged into a checkpoint beforehand, for free. Output is what the model said, counted
@@ -155,8 +155,7 @@ def by_inspect(kind: str, names: list[str], announced: list[str], draws: int, ma
         model=models,
         max_connections=draws,
         max_samples=draws,
-        temperature=0.6,
-        top_p=0.9,
+        temperature=1,
         max_tokens=max_tokens,
         display="none",
         log_dir="logs",
@@ -198,8 +197,7 @@ def script(kind: str, names: list[str], announced: list[str], draws: int, max_to
                 out = model.generate(
                     **ids,
                     do_sample=True,
-                    temperature=0.6,
-                    top_p=0.9,
+                    temperature=1.0,
                     max_new_tokens=max_tokens,
                     num_return_sequences=draws // QUESTIONS,
                 )

@@ -225,6 +225,10 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
     if device.type == "cuda" and device.index is not None:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(bases.visible_from(device.index))
     on_cpu = device.type == "cpu"
+    if on_cpu:
+        # vLLM 0.32 cannot read back what it compiled ahead of time for a CPU, and compiles for minutes at each start;
+        # Inductor's own cache holds.
+        own["VLLM_USE_AOT_COMPILE"] = "0"
     if on_cpu and (plan.loras or options.enforce_eager):
         # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
         own["TORCH_COMPILE_DISABLE"] = "1"
