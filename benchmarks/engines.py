@@ -2,11 +2,11 @@
 
     python benchmarks/engines.py [--draws 64] [--max-tokens 128] [--rows NAME …] [--save FILE.json]
 
-Eight questions of tasks/core.yaml, so many draws in all, at temperature 1 as in the papers, natural stops; each row in a
-process of its own, one after the other. The script shape is what published evaluation scripts do: load one model, answer one
-question after another, load the next. Adapters are random LoRAs too weak to change an answer's length. `hf/` knows no
-adapters: it is given the adapter merged into a checkpoint beforehand, for free. Output is what the model said, counted
-by its tokenizer. `total_s` has everything in it from the process's first import, loads included.
+Eight questions of tasks/core.yaml, so many draws in all, at temperature 1 as in the papers, natural stops; each row in
+a process of its own, one after the other. The script shape is what published evaluation scripts do: load one model,
+answer one question after another, load the next. Adapters are random LoRAs too weak to change an answer's length. `hf/`
+knows no adapters: it is given the adapter merged into a checkpoint beforehand, for free. Output is what the model said,
+counted by its tokenizer. `total_s` has everything in it from the process's first import, loads included.
 """
 
 import argparse
