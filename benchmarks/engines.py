@@ -244,16 +244,20 @@ def main() -> None:
             rows[row] = runs.in_own_process(script_path, "--only", row, *options)
             rows[row]["load_before"] = round(before, 1)
             print(rows[row], flush=True)
+            if save:  # a run of half an hour may be interrupted
+                runs.save(save, ("inspect-ai", "peft"), rows=list(rows.values()), ratios=ratios(rows))
         os.chdir("/")
-    ratios = {
+    for claim, ratio in ratios(rows).items():
+        print(f"{claim}: {ratio:.2f}")
+
+
+def ratios(rows: dict[str, dict]) -> dict[str, float]:
+    """The claims that the measured rows can answer."""
+    return {
         claim: round(rows[one][what] / rows[other][what], 2)
         for claim, (one, other, what) in RATIOS.items()
         if one in rows and other in rows
     }
-    for claim, ratio in ratios.items():
-        print(f"{claim}: {ratio:.2f}")
-    if save:
-        runs.save(save, ("inspect-ai", "peft"), rows=list(rows.values()), ratios=ratios)
 
 
 if __name__ == "__main__":
