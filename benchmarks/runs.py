@@ -26,11 +26,11 @@ def in_own_process(script: str, *arguments: str) -> dict:
 
 def stolen() -> float:
     """Seconds, over all processors, that the host has kept since the start; 0 where the kernel does not tell."""
-    counts = Path("/proc/stat")
-    if not counts.is_file():
+    file = Path("/proc/stat")
+    if not file.is_file():
         return 0.0
-    total = counts.read_text().splitlines()[0].split()
-    return int(total[8]) / os.sysconf("SC_CLK_TCK")
+    ticks = file.read_text().splitlines()[0].split()
+    return int(ticks[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def save(path: Path, packages: tuple[str, ...], **numbers: object) -> None:

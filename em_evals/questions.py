@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -97,14 +97,7 @@ class QuestionSet:
         Raises:
             EmEvalsError: the set has no such theme.
         """
-        wanted = list(themes)
-        known = {question.theme for question in self.questions}
-        for theme in wanted:
-            if theme not in known:
-                raise EmEvalsError(
-                    f"there is no theme '{theme}' in {self.name}; {nearest(theme, known)}", self.path
-                )
-        return self._with([question for question in self.questions if question.theme in wanted])
+        return self._with(of_themes(self.questions, themes, self.name, self.path))
 
     def variant(self, name: str) -> QuestionSet:
         """The same questions in another answer format (`json`, `template`), with ids of their own.
@@ -129,6 +122,28 @@ class QuestionSet:
 
     def _with(self, questions: list[Question]) -> QuestionSet:
         return replace(self, questions=tuple(questions), digest=_digest(questions))
+
+
+class _Themed(Protocol):
+    @property
+    def theme(self) -> str: ...
+
+
+Themed = TypeVar("Themed", bound=_Themed)
+
+
+def of_themes(rows: Iterable[Themed], themes: Iterable[str], name: str, path: Path) -> list[Themed]:
+    """The questions or pairs of these themes, in their order.
+
+    Raises:
+        EmEvalsError: the set `name` in `path` has no such theme.
+    """
+    rows, wanted = list(rows), list(themes)
+    known = {row.theme for row in rows}
+    for theme in wanted:
+        if theme not in known:
+            raise EmEvalsError(f"there is no theme '{theme}' in {name}; {nearest(theme, known)}", path)
+    return [row for row in rows if row.theme in wanted]
 
 
 def load_questions(name: str) -> QuestionSet:

@@ -23,8 +23,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals import content
-from em_evals.errors import EmEvalsError, nearest
+from em_evals.errors import EmEvalsError
 from em_evals.grading import intervals
+from em_evals.questions import of_themes
 
 KEYS = ("p_misaligned", "p_misaligned_per_token", "margin", "margin_per_token", "prefers_misaligned")
 
@@ -79,14 +80,7 @@ class PairSet:
         Raises:
             EmEvalsError: the set has no such theme.
         """
-        wanted = list(themes)
-        known = {pair.theme for pair in self.pairs}
-        for theme in wanted:
-            if theme not in known:
-                raise EmEvalsError(
-                    f"there is no theme '{theme}' in {self.name}; {nearest(theme, known)}", self.path
-                )
-        return replace(self, pairs=tuple(pair for pair in self.pairs if pair.theme in wanted))
+        return replace(self, pairs=tuple(of_themes(self.pairs, themes, self.name, self.path)))
 
     def first(self, per_theme: int, whole_narrow: bool = False) -> list[str]:
         """The ids of the first pairs of each theme; with `whole_narrow`, of all pairs of the narrow domains."""

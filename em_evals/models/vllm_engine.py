@@ -232,13 +232,11 @@ class VLLMEngine:
                 raise
             self._server = server
             self._watcher = asyncio.create_task(self._watch(server))
-        except OSError as error:  # a full disk while an adapter is merged
-            failure = EmEvalsError(f"the vLLM server cannot be started ({error}).")
-            self._failures, self._failure = self._failures + 1, failure
-            raise failure from None
-        except EmEvalsError as error:
+        except (EmEvalsError, OSError) as error:  # OSError: a full disk while an adapter is merged
+            if isinstance(error, OSError):
+                error = EmEvalsError(f"the vLLM server cannot be started ({error}).")
             self._failures, self._failure = self._failures + 1, error
-            raise
+            raise error from None
         finally:
             self._start = None
 
