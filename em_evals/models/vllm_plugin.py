@@ -282,6 +282,7 @@ def register() -> None:
     if os.environ.get(PLAN):
         vllm_mends.plain_logits()
         vllm_mends.rewind_on_cpu()
+        vllm_mends.grouped_lora_on_cpu()
     if not os.environ.get(ENABLE):
         return
     room = json.loads(os.environ[ENABLE])
