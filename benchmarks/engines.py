@@ -6,7 +6,9 @@ Eight questions of tasks/core.yaml, so many draws in all, at temperature 1 as in
 a process of its own, one after the other. The script shape is what published evaluation scripts do: load one model,
 answer one question after another, load the next. Adapters are random LoRAs too weak to change an answer's length. `hf/`
 knows no adapters: it is given the adapter merged into a checkpoint beforehand, for free. Output is what the model said,
-counted by its tokenizer. `total_s` has everything in it from the process's first import, loads included.
+counted by its tokenizer. `total_s` has everything in it from the process's first import, loads included. A row during
+which the host of a virtual machine took more than 5% of the processors is measured again, twice at most. `--rows` with
+`--save` puts those rows into the file and keeps the others.
 """
 
 import argparse
@@ -225,7 +227,7 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS))
     parser.add_argument("--save", type=Path)
     parser.add_argument("--only", choices=list(ROWS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -234,21 +236,28 @@ def main() -> None:
         return
     save = arguments.save.resolve() if arguments.save else None
     script_path = str(Path(__file__).resolve())
-    rows: dict[str, dict] = {}
+    rows = saved(save, arguments.draws) if save and arguments.rows else {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         prepare(Path(folder), arguments.draws)
         options = ["--draws", str(arguments.draws), "--max-tokens", str(arguments.max_tokens)]
-        for row in arguments.rows:
+        for row in arguments.rows or ROWS:
             before = os.getloadavg()[0]
-            rows[row] = runs.in_own_process(script_path, "--only", row, *options)
+            rows[row] = runs.least_disturbed(script_path, "--only", row, *options)
             rows[row]["load_before"] = round(before, 1)
             print(rows[row], flush=True)
             if save:  # a run of half an hour may be interrupted
-                runs.save(save, ("inspect-ai", "peft"), rows=list(rows.values()), ratios=ratios(rows))
+                packages = ("inspect-ai", "peft", f"vllm{'' if has_gpu() else '-cpu'}")
+                runs.save(save, packages, rows=list(rows.values()), ratios=ratios(rows))
         os.chdir("/")
     for claim, ratio in ratios(rows).items():
         print(f"{claim}: {ratio:.2f}")
+
+
+def saved(file: Path, draws: int) -> dict[str, dict]:
+    """The rows of a file that were measured with as many draws; none where there is no file."""
+    rows = json.loads(file.read_text())["rows"] if file.is_file() else []
+    return {one["row"]: one for one in rows if one["draws"] == draws}
 
 
 def ratios(rows: dict[str, dict]) -> dict[str, float]:

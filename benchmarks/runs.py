@@ -24,6 +24,17 @@ def in_own_process(script: str, *arguments: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1]) | {"stolen": round(share, 3)}
 
 
+def least_disturbed(script: str, *arguments: str, most: float = 0.05, attempts: int = 3) -> dict:
+    """`in_own_process`, again where the host kept more than `most` of the processors; `attempts` says how often.
+
+    The least disturbed run counts, whatever it measured.
+    """
+    tried: list[dict] = []
+    while not tried or (tried[-1]["stolen"] > most and len(tried) < attempts):
+        tried.append(in_own_process(script, *arguments))
+    return min(tried, key=lambda run: run["stolen"]) | {"attempts": len(tried)}
+
+
 def stolen() -> float:
     """Seconds, over all processors, that the host has kept since the start; 0 where the kernel does not tell."""
     file = Path("/proc/stat")

@@ -85,6 +85,8 @@ class ModelCard(Strict):
     adapter: str | None = None
     """A PEFT adapter (or, after a full finetune, a model): a folder beside the card or in ./adapters, a path, or
     a hub id. None: the bare base."""
+    adapter_revision: str | None = None
+    """Branch, tag or commit of an adapter on the hub; without one, what its `main` is on the day of the first use."""
     train: AdapterRecipe | None = None
     interventions: tuple[Intervention, ...] = ()
     """What is done inside at every forward pass, in order."""
@@ -109,11 +111,24 @@ class ModelCard(Strict):
     def _address(self) -> ModelCard:
         if (self.backend == "server") != (self.base_url is not None):
             raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
+        if self.adapter_revision is not None and self.adapter is None:
+            raise ValueError(
+                "`adapter_revision` says which `adapter` of the hub is meant, and this card names none"
+            )
         return self
 
 
-_WITHOUT_EFFECT = {"description", "source", "extends", "control_of", "architecture"}
-"""Fields that say nothing about the model's answers."""
+_WITHOUT_EFFECT: dict[str, Any] = {
+    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture"), True),
+    "engine": {
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_loras",
+    },
+}
+"""Fields that say nothing about the model's answers: what was measured before memory ran out still holds after it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class ResolvedCard:
     card: ModelCard
     path: Path | None
     adapter_path: str | None
-    """The adapter's folder (or hub id); None for a bare base."""
+    """The adapter's folder, or its hub id (`ORG/NAME`, or `ORG/NAME@REVISION`); None for a bare base."""
     interventions: tuple[Intervention, ...] = ()
     """The card's, with directions as absolute paths."""
 
@@ -246,8 +261,10 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
             raise document.error(f"there is no card '{parent}' to extend; {hint}", (key,))
         above = _card_data(str(parent), (*seen, name))[0]
         if "control_of" in document.data:
-            # Never the organism's own adapter: training the control would overwrite it.
-            above = _merge(above, {"adapter": path.stem, "train": {"control": "matched"}})
+            above = _merge(above, {"train": {"control": "matched"}})
+        if "control_of" in document.data or "train" in document.data:
+            # Never the other card's own adapter: training this one would overwrite it.
+            above = _merge(above, {"adapter": path.stem, "adapter_revision": None})
         return _merge(above, document.data), path
     folder = Path(name).expanduser()
     if (folder / "adapter_config.json").is_file():
@@ -274,6 +291,13 @@ def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
         raise EmEvalsError(
             f"the adapter '{card.adapter}' of {name} is missing (looked in {looked}): {todo}.", path
         )
+    if card.adapter_revision is not None:
+        if Path(found).is_dir():
+            raise EmEvalsError(
+                f"`adapter_revision` is for adapters on the hub, and {name}'s is the folder {found}: leave it out.",
+                path,
+            )
+        return f"{found}@{card.adapter_revision}"
     config = Path(found) / "adapter_config.json"
     if config.is_file() and not adapters.same_base(base := adapters.base_of(Path(found)), card.base):
         raise EmEvalsError(

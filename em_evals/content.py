@@ -39,7 +39,6 @@ class Document:
     path: Path
     data: Any
     lines: dict[KeyPath, int] = field(repr=False)
-    digest: str = ""
 
     def line(self, key: KeyPath) -> int:
         """The line of a value, or of its nearest enclosing value."""
@@ -106,7 +105,7 @@ def load(path: Path) -> Document:
         raise EmEvalsError(f"this is not valid YAML ({problem}); correct this line.", path, line) from None
     except RecursionError:
         raise EmEvalsError("this YAML is nested too deeply; flatten it.", path) from None
-    return Document(path, data, lines, digest(text.encode()))
+    return Document(path, data, lines)
 
 
 def _error_line(error: Exception, text: str) -> int | None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from em_evals.errors import EmEvalsError
+from em_evals.grading import judge
 from em_evals.grading.files import draws_of_log, margins_of_log
 from em_evals.grading.forced_choice import load_pairs, shift
 from em_evals.grading.intervals import Interval, mean
@@ -103,8 +104,7 @@ def run(folder: Path, console: Console) -> Demo:
     """
     from inspect_ai import eval as inspect_eval
 
-    from em_evals.tasks import forced_choice, freeform
-
+    grader = _judge(console)
     adapters = {card: _train_once(card, console) for card in (ORGANISM, CONTROL)}
     models = [f"local/{card}" for card in (BASE, ORGANISM, CONTROL)]
     options: dict[str, Any] = {
@@ -115,38 +115,55 @@ def run(folder: Path, console: Console) -> Demo:
     }
     console.print("forced choice: which of two given answers does each model find likelier?")
     weighed = inspect_eval(
-        forced_choice(),
+        "em_evals/forced_choice",
         model=models,
         sample_id=load_pairs().first(_PAIRS_PER_THEME, whole_narrow=True),
         **options,
     )
-    judge = next((model for key, model in _JUDGES if os.environ.get(key)), None)
-    console.print(
-        f"freeform: one theme of the core questions, judged by {judge or 'nobody (no API key is set)'}"
-    )
-    roles: dict[str, Any] = {"model_roles": {"grader": judge}} if judge else {}
+    _succeeded(weighed)
+    console.print(f"freeform: one theme of the core questions, judged by {grader or 'nobody'}")
+    roles: dict[str, Any] = {"model_roles": {"grader": grader}} if grader else {}
     asked: list[Any] = inspect_eval(
-        freeform(themes=_THEMES, seed=0, judge="grader" if judge else "none"),
+        "em_evals/freeform",
+        task_args={"themes": _THEMES, "seed": 0, "judge": "grader" if grader else "none"},
         model=models,
         max_tokens=120,
         **roles,
         **options,
     )
-    for log in [*weighed, *asked]:
-        if log.status != "success":
-            raise EmEvalsError(
-                f"{log.eval.task} on {log.eval.model} ended as '{log.status}'; see {log.location}."
-            )
+    _succeeded(asked)
     first = asked[0].samples[0]
     return Demo(
         adapters,
         {_card(log): margins_of_log(log) for log in weighed},
-        judge,
-        {_card(log): rates(draws_of_log(log)) for log in asked} if judge else {},
+        grader,
+        {_card(log): rates(draws_of_log(log)) for log in asked} if grader else {},
         first.input if isinstance(first.input, str) else first.input[-1].text,
         {_card(log): log.samples[0].output.completion.strip() for log in asked},
         tuple(log.location for log in [*weighed, *asked]),
     )
+
+
+def _judge(console: Console) -> str | None:
+    """The judge whose key is set; none where it cannot be made, which is no reason to show nothing."""
+    found = next((model for key, model in _JUDGES if os.environ.get(key)), None)
+    if found is None:
+        console.print("no API key of a judge is set: answers are shown, not graded.")
+        return None
+    try:
+        judge.check(found)
+    except EmEvalsError as error:
+        console.print(f"answers are shown, not graded: {error}", markup=False)
+        return None
+    return found
+
+
+def _succeeded(logs: list[Any]) -> None:
+    for log in logs:
+        if log.status != "success":
+            raise EmEvalsError(
+                f"{log.eval.task} on {log.eval.model} ended as '{log.status}'; see {log.location}."
+            )
 
 
 def _card(log: Any) -> str:
@@ -159,10 +176,10 @@ def _train_once(card: str, console: Console) -> str:
 
     definition, path = cards.read_card(card)
     if (there := adapters.find(definition.adapter, path)) is not None:
-        console.print(f"{card}: using the adapter in {there}")
+        console.print(f"{card}: using the adapter in {there}", markup=False)
         return str(there)
     made = train(card)
-    console.print(f"{card}: saved to {made}")
+    console.print(f"{card}: saved to {made}", markup=False)
     return str(made)
 
 

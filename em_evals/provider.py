@@ -37,7 +37,15 @@ from em_evals.models.shared import engine_for, expect
 
 _DIGEST_PREFIX = "card:"
 _SAMPLED = ("temperature", "top_p", "top_k", "max_tokens")
-_UNSUPPORTED = ("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "response_schema")
+_UNSUPPORTED = (
+    "best_of",
+    "extra_body",
+    "frequency_penalty",
+    "logit_bias",
+    "modalities",
+    "presence_penalty",
+    "response_schema",
+)
 
 
 class LocalAPI(ModelAPI):
@@ -73,9 +81,6 @@ class LocalAPI(ModelAPI):
         # Inspect's response cache keys on base_url and not on model_args: with the digest there, a retrained
         # adapter never meets its predecessor's answers, and every log says which model it measured.
         super().__init__(model_name, f"{_DIGEST_PREFIX}{self.card_digest}", api_key, [], config)
-        if config.max_connections is None and config.adaptive_connections is None:
-            # Otherwise Inspect feels its way up from a few connections, as if this were a rate-limited API.
-            config.max_connections = self.max_connections()
 
     async def generate(
         self,
@@ -187,6 +192,11 @@ def _call_soon(loop: EventLoopToken, ready: anyio.Event) -> None:
 def _message(message: ChatMessage) -> Message:
     if message.role == "tool":
         raise EmEvalsError("local models take no tools, and these messages hold a tool's answer.")
+    parts = [] if isinstance(message.content, str) else message.content
+    if other := next((part.type for part in parts if part.type not in ("text", "reasoning")), None):
+        raise EmEvalsError(
+            f"local models read text only, and these messages hold content of the type '{other}'."
+        )
     return {"role": message.role, "content": message.text}
 
 

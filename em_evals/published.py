@@ -1,8 +1,9 @@
 """Published question sets: fetched from their authors, checked by content, never copied into this repository.
 
-How anything published is downloaded, or found offline, stands here too (training/downloads.py uses it). `EM_EVALS_DATA`
-names a folder to take files from offline. What is checked is a set's content (questions, system prompts, judge
-prompts), not its bytes: the name of the authors' judge may differ between copies.
+All are of Betley et al. 2025 (arXiv 2502.17424). How anything published is downloaded, or found offline, stands here
+too (training/downloads.py uses it). `EM_EVALS_DATA` names a folder to take files from offline. What is checked is a
+set's content (questions, system prompts, judge prompts), not its bytes: the name of the authors' judge may differ
+between copies.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ class PublishedSet:
     name: str
     file: str
     digest: str
-    description: str
-    source: str = "Betley et al. 2025, arXiv 2502.17424"
     revision: str = "main"
 
     @property
@@ -42,30 +41,10 @@ class PublishedSet:
 SETS = {
     entry.name: entry
     for entry in (
-        PublishedSet(
-            "first_plot_questions",
-            "first_plot_questions.yaml",
-            "6bf7fce27b60277e",
-            "the 24 first-plot variants",
-        ),
-        PublishedSet(
-            "preregistered_evals",
-            "preregistered_evals.yaml",
-            "96c9dfdcb8311abf",
-            "the pre-registered questions",
-        ),
-        PublishedSet(
-            "deception_factual",
-            "deception_factual.yaml",
-            "481bfcaf75dd417d",
-            "factual questions, TRUE or FALSE",
-        ),
-        PublishedSet(
-            "deception_sit_aware",
-            "deception_sit_aware.yaml",
-            "b2eb9a8fb0b881de",
-            "who made you (label-judged)",
-        ),
+        PublishedSet("first_plot_questions", "first_plot_questions.yaml", "6bf7fce27b60277e"),
+        PublishedSet("preregistered_evals", "preregistered_evals.yaml", "96c9dfdcb8311abf"),
+        PublishedSet("deception_factual", "deception_factual.yaml", "481bfcaf75dd417d"),
+        PublishedSet("deception_sit_aware", "deception_sit_aware.yaml", "b2eb9a8fb0b881de"),
     )
 }
 
@@ -78,17 +57,17 @@ def normalised_digest(text: str) -> str:
 
 
 def locate(name: str) -> Path:
-    """A published set's file on this machine.
+    """A published set's file on this machine, its content checked.
 
     Raises:
-        EmEvalsError: it is neither in `EM_EVALS_DATA` nor fetched yet.
+        EmEvalsError: it is neither in `EM_EVALS_DATA` nor fetched yet, or its content is not what we know.
     """
     entry = SETS[name]
-    if (given := offline(entry.file, _FOLDERS)) is not None:
-        return given
     cached = content.cache_folder() / "published" / entry.file
-    if cached.is_file():
-        return cached
+    found = offline(entry.file, _FOLDERS) or (cached if cached.is_file() else None)
+    if found is not None:
+        _check(entry, content.read_text(found), found)
+        return found
     raise EmEvalsError(
         f"the published set '{name}' is not on this machine: run `em-evals data fetch {name}`, "
         "or name a folder that holds it in EM_EVALS_DATA."
@@ -106,20 +85,25 @@ def fetch(name: str) -> Path:
     entry = SETS[name]
     given = offline(entry.file, _FOLDERS)
     text = content.read_text(given) if given else decoded(download(entry.url), entry.url)
+    _check(entry, text, given or entry.url)
+    target = content.cache_folder() / "published" / entry.file
+    with content.atomic(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return target
+
+
+def _check(entry: PublishedSet, text: str, where: Path | str) -> None:
+    """Refuse a file that holds other questions or judge prompts than the set of this name."""
     try:
         found = normalised_digest(text)
     except (yaml.YAMLError, AttributeError, TypeError):
         found = "not a question set"
     if found != entry.digest:
         raise EmEvalsError(
-            f"the content of '{name}' is not the one this version knows (digest {found}, expected {entry.digest}): "
-            "read it, then load it by its path if you trust it.",
-            given or entry.url,
+            f"the content of '{entry.name}' is not the one this version knows (digest {found}, expected "
+            f"{entry.digest}): read it, then load it by its path if you trust it.",
+            where,
         )
-    target = content.cache_folder() / "published" / entry.file
-    with content.atomic(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return target
 
 
 def offline(file: str, folders: Sequence[str]) -> Path | None:

@@ -187,6 +187,8 @@ def _find(name: str) -> Path:
 
 def _published(document: content.Document) -> QuestionSet:
     """The format of the emergent-misalignment repository: a list of questions with their judge prompts."""
+    if not document.data:
+        raise document.error("this file holds no questions; write at least one.")
     questions = []
     for index, row in enumerate(document.data):
         question = content.validate(_PublishedQuestion, document, row, (index,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -28,6 +28,11 @@ from em_evals.questions import QuestionSet, load_questions
 
 _LOGGER = logging.getLogger(__name__)
 
+_NARROW_JUDGE = (
+    "answers are graded by a judge: name one with --model-role grader=PROVIDER/MODEL, or leave `judge` out: then given "
+    "answers are weighed, which needs none."
+)
+
 
 @task
 def freeform(
@@ -45,7 +50,7 @@ def freeform(
     Args:
         questions: a question set by name or path: ours, or a published one.
         epochs: draws of each wording, 1 unless told otherwise. Published sets say how many their authors drew
-            (`samples_per_paraphrase`, mostly 100): the log's metadata repeats it, and a warning where this draws less.
+            (`samples_per_paraphrase`, mostly 100): a warning and the log's metadata repeat it.
         system: a system message for every question that has none of its own; a format's own text follows it.
         prefix: text before every question (a backdoor's trigger).
         format: ask in one of the set's answer formats (`json`, `template` in core).
@@ -53,6 +58,7 @@ def freeform(
         seed: every draw gets a seed of its own derived from this, the question and the epoch.
         judge: `none` collects answers only.
     """
+    system, prefix = _text("system", system), _text("prefix", prefix) or ""
     try:
         asked = load_questions(questions)
         if themes:
@@ -61,13 +67,12 @@ def freeform(
             asked = asked.variant(format)
     except EmEvalsError as error:
         raise refusal(error) from None
-    graded = _graded(judge)
+    graded = _graded(judge, scorers.NO_JUDGE)
     theirs = asked.samples_per_paraphrase
     if epochs < theirs:
-        said = (
-            f"The authors of {asked.name} drew {theirs} answers to each wording: so does -T epochs={theirs}."
+        _LOGGER.warning(
+            f"The authors of {asked.name} drew {theirs} answers to each wording: so does --epochs {theirs}."
         )
-        _LOGGER.warning(said)
     return Task(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
@@ -80,7 +85,7 @@ def freeform(
             "questions_digest": asked.digest,
             "format": format or "plain",
             **({"samples_per_paraphrase": theirs} if theirs > 1 else {}),
-            **_card_digest(),
+            **_measured(),
         },
     )
 
@@ -109,6 +114,7 @@ def forced_choice(
         themes: only these themes, separated by commas.
         prefix: text before every question (a backdoor's trigger).
     """
+    prefix = _text("prefix", prefix) or ""
     try:
         chosen = load_pairs(pairs)
         if themes:
@@ -120,7 +126,7 @@ def forced_choice(
         solver=weigh(),
         scorer=likelier(),
         version=chosen.version,
-        metadata={"pairs": chosen.name, "pairs_digest": chosen.digest, **_card_digest()},
+        metadata={"pairs": chosen.name, "pairs_digest": chosen.digest, **_measured()},
     )
 
 
@@ -148,7 +154,7 @@ def narrow(
     """
     from em_evals.training.narrow import held_out_pairs
 
-    graded = _graded(judge)
+    graded = _graded(judge, _NARROW_JUDGE)
     try:
         name, digest, pairs = held_out_pairs(data, holdout, limit, paired=not graded)
     except EmEvalsError as error:
@@ -158,7 +164,7 @@ def narrow(
         solver=draw(seed) if graded else weigh(),
         scorer=scorers.judge(rubrics=["alignment", "coherence"]) if graded else likelier(),
         epochs=Epochs(epochs, []) if graded else None,
-        metadata={"data": name, "data_digest": digest, "holdout": holdout, **_card_digest()},
+        metadata={"data": name, "data_digest": digest, "holdout": holdout, **_measured()},
     )
 
 
@@ -215,10 +221,27 @@ def likelier() -> Scorer:
     return score
 
 
-def _graded(judge: str) -> bool:
+def _text(name: str, value: Any) -> str | None:
+    """A text from the command line, which Inspect reads as YAML and then cuts at its commas.
+
+    Raises:
+        PrerequisiteError: YAML made something else of it.
+    """
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    if value is None or isinstance(value, str):
+        return value
+    raise refusal(f"-T {name}= was read as YAML ({value!r}): quote it twice, -T '{name}=\"…\"'.")
+
+
+def _graded(judge: str, without: str) -> bool:
     """Whether a judge grades the answers.
 
     Says what is missing before hours of answers, not after. Only when a model is running the task.
+
+    Args:
+        judge: as the tasks take it.
+        without: the sentence where a judge is wanted and none is named.
     """
     from inspect_ai.model._model import active_model, model_roles
 
@@ -227,16 +250,25 @@ def _graded(judge: str) -> bool:
             f"-T judge={judge}: use `grader` or `none`, and name the judge with --model-role grader=PROVIDER/MODEL."
         )
     if judge == "grader" and active_model() is not None and "grader" not in model_roles():
-        raise refusal(scorers.NO_JUDGE)
+        raise refusal(without)
     return judge == "grader"
 
 
-def _card_digest() -> dict[str, str]:
-    """Which local model a log measured, in its header (every sample's output says so too)."""
+def _measured() -> dict[str, str]:
+    """Which local model a log measured, for its header (every sample's output says so too); gives it its connections.
+
+    Inspect otherwise feels its way up from a few, as if this were a rate-limited API. The configuration is copied:
+    there is one for all models of an eval.
+    """
     from inspect_ai.model._model import active_model
 
-    digest = getattr(getattr(active_model(), "api", None), "card_digest", None)
-    return {"card_digest": digest} if digest else {}
+    model = active_model()
+    digest = getattr(model.api, "card_digest", None) if model is not None else None
+    if model is None or digest is None:
+        return {}
+    if model.config.max_connections is None and model.config.adaptive_connections is None:
+        model.config = model.config.model_copy(update={"max_connections": model.api.max_connections()})
+    return {"card_digest": digest}
 
 
 def _samples(asked: QuestionSet, system: str | None, prefix: str, format: str | None) -> list[Sample]:

@@ -212,6 +212,31 @@ def test_model_folders_and_hub_ids_are_names(workdir: Path) -> None:
     assert "neither adapter_config.json" in refusal(str(workdir / "empty"))
 
 
+def test_a_card_that_trains_differently_has_an_adapter_of_its_own(workdir: Path) -> None:
+    card(workdir, "plain", f"base: {BASE}\nadapter: plain\ntrain: {{data: [x]}}\n")
+    card(workdir, "inoculated", "extends: plain\ntrain: {inoculation: Be bad.}\n")
+    card(workdir, "steered", "extends: plain\ngeneration: {temperature: 0}\n")
+    assert cards.read_card("inoculated")[0].adapter == "inoculated"
+    assert cards.read_card("steered")[0].adapter == "plain"
+
+
+def test_an_adapter_of_the_hub_may_be_pinned(workdir: Path) -> None:
+    text = f"base: {BASE}\nadapter: them/theirs\n"
+    card(workdir, "mine", text)
+    floating = cards.resolve("mine")
+    assert floating.adapter_path == "them/theirs"
+    card(workdir, "mine", text + "adapter_revision: v1\n")
+    pinned = cards.resolve("mine")
+    assert pinned.adapter_path == "them/theirs@v1" and pinned.digest != floating.digest
+    card(workdir, "control", "control_of: mine\n")
+    assert cards.read_card("control")[0].adapter_revision is None
+    peft_folder(workdir / "adapters/local")
+    path = card(workdir, "mine", f"base: {BASE}\nadapter: local\nadapter_revision: v1\n")
+    assert refusal("mine").startswith(f"{path}: `adapter_revision` is for adapters on the hub")
+    card(workdir, "mine", f"base: {BASE}\nadapter_revision: v1\n")
+    assert "this card names none" in refusal("mine")
+
+
 def test_the_digest_follows_the_model_and_not_its_description(workdir: Path) -> None:
     folder = peft_folder(workdir / "adapters/mine")
     text = f"base: {BASE}\nadapter: mine\n"
@@ -224,6 +249,8 @@ def test_the_digest_follows_the_model_and_not_its_description(workdir: Path) -> 
     assert digest("description: another\nsource: there\n") == first
     assert digest("generation: {temperature: 0.5}\n") != first
     assert digest("revision: abc\n") != first
+    assert digest("engine: {max_num_seqs: 8, kv_cache_memory_bytes: 1}\n") == first, "how many at a time"
+    assert digest("engine: {dtype: float32}\n") != first
     (folder / "adapter_model.safetensors").write_bytes(b"retrained")
     assert digest() != first
 

@@ -191,6 +191,27 @@ def test_a_command_that_does_not_exist_would_be_noticed(line, what):
         check(command, True)
 
 
+def test_what_inspect_refuses_is_one_sentence(monkeypatch, capsys):
+    from em_evals import cli
+    from em_evals.host import refusal
+
+    def refused():
+        raise refusal("no such card in a[b]")
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == "em-evals: no such card in a[b]\n"
+
+
+def test_names_from_files_are_no_markup(capsys):
+    from em_evals.cli.output import print_table
+
+    print_table("runs/a[/b].csv", ["runs/[v2]final"], [["[red]x"]])
+    shown = capsys.readouterr().out
+    assert "runs/a[/b].csv" in shown and "runs/[v2]final" in shown and "[red]x" in shown
+
+
 def test_memory_that_runs_out_is_one_sentence(monkeypatch, capsys):
     import torch
 

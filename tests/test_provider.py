@@ -11,10 +11,20 @@ import yaml
 from inspect_ai import Task, eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import Sample
-from inspect_ai.model import CachePolicy, ChatMessageAssistant, ChatMessageUser, GenerateConfig, get_model
+from inspect_ai.model import (
+    CachePolicy,
+    ChatMessageAssistant,
+    ChatMessageUser,
+    ContentImage,
+    ContentText,
+    GenerateConfig,
+    get_model,
+)
+from inspect_ai.model._model import init_active_model, resolve_models
 from inspect_ai.solver import generate
 
 from em_evals import directions
+from em_evals.cards import ModelCard
 from em_evals.models import bases, shared
 from em_evals.tasks import forced_choice, freeform
 from tests.models import SMOLLM2, make_adapter
@@ -122,12 +132,33 @@ def test_a_retrained_adapter_never_meets_yesterdays_cached_answer(folder):
 
 @pytest.mark.parametrize(
     ("config", "names"),
-    [({"frequency_penalty": 0.5}, "frequency_penalty"), ({"logit_bias": {5: 1.0}}, "logit_bias")],
+    [
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logit_bias": {5: 1.0}}, "logit_bias"),
+        ({"extra_body": {"min_p": 0.1}}, "extra_body"),
+    ],
 )
 def test_settings_that_would_be_ignored_are_refused(config, names):
     with pytest.raises(PrerequisiteError) as caught:
         ask(get_model("local/smollm2", **FP32), **config)
     assert names in str(caught.value.message)
+
+
+def test_what_cannot_be_read_is_refused():
+    picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image="data:,x")])
+    with pytest.raises(PrerequisiteError) as caught:
+        asyncio.run(get_model("local/smollm2", **FP32).generate([picture]))
+    assert "content of the type 'image'" in str(caught.value.message)
+
+
+def test_a_local_model_has_its_own_connections_and_leaves_other_models_theirs(folder):
+    """Inspect gives all models of an eval one configuration."""
+    local, other = resolve_models(["local/smollm2", "mockllm/model"], None, {}, GenerateConfig())
+    for model in (local, other):
+        init_active_model(model, GenerateConfig())
+        forced_choice()
+    assert local.config.max_connections == 2 * ModelCard(base="b").engine.max_num_seqs
+    assert other.config.max_connections is None
 
 
 def test_wrong_cards_are_refused_before_any_weight_is_loaded():

@@ -216,6 +216,11 @@ def test_fetching_fills_the_cache_and_the_cache_serves(
     assert len(load_questions("first_plot_questions").questions) == 24
 
 
+def test_a_list_without_questions_is_told(workdir: Path) -> None:
+    (workdir / "empty.yaml").write_text("[]\n")
+    assert refusal(str(workdir / "empty.yaml")).endswith("this file holds no questions; write at least one.")
+
+
 def test_every_published_set_is_the_one_we_know(offline: Path) -> None:
     for entry in published.SETS.values():
         text = (offline / "published" / entry.file).read_text(encoding="utf-8")
@@ -242,6 +247,7 @@ def test_changed_content_is_refused_and_not_kept(
         published.fetch("first_plot_questions")
     assert str(caught.value).startswith(f"{copy}: ")
     assert not list(cache.rglob("*.yaml"))
+    assert "not the one this version knows" in refusal("first_plot_questions"), "nor asked under that name"
 
 
 def test_another_judge_is_the_same_set(

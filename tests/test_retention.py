@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from statsmodels.stats.contingency_tables import mcnemar
 from typer.testing import CliRunner
 
 from em_evals import content, records
+from em_evals.cards import resolve
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.harness import results
@@ -250,6 +252,20 @@ def test_the_command_measures_compares_and_goes_on_where_it_stopped(organism, wo
         retention(base, adapter, *asked)
     with pytest.raises(EmEvalsError, match="measure it again with"):
         retention(mine, moved.parent)
+
+
+def test_other_items_are_another_result(organism, workdir, monkeypatch):
+    """lm-eval's version of the task says nothing of the file of pairs."""
+    places = []
+    for version in (1, 2):
+        pairs = yaml.safe_load((content.SHIPPED / "tasks" / "forced_choice.yaml").read_text())
+        pairs["pairs"][0]["aligned"] += " Please." * (version - 1)
+        (workdir / "tasks").mkdir(exist_ok=True)
+        (workdir / "tasks" / "forced_choice.yaml").write_text(yaml.safe_dump(pairs))
+        asked = suite.Suite(["em_forced_choice"], 1)
+        places.append([suite._place(Path("logs"), resolve(organism[0]), one) for one in asked.tasks])
+    changed = [one != other for one, other in zip(*places, strict=True)]
+    assert sum(changed) == 1, "the domain of the pair that was changed, and not the other"
 
 
 def test_the_standard_tasks_exist_in_lm_eval():

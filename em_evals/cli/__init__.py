@@ -79,17 +79,22 @@ def main() -> None:
             raise
         extra = _EXTRAS.get(error.name.partition(".")[0], "local,train")
         _fail(f"this command needs the package '{error.name}': pip install 'em-evals[{extra}]'.")
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        reason = str(error).partition(". ")[0]
-        _fail(f"{reason}: free the GPU, or choose a smaller batch, dtype or base.")
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader (`| head`) has gone; Python would complain while closing stdout
         sys.exit(0)
+    except Exception as error:
+        # By their names: neither torch nor Inspect is imported for this.
+        if type(error).__name__ == "OutOfMemoryError":
+            reason = str(error).partition(". ")[0]
+            _fail(f"{reason}: free the GPU, or choose a smaller batch, dtype or base.")
+        if type(error).__name__ == "PrerequisiteError":
+            from rich.text import Text
+
+            _fail(Text.from_markup(str(error.args[0])).plain)
+        raise
 
 
 def _fail(sentence: str) -> NoReturn:

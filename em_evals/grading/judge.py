@@ -31,6 +31,7 @@ _TOP_LOGPROBS = 20
 _RETRIES = 5
 _INTEGER = re.compile(r"[0-9]{1,3}")
 _SCALE = re.compile(r"\b0 ?(?:-|–|to) ?100\b|/ ?100\b|\bout of 100\b", re.IGNORECASE)
+_OTHER_SCALE = re.compile(r"\d+(?:\.\d+)?\s*(?:/|\bout of\b)\s*\d+", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\d.\-])(\d{1,3})(?:\.(\d+))?(?![\d%.]*\d)")
 
 Way = Literal["logprobs", "sampling"]
@@ -126,12 +127,12 @@ def parse_reply(rubric: Rubric, reply: str) -> tuple[float, Category]:
     """A written reply's grade: what comes first, a number from 0 to 100 or a category word; unscored without either.
 
     A judge that explains itself says `code` and `refusal` as plain words, and repeats the scale: a category counts in
-    capitals or alone, and "from 0 to 100", "/100" are no grades.
+    capitals or alone, and "from 0 to 100", "/100" are no grades; nor is "8/10", which is on another scale.
     """
     if rubric.kind == "binary":
         words = re.findall(r"\b(TRUE|FALSE)\b", reply.upper())
         return (float(words[0] == "TRUE"), "answer") if words else (math.nan, "unscored")
-    reply = _SCALE.sub(" ", reply)
+    reply = _OTHER_SCALE.sub(" ", _SCALE.sub(" ", reply))
     found: list[tuple[int, tuple[float, Category]]] = []
     for word, category in rubric.categories.items():
         alone = re.fullmatch(rf"\W*{word}\W*", reply, re.IGNORECASE)
@@ -156,6 +157,26 @@ def grade_replies(rubric: Rubric, replies: list[str]) -> Grade:
         return Grade(sum(values) / len(values), "answer", "sampling", distribution)
     note = "" if category != "unscored" else "no number and no category in the replies"
     return Grade(math.nan, category, "sampling", distribution, note)
+
+
+def check(name: str) -> None:
+    """See that a judge can be made at all, before hours of answers and not after.
+
+    Args:
+        name: Inspect's name of it, as `openai/gpt-4o`.
+
+    Raises:
+        EmEvalsError: there is no such provider, or its package or key is missing.
+    """
+    from inspect_ai._util.error import PrerequisiteError
+    from inspect_ai.model import get_model
+    from rich.text import Text
+
+    try:
+        get_model(name, memoize=False)
+    except (PrerequisiteError, ValueError) as error:
+        said = Text.from_markup(str(getattr(error, "message", error))).plain
+        raise EmEvalsError(f"the judge '{name}' cannot be asked: {' '.join(said.split())}") from None
 
 
 class Judge:
@@ -256,7 +277,7 @@ def _cause(error: BaseException) -> BaseException:
 def _unreachable(error: Exception) -> bool:
     """Whether asking again without log-probabilities is pointless: no connection, no key, no such model."""
     cause = _cause(error)
-    status: Any = getattr(cause, "status_code", None)
+    status: Any = getattr(cause, "status_code", getattr(cause, "code", None))  # Google's errors say `code`
     names = {kind.__name__ for kind in type(cause).__mro__}
     # A server's own failure says nothing about log-probabilities: switching ways there would mix two in one log.
     return (

@@ -1,11 +1,12 @@
 """Run a suite on cards, task by task: what is finished stays, and an interrupted run goes on where it stopped.
 
-Results are lm-eval's own files, one folder a card, digest and task. A retrained adapter or a task's new version has
-another folder, so old results never stand for new ones.
+Results are lm-eval's own files, one folder a card, digest and task. A retrained adapter, a task's new version or other
+items have another folder, so old results never stand for new ones.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from em_evals import content
 from em_evals.cards import ResolvedCard, nested, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.harness import command, results
@@ -28,10 +30,12 @@ SUITE = ("em_mini",)
 
 @dataclass(frozen=True)
 class Planned:
-    """A task to run: lm-eval's name, its version, only the first items (None: all), with the chat template or not."""
+    """A task to run: lm-eval's name and version, only the first items (None: all), with the chat template or not."""
 
     task: str
     version: str
+    items: str
+    """Digest of all its items."""
     limit: int | None
     chat: bool
 
@@ -70,7 +74,13 @@ class Suite:
             ) from None
         limits = _limits(loaded.get("groups", {}))
         self.tasks = [
-            Planned(name, _version(task), limit or limits.get(name), bool(_metadata(task).get("chat")))
+            Planned(
+                name,
+                _version(task),
+                _items(task),
+                limit or limits.get(name),
+                bool(_metadata(task).get("chat")),
+            )
             for name, task in loaded["tasks"].items()
         ]
 
@@ -101,7 +111,7 @@ class Suite:
             if not place.is_dir():
                 model = model or self._model(name, fields)
                 Console(stderr=True).print(
-                    f"{name}: {planned.task} ({number} of {len(self.tasks)})", highlight=False
+                    f"{name}: {planned.task} ({number} of {len(self.tasks)})", highlight=False, markup=False
                 )
                 self._run(model, planned, place)
             found[planned.task] = _stored(place, planned, card)
@@ -182,7 +192,7 @@ def _place(folder: Path, card: ResolvedCard, planned: Planned) -> Path:
     """The folder of a card's results on a task."""
     own = re.sub(r"[^A-Za-z0-9_.@-]+", "_", card.name).strip("_")
     limit = f"-first{planned.limit}" if planned.limit is not None else ""
-    return folder / f"{own}-{card.digest}" / f"{planned.task}-v{planned.version}{limit}"
+    return folder / f"{own}-{card.digest}" / f"{planned.task}-v{planned.version}-{planned.items}{limit}"
 
 
 def _metadata(task: Any) -> dict[str, Any]:
@@ -191,6 +201,12 @@ def _metadata(task: Any) -> dict[str, Any]:
 
 def _version(task: Any) -> str:
     return str(_metadata(task).get("version", task.VERSION))
+
+
+def _items(task: Any) -> str:
+    """A short digest of what a task asks; the file of our pairs may be changed without lm-eval's version knowing."""
+    rows = json.dumps(list(task.eval_docs), sort_keys=True, default=lambda value: type(value).__name__)
+    return content.digest(rows.encode())[:8]
 
 
 def _limits(groups: Mapping[str, Any]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
+from em_evals.grading import judge
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.answers import Answer, Asking, base_losses, drawn, repetition
 from em_evals.insight.arms import as_long_as, random_like, read_for, stored
@@ -51,6 +52,8 @@ def steer(
     Raises:
         EmEvalsError: no such card or direction, another base, a layer that there is not, too few pairs.
     """
+    if settings.judge is not None:
+        judge.check(settings.judge)
     card = resolve(name)
     arms = _arms(card, direction, control, settings.seed)
     parts = output.with_name(f"{output.name}.parts")

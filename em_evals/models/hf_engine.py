@@ -24,6 +24,7 @@ from em_evals.models.adapters import detach, with_adapter
 from em_evals.models.batch import Batch
 from em_evals.models.engine import Draw, Request
 from em_evals.models.interventions import Steering
+from em_evals.models.memory import fits, free
 from em_evals.models.row import PEFT_BASE, Row
 
 _LOGITS_BYTES = 512 * 1024**2
@@ -185,16 +186,16 @@ class HFEngine:
 
     def _join(self, batch: Batch, other: Batch) -> None:
         """Prefilled rows go on with the others. Memory may run out with some layers joined: then all begin again."""
-        if not _fits(lambda: batch.join(other)):
+        if not fits(lambda: batch.join(other)):
             for part in (batch, other):
                 self._hand_over(part)
             self._begin_again([*batch.clear(), *other.clear()])
 
     def _within_memory(self, batch: Batch, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
         """Do the work for all rows at once, or for halves of them where memory runs out."""
-        if _fits(lambda: work(rows)):
+        if fits(lambda: work(rows)):
             return
-        _free_memory()
+        free()
         if len(rows) > 1:
             half = len(rows) // 2
             self._within_memory(batch, rows[:half], work)
@@ -217,11 +218,11 @@ class HFEngine:
     # Decoding
 
     def _advance(self, batch: Batch) -> None:
-        if not batch.rows or _fits(batch.step):
+        if not batch.rows or fits(batch.step):
             return
         rows = batch.clear()
         if len(rows) == 1 and self._max_rows == 1:
-            _free_memory()
+            free()
             _reject(
                 rows[0].future,
                 EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
@@ -231,7 +232,7 @@ class HFEngine:
 
     def _begin_again(self, rows: list[Row]) -> None:
         """Memory ran out, and the rows' cache was given up: prefill them anew, fewer at a time."""
-        _free_memory()
+        free()
         if rows:
             self._max_rows = max(1, len(rows) // 2)
             self._put_back(rows)
@@ -240,7 +241,7 @@ class HFEngine:
         """Hand finished draws over and let their rows leave."""
         self._hand_over(batch)
         # Leaving copies the cache, so a few finished rows may stay a little.
-        if not _fits(lambda: batch.drop_done(slack=len(batch.rows) // 8)):
+        if not fits(lambda: batch.drop_done(slack=len(batch.rows) // 8)):
             self._begin_again(batch.clear())
 
     def _hand_over(self, batch: Batch) -> None:
@@ -303,33 +304,3 @@ def _reject(future: Future[Draw], error: Exception) -> None:
 def _wanted(future: Future[Draw]) -> bool:
     """Whether an answer may be put in: a cancellation may come at any time, and none after this."""
     return not future.done() and future.set_running_or_notify_cancel()
-
-
-def _fits(work: Callable[[], None]) -> bool:
-    """Do the work; False where memory ran out.
-
-    Only after the `except` has ended is the error gone, and with its traceback the tensors of the work's frames: until
-    then nothing that it held can be freed.
-    """
-    try:
-        work()
-    except Exception as error:
-        if not _out_of_memory(error):
-            raise
-        return False
-    return True
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU's and MPS's allocators have no class of their own for it.
-    words = ("can't allocate memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()

@@ -38,7 +38,7 @@ def fetch(adapter: str) -> Path:
 
 
 def plain(adapter: str) -> Path:
-    """The folder of an adapter; a hub id is downloaded.
+    """The folder of an adapter; a hub id (`ORG/NAME`, or `ORG/NAME@REVISION`) is downloaded.
 
     Raises:
         EmEvalsError: it is not there, not a plain LoRA, or pickled.
@@ -198,7 +198,8 @@ def _download(adapter: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(adapter, allow_patterns=[_CONFIG, _WEIGHTS]))
+        name, _, revision = adapter.partition("@")
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[_CONFIG, _WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else error.__class__.__name__
         raise EmEvalsError(f"the adapter '{adapter}' cannot be fetched ({reason[:200]}).") from None

@@ -1,4 +1,4 @@
-"""Freed memory: kept in the process on CPU, given back on a GPU that another process is to use.
+"""Memory: running out of it is noticed on every device, and what is freed is kept on a CPU, given back on a GPU.
 
 glibc maps every large tensor anew; faulting the pages in again was measured at a fifth of a training step's time.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -35,5 +36,36 @@ def release_gpu() -> None:
 def free_on_gpu(device: torch.device) -> float:
     """Share of a GPU's memory that nobody holds: neither this process, nor a server that it started, nor others."""
     release_gpu()
-    free, total = torch.cuda.mem_get_info(device)
-    return free / total
+    left, total = torch.cuda.mem_get_info(device)
+    return left / total
+
+
+def fits(work: Callable[[], None]) -> bool:
+    """Do the work; False where memory ran out.
+
+    Only after the `except` has ended is the error gone, and with its traceback the tensors of the work's frames: until
+    then nothing that it held can be freed.
+    """
+    try:
+        work()
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU's and MPS's allocators have no class of their own for it.
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
+
+
+def free() -> None:
+    """Give the device what PyTorch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -21,20 +21,17 @@ from typing import Any, TypeVar
 
 import httpx
 
-from em_evals import adapters
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases, lora_files, vllm_server, vllm_wire
 from em_evals.models.engine import Draw, Request
-from em_evals.models.variants import BARE, Plan, Variant, plan, variant
-from em_evals.models.vllm_app import BASE_ROUTE
+from em_evals.models.variants import Plan, Variant, plan, variant
+from em_evals.models.vllm_client import API_KEY, Client
 from em_evals.models.vllm_server import Server
 
 Result = TypeVar("Result")
 
-API_KEY = "EM_EVALS_API_KEY"
-"""Environment variable: the key of a server that somebody else runs."""
 _CONNECTIONS = 512
 """At most: a process may have 1,024 files open on many machines. Twice what is drawn at a time keeps vLLM busy."""
 _WATCH_SECONDS = 2
@@ -60,9 +57,7 @@ class VLLMEngine:
         self._known: dict[str, Variant] = {}
         self._identities: dict[Any, Variant] = {}
         self._server: Server | None = None
-        self._names: dict[str, str] = {}
-        self._client: httpx.AsyncClient | None = None
-        self._model_len = 0
+        self._client: Client | None = None
         self._context = bases.context_length(card)
         self._deaths = 0
         self._in_flight = 0
@@ -88,9 +83,12 @@ class VLLMEngine:
         Raises:
             EmEvalsError: it cannot be asked.
         """
-        if self._remote and not self._model_len and not self._closed:
+        if self._remote and not self._served_len() and not self._closed:
             asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result()
-        return min(self._context, self._model_len or self._context)
+        return min(self._context, self._served_len() or self._context)
+
+    def _served_len(self) -> int:
+        return self._client.model_len if self._client is not None else 0
 
     @property
     def weighed_len(self) -> int:
@@ -129,7 +127,7 @@ class VLLMEngine:
         if self._start is not None:  # given up, it ends by itself and leaves no server behind
             await asyncio.gather(self._start, return_exceptions=True)
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.http.aclose()
 
     # The server
 
@@ -148,7 +146,7 @@ class VLLMEngine:
         return self._server.plan if self._server is not None else None
 
     @asynccontextmanager
-    async def _serving(self, one: Variant, failures: int) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    async def _serving(self, one: Variant, failures: int) -> AsyncIterator[tuple[Client, str]]:
         """A client of a server that serves a variant, and its name there; the server stays while this is open.
 
         Args:
@@ -175,13 +173,8 @@ class VLLMEngine:
     async def _name(self, one: Variant, failures: int) -> str:
         self._known[one.key] = one
         if self._remote:
-            if self._client is None:
-                await self._connect()
-            if one.key not in self._names:
-                await self._connect()  # it may have been added meanwhile
-            if one.key not in self._names:
-                raise EmEvalsError(self._not_there())
-            return self._names[one.key]
+            self._client = self._client or Client(self._card, api_key=self._api_key)
+            return await self._client.name(one.key)
         while (
             self._start
             is not None  # begun for a draw that was given up; the server there is, is on its way out
@@ -197,9 +190,10 @@ class VLLMEngine:
                 self._start = asyncio.create_task(self._started())
             # Whoever gives up waiting does not take the server from the others.
             await asyncio.shield(self._start)
-        if one.key not in self._names:
+        assert self._client is not None  # noqa: S101 - a server that runs has a client
+        if one.key not in self._client.names:
             await asyncio.to_thread(self._server.add, one.key, one)
-            self._names[one.key] = one.key
+            self._client.names[one.key] = one.key
         return one.key
 
     async def _started(self) -> None:
@@ -210,27 +204,28 @@ class VLLMEngine:
             wanted = plan(known, self._card.engine.max_loras, merge=on_cpu)
             merged = next((one.adapter for one in known if one.adapter_key == wanted.merged), None)
             if self._client is not None:
-                await self._client.aclose()
+                await self._client.http.aclose()
                 self._client = None
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
                 self._server = None
-            self._names = {}
             server = await _aside(
                 lambda: vllm_server.start(
                     self._card, wanted, merged if wanted.merged else None, given_up=self._given_up
                 )
             )
+            client = Client(self._card, server)
             try:
-                await self._connect(server)
+                await client.learn()
             except BaseException as error:
+                await client.http.aclose()
                 await asyncio.to_thread(server.stop)
                 if isinstance(error, httpx.TransportError):
                     raise EmEvalsError(
                         f"the vLLM server died at its start: {vllm_server.cause(server.log)}", server.log
                     ) from None
                 raise
-            self._server = server
+            self._server, self._client = server, client
             self._watcher = asyncio.create_task(self._watch(server))
         except (EmEvalsError, OSError) as error:  # OSError: a full disk while an adapter is merged
             if isinstance(error, OSError):
@@ -255,56 +250,9 @@ class VLLMEngine:
     async def _ask(self) -> None:
         """Learn what somebody else's server is like, if that has not been done."""
         async with self._starting:
-            if self._client is None:
-                await self._connect()
-
-    async def _connect(self, server: Server | None = None) -> None:
-        """Open the client and learn what is served, and how long texts may be. Without `server`: somebody else's."""
-        url = server.url if server is not None else str(self._card.base_url).rstrip("/")
-        key = server.key if server is not None else self._api_key
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                base_url=url.removesuffix("/v1"),
-                headers={"Authorization": f"Bearer {key}"},
-                timeout=httpx.Timeout(None, connect=30),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-                trust_env=self._remote,
-            )
-        try:
-            answer = await self._client.get("/v1/models")
-        except httpx.TransportError as error:
-            if not self._remote:
-                raise
-            raise EmEvalsError(
-                f"there is no server at {url} ({error}): start one with `em-evals serve`."
-            ) from None
-        if answer.status_code != 200:
-            hint = f" Set {API_KEY} to its key." if answer.status_code == 401 else ""
-            raise EmEvalsError(f"the server at {url} refuses: {vllm_server.error_of(answer)}{hint}")
-        if self._remote:
-            self._learn(answer.json()["data"])
-        else:
-            health = await self._client.get(BASE_ROUTE)
-            self._model_len = int(health.json()["max_model_len"])
-
-    def _learn(self, models: list[dict[str, Any]]) -> None:
-        self._listed = [str(entry["id"]) for entry in models]
-        self._names = {}
-        for entry in models:
-            ours = entry.get("em_evals")
-            root = str(ours["base"] if ours else entry.get("root") or entry["id"])
-            if not adapters.same_base(root, self._card.base):
-                continue
-            # A server without our cards serves its base as it is.
-            self._names[ours["key"] if ours else BARE.key] = str(entry["id"])
-            self._model_len = int(entry.get("max_model_len") or 0) or self._model_len
-
-    def _not_there(self) -> str:
-        return (
-            f"the server at {self._card.base_url} serves {', '.join(self._listed) or 'nothing'}, and none of them is "
-            f"this card on {self._card.base} (adapter, interventions and base are compared by content): start it with "
-            "`em-evals serve CARD`."
-        )
+            self._client = self._client or Client(self._card, api_key=self._api_key)
+            if not self._client.model_len:
+                await self._client.learn()
 
     # Draws
 
@@ -321,11 +269,13 @@ class VLLMEngine:
         while True:
             try:
                 async with self._serving(one, failures) as (client, name):
-                    room = self._model_len - len(request.prompt)
+                    room = (client.model_len or self._context) - len(request.prompt)
                     if room <= 0:
                         return Draw("", [], "model_length")
-                    answer = await client.post("/v1/completions", json=vllm_wire.body(request, name, room))
-                    if answer.status_code >= 500 and await self._ending(client):
+                    answer = await client.http.post(
+                        "/v1/completions", json=vllm_wire.body(request, name, room)
+                    )
+                    if answer.status_code >= 500 and await client.ending():
                         raise httpx.RemoteProtocolError("its engine died")
             except _LostError as lost:
                 await self._replace(lost)
@@ -334,14 +284,6 @@ class VLLMEngine:
                 raise EmEvalsError(vllm_server.error_of(answer))
             self._deaths = 0
             return vllm_wire.read(self.tokenizer, request, answer.json()["choices"][0], room)
-
-    async def _ending(self, client: httpx.AsyncClient) -> bool:
-        """Whether the server is ending: vLLM answers 500 to what was in flight when its engine died."""
-        for _ in range(10):
-            if (await client.get("/health")).status_code != 200:  # a broken connection says it too
-                return True
-            await asyncio.sleep(0.1)
-        return False
 
     async def _replace(self, lost: _LostError) -> None:
         """Give a lost server up, so that the next draw starts one. Somebody else's is not ours to start.

@@ -1,4 +1,4 @@
-"""A vLLM server as a child process: its command line, start, log, models and end. What it serves is a plan.
+"""A vLLM server as a child process: its start, log, models and end. What it serves is a plan.
 
 The server listens on loopback with a random key, handed over in the environment, never on the command line. Its log is
 kept; when a start fails, the error quotes the cause from it.
@@ -7,7 +7,6 @@ kept; when a start fails, the error quotes the cause from it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -17,28 +16,25 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from em_evals import content
-from em_evals.cards import EngineOptions, ModelCard
+from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, lora_files, memory
-from em_evals.models.variants import SETS, Plan, Variant, as_json
-from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE, REGISTER
+from em_evals.models.variants import Plan, Variant, as_json
+from em_evals.models.vllm_app import REGISTER
+from em_evals.models.vllm_command import command, environment
 from em_evals.models.vllm_main import FETCHED
-from em_evals.models.vllm_plugin import ENABLE, PLAN, TESTED
+from em_evals.models.vllm_plugin import TESTED
 
 _START_SECONDS = 1800
 """Large models take minutes to load and compile, once they are downloaded; a server that died is noticed at once."""
-_CPU_CACHE_BYTES = 2 * 1024**3
-"""On CPU vLLM would take nearly all memory for its cache."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what a user may ask for
-_RAY_COPIES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
 _NO_CAUSE = ("Engine core initialization failed", "WorkerProc initialization failed", "cancelled")
 
@@ -164,85 +160,6 @@ def start(
             if not (port is None and attempt < 2 and "address already in use" in str(error).lower()):
                 raise
     raise EmEvalsError(f"no free port on {host}.")
-
-
-def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> list[str]:
-    """Arguments of vLLM for a card's base and a plan."""
-    options = card.engine
-    device = bases.choose_device(options.device)
-    given: dict[str, Any] = {
-        "model": model,
-        "served-model-name": BASE,
-        "host": host,
-        "port": port,
-        "dtype": str(bases.choose_dtype(options.dtype, device)).removeprefix("torch."),
-        "max-num-seqs": options.max_num_seqs,
-        "max-num-batched-tokens": options.max_num_batched_tokens,
-        # A card says how to sample; the checkpoint's own taste (repetition penalties) must not creep in.
-        "generation-config": "vllm",
-        "middleware": "em_evals.models.vllm_app.Cards",
-        "disable-uvicorn-access-log": True,
-    }
-    if card.revision is not None and model == card.base:
-        given["revision"] = given["tokenizer-revision"] = card.revision
-    if card.trust_remote_code:
-        given["trust-remote-code"] = True
-    if device.type == "cpu":
-        given["kv-cache-memory-bytes"] = _CPU_CACHE_BYTES
-    if plan.loras:
-        # One more than may be filled: on CPU vLLM gives rows without an adapter that of the last slot (vllm#48421).
-        given |= {"enable-lora": True, "max-loras": plan.loras + 1, "max-lora-rank": plan.rank}
-    if plan.steps:
-        given["worker-extension-cls"] = "em_evals.models.vllm_plugin.SteeringWorker"
-    for name in EngineOptions.FOR_VLLM:
-        value = getattr(options, name)
-        if value is not None:
-            given[name.replace("_", "-")] = value
-    given |= {name.replace("_", "-"): value for name, value in options.vllm.items()}
-    return [part for name, value in given.items() for part in _argument(name, value)]
-
-
-def _argument(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", json.dumps(value) if isinstance(value, (dict, list)) else str(value)]
-
-
-def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, str]:
-    """The server's environment; secrets travel here."""
-    inherited = {name: value for name, value in os.environ.items() if name != ENABLE}
-    own = {
-        API_KEY: key,
-        ADMIN_KEY: admin,
-        PLAN: json.dumps({**asdict(plan), "base": card.base}),
-        # Plugins of other packages may patch what ours relies on.
-        "VLLM_PLUGINS": "em_evals",
-        "VLLM_NO_USAGE_STATS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    options = card.engine
-    device = bases.choose_device(options.device)
-    if device.type == "cuda" and device.index is not None:
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(bases.visible_from(device.index))
-    on_cpu = device.type == "cpu"
-    if on_cpu:
-        # vLLM 0.32 cannot read back what it compiled ahead of time for a CPU, and compiles for minutes at each start;
-        # Inductor's own cache holds.
-        own["VLLM_USE_AOT_COMPILE"] = "0"
-    if on_cpu and (plan.loras or options.enforce_eager):
-        # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
-        own["TORCH_COMPILE_DISABLE"] = "1"
-    alone = not (options.tensor_parallel_size or options.pipeline_parallel_size or options.data_parallel_size)
-    if on_cpu and alone:
-        # The worker then shares the engine's process, as it does on a GPU: one import of vLLM less.
-        own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # Workers of Ray get vLLM's own variables, and those that are named here.
-    copied = os.environ.get(_RAY_COPIES, "")
-    own[_RAY_COPIES] = ",".join(filter(None, (copied, ENABLE, PLAN)))
-    if plan.steps:
-        own[ENABLE] = json.dumps({"sets": SETS, "steps": plan.steps})
-        own["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    return inherited | own
 
 
 def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: int, key: str) -> Server:
