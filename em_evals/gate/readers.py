@@ -58,13 +58,6 @@ def of_log(path: Path) -> Evidence:
         raise EmEvalsError("samples of this log were marked as invalid: run them again.", path)
     if not log.samples:
         raise EmEvalsError("there are no samples in this log: it was cut or written without them.", path)
-    failed = [sample for sample in log.samples if sample.error is not None]
-    if failed:
-        raise EmEvalsError(
-            f"{len(failed)} of {len(log.samples)} draws ended in an error: finish them with "
-            f"`inspect eval-retry {path}`.",
-            path,
-        )
     checks.whole(log, path)
     if task == "freeform":
         return _freeform(log, path, "freeform", "questions", "")

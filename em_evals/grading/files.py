@@ -95,10 +95,11 @@ def score_in_text(text: str, name: str, path: Path, line: int) -> float:
 
 
 def read_log(path: Path) -> EvalLog:
-    """An Inspect log that ended well.
+    """An Inspect log that ended well, with every draw.
 
     Raises:
-        EmEvalsError: unreadable, or its run failed or was interrupted.
+        EmEvalsError: unreadable; its run failed or was interrupted; or draws ended in an error, which Inspect lets pass
+            with `--no-fail-on-error`: counted as draws they would lower every rate.
     """
     from inspect_ai.log import read_eval_log
 
@@ -110,6 +111,13 @@ def read_log(path: Path) -> EvalLog:
     if log.status != "success":
         raise EmEvalsError(
             f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`.", path
+        )
+    failed = sum(sample.error is not None for sample in log.samples or [])
+    if failed:
+        raise EmEvalsError(
+            f"{failed} of {len(log.samples or [])} draws ended in an error: finish them with "
+            f"`inspect eval-retry {path}`.",
+            path,
         )
     return log
 

@@ -115,7 +115,7 @@ def of_log(path: Path) -> Measured:
     """An Inspect log of `freeform`, `forced_choice` or `narrow`.
 
     Raises:
-        EmEvalsError: unreadable, unfinished, or a log of another task.
+        EmEvalsError: unreadable, unfinished, with failed draws, or a log of another task.
     """
     log = read_log(path)
     task = log.eval.task.rpartition("/")[2]
