@@ -110,13 +110,14 @@ def read_log(path: Path) -> EvalLog:
         raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
     if log.status != "success":
         raise EmEvalsError(
-            f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`.", path
+            f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`, or leave this file out.",
+            path,
         )
     failed = sum(sample.error is not None for sample in log.samples or [])
     if failed:
         raise EmEvalsError(
             f"{failed} of {len(log.samples or [])} draws ended in an error: finish them with "
-            f"`inspect eval-retry {path}`.",
+            f"`inspect eval-retry {path}`, or leave this file out.",
             path,
         )
     return log

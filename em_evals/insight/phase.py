@@ -15,7 +15,7 @@ from typing import Any
 from em_evals import adapters
 from em_evals.cards import ModelCard, read_card, resolve
 from em_evals.errors import EmEvalsError
-from em_evals.grading import intervals
+from em_evals.grading import folders, intervals
 from em_evals.grading.files import draws_of_log, margins_of_log, read_log
 from em_evals.grading.forced_choice import load_pairs
 from em_evals.grading.metrics import rates
@@ -212,11 +212,17 @@ def _point(step: int, values: list[float]) -> Point:
 def _em_rates(name: str, folder: Path) -> list[Point]:
     """EM rates of the graded freeform logs of this card's checkpoints.
 
+    Passed over are other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others.
+
     Raises:
-        EmEvalsError: there are none, or a file is no finished log.
+        EmEvalsError: there are none, or a log was not finished.
     """
     points = []
-    for path in sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json")):
+    paths = sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json"))
+    finished = folders.retried(paths)
+    for path in paths:
+        if path in finished or folders.is_other_json(path):
+            continue
         log = read_log(path)
         model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
         if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":
