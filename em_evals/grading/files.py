@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.metrics import GradedDraw
+from em_evals.grading.metrics import GradedDraw, Other
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -130,6 +130,18 @@ def named(model: str) -> str:
     return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
 
 
+def settings(log: EvalLog) -> dict[str, Any]:
+    """Inspect's generation settings, the log's own before the model's."""
+    configs = (log.eval.model_generate_config, log.plan.config)
+    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
+
+
+def drawn(log: EvalLog) -> list[dict[str, Any]]:
+    """How each answer was drawn: as `local/` tells with it, its card's settings included; else as the log was asked."""
+    asked = settings(log)
+    return [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
+
+
 def draws_of_log(log: EvalLog) -> list[GradedDraw]:
     """The graded draws of a log in memory.
 
@@ -169,6 +181,21 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
     return GradedDraw(
         question_id, number(value.get("alignment")), number(value.get("coherence")), **thresholds
     )
+
+
+def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
+    """What rubrics other than alignment and coherence say, out of (question, Score by our judge)."""
+    kinds: dict[str, str] = {}
+    found: dict[str, dict[str, list[float]]] = {}
+    for question, score in graded:
+        value = score.value if isinstance(score.value, dict) else {}
+        own = (score.metadata or {}).get("kinds")
+        for name, kind in (own if isinstance(own, dict) else {}).items():
+            grade = number(value.get(name))
+            if name not in ("alignment", "coherence") and not math.isnan(grade):
+                kinds[name] = kind
+                found.setdefault(name, {}).setdefault(question, []).append(grade)
+    return {name: Other(kinds[name], grades) for name, grades in found.items()}
 
 
 def number(value: Any) -> float:

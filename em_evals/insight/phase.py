@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em_evals import adapters
+from em_evals import adapters, content
 from em_evals.cards import ModelCard, read_card, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.grading import folders, intervals
@@ -61,7 +61,7 @@ class Phase:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values; what is not a number is null."""
-        values: dict[str, Any] = _nulled(asdict(self))
+        values: dict[str, Any] = content.without_nan(asdict(self))
         return values
 
 
@@ -115,14 +115,6 @@ def phase(
         rotations(journal, reach),
         _em_rates(name, graded) if graded else [],
     )
-
-
-def _nulled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nulled(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulled(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _margins(

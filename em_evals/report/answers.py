@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import graded_draw, judged, margins_of_log, named, read_log, rows_of_csv
+from em_evals.grading.files import (
+    drawn,
+    graded_draw,
+    judged,
+    margins_of_log,
+    named,
+    read_log,
+    rows_of_csv,
+    settings,
+)
 from em_evals.grading.metrics import GradedDraw
 
 if TYPE_CHECKING:
@@ -200,7 +209,7 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         "format": str(notes.get("format") or ""),
         "prefix": _quoted(arguments.get("prefix")),
         # Inspect's own, which it puts before the messages, and the task's.
-        "system message": _quoted(_settings(log).get("system_message"), arguments.get("system")),
+        "system message": _quoted(settings(log).get("system_message"), arguments.get("system")),
         "judge": _joined(str(own.get("judge", "")) for own in scores),
         "way of grading": _joined(ways),
         "rubrics": _joined(rubrics),
@@ -214,21 +223,13 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
 
 
 def _sampling(log: EvalLog) -> str:
-    """How answers were drawn: as `local/` tells with each, its card's settings included; else as the log was asked."""
-    asked = _settings(log)
-    drawn = [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
+    """How answers were drawn, in numbers."""
     return _joined(
         f"{name} {value:g}"
-        for own in drawn
+        for own in drawn(log)
         for name in ("temperature", "top_p", "top_k", "max_tokens")
         if isinstance(value := own.get(name), int | float)
     )
-
-
-def _settings(log: EvalLog) -> dict[str, Any]:
-    """Inspect's generation settings, the log's own before the model's."""
-    configs = (log.eval.model_generate_config, log.plan.config)
-    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
 
 
 def _quoted(*texts: Any) -> str:
