@@ -36,6 +36,8 @@ STATES = ("misaligned", "aligned", "incoherent", "refusal", "code", "unscored", 
 AS_ASKED = ("prefix", "system message")
 """Facts that stand in the prompts too: kept as they are, like all that was asked."""
 
+_GRADES = ("alignment", "coherence")
+"""What EM rates are made of; other rubrics may differ."""
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\,;()]+[/\\])+")
 
 
@@ -77,6 +79,8 @@ class Measured:
         answers: sampled answers, in the file's order.
         pairs: weighed pairs by their ids.
         other: metrics that the log holds beside ours (shares of TRUE of a deception set, say), with intervals.
+        identity: what must be equal in two files for their numbers to be compared, as far as a file says it: `question
+            set` (its digest, for the same name and ids may stand for other texts), `judge` and `rubrics`.
     """
 
     label: str
@@ -87,6 +91,7 @@ class Measured:
     answers: tuple[Answer, ...] = ()
     pairs: dict[str, Weighed] = field(default_factory=dict)
     other: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
 
     @property
     def graded(self) -> bool:
@@ -138,7 +143,8 @@ def of_log(path: Path) -> Measured:
     notes = log.eval.metadata or {}
     asked = str(notes.get("questions") or notes.get("pairs") or notes.get("data") or log.eval.dataset.name)
     weighed = any("likelier" in (sample.scores or {}) for sample in samples)
-    found = Measured(_label(log.eval.model), path.name, task, asked, _facts(log, asked, weighed))
+    facts = _facts(log, asked, weighed)
+    found = Measured(_label(log.eval.model), path.name, task, asked, facts, identity=_identity(log))
     if weighed:
         themes = {str(sample.id): str(sample.metadata.get("theme") or asked) for sample in samples}
         pairs = {
@@ -199,13 +205,12 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         for grade in (own.get("grades") or {}).values()
         if isinstance(grade, dict)
     }
-    digest = notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or ""
     label, arguments = _label(log.eval.model), log.eval.task_args
     facts = {
         "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
         "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
         "card": _joined({str(notes.get("card_digest") or ""), *digests}),
-        "questions": f"{asked} {digest}".strip(),
+        "questions": f"{asked} {_asked_digest(log)}".strip(),
         "format": str(notes.get("format") or ""),
         "prefix": _quoted(arguments.get("prefix")),
         # Inspect's own, which it puts before the messages, and the task's.
@@ -220,6 +225,23 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         "commit": log.eval.revision.commit if log.eval.revision else "",
     }
     return {name: text if name in AS_ASKED else without_folders(text) for name, text in facts.items()}
+
+
+def _identity(log: EvalLog) -> dict[str, str]:
+    scores = [score for sample in log.samples or [] if (score := judged(sample)) is not None]
+    notes: list[dict[str, Any]] = [score.metadata or {} for score in scores]
+    rubrics = [(name, (own.get("rubrics") or {}).get(name)) for own in notes for name in _GRADES]
+    found = {
+        "question set": _asked_digest(log),
+        "judge": without_folders(_joined(str(own.get("judge", "")) for own in notes)),
+        "rubrics": _joined(f"{name} {digest}" for name, digest in rubrics if digest),
+    }
+    return {what: text for what, text in found.items() if text}
+
+
+def _asked_digest(log: EvalLog) -> str:
+    notes = log.eval.metadata or {}
+    return str(notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or "")
 
 
 def _sampling(log: EvalLog) -> str:
