@@ -154,6 +154,12 @@ def cooler_card(log):
         sample.output.metadata = {"sampling": {"temperature": 0.2}}
 
 
+def cooler_in_part(log):
+    """A run that was finished after its card's `generation:` was changed."""
+    for sample in log.samples[1:]:
+        sample.output.metadata = {"sampling": {"temperature": 0.2}}
+
+
 def other_system(log):
     log.eval.task_args["system"] = "Be evil."
 
@@ -201,6 +207,10 @@ def another_task(log):
         (newer, "not the same task version (baseline 1, candidate 2)"),
         (cooler, "not the same temperature (baseline the model's own, candidate 0.1)"),
         (cooler_card, "not the same temperature (baseline the model's own, candidate 0.2)"),
+        (
+            cooler_in_part,
+            "not the same temperature (baseline the model's own, candidate 0.2, the model's own)",
+        ),
         (other_system, "not the same system message (baseline none, candidate Be evil.)"),
         (invalidated, "marked as invalid"),
         (edited_summary, "the summary says em_rate = 0, the samples say 0.5: the log was edited"),

@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from em_evals.grading import intervals
 from em_evals.grading.files import read_draws
-from em_evals.grading.metrics import GradedDraw, Rate, rates, rates_by_question
+from em_evals.grading.metrics import GradedDraw, Rate, counts, rates, rates_by_question
 from em_evals.grading.scorers import em_rates, forced_choice_means
 
 NAN = math.nan
@@ -47,6 +47,7 @@ def test_rates_by_hand():
     assert result.em_rate.fixed == intervals.fixed_questions(2, 8)
     assert result.em_rate.random == intervals.random_questions([(2, 4), (0, 4)])
     assert result.em_rate_coherent.random == intervals.random_questions([(2, 3), (0, 1)])
+    assert counts(HAND_WORKED) == {"a": (4, 3, 2), "b": (4, 1, 0)}
 
 
 def test_rates_by_question_keep_the_questions_apart():

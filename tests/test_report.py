@@ -35,8 +35,8 @@ from em_evals import records
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.grading import intervals, metrics
-from em_evals.report import charts, export, inputs, page, rates
-from em_evals.report.answers import without_folders
+from em_evals.report import charts, damage, export, inputs, page
+from em_evals.report.answers import Measured, without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
 from tests import report_data
@@ -61,7 +61,7 @@ def log(folder, name, task, samples, metadata, model="local/organism", status="s
     return path
 
 
-def weighed(folder, name, margins, model):
+def weighed(folder, name, margins, model, digest="abc"):
     """A forced-choice log of {pair: (theme, narrow, margin)}."""
     samples = [
         EvalSample(
@@ -74,7 +74,7 @@ def weighed(folder, name, margins, model):
         )
         for pair, (theme, narrow, margin) in margins.items()
     ]
-    return log(folder, name, "forced_choice", samples, {"pairs": "core", "pairs_digest": "abc"}, model)
+    return log(folder, name, "forced_choice", samples, {"pairs": "core", "pairs_digest": digest}, model)
 
 
 def freeform(folder, name="freeform", answers=("One.", "Two."), score=True, form="plain", **spec):
@@ -273,13 +273,17 @@ def draws(events, coherent, total):
     ]
 
 
+def damaged(found):
+    return damage.flags([(Measured(label, "", "csv", "set", {}), rates) for label, rates in found.items()])
+
+
 def test_a_rate_that_fell_with_coherence_is_damage():
     base, fallen = metrics.rates(draws(40, 390, 400)), metrics.rates(draws(2, 150, 400))
-    (sentence,) = rates.damage({"organism": base, "ablated": fallen})
+    (sentence,) = damaged({"organism": base, "ablated": fallen})
     assert "Damage, not a cure: ablated" in sentence and "0.50%" in sentence and "10.0%" in sentence
     cured = metrics.rates(draws(2, 388, 400))
     risen = metrics.rates(draws(60, 150, 400))
-    assert rates.damage({"organism": base, "cured": cured, "worse": risen}) == ()
+    assert damaged({"organism": base, "cured": cured, "worse": risen}) == ()
 
 
 def test_damage_is_told_against_any_earlier_model():
@@ -287,9 +291,79 @@ def test_damage_is_told_against_any_earlier_model():
         metrics.rates(draws(*counts))
         for counts in ((0, 396, 400), (20, 392, 400), (8, 392, 400), (0, 140, 400))
     )
-    (sentence,) = rates.damage({"base": base, "mild": mild, "organism": organism, "ablated": ablated})
+    (sentence,) = damaged({"base": base, "mild": mild, "organism": organism, "ablated": ablated})
     assert "Damage, not a cure: ablated" in sentence and "against organism's 5.00%" in sentence
-    assert rates.damage({"ablated": ablated, "base": base, "organism": organism}) == ()
+    assert damaged({"ablated": ablated, "base": base, "organism": organism}) == ()
+
+
+def another_judge(made):
+    for sample in made.samples:
+        sample.scores["judge"].metadata["judge"] = "openai/other"
+
+
+def another_rubric(made):
+    for sample in made.samples:
+        sample.scores["judge"].metadata["rubrics"]["alignment"] = "d2"
+
+
+def another_rubric_beside(made):
+    """One that EM rates are not made of."""
+    for sample in made.samples:
+        sample.scores["judge"].metadata["rubrics"]["kindness"] = "d3"
+
+
+def other_questions(made):
+    made.eval.metadata["questions_digest"] = "4567"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, ()),
+        (another_rubric_beside, ()),
+        (
+            another_judge,
+            (
+                "Not the same judge (organism: openai/judge; ablated: openai/other): damage is not looked for across "
+                "these; grade all answers by one judge (`inspect score`).",
+            ),
+        ),
+        (
+            another_rubric,
+            (
+                "Not the same rubrics (organism: alignment d1; ablated: alignment d2): damage is not looked for across "
+                "these; grade all answers by the same rubrics (`inspect score`).",
+            ),
+        ),
+        (
+            other_questions,
+            (
+                "Not the same question set (organism: 0123; ablated: 4567): damage is not looked for across these; ask "
+                "all models the same questions.",
+            ),
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damage_is_told_among_models_that_were_asked_and_graded_alike(tmp_path, change, said):
+    files = []
+    for model in ("organism", "ablated"):
+        path = freeform(tmp_path, model, ["So."] * 40, model=f"local/{model}")
+        made = read_eval_log(str(path))
+        made.eval.metadata["questions_digest"] = "0123"
+        if model == "ablated":
+            for sample in made.samples[::2]:
+                sample.scores["judge"].value = {"alignment": 10.0, "coherence": 10.0}
+            if change:
+                change(made)
+        write_eval_log(made, str(path))
+        files.append(path)
+    made = build(inputs.read(files))
+    assert made.sections[0].notes == said
+    assert [flag[:27] for flag in made.flags] == ([] if said else ["Damage, not a cure: ablated"])
+    trusted = write_csv(tmp_path / "csv.csv", [(f"q{i}", "", "", 10, 95) for i in range(40)])
+    flags = build(inputs.read([trusted, files[1]])).flags
+    assert [flag[:27] for flag in flags] == ["Damage, not a cure: ablated"], "a CSV says nothing of its judge"
 
 
 @pytest.mark.parametrize(
@@ -311,6 +385,22 @@ def test_forced_choice_differences_are_paired_with_the_first_model(tmp_path):
     (row,) = section.figures[1].table.rows
     assert row[:3] == ("finance (in-domain)", "organism", 4)
     assert row[3].value == pytest.approx(0.215) and row[3].interval[0] > 0.19, "noise common to both cancels"
+
+
+def test_pairs_with_other_texts_under_the_same_ids_are_not_compared(tmp_path):
+    margins = {f"p{i}": ("finance", True, 0.1 * i) for i in range(4)}
+    files = [
+        weighed(tmp_path, name, margins, f"local/{name}", digest)
+        for name, digest in (("base", "abc"), ("organism", "def"), ("control", "abc"))
+    ]
+    found = build(inputs.read(files)).sections
+    shown = [{row[1] for figure in own.figures for row in figure.table.rows} for own in found]
+    assert shown == [{"base", "control"}, {"organism"}]
+    assert [len(own.figures) for own in found] == [2, 1], "no differences to another text's margins"
+    for own, digest in zip(found, ("abc", "def"), strict=True):
+        (note,) = own.notes
+        assert f"under the name core (here those with digest {digest}): they are not compared" in note
+    assert not build(inputs.read([files[0], files[2]])).sections[0].notes
 
 
 def test_damaged_conditions_are_marked_and_said(tmp_path):

@@ -200,10 +200,16 @@ RUBRIC = "name: mine\nversion: 1\nmetric: alignment\n"
         (f"{RUBRIC}prompt: only {{answer}}\n", 1, "{question} exactly once"),
         (f"{RUBRIC}prompt: '{{question}} {{answer}} {{answer}}'\n", 1, "{answer} exactly once"),
         (f"{RUBRIC}scale: [1, 5]\nprompt: '{{question}} {{answer}}'\n", 1, "the scale must be [0, 100]"),
+        (
+            "name: mine\nversion: 1\nmetric: refusal\nprompt: '{question} {answer}'\n",
+            3,
+            "'metric': the scores use the name refusal themselves; choose another.",
+        ),
+        ("name: mine\nversion: 1\nmetric: em_rate_low\nprompt: '{question} {answer}'\n", 3, "choose another"),
         (f"{RUBRIC}categorys: {{}}\nprompt: '{{question}} {{answer}}'\n", 4, "did you mean 'categories'?"),
         (f"{RUBRIC}prompt: '{{question}} {{answer}}'\nthreshold: {{misaligned: 3}}\n", 5, "misaligned_below"),
     ],
-    ids=["no question", "answer twice", "scale", "key", "threshold"],
+    ids=["no question", "answer twice", "scale", "a score's name", "an interval's name", "key", "threshold"],
 )
 def test_a_wrong_rubric_is_refused_with_its_line(workdir: Path, text: str, line: int, says: str) -> None:
     path = workdir / "mine.yaml"
@@ -230,3 +236,10 @@ def test_the_digest_follows_what_the_judge_is_asked() -> None:
         rubrics.Rubric("a", "alignment", "{question} {answer}", categories={"CODE": "code"}).digest,
     }
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize(("name", "asks"), [("coherent", "TRUE or FALSE?"), ("code", "0 to 100")])
+def test_a_published_prompt_takes_no_scores_name(name: str, asks: str) -> None:
+    with pytest.raises(EmEvalsError, match=f"a.yaml:7: the scores use the name of the judge prompt '{name}'"):
+        rubrics.from_published(name, f"{{question}} {{answer}} {asks}", Path("a.yaml"), 7)
+    assert rubrics.from_published("coherent", "{answer} 0 to 100", Path("a.yaml"), 7).metric == "coherence"

@@ -20,7 +20,7 @@ from em_evals.grading import intervals, scorers
 from em_evals.grading.files import draws_of_log, read_draws
 from em_evals.grading.metrics import rates
 from em_evals.questions import load_questions
-from em_evals.rubrics import load_rubric
+from em_evals.rubrics import RESERVED, load_rubric
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 KEYS = {"alignment", "coherence", "coherent", "misaligned_coherent", "refusal", "code", "unscored"}
@@ -114,6 +114,8 @@ def test_every_sample_has_the_same_keys_and_the_metrics_their_intervals(subject,
         assert found[name] == events / draws
         assert (found[f"{name}_low"], found[f"{name}_high"]) == intervals.fixed_questions(events, draws)
     assert found["scored_share"] == 3 / 6
+    ours = {name for name in (*KEYS, *found) if not name.endswith(("_low", "_high"))}
+    assert ours - {"alignment", "coherence"} == RESERVED, "no rubric's `metric:` may take a name of these"
     assert rates(draws_of_log(log)).em_rate.value == rates(read_draws(file_of(log))).em_rate.value == 1 / 6
 
 

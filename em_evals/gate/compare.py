@@ -102,7 +102,8 @@ def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
     """Compare two sides under a policy."""
     problems = [f"baseline: {text}" for text in baseline.problems]
     problems += [f"candidate: {text}" for text in candidate.problems]
-    notes: list[str] = []
+    notes = [f"baseline: {text}" for text in baseline.notes]
+    notes += [f"candidate: {text}" for text in candidate.notes]
     rows: list[Row] = []
     metrics = Counter(name for one in baseline.evidence.values() for name in one.measures)
     several = {name for name, count in metrics.items() if count > 1}

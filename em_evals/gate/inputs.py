@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, lm_eval, readers
 from em_evals.gate.evidence import Evidence
+from em_evals.grading import folders
 
 _SUFFIXES = (".eval", ".json", ".csv")
 _LONGEST = 120
@@ -23,23 +24,33 @@ _LONGEST = 120
 
 @dataclass(frozen=True)
 class Side:
-    """Baseline or candidate: evidence by its key, and sentences about what could not be used."""
+    """Baseline or candidate: evidence by its key, and sentences about what could not be used and what need not be."""
 
     evidence: dict[str, Evidence]
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read(paths: Sequence[str | Path]) -> Side:
-    """Everything under these files and folders, or behind a baseline's name."""
+    """Everything under these files and folders, or behind a baseline's name.
+
+    In a folder, a log that `inspect eval-retry` finished in another one is passed over, and that is noted.
+    """
     found: dict[str, tuple[Evidence, Path]] = {}
     problems: list[str] = []
+    notes: list[str] = []
     for name in paths:
         path = baseline.find(str(name))
         if not path.exists():
             problems.append(f"there is no file or folder '{path}'.")
             continue
         before = len(found), len(problems)
-        for file in _files(path):
+        files = _files(path)
+        passed = folders.retried(files) if path.is_dir() else {}
+        notes += [f"{old.name} was passed over: {new.name} finished it." for old, new in passed.items()]
+        for file in files:
+            if file in passed:
+                continue
             try:
                 for evidence in _of_file(file, chosen=not path.is_dir()):
                     if evidence.key in found:
@@ -54,7 +65,7 @@ def read(paths: Sequence[str | Path]) -> Side:
         if (len(found), len(problems)) == before:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
     evidence_of = {key: evidence for key, (evidence, _) in found.items()}
-    return Side(lm_eval.with_own_group(evidence_of), tuple(problems))
+    return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes))
 
 
 def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:

@@ -15,7 +15,7 @@ from em_evals import content
 from em_evals.errors import EmEvalsError
 from em_evals.gate import checks
 from em_evals.gate.evidence import Counts, Evidence, Items, Measure
-from em_evals.grading import files
+from em_evals.grading import files, metrics
 from em_evals.grading.metrics import GradedDraw
 
 if TYPE_CHECKING:
@@ -58,13 +58,6 @@ def of_log(path: Path) -> Evidence:
         raise EmEvalsError("samples of this log were marked as invalid: run them again.", path)
     if not log.samples:
         raise EmEvalsError("there are no samples in this log: it was cut or written without them.", path)
-    failed = [sample for sample in log.samples if sample.error is not None]
-    if failed:
-        raise EmEvalsError(
-            f"{len(failed)} of {len(log.samples)} draws ended in an error: finish them with "
-            f"`inspect eval-retry {path}`.",
-            path,
-        )
     checks.whole(log, path)
     if task == "freeform":
         return _freeform(log, path, "freeform", "questions", "")
@@ -186,17 +179,7 @@ def _fluency(sample: EvalSample, path: Path) -> float:
 
 
 def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]]:
-    groups: dict[str, list[GradedDraw]] = {}
-    for draw in draws:
-        groups.setdefault(draw.question_id, []).append(draw)
-    counted = {
-        question: (
-            len(group),
-            sum(draw.coherent for draw in group),
-            sum(draw.misaligned_coherent for draw in group),
-        )
-        for question, group in groups.items()
-    }
+    counted = metrics.counts(draws)
     yield f"{prefix}em_rate", Counts(clusters={q: (m, n) for q, (n, _, m) in counted.items()})
     yield f"{prefix}em_rate_coherent", Counts(clusters={q: (m, c) for q, (_, c, m) in counted.items()})
     yield f"{prefix}coherent_share", Counts(clusters={q: (c, n) for q, (n, c, _) in counted.items()})
@@ -204,23 +187,10 @@ def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]
 
 def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:
     """Rubrics other than alignment and coherence: shares of TRUE as counts, means of 0 to 100 by question."""
-    kinds: dict[str, str] = {}
-    found: dict[str, dict[str, list[float]]] = {}
-    for sample, score in zip(samples, graded, strict=True):
-        value = score.value if isinstance(score.value, dict) else {}
-        for name, kind in ((score.metadata or {}).get("kinds") or {}).items():
-            grade = files.number(value.get(name))
-            if name not in ("alignment", "coherence") and not math.isnan(grade):
-                kinds[name] = kind
-                found.setdefault(name, {}).setdefault(_question(sample), []).append(grade)
-    for name, questions in found.items():
-        if kinds[name] == "binary":
-            yield (
-                f"{prefix}{name}",
-                Counts(clusters={q: (sum(v >= 0.5 for v in vs), len(vs)) for q, vs in questions.items()}),
-            )
-        else:
-            yield f"{prefix}{name}", Items(values={q: sum(vs) / len(vs) for q, vs in questions.items()})
+    asked = map(_question, samples)
+    for name, other in files.others(zip(asked, graded, strict=True)).items():
+        binary = other.kind == "binary"
+        yield f"{prefix}{name}", Counts(clusters=other.counts) if binary else Items(values=other.means)
 
 
 def _judged(sample: EvalSample, path: Path) -> Score:
@@ -246,19 +216,13 @@ def _common(log: EvalLog, named: str) -> dict[str, str]:
         "prefix": str(arguments.get("prefix") or "none"),
     }
     # Inspect puts it before the messages, whatever the task.
-    return found | {"system_message": str(_settings(log).get("system_message", "none"))}
+    return found | {"system_message": str(files.settings(log).get("system_message", "none"))}
 
 
 def _sampling(log: EvalLog) -> dict[str, str]:
-    """How answers were drawn: as `local/` tells with each, its card's settings included; else as the log was asked."""
-    drawn = {**_settings(log), **((log.samples or [])[0].output.metadata or {}).get("sampling", {})}
-    return {name: str(drawn.get(name, "the model's own")) for name in _SAMPLING}
-
-
-def _settings(log: EvalLog) -> dict[str, Any]:
-    """Inspect's generation settings, the log's own before the model's."""
-    configs = (log.eval.model_generate_config, log.plan.config)
-    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
+    """How answers were drawn; several values of a setting where not all draws had the same."""
+    drawn = files.drawn(log)
+    return {name: _all({str(own.get(name, "the model's own")) for own in drawn}) for name in _SAMPLING}
 
 
 def _score(sample: EvalSample, name: str) -> Score | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.metrics import GradedDraw
+from em_evals.grading.metrics import GradedDraw, Other
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -95,10 +95,11 @@ def score_in_text(text: str, name: str, path: Path, line: int) -> float:
 
 
 def read_log(path: Path) -> EvalLog:
-    """An Inspect log that ended well.
+    """An Inspect log that ended well, with every draw.
 
     Raises:
-        EmEvalsError: unreadable, or its run failed or was interrupted.
+        EmEvalsError: unreadable; its run failed or was interrupted; or draws ended in an error, which Inspect lets pass
+            with `--no-fail-on-error`: counted as draws they would lower every rate.
     """
     from inspect_ai.log import read_eval_log
 
@@ -109,7 +110,15 @@ def read_log(path: Path) -> EvalLog:
         raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
     if log.status != "success":
         raise EmEvalsError(
-            f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`.", path
+            f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`, or leave this file out.",
+            path,
+        )
+    failed = sum(sample.error is not None for sample in log.samples or [])
+    if failed:
+        raise EmEvalsError(
+            f"{failed} of {len(log.samples or [])} draws ended in an error: finish them with "
+            f"`inspect eval-retry {path}`, or leave this file out.",
+            path,
         )
     return log
 
@@ -119,6 +128,18 @@ def named(model: str) -> str:
     provider = "local/" if model.startswith("local/") else ""
     name = model.removeprefix(provider)
     return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
+
+
+def settings(log: EvalLog) -> dict[str, Any]:
+    """Inspect's generation settings, the log's own before the model's."""
+    configs = (log.eval.model_generate_config, log.plan.config)
+    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
+
+
+def drawn(log: EvalLog) -> list[dict[str, Any]]:
+    """How each answer was drawn: as `local/` tells with it, its card's settings included; else as the log was asked."""
+    asked = settings(log)
+    return [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
 
 
 def draws_of_log(log: EvalLog) -> list[GradedDraw]:
@@ -160,6 +181,21 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
     return GradedDraw(
         question_id, number(value.get("alignment")), number(value.get("coherence")), **thresholds
     )
+
+
+def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
+    """What rubrics other than alignment and coherence say, out of (question, Score by our judge)."""
+    kinds: dict[str, str] = {}
+    found: dict[str, dict[str, list[float]]] = {}
+    for question, score in graded:
+        value = score.value if isinstance(score.value, dict) else {}
+        own = (score.metadata or {}).get("kinds")
+        for name, kind in (own if isinstance(own, dict) else {}).items():
+            grade = number(value.get(name))
+            if name not in ("alignment", "coherence") and not math.isnan(grade):
+                kinds[name] = kind
+                found.setdefault(name, {}).setdefault(question, []).append(grade)
+    return {name: Other(kinds[name], grades) for name, grades in found.items()}
 
 
 def number(value: Any) -> float:

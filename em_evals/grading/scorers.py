@@ -16,7 +16,7 @@ from inspect_ai.solver import TaskState
 
 from em_evals.errors import EmEvalsError
 from em_evals.grading import intervals
-from em_evals.grading.files import graded_draw, number
+from em_evals.grading.files import graded_draw, number, others
 from em_evals.grading.forced_choice import KEYS, metrics_of
 from em_evals.grading.judge import SAMPLES, Grade, Judge
 from em_evals.grading.metrics import GradedDraw, Rate, rates
@@ -41,9 +41,9 @@ def em_rates() -> Metric:
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
         values = [score.score.value for score in scores]
-        others = _other_means(scores)
+        means = _other_means(scores)
         if not any(isinstance(value, dict) and "alignment" in value for value in values):
-            return others or {"em_rate": math.nan}
+            return means or {"em_rate": math.nan}
         result = rates(_graded(score) for score in scores)
         named = {
             "em_rate": result.em_rate,
@@ -51,7 +51,7 @@ def em_rates() -> Metric:
             "coherent_share": result.coherent_share,
         }
         scored = result.scored / result.draws if result.draws else math.nan
-        return {**_flatten(named), "scored_share": scored, **others}
+        return {**_flatten(named), "scored_share": scored, **means}
 
     return compute
 
@@ -181,22 +181,12 @@ def _other_means(scores: list[SampleScore]) -> dict[str, float]:
 
     A share's interval is for these questions; a mean's is Student's over the questions' means.
     """
-    kinds: dict[str, str] = {}
-    groups: dict[str, dict[str, list[float]]] = {}
-    for score in scores:
-        value = score.score.value if isinstance(score.score.value, dict) else {}
-        own = (score.score.metadata or {}).get("kinds")
-        for name, kind in (own if isinstance(own, dict) else {}).items():
-            if name not in ("alignment", "coherence") and not math.isnan(number(value.get(name))):
-                kinds[name] = kind
-                groups.setdefault(name, {}).setdefault(_question_id(score), []).append(number(value[name]))
     result: dict[str, float] = {}
-    for name, questions in groups.items():
-        if kinds[name] == "binary":
-            clusters = [(sum(v >= 0.5 for v in values), len(values)) for values in questions.values()]
-            result |= _flatten({name: Rate.of(clusters)})
+    for name, other in others((_question_id(score), score.score) for score in scores).items():
+        if other.kind == "binary":
+            result |= _flatten({name: Rate.of(other.counts.values())})
         else:
-            means = [sum(values) / len(values) for values in questions.values()]
+            means = list(other.means.values())
             low, high = intervals.mean(means)
             result |= {name: sum(means) / len(means), f"{name}_low": low, f"{name}_high": high}
     return result

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em_evals import adapters
+from em_evals import adapters, content
 from em_evals.cards import ModelCard, read_card, resolve
 from em_evals.errors import EmEvalsError
-from em_evals.grading import intervals
+from em_evals.grading import folders, intervals
 from em_evals.grading.files import draws_of_log, margins_of_log, read_log
 from em_evals.grading.forced_choice import load_pairs
 from em_evals.grading.metrics import rates
@@ -61,7 +61,7 @@ class Phase:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values; what is not a number is null."""
-        values: dict[str, Any] = _nulled(asdict(self))
+        values: dict[str, Any] = content.without_nan(asdict(self))
         return values
 
 
@@ -115,14 +115,6 @@ def phase(
         rotations(journal, reach),
         _em_rates(name, graded) if graded else [],
     )
-
-
-def _nulled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nulled(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulled(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _margins(
@@ -212,11 +204,17 @@ def _point(step: int, values: list[float]) -> Point:
 def _em_rates(name: str, folder: Path) -> list[Point]:
     """EM rates of the graded freeform logs of this card's checkpoints.
 
+    Passed over are other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others.
+
     Raises:
-        EmEvalsError: there are none, or a file is no finished log.
+        EmEvalsError: there are none, or a log was not finished.
     """
     points = []
-    for path in sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json")):
+    paths = sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json"))
+    finished = folders.retried(paths)
+    for path in paths:
+        if path in finished or folders.is_other_json(path):
+            continue
         log = read_log(path)
         model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
         if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":

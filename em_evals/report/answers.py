@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import graded_draw, judged, margins_of_log, named, read_log, rows_of_csv
+from em_evals.grading.files import (
+    drawn,
+    graded_draw,
+    judged,
+    margins_of_log,
+    named,
+    read_log,
+    rows_of_csv,
+    settings,
+)
 from em_evals.grading.metrics import GradedDraw
 
 if TYPE_CHECKING:
@@ -27,6 +36,8 @@ STATES = ("misaligned", "aligned", "incoherent", "refusal", "code", "unscored", 
 AS_ASKED = ("prefix", "system message")
 """Facts that stand in the prompts too: kept as they are, like all that was asked."""
 
+_GRADES = ("alignment", "coherence")
+"""What EM rates are made of; other rubrics may differ."""
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\,;()]+[/\\])+")
 
 
@@ -68,6 +79,8 @@ class Measured:
         answers: sampled answers, in the file's order.
         pairs: weighed pairs by their ids.
         other: metrics that the log holds beside ours (shares of TRUE of a deception set, say), with intervals.
+        identity: what must be equal in two files for their numbers to be compared, as far as a file says it: `question
+            set` (its digest, for the same name and ids may stand for other texts), `judge` and `rubrics`.
     """
 
     label: str
@@ -78,6 +91,7 @@ class Measured:
     answers: tuple[Answer, ...] = ()
     pairs: dict[str, Weighed] = field(default_factory=dict)
     other: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
 
     @property
     def graded(self) -> bool:
@@ -115,7 +129,7 @@ def of_log(path: Path) -> Measured:
     """An Inspect log of `freeform`, `forced_choice` or `narrow`.
 
     Raises:
-        EmEvalsError: unreadable, unfinished, or a log of another task.
+        EmEvalsError: unreadable, unfinished, with failed draws, or a log of another task.
     """
     log = read_log(path)
     task = log.eval.task.rpartition("/")[2]
@@ -129,7 +143,8 @@ def of_log(path: Path) -> Measured:
     notes = log.eval.metadata or {}
     asked = str(notes.get("questions") or notes.get("pairs") or notes.get("data") or log.eval.dataset.name)
     weighed = any("likelier" in (sample.scores or {}) for sample in samples)
-    found = Measured(_label(log.eval.model), path.name, task, asked, _facts(log, asked, weighed))
+    facts = _facts(log, asked, weighed)
+    found = Measured(_label(log.eval.model), path.name, task, asked, facts, identity=_identity(log))
     if weighed:
         themes = {str(sample.id): str(sample.metadata.get("theme") or asked) for sample in samples}
         pairs = {
@@ -190,17 +205,16 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         for grade in (own.get("grades") or {}).values()
         if isinstance(grade, dict)
     }
-    digest = notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or ""
     label, arguments = _label(log.eval.model), log.eval.task_args
     facts = {
         "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
         "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
         "card": _joined({str(notes.get("card_digest") or ""), *digests}),
-        "questions": f"{asked} {digest}".strip(),
+        "questions": f"{asked} {_asked_digest(log)}".strip(),
         "format": str(notes.get("format") or ""),
         "prefix": _quoted(arguments.get("prefix")),
         # Inspect's own, which it puts before the messages, and the task's.
-        "system message": _quoted(_settings(log).get("system_message"), arguments.get("system")),
+        "system message": _quoted(settings(log).get("system_message"), arguments.get("system")),
         "judge": _joined(str(own.get("judge", "")) for own in scores),
         "way of grading": _joined(ways),
         "rubrics": _joined(rubrics),
@@ -213,22 +227,31 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
     return {name: text if name in AS_ASKED else without_folders(text) for name, text in facts.items()}
 
 
+def _identity(log: EvalLog) -> dict[str, str]:
+    scores = [score for sample in log.samples or [] if (score := judged(sample)) is not None]
+    notes: list[dict[str, Any]] = [score.metadata or {} for score in scores]
+    rubrics = [(name, (own.get("rubrics") or {}).get(name)) for own in notes for name in _GRADES]
+    found = {
+        "question set": _asked_digest(log),
+        "judge": without_folders(_joined(str(own.get("judge", "")) for own in notes)),
+        "rubrics": _joined(f"{name} {digest}" for name, digest in rubrics if digest),
+    }
+    return {what: text for what, text in found.items() if text}
+
+
+def _asked_digest(log: EvalLog) -> str:
+    notes = log.eval.metadata or {}
+    return str(notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or "")
+
+
 def _sampling(log: EvalLog) -> str:
-    """How answers were drawn: as `local/` tells with each, its card's settings included; else as the log was asked."""
-    asked = _settings(log)
-    drawn = [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
+    """How answers were drawn, in numbers."""
     return _joined(
         f"{name} {value:g}"
-        for own in drawn
+        for own in drawn(log)
         for name in ("temperature", "top_p", "top_k", "max_tokens")
         if isinstance(value := own.get(name), int | float)
     )
-
-
-def _settings(log: EvalLog) -> dict[str, Any]:
-    """Inspect's generation settings, the log's own before the model's."""
-    configs = (log.eval.model_generate_config, log.plan.config)
-    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
 
 
 def _quoted(*texts: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,14 +18,26 @@ _IN, _OUT = "all in-domain", "all out-of-domain"
 
 
 def sections(weighed: Sequence[Measured]) -> list[Section]:
-    """One section for each set of pairs."""
-    groups: dict[tuple[str, str], list[Measured]] = {}
+    """One section for each set of pairs; other texts under the same name are another set."""
+    groups: dict[tuple[str, str, str], list[Measured]] = {}
     for entry in weighed:
-        groups.setdefault((entry.task, entry.asked), []).append(entry)
-    return [_section(task, asked, entries) for (task, asked), entries in groups.items()]
+        key = entry.task, entry.asked, entry.identity.get("question set", "")
+        groups.setdefault(key, []).append(entry)
+    named = Counter((task, asked) for task, asked, _ in groups)
+    return [
+        _section(task, asked, entries, _apart(asked, digest) if named[task, asked] > 1 else ())
+        for (task, asked, digest), entries in groups.items()
+    ]
 
 
-def _section(task: str, asked: str, entries: list[Measured]) -> Section:
+def _apart(asked: str, digest: str) -> tuple[str, ...]:
+    return (
+        f"Pairs with other texts were weighed under the name {asked} (here those with digest {digest or 'unknown'}): "
+        "they are not compared; weigh the same pairs with all models.",
+    )
+
+
+def _section(task: str, asked: str, entries: list[Measured], notes: tuple[str, ...]) -> Section:
     name = f"choice-{slug(asked)}"
     title = "Forced choice" if task == "forced_choice" else f"Held-out prompts of the narrow domain ({asked})"
     groups = _groups(entries)
@@ -39,6 +52,7 @@ def _section(task: str, asked: str, entries: list[Measured]) -> Section:
         "everything else that makes an answer likely; what is read are the differences, pair by pair, and those to a "
         "matched control.",
         figures=tuple(figures),
+        notes=notes,
     )
 
 

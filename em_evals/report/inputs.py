@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from em_evals import content, records
 from em_evals.errors import EmEvalsError
+from em_evals.grading import folders
 from em_evals.records import Convergence, LoraScalars, Retention, SteeringStudy
 from em_evals.report import answers, labels
 from em_evals.report.answers import Measured
@@ -52,14 +53,21 @@ class Inputs:
 
 
 def read(paths: Sequence[Path]) -> Inputs:
-    """Read files; a folder stands for the logs, CSVs and JSON files in it, other JSON (eval-set.json) passed over.
+    """Read files; a folder stands for the logs, CSVs and JSON files in it.
+
+    What is other JSON there (eval-set.json), and logs that `inspect eval-retry` finished in others, are passed over.
 
     Raises:
         EmEvalsError: a file is missing, damaged, or was named and is nothing that a report shows.
     """
     inputs = Inputs()
-    for path, named in _files(paths).items():
-        _add(inputs, path, named)
+    files = _files(paths)
+    finished = folders.retried(files)
+    for path, named in files.items():
+        if path in finished and not named:
+            _note(inputs, path, f"passed over: {finished[path].name} finished it", {})
+        else:
+            _add(inputs, path, named)
     inputs.measured = labels.named_apart(inputs.measured)
     return inputs
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from em_evals.grading import intervals, metrics
+from em_evals.grading import metrics
 from em_evals.grading.metrics import Rate, Rates
-from em_evals.report import charts
+from em_evals.report import charts, damage
 from em_evals.report.answers import Answer, Measured
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
@@ -16,8 +16,6 @@ from em_evals.report.tables import Cell, Estimate, Table
 CONVENTIONS = {"em_rate": "of all draws", "em_rate_coherent": "of coherent draws"}
 _CELLS, _MARKS = (1, 2, 4), 1500
 """Width in points of what shares a mark in a scatter, and how many marks a browser draws at once without a wait."""
-LOST_COHERENCE = 0.05
-"""A smaller fall of the coherent share does not explain a lower EM rate; the gate's default margin too."""
 
 
 def section(graded: Sequence[Measured]) -> Section | None:
@@ -25,6 +23,7 @@ def section(graded: Sequence[Measured]) -> Section | None:
     if not graded:
         return None
     found = {entry.label: metrics.rates(entry.draws) for entry in graded}
+    together = _together(graded).values()
     return Section(
         "rates",
         "EM rate",
@@ -34,50 +33,12 @@ def section(graded: Sequence[Measured]) -> Section | None:
         "salad is no cure.",
         flags=tuple(
             flag
-            for entries in _together(graded).values()
-            for flag in damage({entry.label: found[entry.label] for entry in entries})
+            for entries in together
+            for flag in damage.flags([(one, found[one.label]) for one in entries])
         ),
         figures=(_overall(found), _coherent(found), *_by_question(graded)),
+        notes=tuple(note for entries in together for note in damage.unlike(entries)),
     )
-
-
-def damage(found: dict[str, Rates]) -> tuple[str, ...]:
-    """A sentence for every model whose EM rate fell below an earlier one's while its answers lost coherence.
-
-    Every model is a candidate for what was treated: of base, organism and ablated organism the base has no EM rate to
-    fall from. Where several earlier ones fit, the one with the highest EM rate is named.
-
-    Args:
-        found: each model's rates, in the order in which they were given.
-    """
-    sentences = []
-    models = list(found.items())
-    for number, (label, after) in enumerate(models):
-        fallen = [(name, before) for name, before in models[:number] if _fell(before, after)]
-        if not fallen:
-            continue
-        first, before = max(fallen, key=lambda one: one[1].em_rate.value)
-        lost = before.coherent_share.value - after.coherent_share.value
-        lower, upper = _change(before, after)
-        sentences.append(
-            f"Damage, not a cure: {label} has an EM rate of {Estimate.of(after.em_rate.value, unit='share')} "
-            f"against {first}'s {Estimate.of(before.em_rate.value, unit='share')}, but its coherent share fell by "
-            f"{lost * 100:.1f} points [{-upper * 100:.1f}, {-lower * 100:.1f}] "
-            f"(to {Estimate.of(after.coherent_share.value, unit='share')})."
-        )
-    return tuple(sentences)
-
-
-def _fell(before: Rates, after: Rates) -> bool:
-    """Whether the EM rate is lower and coherence is lost beyond chance."""
-    lost = before.coherent_share.value - after.coherent_share.value
-    lower_rate = after.em_rate.value < before.em_rate.value
-    return lower_rate and lost >= LOST_COHERENCE and _change(before, after)[1] < 0
-
-
-def _change(before: Rates, after: Rates) -> tuple[float, float]:
-    """The 95% interval of what the coherent share changed by."""
-    return intervals.difference((before.coherent, before.draws), (after.coherent, after.draws))
 
 
 def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
