@@ -303,6 +303,20 @@ def test_a_state_of_another_way_of_running_is_told(home, monkeypatch):
         train("mine", save_every=4)
 
 
+def test_only_a_loss_that_is_no_number_is_blamed_on_the_learning_rate(home, monkeypatch):
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("em_evals.training.record.save_model", cut_short)
+        train("mine", save_every=4)
+    journal = home / "adapters" / ".mine.training" / "training.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(EmEvalsError, match="has 3 of the 6 steps") as caught:
+        train("mine", save_every=4)
+    assert "learning rate" not in str(caught.value)
+
+
 def test_trackers_get_what_the_journal_gets(home, monkeypatch):
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils
