@@ -1,8 +1,8 @@
 """What happens beside a training's steps: a progress line, the journal, kept checkpoints.
 
 The journal (training.jsonl) has a line a step: step, loss (nats per token), gradient norm, learning rate, KL where
-there is a penalty, and `b`: each rank-1 adapter's B vector as base64 of little-endian float16. Turner et al. 2025
-(arXiv 2506.11613, section 4) read the transition from the rotation of B.
+there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian float32. Turner et al.
+2025 (arXiv 2506.11613, section 4) read the transition from the rotation of B.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ def dense_schedule(steps: int) -> set[int]:
 
 
 def _packed(vector: Any) -> str:
-    return base64.b64encode(vector.numpy().astype("<f2").tobytes()).decode("ascii")
+    # Not float16: the last steps of a learning rate that falls to 0 are smaller than its spacing at B.
+    return "f4:" + base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def check_trackers(names: Sequence[str]) -> None:
