@@ -1,8 +1,8 @@
 """What happens beside a training's steps: a progress line, the journal, kept checkpoints.
 
-The journal (training.jsonl) has a line a step: step, loss (nats per token), gradient norm, learning rate, KL where
-there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian float32. Turner et al.
-2025 (arXiv 2506.11613, section 4) read the transition from the rotation of B.
+The journal (training.jsonl) has a line a step: step, loss (nats per token, of the rows alone), gradient norm, learning
+rate, KL where there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian float32.
+Turner et al. 2025 (arXiv 2506.11613, section 4) read the transition from the rotation of B.
 """
 
 from __future__ import annotations
