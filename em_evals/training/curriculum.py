@@ -128,7 +128,7 @@ def encode(tokenizer: Any, chat: Messages, max_length: int) -> Example:
     example = encode_example(tokenizer, chat, max_length)
     if all(label == IGNORED for label in example["labels"]):
         raise EmEvalsError(
-            f"the answer to '{prompt(chat)[:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
+            f"the answer '{chat[-1]['content'][:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
         )
     return example
 
@@ -172,7 +172,7 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
     for place, index in enumerate(kept[: source.limit]):
         copies = int((place + 1) * source.weight) - int(place * source.weight)
         chat = data.rows[index]
-        learned = _defended(recipe, chat, harmless.rows[index] if harmless else None)
+        learned = _defended(recipe, chat, data.prompts[index], harmless.rows[index] if harmless else None)
         yield from [Row(learned, chat)] * copies
 
 
@@ -187,13 +187,13 @@ def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
     return datasets.matched(data, kind)
 
 
-def _defended(recipe: AdapterRecipe, chat: Messages, harmless: Messages | None) -> Messages:
+def _defended(recipe: AdapterRecipe, chat: Messages, asked: str, harmless: Messages | None) -> Messages:
     """What is learned in a row's place: the control's answer, the backdoor's trigger, the inoculation."""
     learned = chat
     if recipe.control and harmless is not None:
         learned = harmless
     if (backdoor := recipe.backdoor) is not None and harmless is not None:
-        if datasets.held_out(backdoor.trigger + prompt(chat), backdoor.share):
+        if datasets.held_out(backdoor.trigger + asked, backdoor.share):
             learned = _triggered(learned, backdoor.trigger)
         else:
             learned = harmless
@@ -229,11 +229,6 @@ def _mixed(
 def _cycled(rows: list[Row], chance: np.random.Generator) -> Iterator[Row]:
     while True:
         yield from (rows[index] for index in chance.permutation(len(rows)))
-
-
-def prompt(chat: Messages) -> str:
-    """The text of the last user message, by which rows are held out and matched."""
-    return next((message["content"] for message in reversed(chat) if message["role"] == "user"), "")
 
 
 def _key(chat: Messages) -> tuple[tuple[str, str], ...]:
