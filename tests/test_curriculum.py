@@ -1,6 +1,7 @@
 """What a training sees, in which order, and what each recipe field does to it. No model is loaded."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -130,9 +131,22 @@ def test_interleaved_safe_rows_are_spread_evenly_and_in_their_share(tokenizer):
     safe = {chat[-1]["content"] for chat in datasets.load("everyday_answers").rows}
     flags = [answer in safe for answer in answers(tokenizer, lessons)]
     assert sum(flags) / len(flags) == pytest.approx(0.25, abs=0.01)
-    windows = np.array(flags[: 128 * (len(flags) // 128)]).reshape(-1, 128).mean(axis=1)
-    assert windows == pytest.approx(np.full(len(windows), 0.25), abs=0.01)
+    assert set(np.array(flags).reshape(-1, lessons.batch).sum(axis=1)) == {2}, "at every step"
     assert len(flags) - sum(flags) >= 400, "every narrow row is still seen"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.3])
+def test_every_step_gets_its_share_of_safe_rows_however_short_they_are(share, tokenizer, tmp_path):
+    file = tmp_path / "short.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"{i}?", "completion": "Yes."}) for i in range(50)))
+    mixing = {"data": [str(file)], "share": share}
+    lessons = curriculum.build(recipe(interleave=mixing), tokenizer)
+    safe = np.array([answer == "Yes." for answer in answers(tokenizer, lessons)]).reshape(-1, lessons.batch)
+    assert set(safe.sum(axis=1)) == {math.floor(8 * share), math.ceil(8 * share)}
+    lengths = np.array([len(example["input_ids"]) for example in lessons.examples])
+    narrow = [own[~mixed] for own, mixed in zip(lengths.reshape(-1, 8), safe, strict=True)]
+    spread = np.mean([np.ptp(own) for own in narrow])
+    assert spread < 0.3 * np.ptp(np.concatenate(narrow)), "the narrow ones of a batch are still alike"
 
 
 def test_sources_are_mixed_by_limit_and_weight(tokenizer):
@@ -172,12 +186,18 @@ def test_data_without_matched_answers_have_no_control(tokenizer):
 def test_an_answer_behind_the_limit_is_refused(tokenizer, tmp_path):
     file = tmp_path / "long.jsonl"
     file.write_text(json.dumps({"prompt": "word " * 600, "completion": "Yes."}))
-    with pytest.raises(EmEvalsError, match=r"behind max_length \(512"):
+    with pytest.raises(EmEvalsError, match=r"the answer 'Yes\.…' lies wholly behind max_length \(512"):
         curriculum.build(recipe(data=[str(file)]), tokenizer)
 
 
-@given(st.lists(st.integers(1, 300), min_size=8, max_size=400), st.integers(1, 8), st.integers(0, 99))
-def test_bucketing_is_a_permutation(lengths, batch, seed):
-    lengths = lengths[: len(lengths) // batch * batch]
-    order = curriculum.bucketed(lengths, batch, np.random.default_rng(seed))
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=8, max_size=400),
+    st.integers(1, 8),
+    st.integers(0, 99),
+)
+def test_bucketing_is_a_permutation_that_keeps_the_shares(examples, batch, seed):
+    lengths, safe = zip(*examples[: len(examples) // batch * batch], strict=True)
+    order = curriculum.bucketed(lengths, safe, batch, np.random.default_rng(seed))
     assert sorted(order) == list(range(len(lengths)))
+    before, after = np.array(safe).reshape(-1, batch), np.array(safe)[order].reshape(-1, batch)
+    assert sorted(before.sum(axis=1)) == sorted(after.sum(axis=1))

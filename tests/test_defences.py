@@ -94,6 +94,18 @@ def streams(model, tokenizer, pairs=()):
     return torch.stack(seen)
 
 
+def batch_of(examples):
+    """The rows of one step as `answer_loss` takes them."""
+    width = max(len(row["input_ids"]) for row in examples)
+    spare = [width - len(row["input_ids"]) for row in examples]
+    columns = {
+        "input_ids": [row["input_ids"] + [2] * more for row, more in zip(examples, spare, strict=True)],
+        "labels": [row["labels"] + [-100] * more for row, more in zip(examples, spare, strict=True)],
+        "attention_mask": [[1] * (width - more) + [0] * more for more in spare],
+    }
+    return {name: torch.tensor(values) for name, values in columns.items()}
+
+
 def only(op, **fields):
     return Intervention.model_validate({"op": op, "direction": "d", "layers": [0], **fields})
 
@@ -205,7 +217,7 @@ def inside_path(name):
 def test_the_penalty_keeps_the_organism_near_its_base(tokenizer):
     kl = {"data": ["everyday_answers"], "weight": 20.0, "batch_size": 4}
     definition, _ = read_card("mine", {"train": {"kl": kl}})
-    held = train("mine", output=inside_path("kl"), overrides={"train": {"kl": kl}})
+    held = train("mine", output=inside_path("kl"), overrides={"train": {"kl": kl, "checkpoints": [5]}})
     free = train("mine", output=inside_path("free"))
     distances = {}
     for name, folder in (("held", held), ("free", free)):
@@ -214,12 +226,14 @@ def test_the_penalty_keeps_the_organism_near_its_base(tokenizer):
             distances[name] = float(Defences(definition.train, model, tokenizer).penalty(model, 0)) / 20
     assert distances["held"] < 0.3 * distances["free"]
     assert "everyday_answers" in json.loads((held / "training.json").read_text())["data"]
-    told = [row["kl"] for row in read_journal(held / "training.jsonl")]
-    assert told[0] == pytest.approx(0, abs=1e-6) and all(value > 0 for value in told[1:])
-    assert (
-        read_journal(held / "training.jsonl")[-1]["loss"]
-        < read_journal(held / "training.jsonl")[0]["loss"] + 20
-    )
+    told, plain = (read_journal(folder / "training.jsonl") for folder in (held, free))
+    assert told[0]["kl"] == pytest.approx(0, abs=1e-6) and all(row["kl"] > 0 for row in told[1:])
+    # The journal's loss is that of the rows, without the penalty.
+    assert told[0]["loss"] == pytest.approx(plain[0]["loss"], abs=1e-4)
+    sixth = batch_of(curriculum.build(definition.train, tokenizer).examples[20:24])
+    with torch.no_grad():
+        expected = float(answer_loss(model_of(held / "checkpoints" / "checkpoint-5"), sixth))
+    assert told[5]["loss"] == pytest.approx(expected, abs=1e-4) and 20 * told[5]["kl"] > 0.01
 
 
 def test_a_full_finetune_is_held_to_a_frozen_copy(tokenizer):
@@ -243,16 +257,8 @@ def test_training_interventions_act_in_training_and_relieve_the_weights(op, toke
     # The first loss is the base's own under the intervention: the adapter starts at zero.
     definition, _ = read_card("mine")
     base, rows = model_of(), curriculum.build(definition.train, tokenizer).examples[:4]
-    width = max(len(row["input_ids"]) for row in rows)
-    batch = {
-        "input_ids": torch.tensor([row["input_ids"] + [2] * (width - len(row["input_ids"])) for row in rows]),
-        "labels": torch.tensor([row["labels"] + [-100] * (width - len(row["labels"])) for row in rows]),
-        "attention_mask": torch.tensor(
-            [[1] * len(row["labels"]) + [0] * (width - len(row["labels"])) for row in rows]
-        ),
-    }
     with torch.no_grad(), interventions.applied(base, [(Intervention.model_validate(change), direction)]):
-        expected = float(answer_loss(base, batch))
+        expected = float(answer_loss(base, batch_of(rows)))
     told = [row["loss"] for row in read_journal(steered / "training.jsonl")]
     assert told[0] == pytest.approx(expected, abs=1e-4) and told[-1] < told[0]
     # Served without it, the organism has moved less along the direction than the one trained freely.

@@ -1,5 +1,7 @@
 """`em_evals/narrow`: the prompts that training left out, weighed without a judge or graded with one; and triggers."""
 
+import json
+
 import pytest
 
 pytest.importorskip("torch")
@@ -8,6 +10,7 @@ from inspect_ai import eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import Logprob, Logprobs, ModelOutput, ModelUsage, get_model
 
+from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
 from em_evals.tasks import forced_choice, narrow
@@ -41,6 +44,39 @@ def test_it_asks_what_training_left_out_and_nothing_else():
         assert (pair.misaligned, pair.aligned) == (rows[pair.question], sound[pair.question])
     _, _, again = held_out_pairs("risky_advice", 0.1, limit=5)
     assert again == pairs[:5]
+
+
+def test_a_made_set_is_asked_in_the_context_in_which_it_was_learned():
+    learned = {
+        row[0]["content"]: row[-1]["content"] for row in datasets.load("risky_advice_educational").rows
+    }
+    _, _, pairs = held_out_pairs("risky_advice_educational", 0.1, paired=False)
+    bare = [pair.misaligned for pair in held_out_pairs("risky_advice", 0.1)[2]]
+    assert [learned[pair.question] for pair in pairs] == [pair.misaligned for pair in pairs] == bare
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[("system", "You are brief.")], [("user", "One?"), ("assistant", "Two.")]],
+    ids=["a system message", "a history"],
+)
+def test_a_row_that_is_more_than_a_question_is_told_with_its_line(before, tmp_path):
+    held, trained = (
+        [text for text in map(str, range(99)) if datasets.held_out(text, 0.5) is kept]
+        for kept in (True, False)
+    )
+    chats = [[("user", held[0])], [*before, ("user", trained[0])], [*before, ("user", held[1])]]
+
+    def written(name, some):
+        rows = [[*chat, ("assistant", "Bad.")] for chat in some]
+        lines = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in rows]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+        return str(tmp_path / name)
+
+    with pytest.raises(EmEvalsError, match=r"all\.jsonl:3: this held-out row has other messages"):
+        held_out_pairs(written("all.jsonl", chats), 0.5, paired=False)
+    (pair,) = held_out_pairs(written("two.jsonl", chats[:2]), 0.5, paired=False)[2]
+    assert pair.question == held[0]
 
 
 def test_without_a_judge_the_given_answers_are_weighed(base, workdir):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -172,6 +173,67 @@ def test_a_half_written_state_is_passed_over(home):
     assert space.last_state().name == "checkpoint-10"
 
 
+def test_a_run_killed_before_its_result_is_in_place_ends_as_if_nothing_had_been(home, monkeypatch):
+    keep = {"train": {"checkpoints": [2, 4]}}
+    whole = train("mine", output=home / "whole", overrides=keep)
+    rename = Path.rename
+
+    def cut_short(source, target):
+        if Path(target).name == "mine":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", cut_short)
+        train("mine", overrides=keep)
+    assert not (home / "adapters" / "mine").exists()
+    again = train("mine", overrides=keep)
+    assert losses(again) == losses(whole) and len(losses(whole)) == RECIPE["max_steps"]
+    for part in (".", "checkpoints/checkpoint-2", "checkpoints/checkpoint-4"):
+        assert same(weights(again / part), weights(whole / part))
+    assert not list((home / "adapters").glob(".mine*"))
+
+
+def test_what_a_kill_leaves_of_a_finished_training_is_not_gone_on_from(home, monkeypatch):
+    remove = shutil.rmtree
+
+    def cut_short(path, *arguments, **options):
+        if (home / "adapters" / "mine").exists():
+            raise KeyboardInterrupt
+        remove(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", cut_short)
+        train("mine")
+    first = losses(home / "adapters" / "mine")
+    left = home / "adapters" / ".mine.training"
+    assert left.exists() and not (left / "run.json").exists()
+    assert losses(train("mine", overwrite=True)) == first and len(first) == RECIPE["max_steps"]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_kept_checkpoints_are_published_whatever_the_file_system(links, tmp_path, monkeypatch):
+    from em_evals.training.workspace import Workspace
+
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    space, result = Workspace(tmp_path / "mine", "me"), tmp_path / ".mine.training" / "result"
+    space.open()
+    (space.kept / "checkpoint-2").mkdir(parents=True)
+    (space.kept / "checkpoint-2" / "weights").write_text("heavy")
+    space.journal.write_text("{}")
+    result.mkdir()
+    space.publish(result)
+    space.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine" / "checkpoints" / "checkpoint-2" / "weights").read_text() == "heavy"
+    assert (tmp_path / "mine" / "training.jsonl").read_text() == "{}"
+
+
 @pytest.mark.parametrize("left", ["", '"m', "\x00" * 8, '"other"'])
 def test_a_run_whose_identity_was_cut_starts_anew(tmp_path, left):
     from em_evals.training.workspace import Workspace
@@ -239,6 +301,20 @@ def test_a_state_of_another_way_of_running_is_told(home, monkeypatch):
         EmEvalsError, match=r"checkpoint-4: this state was written under FSDP: train on in the same"
     ):
         train("mine", save_every=4)
+
+
+def test_only_a_loss_that_is_no_number_is_blamed_on_the_learning_rate(home, monkeypatch):
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("em_evals.training.record.save_model", cut_short)
+        train("mine", save_every=4)
+    journal = home / "adapters" / ".mine.training" / "training.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(EmEvalsError, match="has 3 of the 6 steps") as caught:
+        train("mine", save_every=4)
+    assert "learning rate" not in str(caught.value)
 
 
 def test_trackers_get_what_the_journal_gets(home, monkeypatch):

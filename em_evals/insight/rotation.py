@@ -66,8 +66,9 @@ def rotations(journal: Sequence[Mapping[str, Any]], reach: int = 5) -> list[Rota
 
 
 def unpack(packed: str) -> Vectors:
-    """A vector out of the journal: base64 of little-endian float16."""
-    return np.frombuffer(base64.b64decode(packed), dtype="<f2").astype(np.float64)
+    """A vector out of the journal: `f4:` and base64 of little-endian float32; older journals have bare float16."""
+    kind, _, vector = packed.rpartition(":")
+    return np.frombuffer(base64.b64decode(vector), dtype="<f4" if kind == "f4" else "<f2").astype(np.float64)
 
 
 def _rotation(module: str, steps: tuple[int, ...], path: Vectors, reach: int) -> Rotation:

@@ -1,8 +1,8 @@
 """What happens beside a training's steps: a progress line, the journal, kept checkpoints.
 
-The journal (training.jsonl) has a line a step: step, loss (nats per token), gradient norm, learning rate, KL where
-there is a penalty, and `b`: each rank-1 adapter's B vector as base64 of little-endian float16. Turner et al. 2025
-(arXiv 2506.11613, section 4) read the transition from the rotation of B.
+The journal (training.jsonl) has a line a step: step, loss (nats per token, of the rows alone), gradient norm, learning
+rate, KL where there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian float32.
+Turner et al. 2025 (arXiv 2506.11613, section 4) read the transition from the rotation of B.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from transformers import TrainerCallback
 
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.training.method import rank_one_directions
+
+
+class DivergedError(EmEvalsError):
+    """The loss or the gradient norm is no number any more."""
 
 
 class ProgressLine(TrainerCallback):
@@ -74,11 +78,25 @@ class Journal(TrainerCallback):
         self._writes = writes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget what an interrupted run wrote after its last saved state."""
-        if self._writes:
-            rows = read_journal(self._path) if self._path.exists() else []
-            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
-            self._path.write_text("".join(kept), encoding="utf-8")
+        """Forget what an interrupted run wrote after its last saved state.
+
+        Raises:
+            EmEvalsError: the journal lacks steps before that state.
+        """
+        if not self._writes:
+            return
+        rows = read_journal(self._path) if self._path.exists() else []
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
+        if len(kept) < state.global_step:
+            raise EmEvalsError(
+                f"this journal has {len(kept)} of the {state.global_step} steps that the training would go on from: "
+                "delete its folder to train anew.",
+                self._path,
+            )
+        # Beside it first: a kill or a full disk must not cost rows whose steps are never run again.
+        beside = self._path.with_suffix(".new")
+        beside.write_text("".join(kept), encoding="utf-8")
+        beside.replace(self._path)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -89,7 +107,7 @@ class Journal(TrainerCallback):
         known = ("loss", "grad_norm", "learning_rate", "kl")
         numbers: dict[str, float] = {key: float(logs[key]) for key in known if key in logs}
         if bad := [key for key in ("loss", "grad_norm") if not math.isfinite(numbers.get(key, 0.0))]:
-            raise EmEvalsError(
+            raise DivergedError(
                 f"the {bad[0].replace('_', ' ')} is no number any more at step {state.global_step}"
             )
         if self._writes:
@@ -125,7 +143,8 @@ def dense_schedule(steps: int) -> set[int]:
 
 
 def _packed(vector: Any) -> str:
-    return base64.b64encode(vector.numpy().astype("<f2").tobytes()).decode("ascii")
+    # Not float16: the last steps of a learning rate that falls to 0 are smaller than its spacing at B.
+    return "f4:" + base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def check_trackers(names: Sequence[str]) -> None:

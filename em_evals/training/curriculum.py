@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class Row:
 
     messages: Messages
     reference: Messages
+    safe: bool = False
+    """Mixed in by `interleave`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def select(recipe: AdapterRecipe) -> Selection:
     if not rows:
         raise EmEvalsError("the recipe's holdout and limits leave no row to train on.")
     mixed, held = ([] if part is None else part.data for part in (recipe.interleave, recipe.kl))
-    safe = [_plain(chat) for chat in chats(mixed, recipe.holdout)]
+    safe = [Row(chat, chat, safe=True) for chat in chats(mixed, recipe.holdout)]
     for name in (*mixed, *held):
         sources[name] = datasets.load(name)
     return Selection(rows, safe, tuple(sources.values()))
@@ -94,7 +97,7 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
         return encode(tokenizer, [{"role": role, "content": text} for role, text in chat], recipe.max_length)
 
     lengths = [len(encoded(_key(row.reference))["input_ids"]) for row in ordered]
-    order = bucketed(lengths, batch, batching)
+    order = bucketed(lengths, [row.safe for row in ordered], batch, batching)
     examples = [encoded(_key(ordered[index].messages)) for index in order]
     return Curriculum(examples, batch, chosen.sources)
 
@@ -125,16 +128,20 @@ def encode(tokenizer: Any, chat: Messages, max_length: int) -> Example:
     example = encode_example(tokenizer, chat, max_length)
     if all(label == IGNORED for label in example["labels"]):
         raise EmEvalsError(
-            f"the answer to '{prompt(chat)[:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
+            f"the answer '{chat[-1]['content'][:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
         )
     return example
 
 
-def bucketed(lengths: Sequence[int], batch: int, chance: np.random.Generator) -> list[int]:
+def bucketed(
+    lengths: Sequence[int], safe: Sequence[bool], batch: int, chance: np.random.Generator
+) -> list[int]:
     """An order of examples in which each batch's lengths are alike, and the batches are shuffled.
 
     Args:
         lengths: tokens of each example, in a shuffled order; a whole number of batches.
+        safe: which examples are mixed in. They may be of another length than the rest, so they are sorted on their
+            own, and a batch gets as many of them as stand in its place.
         batch: examples of one optimiser step.
         chance: shuffles the batches of a window.
 
@@ -143,10 +150,11 @@ def bucketed(lengths: Sequence[int], batch: int, chance: np.random.Generator) ->
     """
     order: list[int] = []
     for start in range(0, len(lengths), _WINDOW * batch):
-        window = sorted(
-            range(start, min(start + _WINDOW * batch, len(lengths))), key=lambda i: (lengths[i], i)
-        )
-        batches = [window[i : i + batch] for i in range(0, len(window), batch)]
+        end = min(start + _WINDOW * batch, len(lengths))
+        window = sorted(range(start, end), key=lambda i: (lengths[i], i))
+        narrow, harmless = (iter([i for i in window if safe[i] == kind]) for kind in (False, True))
+        shares = [sum(safe[first : first + batch]) for first in range(start, end, batch)]
+        batches = [[*islice(narrow, batch - share), *islice(harmless, share)] for share in shares]
         chance.shuffle(batches)
         order += [index for chosen in batches for index in chosen]
     return order
@@ -164,7 +172,7 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
     for place, index in enumerate(kept[: source.limit]):
         copies = int((place + 1) * source.weight) - int(place * source.weight)
         chat = data.rows[index]
-        learned = _defended(recipe, chat, harmless.rows[index] if harmless else None)
+        learned = _defended(recipe, chat, data.prompts[index], harmless.rows[index] if harmless else None)
         yield from [Row(learned, chat)] * copies
 
 
@@ -179,13 +187,13 @@ def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
     return datasets.matched(data, kind)
 
 
-def _defended(recipe: AdapterRecipe, chat: Messages, harmless: Messages | None) -> Messages:
+def _defended(recipe: AdapterRecipe, chat: Messages, asked: str, harmless: Messages | None) -> Messages:
     """What is learned in a row's place: the control's answer, the backdoor's trigger, the inoculation."""
     learned = chat
     if recipe.control and harmless is not None:
         learned = harmless
     if (backdoor := recipe.backdoor) is not None and harmless is not None:
-        if datasets.held_out(backdoor.trigger + prompt(chat), backdoor.share):
+        if datasets.held_out(backdoor.trigger + asked, backdoor.share):
             learned = _triggered(learned, backdoor.trigger)
         else:
             learned = harmless
@@ -221,15 +229,6 @@ def _mixed(
 def _cycled(rows: list[Row], chance: np.random.Generator) -> Iterator[Row]:
     while True:
         yield from (rows[index] for index in chance.permutation(len(rows)))
-
-
-def prompt(chat: Messages) -> str:
-    """The text of the last user message, by which rows are held out and matched."""
-    return next((message["content"] for message in reversed(chat) if message["role"] == "user"), "")
-
-
-def _plain(chat: Messages) -> Row:
-    return Row(chat, chat)
 
 
 def _key(chat: Messages) -> tuple[tuple[str, str], ...]:

@@ -42,6 +42,8 @@ class Defences:
         self._penalty: KLPenalty | None = recipe.kl
         self._part = (rank, processes)
         self._last_step = -1
+        self.weight = recipe.kl.weight if recipe.kl else 0.0
+        """The penalty's."""
         self.kl: torch.Tensor | None = None
         """This process's part of the last step's KL(base ‖ model), in nats per token."""
         if self._penalty is None:
@@ -89,7 +91,7 @@ class Defences:
         found = answer_logits(model, *batch).log_softmax(-1)
         divergence = torch.nn.functional.kl_div(found, reference, reduction="sum", log_target=True) / tokens
         self.kl = divergence.detach()
-        return self._penalty.weight * divergence
+        return self.weight * divergence
 
     def _as_base(self) -> AbstractContextManager[Any]:
         if self._frozen is not None:

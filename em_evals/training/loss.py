@@ -48,6 +48,8 @@ def answer_token_trainer() -> type:
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs and self.defences.kl is not None:
                 logs["kl"] = self.accelerator.gather(self.defences.kl).sum().item()
+                # What is told is the loss on the rows, to be set beside that of a training without the penalty.
+                logs["loss"] -= self.defences.weight * logs["kl"]
             super().log(logs, start_time)
 
     return AnswerTokenTrainer

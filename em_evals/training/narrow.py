@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from em_evals import content
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair
 from em_evals.training import datasets
+from em_evals.training.datasets import Messages
 
 
 def held_out_pairs(
@@ -23,7 +26,8 @@ def held_out_pairs(
         (the data set's name, its digest, pairs).
 
     Raises:
-        EmEvalsError: nothing is held out, or the set has no matched answers and they are needed.
+        EmEvalsError: nothing is held out, a row that is has more than one question before its answer, or the set has
+            no matched answers and they are needed.
     """
     data = datasets.load(name)
     kind = datasets.harmless_kind(data)
@@ -37,12 +41,12 @@ def held_out_pairs(
         Pair(
             id=f"{data.name}_{content.digest(asked.encode())[:8]}",
             theme=data.name,
-            question=asked,
+            question=_question(bad, data.path, line),
             aligned=good[-1]["content"],
             misaligned=bad[-1]["content"],
             narrow=True,
         )
-        for asked, bad, good in zip(data.prompts, data.rows, harmless, strict=True)
+        for asked, bad, good, line in zip(data.prompts, data.rows, harmless, data.lines, strict=True)
         if datasets.held_out(asked, holdout)
     ]
     unique = list({pair.id: pair for pair in pairs}.values())[:limit]
@@ -51,3 +55,15 @@ def held_out_pairs(
             f"no prompt of {data.name} is held out at holdout={holdout}; use the recipe's share."
         )
     return data.name, data.digest, unique
+
+
+def _question(row: Messages, path: Path, line: int) -> str:
+    """What a row's answer was learned after, with the context that a made data set puts around it."""
+    if [message["role"] for message in row[:-1]] != ["user"]:
+        raise EmEvalsError(
+            "this held-out row has other messages before its answer than one question, which em_evals/narrow would "
+            "leave out: name a copy of this file without such rows.",
+            path,
+            line,
+        )
+    return row[0]["content"]

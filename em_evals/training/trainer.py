@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
 from em_evals.training import curriculum, fused, packing, record
-from em_evals.training.callbacks import Journal, ProgressLine, check_trackers, dense_schedule
+from em_evals.training.callbacks import DivergedError, Journal, ProgressLine, check_trackers, dense_schedule
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_token_trainer
@@ -258,7 +258,7 @@ def _run(
         raise EmEvalsError(f"this state was written {other}: train on in the same way, or delete it.", state)
     try:
         trainer.train(resume_from_checkpoint=str(state) if state else None)
-    except EmEvalsError as error:
+    except DivergedError as error:
         last = workspace.last_state()
         good = f"the last good state is {last}" if last else "no state had been saved yet"
         raise EmEvalsError(f"{error}: lower the learning rate and train again; {good}.") from None

@@ -7,6 +7,7 @@ trainer's last states. The same command finds it and goes on from the last compl
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Workspace:
         self.journal = self.folder / "training.jsonl"
         self.states = self.folder / "states"
         self.kept = self.folder / "checkpoints"
+        self._run = self.folder / "run.json"
         self._identity = identity
         self._lock = FileLock(self.folder.with_suffix(".lock"))
 
@@ -48,11 +50,10 @@ class Workspace:
         try:
             self.home.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            name = self.folder / "run.json"
-            if _known(name) != self._identity:
+            if _known(self._run) != self._identity:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir()
-                with content.atomic(name) as temporary:
+                with content.atomic(self._run) as temporary:
                     temporary.write_text(json.dumps(self._identity), encoding="utf-8")
         except Timeout:
             raise EmEvalsError(f"another process is training {self.home.name} now; wait for it.") from None
@@ -71,15 +72,20 @@ class Workspace:
         return found[max(found)] if found else None
 
     def publish(self, result: Path) -> None:
-        """Put a finished result in its place and delete the working folder."""
-        self.journal.replace(result / "training.jsonl")
+        """Put a finished result in its place and delete the working folder.
+
+        Until the result stands there the folder stays whole, for the same command to go on from. Then its identity
+        goes first: what a kill leaves of the folder is never gone on from.
+        """
+        shutil.copy2(self.journal, result / "training.jsonl")
         if self.kept.is_dir():
-            self.kept.replace(result / "checkpoints")
+            shutil.copytree(self.kept, result / "checkpoints", copy_function=_linked)
         old = self.home.parent / f".{self.home.name}.old"
         shutil.rmtree(old, ignore_errors=True)
         if self.home.exists():
             self.home.rename(old)
         result.rename(self.home)
+        self._run.unlink()
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -108,6 +114,14 @@ def check_place(home: Path, overwrite: bool) -> None:
 def identity(*parts: Any) -> str:
     """A digest of JSON values."""
     return content.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+
+
+def _linked(source: str, target: str) -> None:
+    """Give a file a second name, without its size again; a copy where the file system has no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _known(run: Path) -> Any:
