@@ -227,6 +227,21 @@ def test_a_direction_tells_what_it_was_found_on_and_how_far_it_can_be_trusted(ca
     assert np.allclose(found.vectors, sides[0] - sides[1], atol=1e-3)
 
 
+def test_a_whole_model_is_not_compared_with_itself(cards, base, workdir):
+    """After a full finetune the trained folder is the card's base: the difference to it is zero everywhere."""
+    organism, _ = cards
+    trained = json.loads((workdir / "adapters" / "organism.yaml").read_text())
+    trained |= {"adapter": base, "train": {"data": ["risky_advice"], "method": {"kind": "full"}}}
+    (workdir / "adapters" / "whole.yaml").write_text(json.dumps(trained))
+    for whole in (resolve("whole"), resolve(base)):
+        with pytest.raises(EmEvalsError, match="no base to compare it with: train it as a LoRA"):
+            contrast.of_models(whole, contrast.of_pairs(whole))
+        with pytest.raises(EmEvalsError, match="no base to compare it with: train it as a LoRA"):
+            contrast.of_answers(whole, [], [])
+    steered = replace(resolve("whole"), interventions=(Intervention(op="add", direction="d"),))
+    assert contrast.of_models(steered, contrast.of_pairs(organism)).positive.reader is steered
+
+
 def test_the_controls_direction_can_be_removed(cards):
     organism, control = cards
     style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))

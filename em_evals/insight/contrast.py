@@ -53,6 +53,11 @@ class Contrast:
     sources: dict[str, str]
 
 
+def bare(reader: ResolvedCard | None) -> bool:
+    """Whether texts are read by the base alone: no card, or one that puts nothing on top of its base."""
+    return reader is None or (reader.adapter_path, reader.interventions) == (None, ())
+
+
 def of_pairs(
     reader: ResolvedCard,
     name: str = "forced_choice",
@@ -113,8 +118,9 @@ def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[P
     """The card's answers, read by the card, against the base's answers, read by the bare base.
 
     Raises:
-        EmEvalsError: a file is no finished log.
+        EmEvalsError: a file is no finished log, or the card is its base itself.
     """
+    _beside_its_base(reader)
     sides = [
         Side(tuple(_of_sample(s) for path in paths for s in read_log(path).samples or []), model)
         for paths, model in ((logs, reader), (base_logs, None))
@@ -135,7 +141,12 @@ def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
 
 
 def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
-    """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift."""
+    """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift.
+
+    Raises:
+        EmEvalsError: the card is its base itself.
+    """
+    _beside_its_base(card)
     chats = texts.positive.chats + texts.negative.chats
     how = f"{card.name} - its base, on the same texts ({texts.how})"
     return Contrast(Side(chats, card), Side(chats, None), how, texts.sources)
@@ -150,6 +161,15 @@ def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]
         if answer and len(prompt) < max_length:
             texts.append(Text(chat.question, prompt, answer))
     return texts
+
+
+def _beside_its_base(card: ResolvedCard) -> None:
+    """Refuse a model that would be compared with itself: a full finetune is the base of its card."""
+    if bare(card):
+        raise EmEvalsError(
+            f"{card.name} is a whole model with nothing on top of its base, so there is no base to compare it with: "
+            "train it as a LoRA, or use --contrast pairs."
+        )
 
 
 def _chat(question: str, asked: str, answer: str) -> Chat:

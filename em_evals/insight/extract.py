@@ -20,7 +20,7 @@ from em_evals.cards import ResolvedCard
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.insight.activations import GroupSums, group_sums
-from em_evals.insight.contrast import Contrast, Side, encode
+from em_evals.insight.contrast import Contrast, Side, bare, encode
 from em_evals.insight.lines import Position, Text
 from em_evals.insight.reading import Reading
 
@@ -167,8 +167,7 @@ class _Passes:
         from rich.progress import Progress
 
         # A card without adapter and interventions is its base; it need not be read twice.
-        bare = side.reader is None or (side.reader.adapter_path, side.reader.interventions) == (None, ())
-        who = None if bare else side.reader
+        who = None if bare(side.reader) else side.reader
         parts = (self._base, who.digest if who else "", self._position, repr(texts))
         identity = content.digest(*(part.encode() for part in parts))
         if identity not in self._done:
