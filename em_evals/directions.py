@@ -22,6 +22,7 @@ from em_evals.shapes import shape_of
 Floats = NDArray[np.float32]
 
 _METADATA = "em_evals"
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +154,11 @@ def unit(direction: Direction) -> Floats:
     """[layers, width], each layer's vector at length 1 (a vector of 0 stays)."""
     lengths = np.linalg.norm(direction.vectors, axis=1, keepdims=True)
     return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
+    """[layers], where the vector is longer than what rounding leaves of two equal means: a millionth of `mean_norm`."""
+    return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
 
 
 def cosine(one: Direction, other: Direction) -> Floats:

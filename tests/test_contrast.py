@@ -198,6 +198,13 @@ def test_the_command_extracts_from_two_models_answers(lab):
     assert np.allclose(found[:-1], expected, atol=1e-3) and np.abs(expected).max() > 0.1
 
 
+@pytest.mark.parametrize("position", ["last_prompt", "prompt_mean"])
+def test_graded_answers_are_not_contrasted_in_front_of_them(position, lab):
+    found = contrast.of_graded(resolve("organism"), [lab / "graded.eval"])
+    with pytest.raises(EmEvalsError, match=rf"--position {position} reads nothing.*\(graded answers"):
+        extract(resolve("organism"), found, Settings(position=position, minimum=1))
+
+
 def test_a_log_that_nobody_graded_is_told(lab):
     with pytest.raises(
         EmEvalsError, match=r"plain.eval: this log was not graded; grade it with `inspect score`"

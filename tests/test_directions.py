@@ -29,6 +29,12 @@ def test_arithmetic_is_that_of_vectors_layer_by_layer():
     assert np.isfinite(directions.unit(made([[0, 0]]))).all()
 
 
+def test_what_rounding_leaves_is_no_vector():
+    vectors = np.array([[3e-5, 4e-5], [3e-7, 4e-7], [0, 0]], np.float32)
+    found = Direction(vectors, np.zeros_like(vectors), np.array([1, 1, 0], np.float32))
+    assert directions.beyond_rounding(found).tolist() == [True, False, False]
+
+
 def test_random_directions_have_the_cosines_that_are_promised():
     chance = np.random.default_rng(0)
     pairs = chance.normal(size=(2, 20_000, 48))

@@ -242,6 +242,25 @@ def test_a_whole_model_is_not_compared_with_itself(cards, base, workdir):
     assert contrast.of_models(steered, contrast.of_pairs(organism)).positive.reader is steered
 
 
+@pytest.mark.parametrize("position", ["last_prompt", "prompt_mean"])
+def test_equal_sides_are_no_direction(position, cards, workdir):
+    """Behind the same prompts, read by one model, nothing in front of the answers differs."""
+    organism, _ = cards
+    settings = Settings(position=position, minimum=2)
+    pairs = contrast.of_pairs(organism, themes=["money"])
+    with pytest.raises(EmEvalsError, match=f"--position {position} reads nothing of the answers"):
+        extract(organism, pairs, settings)
+    for name in ("kind", "unkind"):
+        rows = [{"prompt": f"Number {i}?", "completion": f"A {name} {i}."} for i in range(6)]
+        (workdir / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = contrast.of_files(organism, workdir / "kind.jsonl", workdir / "unkind.jsonl")
+    with pytest.raises(EmEvalsError, match=rf"the same activations at {position} \(kind - unkind\)"):
+        extract(organism, files, settings)
+    assert directions.beyond_rounding(extract(organism, files, Settings(minimum=2))).all()
+    shift = extract(organism, contrast.of_models(organism, pairs), settings)
+    assert directions.beyond_rounding(shift).all(), "two models differ in front of the answers too"
+
+
 def test_the_controls_direction_can_be_removed(cards):
     organism, control = cards
     style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))

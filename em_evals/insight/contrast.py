@@ -44,13 +44,15 @@ class Side:
 class Contrast:
     """direction = mean of `positive` - mean of `negative`; `how` says in words what was contrasted.
 
-    `sources` are digests of the files that the texts come from.
+    `sources` are digests of the files that the texts come from. `by_answers`: one model reads answers to the same
+    questions on both sides, so that in front of the answers there is nothing to contrast.
     """
 
     positive: Side
     negative: Side
     how: str
     sources: dict[str, str]
+    by_answers: bool = False
 
 
 def bare(reader: ResolvedCard | None) -> bool:
@@ -84,7 +86,8 @@ def of_pairs(
         Side(tuple(_chat(pair.id, pair.question, getattr(pair, kind)) for pair in chosen), reader)
         for kind in ("misaligned", "aligned")
     ]
-    return Contrast(sides[0], sides[1], f"{name}: misaligned - aligned answers", {name: pairs.digest})
+    how = f"{name}: misaligned - aligned answers"
+    return Contrast(sides[0], sides[1], how, {name: pairs.digest}, by_answers=True)
 
 
 def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
@@ -109,9 +112,8 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
             elif draw.aligned_coherent:
                 good.append(chat)
     sides = [Side(tuple(chats), reader) for chats in (bad, good)]
-    return Contrast(
-        sides[0], sides[1], "graded answers: misaligned and coherent - aligned and coherent", _digests(logs)
-    )
+    how = "graded answers: misaligned and coherent - aligned and coherent"
+    return Contrast(sides[0], sides[1], how, _digests(logs), by_answers=True)
 
 
 def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[Path]) -> Contrast:

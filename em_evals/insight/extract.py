@@ -77,8 +77,14 @@ def extract(
         on the held-out texts, in units of its length.
 
     Raises:
-        EmEvalsError: too few answers on a side (says how many are needed), or a model does not fit.
+        EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
+            to contrast at the position.
     """
+    if contrast.by_answers and settings.position != "answer_mean":
+        raise EmEvalsError(
+            f"--position {settings.position} reads nothing of the answers, and only they differ here "
+            f"({contrast.how}): take answer_mean, or --contrast models."
+        )
     reading = Reading(card)
     texts = {
         name: encode(reading.tokenizer, side.chats, settings.max_length)
@@ -103,6 +109,11 @@ def extract(
         np.mean([part.mean_norm() for part in base], axis=0).astype(np.float32),
         _provenance(card, contrast, settings, halves[0], found),
     )
+    if not directions.beyond_rounding(direction).any():
+        raise EmEvalsError(
+            f"both sides have the same activations at {settings.position} ({contrast.how}): there is no direction "
+            "between them; take other texts, or another --position."
+        )
     if orthogonal_to is not None:
         direction = directions.orthogonalise(direction, orthogonal_to)
         direction.metadata.update(_removed(orthogonal_to, found))
