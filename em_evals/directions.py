@@ -184,6 +184,8 @@ def random_cosine(width: int, confidence: float = 0.95) -> float:
 def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:
     """The weighted sum of directions, w1·v1 + w2·v2 + … (subtract with weight -1); base means are averaged.
 
+    It was found on all that its parts were found on.
+
     Raises:
         EmEvalsError: there are none, or they have not the same layers, width and base.
     """
@@ -201,11 +203,14 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
         )
     )
     kept = {key: first.metadata[key] for key in ("base", "revision") if key in first.metadata}
+    kept |= _questions(*(part for _, part in parts))
     return Direction(np.asarray(vectors), np.asarray(means), np.asarray(norms), kept | metadata)
 
 
 def orthogonalise(direction: Direction, to: Direction) -> Direction:
     """V - (v·w) w at each layer, with w the other's unit vector: what the other does not explain.
+
+    It was found on what either was found on; what was taken out is told as `orthogonal_to`.
 
     Raises:
         EmEvalsError: they have not the same layers and width.
@@ -213,7 +218,24 @@ def orthogonalise(direction: Direction, to: Direction) -> Direction:
     _same_shape(direction, to)
     along = unit(to)
     vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
-    return replace(direction, vectors=vectors.astype(np.float32))
+    told = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
+    metadata = direction.metadata | {"orthogonal_to": told} | _questions(direction, to)
+    return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata)
+
+
+def found_on(*directions: Direction | None) -> set[str]:
+    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
+    named: set[str] = set()
+    for direction in directions:
+        questions = direction.metadata.get("questions") if direction is not None else None
+        named |= {str(one) for one in questions} if isinstance(questions, list) else set()
+    return named
+
+
+def _questions(*directions: Direction) -> dict[str, Any]:
+    """Metadata of what is made of these directions: who tests it must know every question that found a part of it."""
+    named = sorted(found_on(*directions))
+    return {"questions": named} if named else {}
 
 
 def _same_shape(one: Direction, other: Direction) -> None:

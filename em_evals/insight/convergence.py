@@ -14,13 +14,13 @@ from typing import Any
 
 from em_evals import adapters, content
 from em_evals.cards import ResolvedCard, resolve
-from em_evals.directions import Direction, cosine, random_cosine
+from em_evals.directions import Direction, cosine, found_on, random_cosine
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.arms import random_like, read_for, stored
 from em_evals.insight.effects import by_domain
 from em_evals.insight.finished import Finished
-from em_evals.insight.split import found_on, names_of
+from em_evals.insight.split import names_of
 from em_evals.insight.weighing import Condition, margins
 from em_evals.intervention import Intervention
 from em_evals.records import Convergence, Cosines, Moved, Transfer

@@ -116,7 +116,6 @@ def extract(
         )
     if orthogonal_to is not None:
         direction = directions.orthogonalise(direction, orthogonal_to)
-        direction.metadata.update(_removed(orthogonal_to, found))
     trust: dict[str, Any] = {}
     if np.isfinite(steady := stability(*halves[0], settings.seed, along=along)).all():
         trust["stability"] = _rounded(steady)
@@ -264,12 +263,6 @@ def _provenance(
         "sources": contrast.sources,
         "seed": settings.seed,
     }
-
-
-def _removed(other: Direction, found: set[str]) -> dict[str, Any]:
-    """What was taken out, and its questions among those that the result was found on."""
-    told = {key: other.metadata[key] for key in ("card", "how") if key in other.metadata}
-    return {"orthogonal_to": told, "questions": sorted(found | set(other.metadata.get("questions", [])))}
 
 
 def _without(vectors: NDArray[Any], along: NDArray[np.float64] | None) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
-from em_evals.directions import Direction
+from em_evals.directions import Direction, found_on
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.answers import Answer, Asking, base_losses, drawn, repetition
@@ -22,7 +22,7 @@ from em_evals.insight.arms import as_long_as, random_like, read_for, stored
 from em_evals.insight.effects import Outcome
 from em_evals.insight.finished import Finished
 from em_evals.insight.judged import grades
-from em_evals.insight.split import found_on, halves
+from em_evals.insight.split import halves
 from em_evals.insight.steering import Arm, Push, Settings, chosen, study
 from em_evals.insight.weighing import Condition, margins
 from em_evals.intervention import Intervention
