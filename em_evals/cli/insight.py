@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,8 +63,12 @@ def insight_convergence(
         typer.Option(help="A folder that holds CARD.safetensors for each, or a file for each, in order."),
     ],
     control_direction: Annotated[
-        str | None, typer.Option(help="The control organism's direction: the floor that counts.")
-    ] = None,
+        list[str],
+        typer.Option(
+            help="The direction of each card's own control, in order (the cosine of two controls is the floor that "
+            "counts for their organisms), or of one control for all."
+        ),
+    ] = [],  # noqa: B006
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
     per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 10,
     seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
@@ -84,12 +89,11 @@ def insight_convergence(
     rows = []
     for one in found.cosines:
         size = sorted(one.by_layer)
-        middle = size[len(size) // 2]
         above = sum(abs(value) > floor for value, floor in zip(one.by_layer, one.floor, strict=True))
-        cells = [f"{middle:+.2f}", f"{size[0]:+.2f} to {size[-1]:+.2f}", f"{above} of {len(size)}"]
-        rows.append([f"{one.one} · {one.other}", *cells, f"{one.floor[0]:.2f}"])
-    columns = ["directions", "median cosine", "over layers", "layers above floor", "floor (95% of random)"]
-    print_table("cosines", columns, rows)
+        cells = [f"{size[0]:+.2f} to {size[-1]:+.2f}", f"{above} of {len(size)}", f"{one.floor[0]:.2f}"]
+        rows.append([f"{one.one} · {one.other}", _median(one), _median(found.of_controls(one)), *cells])
+    columns = ["directions", "median cosine", "their controls'", "over layers", "layers above floor"]
+    print_table("cosines", [*columns, "floor (95% of random)"], rows)
     columns = ["model", "in-domain [95% interval]", "out-of-domain [95% interval]"]
     title = "organism − base, nats per token: what there is to remove"
     print_table(title, columns, [[one.card, *_domains(one)] for one in found.moved])
@@ -149,6 +153,10 @@ def insight_lora_scalars(
         typer.echo(f"{one.model}: {one.sentence}")
     for note in found.notes:
         typer.echo(note)
+
+
+def _median(cosines: Any) -> str:
+    return "–" if cosines is None else f"{statistics.median(cosines.by_layer):+.2f}"
 
 
 def _domains(value: Any) -> list[str]:
