@@ -76,7 +76,8 @@ def read(path: Path) -> Direction:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            # Files of earlier versions hold NaN, which is no JSON, where a layer had no vector.
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"), parse_constant=lambda _: None)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, json.JSONDecodeError):
         raise EmEvalsError("this is not a direction file (safetensors).", path) from None

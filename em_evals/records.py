@@ -105,7 +105,8 @@ class Cosines(Record):
 
     one: str
     other: str
-    by_layer: list[float]
+    by_layer: list[float | None]
+    """None where one of them has no vector: an adapter does nothing below its first block."""
     floor: list[float]
     """95% of random pairs lie below this absolute cosine, at each layer."""
 

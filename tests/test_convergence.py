@@ -33,7 +33,7 @@ def test_cosines_are_those_of_every_pair():
     (found,) = cosines({"a": direction(one), "b": direction(other)})
     expected = [float(one[i] @ other[i] / np.linalg.norm(one[i]) / np.linalg.norm(other[i])) for i in (0, 2)]
     assert [found.by_layer[0], found.by_layer[2]] == pytest.approx(expected, abs=1e-6)
-    assert found.by_layer[1] == 0 and found.floor == [directions.random_cosine(16)] * 3
+    assert found.by_layer[1] is None and found.floor == [directions.random_cosine(16)] * 3
 
 
 def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):
@@ -147,6 +147,38 @@ def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, mon
     for wrong in ([*files, files[0]], [files[0], files[0]]):
         with pytest.raises(EmEvalsError, match="one for all, or each card's own, none twice"):
             convergence(["one", "two"], [lab / "found"], wrong, lab / "x.json")
+
+
+def test_layers_without_a_vector_count_for_nothing(lab, monkeypatch):
+    """A rank-1 organism's direction is 0 below its block: half of the layers would be cosines of nothing."""
+    monkeypatch.chdir(lab)
+    for name in ("one", "two"):
+        whole = directions.read(lab / "found" / f"{name}.safetensors")
+        above = whole.vectors * np.array([[0], [1], [1]], np.float32)
+        directions.write(replace(whole, vectors=above), lab / "above" / f"{name}.safetensors")
+    command = [
+        "insight",
+        "convergence",
+        "one",
+        "two",
+        "--directions",
+        "above",
+        "--per-theme",
+        "1",
+        "-o",
+        "r1.json",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    (pair,) = records.read(lab / "r1.json").cosines
+    assert pair.by_layer[0] is None and min(pair.by_layer[1:]) > 0.9
+    shown = next(line for line in done.stdout.splitlines() if line.startswith("one · two"))
+    low, high = sorted(pair.by_layer[1:])
+    assert shown.split()[3:] == [
+        *(f"{np.mean([low, high]):+.2f}", "–", f"{low:+.2f}", "to", f"{high:+.2f}", "2", "of", "2"),
+        f"{pair.floor[0]:.2f}",
+    ]
+    assert "no vector are left out: 1 of 3 (one · two)." in done.stdout
 
 
 def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monkeypatch):

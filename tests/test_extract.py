@@ -261,6 +261,44 @@ def test_equal_sides_are_no_direction(position, cards, workdir):
     assert directions.beyond_rounding(shift).all(), "two models differ in front of the answers too"
 
 
+def test_layers_below_the_first_adapter_have_no_movement_and_json_stays_json(cards, base, workdir):
+    """A rank-1 organism on one block is its base below it: the direction is 0 there, and 0/0 is no JSON."""
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    for seed, name in enumerate(("r1", "r1_control")):
+        adapter = make_adapter(base, workdir / f"{name}_lora", 1, ["down_proj"], seed=seed, layers=[1])
+        fields = {"base": base, "adapter": adapter, "engine": {"dtype": "float32"}}
+        (workdir / "adapters" / f"{name}.yaml").write_text(json.dumps(fields))
+    command = ["direction", "extract", "r1", "--contrast", "models", "--control", "r1_control"]
+    more = ["--themes", "money", "--minimum", "5", "-o", "r1.safetensors", "--json"]
+    done = CliRunner().invoke(app, [*command, *more])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout, parse_constant=no_json)
+    assert told["length"][0] == 0 and told["movement"].keys() == {"r1", "r1_control"}
+    for moved in told["movement"].values():
+        assert moved[0] is None and all(isinstance(value, float) for value in moved[1:])
+    shown = CliRunner().invoke(app, ["direction", "show", "r1.safetensors"])
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert [row[-2:] == ["–", "–"] for row in rows if row and row[0] in ("0", "1", "2")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_files_of_earlier_versions_are_read_as_json(workdir):
+    vectors = np.ones((1, 2), np.float32)
+    old = Direction(vectors, vectors, vectors[:, 0], {"movement": {"r1": [float("nan")]}})
+    directions.write(old, workdir / "old.safetensors")
+    assert directions.read(workdir / "old.safetensors").metadata == {"movement": {"r1": [None]}}
+
+
+def no_json(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def test_the_controls_direction_can_be_removed(cards):
     organism, control = cards
     style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))

@@ -227,7 +227,10 @@ def _show(path: Path, as_json: bool) -> None:
     }
     columns |= {f"movement of {name}": moved for name, moved in found.metadata.get("movement", {}).items()}
     rows = [
-        [str(layer), *(f"{values[layer]:.3f}" for values in columns.values())]
+        [
+            str(layer),
+            *("–" if (one := values[layer]) is None else f"{one:.3f}" for values in columns.values()),
+        ]
         for layer in range(found.layers)
     ]
     print_table(path.name, ["layer", *columns], rows)

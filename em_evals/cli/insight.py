@@ -86,14 +86,7 @@ def insight_convergence(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    rows = []
-    for one in found.cosines:
-        size = sorted(one.by_layer)
-        above = sum(abs(value) > floor for value, floor in zip(one.by_layer, one.floor, strict=True))
-        cells = [f"{size[0]:+.2f} to {size[-1]:+.2f}", f"{above} of {len(size)}", f"{one.floor[0]:.2f}"]
-        rows.append([f"{one.one} · {one.other}", _median(one), _median(found.of_controls(one)), *cells])
-    columns = ["directions", "median cosine", "their controls'", "over layers", "layers above floor"]
-    print_table("cosines", [*columns, "floor (95% of random)"], rows)
+    _print_cosines(found)
     columns = ["model", "in-domain [95% interval]", "out-of-domain [95% interval]"]
     title = "organism − base, nats per token: what there is to remove"
     print_table(title, columns, [[one.card, *_domains(one)] for one in found.moved])
@@ -155,8 +148,32 @@ def insight_lora_scalars(
         typer.echo(note)
 
 
+def _print_cosines(found: Any) -> None:
+    """A row a pair of directions, over the layers at which both have a vector."""
+    rows, short = [], []
+    for one in found.cosines:
+        name, known = f"{one.one} · {one.other}", _known(one)
+        above = sum(
+            value is not None and abs(value) > floor
+            for value, floor in zip(one.by_layer, one.floor, strict=True)
+        )
+        reach = f"{min(known):+.2f} to {max(known):+.2f}" if known else "–"
+        cells = [reach, f"{above} of {len(known)}", f"{one.floor[0]:.2f}"]
+        rows.append([name, _median(one), _median(found.of_controls(one)), *cells])
+        if len(known) < len(one.by_layer):
+            short.append(f"{len(one.by_layer) - len(known)} of {len(one.by_layer)} ({name})")
+    columns = ["directions", "median cosine", "their controls'", "over layers", "layers above floor"]
+    print_table("cosines", [*columns, "floor (95% of random)"], rows)
+    if short:
+        typer.echo(f"layers at which one of the two has no vector are left out: {', '.join(short)}.")
+
+
+def _known(cosines: Any) -> list[float]:
+    return [value for value in cosines.by_layer if value is not None]
+
+
 def _median(cosines: Any) -> str:
-    return "–" if cosines is None else f"{statistics.median(cosines.by_layer):+.2f}"
+    return f"{statistics.median(known):+.2f}" if cosines and (known := _known(cosines)) else "–"
 
 
 def _domains(value: Any) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from em_evals import adapters, content
 from em_evals.cards import ResolvedCard, resolve
-from em_evals.directions import Direction, cosine, found_on, random_cosine
+from em_evals.directions import Direction, beyond_rounding, cosine, found_on, random_cosine
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.arms import random_like, read_for, stored
@@ -100,7 +100,12 @@ def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
         Cosines(
             one=one,
             other=other,
-            by_layer=[float(value) for value in cosine(first, second)],
+            by_layer=[
+                float(value) if there else None
+                for value, there in zip(
+                    cosine(first, second), beyond_rounding(first) & beyond_rounding(second), strict=True
+                )
+            ],
             floor=[random_cosine(first.width)] * first.layers,
         )
         for (one, first), (other, second) in combinations(sources.items(), 2)

@@ -74,7 +74,7 @@ def extract(
         The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
         direction and its bootstraps over questions; not where a side has one question only), `held_out_cosine` (with
         the other half's direction), and `movement`: how far along it the card and the control stand from their base
-        on the held-out texts, in units of its length.
+        on the held-out texts, in units of its length; None where it has none.
 
     Raises:
         EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
@@ -228,7 +228,7 @@ def _movement(
     groups: set[str],
     direction: Direction,
     models: Mapping[str, ResolvedCard],
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """(mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's own length."""
 
     def mean(reader: ResolvedCard | None) -> NDArray[np.float64]:
@@ -237,11 +237,17 @@ def _movement(
         weights = [part.counts.sum() for part in parts]
         return np.asarray(np.average([part.mean() for part in parts], axis=0, weights=weights))
 
-    lengths = np.linalg.norm(direction.vectors, axis=1)
+    lengths = np.where(
+        directions.beyond_rounding(direction), np.linalg.norm(direction.vectors, axis=1), np.inf
+    )
     along = directions.unit(direction)
     base = mean(None)
-    moved = {name: mean(card) - base for name, card in models.items()}
-    return {name: _rounded((shift * along).sum(1) / lengths) for name, shift in moved.items()}
+    moved = {name: _rounded(((mean(card) - base) * along).sum(1) / lengths) for name, card in models.items()}
+    # Below the first adapted block two models are the same.
+    return {
+        name: [value if there else None for value, there in zip(values, np.isfinite(lengths), strict=True)]
+        for name, values in moved.items()
+    }
 
 
 def _provenance(

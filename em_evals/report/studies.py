@@ -116,9 +116,12 @@ def _cosines(name: str, study: Convergence) -> Figure:
         label = f"{pair.one} · {pair.other}"
         own = study.of_controls(pair)
         for layer, (value, floor) in enumerate(zip(pair.by_layer, pair.floor, strict=False)):
-            chance = abs(value) <= floor
-            said = f"{label}, layer {layer}: cosine {value:+.2f}" + (" (as random pairs)" if chance else "")
-            rows.append({"x": layer, "y": label, "value": value, "sign": "•" if chance else "", "said": said})
+            sign, said = "–", "none, for one of the two has no vector here"
+            if value is not None:
+                chance = abs(value) <= floor
+                sign, said = "•" if chance else "", f"{value:+.2f}{' (as random pairs)' if chance else ''}"
+            said = f"{label}, layer {layer}: cosine {said}"
+            rows.append({"x": layer, "y": label, "value": value, "sign": sign, "said": said})
             cosines = (
                 Estimate.of(one.by_layer[layer] if one else None, unit="signed") for one in (pair, own)
             )
