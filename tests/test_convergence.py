@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -105,8 +106,50 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     }
     assert [one.card for one in found.moved] == ["one", "two"]
     assert all(one.out_of_domain.n == 8 for one in [*found.moved, *found.transfer])
+    by_hand(lab, found)
     monkeypatch.setattr("em_evals.insight.convergence.margins", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0, "finished conditions are remembered"
+
+
+def by_hand(lab, found):
+    """Every value of the record is the mean of after - before over the pairs of its domain, weighed one by one."""
+    from em_evals.cards import resolve
+    from em_evals.grading.forced_choice import load_pairs
+    from em_evals.insight.weighing import Condition, margins
+    from em_evals.intervention import Intervention
+
+    every = load_pairs()
+    chosen = [pair for pair in every.pairs if pair.id in every.first(1)]
+    cards = {name: resolve(name) for name in found.cards}
+    (base,) = margins(cards["one"], [Condition()], chosen)
+    plain = {name: next(margins(card, [Condition.of(card)], chosen)) for name, card in cards.items()}
+    for one in found.moved:
+        assert shifts(one) == pytest.approx(means(base, plain[one.card], chosen), abs=1e-5)
+        assert max(map(abs, shifts(one))) > 1e-3
+    for number, source in enumerate((*cards, "control")):
+        name = "sound" if source == "control" else source
+        arms = {"direction": directions.read(lab / "found" / f"{name}.safetensors")}
+        arms["random"] = random_like(arms["direction"], number)
+        for (arm, taken), (target, card) in product(arms.items(), cards.items()):
+            ablate = Intervention(
+                op="ablate", direction=str(stored(taken, lab)), reference="mean", skip="sink"
+            )
+            (after,) = margins(card, [Condition.of(card, ablate)], chosen)
+            (cell,) = [
+                one for one in found.transfer if (one.source, one.target, one.arm) == (source, target, arm)
+            ]
+            assert shifts(cell) == pytest.approx(means(plain[target], after, chosen), abs=1e-5)
+
+
+def shifts(one):
+    return [one.in_domain.value, one.out_of_domain.value]
+
+
+def means(before, after, pairs):
+    return [
+        np.mean([after[pair.id] - before[pair.id] for pair in pairs if pair.narrow == narrow])
+        for narrow in (True, False)
+    ]
 
 
 def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, monkeypatch):
