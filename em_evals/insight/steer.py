@@ -19,7 +19,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.answers import Answer, Asking, base_losses, drawn, repetition
 from em_evals.insight.arms import as_long_as, random_like, read_for, stored
-from em_evals.insight.effects import Outcome
+from em_evals.insight.effects import Outcome, incoherence
 from em_evals.insight.finished import Finished
 from em_evals.insight.judged import grades
 from em_evals.insight.split import halves
@@ -142,7 +142,8 @@ def _outcomes(
         flat = [answer for group in answers for answer in group]
         graded = iter(grades(flat, questions, settings.questions, settings.judge, logs))
         draws = [[next(graded) for _ in group] for group in answers]
-        worse = [[100 - draw.coherence for draw in group] for group in draws]
+        coherence = [[draw.coherence for draw in group] for group in draws]
+        worse = [incoherence(group, coherence[0]) for group in coherence]
     else:
         draws = [[] for _ in answers]
 
