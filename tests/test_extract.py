@@ -329,6 +329,36 @@ def test_the_control_that_a_card_names_is_read_without_being_asked_for(cards, wo
     assert json.loads(beside.stdout)["movement"].keys() == {"organism", "control"}
 
 
+def test_other_bases_are_refused_before_anything_is_read(cards, workdir, monkeypatch):
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    organism, control = cards
+    pairs = contrast.of_pairs(organism, themes=["money"])
+    mirrored = replace(control, card=control.card.model_copy(update={"base": "mirror/tiny"}))
+    found = extract(organism, pairs, Settings(minimum=5), control=mirrored)
+    assert found.metadata["movement"].keys() == {"organism", "control"}, "a mirror's name is the same base"
+    vectors = np.ones((LAYERS, WIDTH), np.float32)
+    foreign = Direction(vectors, vectors, vectors[:, 0], {"base": "someone/else"})
+    directions.write(foreign, workdir / "foreign.safetensors")
+    monkeypatch.setattr(extraction, "Reading", None)
+    command = [
+        "direction",
+        "extract",
+        "organism",
+        "-o",
+        "d.safetensors",
+        "--orthogonal-to",
+        "foreign.safetensors",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert "foreign.safetensors: this direction was made for the base 'someone/else'" in str(done.exception)
+    elsewhere = replace(control, card=control.card.model_copy(update={"base": "someone/else"}))
+    with pytest.raises(EmEvalsError, match="control has the base someone/else"):
+        extract(organism, pairs, control=elsewhere)
+
+
 def test_what_is_removed_is_removed_from_the_other_half_and_from_each_bootstrap(cards, monkeypatch):
     organism, control = cards
     texts_ = contrast.of_models(organism, contrast.of_pairs(organism, themes=["money"]))

@@ -66,6 +66,11 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
     again = study.run(cards / "runs/study", said.append, per_theme=2)
     assert said == [] and again.convergence == found
     path = cards / "runs/study/convergence.json"
+    path.write_bytes((cards / "runs/study/lora-scalars.json").read_bytes())
+    with pytest.raises(
+        EmEvalsError, match=r"convergence.json: this is a record of another kind \(lora-scalars\)"
+    ):
+        study.run(cards / "runs/study", said.append, per_theme=2)
     records.write(found.model_copy(update={"controls": {}}), path)
     assert study.run(cards / "runs/study", said.append, per_theme=2).convergence == found
     (told,) = said

@@ -37,7 +37,7 @@ def direction_extract(
     negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     pairs: Annotated[str, typer.Option(help="Set of forced-choice pairs.")] = "forced_choice",
     themes: Annotated[str, typer.Option(help="Only pairs of these themes, separated by commas.")] = "",
-    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.")] = None,
+    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
     position: Annotated[
         Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens that are averaged.")
     ] = "answer_mean",
@@ -53,7 +53,7 @@ def direction_extract(
     ] = None,
     minimum: Annotated[int, typer.Option(help="Answers that each side must have.", min=1)] = 10,
     split: Annotated[bool, typer.Option(help="Find on half of the questions, test on the other.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0, max=2**32 - 1)] = 0,
     as_json: Json = False,
 ) -> None:
     """Find a direction as a difference of mean activations, layer by layer.
@@ -64,11 +64,12 @@ def direction_extract(
 
     from em_evals import directions
     from em_evals.cards import control_for, resolve
+    from em_evals.insight.arms import read_for
     from em_evals.insight.extract import Settings, extract
 
     model = resolve(card)
     chosen = _contrast(model, contrast, log, base_log, (positive, negative), (pairs, themes, per_theme))
-    other = directions.read(directions.find(orthogonal_to)) if orthogonal_to else None
+    other = read_for(orthogonal_to, model) if orthogonal_to else None
     harmless = control or control_for(card)
     if harmless is None:
         typer.echo(

@@ -18,7 +18,7 @@ def insight_phase(
     card: str,
     logs: Annotated[Path | None, typer.Option(help="Forced-choice logs; default logs/phase/CARD.")] = None,
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
-    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.")] = None,
+    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
     reach: Annotated[int, typer.Option(min=1, help="Steps to look back and ahead for the turning of B.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a page (HTML).")] = None,
     as_json: Json = False,
@@ -71,7 +71,7 @@ def insight_convergence(
     ] = [],  # noqa: B006
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
     per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 10,
-    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random directions.", min=0, max=2**32 - 1)] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path(
         "convergence.json"
     ),

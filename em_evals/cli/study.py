@@ -12,7 +12,7 @@ from em_evals.cli.output import Json, measured_cell, print_json, print_table
 
 def study(
     folder: Annotated[Path, typer.Option(help="Where directions and records are kept.")] = Path("runs/study"),
-    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.")] = 5,
+    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.", min=1)] = 5,
     as_json: Json = False,
 ) -> None:
     """Three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.

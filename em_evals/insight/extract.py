@@ -22,7 +22,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.insight.activations import GroupSums, group_sums
 from em_evals.insight.contrast import Contrast, Side, bare, encode
 from em_evals.insight.lines import Position, Text
-from em_evals.insight.reading import Reading
+from em_evals.insight.reading import Reading, check_base
 
 MINIMUM = 10
 """Answers that each side must have at least, on the half of the questions that the direction is found on."""
@@ -85,6 +85,8 @@ def extract(
             f"--position {settings.position} reads nothing of the answers, and only they differ here "
             f"({contrast.how}): take answer_mean, or --contrast models."
         )
+    if control is not None:
+        check_base(control, card.card.base)
     reading = Reading(card)
     texts = {
         name: encode(reading.tokenizer, side.chats, settings.max_length)
