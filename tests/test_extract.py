@@ -359,6 +359,36 @@ def test_other_bases_are_refused_before_anything_is_read(cards, workdir, monkeyp
         extract(organism, pairs, control=elsewhere)
 
 
+def test_what_is_held_out_moves_nothing_that_a_direction_is_made_of(cards, workdir):
+    """`ablate` toward the mean and `relative` scales use them: they may not know the texts that report."""
+    organism, _ = cards
+    files = [workdir / f"{name}.jsonl" for name in ("kind", "unkind")]
+
+    def extracted(*ending):
+        for file, name in zip(files, ("kind", "unkind"), strict=True):
+            rows = [
+                {
+                    "prompt": prompt,
+                    "completion": f"A {name} answer.{' '.join(ending) if prompt in held_out else ''}",
+                }
+                for prompt in (f"What is {i}?" for i in range(12))
+            ]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return extract(organism, contrast.of_files(organism, *files), Settings(minimum=2))
+
+    held_out = set()
+    plain = extracted()
+    used = set(plain.metadata["questions"])
+    chats = contrast.of_files(organism, *files).positive.chats
+    held_out = {chat.messages[-2]["content"] for chat in chats if chat.question not in used}
+    assert len(held_out) == 6
+    other = extracted(" And yet", "another", "ending.")
+    assert set(other.metadata["questions"]) == used
+    assert other.metadata["held_out_cosine"] != plain.metadata["held_out_cosine"], "the other half did change"
+    for name in ("vectors", "base_mean", "mean_norm"):
+        assert np.allclose(getattr(other, name), getattr(plain, name), atol=1e-4), name
+
+
 def test_what_is_removed_is_removed_from_the_other_half_and_from_each_bootstrap(cards, monkeypatch):
     organism, control = cards
     texts_ = contrast.of_models(organism, contrast.of_pairs(organism, themes=["money"]))

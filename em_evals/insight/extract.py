@@ -102,7 +102,7 @@ def extract(
     passes = _Passes(card, reading, settings.position, state)
     positive = passes.read(contrast.positive, texts["positive"])
     negative = passes.read(contrast.negative, texts["negative"])
-    base = [passes.read(Side((), None), texts[name]) for name in ("positive", "negative")]
+    base = [passes.read(Side((), None), texts[name]).only(found) for name in ("positive", "negative")]
     halves = [(positive.only(half), negative.only(half)) for half in (found, held_out)]
     along = None if orthogonal_to is None else directions.unit(orthogonal_to).astype(float)
     direction = Direction(
