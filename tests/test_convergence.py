@@ -107,7 +107,7 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     assert [one.card for one in found.moved] == ["one", "two"]
     assert all(one.out_of_domain.n == 8 for one in [*found.moved, *found.transfer])
     by_hand(lab, found)
-    monkeypatch.setattr("em_evals.insight.convergence.margins", None)
+    monkeypatch.setattr("em_evals.insight.weighing.margins", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0, "finished conditions are remembered"
 
 

@@ -125,7 +125,7 @@ def test_an_interrupted_study_goes_on(study, lab, monkeypatch):
         assert one.coherence.value == pytest.approx(other.coherence.value, abs=1e-4)
     now = path.read_text().splitlines(keepends=True)
     assert now[:7] == lines[:7] and {keys(line) for line in now} == {keys(line) for line in lines}
-    monkeypatch.setattr("em_evals.insight.steer.margins", None)
+    monkeypatch.setattr("em_evals.insight.weighing.margins", None)
     monkeypatch.setattr("em_evals.insight.steer.drawn", None)
     assert CliRunner().invoke(app, [*COMMAND, "-o", "steer.json"]).exit_code == 0, "nothing is measured again"
 

@@ -10,13 +10,13 @@ floor: it may share prompts with an organism that shares none with the other.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from em_evals import adapters, content
+from em_evals import adapters
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.directions import Direction, beyond_rounding, cosine, found_on, random_cosine
 from em_evals.errors import EmEvalsError
@@ -25,7 +25,7 @@ from em_evals.insight.arms import random_like, read_for, stored
 from em_evals.insight.effects import by_domain
 from em_evals.insight.finished import Finished
 from em_evals.insight.split import names_of
-from em_evals.insight.weighing import Condition, margins
+from em_evals.insight.weighing import Condition, weighed
 from em_evals.intervention import Intervention
 from em_evals.records import Convergence, Cosines, Moved, Transfer
 
@@ -129,13 +129,7 @@ def _transfer(
             grid.append((source, arm, card, ablate))
     conditions = [Condition(), *map(Condition.of, cards)]
     conditions += [Condition.of(card, ablate) for _, _, card, ablate in grid]
-    of_pairs = repr(sorted(map(repr, chosen)))
-
-    def weigh(indices: list[int]) -> Iterator[Any]:
-        return margins(cards[0], [conditions[i] for i in indices], chosen)
-
-    keys = [content.digest(one.identity(cards[0]).encode(), of_pairs.encode()) for one in conditions]
-    found = Finished(parts / "finished.jsonl").measured("forced choice", keys, weigh)
+    found = weighed(cards[0], conditions, chosen, Finished(parts / "finished.jsonl"))
     base, ablated = found[0], found[1 + len(cards) :]
     plain = {card.name: margin for card, margin in zip(cards, found[1:], strict=False)}
     transfer = []
