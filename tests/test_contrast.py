@@ -205,6 +205,39 @@ def test_graded_answers_are_not_contrasted_in_front_of_them(position, lab):
         extract(resolve("organism"), found, Settings(position=position, minimum=1))
 
 
+def test_logs_of_another_model_are_refused(lab):
+    """Swapped logs made a direction that points the other way; its file said whose answers they were not."""
+    organism, own, base = resolve("organism"), lab / "organism.eval", lab / "plain.eval"
+    with pytest.raises(
+        EmEvalsError, match=r"plain.eval: these are answers of local/plain, and --log takes those"
+    ):
+        contrast.of_answers(organism, [base], [own])
+    with pytest.raises(
+        EmEvalsError, match=r"organism.eval: these are answers of organism, and --base-log takes"
+    ):
+        contrast.of_answers(organism, [own], [base, own])
+    found = contrast.of_answers(organism, [own], [base])
+    assert [value.split(",")[0] for value in found.sources.values()] == ["local/organism", "local/plain"]
+    graded = contrast.of_graded(organism, [lab / "graded.eval"]).sources["graded.eval"]
+    assert graded.startswith(read_eval_log(str(lab / "graded.eval"), header_only=True).eval.model)
+
+
+def test_a_log_of_the_card_under_another_name_or_of_a_server_counts(lab):
+    """`-M dtype=…` gives the same card another digest, and a server of others tells none."""
+    organism = resolve("organism")
+    assert contrast.of_answers(
+        resolve("organism", {"dtype": "bfloat16"}), [lab / "organism.eval"], []
+    ).positive.chats
+    for model, digest in (("local/elsewhere", organism.digest), ("openai/organism", "")):
+        log = read_eval_log(str(lab / "organism.eval"))
+        log.eval.model = model
+        log.eval.metadata = (log.eval.metadata or {}) | {"card_digest": digest}
+        for sample in log.samples:
+            sample.output.metadata = {"card_digest": digest}
+        write_eval_log(log, str(lab / "renamed.eval"))
+        assert contrast.of_answers(organism, [lab / "renamed.eval"], []).positive.chats
+
+
 def test_a_log_that_nobody_graded_is_told(lab):
     with pytest.raises(
         EmEvalsError, match=r"plain.eval: this log was not graded; grade it with `inspect score`"
