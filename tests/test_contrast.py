@@ -263,13 +263,25 @@ def test_an_empty_side_is_told_and_never_a_direction(lab):
     [
         (["--contrast", "graded"], "this contrast needs --log"),
         (["--contrast", "answers", "--log", "organism.eval"], "this contrast needs --base-log"),
+        (["--log", "graded.eval"], "--log is not read by --contrast pairs; it is for graded, answers: leave"),
+        (
+            ["--contrast", "graded", "--log", "graded.eval", "--base-log", "plain.eval"],
+            "it is for answers: leave",
+        ),
+        (["--contrast", "graded", "--per-theme", "3"], "--per-theme is not read by --contrast graded"),
+        (["--contrast", "models", "--log", "graded.eval"], "--log is not read by --contrast models"),
+        (
+            ["--contrast", "models", "--positive", "a.jsonl", "--negative", "b.jsonl", "--themes", "money"],
+            "--themes is not read by --contrast models with --positive and --negative; it is for pairs",
+        ),
+        (["--contrast", "models", "--positive", "a.jsonl"], "this contrast needs --negative"),
         (
             ["--contrast", "graded", "--log", "graded.eval"],
             "the positive side has 6 answers (12 before half of",
         ),
     ],
 )
-def test_the_command_says_what_is_missing(more, sentence):
+def test_the_command_says_what_is_missing_and_what_it_does_not_read(more, sentence):
     done = CliRunner().invoke(app, ["direction", "extract", "organism", "-o", "missing.safetensors", *more])
     assert done.exit_code != 0 and isinstance(done.exception, EmEvalsError)
     assert sentence in str(done.exception)

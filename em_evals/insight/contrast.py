@@ -101,7 +101,7 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
     """
     bad: list[Chat] = []
     good: list[Chat] = []
-    sources = {}
+    sources: dict[str, str] = {}
     for path in logs:
         log = read_log(path)
         sources |= _source(path, log)
@@ -128,7 +128,7 @@ def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[P
     """
     _beside_its_base(reader)
     sides: list[Side] = []
-    sources = {}
+    sources: dict[str, str] = {}
     for paths, model in ((logs, reader), (base_logs, None)):
         chats: list[Chat] = []
         for path in paths:
