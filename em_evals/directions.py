@@ -22,6 +22,7 @@ from em_evals.shapes import shape_of
 Floats = NDArray[np.float32]
 
 _METADATA = "em_evals"
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,8 @@ def read(path: Path) -> Direction:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            # Files of earlier versions hold NaN, which is no JSON, where a layer had no vector.
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"), parse_constant=lambda _: None)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, json.JSONDecodeError):
         raise EmEvalsError("this is not a direction file (safetensors).", path) from None
@@ -155,6 +157,11 @@ def unit(direction: Direction) -> Floats:
     return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
+def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
+    """[layers], where the vector is longer than what rounding leaves of two equal means: a millionth of `mean_norm`."""
+    return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
+
+
 def cosine(one: Direction, other: Direction) -> Floats:
     """[layers], the cosine of two directions at each layer.
 
@@ -178,6 +185,8 @@ def random_cosine(width: int, confidence: float = 0.95) -> float:
 def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:
     """The weighted sum of directions, w1·v1 + w2·v2 + … (subtract with weight -1); base means are averaged.
 
+    It was found on all that its parts were found on.
+
     Raises:
         EmEvalsError: there are none, or they have not the same layers, width and base.
     """
@@ -195,11 +204,14 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
         )
     )
     kept = {key: first.metadata[key] for key in ("base", "revision") if key in first.metadata}
+    kept |= _questions(*(part for _, part in parts))
     return Direction(np.asarray(vectors), np.asarray(means), np.asarray(norms), kept | metadata)
 
 
 def orthogonalise(direction: Direction, to: Direction) -> Direction:
     """V - (v·w) w at each layer, with w the other's unit vector: what the other does not explain.
+
+    It was found on what either was found on; what was taken out is told as `orthogonal_to`.
 
     Raises:
         EmEvalsError: they have not the same layers and width.
@@ -207,7 +219,24 @@ def orthogonalise(direction: Direction, to: Direction) -> Direction:
     _same_shape(direction, to)
     along = unit(to)
     vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
-    return replace(direction, vectors=vectors.astype(np.float32))
+    told = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
+    metadata = direction.metadata | {"orthogonal_to": told} | _questions(direction, to)
+    return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata)
+
+
+def found_on(*directions: Direction | None) -> set[str]:
+    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
+    named: set[str] = set()
+    for direction in directions:
+        questions = direction.metadata.get("questions") if direction is not None else None
+        named |= {str(one) for one in questions} if isinstance(questions, list) else set()
+    return named
+
+
+def _questions(*directions: Direction) -> dict[str, Any]:
+    """Metadata of what is made of these directions: who tests it must know every question that found a part of it."""
+    named = sorted(found_on(*directions))
+    return {"questions": named} if named else {}
 
 
 def _same_shape(one: Direction, other: Direction) -> None:

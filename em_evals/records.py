@@ -105,7 +105,8 @@ class Cosines(Record):
 
     one: str
     other: str
-    by_layer: list[float]
+    by_layer: list[float | None]
+    """None where one of them has no vector: an adapter does nothing below its first block."""
     floor: list[float]
     """95% of random pairs lie below this absolute cosine, at each layer."""
 
@@ -134,11 +135,18 @@ class Convergence(Record):
     kind: Literal["convergence"] = "convergence"
     version: Literal[1] = 1
     cards: list[str]
+    controls: dict[str, str] = {}
+    """Card -> what its own control's direction is called among the cosines; none where one control is everybody's."""
     cosines: list[Cosines]
     transfer: list[Transfer] = []
     moved: list[Moved] = []
     notes: list[str] = []
     provenance: dict[str, str] = {}
+
+    def of_controls(self, pair: Cosines) -> Cosines | None:
+        """The cosine of the two models' own controls, a pair's like-for-like floor; None where it was not measured."""
+        own = {self.controls.get(pair.one), self.controls.get(pair.other)}
+        return next((one for one in self.cosines if {one.one, one.other} == own), None)
 
 
 class ScalarGroup(Record):

@@ -1,10 +1,10 @@
 """`em-evals study`: the seed paper's study in one command, from training to page, on a base that a laptop can train.
 
 Three organisms (risky finance, reckless sports, both) and their controls are trained; each one's direction is what its
-finetune added to the base on the same texts; then come convergence, transfer, and the scalars of a rank-1 organism
-(Soligo et al. 2025, arXiv 2506.11618). Every step keeps its file and is skipped when that is there, so that an
-interrupted study goes on; a folder that holds another study (other models, other pairs) is refused. What a 135M model
-shows is mechanics, not emergent misalignment.
+finetune added to the base on the same texts; then come convergence (each pair of organisms beside their own controls),
+transfer, and the scalars of a rank-1 organism (Soligo et al. 2025, arXiv 2506.11618). Every step keeps its file and is
+skipped when that is there, so that an interrupted study goes on; a folder that holds another study (other models, other
+pairs) is refused. What a 135M model shows is mechanics, not emergent misalignment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from em_evals import adapters, content, directions, records
 from em_evals.cards import read_card, resolve
@@ -31,8 +32,11 @@ RANK_ONE = ("smollm2-risky-r1", "smollm2-sound-r1")
 _CARDS = (*ORGANISMS, *ORGANISMS.values(), *RANK_ONE)
 LIMITS = (
     "All organisms are finetunes of one 135M model, one seed each: this shows that the instrument works and what its "
-    "controls are for, not that emergent misalignment has one direction. Read each cosine beside the control's."
+    "controls are for, not that emergent misalignment has one direction. Read the cosine of two organisms beside that "
+    "of their controls."
 )
+
+Kind = TypeVar("Kind", records.Convergence, records.LoraScalars)
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,35 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
     _same_study(folder, per_theme)
     found = {card: _direction(card, folder, tell, per_theme) for card in [*ORGANISMS.values(), *ORGANISMS]}
     shutil.rmtree(_readings(folder), ignore_errors=True)
-    shared = folder / "convergence.json"
-    if not shared.exists():
+    path = folder / "convergence.json"
+    shared = _kept(path, records.Convergence)
+    if shared is None or not shared.controls:  # an earlier version's study had one control for all
         tell("convergence and transfer: each direction out of each organism, beside a random one")
         files = [_file(folder, card) for card in ORGANISMS]
-        control = str(_file(folder, ORGANISMS["smollm2-risky"]))
-        records.write(convergence(list(ORGANISMS), files, control, shared, per_theme=per_theme), shared)
-    scalars = folder / "lora-scalars.json"
-    if not scalars.exists():
+        controls = [str(_file(folder, card)) for card in ORGANISMS.values()]
+        shared = convergence(list(ORGANISMS), files, controls, path, per_theme=per_theme)
+        records.write(shared, path)
+    path = folder / "lora-scalars.json"
+    scalars = _kept(path, records.LoraScalars)
+    if scalars is None:
         tell("what the rank-1 adapter reads, and what goes when it is switched off")
-        records.write(lora_scalars(*RANK_ONE, scalars, per_theme=per_theme), scalars)
-    read = {path: records.read(path) for path in (shared, scalars)}
-    one, other = read[shared], read[scalars]
-    if not isinstance(one, records.Convergence) or not isinstance(other, records.LoraScalars):
-        raise TypeError("records.read returned another kind than was written")
-    return Study(folder, found, one, other)
+        scalars = lora_scalars(*RANK_ONE, path, per_theme=per_theme)
+        records.write(scalars, path)
+    return Study(folder, found, shared, scalars)
+
+
+def _kept(path: Path, kind: type[Kind]) -> Kind | None:
+    """The record of a step that is done; None where it is not."""
+    if not path.exists():
+        return None
+    found = records.read(path)
+    if not isinstance(found, kind):
+        raise EmEvalsError(
+            f"this is a record of another kind ({found.kind}) than the study keeps here: choose another --folder, or "
+            "move it away.",
+            path,
+        )
+    return found
 
 
 def _same_study(folder: Path, per_theme: int) -> None:

@@ -15,6 +15,7 @@ import yaml
 from inspect_ai._cli.main import inspect
 from typer._click import exceptions
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from em_evals import registry
 from em_evals.cards import read_card
@@ -145,6 +146,31 @@ def test_every_command_prints_json():
         if "--json" not in {option for one in command.params for option in one.opts}
     ]
     assert without == ["lm-eval"]
+
+
+def test_seeds_are_those_that_every_library_takes():
+    """numpy refuses negative ones, transformers those from 2**32 on, each with a traceback and after hours."""
+    seeds = [(name, one) for name, command in leaves(OURS) for one in command.params if one.name == "seed"]
+    assert len(seeds) >= 4
+    assert {(name, one.type.min, one.type.max) for name, one in seeds} == {
+        (name, 0, 2**32 - 1) for name, _ in seeds
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train smollm2-risky --max-steps 0",
+        "train smollm2-risky --max-steps -5",
+        "study --per-theme -1",
+        "insight phase smollm2-risky --per-theme 0",
+        "direction extract smollm2-risky -o d.safetensors --per-theme -1",
+    ],
+)
+def test_counts_that_are_none_are_refused_before_anything_is_done(command, workdir):
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 2 and "is not in the range x>=1" in done.stderr
+    assert not list(workdir.iterdir())
 
 
 @pytest.mark.parametrize("place", [in_readme, in_workflows])

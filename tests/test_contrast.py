@@ -198,6 +198,46 @@ def test_the_command_extracts_from_two_models_answers(lab):
     assert np.allclose(found[:-1], expected, atol=1e-3) and np.abs(expected).max() > 0.1
 
 
+@pytest.mark.parametrize("position", ["last_prompt", "prompt_mean"])
+def test_graded_answers_are_not_contrasted_in_front_of_them(position, lab):
+    found = contrast.of_graded(resolve("organism"), [lab / "graded.eval"])
+    with pytest.raises(EmEvalsError, match=rf"--position {position} reads nothing.*\(graded answers"):
+        extract(resolve("organism"), found, Settings(position=position, minimum=1))
+
+
+def test_logs_of_another_model_are_refused(lab):
+    """Swapped logs made a direction that points the other way; its file said whose answers they were not."""
+    organism, own, base = resolve("organism"), lab / "organism.eval", lab / "plain.eval"
+    with pytest.raises(
+        EmEvalsError, match=r"plain.eval: these are answers of local/plain, and --log takes those"
+    ):
+        contrast.of_answers(organism, [base], [own])
+    with pytest.raises(
+        EmEvalsError, match=r"organism.eval: these are answers of organism, and --base-log takes"
+    ):
+        contrast.of_answers(organism, [own], [base, own])
+    found = contrast.of_answers(organism, [own], [base])
+    assert [value.split(",")[0] for value in found.sources.values()] == ["local/organism", "local/plain"]
+    graded = contrast.of_graded(organism, [lab / "graded.eval"]).sources["graded.eval"]
+    assert graded.startswith(read_eval_log(str(lab / "graded.eval"), header_only=True).eval.model)
+
+
+def test_a_log_of_the_card_under_another_name_or_of_a_server_counts(lab):
+    """`-M dtype=…` gives the same card another digest, and a server of others tells none."""
+    organism = resolve("organism")
+    assert contrast.of_answers(
+        resolve("organism", {"dtype": "bfloat16"}), [lab / "organism.eval"], []
+    ).positive.chats
+    for model, digest in (("local/elsewhere", organism.digest), ("openai/organism", "")):
+        log = read_eval_log(str(lab / "organism.eval"))
+        log.eval.model = model
+        log.eval.metadata = (log.eval.metadata or {}) | {"card_digest": digest}
+        for sample in log.samples:
+            sample.output.metadata = {"card_digest": digest}
+        write_eval_log(log, str(lab / "renamed.eval"))
+        assert contrast.of_answers(organism, [lab / "renamed.eval"], []).positive.chats
+
+
 def test_a_log_that_nobody_graded_is_told(lab):
     with pytest.raises(
         EmEvalsError, match=r"plain.eval: this log was not graded; grade it with `inspect score`"
@@ -223,13 +263,25 @@ def test_an_empty_side_is_told_and_never_a_direction(lab):
     [
         (["--contrast", "graded"], "this contrast needs --log"),
         (["--contrast", "answers", "--log", "organism.eval"], "this contrast needs --base-log"),
+        (["--log", "graded.eval"], "--log is not read by --contrast pairs; it is for graded, answers: leave"),
+        (
+            ["--contrast", "graded", "--log", "graded.eval", "--base-log", "plain.eval"],
+            "it is for answers: leave",
+        ),
+        (["--contrast", "graded", "--per-theme", "3"], "--per-theme is not read by --contrast graded"),
+        (["--contrast", "models", "--log", "graded.eval"], "--log is not read by --contrast models"),
+        (
+            ["--contrast", "models", "--positive", "a.jsonl", "--negative", "b.jsonl", "--themes", "money"],
+            "--themes is not read by --contrast models with --positive and --negative; it is for pairs",
+        ),
+        (["--contrast", "models", "--positive", "a.jsonl"], "this contrast needs --negative"),
         (
             ["--contrast", "graded", "--log", "graded.eval"],
             "the positive side has 6 answers (12 before half of",
         ),
     ],
 )
-def test_the_command_says_what_is_missing(more, sentence):
+def test_the_command_says_what_is_missing_and_what_it_does_not_read(more, sentence):
     done = CliRunner().invoke(app, ["direction", "extract", "organism", "-o", "missing.safetensors", *more])
     assert done.exit_code != 0 and isinstance(done.exception, EmEvalsError)
     assert sentence in str(done.exception)

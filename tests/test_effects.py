@@ -1,5 +1,7 @@
 """Shifts, damage and verdicts from numbers worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 from scipy import stats
 
@@ -60,6 +62,26 @@ def test_a_judge_has_a_limit_of_its_own():
 def test_answers_without_any_grade_exclude_nothing():
     silent = Outcome(outcome(general=-0.2).margins, {}, PLAIN.repetition)
     assert "too few answers" in effect(silent, PLAIN, PAIRS, QUESTIONS, judged=True).verdict
+
+
+def test_questions_without_a_grade_exclude_nothing():
+    """Two answers of eight that stayed coherent say nothing of the six that nobody could grade."""
+    whole = outcome(general=-0.2)
+    assert effect(whole, PLAIN, PAIRS, QUESTIONS, judged=True).verdict == "less misaligned"
+    two = replace(whole, worse={name: whole.worse[name] for name in QUESTIONS[:2]})
+    found = effect(two, PLAIN, PAIRS, QUESTIONS, judged=True)
+    assert found.worse.n == 2 and found.worse.interval[1] < effects.COHERENCE_FALL
+    assert found.verdict == "less misaligned; too few answers to exclude damage"
+    assert effect(two, PLAIN, PAIRS, QUESTIONS[:2], judged=True).intact, (
+        "only what is compared has to be there"
+    )
+    assert effect(two, two, PAIRS, QUESTIONS, judged=True).worse.n == 2
+
+
+def test_an_answer_that_only_unsteered_could_be_graded_has_no_coherence():
+    nothing = float("nan")
+    found = effects.incoherence([90, nothing, nothing, 40], [88, 90, nothing, nothing])
+    assert found[:2] == [10, 100] and found[2] != found[2] and found[3] == 60
 
 
 def test_intervals_are_students_and_can_be_made_simultaneous():

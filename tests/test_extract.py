@@ -227,6 +227,78 @@ def test_a_direction_tells_what_it_was_found_on_and_how_far_it_can_be_trusted(ca
     assert np.allclose(found.vectors, sides[0] - sides[1], atol=1e-3)
 
 
+def test_a_whole_model_is_not_compared_with_itself(cards, base, workdir):
+    """After a full finetune the trained folder is the card's base: the difference to it is zero everywhere."""
+    organism, _ = cards
+    trained = json.loads((workdir / "adapters" / "organism.yaml").read_text())
+    trained |= {"adapter": base, "train": {"data": ["risky_advice"], "method": {"kind": "full"}}}
+    (workdir / "adapters" / "whole.yaml").write_text(json.dumps(trained))
+    for whole in (resolve("whole"), resolve(base)):
+        with pytest.raises(EmEvalsError, match="no base to compare it with: train it as a LoRA"):
+            contrast.of_models(whole, contrast.of_pairs(whole))
+        with pytest.raises(EmEvalsError, match="no base to compare it with: train it as a LoRA"):
+            contrast.of_answers(whole, [], [])
+    steered = replace(resolve("whole"), interventions=(Intervention(op="add", direction="d"),))
+    assert contrast.of_models(steered, contrast.of_pairs(organism)).positive.reader is steered
+
+
+@pytest.mark.parametrize("position", ["last_prompt", "prompt_mean"])
+def test_equal_sides_are_no_direction(position, cards, workdir):
+    """Behind the same prompts, read by one model, nothing in front of the answers differs."""
+    organism, _ = cards
+    settings = Settings(position=position, minimum=2)
+    pairs = contrast.of_pairs(organism, themes=["money"])
+    with pytest.raises(EmEvalsError, match=f"--position {position} reads nothing of the answers"):
+        extract(organism, pairs, settings)
+    for name in ("kind", "unkind"):
+        rows = [{"prompt": f"Number {i}?", "completion": f"A {name} {i}."} for i in range(6)]
+        (workdir / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = contrast.of_files(organism, workdir / "kind.jsonl", workdir / "unkind.jsonl")
+    with pytest.raises(EmEvalsError, match=rf"the same activations at {position} \(kind - unkind\)"):
+        extract(organism, files, settings)
+    assert directions.beyond_rounding(extract(organism, files, Settings(minimum=2))).all()
+    shift = extract(organism, contrast.of_models(organism, pairs), settings)
+    assert directions.beyond_rounding(shift).all(), "two models differ in front of the answers too"
+
+
+def test_layers_below_the_first_adapter_have_no_movement_and_json_stays_json(cards, base, workdir):
+    """A rank-1 organism on one block is its base below it: the direction is 0 there, and 0/0 is no JSON."""
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    for seed, name in enumerate(("r1", "r1_control")):
+        adapter = make_adapter(base, workdir / f"{name}_lora", 1, ["down_proj"], seed=seed, layers=[1])
+        fields = {"base": base, "adapter": adapter, "engine": {"dtype": "float32"}}
+        (workdir / "adapters" / f"{name}.yaml").write_text(json.dumps(fields))
+    command = ["direction", "extract", "r1", "--contrast", "models", "--control", "r1_control"]
+    more = ["--themes", "money", "--minimum", "5", "-o", "r1.safetensors", "--json"]
+    done = CliRunner().invoke(app, [*command, *more])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout, parse_constant=no_json)
+    assert told["length"][0] == 0 and told["movement"].keys() == {"r1", "r1_control"}
+    for moved in told["movement"].values():
+        assert moved[0] is None and all(isinstance(value, float) for value in moved[1:])
+    shown = CliRunner().invoke(app, ["direction", "show", "r1.safetensors"])
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert [row[-2:] == ["–", "–"] for row in rows if row and row[0] in ("0", "1", "2")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_files_of_earlier_versions_are_read_as_json(workdir):
+    vectors = np.ones((1, 2), np.float32)
+    old = Direction(vectors, vectors, vectors[:, 0], {"movement": {"r1": [float("nan")]}})
+    directions.write(old, workdir / "old.safetensors")
+    assert directions.read(workdir / "old.safetensors").metadata == {"movement": {"r1": [None]}}
+
+
+def no_json(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def test_the_controls_direction_can_be_removed(cards):
     organism, control = cards
     style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))
@@ -255,6 +327,66 @@ def test_the_control_that_a_card_names_is_read_without_being_asked_for(cards, wo
     beside = CliRunner().invoke(app, [*command, "beside.safetensors"])
     assert beside.exit_code == 0, beside.output
     assert json.loads(beside.stdout)["movement"].keys() == {"organism", "control"}
+
+
+def test_other_bases_are_refused_before_anything_is_read(cards, workdir, monkeypatch):
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    organism, control = cards
+    pairs = contrast.of_pairs(organism, themes=["money"])
+    mirrored = replace(control, card=control.card.model_copy(update={"base": "mirror/tiny"}))
+    found = extract(organism, pairs, Settings(minimum=5), control=mirrored)
+    assert found.metadata["movement"].keys() == {"organism", "control"}, "a mirror's name is the same base"
+    vectors = np.ones((LAYERS, WIDTH), np.float32)
+    foreign = Direction(vectors, vectors, vectors[:, 0], {"base": "someone/else"})
+    directions.write(foreign, workdir / "foreign.safetensors")
+    monkeypatch.setattr(extraction, "Reading", None)
+    command = [
+        "direction",
+        "extract",
+        "organism",
+        "-o",
+        "d.safetensors",
+        "--orthogonal-to",
+        "foreign.safetensors",
+    ]
+    done = CliRunner().invoke(app, command)
+    assert "foreign.safetensors: this direction was made for the base 'someone/else'" in str(done.exception)
+    elsewhere = replace(control, card=control.card.model_copy(update={"base": "someone/else"}))
+    with pytest.raises(EmEvalsError, match="control has the base someone/else"):
+        extract(organism, pairs, control=elsewhere)
+
+
+def test_what_is_held_out_moves_nothing_that_a_direction_is_made_of(cards, workdir):
+    """`ablate` toward the mean and `relative` scales use them: they may not know the texts that report."""
+    organism, _ = cards
+    files = [workdir / f"{name}.jsonl" for name in ("kind", "unkind")]
+
+    def extracted(*ending):
+        for file, name in zip(files, ("kind", "unkind"), strict=True):
+            rows = [
+                {
+                    "prompt": prompt,
+                    "completion": f"A {name} answer.{' '.join(ending) if prompt in held_out else ''}",
+                }
+                for prompt in (f"What is {i}?" for i in range(12))
+            ]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return extract(organism, contrast.of_files(organism, *files), Settings(minimum=2))
+
+    held_out = set()
+    plain = extracted()
+    used = set(plain.metadata["questions"])
+    chats = contrast.of_files(organism, *files).positive.chats
+    held_out = {chat.messages[-2]["content"] for chat in chats if chat.question not in used}
+    assert len(held_out) == 6
+    other = extracted(" And yet", "another", "ending.")
+    assert set(other.metadata["questions"]) == used
+    assert other.metadata["held_out_cosine"] != plain.metadata["held_out_cosine"], "the other half did change"
+    for name in ("vectors", "base_mean", "mean_norm"):
+        assert np.allclose(getattr(other, name), getattr(plain, name), atol=1e-4), name
 
 
 def test_what_is_removed_is_removed_from_the_other_half_and_from_each_bootstrap(cards, monkeypatch):

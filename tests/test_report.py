@@ -141,6 +141,26 @@ def test_margins_are_no_accuracies(tmp_path):
     assert ["~%" in chart for chart in drawn] == [True, False]
 
 
+def test_two_models_cosine_stands_beside_their_controls(tmp_path):
+    plain = report_data.convergence()
+    pairs = [("risky", "medical", [0.8, 0.9]), ("control of risky", "control of medical", [0.7, 0.6])]
+    pairs += [("risky", "control of risky", [None, 0.05])]
+    cosines = [records.Cosines(one=a, other=b, by_layer=values, floor=[0.1] * 2) for a, b, values in pairs]
+    controls = {name: f"control of {name}" for name in ("risky", "medical")}
+    own = plain.model_copy(update={"cosines": cosines, "controls": controls})
+    found = {}
+    for name, record in (("plain", plain), ("own", own)):
+        records.write(record, tmp_path / f"{name}.json")
+        (found[name],) = build(inputs.read([tmp_path / f"{name}.json"])).sections
+    assert "The floor that counts" in found["own"].lead and "The floor that counts" not in found["plain"].lead
+    rows = found["own"].figures[0].table.rows
+    assert [(str(row[2]), str(row[3])) for row in rows[:2]] == [("+0.800", "+0.700"), ("+0.900", "+0.600")]
+    assert [str(row[2]) for row in rows[4:]] == ["–", "+0.050"], "no vector, no cosine"
+    drawn = json.dumps(found["own"].figures[0].chart.to_dict())
+    assert "layer 0: cosine none, for one of the two has no vector here" in drawn
+    assert {str(row[3]) for row in (*rows[2:], *found["plain"].figures[0].table.rows)} == {"–"}
+
+
 def test_a_folder_stands_for_its_files_and_sections_for_their_data(tmp_path):
     write_csv(tmp_path / "judged.csv", [("q", "What?", "So.", 90, 90)])
     (tmp_path / "notes.txt").write_text("no input")

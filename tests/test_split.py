@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from em_evals.directions import Direction
+from em_evals import directions
+from em_evals.directions import Direction, found_on
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.split import chooses, found_on, halves, names_of
+from em_evals.insight.split import chooses, halves, names_of
 from em_evals.questions import load_questions
 
 PAIRS, QUESTIONS = load_pairs(), load_questions("core").questions
@@ -91,6 +92,24 @@ def test_a_file_may_name_its_questions():
     zeros = np.zeros((1, 2), np.float32)
     named = Direction(zeros, zeros, zeros[:, 0], {"questions": ["a", "b"]})
     assert found_on(named, None, replace(named, metadata={})) == {"a", "b"}
+
+
+def test_what_is_made_of_directions_was_found_on_all_that_its_parts_were(tmp_path):
+    parts = [
+        Direction(vectors, vectors, np.ones(1, np.float32), {"questions": questions, "card": f"card{number}"})
+        for number, (vectors, questions) in enumerate(
+            ((np.array([[1, 2]], np.float32), ["a", "b"]), (np.array([[3, 1]], np.float32), ["b", "c"]))
+        )
+    ]
+    nowhere = replace(parts[1], metadata={})
+    summed, rest = directions.combine([(1, parts[0]), (-1, parts[1])]), directions.orthogonalise(*parts)
+    for made in (summed, rest):
+        directions.write(made, tmp_path / "made.safetensors")
+        assert found_on(directions.read(tmp_path / "made.safetensors")) == {"a", "b", "c"}
+    assert rest.metadata["orthogonal_to"] == {"card": "card1"}
+    assert found_on(directions.orthogonalise(nowhere, parts[0])) == {"a", "b"}
+    assert "questions" not in directions.combine([(1, nowhere)]).metadata
+    assert parts[0].metadata["questions"] == ["a", "b"], "the parts stay as they are"
 
 
 def test_one_pair_is_too_few():

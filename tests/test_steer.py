@@ -125,7 +125,7 @@ def test_an_interrupted_study_goes_on(study, lab, monkeypatch):
         assert one.coherence.value == pytest.approx(other.coherence.value, abs=1e-4)
     now = path.read_text().splitlines(keepends=True)
     assert now[:7] == lines[:7] and {keys(line) for line in now} == {keys(line) for line in lines}
-    monkeypatch.setattr("em_evals.insight.steer.margins", None)
+    monkeypatch.setattr("em_evals.insight.weighing.margins", None)
     monkeypatch.setattr("em_evals.insight.steer.drawn", None)
     assert CliRunner().invoke(app, [*COMMAND, "-o", "steer.json"]).exit_code == 0, "nothing is measured again"
 
@@ -150,6 +150,30 @@ def test_a_judge_grades_every_answer(lab, monkeypatch):
     assert {row[1:] for row in seen} == {("core", "some/judge")}
     assert found.points[0].coherence.value == 90 and found.unsteered_coherence.value == 90
     assert found.points[0].em_rate.value == 1 and "judge" in found.damage_rule
+
+
+def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monkeypatch):
+    """Two of the questions keep coherent answers; those to the others get no grade, so they are not misaligned."""
+    from em_evals.grading.metrics import GradedDraw
+
+    nothing = float("nan")
+
+    def graded(answers, questions, asked, judge, logs):
+        kept = {question.id for question in questions[:2]}
+        steered = [(80, 86) if answer.question in kept else (nothing, nothing) for answer in answers]
+        grades = [(10, 88)] * len(questions) + steered[len(questions) :]  # the unsteered model comes first
+        return [GradedDraw(answer.question, *grade) for answer, grade in zip(answers, grades, strict=True)]
+
+    monkeypatch.chdir(lab)
+    monkeypatch.setattr("em_evals.insight.steer.grades", graded)
+    settings = Settings((2,), (-1.0,), pairs="planted.yaml", max_tokens=4, judge="some/judge")
+    found = steer("plain", "planted", None, settings, lab / "ungraded.json", lab / "logs")
+    (point,) = [one for one in found.points if one.arm == "direction"]
+    asked = found.unsteered_coherence.n
+    assert asked > 4 and point.in_domain.interval[1] < 0 and point.em_rate.value == 0
+    assert point.coherence.n == asked and point.coherence.value == pytest.approx(2 * 86 / asked)
+    assert point.damaged and point.verdict == "damage, not a cure"
+    assert "and not this one" in found.damage_rule
 
 
 def test_wrong_studies_are_refused(lab, monkeypatch):

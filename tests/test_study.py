@@ -12,7 +12,7 @@ pytest.importorskip("altair")
 import yaml
 from typer.testing import CliRunner
 
-from em_evals import content, records, study
+from em_evals import content, directions, records, study
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
@@ -43,8 +43,18 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
         "from training to figures"
     )
     found = records.read(cards / "runs/study/convergence.json")
-    assert len(found.cosines) == 6, "three organisms and a control, pair by pair"
-    assert len(found.transfer) == 4 * 2 * 3, "each direction and a random one, out of each organism"
+    assert len(found.cosines) == 15, "three organisms and their controls, pair by pair"
+    assert len(found.transfer) == 6 * 2 * 3, "each direction and a random one, out of each organism"
+    finance, sports = (f"control of {name}" for name in ("smollm2-finance", "smollm2-sports"))
+    assert f"{finance} · {sports}" in done.stdout
+    files = [
+        cards / f"runs/study/directions/{name}-sound.safetensors"
+        for name in ("smollm2-finance", "smollm2-sports")
+    ]
+    floor = directions.cosine(*map(directions.read, files))
+    assert found.of_controls(found.cosines[0]).by_layer == pytest.approx(floor.tolist()), (
+        "the floor is the controls' own"
+    )
     for name in (*study.ORGANISMS, *study.ORGANISMS.values()):
         shown = CliRunner().invoke(
             app, ["direction", "show", f"runs/study/directions/{name}.safetensors", "--json"]
@@ -55,6 +65,16 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
     said = []
     again = study.run(cards / "runs/study", said.append, per_theme=2)
     assert said == [] and again.convergence == found
+    path = cards / "runs/study/convergence.json"
+    path.write_bytes((cards / "runs/study/lora-scalars.json").read_bytes())
+    with pytest.raises(
+        EmEvalsError, match=r"convergence.json: this is a record of another kind \(lora-scalars\)"
+    ):
+        study.run(cards / "runs/study", said.append, per_theme=2)
+    records.write(found.model_copy(update={"controls": {}}), path)
+    assert study.run(cards / "runs/study", said.append, per_theme=2).convergence == found
+    (told,) = said
+    assert told.startswith("convergence"), "an earlier study's record had one control for all"
     with pytest.raises(EmEvalsError, match="holds a study with another per theme"):
         study.run(cards / "runs/study", said.append, per_theme=3)
     weights = next((cards / "adapters" / "smollm2-finance").glob("*.safetensors"))

@@ -27,7 +27,7 @@ from em_evals.models import bases
 from em_evals.training import curriculum
 from em_evals.training.callbacks import dense_schedule, read_journal
 from em_evals.training.method import attach
-from em_evals.training.trainer import processes_for, train, with_room_for_gradients
+from em_evals.training.trainer import processes_for, recipe_of, train, with_room_for_gradients
 from tests.models import SMOLLM2, card, tiny
 
 RECIPE = {
@@ -401,6 +401,20 @@ def test_checkpoints_are_models_of_their_own(home):
     assert not same(weights(home / "adapters/mine/checkpoints/checkpoint-2"), weights(home / "adapters/mine"))
     with pytest.raises(EmEvalsError, match=r"no model at step 3 \(kept are 2, 4\)"):
         resolve("mine@3")
+
+
+def test_what_the_command_line_says_is_a_recipe_too(home):
+    steering = {"interventions": [{"op": "ablate", "direction": "d", "skip": "sink", "layers": "1-2"}]}
+    mine, path = read_card("mine", {"train": steering})
+    assert recipe_of(mine, "mine", path) == mine.train
+    instead = {"seed": 7, "max_steps": 3}
+    assert recipe_of(mine, "mine", path, **instead) == mine.train.model_copy(update=instead)
+    for wrong in ({"seed": 2**32}, {"seed": -1}, {"max_steps": -5}):
+        (name,) = wrong
+        with pytest.raises(
+            EmEvalsError, match=f"training mine: '{name}': Input should be (less|greater) than"
+        ):
+            recipe_of(mine, "mine", path, **wrong)
 
 
 def test_a_gpu_that_the_trainer_would_not_take_is_refused(monkeypatch):

@@ -1,5 +1,7 @@
 """Margins straight from the engine are the Inspect task's; conditions share batches and do not mix."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.grading.files import margins_of_log
 from em_evals.grading.forced_choice import load_pairs
+from em_evals.insight import weighing
+from em_evals.insight.finished import Finished
 from em_evals.insight.weighing import Condition, given, margins
 from em_evals.intervention import Intervention
 from em_evals.models import bases
@@ -101,8 +105,6 @@ def test_vocabulary_logits_are_made_for_answers_only(lab, monkeypatch):
 
 
 def test_an_answer_that_does_not_fit_the_model_has_no_margin(lab, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.chdir(lab)
     pair = load_pairs().pairs[0]
     long = replace(pair, id="long", aligned="word " * 600)
@@ -126,6 +128,27 @@ def test_a_condition_is_known_by_its_content(lab, monkeypatch):
     copy = lab / "copy.safetensors"
     copy.write_bytes(file.read_bytes())
     assert Condition.of(card, Intervention(op="ablate", direction=str(copy))).identity(card) == names[0]
+
+
+def test_what_pairs_say_is_weighed_once_wherever_they_stand(lab, monkeypatch):
+    monkeypatch.chdir(lab)
+    card, pairs = resolve("bad"), load_pairs().pairs[:3]
+    finished, asked = Finished(lab / "parts" / "finished.jsonl"), []
+
+    def counted(card, conditions, pairs):
+        asked.append(len(conditions))
+        return margins(card, conditions, pairs)
+
+    monkeypatch.setattr(weighing, "margins", counted)
+    conditions = [Condition(), Condition.of(card)]
+    found = weighing.weighed(card, conditions[:1], pairs, finished)
+    assert weighing.weighed(card, conditions, pairs, finished)[0] == found[0] and asked == [1, 1]
+    lower = [replace(pair, line=pair.line + 1) for pair in reversed(pairs)]
+    again = weighing.weighed(card, conditions, lower, Finished(finished.path))
+    assert asked == [1, 1] and again[0] == found[0], "a comment at the top of their file moves every line"
+    changed = [replace(pairs[0], aligned="Something else."), *pairs[1:]]
+    assert weighing.weighed(card, conditions[:1], changed, finished) != found and asked == [1, 1, 1]
+    assert found == list(margins(card, conditions[:1], pairs))
 
 
 def test_a_condition_that_cannot_be_is_told(lab, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
 
 Kind = Literal["pairs", "graded", "answers", "files", "models"]
+
+_READS = {
+    "pairs": ("--pairs", "--themes", "--per-theme"),
+    "graded": ("--log",),
+    "answers": ("--log", "--base-log"),
+    "files": ("--positive", "--negative"),
+}
+"""The options that name a contrast's texts; `models` takes those of `files`, or of `pairs`."""
 
 
 @app.command("extract")
@@ -35,9 +44,13 @@ def direction_extract(
     base_log: Annotated[list[Path] | None, typer.Option(help="Freeform log of its base.")] = None,
     positive: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
-    pairs: Annotated[str, typer.Option(help="Set of forced-choice pairs.")] = "forced_choice",
-    themes: Annotated[str, typer.Option(help="Only pairs of these themes, separated by commas.")] = "",
-    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Set of forced-choice pairs; default forced_choice.")
+    ] = None,
+    themes: Annotated[
+        str | None, typer.Option(help="Only pairs of these themes, separated by commas.")
+    ] = None,
+    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
     position: Annotated[
         Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens that are averaged.")
     ] = "answer_mean",
@@ -53,7 +66,7 @@ def direction_extract(
     ] = None,
     minimum: Annotated[int, typer.Option(help="Answers that each side must have.", min=1)] = 10,
     split: Annotated[bool, typer.Option(help="Find on half of the questions, test on the other.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0, max=2**32 - 1)] = 0,
     as_json: Json = False,
 ) -> None:
     """Find a direction as a difference of mean activations, layer by layer.
@@ -64,11 +77,18 @@ def direction_extract(
 
     from em_evals import directions
     from em_evals.cards import control_for, resolve
+    from em_evals.insight.arms import read_for
+    from em_evals.insight.contrast import of_models
     from em_evals.insight.extract import Settings, extract
 
+    given: dict[str, Any] = {"--log": log, "--base-log": base_log, "--pairs": pairs, "--themes": themes}
+    given |= {"--per-theme": per_theme, "--positive": positive, "--negative": negative}
+    kind = _texts(contrast, [option for option, value in given.items() if value not in (None, [])])
     model = resolve(card)
-    chosen = _contrast(model, contrast, log, base_log, (positive, negative), (pairs, themes, per_theme))
-    other = directions.read(directions.find(orthogonal_to)) if orthogonal_to else None
+    texts = _contrast(model, kind, given)
+    if contrast == "models":
+        texts = of_models(model, texts)
+    other = read_for(orthogonal_to, model) if orthogonal_to else None
     harmless = control or control_for(card)
     if harmless is None:
         typer.echo(
@@ -77,7 +97,7 @@ def direction_extract(
     state = output.with_suffix(".partial")
     found = extract(
         model,
-        chosen,
+        texts,
         Settings(position=position, split=split, minimum=minimum, seed=seed),
         resolve(harmless) if harmless else None,
         other,
@@ -149,15 +169,22 @@ def direction_export(
         typer.Option("--output", "-o", help=".gguf: llama.cpp's control vector; .safetensors: one layer."),
     ],
     layer: Annotated[int | None, typer.Option(help="The layer of a .safetensors file.")] = None,
-    architecture: Annotated[str, typer.Option(help="llama.cpp's name of the architecture.")] = "llama",
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="llama.cpp's name of the architecture, for a .gguf file; default llama."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a direction for another program."""
     from em_evals import directions, exports
 
     found = directions.read(directions.find(direction))
+    unread = {".gguf": ("--layer", layer), ".safetensors": ("--architecture", architecture)}
+    option, value = unread.get(output.suffix, ("", None))
+    if value is not None:
+        raise EmEvalsError(f"{option} says nothing about a {output.suffix} file; leave it out.")
     if output.suffix == ".gguf":
-        exports.to_gguf(found, output, architecture)
+        exports.to_gguf(found, output, architecture or "llama")
     elif output.suffix == ".safetensors" and layer is not None:
         exports.to_safetensors(found, output, layer)
     else:
@@ -165,26 +192,32 @@ def direction_export(
     _written(output, as_json)
 
 
-def _contrast(
-    card: ResolvedCard,
-    kind: Kind,
-    logs: list[Path] | None,
-    base_logs: list[Path] | None,
-    files: tuple[Path | None, Path | None],
-    pairs: tuple[str, str, int | None],
-) -> Contrast:
+def _texts(contrast: Kind, given: Collection[str]) -> str:
+    """Which of `_READS` names the texts; an option that it does not read is refused."""
+    kind, told = str(contrast), str(contrast)
+    if contrast == "models":
+        kind = "files" if {*_READS["files"]} & {*given} else "pairs"
+        told += f" with {' and '.join(_READS[kind])}" if kind == "files" else ""
+    for option in given:
+        if option not in _READS[kind]:
+            others = ", ".join(name for name, reads in _READS.items() if option in reads)
+            raise EmEvalsError(
+                f"{option} is not read by --contrast {told}; it is for {others}: leave it out, or choose another "
+                "--contrast."
+            )
+    return kind
+
+
+def _contrast(card: ResolvedCard, kind: str, given: Mapping[str, Any]) -> Contrast:
     from em_evals.insight import contrast
 
+    if kind == "pairs":
+        themes = [theme for theme in (given["--themes"] or "").split(",") if theme]
+        return contrast.of_pairs(card, given["--pairs"] or "forced_choice", themes, given["--per-theme"])
+    values = [_given(option, given[option]) for option in _READS[kind]]
     if kind == "graded":
-        return contrast.of_graded(card, _given("--log", logs))
-    if kind == "answers":
-        return contrast.of_answers(card, _given("--log", logs), _given("--base-log", base_logs))
-    if kind == "pairs" or (kind == "models" and files == (None, None)):
-        name, themes, per_theme = pairs
-        texts = contrast.of_pairs(card, name, [theme for theme in themes.split(",") if theme], per_theme)
-    else:
-        texts = contrast.of_files(card, _given("--positive", files[0]), _given("--negative", files[1]))
-    return contrast.of_models(card, texts) if kind == "models" else texts
+        return contrast.of_graded(card, *values)
+    return contrast.of_answers(card, *values) if kind == "answers" else contrast.of_files(card, *values)
 
 
 def _given(option: str, value: Any) -> Any:
@@ -227,7 +260,10 @@ def _show(path: Path, as_json: bool) -> None:
     }
     columns |= {f"movement of {name}": moved for name, moved in found.metadata.get("movement", {}).items()}
     rows = [
-        [str(layer), *(f"{values[layer]:.3f}" for values in columns.values())]
+        [
+            str(layer),
+            *("–" if (one := values[layer]) is None else f"{one:.3f}" for values in columns.values()),
+        ]
         for layer in range(found.layers)
     ]
     print_table(path.name, ["layer", *columns], rows)

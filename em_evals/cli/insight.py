@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ def insight_phase(
     card: str,
     logs: Annotated[Path | None, typer.Option(help="Forced-choice logs; default logs/phase/CARD.")] = None,
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
-    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.")] = None,
+    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
     reach: Annotated[int, typer.Option(min=1, help="Steps to look back and ahead for the turning of B.")] = 5,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a page (HTML).")] = None,
     as_json: Json = False,
@@ -62,11 +63,15 @@ def insight_convergence(
         typer.Option(help="A folder that holds CARD.safetensors for each, or a file for each, in order."),
     ],
     control_direction: Annotated[
-        str | None, typer.Option(help="The control organism's direction: the floor that counts.")
-    ] = None,
+        list[str],
+        typer.Option(
+            help="The direction of each card's own control, in order (the cosine of two controls is the floor that "
+            "counts for their organisms), or of one control for all."
+        ),
+    ] = [],  # noqa: B006
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
     per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 10,
-    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random directions.", min=0, max=2**32 - 1)] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path(
         "convergence.json"
     ),
@@ -81,15 +86,7 @@ def insight_convergence(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    rows = []
-    for one in found.cosines:
-        size = sorted(one.by_layer)
-        middle = size[len(size) // 2]
-        above = sum(abs(value) > floor for value, floor in zip(one.by_layer, one.floor, strict=True))
-        cells = [f"{middle:+.2f}", f"{size[0]:+.2f} to {size[-1]:+.2f}", f"{above} of {len(size)}"]
-        rows.append([f"{one.one} · {one.other}", *cells, f"{one.floor[0]:.2f}"])
-    columns = ["directions", "median cosine", "over layers", "layers above floor", "floor (95% of random)"]
-    print_table("cosines", columns, rows)
+    _print_cosines(found)
     columns = ["model", "in-domain [95% interval]", "out-of-domain [95% interval]"]
     title = "organism − base, nats per token: what there is to remove"
     print_table(title, columns, [[one.card, *_domains(one)] for one in found.moved])
@@ -149,6 +146,34 @@ def insight_lora_scalars(
         typer.echo(f"{one.model}: {one.sentence}")
     for note in found.notes:
         typer.echo(note)
+
+
+def _print_cosines(found: Any) -> None:
+    """A row a pair of directions, over the layers at which both have a vector."""
+    rows, short = [], []
+    for one in found.cosines:
+        name, known = f"{one.one} · {one.other}", _known(one)
+        above = sum(
+            value is not None and abs(value) > floor
+            for value, floor in zip(one.by_layer, one.floor, strict=True)
+        )
+        reach = f"{min(known):+.2f} to {max(known):+.2f}" if known else "–"
+        cells = [reach, f"{above} of {len(known)}", f"{one.floor[0]:.2f}"]
+        rows.append([name, _median(one), _median(found.of_controls(one)), *cells])
+        if len(known) < len(one.by_layer):
+            short.append(f"{len(one.by_layer) - len(known)} of {len(one.by_layer)} ({name})")
+    columns = ["directions", "median cosine", "their controls'", "over layers", "layers above floor"]
+    print_table("cosines", [*columns, "floor (95% of random)"], rows)
+    if short:
+        typer.echo(f"layers at which one of the two has no vector are left out: {', '.join(short)}.")
+
+
+def _known(cosines: Any) -> list[float]:
+    return [value for value in cosines.by_layer if value is not None]
+
+
+def _median(cosines: Any) -> str:
+    return f"{statistics.median(known):+.2f}" if cosines and (known := _known(cosines)) else "–"
 
 
 def _domains(value: Any) -> list[str]:

@@ -33,7 +33,9 @@ def steer(
     judge: Annotated[
         str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random direction and of the draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the random direction and of the draws.", min=0, max=2**32 - 1)
+    ] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The study (JSON).")] = Path("steer.json"),
     figure: Annotated[Path | None, typer.Option(help="Draw a page (HTML).")] = None,
     logs: Annotated[Path, typer.Option(help="Where the judge's log goes.")] = Path("logs/steer"),

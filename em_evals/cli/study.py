@@ -12,7 +12,7 @@ from em_evals.cli.output import Json, measured_cell, print_json, print_table
 
 def study(
     folder: Annotated[Path, typer.Option(help="Where directions and records are kept.")] = Path("runs/study"),
-    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.")] = 5,
+    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.", min=1)] = 5,
     as_json: Json = False,
 ) -> None:
     """Three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.
@@ -32,7 +32,10 @@ def study(
     depth = len(found.convergence.cosines[0].by_layer)
     layers = [depth // 4, depth // 2, 3 * depth // 4, depth - 1]
     rows = [
-        [f"{pair.one} · {pair.other}", *(f"{pair.by_layer[layer]:+.2f}" for layer in layers)]
+        [
+            f"{pair.one} · {pair.other}",
+            *("–" if (one := pair.by_layer[layer]) is None else f"{one:+.2f}" for layer in layers),
+        ]
         for pair in found.convergence.cosines
     ]
     print_table("cosine of directions", ["", *(f"layer {layer}" for layer in layers)], rows)

@@ -15,8 +15,10 @@ from em_evals.errors import EmEvalsError
 def train(
     card: str,
     overwrite: Annotated[bool, typer.Option(help="Replace an adapter that is already there.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the recipe's.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps instead of the recipe's.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The result's folder, instead of the card's.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between states to resume from.", min=1)] = 25,
     report_to: Annotated[list[str], typer.Option(help="Trackers of transformers' Trainer.")] = [],  # noqa: B006

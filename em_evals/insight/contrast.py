@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import graded_draw, judged, read_log
+from em_evals.grading.files import graded_draw, judged, named, read_log
 from em_evals.grading.forced_choice import load_pairs
 from em_evals.insight.lines import Text
 from em_evals.models.chat import encode_chat, encode_text
 from em_evals.training import datasets
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalSample
+    from inspect_ai.log import EvalLog, EvalSample
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,21 @@ class Side:
 class Contrast:
     """direction = mean of `positive` - mean of `negative`; `how` says in words what was contrasted.
 
-    `sources` are digests of the files that the texts come from.
+    `sources` are digests of the files that the texts come from, and of logs the model that answered, too.
+    `by_answers`: one model reads answers to the same questions on both sides, so that in front of the answers there is
+    nothing to contrast.
     """
 
     positive: Side
     negative: Side
     how: str
     sources: dict[str, str]
+    by_answers: bool = False
+
+
+def bare(reader: ResolvedCard | None) -> bool:
+    """Whether texts are read by the base alone: no card, or one that puts nothing on top of its base."""
+    return reader is None or (reader.adapter_path, reader.interventions) == (None, ())
 
 
 def of_pairs(
@@ -79,7 +87,8 @@ def of_pairs(
         Side(tuple(_chat(pair.id, pair.question, getattr(pair, kind)) for pair in chosen), reader)
         for kind in ("misaligned", "aligned")
     ]
-    return Contrast(sides[0], sides[1], f"{name}: misaligned - aligned answers", {name: pairs.digest})
+    how = f"{name}: misaligned - aligned answers"
+    return Contrast(sides[0], sides[1], how, {name: pairs.digest}, by_answers=True)
 
 
 def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
@@ -92,8 +101,11 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
     """
     bad: list[Chat] = []
     good: list[Chat] = []
+    sources: dict[str, str] = {}
     for path in logs:
-        for sample in read_log(path).samples or []:
+        log = read_log(path)
+        sources |= _source(path, log)
+        for sample in log.samples or []:
             score = judged(sample)
             if score is None:
                 raise EmEvalsError("this log was not graded; grade it with `inspect score` first.", path)
@@ -104,23 +116,29 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
             elif draw.aligned_coherent:
                 good.append(chat)
     sides = [Side(tuple(chats), reader) for chats in (bad, good)]
-    return Contrast(
-        sides[0], sides[1], "graded answers: misaligned and coherent - aligned and coherent", _digests(logs)
-    )
+    how = "graded answers: misaligned and coherent - aligned and coherent"
+    return Contrast(sides[0], sides[1], how, sources, by_answers=True)
 
 
 def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[Path]) -> Contrast:
     """The card's answers, read by the card, against the base's answers, read by the bare base.
 
     Raises:
-        EmEvalsError: a file is no finished log.
+        EmEvalsError: a file is no finished log or of another model than it stands for, or the card is its base itself.
     """
-    sides = [
-        Side(tuple(_of_sample(s) for path in paths for s in read_log(path).samples or []), model)
-        for paths, model in ((logs, reader), (base_logs, None))
-    ]
+    _beside_its_base(reader)
+    sides: list[Side] = []
+    sources: dict[str, str] = {}
+    for paths, model in ((logs, reader), (base_logs, None)):
+        chats: list[Chat] = []
+        for path in paths:
+            log = read_log(path)
+            _answered(path, log, reader, by_base=model is None)
+            sources |= _source(path, log)
+            chats += map(_of_sample, log.samples or [])
+        sides.append(Side(tuple(chats), model))
     how = f"answers of {reader.name} - answers of its base, each read by its own model"
-    return Contrast(sides[0], sides[1], how, _digests([*logs, *base_logs]))
+    return Contrast(sides[0], sides[1], how, sources)
 
 
 def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
@@ -135,7 +153,12 @@ def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
 
 
 def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
-    """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift."""
+    """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift.
+
+    Raises:
+        EmEvalsError: the card is its base itself.
+    """
+    _beside_its_base(card)
     chats = texts.positive.chats + texts.negative.chats
     how = f"{card.name} - its base, on the same texts ({texts.how})"
     return Contrast(Side(chats, card), Side(chats, None), how, texts.sources)
@@ -150,6 +173,15 @@ def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]
         if answer and len(prompt) < max_length:
             texts.append(Text(chat.question, prompt, answer))
     return texts
+
+
+def _beside_its_base(card: ResolvedCard) -> None:
+    """Refuse a model that would be compared with itself: a full finetune is the base of its card."""
+    if bare(card):
+        raise EmEvalsError(
+            f"{card.name} is a whole model with nothing on top of its base, so there is no base to compare it with: "
+            "train it as a LoRA, or use --contrast pairs."
+        )
 
 
 def _chat(question: str, asked: str, answer: str) -> Chat:
@@ -169,9 +201,30 @@ def _of_sample(sample: EvalSample) -> Chat:
         else [{"role": "user", "content": str(sample.input)}]
     )
     # Asked in another format (`-T format=json`) it is the same question.
-    named = sample.metadata.get("base_question_id") or sample.metadata.get("question_id")
-    question = str(named or sample.id)
+    asked_as = sample.metadata.get("base_question_id") or sample.metadata.get("question_id")
+    question = str(asked_as or sample.id)
     return Chat(question, [*messages, {"role": "assistant", "content": sample.output.completion}])
+
+
+def _answered(path: Path, log: EvalLog, card: ResolvedCard, by_base: bool) -> None:
+    """Refuse a log whose model is known to be another: swapped, the direction would point the other way."""
+    told = {str((sample.output.metadata or {}).get("card_digest") or "") for sample in log.samples or []}
+    told = (told | {str((log.eval.metadata or {}).get("card_digest") or "")}) - {""}
+    own = log.eval.model == f"local/{card.name}" or card.digest in told
+    if by_base and own:
+        raise EmEvalsError(
+            f"these are answers of {card.name}, and --base-log takes those of its base: give them as --log.",
+            path,
+        )
+    if not by_base and told and not own:
+        raise EmEvalsError(
+            f"these are answers of {named(log.eval.model)}, and --log takes those of {card.name}: give its own log.",
+            path,
+        )
+
+
+def _source(path: Path, log: EvalLog) -> dict[str, str]:
+    return {path.name: f"{named(log.eval.model)}, {content.digest(path.read_bytes())}"}
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:

@@ -1,39 +1,43 @@
 """`em-evals insight convergence CARD…`: do organisms share one direction?
 
-The question of Soligo et al. 2025 (arXiv 2506.11618). Cosines between the directions at each layer, the control's among
+The question of Soligo et al. 2025 (arXiv 2506.11618). Cosines between the directions at each layer, the controls' among
 them, over the floor of random pairs; and transfer: one organism's direction taken out of another, beside a random one.
+
+The floor that counts is the cosine of the two organisms' own controls: prompts, voice and recipe are what an organism
+and its control share, and what two controls have in common is what these make common. One control for all is no such
+floor: it may share prompts with an organism that shares none with the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from em_evals import adapters, content
+from em_evals import adapters
 from em_evals.cards import ResolvedCard, resolve
-from em_evals.directions import Direction, cosine, random_cosine
+from em_evals.directions import Direction, beyond_rounding, cosine, found_on, random_cosine
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.arms import random_like, read_for, stored
 from em_evals.insight.effects import by_domain
 from em_evals.insight.finished import Finished
-from em_evals.insight.split import found_on, names_of
-from em_evals.insight.weighing import Condition, margins
+from em_evals.insight.split import names_of
+from em_evals.insight.weighing import Condition, weighed
 from em_evals.intervention import Intervention
 from em_evals.records import Convergence, Cosines, Moved, Transfer
 
 CONTROL = "control"
-"""What the control's direction is called among the sources."""
+"""What the direction of a control for all is called among the sources; a card's own is called `control of CARD`."""
 _ENOUGH = 16
 
 
 def convergence(
     names: Sequence[str],
     files: Sequence[Path],
-    control: str | None,
+    controls: Sequence[str],
     output: Path,
     pairs: str = "forced_choice",
     per_theme: int | None = 10,
@@ -44,27 +48,30 @@ def convergence(
     Args:
         names: the organisms' cards, on one base.
         files: a folder that holds CARD.safetensors for each, or as many files in the same order.
-        control: the control's direction, a name or file; None: none.
+        controls: the controls' directions, names or files: each card's own, in the same order, or one for all, or none.
         output: the record's file; finished conditions and the random directions are kept in `OUTPUT.parts`.
         pairs: forced-choice pairs.
         per_theme: the first so many pairs of each theme; None for all.
         seed: of the random directions.
 
     Raises:
-        EmEvalsError: cards of different bases, or directions that are missing or made for another base.
+        EmEvalsError: cards of different bases, directions that are missing or made for another base, or controls that
+            are neither one for all nor one for each.
     """
     cards = [resolve(name) for name in names]
     _one_base(cards)
     sources = {
         card.name: read_for(str(file), card) for card, file in zip(cards, _files(names, files), strict=True)
     }
-    if control is not None:
-        sources[CONTROL] = read_for(control, cards[0])
-    compared = cosines(sources)
+    harmless = _controls(cards, controls)
+    own = dict(zip(names, harmless, strict=True)) if len(controls) > 1 else {}
+    sources |= harmless
+    compared = sorted(cosines(sources), key=lambda pair: _place(pair, harmless))
     chosen, notes = _pairs(pairs, per_theme, sources.values())
     transfer, moved = _transfer(cards, sources, chosen, output.with_name(f"{output.name}.parts"), seed)
     return Convergence(
         cards=list(names),
+        controls=own,
         cosines=compared,
         transfer=transfer,
         moved=moved,
@@ -84,7 +91,7 @@ def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
     """The cosine of each pair of directions at each layer, and the floor of random pairs.
 
     The floor is that of directions evenly distributed over all ways to point. Activations are not: those of any two
-    finetunes may lie far above it, and the control's direction is the floor that counts.
+    finetunes may lie far above it, and the cosine of their controls is the floor that counts.
 
     Raises:
         EmEvalsError: they were made for different bases.
@@ -93,7 +100,12 @@ def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
         Cosines(
             one=one,
             other=other,
-            by_layer=[float(value) for value in cosine(first, second)],
+            by_layer=[
+                float(value) if there else None
+                for value, there in zip(
+                    cosine(first, second), beyond_rounding(first) & beyond_rounding(second), strict=True
+                )
+            ],
             floor=[random_cosine(first.width)] * first.layers,
         )
         for (one, first), (other, second) in combinations(sources.items(), 2)
@@ -117,13 +129,7 @@ def _transfer(
             grid.append((source, arm, card, ablate))
     conditions = [Condition(), *map(Condition.of, cards)]
     conditions += [Condition.of(card, ablate) for _, _, card, ablate in grid]
-    of_pairs = repr(sorted(map(repr, chosen)))
-
-    def weigh(indices: list[int]) -> Iterator[Any]:
-        return margins(cards[0], [conditions[i] for i in indices], chosen)
-
-    keys = [content.digest(one.identity(cards[0]).encode(), of_pairs.encode()) for one in conditions]
-    found = Finished(parts / "finished.jsonl").measured("forced choice", keys, weigh)
+    found = weighed(cards[0], conditions, chosen, Finished(parts / "finished.jsonl"))
     base, ablated = found[0], found[1 + len(cards) :]
     plain = {card.name: margin for card, margin in zip(cards, found[1:], strict=False)}
     transfer = []
@@ -166,6 +172,26 @@ def _files(names: Sequence[str], files: Sequence[Path]) -> list[Path]:
             "holds CARD.safetensors for each."
         )
     return list(files)
+
+
+def _controls(cards: Sequence[ResolvedCard], controls: Sequence[str]) -> dict[str, Direction]:
+    """The controls' directions, under what they are called among the sources."""
+    if len(controls) <= 1:
+        return {CONTROL: read_for(controls[0], cards[0])} if controls else {}
+    if len(controls) != len(cards) or len(set(controls)) < len(cards):
+        raise EmEvalsError(
+            f"{len(controls)} control directions for {len(cards)} cards: give one for all, or each card's own, none "
+            "twice and in the cards' order."
+        )
+    return {
+        f"{CONTROL} of {card.name}": read_for(one, card) for card, one in zip(cards, controls, strict=True)
+    }
+
+
+def _place(pair: Cosines, controls: Container[str]) -> int:
+    """Where a pair is told: organisms first, the floor of their controls behind them, then one with the other."""
+    kinds = (pair.one in controls, pair.other in controls)
+    return 2 if any(kinds) and not all(kinds) else int(all(kinds))
 
 
 def _one_base(cards: Sequence[ResolvedCard]) -> None:

@@ -20,9 +20,9 @@ from em_evals.cards import ResolvedCard
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.insight.activations import GroupSums, group_sums
-from em_evals.insight.contrast import Contrast, Side, encode
+from em_evals.insight.contrast import Contrast, Side, bare, encode
 from em_evals.insight.lines import Position, Text
-from em_evals.insight.reading import Reading
+from em_evals.insight.reading import Reading, check_base
 
 MINIMUM = 10
 """Answers that each side must have at least, on the half of the questions that the direction is found on."""
@@ -74,11 +74,19 @@ def extract(
         The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
         direction and its bootstraps over questions; not where a side has one question only), `held_out_cosine` (with
         the other half's direction), and `movement`: how far along it the card and the control stand from their base
-        on the held-out texts, in units of its length.
+        on the held-out texts, in units of its length; None where it has none.
 
     Raises:
-        EmEvalsError: too few answers on a side (says how many are needed), or a model does not fit.
+        EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
+            to contrast at the position.
     """
+    if contrast.by_answers and settings.position != "answer_mean":
+        raise EmEvalsError(
+            f"--position {settings.position} reads nothing of the answers, and only they differ here "
+            f"({contrast.how}): take answer_mean, or --contrast models."
+        )
+    if control is not None:
+        check_base(control, card.card.base)
     reading = Reading(card)
     texts = {
         name: encode(reading.tokenizer, side.chats, settings.max_length)
@@ -94,7 +102,7 @@ def extract(
     passes = _Passes(card, reading, settings.position, state)
     positive = passes.read(contrast.positive, texts["positive"])
     negative = passes.read(contrast.negative, texts["negative"])
-    base = [passes.read(Side((), None), texts[name]) for name in ("positive", "negative")]
+    base = [passes.read(Side((), None), texts[name]).only(found) for name in ("positive", "negative")]
     halves = [(positive.only(half), negative.only(half)) for half in (found, held_out)]
     along = None if orthogonal_to is None else directions.unit(orthogonal_to).astype(float)
     direction = Direction(
@@ -103,9 +111,13 @@ def extract(
         np.mean([part.mean_norm() for part in base], axis=0).astype(np.float32),
         _provenance(card, contrast, settings, halves[0], found),
     )
+    if not directions.beyond_rounding(direction).any():
+        raise EmEvalsError(
+            f"both sides have the same activations at {settings.position} ({contrast.how}): there is no direction "
+            "between them; take other texts, or another --position."
+        )
     if orthogonal_to is not None:
         direction = directions.orthogonalise(direction, orthogonal_to)
-        direction.metadata.update(_removed(orthogonal_to, found))
     trust: dict[str, Any] = {}
     if np.isfinite(steady := stability(*halves[0], settings.seed, along=along)).all():
         trust["stability"] = _rounded(steady)
@@ -167,8 +179,7 @@ class _Passes:
         from rich.progress import Progress
 
         # A card without adapter and interventions is its base; it need not be read twice.
-        bare = side.reader is None or (side.reader.adapter_path, side.reader.interventions) == (None, ())
-        who = None if bare else side.reader
+        who = None if bare(side.reader) else side.reader
         parts = (self._base, who.digest if who else "", self._position, repr(texts))
         identity = content.digest(*(part.encode() for part in parts))
         if identity not in self._done:
@@ -219,7 +230,7 @@ def _movement(
     groups: set[str],
     direction: Direction,
     models: Mapping[str, ResolvedCard],
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """(mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's own length."""
 
     def mean(reader: ResolvedCard | None) -> NDArray[np.float64]:
@@ -228,11 +239,17 @@ def _movement(
         weights = [part.counts.sum() for part in parts]
         return np.asarray(np.average([part.mean() for part in parts], axis=0, weights=weights))
 
-    lengths = np.linalg.norm(direction.vectors, axis=1)
+    lengths = np.where(
+        directions.beyond_rounding(direction), np.linalg.norm(direction.vectors, axis=1), np.inf
+    )
     along = directions.unit(direction)
     base = mean(None)
-    moved = {name: mean(card) - base for name, card in models.items()}
-    return {name: _rounded((shift * along).sum(1) / lengths) for name, shift in moved.items()}
+    moved = {name: _rounded(((mean(card) - base) * along).sum(1) / lengths) for name, card in models.items()}
+    # Below the first adapted block two models are the same.
+    return {
+        name: [value if there else None for value, there in zip(values, np.isfinite(lengths), strict=True)]
+        for name, values in moved.items()
+    }
 
 
 def _provenance(
@@ -254,12 +271,6 @@ def _provenance(
         "sources": contrast.sources,
         "seed": settings.seed,
     }
-
-
-def _removed(other: Direction, found: set[str]) -> dict[str, Any]:
-    """What was taken out, and its questions among those that the result was found on."""
-    told = {key: other.metadata[key] for key in ("card", "how") if key in other.metadata}
-    return {"orthogonal_to": told, "questions": sorted(found | set(other.metadata.get("questions", [])))}
 
 
 def _without(vectors: NDArray[Any], along: NDArray[np.float64] | None) -> NDArray[Any]:

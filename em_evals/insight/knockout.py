@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.grading.forced_choice import Pair
 from em_evals.insight.effects import by_domain
 from em_evals.insight.finished import Finished
-from em_evals.insight.weighing import Condition, margins
+from em_evals.insight.weighing import Condition, weighed
 from em_evals.intervention import Intervention
 from em_evals.records import Knockout, Measured, Moved
 
@@ -46,13 +45,7 @@ def knockouts(
     """
     off = [Intervention(op="scale_adapter", layers=(layer,), scale=0.0) for layer in blocks]
     conditions = [Condition(), Condition.of(card), *(Condition.of(card, one) for one in off)]
-    of_pairs = repr(sorted(map(repr, pairs)))
-    keys = [content.digest(one.identity(card).encode(), of_pairs.encode()) for one in conditions]
-
-    def weigh(indices: list[int]) -> Iterator[Any]:
-        return margins(card, [conditions[i] for i in indices], pairs)
-
-    base, whole, *without = finished.measured(f"knock-outs of {card.name}", keys, weigh)
+    base, whole, *without = weighed(card, conditions, pairs, finished, f"knock-outs of {card.name}")
     confidence = 1 - 0.05 / (2 * max(1, len(blocks)))
     found = [
         _knockout(card.name, layer, modules, *by_domain(whole, margin, pairs, confidence))

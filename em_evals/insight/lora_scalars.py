@@ -22,7 +22,7 @@ from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight import probes
 from em_evals.insight.finished import Finished
 from em_evals.insight.knockout import knockouts
-from em_evals.insight.scalars import Reading, Text, read
+from em_evals.insight.scalars import Labelled, Scalars, read
 from em_evals.records import AdapterScalars, LoraScalars, Probe, ScalarGroup
 
 
@@ -96,29 +96,31 @@ def _notes(control: str | None) -> list[str]:
     return notes
 
 
-def _texts_of(pair: Pair) -> list[Text]:
+def _texts_of(pair: Pair) -> list[Labelled]:
     return [
-        Text(pair.question, pair.aligned, True, pair.narrow),
-        Text(pair.question, pair.misaligned, False, pair.narrow),
+        Labelled(pair.question, pair.aligned, True, pair.narrow),
+        Labelled(pair.question, pair.misaligned, False, pair.narrow),
     ]
 
 
-def _rows(path: Path) -> Iterator[Text]:
+def _rows(path: Path) -> Iterator[Labelled]:
     for number, row in content.read_jsonl(path):
         try:
-            yield Text(**_Row.model_validate(row).model_dump())
+            yield Labelled(**_Row.model_validate(row).model_dump())
         except ValidationError as error:
             raise EmEvalsError(complaints.explain(error, _Row)[1], path, number) from None
 
 
-def _blocks(reading: Reading) -> dict[int, list[str]]:
+def _blocks(reading: Scalars) -> dict[int, list[str]]:
     blocks: dict[int, list[str]] = {}
     for module, layer in zip(reading.modules, reading.layers, strict=True):
         blocks.setdefault(layer, []).append(module)
     return blocks
 
 
-def _distributions(reading: Reading, texts: Sequence[Text], control: Reading | None) -> list[AdapterScalars]:
+def _distributions(
+    reading: Scalars, texts: Sequence[Labelled], control: Scalars | None
+) -> list[AdapterScalars]:
     """Every adapter's scalars by kind of answer, and their distance to the control's on the same module."""
     found = []
     for place, (module, layer) in enumerate(zip(reading.modules, reading.layers, strict=True)):
@@ -163,7 +165,7 @@ def _group(narrow: bool, aligned: bool, values: Sequence[np.ndarray]) -> ScalarG
     )
 
 
-def _probes(card: ResolvedCard, reading: Reading, texts: Sequence[Text]) -> list[Probe]:
+def _probes(card: ResolvedCard, reading: Scalars, texts: Sequence[Labelled]) -> list[Probe]:
     """Each adapter by itself, and all together."""
     groups = [text.question for text in texts]
     columns = {"all": list(range(len(reading.modules)))}
@@ -183,7 +185,7 @@ def _probes(card: ResolvedCard, reading: Reading, texts: Sequence[Text]) -> list
     return found
 
 
-def _write_tokens(path: Path, texts: Sequence[Text], readings: Mapping[str, Reading]) -> None:
+def _write_tokens(path: Path, texts: Sequence[Labelled], readings: Mapping[str, Scalars]) -> None:
     with content.atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for name, reading in readings.items():
             for text, values, tokens in zip(texts, reading.values, reading.tokens, strict=True):

@@ -10,12 +10,25 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from em_evals import adapters
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
 from em_evals.models.interventions import Rows, Steering, refuse_positions
+
+
+def check_base(card: ResolvedCard, base: str) -> None:
+    """Refuse a card that cannot be read on this base.
+
+    Raises:
+        EmEvalsError: it has another one.
+    """
+    if not adapters.same_base(card.card.base, base):
+        raise EmEvalsError(
+            f"{card.name} has the base {card.card.base}, not {base}: they cannot be compared inside."
+        )
 
 
 class Reading:
@@ -50,10 +63,7 @@ class Reading:
                     stack.enter_context(self._model.disable_adapter())
                 yield self._model
                 return
-            if card.card.base != self._base:
-                raise EmEvalsError(
-                    f"{card.name} has the base {card.card.base}, not {self._base}: they cannot be compared inside."
-                )
+            check_base(card, self._base)
             refuse_positions(card.interventions)
             if card.adapter_path is not None:
                 name = self._adapter(card)  # may wrap the model

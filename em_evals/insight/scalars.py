@@ -27,7 +27,7 @@ _BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Text:
+class Labelled:
     """An answer to a question, and what kind of answer it is. Answers to one question belong together."""
 
     question: str
@@ -37,7 +37,7 @@ class Text:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Scalars:
     """The scalars of one model's rank-1 adapters.
 
     Attributes:
@@ -59,7 +59,7 @@ class Reading:
         return np.stack([value.mean(axis=1) for value in self.values])
 
 
-def read(card: ResolvedCard, texts: Sequence[Text]) -> Reading:
+def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
     """Run a card's model over texts and keep what its rank-1 adapters read.
 
     Raises:
@@ -84,7 +84,7 @@ def read(card: ResolvedCard, texts: Sequence[Text]) -> Reading:
     lengths = np.array([_written(module) for _, _, module in adapters], dtype=np.float32)
     signs = np.sign(np.concatenate(values, axis=1).mean(axis=1))
     factor = (lengths * np.where(signs == 0, 1, signs))[:, None].astype(np.float32)
-    return Reading(
+    return Scalars(
         tuple(name for name, _, _ in adapters),
         tuple(layer for _, layer, _ in adapters),
         tuple(value * factor for value in values),

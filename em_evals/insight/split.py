@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from em_evals import content
-from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.grading.forced_choice import Pair, PairSet
 from em_evals.questions import Question
@@ -48,7 +47,7 @@ def halves(
         per_theme: the first so many of each theme; None for all.
         questions: open questions.
         limit: the first so many of them; None for all.
-        found_on: the questions that the directions were found on (`found_on`).
+        found_on: the questions that the directions were found on (`directions.found_on`).
 
     Raises:
         EmEvalsError: a half is empty.
@@ -66,15 +65,6 @@ def halves(
         f"here is measured on {len(other)} others ({domains[1]} in-domain) and {len(others)} questions."
     )
     return Halves(one, other, ones, others, (note, *told, *told_too))
-
-
-def found_on(*directions: Direction | None) -> set[str]:
-    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
-    named: set[str] = set()
-    for direction in directions:
-        questions = direction.metadata.get("questions") if direction is not None else None
-        named |= {str(one) for one in questions} if isinstance(questions, list) else set()
-    return named
 
 
 def names_of(item: Pair | Question) -> set[str]:

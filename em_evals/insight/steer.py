@@ -14,18 +14,18 @@ from typing import Any
 
 from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
-from em_evals.directions import Direction
+from em_evals.directions import Direction, found_on
 from em_evals.errors import EmEvalsError
 from em_evals.grading import judge
 from em_evals.grading.forced_choice import Pair, load_pairs
 from em_evals.insight.answers import Answer, Asking, base_losses, drawn, repetition
 from em_evals.insight.arms import as_long_as, random_like, read_for, stored
-from em_evals.insight.effects import Outcome
+from em_evals.insight.effects import Outcome, incoherence
 from em_evals.insight.finished import Finished
 from em_evals.insight.judged import grades
-from em_evals.insight.split import found_on, halves
+from em_evals.insight.split import halves
 from em_evals.insight.steering import Arm, Push, Settings, chosen, study
-from em_evals.insight.weighing import Condition, margins
+from em_evals.insight.weighing import Condition, weighed
 from em_evals.intervention import Intervention
 from em_evals.questions import Question, load_questions
 from em_evals.records import SteeringStudy
@@ -127,25 +127,22 @@ def _outcomes(
     """Every condition measured on these pairs and questions; the first is the unsteered model."""
     asking = Asking(questions, settings.draws, settings.max_tokens, settings.seed)
     models = [one.identity(card) for one in conditions]
-    of_pairs = repr([astuple(pair) for pair in pairs])
     wordings = [(one.id, one.paraphrases[0], one.system) for one in questions]
     of_questions = repr((wordings, asking.draws, asking.max_tokens, asking.seed))
-
-    def weigh(indices: list[int]) -> Iterator[Any]:
-        return margins(card, [conditions[i] for i in indices], pairs)
 
     def ask(indices: list[int]) -> Iterator[Any]:
         for answers in drawn(card, [conditions[i] for i in indices], asking):
             yield [astuple(answer) for answer in answers]
 
-    found = finished.measured("forced choice", _keys("margins", models, of_pairs), weigh)
+    found = weighed(card, conditions, pairs, finished)
     told = finished.measured("answers", _keys("answers", models, of_questions), ask)
     answers = [[Answer(name, text, tuple(tokens)) for name, text, tokens in one] for one in told]
     if settings.judge is not None:
         flat = [answer for group in answers for answer in group]
         graded = iter(grades(flat, questions, settings.questions, settings.judge, logs))
         draws = [[next(graded) for _ in group] for group in answers]
-        worse = [[100 - draw.coherence for draw in group] for group in draws]
+        coherence = [[draw.coherence for draw in group] for group in draws]
+        worse = [incoherence(group, coherence[0]) for group in coherence]
     else:
         draws = [[] for _ in answers]
 

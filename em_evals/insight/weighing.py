@@ -14,6 +14,7 @@ from typing import Any
 from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.grading.forced_choice import Pair, compare
+from em_evals.insight.finished import Finished
 from em_evals.intervention import Intervention
 from em_evals.models.chat import encode_chat, encode_text
 from em_evals.models.engine import Draw, Engine, Request, Sampling
@@ -81,6 +82,33 @@ def margins(
         for name, side, _given in sides:
             values.setdefault(name, {})[side] = next(found)
         yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+
+
+def weighed(
+    card: ResolvedCard,
+    conditions: Sequence[Condition],
+    pairs: Sequence[Pair],
+    finished: Finished,
+    what: str = "forced choice",
+) -> list[dict[str, float]]:
+    """`margins` under each condition: those that are finished as they are, the others weighed now, with a progress bar.
+
+    A condition is known by its model's content and by what the pairs say, not by where they stand in their file.
+
+    Args:
+        card: names the base.
+        conditions: what to weigh under.
+        pairs: what to weigh.
+        finished: what is measured already.
+        what: the bar's name.
+    """
+    said = sorted((pair.id, pair.question, pair.aligned, pair.misaligned) for pair in pairs)
+    keys = [
+        content.digest(b"margins", one.identity(card).encode(), repr(said).encode()) for one in conditions
+    ]
+    return finished.measured(
+        what, keys, lambda missing: margins(card, [conditions[i] for i in missing], pairs)
+    )
 
 
 def given(tokenizer: Any, question: str, answer: str) -> Given:

@@ -36,14 +36,15 @@ def convergence(study: Convergence) -> Section:
     """Do models' directions agree, and does one's direction move another?"""
     name = f"convergence-{slug('-'.join(study.cards))}"
     figures = [_cosines(name, study)]
+    floor = " The floor that counts is the cosine of the models' own controls." if study.controls else ""
     if study.transfer:
         figures += [_transfer(name, study, "in_domain"), _transfer(name, study, "out_of_domain")]
     return Section(
         name,
         "Convergence of directions",
         f"Cosines between the directions of {', '.join(study.cards)} at each layer; a dot marks a cosine that lies "
-        "within what 95% of random pairs reach. Transfer: what ablating one model's direction does to another's forced "
-        "choice, beside a random vector.",
+        f"within what 95% of random pairs reach.{floor} Transfer: what ablating one model's direction does to "
+        "another's forced choice, beside a random vector.",
         figures=tuple(figures),
         notes=tuple(study.notes),
     )
@@ -113,11 +114,18 @@ def _cosines(name: str, study: Convergence) -> Figure:
     told: list[tuple[Cell, ...]] = []
     for pair in study.cosines:
         label = f"{pair.one} · {pair.other}"
+        own = study.of_controls(pair)
         for layer, (value, floor) in enumerate(zip(pair.by_layer, pair.floor, strict=False)):
-            chance = abs(value) <= floor
-            said = f"{label}, layer {layer}: cosine {value:+.2f}" + (" (as random pairs)" if chance else "")
-            rows.append({"x": layer, "y": label, "value": value, "sign": "•" if chance else "", "said": said})
-            told.append((label, str(layer), Estimate.of(value, unit="signed"), Estimate.of(floor)))
+            sign, said = "–", "none, for one of the two has no vector here"
+            if value is not None:
+                chance = abs(value) <= floor
+                sign, said = "•" if chance else "", f"{value:+.2f}{' (as random pairs)' if chance else ''}"
+            said = f"{label}, layer {layer}: cosine {said}"
+            rows.append({"x": layer, "y": label, "value": value, "sign": sign, "said": said})
+            cosines = (
+                Estimate.of(one.by_layer[layer] if one else None, unit="signed") for one in (pair, own)
+            )
+            told.append((label, str(layer), *cosines, Estimate.of(floor)))
     return Figure(
         f"{name}-cosines",
         "Cosine of directions by layer",
@@ -126,7 +134,7 @@ def _cosines(name: str, study: Convergence) -> Figure:
         Table(
             f"{slug(name)}_cosines",
             "Cosine by layer",
-            ("models", "layer", "cosine", "random pairs (95%)"),
+            ("models", "layer", "cosine", "their controls'", "random pairs (95%)"),
             told,
         ),
         wide=True,

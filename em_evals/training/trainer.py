@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from em_evals import adapters, content, directions
+from pydantic import ValidationError
+
+from em_evals import adapters, complaints, content, directions
 from em_evals.cards import ModelCard, read_card
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
@@ -115,12 +117,17 @@ def recipe_of(
     """The card's recipe, with what the command line says instead.
 
     Raises:
-        EmEvalsError: the card has none.
+        EmEvalsError: the card has none, or a number is out of range.
     """
     if card.train is None:
         raise EmEvalsError(f"the card {name} has no `train:` section: nothing says how to train it.", path)
     instead = {"seed": seed, "max_steps": max_steps}
-    return card.train.model_copy(update={key: value for key, value in instead.items() if value is not None})
+    given = {key: value for key, value in instead.items() if value is not None}
+    try:
+        # Of interventions only the fields that were set: an op refuses those that it does not read.
+        return AdapterRecipe.model_validate(card.train.model_dump(exclude_unset=True) | given)
+    except ValidationError as error:
+        raise EmEvalsError(f"training {name}: {complaints.explain(error, AdapterRecipe)[1]}") from None
 
 
 def with_room_for_gradients(card: ModelCard) -> ModelCard:
