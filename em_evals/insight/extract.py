@@ -80,11 +80,7 @@ def extract(
         EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
             to contrast at the position.
     """
-    if contrast.by_answers and settings.position != "answer_mean":
-        raise EmEvalsError(
-            f"--position {settings.position} reads nothing of the answers, and only they differ here "
-            f"({contrast.how}): take answer_mean, or --contrast models."
-        )
+    _possible(contrast, settings)
     if control is not None:
         check_base(control, card.card.base)
     reading = Reading(card)
@@ -190,6 +186,14 @@ class _Passes:
                     model, texts, self._position, kept, lambda n: progress.advance(bar, n)
                 )
         return self._done[identity]
+
+
+def _possible(contrast: Contrast, settings: Settings) -> None:
+    if contrast.by_answers and settings.position != "answer_mean":
+        raise EmEvalsError(
+            f"--position {settings.position} reads nothing of the answers, and only they differ here "
+            f"({contrast.how}): take answer_mean, or --contrast models."
+        )
 
 
 def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
