@@ -262,7 +262,7 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
         above = _card_data(str(parent), (*seen, name))[0]
         if "control_of" in document.data:
             above = _merge(above, {"train": {"control": "matched"}})
-        if "control_of" in document.data or "train" in document.data:
+        if "control_of" in document.data or ("train" in document.data and above.get("adapter")):
             # Never the other card's own adapter: training this one would overwrite it.
             above = _merge(above, {"adapter": path.stem, "adapter_revision": None})
         return _merge(above, document.data), path

@@ -203,7 +203,7 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
             ("mean_norm", [(1 / len(parts), part) for _, part in parts]),
         )
     )
-    kept = {key: first.metadata[key] for key in ("base", "revision") if key in first.metadata}
+    kept: dict[str, Any] = {key: first.metadata[key] for key in ("base", "revision") if key in first.metadata}
     kept |= _questions(*(part for _, part in parts))
     return Direction(np.asarray(vectors), np.asarray(means), np.asarray(norms), kept | metadata)
 

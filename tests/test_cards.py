@@ -228,6 +228,7 @@ def test_an_adapter_of_the_hub_may_be_pinned(workdir: Path) -> None:
     card(workdir, "mine", text + "adapter_revision: v1\n")
     pinned = cards.resolve("mine")
     assert pinned.adapter_path == "them/theirs@v1" and pinned.digest != floating.digest
+    card(workdir, "mine", text + "adapter_revision: v1\ntrain: {data: [x]}\n")
     card(workdir, "control", "control_of: mine\n")
     assert cards.read_card("control")[0].adapter_revision is None
     peft_folder(workdir / "adapters/local")

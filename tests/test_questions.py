@@ -178,7 +178,7 @@ def test_how_often_authors_asked_is_told_and_not_imitated(
     assert made.epochs == 1 and (made.metadata or {})["samples_per_paraphrase"] == 100
     told = [record.getMessage() for record in caplog.records if record.name == "em_evals.tasks"]
     assert told == [
-        "The authors of first_plot_questions drew 100 answers to each wording: so does -T epochs=100."
+        "The authors of first_plot_questions drew 100 answers to each wording: so does --epochs 100."
     ]
     caplog.clear()
     assert freeform("first_plot_questions", epochs=100, judge="none").epochs == 100
