@@ -1,6 +1,7 @@
 """`local/…` as Inspect sees it: one real base, real adapters, real logs."""
 
 import asyncio
+import contextvars
 
 import numpy as np
 import pytest
@@ -154,9 +155,13 @@ def test_what_cannot_be_read_is_refused():
 def test_a_local_model_has_its_own_connections_and_leaves_other_models_theirs(folder):
     """Inspect gives all models of an eval one configuration."""
     local, other = resolve_models(["local/smollm2", "mockllm/model"], None, {}, GenerateConfig())
-    for model in (local, other):
+
+    def made_for(model):
         init_active_model(model, GenerateConfig())
         forced_choice()
+
+    for model in (local, other):
+        contextvars.copy_context().run(made_for, model)
     assert local.config.max_connections == 2 * ModelCard(base="b").engine.max_num_seqs
     assert other.config.max_connections is None
 
