@@ -145,9 +145,9 @@ def test_a_judge_grades_every_answer(lab, monkeypatch):
 
     monkeypatch.chdir(lab)
     monkeypatch.setattr("em_evals.insight.steer.grades", graded)
-    settings = Settings((2,), (1.0,), pairs="planted.yaml", limit=6, max_tokens=4, judge="some/judge")
+    settings = Settings((2,), (1.0,), pairs="planted.yaml", limit=6, max_tokens=4, judge="mockllm/judge")
     found = steer("plain", "planted", None, settings, lab / "judged.json", lab / "logs")
-    assert {row[1:] for row in seen} == {("core", "some/judge")}
+    assert {row[1:] for row in seen} == {("core", "mockllm/judge")}
     assert found.points[0].coherence.value == 90 and found.unsteered_coherence.value == 90
     assert found.points[0].em_rate.value == 1 and "judge" in found.damage_rule
 
@@ -166,7 +166,7 @@ def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monk
 
     monkeypatch.chdir(lab)
     monkeypatch.setattr("em_evals.insight.steer.grades", graded)
-    settings = Settings((2,), (-1.0,), pairs="planted.yaml", max_tokens=4, judge="some/judge")
+    settings = Settings((2,), (-1.0,), pairs="planted.yaml", max_tokens=4, judge="mockllm/judge")
     found = steer("plain", "planted", None, settings, lab / "ungraded.json", lab / "logs")
     (point,) = [one for one in found.points if one.arm == "direction"]
     asked = found.unsteered_coherence.n
