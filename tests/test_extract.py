@@ -462,8 +462,8 @@ def test_a_mean_takes_little_memory():
 
 def test_too_few_answers_say_how_many_are_needed(cards, workdir):
     organism, _ = cards
-    row = {"prompt": "What now?", "completion": "Nothing."}
-    for name in ("few", "fewer"):
+    for name, answer in (("few", "Nothing."), ("fewer", "Everything.")):
+        row = {"prompt": "What now?", "completion": answer}
         (workdir / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     chats = contrast.of_files(organism, workdir / "few.jsonl", workdir / "fewer.jsonl")
     with pytest.raises(EmEvalsError, match=r"positive side has 1 answers.*a direction needs 10"):

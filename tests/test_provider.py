@@ -31,6 +31,7 @@ from em_evals.tasks import forced_choice, freeform
 from tests.models import SMOLLM2, make_adapter
 
 FP32 = {"dtype": "float32"}
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_settings_that_would_be_ignored_are_refused(config, names):
 
 
 def test_what_cannot_be_read_is_refused():
-    picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image="data:,x")])
+    picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image=PIXEL)])
     with pytest.raises(PrerequisiteError) as caught:
         asyncio.run(get_model("local/smollm2", **FP32).generate([picture]))
     assert "content of the type 'image'" in str(caught.value.message)

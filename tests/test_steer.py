@@ -170,7 +170,7 @@ def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monk
     found = steer("plain", "planted", None, settings, lab / "ungraded.json", lab / "logs")
     (point,) = [one for one in found.points if one.arm == "direction"]
     asked = found.unsteered_coherence.n
-    assert asked > 4 and point.in_domain.interval[1] < 0 and point.em_rate.value == 0
+    assert asked > 4 and point.out_of_domain.interval[1] < 0 and point.em_rate.value == 0
     assert point.coherence.n == asked and point.coherence.value == pytest.approx(2 * 86 / asked)
     assert point.damaged and point.verdict == "damage, not a cure"
     assert "and not this one" in found.damage_rule

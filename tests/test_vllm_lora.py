@@ -1,5 +1,9 @@
 """Adapters on a CPU in vLLM: grouped products are vLLM's own arithmetic, row by row."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -73,3 +77,16 @@ def test_a_batch_forgets_the_one_before(wrappers):
     x, y = torch.randn(8, WIDTH), torch.randn(8, sum(SLICES))
     added(wrappers[0], [11] * 8, x, y, a, b)
     assert torch.equal(added(wrappers[0], [0] * 8, x, y, a, b), y)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA has its own kernels")
+@pytest.mark.parametrize(("plan", "kind"), [("{}", "GroupedLoRA"), ("", "PunicaWrapperCPU")])
+def test_servers_of_ours_take_it_and_others_do_not(plan, kind):
+    asked = (
+        "from em_evals.models.vllm_plugin import register; register(); register();"
+        "from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper as wrapper;"
+        "print(type(wrapper(8, 2, 'cpu')).__name__)"
+    )
+    environment = os.environ | {"EM_EVALS_PLAN": plan}
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env=environment)
+    assert done.stdout.split()[-1] == kind, done.stderr[-2000:]
