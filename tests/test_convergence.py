@@ -186,7 +186,10 @@ def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, mon
     shown = next(line for line in done.stdout.splitlines() if line.startswith("one · two")).split()
     medians = [np.median(pair.by_layer) for pair in (found.cosines[0], floor)]
     assert shown[3:5] == [f"{median:+.2f}" for median in medians]
-    assert {one.source for one in found.transfer} == {*names, *names.values()}
+    assert {(one.source, one.target) for one in found.transfer} == {
+        *((card, other) for card in names for other in names),
+        *((control, card) for card, control in names.items()),
+    }, "a control's direction is taken out of its own organism"
     for wrong in ([*files, files[0]], [files[0], files[0]]):
         with pytest.raises(EmEvalsError, match="one for all, or each card's own, none twice"):
             convergence(["one", "two"], [lab / "found"], wrong, lab / "x.json")

@@ -44,7 +44,9 @@ def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards
     )
     found = records.read(cards / "runs/study/convergence.json")
     assert len(found.cosines) == 15, "three organisms and their controls, pair by pair"
-    assert len(found.transfer) == 6 * 2 * 3, "each direction and a random one, out of each organism"
+    assert len(found.transfer) == (3 * 3 + 3) * 2, (
+        "out of each organism, a control's out of its own; a random one beside"
+    )
     finance, sports = (f"control of {name}" for name in ("smollm2-finance", "smollm2-sports"))
     assert f"{finance} · {sports}" in done.stdout
     files = [

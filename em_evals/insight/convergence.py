@@ -68,7 +68,7 @@ def convergence(
     sources |= harmless
     compared = sorted(cosines(sources), key=lambda pair: _place(pair, harmless))
     chosen, notes = _pairs(pairs, per_theme, sources.values())
-    transfer, moved = _transfer(cards, sources, chosen, output.with_name(f"{output.name}.parts"), seed)
+    transfer, moved = _transfer(cards, sources, own, chosen, output.with_name(f"{output.name}.parts"), seed)
     return Convergence(
         cards=list(names),
         controls=own,
@@ -115,15 +115,20 @@ def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
 def _transfer(
     cards: Sequence[ResolvedCard],
     sources: Mapping[str, Direction],
+    own: Mapping[str, str],
     chosen: Sequence[Pair],
     parts: Path,
     seed: int,
 ) -> tuple[list[Transfer], list[Moved]]:
-    """Every source ablated from every card, and a random direction of its own beside each; the base for comparison."""
+    """Every source ablated from every card, and a random direction of its own beside each; the base for comparison.
+
+    What is a card's own control (`own`) is ablated from that card only, beside whose own direction it stands.
+    """
     grid: list[tuple[str, str, ResolvedCard, Intervention]] = []
     for number, (source, direction) in enumerate(sources.items()):
         arms = {"direction": direction, "random": random_like(direction, seed + number)}
-        for (arm, one), card in product(arms.items(), cards):
+        targets = [card for card in cards if source not in own.values() or own[card.name] == source]
+        for (arm, one), card in product(arms.items(), targets):
             file = str(stored(one, parts))
             ablate = Intervention(op="ablate", direction=file, reference="mean", skip="sink")
             grid.append((source, arm, card, ablate))
