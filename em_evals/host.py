@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inspect_ai._util.error import PrerequisiteError
 from rich.markup import escape
+from rich.text import Text
 
 
 def refusal(what: object) -> PrerequisiteError:
@@ -12,3 +13,8 @@ def refusal(what: object) -> PrerequisiteError:
     Inspect prints it as rich markup: unescaped, brackets in a path or in `em-evals[local]` would vanish.
     """
     return PrerequisiteError(escape(str(what)))
+
+
+def said(error: PrerequisiteError) -> str:
+    """What a refusal says, ours or Inspect's own, on one line and without markup."""
+    return " ".join(Text.from_markup(str(error.message)).plain.split())

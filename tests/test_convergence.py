@@ -152,22 +152,15 @@ def means(before, after, pairs):
     ]
 
 
+def compared(folder, output):
+    return ["insight", "convergence", "one", "two", "--per-theme", "1", "--directions", folder, "-o", output]
+
+
 def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, monkeypatch):
     monkeypatch.chdir(lab)
     directions.write(direction(CHANCE.normal(size=(3, 64))), lab / "found" / "calm.safetensors")
     files = [f"found/{name}.safetensors" for name in ("sound", "calm")]
-    command = [
-        "insight",
-        "convergence",
-        "one",
-        "two",
-        "--directions",
-        "found",
-        "--per-theme",
-        "1",
-        "-o",
-        "own.json",
-    ]
+    command = compared("found", "own.json")
     own = [part for file in files for part in ("--control-direction", file)]
     done = CliRunner().invoke(app, [*command, *own])
     assert done.exit_code == 0, done.output
@@ -202,18 +195,7 @@ def test_layers_without_a_vector_count_for_nothing(lab, monkeypatch):
         whole = directions.read(lab / "found" / f"{name}.safetensors")
         above = whole.vectors * np.array([[0], [1], [1]], np.float32)
         directions.write(replace(whole, vectors=above), lab / "above" / f"{name}.safetensors")
-    command = [
-        "insight",
-        "convergence",
-        "one",
-        "two",
-        "--directions",
-        "above",
-        "--per-theme",
-        "1",
-        "-o",
-        "r1.json",
-    ]
+    command = compared("above", "r1.json")
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     (pair,) = records.read(lab / "r1.json").cosines

@@ -91,9 +91,9 @@ def main() -> None:
             reason = str(error).partition(". ")[0]
             _fail(f"{reason}: free the GPU, or choose a smaller batch, dtype or base.")
         if type(error).__name__ == "PrerequisiteError":
-            from rich.text import Text
+            from em_evals.host import said
 
-            _fail(Text.from_markup(str(error.args[0])).plain)
+            _fail(said(error))  # type: ignore[arg-type]
         raise
 
 

@@ -170,13 +170,14 @@ def check(name: str) -> None:
     """
     from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.model import get_model
-    from rich.text import Text
+
+    from em_evals.host import said
 
     try:
         get_model(name, memoize=False)
     except (PrerequisiteError, ValueError) as error:
-        said = Text.from_markup(str(getattr(error, "message", error))).plain
-        raise EmEvalsError(f"the judge '{name}' cannot be asked: {' '.join(said.split())}") from None
+        why = said(error) if isinstance(error, PrerequisiteError) else str(error)
+        raise EmEvalsError(f"the judge '{name}' cannot be asked: {why}") from None
 
 
 class Judge:
