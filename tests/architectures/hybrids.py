@@ -8,6 +8,8 @@ from tests.architectures.sizes import DELTA, LATENT, MAMBA2, Factory, entry
 
 LINEAR = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
 CONV = ["conv", "full_attention", "conv", "full_attention"]
+# transformers clamps time steps from below in prefills only: a bound that is not reached keeps decoding equal to them.
+UNCLAMPED = {"time_step_min": 1e-5}
 MAMBA1 = {
     "mamba_d_state": 8,
     "mamba_d_conv": 4,
@@ -49,6 +51,7 @@ HYBRIDS: dict[str, Factory] = {
     ),
     "nemotron-h": entry(
         "nemotron_h",
+        UNCLAMPED,
         layers_block_type=["linear_attention", "moe", "full_attention", "mlp", "linear_attention"],
         num_hidden_layers=5,
         ssm_state_size=16,
@@ -75,6 +78,7 @@ HYBRIDS: dict[str, Factory] = {
     ),
     "zamba2": entry(
         "zamba2",
+        UNCLAMPED,
         layers_block_type=["linear_attention", "hybrid", "linear_attention", "hybrid"],
         mamba_d_state=16,
         n_mamba_heads=8,
