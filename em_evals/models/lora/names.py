@@ -1,0 +1,139 @@
+"""Names of the tensors in an adapter's file: which module, and which part of an adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from em_evals.errors import EmEvalsError
+from em_evals.models.lora.skeleton import Skeleton
+
+_PREFIX = "base_model.model."
+_ADAPTER = r"(?:\.[^.]+)?"
+_PARTS = {
+    "A": re.compile(rf"(.+)\.lora_A{_ADAPTER}\.weight"),
+    "B": re.compile(rf"(.+)\.lora_B{_ADAPTER}\.weight"),
+    "B.bias": re.compile(rf"(.+)\.lora_B{_ADAPTER}\.bias"),
+    "embedding_A": re.compile(rf"(.+)\.lora_embedding_A{_ADAPTER}"),
+    "embedding_B": re.compile(rf"(.+)\.lora_embedding_B{_ADAPTER}"),
+    "magnitude": re.compile(rf"(.+)\.lora_magnitude_vector{_ADAPTER}?(?:\.weight)?"),
+    "tokens": re.compile(rf"(.+)\.token_adapter\.trainable_tokens_delta{_ADAPTER}"),
+    "velora": re.compile(rf"(.+)\.lora_velora_embed{_ADAPTER}"),
+}
+_WRAPPER = ".base_layer"
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+(?=\.)")
+
+
+@dataclass(frozen=True)
+class TensorName:
+    """One tensor.
+
+    Attributes:
+        key: its name in the file.
+        module: the module's name in the adapter's own model.
+        part: A, B, B.bias, embedding_A, embedding_B, magnitude, tokens, velora, or `=NAME` for a parameter as a whole.
+        depth: how many wrappers of PEFT stand around what it belongs to.
+    """
+
+    key: str
+    module: str
+    part: str
+    depth: int
+
+
+def parse(key: str) -> TensorName:
+    """Take a tensor's name apart."""
+    name = key.removeprefix(_PREFIX).replace("_orig_mod.", "")
+    for part, pattern in _PARTS.items():
+        if found := pattern.fullmatch(name):
+            return _unwrapped(key, found[1], part)
+    module, _, parameter = _SAVED.sub("", name).rpartition(".")
+    return _unwrapped(key, module, f"={parameter}")
+
+
+def _unwrapped(key: str, module: str, part: str) -> TensorName:
+    depth = 0
+    while module.endswith(_WRAPPER):
+        module, depth = module.removesuffix(_WRAPPER), depth + 1
+    return TensorName(key, module, part, depth)
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """How the adapter's model calls the modules of this one: as it does, but for one prefix.
+
+    Attributes:
+        old: the text decoder's prefix in the adapter's names, with its dot; "" for none.
+        new: the same in this model's.
+        head: the output matrix's name in the adapter's names, and in this model's.
+    """
+
+    old: str = ""
+    new: str = ""
+    head: tuple[str, str] = ("", "")
+
+    def model_name(self, name: str) -> str:
+        """This model's name of a module of the adapter's."""
+        if name == self.head[0]:
+            return self.head[1]
+        return self.new + name.removeprefix(self.old) if self and name.startswith(self.old) else name
+
+    def adapter_name(self, name: str) -> str:
+        """The adapter's name of a module of this model's."""
+        if name == self.head[1]:
+            return self.head[0]
+        return self.old + name.removeprefix(self.new) if self and name.startswith(self.new) else name
+
+    def __bool__(self) -> bool:
+        return self.old != self.new
+
+
+def renaming(modules: Iterable[str], skeleton: Skeleton) -> Renaming:
+    """The one change of prefix that gives every module of an adapter a place in this model.
+
+    A composite model keeps its text decoder one name deeper than the text model does, and libraries save either. The
+    part from the list of blocks on must be equal: a block's number is never changed.
+
+    Args:
+        modules: the adapter's names of the modules that it changes.
+        skeleton: this model's.
+
+    Returns:
+        The renaming; one that changes nothing where all names are there, or no single change helps.
+    """
+    missing = [name for name in modules if name not in skeleton.modules]
+    if not missing:
+        return Renaming()
+    new = f"{skeleton.decoder}." if skeleton.decoder else ""
+    head = next((name for name in missing if skeleton.head and _last(name) == _last(skeleton.head)), "")
+    found = {_stem(name, new, skeleton.modules) for name in missing if name != head}
+    if len(found) > 1 or None in found:
+        return Renaming()
+    old = next(iter(found), new)
+    return Renaming(old or "", new, (head, skeleton.head or "") if head else ("", ""))
+
+
+def _stem(name: str, new: str, modules: Mapping[str, object]) -> str | None:
+    """What stands in a module's name before the part that this model has behind `new`."""
+    rest, before = name, ""
+    while rest:
+        if new + rest in modules:
+            return before
+        part, dot, rest = rest.partition(".")
+        if part.isdecimal():
+            return None
+        before += part + dot
+    return None
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def unmatched(key: str, skeleton: Skeleton) -> EmEvalsError:
+    """The error about a tensor that belongs to no module of this model."""
+    return EmEvalsError(
+        f"the adapter's tensor {key} belongs to no module of this {skeleton.model_type} model: the adapter was trained on "
+        "another model; name its own base."
+    )

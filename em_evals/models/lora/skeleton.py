@@ -1,0 +1,190 @@
+"""What an adapter is matched with: a model's modules by name, kind and shape, without weights.
+
+A skeleton is made from a loaded model, or from a configuration alone (on the meta device, in less than a second), so
+that a card whose adapter does not fit is refused before any weight is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+
+from em_evals.errors import EmEvalsError
+from em_evals.models.architecture import decoder_layers, unwrapped
+
+Kind = Literal["linear", "transposed", "embedding", "convolution", "other"]
+Shape = tuple[int, ...]
+
+_OTHER_MODALITIES = ("vision", "visual", "audio", "image")
+
+
+@dataclass(frozen=True)
+class ModuleShape:
+    """One module.
+
+    Attributes:
+        kind: `linear` and `embedding` as in torch, `transposed` the Conv1D of transformers (weight [in, out]).
+        parameters: its own parameters' shapes, in the order of registration.
+        buffers: its own persistent buffers' shapes.
+        transposed_experts: whether 3-D parameters are [experts, in, out] (gpt-oss, Llama 4).
+        own_forward: a subclass that computes something else than its kind does (a router).
+    """
+
+    kind: Kind
+    parameters: Mapping[str, Shape]
+    buffers: Mapping[str, Shape]
+    transposed_experts: bool = False
+    own_forward: bool = False
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """Features in and out; an embedding's vocabulary counts as in."""
+        first, second = self.parameters["weight"]
+        return (second, first) if self.kind == "linear" else (first, second)
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without its weights.
+
+    Attributes:
+        model_type: as in its configuration.
+        modules: every module by its name.
+        decoder: name of the text decoder, which holds the blocks.
+        blocks: name of the list of its blocks.
+        embedding: name of the input embedding.
+        head: name of the output matrix; None without one.
+        tied: whether the output matrix is the embedding.
+    """
+
+    model_type: str
+    modules: Mapping[str, ModuleShape]
+    decoder: str
+    blocks: str
+    embedding: str
+    head: str | None
+    tied: bool
+
+    def block(self, name: str) -> int | None:
+        """The decoder block that a module is in; None for the others."""
+        if not name.startswith(f"{self.blocks}."):
+            return None
+        return int(name.removeprefix(f"{self.blocks}.").partition(".")[0])
+
+    def is_text(self, name: str) -> bool:
+        """Whether a module is part of the text model: not of a vision or audio tower."""
+        return name == self.head or name == self.decoder or name.startswith(f"{self.decoder}.")
+
+    def routed(self, name: str) -> bool:
+        """Whether a module may see some of the tokens only: it stands in a list inside of a block (experts)."""
+        return any(part.isdecimal() for part in name.removeprefix(f"{self.blocks}.").split(".")[1:])
+
+
+def of(model: Any) -> Skeleton:
+    """The skeleton of a causal language model of transformers."""
+    plain = unwrapped(model)
+    names = {id(module): name for name, module in plain.named_modules()}
+    blocks = names[id(_blocks(plain))]
+    embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
+    tied = head is not None and (
+        head.weight is embedding.weight
+        or (head.weight.is_meta and bool(plain.config.get_text_config().tie_word_embeddings))
+    )
+    return Skeleton(
+        str(plain.config.model_type),
+        {name: _shape(module) for name, module in plain.named_modules() if name},
+        blocks.rpartition(".")[0],
+        blocks,
+        names[id(embedding)],
+        names.get(id(head)),
+        tied,
+    )
+
+
+def of_config(config: Any) -> Skeleton:
+    """The skeleton that a configuration of transformers describes; made once for each content.
+
+    Raises:
+        EmEvalsError: transformers has no causal language model of this kind.
+    """
+    key = hashlib.sha256(f"{type(config)}{config.to_json_string(use_diff=False)}".encode()).hexdigest()
+    return _of_config(key, _Hidden(config))
+
+
+class _Hidden:
+    """Leaves the configuration out of the cache's key."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hidden)
+
+
+@lru_cache(maxsize=8)
+def _of_config(key: str, hidden: _Hidden) -> Skeleton:
+    from transformers import AutoModelForCausalLM
+
+    from em_evals.models.bases import LOADING
+
+    try:
+        with LOADING, torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(hidden.config)
+    except (ValueError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EmEvalsError(
+            f"no causal language model can be made of {hidden.config.model_type} ({reason})."
+        ) from None
+    return of(model)
+
+
+def _blocks(model: Any) -> torch.nn.ModuleList:
+    try:
+        return decoder_layers(model)
+    except (EmEvalsError, AttributeError):
+        depth = model.config.get_text_config().num_hidden_layers
+        found = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.ModuleList)
+            and len(module) == depth
+            and not any(word in name for word in _OTHER_MODALITIES)
+        ]
+        if not found:
+            raise EmEvalsError(f"{model.config.model_type} has no list of decoder layers.") from None
+        return found[0]
+
+
+def _shape(module: torch.nn.Module) -> ModuleShape:
+    from transformers.pytorch_utils import Conv1D
+
+    kinds: dict[type[torch.nn.Module], Kind] = {
+        torch.nn.Linear: "linear",
+        torch.nn.Embedding: "embedding",
+        Conv1D: "transposed",
+        torch.nn.Conv1d: "convolution",
+        torch.nn.Conv2d: "convolution",
+        torch.nn.Conv3d: "convolution",
+    }
+    own = next((cls for cls in kinds if isinstance(module, cls)), None)
+    persistent = (
+        (name, buffer)
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    )
+    return ModuleShape(
+        kinds[own] if own is not None else "other",
+        {name: tuple(parameter.shape) for name, parameter in module.named_parameters(recurse=False)},
+        {name: tuple(buffer.shape) for name, buffer in persistent},
+        bool(getattr(module, "is_transposed", False)),
+        # An embedding that scales its output is still one; PEFT scales what it adds alike.
+        own is torch.nn.Linear and type(module).forward is not torch.nn.Linear.forward,
+    )
