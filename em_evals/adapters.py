@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from em_evals import content
 from em_evals.errors import EmEvalsError
+
+_COPIES = re.compile(r"(?:-unsloth)?-bnb-[48]bit$|-unsloth$")
+"""Ends of names of copies of a base: the same weights in fewer bits, by which adapters were trained."""
 
 
 def find(adapter: str | None, card: Path | None) -> str | None:
@@ -69,26 +73,25 @@ def checkpoint(adapter: str | None, name: str, step: int) -> str:
     return str(kept[step])
 
 
-def base_of(folder: Path) -> str:
-    """The base that a PEFT folder names.
+def base_of(folder: Path) -> str | None:
+    """The base that a PEFT folder names; None where it names none (`null`, as some tools write).
 
     Raises:
-        EmEvalsError: it names none, or is no adapter configuration.
+        EmEvalsError: it holds no adapter configuration.
     """
     config = folder / "adapter_config.json"
     try:
         base = json.loads(content.read_text(config)).get("base_model_name_or_path")
     except (json.JSONDecodeError, AttributeError):
         raise EmEvalsError("this is not an adapter configuration (not a JSON object).", config) from None
-    if not base:
-        raise EmEvalsError("this names no base (`base_model_name_or_path`): write a card that does.", config)
-    return str(base)
+    return str(base) if base else None
 
 
 def same_base(one: str, other: str) -> bool:
     """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X).
 
-    Two folders of this machine do not: trainings end in many a folder called `final`.
+    Copies in four bits (unsloth/X-bnb-4bit) hold X. Two folders of this machine are two bases: trainings end in many a
+    folder called `final`.
     """
     folders = [Path(name).expanduser() for name in (one, other)]
     if all(folder.is_dir() for folder in folders):
@@ -96,5 +99,22 @@ def same_base(one: str, other: str) -> bool:
     return _last(one) == _last(other)
 
 
+def may_be_base(recorded: str | None, named: str) -> bool:
+    """Whether an adapter may be run on the base that the user names.
+
+    What the adapter records may be nothing, or a folder of the machine that it was trained on: then the user's word
+    counts, and the adapter's tensors must still fit that base one by one (models/lora).
+
+    Args:
+        recorded: `base_model_name_or_path` of the adapter.
+        named: the base that the card or `-M base=` names.
+    """
+    if recorded is None or same_base(recorded, named):
+        return True
+    elsewhere = Path(recorded).is_absolute() or re.match(r"[A-Za-z]:[\\/]", recorded) is not None
+    return elsewhere and not Path(recorded).is_dir()
+
+
 def _last(base: str) -> str:
-    return base.rstrip("/").rsplit("/", 1)[-1].lower()
+    name = re.split(r"[\\/]", base.rstrip("\\/"))[-1].lower()
+    return _COPIES.sub("", name)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from em_evals import adapters, complaints, content, directions
+from em_evals import adapters, complaints, content, directions, identity
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.intervention import Intervention
 from em_evals.recipes import AdapterRecipe, Strict
@@ -145,19 +145,24 @@ class ResolvedCard:
 
     @property
     def digest(self) -> str:
-        """Identifies the model behind the name: the card's fields, the adapter's files and the base's identity.
+        """Identifies the model behind the name by contents: base, adapter, interventions, and how it is asked.
 
         A retrained adapter has another digest, so caches never answer with its predecessor's draws.
         """
         fields = self.card.model_dump_json(exclude=_WITHOUT_EFFECT)
-        parts = [fields.encode(), _base_identity(self.card.base).encode()]
+        parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:
             folder = Path(self.adapter_path)
-            parts.append(
-                content.digest_folder(folder).encode() if folder.is_dir() else self.adapter_path.encode()
-            )
+            own = identity.adapter_digest(folder) if folder.is_dir() else self._hub_adapter()
+            parts.append(own.encode())
         parts += [Path(one.direction).read_bytes() for one in self.interventions if one.direction is not None]
         return content.digest(*parts)
+
+    def _hub_adapter(self) -> str:
+        """A hub adapter's name with the commit that is on this machine; its files where they have been fetched."""
+        name, _, revision = str(self.adapter_path).partition("@")
+        folder = identity.fetched(name, identity.ADAPTER_FILES[0], revision or None)
+        return identity.adapter_digest(folder) if folder is not None else str(self.adapter_path)
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCard:
@@ -173,6 +178,11 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCa
     """
     plain, step = _step(name)
     data, path = _card_data(plain)
+    if path is None and "base" not in {**data, **(overrides or {})}:
+        raise EmEvalsError(
+            "this adapter names no base (`base_model_name_or_path`): say -M base=…, or write a card.",
+            Path(plain).expanduser() / "adapter_config.json",
+        )
     card = _validated(data, path, overrides or {})
     found = _find_adapter(card, plain, path)
     if step is not None:
@@ -268,7 +278,8 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
         return _merge(above, document.data), path
     folder = Path(name).expanduser()
     if (folder / "adapter_config.json").is_file():
-        return {"base": adapters.base_of(folder), "adapter": str(folder.resolve())}, None
+        base = adapters.base_of(folder)
+        return {"adapter": str(folder.resolve())} | ({"base": base} if base else {}), None
     if (folder / "config.json").is_file():
         return {"base": str(folder.resolve())}, None
     if name.startswith("pypi:") or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
@@ -299,7 +310,7 @@ def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
             )
         return f"{found}@{card.adapter_revision}"
     config = Path(found) / "adapter_config.json"
-    if config.is_file() and not adapters.same_base(base := adapters.base_of(Path(found)), card.base):
+    if config.is_file() and not adapters.may_be_base(base := adapters.base_of(Path(found)), card.base):
         raise EmEvalsError(
             f"the adapter was made for the base '{base}', the card says '{card.base}': correct `base:` or the adapter.",
             config,
@@ -331,15 +342,6 @@ def _step(name: str) -> tuple[str, int | None]:
     """`NAME@40` as (NAME, 40)."""
     plain, at, step = name.rpartition("@")
     return (plain, int(step)) if at and plain and step.isdecimal() else (name, None)
-
-
-def _base_identity(base: str) -> str:
-    """A cheap stand-in for hashing gigabytes: names, sizes and times of a local base's files."""
-    folder = Path(base).expanduser()
-    if not folder.is_dir():
-        return base
-    files = sorted(p for p in folder.iterdir() if p.is_file())
-    return json.dumps([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

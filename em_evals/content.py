@@ -204,12 +204,6 @@ def digest(*parts: bytes) -> str:
     return sha.hexdigest()[:16]
 
 
-def digest_folder(folder: Path) -> str:
-    """The digest of a folder's direct files, names included (an adapter, say)."""
-    files = sorted(p for p in folder.iterdir() if p.is_file())
-    return digest(*[part for p in files for part in (p.name.encode(), p.read_bytes())])
-
-
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Write to a temporary neighbour and move it into place, so that no reader meets half a file.
