@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from em_evals import content
 from em_evals.errors import EmEvalsError
 from em_evals.insight.lines import Line, Padded, Position, Text, lay, may_lay, pad
-from em_evals.models.architecture import decoder_layers, unwrapped
+from em_evals.models.architecture import decoder, decoder_layers, unwrapped
+from em_evals.models.families import Layout, layout
 
 _BATCH_TOKENS = 2048
 _SAVE_EVERY = 32
@@ -92,8 +93,9 @@ def group_sums(
     done = sums.resume(state)
     advance(done)
     share = may_lay(unwrapped(model))
+    rest = _after(lay(texts, position, share), done)
     with torch.inference_mode(), sums.watching(model):
-        for number, lines in enumerate(_batches(_after(lay(texts, position, share), done), batch_tokens), 1):
+        for number, lines in enumerate(_batches(rest, batch_tokens, layout(model.config)), 1):
             batch = pad(lines, position, share)
             sums.read(model, batch, [groups[text.group] for text in batch.texts])
             done += len(batch.texts)
@@ -139,7 +141,7 @@ class _Sums:
         if batch.mask is not None:
             tree = {"attention_mask": batch.mask, "position_ids": batch.positions}
         tensors = {name: value.to(self._device) for name, value in tree.items()}
-        unwrapped(model).get_decoder()(input_ids=batch.ids.to(self._device), use_cache=False, **tensors)
+        decoder(model)(input_ids=batch.ids.to(self._device), use_cache=False, **tensors)
 
     def save(self, state: Path, done: int) -> None:
         from safetensors.torch import save_file
@@ -182,11 +184,16 @@ def _after(lines: Sequence[Line], done: int) -> list[Line]:
     return []
 
 
-def _batches(lines: Sequence[Line], budget: int) -> list[list[Line]]:
-    """Lines of like length together, within the token budget; they come sorted."""
+def _batches(lines: Sequence[Line], budget: int, allowed: Layout) -> list[list[Line]]:
+    """Lines of like length together, within the token budget; they come sorted.
+
+    Where a layout has no rows, a line is alone; and no batch reaches over the border of a rope.
+    """
     batches: list[list[Line]] = []
     for line in lines:
-        if not batches or len(line.ids) * (len(batches[-1]) + 1) > budget:
+        length = len(line.ids)
+        full = not batches or length * (len(batches[-1]) + 1) > budget
+        if full or allowed.alone(length) or allowed.side(len(batches[-1][-1].ids)) != allowed.side(length):
             batches.append([])
         batches[-1].append(line)
     return batches

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import torch
 
-from em_evals.models.batch import may_share
+from em_evals.models.architecture import decoder
+from em_evals.models.families import layout
 
 Position = Literal["answer_mean", "last_prompt", "prompt_mean"]
 """Which tokens of a text are averaged. `prompt_mean` leaves the first token out: it is the attention's sink, with a
@@ -87,10 +88,10 @@ def lay(texts: Sequence[Text], position: Position, share: bool) -> list[Line]:
 
 
 def may_lay(model: Any) -> bool:
-    """Whether a decoder takes a mask and positions of ours: no sliding window, scaled-dot-product attention."""
-    takes = inspect.signature(model.get_decoder().forward).parameters
+    """Whether a decoder takes a mask and positions of ours, and computes attention by PyTorch's function."""
+    takes = inspect.signature(decoder(model).forward).parameters
     attention = str(model.config.get_text_config()._attn_implementation)
-    return may_share(model) and "position_ids" in takes and "sdpa" in attention
+    return layout(model.config).share and "position_ids" in takes and "sdpa" in attention
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import torch
+
 from em_evals.errors import EmEvalsError
+
+_OTHER_PARTS = re.compile(r"(?:^|\.)(?:vision|visual|audio|image|speech|video|mtp)[^.]*")
+"""Parts of composite models that read no text."""
+_BLOCKS = ("layers", "h", "blocks")
+"""What a decoder calls the list of its blocks."""
 
 
 def unwrapped(model: Any) -> Any:
@@ -14,17 +22,35 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def decoder_layers(model: Any) -> Any:
-    """The decoder blocks of a model, first to last.
+def decoder(model: Any) -> Any:
+    """The text decoder: embeds token ids, runs the blocks, norms; computes no vocabulary.
+
+    Composite models (vision, audio) have one inside.
 
     Raises:
-        EmEvalsError: the architecture keeps them elsewhere.
+        EmEvalsError: the blocks cannot be found, see `decoder_layers`.
     """
-    plain = unwrapped(model)
-    layers = getattr(plain.get_decoder(), "layers", None)
-    if layers is None:
-        raise EmEvalsError(f"{plain.config.model_type} has no list of decoder layers.")
-    return layers
+    return _decoder(unwrapped(model))[0]
+
+
+def decoder_layers(model: Any) -> Any:
+    """The text decoder's blocks, first to last.
+
+    Raises:
+        EmEvalsError: the architecture has no list of as many blocks as its configuration says.
+    """
+    return _decoder(unwrapped(model))[1]
+
+
+def _decoder(plain: Any) -> tuple[Any, Any]:
+    depth = plain.config.get_text_config().num_hidden_layers
+    for place, owner in plain.named_modules():
+        if not _OTHER_PARTS.search(place):
+            for name in _BLOCKS:
+                blocks = getattr(owner, name, None)
+                if isinstance(blocks, torch.nn.ModuleList) and len(blocks) == depth:
+                    return owner, blocks
+    raise EmEvalsError(f"{plain.config.model_type} has no list of {depth} decoder blocks.")
 
 
 def write_modules(model: Any) -> list[Any]:

@@ -25,8 +25,9 @@ from rich.console import Console
 from em_evals import content
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError, nearest
-from em_evals.models import attention
+from em_evals.models import attention, families
 from em_evals.models.memory import keep_freed_memory
+from em_evals.models.mends import mend
 
 LOADING = threading.Lock()
 """transformers sets process-wide state (default dtype, patched constructors) while it loads: one model at a time, or
@@ -119,23 +120,25 @@ def load_model(card: ModelCard) -> Any:
         EmEvalsError: it cannot be found, read (safetensors only), or held in memory.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar of milliseconds in the middle of Inspect's display
+    config = load_config(card)
+    maker = _model_class(card, config)
     device = choose_device(card.engine.device)
     if device.type == "cpu":
         keep_freed_memory()
     options: dict[str, Any] = {"revision": card.revision, "trust_remote_code": card.trust_remote_code}
-    options["attn_implementation"] = card.engine.attn_implementation
+    options["attn_implementation"] = _attention(card, config)
     try:
         place = locate(card.base)
         with LOADING:
             # use_safetensors: pickled weights could run code.
-            model = AutoModelForCausalLM.from_pretrained(
+            model = maker.from_pretrained(
                 place, dtype=choose_dtype(card.engine.dtype, device), use_safetensors=True, **options
             )
         use_own_attention(model, card)
+        mend(model)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise EmEvalsError(
@@ -145,9 +148,50 @@ def load_model(card: ModelCard) -> Any:
         raise _unavailable(card.base, error) from None
 
 
+def _model_class(card: ModelCard, config: Any) -> Any:
+    """The auto class that makes a model which answers in text; a composite model answers without images.
+
+    Raises:
+        EmEvalsError: transformers has none for this kind of model.
+    """
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForMultimodalLM,
+    )
+
+    makers = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
+    for maker in makers:
+        if type(config) in maker._model_mapping:
+            return maker
+    if card.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return AutoModelForCausalLM
+    raise EmEvalsError(
+        f"{card.base} is a '{config.model_type}', for which transformers has no class that generates text."
+    )
+
+
+def _attention(card: ModelCard, config: Any) -> str | None:
+    """The attention implementation to load with; None leaves the choice to transformers.
+
+    Raises:
+        EmEvalsError: the card names one that does not compute what the base was trained with.
+    """
+    known = families.family(config)
+    if known is None or not known.eager:
+        return card.engine.attn_implementation
+    if card.engine.attn_implementation not in (None, "eager"):
+        raise EmEvalsError(
+            f"{config.get_text_config().model_type} with attn_implementation "
+            f"'{card.engine.attn_implementation}' leaves out its soft cap; say `eager`, or nothing."
+        )
+    return "eager"
+
+
 def use_own_attention(model: Any, card: ModelCard) -> None:
-    """Give a model our attention in PyTorch's place (attention.py), unless its card names one."""
-    if model.config._attn_implementation == "sdpa" and card.engine.attn_implementation is None:
+    """Give a model our attention in PyTorch's place (attention.py), unless its card names one or it is not known."""
+    own = card.engine.attn_implementation is None and families.family(model.config) is not None
+    if own and model.config.get_text_config()._attn_implementation == "sdpa":
         model.set_attn_implementation(attention.NAME)
 
 

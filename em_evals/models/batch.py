@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from transformers.cache_utils import DynamicCache
+
 from em_evals.models.engine import Draw, StopReason
-from em_evals.models.interventions import Rows, Steering
+from em_evals.models.interventions import Rows
 from em_evals.models.kv_cache import RowCache
+from em_evals.models.loaded import Loaded
 from em_evals.models.row import Row
 from em_evals.models.sampling import choose, token_logprobs
 
@@ -25,37 +28,26 @@ Kind = TypeVar("Kind", bound="Batch")
 class Batch:
     """Rows that share a cache.
 
+    Where a base's layout lets rows share nothing, a batch is one row: it is computed without padding or mask, on
+    transformers' own cache, or on none where that would not be exact.
+
     Args:
-        model: a causal language model of transformers, or a PeftModel around one.
-        tokenizer: its tokenizer.
-        end_tokens: ids that end a draw.
-        model_len: tokens of prompt and draw together, at most.
-        steering: the model's interventions; rows name their slots.
+        base: the model, its hooks and its layout.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, end_tokens: frozenset[int], model_len: int, steering: Steering
-    ) -> None:
-        self.model = model
-        self.steering = steering
-        self._tokenizer = tokenizer
-        self._end_tokens = end_tokens
-        self._model_len = model_len
-        self._device = next(model.parameters()).device
+    def __init__(self, base: Loaded) -> None:
+        self.base = base
         self.rows: list[Row] = []
         self._cache: RowCache | None = None
+        self._own_cache: DynamicCache | None = None
         # [rows, columns]: which cache columns a row sees (1) and which are padding (0).
-        self._mask = torch.zeros(0, 0, dtype=torch.long, device=self._device)
-        self._position = torch.zeros(0, dtype=torch.long, device=self._device)
-        self._last = torch.zeros(0, dtype=torch.long, device=self._device)
-
-    def use_model(self, model: Any) -> None:
-        """Go on with another wrapping of the same weights (an adapter was attached); caches stay valid."""
-        self.model = model
+        self._mask = torch.zeros(0, 0, dtype=torch.long, device=base.device)
+        self._position = torch.zeros(0, dtype=torch.long, device=base.device)
+        self._last = torch.zeros(0, dtype=torch.long, device=base.device)
 
     def fresh(self, kind: type[Kind]) -> Kind:
         """An empty batch of the same model."""
-        return kind(self.model, self._tokenizer, self._end_tokens, self._model_len, self.steering)
+        return kind(self.base)
 
     @property
     def live(self) -> list[Row]:
@@ -69,12 +61,16 @@ class Batch:
         of interventions.
         """
         batch = self.fresh(Batch)
-        batch.rows, batch._cache = rows, RowCache(_decoder_layers(self.model))
+        batch.rows = rows
         scored = any(row.wants_prompt_logprobs for row in rows)
-        shared = common_prefix([row.tokens for row in rows]) if may_share(self.model) else 0
+        if not self.base.layout.rows:
+            batch._prefill_alone(scored)
+            return batch
+        batch._cache = RowCache(self.base.model.config)
+        shared = common_prefix([row.tokens for row in rows]) if self.base.layout.share else 0
         head = batch._prefill_head(shared, scored) if shared >= WORTH_SHARING else None
         start = shared if head is not None else 0
-        ids, mask = left_padded([row.tokens[start:] for row in rows], self._device)
+        ids, mask = left_padded([row.tokens[start:] for row in rows], self.base.device)
         if head is None:
             batch._mask = mask.new_zeros(len(rows), 0)
             batch._position = mask.new_zeros(len(rows))
@@ -87,6 +83,17 @@ class Batch:
         batch._draw(logits[:, -1])
         return batch
 
+    def _prefill_alone(self, scored: bool) -> None:
+        """Read the one row by itself and draw its first token."""
+        (row,) = self.rows
+        if self.base.caches:
+            self._own_cache = DynamicCache(config=self.base.model.config)
+        ids = torch.tensor([row.tokens], device=self.base.device)
+        logits = self._forward_alone(ids, row, keep=0 if scored else 1)
+        if scored:
+            _score_prompt(row, logits[0])
+        self._draw(logits[:, -1])
+
     def _prefill_head(self, length: int, scored: bool) -> list[torch.Tensor]:
         """Compute the rows' common beginning once for each model among them and hand it to every row.
 
@@ -98,29 +105,35 @@ class Batch:
         places = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
         owner = [places[kind] for kind in kinds]
         firsts = [self.rows[owner.index(i)] for i in range(len(places))]
-        ids = torch.tensor([self.rows[0].tokens[:length]] * len(firsts), device=self._device)
+        ids = torch.tensor([self.rows[0].tokens[:length]] * len(firsts), device=self.base.device)
         self._mask = ids.new_zeros(len(firsts), 0)
         self._position = ids.new_zeros(len(firsts))
         logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, rows=firsts)
-        index = torch.tensor(owner, device=self._device)
+        index = torch.tensor(owner, device=self.base.device)
         self._cache.keep(index)
         self._mask, self._position = self._mask[index], self._position[index]
         return [logits[i] for i in owner]
 
-    def _kind(self, row: Row, length: int) -> tuple[str, int, int]:
+    def _kind(self, row: Row, length: int) -> tuple[str | None, int, int]:
         """Rows of one kind have the same keys and values over a common beginning."""
-        begin = min(row.answer_start, length) if self.steering.positional(row.slot) else 0
+        begin = min(row.answer_start, length) if self.base.steering.positional(row.slot) else 0
         return row.adapter, row.slot, begin
 
     def step(self) -> None:
         """Draw one more token for every row."""
         ids = self._last[:, None]
+        if not self.base.layout.rows:
+            (row,) = self.rows
+            if self._own_cache is None:
+                ids = torch.tensor([row.tokens], device=self.base.device)
+            self._draw(self._forward_alone(ids, row, keep=1)[:, -1])
+            return
         self._draw(self._forward(ids, torch.ones_like(ids), keep=1)[:, -1])
 
     def join(self, other: Batch) -> None:
         """Take over another batch's rows."""
         if self._cache is None or not self.rows:
-            self.rows, self._cache = other.rows, other._cache
+            self.rows, self._cache, self._own_cache = other.rows, other._cache, other._own_cache
             self._mask, self._position, self._last = other._mask, other._position, other._last
             return
         assert other._cache is not None  # noqa: S101 - a prefilled batch has a cache
@@ -135,13 +148,22 @@ class Batch:
         self._position = torch.cat([self._position, other._position])
         self._last = torch.cat([self._last, other._last])
 
+    def release(self, rows: list[Row]) -> None:
+        """Let rows go on elsewhere: they are prefilled again."""
+        gone = set(map(id, rows))
+        self._keep([i for i, row in enumerate(self.rows) if id(row) not in gone])
+
     def drop_done(self, slack: int = 0) -> None:
         """Let finished rows leave, once there are more than `slack` of them (dropping copies the cache)."""
         kept = [i for i, row in enumerate(self.rows) if not row.done]
+        if not kept or len(self.rows) - len(kept) > slack:
+            self._keep(kept)
+
+    def _keep(self, kept: list[int]) -> None:
         if not kept:
             self.clear()
-        elif len(self.rows) - len(kept) > slack and self._cache is not None:
-            index = torch.tensor(kept, device=self._device)
+        elif len(kept) < len(self.rows) and self._cache is not None:
+            index = torch.tensor(kept, device=self.base.device)
             self.rows = [self.rows[i] for i in kept]
             self._mask, self._position, self._last = (
                 self._mask[index],
@@ -156,7 +178,7 @@ class Batch:
 
     def clear(self) -> list[Row]:
         """Give up the cache; returns the rows that are not done, to be prefilled again."""
-        live, self.rows, self._cache = self.live, [], None
+        live, self.rows, self._cache, self._own_cache = self.live, [], None, None
         return live
 
     def _forward(
@@ -177,19 +199,37 @@ class Batch:
         self._mask = torch.cat([self._mask, mask], dim=1)
         positions = (self._position[:, None] + mask.cumsum(1) - 1).clamp(min=0)
         self._position = self._position + mask.sum(1)
-        has_adapters = hasattr(self.model, "peft_config")
-        mixed = {"adapter_names": [row.adapter for row in rows]} if has_adapters else {}
-        with self.steering.rows(self._steered(rows, positions)):
-            output = self.model(
+        options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": keep}
+        options = {name: value for name, value in options.items() if name in self.base.arguments}
+        with (
+            self.base.bank.rows([row.adapter for row in rows]),
+            self.base.steering.rows(self._steered(rows, positions)),
+        ):
+            output = self.base.model(
                 input_ids=ids,
                 attention_mask=self._mask,
-                position_ids=positions,
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=keep,
-                **mixed,
+                **options,
             )
-        return output.logits.float()
+        return output.logits[:, -keep:].float()
+
+    def _forward_alone(self, ids: torch.Tensor, row: Row, keep: int) -> torch.Tensor:
+        """Run the model on one row's new tokens, or on all of its tokens where there is no cache.
+
+        Returns:
+            Logits [1, kept, vocabulary], float32; `keep` as in `_forward`.
+        """
+        first = row.length - ids.shape[1]
+        positions = torch.arange(first, row.length, device=self.base.device)[None]
+        options: dict[str, Any] = {"use_cache": self._own_cache is not None}
+        if self._own_cache is not None:
+            options["past_key_values"] = self._own_cache
+        if "logits_to_keep" in self.base.arguments:
+            options["logits_to_keep"] = keep
+        with self.base.bank.rows([row.adapter]), self.base.steering.rows(self._steered([row], positions)):
+            output = self.base.model(input_ids=ids, **options)
+        return output.logits[:, -keep:].float()
 
     def _steered(self, rows: list[Row], positions: torch.Tensor) -> Rows | None:
         """What the interventions' hooks need to know; None where no row has any."""
@@ -197,7 +237,9 @@ class Batch:
             return None
         slots, answers = ([getattr(row, name) for row in rows] for name in ("slot", "answer_start"))
         return Rows(
-            torch.tensor(slots, device=self._device), positions, torch.tensor(answers, device=self._device)
+            torch.tensor(slots, device=self.base.device),
+            positions,
+            torch.tensor(answers, device=self.base.device),
         )
 
     def _draw(self, logits: torch.Tensor) -> None:
@@ -214,14 +256,14 @@ class Batch:
             row.stop_reason = self._ends(row, token)
 
     def _ends(self, row: Row, token: int) -> StopReason | None:
-        if token in self._end_tokens:
+        if token in self.base.end_tokens:
             return "stop"
         if row.request.sampling.stop and (cut := self._stop_text(row)) is not None:
             row.text = cut
             return "stop"
         if len(row.generated) >= row.request.sampling.max_tokens:
             return "max_tokens"
-        if row.length >= self._model_len:
+        if row.length >= self.base.model_len:
             return "model_length"
         return None
 
@@ -233,7 +275,7 @@ class Batch:
 
     def decode(self, row: Row) -> str:
         """The text of what was generated, special tokens left out."""
-        text: str = self._tokenizer.decode(
+        text: str = self.base.tokenizer.decode(
             row.generated, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
@@ -270,13 +312,3 @@ def common_prefix(rows: list[tuple[int, ...]]) -> int:
     first, last = min(rows), max(rows)
     limit = min(map(len, rows)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)
-
-
-def may_share(model: Any) -> bool:
-    """A sliding window counts cache columns, and sharing leaves gaps between them."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
-    return not any("sliding" in kind or "chunked" in kind for kind in kinds)
-
-
-def _decoder_layers(model: Any) -> int:
-    return int(model.config.get_text_config().num_hidden_layers)

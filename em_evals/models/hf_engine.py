@@ -8,7 +8,6 @@ it halves the batch and goes on.
 from __future__ import annotations
 
 import atexit
-import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,13 +18,14 @@ import torch
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases, lora_files, scoring
-from em_evals.models.adapters import detach, with_adapter
+from em_evals.models import bases, scoring
 from em_evals.models.batch import Batch
+from em_evals.models.batches import Batches, by_kind
 from em_evals.models.engine import Draw, Request
-from em_evals.models.interventions import Steering
+from em_evals.models.loaded import loaded
+from em_evals.models.lora import written
 from em_evals.models.memory import fits, free
-from em_evals.models.row import PEFT_BASE, Row
+from em_evals.models.row import Row
 
 _LOGITS_BYTES = 512 * 1024**2
 """Prompt log-probabilities need logits at every position: a prefill that reports them is kept below this."""
@@ -33,7 +33,7 @@ _LOGITS_BYTES = 512 * 1024**2
 _LOADING_PATIENCE = 10
 """Seconds that an interrupted process waits for a base that is being loaded."""
 _ADAPTERS_KEPT = 16
-"""Adapters that stay in memory (float32, PEFT's way) when no row of the batch needs them."""
+"""Adapters that stay in memory (float32, as PEFT holds them) when no row needs them."""
 
 
 class HFEngine:
@@ -56,7 +56,6 @@ class HFEngine:
         self._loaded = threading.Event()
         self._error: Exception | None = None
         self._adapters: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
-        self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
@@ -86,55 +85,54 @@ class HFEngine:
         self.close(None if self._loaded.is_set() else _LOADING_PATIENCE)
 
     def _run(self) -> None:
-        batch: Batch | None = None
+        batches: Batches | None = None
         try:
-            batch = self._load()
+            batches = self._load()
             self._loaded.set()
-            while self._wait(batch):
+            while self._wait(batches):
                 with torch.inference_mode():
-                    self._admit(batch)
-                    self._settle(batch)
-                    self._advance(batch)
-                    self._settle(batch)
-            self._fail(batch, _closed())
+                    self._admit(batches)
+                    self._settle(batches)
+                    self._advance(batches)
+                    self._settle(batches)
+            self._fail(batches, _closed())
         except Exception as error:  # the thread's last act is to tell everybody who waits
-            self._fail(batch, error)
+            self._fail(batches, error)
 
-    def _load(self) -> Batch:
-        model = bases.load_model(self._card)
-        end = model.generation_config.eos_token_id if model.generation_config is not None else None
-        ends = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
-        return Batch(model, self.tokenizer, frozenset(ends), self.model_len, Steering(model))
+    def _load(self) -> Batches:
+        return Batches(loaded(bases.load_model(self._card), self.tokenizer, self.model_len))
 
-    def _wait(self, batch: Batch) -> bool:
+    def _wait(self, batches: Batches) -> bool:
         """Sleep until there is work; False when closed."""
         with self._wake:
-            while not (self._waiting or batch.rows or self._closed):
+            while not (self._waiting or batches.rows or self._closed):
                 self._wake.wait()
             return not self._closed
 
     # Admission
 
-    def _admit(self, batch: Batch) -> None:
+    def _admit(self, batches: Batches) -> None:
         """Prefill waiting rows as far as there is room, similar lengths together."""
-        self._unload(batch)
-        room = self._max_rows - len(batch.live)
+        self._unload(batches)
+        room = self._max_rows - len(batches.live)
         with self._wake:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         try:
-            ready = [row for row in taken if not row.future.done() and self._prepare(batch, row)]
+            ready = [row for row in taken if not row.future.done() and self._prepare(batches, row)]
             scored, drawn = _partition(ready)
-            for group in self._scored_groups(scored):
-                self._score(batch, group)
-            for group in self._groups(drawn):
-                self._prefill(batch, group)
+            for alike in by_kind(batches.base, scored):
+                for group in self._scored_groups(alike):
+                    self._score(batches, group)
+            for alike in by_kind(batches.base, drawn):
+                for group in self._groups(alike):
+                    self._prefill(batches, group)
         except Exception:
             # They are in no list now, and whoever waits for them must hear of it.
-            in_batch = set(map(id, batch.rows))
-            self._put_back([row for row in taken if not row.future.done() and id(row) not in in_batch])
+            placed = set(map(id, batches.rows))
+            self._put_back([row for row in taken if not row.future.done() and id(row) not in placed])
             raise
 
-    def _prepare(self, batch: Batch, row: Row) -> bool:
+    def _prepare(self, batches: Batches, row: Row) -> bool:
         """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
             _reject(row.future, EmEvalsError("the prompt is empty: there is no token to continue."))
@@ -142,8 +140,8 @@ class HFEngine:
             _resolve(row.future, Draw("", [], "model_length"))
         else:
             try:
-                row.slot = batch.steering.slot(row.request.interventions)
-                row.adapter = self._adapter(batch, row.request.adapter, row.request.interventions)
+                row.slot = batches.base.steering.slot(row.request.interventions)
+                row.adapter = self._adapter(batches, row.request.adapter, row.request.interventions)
                 return True
             except (
                 Exception
@@ -174,15 +172,18 @@ class HFEngine:
             rows, self._options.max_num_batched_tokens, _LOGITS_BYTES // (4 * len(self.tokenizer))
         )
 
-    def _score(self, batch: Batch, rows: list[Row]) -> None:
+    def _score(self, batches: Batches, rows: list[Row]) -> None:
         """Score rows and hand them over."""
-        self._within_memory(batch, rows, lambda some: batch.fresh(scoring.Scoring).score(some))
+        self._attempt(batches, rows, lambda some: scoring.Scoring(batches.base).score(some))
         for row in rows:
             if row.stop_reason is not None:
-                _resolve(row.future, batch.finish(row))
+                _resolve(row.future, Batch(batches.base).finish(row))
 
-    def _prefill(self, batch: Batch, rows: list[Row]) -> None:
-        self._within_memory(batch, rows, lambda some: self._join(batch, batch.prefill(some)))
+    def _prefill(self, batches: Batches, rows: list[Row]) -> None:
+        def prefill(some: list[Row]) -> None:
+            self._join(batches.place(some), Batch(batches.base).prefill(some))
+
+        self._attempt(batches, rows, prefill)
 
     def _join(self, batch: Batch, other: Batch) -> None:
         """Prefilled rows go on with the others. Memory may run out with some layers joined: then all begin again."""
@@ -191,18 +192,25 @@ class HFEngine:
                 self._hand_over(part)
             self._begin_again([*batch.clear(), *other.clear()])
 
-    def _within_memory(self, batch: Batch, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
-        """Do the work for all rows at once, or for halves of them where memory runs out."""
-        if fits(lambda: work(rows)):
+    def _attempt(self, batches: Batches, rows: list[Row], work: Callable[[list[Row]], None]) -> None:
+        """Do the work for all rows at once, or for halves of them where memory runs out.
+
+        Where it fails for another reason, each row is tried alone, so that only the row at fault is refused.
+        """
+        try:
+            if fits(lambda: work(rows)):
+                return
+        except Exception as error:
+            self._single_out(batches, rows, error)
             return
         free()
         if len(rows) > 1:
             half = len(rows) // 2
-            self._within_memory(batch, rows[:half], work)
-            self._within_memory(batch, rows[half:], work)
-        elif batch.live:
+            self._attempt(batches, rows[:half], work)
+            self._attempt(batches, rows[half:], work)
+        elif batches.live:
             # Wait until others have left, and never grow this large again.
-            self._max_rows = max(1, len(batch.live))
+            self._max_rows = max(1, len(batches.live))
             self._put_back(rows)
         else:
             length = rows[0].length
@@ -211,14 +219,36 @@ class HFEngine:
                 EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
             )
 
+    def _single_out(self, batches: Batches, rows: list[Row], error: Exception) -> None:
+        """A computation of these rows failed: refuse a single one with the reason, try several one by one."""
+        for row in rows:
+            if row.stop_reason is not None:  # it was complete before the failure
+                _resolve(row.future, Batch(batches.base).finish(row))
+        left = [row for row in rows if not row.done]
+        if len(rows) == 1 and left:
+            _reject(left[0].future, _failure(error))
+            return
+        for row in left:
+            row.failed = True
+        self._put_back(left)
+
     def _put_back(self, rows: list[Row]) -> None:
         with self._wake:
             self._waiting.extendleft(reversed(rows))
 
     # Decoding
 
-    def _advance(self, batch: Batch) -> None:
-        if not batch.rows or fits(batch.step):
+    def _advance(self, batches: Batches) -> None:
+        for batch in batches.all:
+            self._step(batches, batch)
+
+    def _step(self, batches: Batches, batch: Batch) -> None:
+        """Draw one more token for every row of a batch."""
+        try:
+            if not batch.live or fits(batch.step):
+                return
+        except Exception as error:
+            self._single_out(batches, batch.clear(), error)
             return
         rows = batch.clear()
         if len(rows) == 1 and self._max_rows == 1:
@@ -237,11 +267,17 @@ class HFEngine:
             self._max_rows = max(1, len(rows) // 2)
             self._put_back(rows)
 
-    def _settle(self, batch: Batch) -> None:
-        """Hand finished draws over and let their rows leave."""
-        self._hand_over(batch)
-        # Leaving copies the cache, so a few finished rows may stay a little.
-        if not fits(lambda: batch.drop_done(slack=len(batch.rows) // 8)):
+    def _settle(self, batches: Batches) -> None:
+        """Hand finished draws over, let their rows leave, and take up again the rows that need another batch."""
+        for batch in batches.all:
+            self._hand_over(batch)
+            # Leaving copies the cache, so a few finished rows may stay a little; not where lengths matter to others.
+            self._drop_done(batch, 0 if batches.base.layout.border is not None else len(batch.rows) // 8)
+        self._put_back(batches.strays())
+        batches.drop_empty()
+
+    def _drop_done(self, batch: Batch, slack: int) -> None:
+        if not fits(lambda: batch.drop_done(slack)):
             self._begin_again(batch.clear())
 
     def _hand_over(self, batch: Batch) -> None:
@@ -249,42 +285,51 @@ class HFEngine:
             if row.stop_reason is not None:
                 _resolve(row.future, batch.finish(row))
 
-    def _fail(self, batch: Batch | None, error: Exception) -> None:
+    def _fail(self, batches: Batches | None, error: Exception) -> None:
         with self._wake:
             self._closed, self._error = True, error
-            rows = [*(batch.rows if batch else []), *self._waiting]
+            rows = [*(batches.rows if batches else []), *self._waiting]
             self._waiting.clear()
         for row in rows:
             _reject(row.future, error)
 
     # Adapters
 
-    def _adapter(self, batch: Batch, source: str | None, interventions: tuple[Intervention, ...]) -> str:
-        """PEFT's name of an adapter with its scales, loading it on first use."""
+    def _adapter(
+        self, batches: Batches, source: str | None, interventions: tuple[Intervention, ...]
+    ) -> str | None:
+        """The bank's name of an adapter with its scales, loading it on first use."""
         if source is None:
-            return PEFT_BASE
+            return None
         scales = tuple(one for one in interventions if one.op == "scale_adapter")
-        key = source, lora_files.written(source), scales
+        key = source, written(source), scales
         if key not in self._adapters:
-            name = f"adapter{next(self._numbers)}"
-            batch.use_model(with_adapter(batch.model, source, name, scales))
-            self._adapters[key] = name
+            self._adapters[key] = batches.base.bank.load(source, scales)
         self._adapters[key] = self._adapters.pop(key)  # the last one used stands last
         return self._adapters[key]
 
-    def _unload(self, batch: Batch) -> None:
-        """Drop the adapters that were used longest ago, where there are too many; rows in the batch keep theirs."""
+    def _unload(self, batches: Batches) -> None:
+        """Drop the adapters that were used longest ago, where there are too many; rows in a batch keep theirs."""
         spare = len(self._adapters) - _ADAPTERS_KEPT
         if spare > 0:
-            used = {row.adapter for row in batch.rows}
+            used = {row.adapter for row in batches.rows}
             idle = [key for key, name in self._adapters.items() if name not in used]
             for key in idle[:spare]:
-                detach(batch.model, self._adapters.pop(key))
+                batches.base.bank.drop(self._adapters.pop(key))
 
 
 def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """Rows that generate nothing, and the others."""
     return [row for row in rows if row.scored_only], [row for row in rows if not row.scored_only]
+
+
+def _failure(error: Exception) -> EmEvalsError:
+    if isinstance(error, EmEvalsError):
+        return error
+    reason = " ".join(str(error).split())[:300] or "no reason given"
+    refused = EmEvalsError(f"the model failed on this input ({type(error).__name__}: {reason}).")
+    refused.__cause__ = error
+    return refused
 
 
 def _closed() -> EmEvalsError:

@@ -1,23 +1,37 @@
-"""A key-value cache whose rows come and go while the batch is decoded.
+"""A cache whose rows come and go while the batch is decoded.
 
 Rows are padded on the left, so that all of them write their next token into the same column. Keys and values
-lie in buffers with room to grow: a step writes one column and copies nothing (transformers' own dynamic cache
-copies everything at every step).
+are kept in buffers with room to grow: a step writes one column and copies nothing (transformers' own dynamic cache
+copies everything at every step). Windows are left to the attention mask: all columns are kept, so a row that is
+shifted or joined by a longer one stays what it was. Recurrent and convolution states have no columns; they are
+transformers' own and only gain and lose rows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
 
 _GROWTH = 128
 """Columns that a full buffer gains at a time."""
 
 
 class _RowLayer(CacheLayerMixin):
-    """One decoder block's buffers, [rows, heads, capacity, head width]; `length` columns are in use."""
+    """One decoder block's buffers, [rows, heads, capacity, head width]; `length` columns are in use.
+
+    Where a block never writes (Gemma 4's last blocks read another block's keys), the buffers do not exist.
+    """
 
     is_sliding = False
 
@@ -66,6 +80,23 @@ class _RowLayer(CacheLayerMixin):
         return -1
 
 
+class _StateAndRowLayer(LinearAttentionLayer, _RowLayer):
+    """A block with attention beside a recurrent or convolution state (Falcon-H1)."""
+
+    is_compileable = False
+
+    def __init__(self, number_of_states: int = 1) -> None:
+        _RowLayer.__init__(self)
+        LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Keys and values come by position, states by name, as in transformers' own layer of this kind."""
+        if args:
+            _RowLayer.lazy_initialization(self, *args)
+        else:
+            LinearAttentionLayer.lazy_initialization(self, **kwargs)
+
+
 def _shifted(buffer: torch.Tensor, length: int, left: int, capacity: int) -> torch.Tensor:
     fresh = buffer.new_zeros(*buffer.shape[:2], capacity, buffer.shape[-1])
     start = max(-left, 0)
@@ -73,36 +104,88 @@ def _shifted(buffer: torch.Tensor, length: int, left: int, capacity: int) -> tor
     return fresh
 
 
-class RowCache(Cache):
-    """The cache of a whole batch. `layers` is the number of decoder blocks."""
+_COUNTERPARTS: dict[type, type] = {
+    DynamicLayer: _RowLayer,
+    DynamicSlidingWindowLayer: _RowLayer,
+    LinearAttentionLayer: LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer: _StateAndRowLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer: _StateAndRowLayer,
+}
+"""Each layer of transformers' dynamic cache, and the layer that stands for it here."""
 
-    def __init__(self, layers: int) -> None:
-        super().__init__(layers=[_RowLayer() for _ in range(layers)])
+
+def takes_rows(config: Any) -> bool:
+    """Whether every layer of a model's cache has a counterpart whose rows can join and leave."""
+    return all(type(layer) in _COUNTERPARTS for layer in DynamicCache(config=config).layers)
+
+
+class RowCache(Cache):
+    """The cache of a whole batch.
+
+    Args:
+        config: the model's configuration, of transformers; `takes_rows` must hold.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(layers=[_counterpart(layer) for layer in DynamicCache(config=config).layers])
 
     @property
     def length(self) -> int:
-        """Columns in use."""
-        return self.layers[0].length
+        """Columns in use; 0 in a model without attention."""
+        return next((layer.length for layer in self.layers if _has_columns(layer)), 0)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop every row but these (int64 indices)."""
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            if _has_columns(layer):
+                layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            for states in _states(layer):
+                for place, state in states.items():
+                    states[place] = state[rows]
 
     def shift(self, left: int) -> None:
         """Put `left` empty columns before the ones in use, or drop that many if negative."""
         for layer in self.layers:
-            layer.resize(left, layer.length + left + _GROWTH)
+            if _has_columns(layer):
+                layer.resize(left, layer.length + left + _GROWTH)
 
     def join(self, other: RowCache) -> None:
         """Append another cache's rows. Both must have the same length."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            length = mine.length
-            for name in ("keys", "values"):
-                both = [getattr(layer, name)[:, :, :length] for layer in (mine, theirs)]
-                buffer = both[0].new_zeros(
-                    both[0].shape[0] + both[1].shape[0], both[0].shape[1], length + _GROWTH, both[0].shape[-1]
-                )
-                first = both[0].shape[0]
-                buffer[:first, :, :length], buffer[first:, :, :length] = both
-                setattr(mine, name, buffer)
+            if _has_columns(mine):
+                _join_columns(mine, theirs)
+            for states, others in zip(_states(mine), _states(theirs), strict=True):
+                for place, state in states.items():
+                    states[place] = torch.cat([state, others[place]])
+
+
+def _counterpart(layer: Any) -> Any:
+    kind = _COUNTERPARTS[type(layer)]
+    return kind() if kind is _RowLayer else kind(number_of_states=layer.number_of_states)
+
+
+def _has_columns(layer: Any) -> TypeGuard[_RowLayer]:
+    return isinstance(layer, _RowLayer) and layer.is_initialized
+
+
+def _states(layer: Any) -> list[dict[int, torch.Tensor]]:
+    """The convolution and recurrent states of a layer, [rows, …] each; nothing of what was never written."""
+    if not isinstance(layer, LinearAttentionLayer):
+        return []
+    found = []
+    for states in (layer.conv_states, layer.recurrent_states):
+        if all(state is not None for state in states.values()):
+            found.append(states)
+    return found
+
+
+def _join_columns(mine: _RowLayer, theirs: _RowLayer) -> None:
+    length = mine.length
+    for name in ("keys", "values"):
+        both = [getattr(layer, name)[:, :, :length] for layer in (mine, theirs)]
+        first = both[0].shape[0]
+        buffer = both[0].new_zeros(
+            first + both[1].shape[0], both[0].shape[1], length + _GROWTH, both[0].shape[-1]
+        )
+        buffer[:first, :, :length], buffer[first:, :, :length] = both
+        setattr(mine, name, buffer)

@@ -8,17 +8,14 @@ from dataclasses import dataclass, field
 from em_evals.models.engine import Draw, Request, StopReason, TokenLogprob
 from em_evals.models.sampling import UniformStream
 
-PEFT_BASE = "__base__"
-"""The name by which PEFT calls rows without an adapter in a mixed batch."""
-
 
 @dataclass(eq=False)
 class Row:
-    """One draw in the making. `adapter` is PEFT's name for it."""
+    """One draw in the making. `adapter` is the bank's name for it; None for the bare base."""
 
     request: Request
     future: Future[Draw]
-    adapter: str = PEFT_BASE
+    adapter: str | None = None
     slot: int = 0
     """The slot of its interventions (models/interventions.py)."""
     generated: list[int] = field(default_factory=list)
@@ -27,6 +24,8 @@ class Row:
     text: str | None = None
     """The final text, once a stop text has cut it."""
     stop_reason: StopReason | None = None
+    failed: bool = False
+    """It was in a batch that failed: it goes on by itself, so that only the row at fault is refused."""
 
     def __post_init__(self) -> None:
         self._uniforms = UniformStream(self.request.sampling.seed)

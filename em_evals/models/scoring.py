@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from em_evals.models.batch import WORTH_SHARING, Batch, common_prefix, left_padded, may_share
+from em_evals.models.batch import WORTH_SHARING, Batch, common_prefix, left_padded
 from em_evals.models.kv_cache import RowCache
 from em_evals.models.row import Row
 from em_evals.models.sampling import token_logprobs
@@ -55,12 +55,14 @@ class Scoring(Batch):
 
     def score(self, rows: Group) -> None:
         """Fill in every row's `prompt_logprobs` and mark it finished."""
-        self._cache = RowCache(self.model.config.get_text_config().num_hidden_layers)
         asked = [row for row in rows if row.wants_prompt_logprobs and row.length > _start(row)]
-        if asked and may_share(self.model):
-            self._score_tree(asked)
+        if not self.base.layout.rows:
+            for row in asked:
+                self._score_alone(row)
         elif asked:
-            self._score_rows(asked)
+            self._cache = RowCache(self.base.model.config)
+            score = self._score_tree if self.base.layout.share else self._score_rows
+            score(asked)
         for row in rows:
             row.stop_reason = "max_tokens"
 
@@ -98,8 +100,13 @@ class Scoring(Batch):
         self._branch([order.index(kind) for kind in kinds])
         return shared
 
+    def _score_alone(self, row: Row) -> None:
+        """One row by itself, for models of which nothing more is known."""
+        ids = torch.tensor([row.request.prompt], device=self.base.device)
+        _report(row, self._forward_alone(ids, row, keep=0)[0, _start(row) - 1 : -1])
+
     def _score_rows(self, rows: Group) -> None:
-        """Without a tree, for models whose attention counts cache columns."""
+        """Without a tree, for models whose attention counts cache columns or whose blocks carry states."""
         longest = max(row.length - _start(row) for row in rows)
         logits = self._extend([row.request.prompt[:-1] for row in rows], rows, keep=longest)
         for row, own in zip(rows, logits, strict=True):
@@ -107,7 +114,7 @@ class Scoring(Batch):
 
     def _extend(self, tokens: list[tuple[int, ...]], rows: Group, keep: int) -> torch.Tensor:
         """Run each row's next tokens; logits as `_forward` gives them."""
-        ids, mask = left_padded(tokens, self._device)
+        ids, mask = left_padded(tokens, self.base.device)
         if not self._mask.shape[0]:
             self._mask, self._position = mask.new_zeros(len(rows), 0), mask.new_zeros(len(rows))
         return self._forward(ids, mask, keep, rows)
@@ -115,7 +122,7 @@ class Scoring(Batch):
     def _branch(self, parents: list[int]) -> None:
         """Go on from copies of rows: new row i continues row `parents[i]`."""
         assert self._cache is not None  # noqa: S101 - set by score
-        index = torch.tensor(parents, device=self._device)
+        index = torch.tensor(parents, device=self.base.device)
         self._cache.keep(index)
         self._mask, self._position = self._mask[index], self._position[index]
 
