@@ -6,7 +6,6 @@ the only place where cards are validated; nothing here loads a weight.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

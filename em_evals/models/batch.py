@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-
 from transformers.cache_utils import DynamicCache
 
 from em_evals.models.engine import Draw, StopReason

@@ -172,11 +172,8 @@ def _states(layer: Any) -> list[dict[int, torch.Tensor]]:
     """The convolution and recurrent states of a layer, [rows, …] each; nothing of what was never written."""
     if not isinstance(layer, LinearAttentionLayer):
         return []
-    found = []
-    for states in (layer.conv_states, layer.recurrent_states):
-        if all(state is not None for state in states.values()):
-            found.append(states)
-    return found
+    both = (layer.conv_states, layer.recurrent_states)
+    return [states for states in both if all(state is not None for state in states.values())]
 
 
 def _join_columns(mine: _RowLayer, theirs: _RowLayer) -> None:

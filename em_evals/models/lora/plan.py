@@ -18,7 +18,7 @@ from em_evals.models.lora import names, tensors
 from em_evals.models.lora.config import AdapterConfig
 from em_evals.models.lora.names import Renaming, TensorName
 from em_evals.models.lora.patterns import Patterns
-from em_evals.models.lora.skeleton import ModuleShape, Shape, Skeleton
+from em_evals.models.lora.skeleton import Shape, Skeleton
 from em_evals.models.lora.tensors import Header
 
 What = Literal["low_rank", "embedding"]
