@@ -134,9 +134,11 @@ def load_model(card: ModelCard) -> Any:
         place = locate(card.base)
         with LOADING:
             # use_safetensors: pickled weights could run code.
-            model = maker.from_pretrained(
-                place, dtype=choose_dtype(card.engine.dtype, device), use_safetensors=True, **options
+            dtype = choose_dtype(card.engine.dtype, device)
+            model, report = maker.from_pretrained(
+                place, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
             )
+        _complete(card, report)
         use_own_attention(model, card)
         mend(model)
         return model.to(device).eval()
@@ -146,6 +148,19 @@ def load_model(card: ModelCard) -> Any:
         ) from None
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _unavailable(card.base, error) from None
+
+
+def _complete(card: ModelCard, report: Any) -> None:
+    """Refuse a checkpoint without all of its weights: transformers draws what is missing at random, with a warning.
+
+    Raises:
+        EmEvalsError: names the first tensor.
+    """
+    if missing := sorted(report["missing_keys"]):
+        raise EmEvalsError(
+            f"the checkpoint of {card.base} has no tensor '{missing[0]}' ({len(missing)} are missing): its config.json "
+            "and its weights do not belong together; fetch or save it again."
+        )
 
 
 def _model_class(card: ModelCard, config: Any) -> Any:
