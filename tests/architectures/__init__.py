@@ -14,10 +14,10 @@ from tests.architectures.hybrids import HYBRIDS
 from tests.architectures.moe import MOE
 from tests.architectures.reference import greedy, load, logits, reference
 from tests.architectures.sizes import Factory
-from tests.architectures.tokenizer import END, PAD, tokenizer
+from tests.architectures.tokenizer import END, PAD, VOCABULARY, tokenizer
 from tests.architectures.weights import randomise
 
-__all__ = ["CATALOGUE", "build", "greedy", "load", "logits", "reference", "tokenizer"]
+__all__ = ["CATALOGUE", "VOCABULARY", "build", "greedy", "load", "logits", "reference", "tokenizer"]
 
 CATALOGUE: dict[str, Factory] = DENSE | MOE | HYBRIDS | COMPOSITES
 
