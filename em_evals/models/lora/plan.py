@@ -6,22 +6,18 @@ otherwise there is no plan but an error with the first name that does not fit. N
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from em_evals.errors import EmEvalsError
-from em_evals.models.lora import config as configs
-from em_evals.models.lora import names, tensors
+from em_evals.intervention import Intervention
 from em_evals.models.lora.config import AdapterConfig
-from em_evals.models.lora.names import Renaming, TensorName
-from em_evals.models.lora.patterns import Patterns
-from em_evals.models.lora.skeleton import ModuleShape, Shape, Skeleton
-from em_evals.models.lora.tensors import Header
+from em_evals.models.lora.names import Renaming
+from em_evals.models.lora.skeleton import Skeleton
 
-What = Literal["low_rank", "embedding"]
+What = Literal["low_rank", "embedding", "parameter", "bias", "saved", "tokens", "copy"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +25,16 @@ class Piece:
     """What an adapter does at one module.
 
     Attributes:
-        what: `low_rank` on a linear module, or on an `embedding`.
+        what: `low_rank`: B(A x) beside a linear module; `embedding`: the same beside an embedding; `parameter`: B A added
+            to a parameter; `bias`, `saved`: a parameter's own values; `tokens`: some rows' own values; `copy`: a copy of
+            the base's weights, which must be equal to it.
         module: the module's name in this model.
-        keys: the tensors' names in the file, by their part.
+        keys: the tensors' names in the file, by their part (names.py). Experts that stand alone in the file have
+            `A.EXPERT.BRANCH` and `B.EXPERT.BRANCH`.
         rank: of the two matrices.
-        scaling: what B(A x) is multiplied by.
+        scaling: what their product is multiplied by.
+        parameter: the parameter's name in the module, where it is about one.
+        indices: the rows, of `tokens`.
     """
 
     what: What
@@ -41,6 +42,28 @@ class Piece:
     keys: Mapping[str, str]
     rank: int = 0
     scaling: float = 1.0
+    parameter: str = ""
+    indices: tuple[int, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is scaling · B A x and nothing more."""
+        return self.what == "low_rank" and set(self.keys) == {"A", "B"}
+
+    @property
+    def words(self) -> str:
+        """What it is, for an error."""
+        if self.what == "low_rank":
+            extra = "DoRA" if "magnitude" in self.keys else "lora_bias" if "B.bias" in self.keys else "a LoRA"
+            return f"{extra} on {self.module}"
+        return {
+            "embedding": f"a LoRA on the embedding {self.module}",
+            "parameter": f"a LoRA on the parameter {self.module}.{self.parameter} (target_parameters)",
+            "bias": f"the bias of {self.module} (bias)",
+            "saved": f"the whole of {self.module} (modules_to_save)",
+            "tokens": f"some tokens of {self.module} (trainable_token_indices)",
+            "copy": f"a copy of {self.module}",
+        }[self.what]
 
 
 @dataclass(frozen=True)
@@ -50,96 +73,48 @@ class Plan:
     Attributes:
         folder: where its files are.
         config: its configuration.
-        pieces: in the order of the modules.
+        pieces: in the order of the model's modules.
+        skeleton: the model that it was matched with.
         renaming: between its names and this model's.
     """
 
     folder: Path
     config: AdapterConfig
     pieces: tuple[Piece, ...]
+    skeleton: Skeleton
     renaming: Renaming = field(default_factory=Renaming)
 
+    def beyond(self) -> Iterator[Piece]:
+        """The pieces that are no plain LoRA on a linear module."""
+        return (piece for piece in self.pieces if not piece.plain and piece.what != "copy")
 
-def plan(folder: Path, skeleton: Skeleton) -> Plan:
-    """Match an adapter's tensors with a model's modules, one by one.
+    def factors(self, scales: Any) -> dict[str, float]:
+        """What each module's scaling is multiplied by, for every `scale_adapter` of a card.
 
-    Raises:
-        EmEvalsError: an option that is refused, a tensor without a module, a module without its tensors, half of a pair,
-            or a wrong shape; names the first.
-    """
-    config, header = configs.read(folder), tensors.header(folder)
-    return _Matching(config, header, skeleton, folder).plan()
-
-
-class _Matching:
-    def __init__(self, config: AdapterConfig, header: Header, skeleton: Skeleton, folder: Path) -> None:
-        self._config, self._header, self._skeleton, self._folder = config, header, skeleton, folder
-        parsed = [names.parse(key) for key in header.shapes]
-        self._renaming = names.renaming(dict.fromkeys(one.module for one in parsed), skeleton)
-        self._groups: dict[str, dict[str, TensorName]] = defaultdict(dict)
-        for one in parsed:
-            module = self._renaming.model_name(one.module)
-            if module not in skeleton.modules:
-                raise names.unmatched(one.key, skeleton)
-            if one.part in self._groups[module]:
-                raise EmEvalsError(f"the adapter has two tensors for {module} ({one.key}).", header.path)
-            self._groups[module][one.part] = one
-        linear = [
-            self._renaming.adapter_name(name)
-            for name, shape in skeleton.modules.items()
-            if shape.kind in ("linear", "transposed") and name != skeleton.head
-        ]
-        self._patterns = Patterns(config, linear)
-
-    def plan(self) -> Plan:
-        pieces = [self._piece(name, group) for name, group in self._groups.items()]
-        self._check_coverage({piece.module for piece in pieces})
-        return Plan(self._folder, self._config, tuple(pieces), self._renaming)
-
-    def _piece(self, name: str, group: Mapping[str, TensorName]) -> Piece:
-        shape = self._skeleton.modules[name]
-        inner = self._renaming.adapter_name(name)
-        first = next(iter(group.values()))
-        if not self._patterns.targets(inner):
-            raise EmEvalsError(
-                f"the adapter's tensor {first.key} belongs to a module that its configuration does not name.",
-                self._header.path,
-            )
-        if shape.kind not in ("linear", "transposed") or shape.own_forward:
-            raise EmEvalsError(f"the adapter changes {name}, which is no linear layer.", self._header.path)
-        rank, alpha = self._patterns.rank(inner), self._patterns.alpha(inner)
-        width, height = shape.width
-        keys = self._take(name, group, {"A": (rank, width), "B": (height, rank)})
-        return Piece("low_rank", name, keys, rank, self._config.scaling(rank, alpha))
-
-    def _take(
-        self, name: str, group: Mapping[str, TensorName], wanted: Mapping[str, Shape]
-    ) -> dict[str, str]:
-        for part, one in group.items():
-            if part not in wanted:
-                raise EmEvalsError(f"the adapter's tensor {one.key} has no use at {name}.", self._header.path)
-        for part, shape in wanted.items():
-            if part not in group:
-                there = next(iter(group.values()))
+        Raises:
+            EmEvalsError: the adapter has nothing in the blocks that one names, or something that no scale switches off.
+        """
+        factors: dict[str, float] = {}
+        for one in scales:
+            touched = [piece for piece in self.pieces if self._within(piece, one)]
+            if not touched:
                 raise EmEvalsError(
-                    f"the adapter has {there.key}, and no {part} to go with it.", self._header.path
+                    f"`scale_adapter` names layers {_layers(one)}, and the adapter has none there."
                 )
-            found = self._header.shapes[group[part].key]
-            if found != shape:
-                raise EmEvalsError(
-                    f"the adapter's tensor {group[part].key} has the shape {list(found)}, and {name} of this "
-                    f"{self._skeleton.model_type} model needs {list(shape)}: it was trained on another base.",
-                    self._header.path,
-                )
-        return {part: group[part].key for part in wanted}
+            for piece in touched:
+                if piece.what not in ("low_rank", "parameter") or "magnitude" in piece.keys:
+                    raise EmEvalsError(
+                        f"`scale_adapter` multiplies a LoRA's output; this adapter has {piece.words} in these layers, which "
+                        "has no scale: leave these layers out."
+                    )
+            for module in {piece.module for piece in touched}:
+                factors[module] = factors.get(module, 1.0) * one.scale
+        return factors
 
-    def _check_coverage(self, done: set[str]) -> None:
-        for name, shape in self._skeleton.modules.items():
-            if name in done or shape.kind == "other" or not self._skeleton.is_text(name):
-                continue
-            if self._patterns.targets(self._renaming.adapter_name(name)):
-                raise EmEvalsError(
-                    f"the adapter's configuration names {name}, and its file has no tensors for it: it was trained on "
-                    "another model, or the file is incomplete.",
-                    self._header.path,
-                )
+    def _within(self, piece: Piece, scale: Intervention) -> bool:
+        block = self.skeleton.block(piece.module)
+        return block is not None and scale.at(block)
+
+
+def _layers(one: Intervention) -> str:
+    return one.layers if isinstance(one.layers, str) else str(list(one.layers))
