@@ -70,7 +70,7 @@ def adapter(kind: str, folder: Path, seed: int = 1, **options: Any) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, **options})
-        model = get_peft_model(copy.deepcopy(base(kind)), config)
+        model = get_peft_model(fresh(kind), config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad or "lora_" in name:
@@ -91,7 +91,14 @@ def with_peft(kind: str, folder: Path) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(copy.deepcopy(base(kind)), folder).eval()
+        return PeftModel.from_pretrained(fresh(kind), folder).eval()
+
+
+def fresh(kind: str) -> Any:
+    """A base that no hook of a test's bank hangs on."""
+    made = type(base(kind))(copy.deepcopy(base(kind).config)).eval()
+    made.load_state_dict(base(kind).state_dict())
+    return made
 
 
 def ids(rows: int = 4, tokens: int = 7) -> torch.Tensor:

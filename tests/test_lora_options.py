@@ -1,14 +1,11 @@
 """Every option of PEFT's LoraConfig: equal to PEFT alone, mixed or not, and the base is bit-identical throughout."""
 
-import copy
-import dataclasses
-
 import pytest
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
-from em_evals.models.lora import Bank, config
+from em_evals.models.lora import Bank
 from tests.lora_lab import adapter, base, ids, logits, with_peft
 
 ATTENTION = ["q_proj", "v_proj"]

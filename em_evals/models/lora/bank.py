@@ -12,8 +12,8 @@ from em_evals.intervention import Intervention
 from em_evals.models.architecture import unwrapped
 from em_evals.models.lora import folders, matching, parts, skeleton
 from em_evals.models.lora.changes import LowRank
+from em_evals.models.lora.fit import Fit
 from em_evals.models.lora.parts import Parts
-from em_evals.models.lora.plan import Plan
 from em_evals.models.lora.rows import Assignment
 from em_evals.models.lora.site import Site
 from em_evals.models.lora.weights import swapped
@@ -34,7 +34,7 @@ class Bank:
         self._numbers = itertools.count()
         self._rows: Assignment | None = None
         # How many tokens a row has in the forward pass that begins; the ids are [rows, tokens].
-        self._model.get_input_embeddings().register_forward_pre_hook(self._begin)
+        self._beginning = self._model.get_input_embeddings().register_forward_pre_hook(self._begin)
 
     def load(self, source: str, scales: Sequence[Intervention] = ()) -> str:
         """Read an adapter and make it known.
@@ -49,8 +49,8 @@ class Bank:
         Raises:
             EmEvalsError: it does not fit this model exactly; nothing is changed then.
         """
-        plan = matching.plan(folders.locate(source), self._skeleton)
-        adapter = parts.load(plan, self._model, scales)
+        fit = matching.match(folders.locate(source), self._skeleton)
+        adapter = parts.load(fit, self._model, scales)
         name = f"adapter{next(self._numbers)}"
         self._adapters[name] = adapter
         for module in adapter.modules:
@@ -67,6 +67,12 @@ class Bank:
             if self._sites[module].drop(name):
                 del self._sites[module]
 
+    def close(self) -> None:
+        """Forget all adapters and take the hooks off the model."""
+        for name in list(self._adapters):
+            self.drop(name)
+        self._beginning.remove()
+
     def mixes(self, name: str) -> bool:
         """Whether rows of this adapter may share a batch with others. False: all rows must be its own."""
         if self._held(name):
@@ -74,12 +80,12 @@ class Bank:
         return not any(self._skeleton.sees_part(module) for module in self._adapters[name].modules)
 
     def parts(self, name: str) -> Mapping[str, LowRank]:
-        """An adapter's plain LoRAs on linear modules, by the modules' names; `plan` has what there is beyond."""
+        """An adapter's plain LoRAs on linear modules, by the modules' names; `fit` has what there is beyond."""
         return self._adapters[name].low_ranks
 
-    def plan(self, name: str) -> Plan:
+    def fit(self, name: str) -> Fit:
         """What an adapter does where."""
-        return self._adapters[name].plan
+        return self._adapters[name].fit
 
     @contextmanager
     def rows(self, names: Sequence[str | None]) -> Iterator[None]:
@@ -95,7 +101,7 @@ class Bank:
         for name in assignment.kinds:
             if name is not None and not assignment.uniform and not self.mixes(name):
                 raise EmEvalsError(
-                    f"the adapter {self._adapters[name].plan.folder} cannot share a batch: draw from it alone."
+                    f"the adapter {self._adapters[name].fit.folder} cannot share a batch: draw from it alone."
                 )
         before = self._rows
         with ExitStack() as stack:

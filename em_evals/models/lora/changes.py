@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -46,7 +46,7 @@ class LowRank:
 
     @property
     def product(self) -> torch.Tensor:
-        """scaling · B A, [out, in]."""
+        """Scaling · B A, [out, in]."""
         return self.scaling * (self.b @ self.a)
 
     def inner(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ class Dora:
 
 @dataclass(frozen=True, eq=False)
 class LowRankEmbedding:
-    """factor · E[i] + factor · scaling · (B A)ᵀ[i] · s, with s an embedding's own scale (Gemma) and factor 1 but for DoRA.
+    """f · (E[i] + scaling · (B A)ᵀ[i] · s), with s an embedding's own scale (Gemma) and f = 1 but for DoRA.
 
     Attributes:
         a: [rank, vocabulary].
@@ -107,7 +107,7 @@ class LowRankEmbedding:
 
     @property
     def product(self) -> torch.Tensor:
-        """scaling · (B A)ᵀ, [vocabulary, width]."""
+        """Scaling · (B A)ᵀ, [vocabulary, width]."""
         return self.scaling * (self.b @ self.a).T
 
     def apply(self, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -160,7 +160,7 @@ class TokenRows:
         return output.index_copy(-1, self.indices, functional.linear(inputs, self.rows).to(output.dtype))
 
 
-def embedding_scale(module: torch.nn.Module) -> torch.Tensor | None:
+def embedding_scale(module: Any) -> torch.Tensor | None:
     """What an embedding multiplies its rows by (Gemma); None for 1."""
     scale = getattr(module, "embed_scale", None)
     if isinstance(scale, int | float):

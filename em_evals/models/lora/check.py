@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from em_evals.models.lora import folders, matching, skeleton
-from em_evals.models.lora.plan import Plan
+from em_evals.models.lora.fit import Fit
 
 
-def check(adapter: str | Path, config: Any) -> Plan:
+def check(adapter: str | Path, config: Any) -> Fit:
     """Match an adapter with the model that a base's configuration describes.
 
     Args:
@@ -22,4 +22,4 @@ def check(adapter: str | Path, config: Any) -> Plan:
     Raises:
         EmEvalsError: it does not fit exactly; names the first option or tensor.
     """
-    return matching.plan(folders.locate(str(adapter)), skeleton.of_config(config))
+    return matching.match(folders.locate(str(adapter)), skeleton.of_config(config))

@@ -6,13 +6,15 @@ and the part is subtracted beside it: y = W x + s·[B, -B₀][A; A₀] x, a LoRA
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from em_evals.models.lora.changes import LowRank
 
 
 def converted(
-    low_rank: LowRank, module: torch.nn.Module, kind: str, alpha: float, rslora: bool, transposed: bool
+    low_rank: LowRank, module: Any, kind: str, alpha: float, rslora: bool, transposed: bool
 ) -> LowRank:
     """The equivalent plain LoRA.
 

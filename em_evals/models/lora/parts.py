@@ -1,4 +1,4 @@
-"""From a plan to an adapter in memory: its tensors loaded, and put into the form that hooks and merging use."""
+"""From a fit to an adapter in memory: its tensors loaded, and put into the form that hooks and merging use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models.lora import tensors
 from em_evals.models.lora.changes import Change, Dora, LowRank, LowRankEmbedding, Offset, TokenRows
+from em_evals.models.lora.fit import Fit, Piece
 from em_evals.models.lora.initial import converted
-from em_evals.models.lora.plan import Piece, Plan
 from em_evals.models.lora.weights import Own, Product, Weight, factors
 
 Values = Mapping[str, torch.Tensor]
@@ -24,12 +24,12 @@ class Parts:
     """What an adapter does, by the modules' names.
 
     Attributes:
-        plan: where it comes from.
+        fit: where it comes from.
         changes: changes of a module's output, in order.
         weights: other values of a module's parameters.
     """
 
-    plan: Plan
+    fit: Fit
     changes: dict[str, list[Change]] = field(default_factory=dict)
     weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
 
@@ -49,24 +49,24 @@ class Parts:
         }
 
 
-def load(plan: Plan, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
-    """Load a plan's tensors.
+def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
+    """Load an adapter's tensors.
 
     Args:
-        plan: made for this model.
+        fit: made for this model.
         model: with its weights, which are only read.
         scales: each `scale_adapter`.
 
     Raises:
         EmEvalsError: a tensor is not finite, a scale has nothing to act on, or a copy of the base's weights differs.
     """
-    multipliers = plan.factors(scales)
-    keys = dict.fromkeys(key for piece in plan.pieces for key in piece.keys.values())
+    multipliers = fit.factors(scales)
+    keys = dict.fromkeys(key for piece in fit.pieces for key in piece.keys.values())
     # Not inference tensors, wherever this is called: they may meet autograd later.
     with torch.inference_mode(False), torch.no_grad():
-        values = tensors.load(plan.folder / tensors.WEIGHTS, keys)
-        parts = Parts(plan)
-        for piece in plan.pieces:
+        values = tensors.load(fit.folder / tensors.WEIGHTS, keys)
+        parts = Parts(fit)
+        for piece in fit.pieces:
             module = model.get_submodule(piece.module)
             _Making(parts, piece, module, values, multipliers.get(piece.module, 1.0)).make()
     return parts
@@ -111,8 +111,8 @@ class _Making:
     # Kinds
 
     def _low_rank(self) -> None:
-        config, piece = self._parts.plan.config, self._piece
-        transposed = self._parts.plan.skeleton.modules[piece.module].kind == "transposed"
+        config, piece = self._parts.fit.config, self._piece
+        transposed = self._parts.fit.skeleton.modules[piece.module].kind == "transposed"
         c = self._get("B.bias") if "B.bias" in piece.keys else None
         low_rank = LowRank(self._get("A"), self._get("B"), self._scaling, c)
         if config.converted:
@@ -136,7 +136,7 @@ class _Making:
 
     def _parameter(self) -> None:
         base = self._own(self._piece.parameter)
-        shape = self._parts.plan.skeleton.modules[self._piece.module]
+        shape = self._parts.fit.skeleton.modules[self._piece.module]
         if "A" in self._piece.keys:
             pair = factors(self._get("A"), self._get("B"), base.shape, shape.transposed_experts)
         else:
@@ -155,7 +155,7 @@ class _Making:
 
     def _bias(self) -> None:
         own, wanted = self._own("bias"), self._values[self._piece.keys["=bias"]]
-        shape = self._parts.plan.skeleton.modules[self._piece.module]
+        shape = self._parts.fit.skeleton.modules[self._piece.module]
         if shape.kind in ("linear", "transposed") and not shape.own_forward:
             value = wanted.to(own.device, own.dtype)  # rounded, as where PEFT puts it into the base
             dtype = torch.promote_types(own.dtype, torch.float32)
@@ -181,7 +181,7 @@ class _Making:
         key = self._piece.keys["=weight"]
         if not torch.equal(self._values[key].to(own.device, own.dtype), own):
             raise EmEvalsError(
-                f"the adapter brings weights of {self._piece.module} ({key}) that are not this base's: it was trained on "
-                "another base, or on one whose vocabulary was resized.",
-                self._parts.plan.folder,
+                f"the adapter brings weights of {self._piece.module} ({key}) that are not this base's: it was trained "
+                "on another base, or on one whose vocabulary was resized.",
+                self._parts.fit.folder,
             )

@@ -74,8 +74,8 @@ class Assignment:
         whole = rows * (self._tokens or 0)
         if not whole or length % whole:
             raise EmEvalsError(
-                f"a module sees {length} tokens of {rows} rows with {self._tokens or 'unknown'} tokens each, and it is not "
-                "known whose they are: these adapters cannot share a batch; draw from one at a time."
+                f"a module sees {length} tokens of {rows} rows with {self._tokens or 'unknown'} tokens each, and it is "
+                "not known whose they are: these adapters cannot share a batch; draw from one at a time."
             )
         if stacked:
             return [name for name in self._names for _ in range(self._tokens or 0)] * (length // whole)

@@ -105,7 +105,7 @@ class Skeleton:
         return name == self.head or name == self.decoder or name.startswith(f"{self.decoder}.")
 
     def sees_part(self, name: str) -> bool:
-        """Whether a module may see some of the tokens only (one of a list of experts), or some rows for all (positions)."""
+        """Whether a module may see some of the tokens only (a list of experts), or one row for all (positions)."""
         if self.modules[name].kind == "embedding" and name != self.embedding:
             return True
         return any(part.isdecimal() for part in name.removeprefix(f"{self.blocks}.").split(".")[1:])

@@ -1,7 +1,7 @@
-"""From an adapter's files and a model's skeleton to a plan: what is done at which module, with which tensors.
+"""How an adapter fits a model: what is done at which module, with which tensors (matching.py finds it out).
 
-Every tensor of the file has its place in the plan, and every module that the configuration names has its tensors;
-otherwise there is no plan but an error with the first name that does not fit. Nothing is loaded or changed for it.
+Every tensor of the file has its place, and every module that the configuration names has its tensors; otherwise
+there is no fit but an error with the first name that does not fit. Nothing is loaded or changed for it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Piece:
     """What an adapter does at one module.
 
     Attributes:
-        what: `low_rank`: B(A x) beside a linear module; `embedding`: the same beside an embedding; `parameter`: B A added
-            to a parameter; `bias`, `saved`: a parameter's own values; `tokens`: some rows' own values; `copy`: a copy of
-            the base's weights, which must be equal to it.
+        what: `low_rank`: B(A x) beside a linear module; `embedding`: the same beside an embedding; `parameter`: B A
+            added to a parameter; `bias`, `saved`: a parameter's own values; `tokens`: some rows' own values; `copy`: a
+            copy of the base's weights, which must be equal to them.
         module: the module's name in this model.
         keys: the tensors' names in the file, by their part (names.py). Experts that stand alone in the file have
             `A.EXPERT.BRANCH` and `B.EXPERT.BRANCH`.
@@ -67,7 +67,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Fit:
     """Everything that an adapter does.
 
     Attributes:
@@ -104,8 +104,8 @@ class Plan:
             for piece in touched:
                 if piece.what not in ("low_rank", "parameter") or "magnitude" in piece.keys:
                     raise EmEvalsError(
-                        f"`scale_adapter` multiplies a LoRA's output; this adapter has {piece.words} in these layers, which "
-                        "has no scale: leave these layers out."
+                        f"`scale_adapter` multiplies a LoRA's output; this adapter has {piece.words} in these layers, "
+                        "which has no scale: leave these layers out."
                     )
             for module in {piece.module for piece in touched}:
                 factors[module] = factors.get(module, 1.0) * one.scale
