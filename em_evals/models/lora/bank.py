@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from typing import Any
-
-import torch
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models.architecture import unwrapped
-from em_evals.models.lora import folders, skeleton, tensors
+from em_evals.models.lora import folders, matching, parts, skeleton
 from em_evals.models.lora.changes import LowRank
-from em_evals.models.lora.plan import Plan, plan
+from em_evals.models.lora.fit import Fit
+from em_evals.models.lora.parts import Parts
 from em_evals.models.lora.rows import Assignment
-
-
-@dataclass(frozen=True, eq=False)
-class _Adapter:
-    plan: Plan
-    parts: Mapping[str, LowRank]
+from em_evals.models.lora.site import Site
+from em_evals.models.lora.weights import swapped
 
 
 class Bank:
@@ -35,10 +29,12 @@ class Bank:
     def __init__(self, model: Any) -> None:
         self._model = unwrapped(model)
         self._skeleton = skeleton.of(self._model)
-        self._adapters: dict[str, _Adapter] = {}
-        self._sites: dict[str, _Site] = {}
+        self._adapters: dict[str, Parts] = {}
+        self._sites: dict[str, Site] = {}
         self._numbers = itertools.count()
         self._rows: Assignment | None = None
+        # How many tokens a row has in the forward pass that begins; the ids are [rows, tokens].
+        self._beginning = self._model.get_input_embeddings().register_forward_pre_hook(self._begin)
 
     def load(self, source: str, scales: Sequence[Intervention] = ()) -> str:
         """Read an adapter and make it known.
@@ -53,34 +49,43 @@ class Bank:
         Raises:
             EmEvalsError: it does not fit this model exactly; nothing is changed then.
         """
-        made = plan(folders.locate(source), self._skeleton)
-        factors = _factors(made, scales, self._skeleton)
-        with torch.inference_mode(False), torch.no_grad():
-            adapter = _Adapter(made, self._parts(made, factors))
+        fit = matching.match(folders.locate(source), self._skeleton)
+        adapter = parts.load(fit, self._model, scales)
         name = f"adapter{next(self._numbers)}"
         self._adapters[name] = adapter
-        for module, part in adapter.parts.items():
-            if module not in self._sites:
-                self._sites[module] = _Site(self, self._model.get_submodule(module))
-            self._sites[module].changes[name] = part
+        for module in adapter.modules:
+            changes, weights = adapter.changes.get(module, ()), adapter.weights.get(module, {})
+            if weights and not self._skeleton.modules[module].is_called:
+                weights = {}  # held for the whole pass
+            if changes or weights:
+                self._site(module).add(name, changes, weights)
         return name
 
     def drop(self, name: str) -> None:
         """Forget an adapter."""
-        for module in self._adapters.pop(name).parts:
-            site = self._sites[module]
-            del site.changes[name]
-            if not site.changes:
-                site.handle.remove()
+        for module in self._adapters.pop(name).modules & self._sites.keys():
+            if self._sites[module].drop(name):
                 del self._sites[module]
+
+    def close(self) -> None:
+        """Forget all adapters and take the hooks off the model."""
+        for name in list(self._adapters):
+            self.drop(name)
+        self._beginning.remove()
 
     def mixes(self, name: str) -> bool:
         """Whether rows of this adapter may share a batch with others. False: all rows must be its own."""
-        return not any(self._skeleton.routed(module) for module in self._adapters[name].parts)
+        if self._held(name):
+            return False
+        return not any(self._skeleton.sees_part(module) for module in self._adapters[name].modules)
 
     def parts(self, name: str) -> Mapping[str, LowRank]:
-        """An adapter's low-rank parts by the modules' names."""
-        return self._adapters[name].parts
+        """An adapter's plain LoRAs on linear modules, by the modules' names; `fit` has what there is beyond."""
+        return self._adapters[name].low_ranks
+
+    def fit(self, name: str) -> Fit:
+        """What an adapter does where."""
+        return self._adapters[name].fit
 
     @contextmanager
     def rows(self, names: Sequence[str | None]) -> Iterator[None]:
@@ -93,67 +98,37 @@ class Bank:
             EmEvalsError: an adapter that cannot share a batch does.
         """
         assignment = Assignment(names)
-        for kind in assignment.kinds:
-            if kind is not None and not assignment.uniform and not self.mixes(kind):
-                raise EmEvalsError(f"rows of {kind} cannot share a batch with others.")
-        before, self._rows = self._rows, None if assignment.kinds in ((), (None,)) else assignment
-        try:
-            yield
-        finally:
-            self._rows = before
+        for name in assignment.kinds:
+            if name is not None and not assignment.uniform and not self.mixes(name):
+                raise EmEvalsError(
+                    f"the adapter {self._adapters[name].fit.folder} cannot share a batch: draw from it alone."
+                )
+        before = self._rows
+        with ExitStack() as stack:
+            if assignment.uniform and assignment.kinds:
+                for module, weights in self._held(assignment.kinds[0]).items():
+                    stack.enter_context(swapped(self._model.get_submodule(module), weights))
+            self._rows = None if assignment.kinds in ((), (None,)) else assignment
+            try:
+                yield
+            finally:
+                self._rows = before
+                for site in self._sites.values():
+                    site.restore()
 
-    def _parts(self, made: Plan, factors: Mapping[str, float]) -> dict[str, LowRank]:
-        keys = [key for piece in made.pieces for key in piece.keys.values()]
-        values = tensors.load(made.folder / tensors.WEIGHTS, keys)
-        parts = {}
-        for piece in made.pieces:
-            weight = self._model.get_submodule(piece.module).weight
-            dtype = torch.promote_types(weight.dtype, torch.float32)
-            a, b = (values[piece.keys[part]].to(weight.device, dtype) for part in ("A", "B"))
-            parts[piece.module] = LowRank(a, b, piece.scaling * factors.get(piece.module, 1.0))
-        return parts
+    def _held(self, name: str | None) -> dict[str, Any]:
+        """Weights of modules that may be read by others than themselves, for a whole pass."""
+        weights = self._adapters[name].weights if name is not None else {}
+        return {
+            module: own for module, own in weights.items() if not self._skeleton.modules[module].is_called
+        }
 
+    def _site(self, module: str) -> Site:
+        if module not in self._sites:
+            stacked = self._skeleton.modules[module].stacked
+            self._sites[module] = Site(self._model.get_submodule(module), stacked, lambda: self._rows)
+        return self._sites[module]
 
-class _Site:
-    """One module's hook and what each adapter does there."""
-
-    def __init__(self, bank: Bank, module: torch.nn.Module) -> None:
-        self.changes: dict[str, LowRank] = {}
-        self._bank = bank
-        self.handle = module.register_forward_hook(self._hook)
-
-    def _hook(self, module: torch.nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        rows = self._bank._rows
-        if rows is None:
-            return None
-        inputs = arguments[0]
-        if rows.uniform:
-            change = self.changes.get(str(rows.kinds[0]))
-            return None if change is None else change.apply(module, inputs, output)
-        for kind, places in rows.places(inputs).items():
-            if (change := self.changes.get(str(kind))) is not None:
-                own = change.apply(module, inputs.index_select(0, places), output.index_select(0, places))
-                output = output.index_copy(0, places, own)
-        return output
-
-
-def _factors(made: Plan, scales: Sequence[Intervention], base: skeleton.Skeleton) -> dict[str, float]:
-    """What `scale_adapter` multiplies each module's part by.
-
-    Raises:
-        EmEvalsError: the adapter has nothing in the blocks that one names.
-    """
-    factors: dict[str, float] = {}
-    for one in scales:
-        touched = []
-        for piece in made.pieces:
-            block = base.block(piece.module)
-            if block is not None and one.at(block):
-                touched.append(piece.module)
-        if not touched:
-            raise EmEvalsError(
-                f"`scale_adapter` names layers {list(one.layers)}, and the adapter has none there."
-            )
-        for module in touched:
-            factors[module] = factors.get(module, 1.0) * one.scale
-    return factors
+    def _begin(self, module: Any, arguments: tuple[Any, ...]) -> None:
+        if self._rows is not None and arguments and arguments[0].dim() == 2:
+            self._rows.begin(arguments[0].shape[1])

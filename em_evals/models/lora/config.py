@@ -66,9 +66,12 @@ _OTHER_INITS: Mapping[str, str] = {
 _CONVERT = "save it with PEFT's `path_initial_model_for_weight_conversion`, which makes a plain LoRA of it"
 
 
-def _whole(value: Any) -> Any:
-    """Refuse what Python would take for an integer: true, 4.0 is fine, "4" is not."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+_HUGE = 1e18
+
+
+def _number(value: Any) -> Any:
+    """Refuse what JSON has beside numbers, and NaN, infinities and numbers that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_HUGE < value < _HUGE:
         raise ValueError("expected a finite number")
     return value
 
@@ -78,9 +81,9 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Rank = Annotated[int, BeforeValidator(_whole), Field(gt=0, le=2**20)]
-Number = Annotated[float, BeforeValidator(_whole)]
-Index = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**40)]
+Rank = Annotated[int, BeforeValidator(_number), Field(gt=0, le=2**20)]
+Number = Annotated[float, BeforeValidator(_number)]
+Index = Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**40)]
 Name = Annotated[str, Field(min_length=1, max_length=20_000)]
 Names = Annotated[list[Name], BeforeValidator(_listed)]
 
@@ -175,8 +178,8 @@ def refuse(config: AdapterConfig, path: Path) -> None:
             and not _is_pefts_default(name, value)
         ):
             raise EmEvalsError(
-                f"the adapter's option `{name[:60]}` is not known here and may change what it computes: save the adapter "
-                "without it, or merge it into a checkpoint with PEFT.",
+                f"the adapter's option `{name[:60]}` is not known here and may change what it computes: save the "
+                "adapter without it, or merge it into a checkpoint with PEFT.",
                 path,
             )
     if config.task_type not in (None, "CAUSAL_LM"):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from em_evals.errors import EmEvalsError
 from em_evals.models.lora.skeleton import Skeleton
 
 _PREFIX = "base_model.model."
@@ -32,7 +31,7 @@ class TensorName:
     Attributes:
         key: its name in the file.
         module: the module's name in the adapter's own model.
-        part: A, B, B.bias, embedding_A, embedding_B, magnitude, tokens, velora, or `=NAME` for a parameter as a whole.
+        part: A, B, B.bias, embedding_A, embedding_B, magnitude, tokens, velora, or `=NAME` for a whole parameter.
         depth: how many wrappers of PEFT stand around what it belongs to.
     """
 
@@ -107,11 +106,11 @@ def renaming(modules: Iterable[str], skeleton: Skeleton) -> Renaming:
         return Renaming()
     new = f"{skeleton.decoder}." if skeleton.decoder else ""
     head = next((name for name in missing if skeleton.head and _last(name) == _last(skeleton.head)), "")
-    found = {_stem(name, new, skeleton.modules) for name in missing if name != head}
-    if len(found) > 1 or None in found:
+    # What has no place whatever the prefix is left for the error about it.
+    found = {_stem(name, new, skeleton.modules) for name in missing if name != head} - {None}
+    if len(found) > 1:
         return Renaming()
-    old = next(iter(found), new)
-    return Renaming(old or "", new, (head, skeleton.head or "") if head else ("", ""))
+    return Renaming(next(iter(found), new) or "", new, (head, skeleton.head or "") if head else ("", ""))
 
 
 def _stem(name: str, new: str, modules: Mapping[str, object]) -> str | None:
@@ -129,11 +128,3 @@ def _stem(name: str, new: str, modules: Mapping[str, object]) -> str | None:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def unmatched(key: str, skeleton: Skeleton) -> EmEvalsError:
-    """The error about a tensor that belongs to no module of this model."""
-    return EmEvalsError(
-        f"the adapter's tensor {key} belongs to no module of this {skeleton.model_type} model: the adapter was trained on "
-        "another model; name its own base."
-    )

@@ -1,4 +1,4 @@
-"""PEFT's ways of naming modules: suffixes, regular expressions, layer numbers. Names are those of the adapter's model.
+"""PEFT's ways of naming modules: suffixes, regular expressions, layer numbers; names are the adapter's own.
 
 The patterns come out of somebody else's file: lists are matched by suffix without any regular expression, and regular
 expressions under a time limit.
@@ -92,14 +92,15 @@ class Patterns:
 
     def _match(self, pattern: str, name: str) -> Any:
         """The match of a regular expression at the beginning of a name, within the time that is left."""
-        import regex  # type: ignore[import-untyped]  # transformers needs it; it can be stopped, Python's own cannot
+        # Installed with transformers. It can be stopped; Python's own cannot.
+        import regex  # type: ignore[import-untyped]
 
         began = time.monotonic()
         try:
             return regex.match(pattern, name, timeout=max(_SECONDS - self._spent, 1e-6))
         except TimeoutError:
             raise EmEvalsError(
-                f"a pattern of the adapter's configuration takes too long to match ({pattern[:60]!r}): list the modules."
+                f"a pattern of the adapter's configuration takes too long ({pattern[:60]!r}): list the modules."
             ) from None
         except regex.error as error:
             raise EmEvalsError(

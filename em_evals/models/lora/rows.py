@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from em_evals.errors import EmEvalsError
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Some places in a tensor's first dimension.
+
+    Attributes:
+        index: int64, ascending.
+        span: first and one behind the last, where they are neighbours.
+    """
+
+    index: torch.Tensor
+    span: tuple[int, int] | None
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The part of a tensor at these places: a view of neighbours, a copy of others."""
+        if self.span is not None:
+            return tensor[self.span[0] : self.span[1]]
+        return tensor.index_select(0, self.index)
 
 
 class Assignment:
@@ -20,43 +40,49 @@ class Assignment:
         self._names = tuple(names)
         self.kinds = tuple(dict.fromkeys(self._names))
         self.uniform = len(self.kinds) < 2
-        self.tokens: int | None = None
-        """Tokens a row in the forward pass that runs; the embedding's hook says so."""
-        self._places: dict[tuple[int, torch.device], dict[str | None, torch.Tensor]] = {}
+        self._tokens: int | None = None
+        self._places: dict[tuple[int, bool, torch.device], Mapping[str | None, Places]] = {}
 
-    def places(self, tensor: torch.Tensor) -> dict[str | None, torch.Tensor]:
+    def begin(self, tokens: int) -> None:
+        """A forward pass of so many tokens a row begins."""
+        if tokens != self._tokens:
+            self._tokens, self._places = tokens, {}
+
+    def places(self, tensor: torch.Tensor, stacked: bool = False) -> Mapping[str | None, Places]:
         """For each adapter, its places in the first dimension of what a module sees.
 
-        That dimension is rows, or rows and their tokens flattened (routers, experts), or these once for each expert
-        (Llama 4).
+        That dimension is rows, or rows with their tokens (and heads) flattened, rows outside.
+
+        Args:
+            tensor: a module's input.
+            stacked: all tokens may be there once for each expert, experts outside (Llama 4).
 
         Raises:
             EmEvalsError: it is none of these, so that tokens cannot be told apart.
         """
-        key = len(tensor), tensor.device
+        key = len(tensor), stacked, tensor.device
         if key not in self._places:
-            owner = self._owners(tensor)
-            self._places[key] = {
-                kind: torch.tensor([i for i, name in enumerate(owner) if name == kind], device=tensor.device)
-                for kind in self.kinds
-            }
+            owners = self._owners(len(tensor), stacked)
+            self._places[key] = {kind: _where(owners, kind, tensor.device) for kind in self.kinds}
         return self._places[key]
 
-    def seen(self, tokens: int) -> None:
-        """A forward pass of so many tokens a row begins."""
-        if tokens != self.tokens:
-            self.tokens, self._places = tokens, {}
-
-    def _owners(self, tensor: torch.Tensor) -> list[str | None]:
-        length, rows = len(tensor), len(self._names)
+    def _owners(self, length: int, stacked: bool) -> list[str | None]:
+        """Whose each place is."""
+        rows = len(self._names)
         if length == rows:
             return list(self._names)
-        if self.tokens is None and tensor.dim() == 2 and length % rows == 0:
-            raise EmEvalsError("tokens cannot be told apart here: pass input_ids, or rows of one adapter.")
-        flat = [name for name in self._names for _ in range(self.tokens or 0)]
-        if not flat or length % len(flat):
+        whole = rows * (self._tokens or 0)
+        if not whole or length % whole:
             raise EmEvalsError(
-                f"a module sees {length} tokens of {rows} rows with {self.tokens} each, and whose they are is not known: "
-                "this adapter cannot share a batch here."
+                f"a module sees {length} tokens of {rows} rows with {self._tokens or 'unknown'} tokens each, and it is "
+                "not known whose they are: these adapters cannot share a batch; draw from one at a time."
             )
-        return flat * (length // len(flat))
+        if stacked:
+            return [name for name in self._names for _ in range(self._tokens or 0)] * (length // whole)
+        return [name for name in self._names for _ in range(length // rows)]
+
+
+def _where(owners: Sequence[str | None], kind: str | None, device: torch.device) -> Places:
+    found = [i for i, owner in enumerate(owners) if owner == kind]
+    neighbours = found[-1] - found[0] + 1 == len(found)
+    return Places(torch.tensor(found, device=device), (found[0], found[-1] + 1) if neighbours else None)

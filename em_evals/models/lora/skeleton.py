@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,8 @@ from em_evals.models.architecture import decoder_layers, unwrapped
 Kind = Literal["linear", "transposed", "embedding", "convolution", "other"]
 Shape = tuple[int, ...]
 
+_CALLED = ("Norm", "Router", "Gate", "Experts")
+"""Classes of modules that are run by a call, by a part of their names."""
 _OTHER_MODALITIES = ("vision", "visual", "audio", "image")
 
 
@@ -33,6 +35,7 @@ class ModuleShape:
         buffers: its own persistent buffers' shapes.
         transposed_experts: whether 3-D parameters are [experts, in, out] (gpt-oss, Llama 4).
         own_forward: a subclass that computes something else than its kind does (a router).
+        name: its class's name.
     """
 
     kind: Kind
@@ -40,6 +43,22 @@ class ModuleShape:
     buffers: Mapping[str, Shape]
     transposed_experts: bool = False
     own_forward: bool = False
+    name: str = ""
+
+    @property
+    def is_called(self) -> bool:
+        """Whether its parameters are read in its own forward pass only, so far as its class tells.
+
+        A convolution's weight, say, is often read by the mixer around it.
+        """
+        if self.kind == "convolution":
+            return False
+        return self.kind != "other" or any(word in self.name for word in _CALLED)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it sees all tokens once for each of its experts."""
+        return self.name == "Llama4TextExperts"
 
     @property
     def width(self) -> tuple[int, int]:
@@ -76,12 +95,19 @@ class Skeleton:
             return None
         return int(name.removeprefix(f"{self.blocks}.").partition(".")[0])
 
+    @cached_property
+    def fused_experts(self) -> bool:
+        """Whether experts are parameters of one module, as in transformers 5."""
+        return any(len(shape.parameters.get("down_proj", ())) == 3 for shape in self.modules.values())
+
     def is_text(self, name: str) -> bool:
         """Whether a module is part of the text model: not of a vision or audio tower."""
         return name == self.head or name == self.decoder or name.startswith(f"{self.decoder}.")
 
-    def routed(self, name: str) -> bool:
-        """Whether a module may see some of the tokens only: it stands in a list inside of a block (experts)."""
+    def sees_part(self, name: str) -> bool:
+        """Whether a module may see some of the tokens only (a list of experts), or one row for all (positions)."""
+        if self.modules[name].kind == "embedding" and name != self.embedding:
+            return True
         return any(part.isdecimal() for part in name.removeprefix(f"{self.blocks}.").split(".")[1:])
 
 
@@ -187,4 +213,5 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         bool(getattr(module, "is_transposed", False)),
         # An embedding that scales its output is still one; PEFT scales what it adds alike.
         own is torch.nn.Linear and type(module).forward is not torch.nn.Linear.forward,
+        type(module).__name__,
     )

@@ -42,8 +42,8 @@ def header(folder: Path) -> Header:
             tensor = file.get_slice(key)
             if tensor.get_dtype() not in _NUMBERS:
                 raise EmEvalsError(
-                    f"the adapter's tensor {key} holds {tensor.get_dtype()}, not floating-point numbers; save it again "
-                    "in float32, float16 or bfloat16.",
+                    f"the adapter's tensor {key} holds {tensor.get_dtype()}, not floating-point numbers; save it "
+                    "again in float32, float16 or bfloat16.",
                     path,
                 )
             shapes[key] = tuple(tensor.get_shape())

@@ -1,0 +1,139 @@
+"""What an adapter's file holds, by the modules of this model. Tensors are taken out until none is left."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from em_evals.errors import EmEvalsError
+from em_evals.models.lora import names, tensors
+from em_evals.models.lora.names import TensorName
+from em_evals.models.lora.skeleton import Shape, Skeleton
+
+BRANCHES = {
+    "gate_proj": ("gate_up_proj", 0),
+    "up_proj": ("gate_up_proj", 1),
+    "down_proj": ("down_proj", 0),
+    "w1": ("gate_up_proj", 0),
+    "w3": ("gate_up_proj", 1),
+    "w2": ("down_proj", 0),
+}
+"""Before transformers 5, experts were linear modules: the parameter that holds each now, and its place there."""
+_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.([^.]+)")
+_MOVED = {"mixtral": (".block_sparse_moe.", ".mlp.")}
+"""What transformers 5 calls otherwise, by model type."""
+
+
+class Inventory:
+    """The tensors of an adapter's file.
+
+    Args:
+        folder: the adapter's.
+        skeleton: the model that it is matched with.
+
+    Raises:
+        EmEvalsError: the file cannot be read, or a tensor belongs to no module of the model.
+    """
+
+    def __init__(self, folder: Path, skeleton: Skeleton) -> None:
+        self._folder, self._skeleton = folder, skeleton
+        self._shapes = tensors.header(folder).shapes
+        parsed = [_modern(names.parse(key), skeleton) for key in self._shapes]
+        self.renaming = names.renaming(dict.fromkeys(one.module for one in parsed), skeleton)
+        self._left: dict[str, dict[tuple[str, int], TensorName]] = defaultdict(dict)
+        for one in parsed:
+            self._place(one)
+
+    def _place(self, one: TensorName) -> None:
+        module = self.renaming.model_name(one.module)
+        if module not in self._skeleton.modules:
+            raise self.error(
+                f"the adapter's tensor {one.key} belongs to no module of this {self._skeleton.model_type} model: it "
+                "was trained on another base; name that one"
+            )
+        if (one.part, one.depth) in self._left[module]:
+            raise self.error(f"the adapter has two tensors for one place ({one.key}); delete one")
+        self._left[module][one.part, one.depth] = one
+
+    def has(self, module: str) -> bool:
+        """Whether something is left for a module."""
+        return bool(self._left.get(module))
+
+    def parts(self, module: str) -> list[str]:
+        """What is left for a module (names.TensorName.part)."""
+        return [part for part, _ in self._left.get(module, {})]
+
+    def take(self, module: str, wanted: Mapping[str, Shape], depth: int | None = None) -> dict[str, str]:
+        """Take the tensors of one piece out.
+
+        Args:
+            module: the module's name in this model.
+            wanted: shape of each part.
+            depth: wrappers of PEFT around what it belongs to; None for any number.
+
+        Returns:
+            The tensors' names by part.
+
+        Raises:
+            EmEvalsError: one is missing, or has another shape.
+        """
+        here, keys = self._left.get(module, {}), dict[str, str]()
+        for part, shape in wanted.items():
+            place = next((at for at in here if at[0] == part and depth in (None, at[1])), None)
+            if place is None:
+                raise self._missing(module, part, list(keys.values()))
+            key = here.pop(place).key
+            if self._shapes[key] != shape:
+                raise self.error(
+                    f"the adapter's tensor {key} has the shape {list(self._shapes[key])}, and {module} of this "
+                    f"{self._skeleton.model_type} model needs {list(shape)}: it was trained on another base, or "
+                    "its configuration is not its own"
+                )
+            keys[part] = key
+        return keys
+
+    def drop(self, module: str, part: str) -> None:
+        """Leave out a tensor that acts in training only."""
+        self._left.get(module, {}).pop((part, 0), None)
+
+    def refuse_leftovers(self) -> None:
+        """Refuse an adapter of which a tensor was not taken.
+
+        Raises:
+            EmEvalsError: names the first.
+        """
+        left = {one.key for here in self._left.values() for one in here.values()}
+        for key in self._shapes:
+            if key in left:
+                raise self.error(
+                    f"the adapter's tensor {key} would not be used, since its configuration does not ask for it: the two "
+                    "files do not belong together"
+                )
+
+    def error(self, what: str) -> EmEvalsError:
+        """An error about this adapter."""
+        return EmEvalsError(f"{what}.", self._folder)
+
+    def _missing(self, module: str, part: str, taken: list[str]) -> EmEvalsError:
+        others = taken or [one.key for one in self._left.get(module, {}).values()]
+        if others:
+            return self.error(
+                f"the adapter has {others[0]}, and no {part.lstrip('=')} to go with it: the file is incomplete"
+            )
+        return self.error(
+            f"the adapter's configuration names {module}, and its file has no tensors for it: it was trained on "
+            "another base, or the file is incomplete"
+        )
+
+
+def _modern(one: TensorName, skeleton: Skeleton) -> TensorName:
+    """A tensor's name as transformers 5 would have it: experts are parameters of one module."""
+    module = one.module
+    if skeleton.model_type in _MOVED:
+        module = module.replace(*_MOVED[skeleton.model_type])
+    found = _EXPERT.fullmatch(module)
+    if found and skeleton.fused_experts and found[3] in BRANCHES and one.part in ("A", "B"):
+        return TensorName(one.key, found[1], f"{one.part}.{int(found[2])}.{found[3]}", one.depth)
+    return TensorName(one.key, module, one.part, one.depth)
