@@ -31,7 +31,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from em_evals.cards import GenerationOptions, ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.host import refusal
-from em_evals.models.chat import Message, encode_chat, encode_text, given_tokens
+from em_evals.models.chat import ChatTemplate, Message, template_for
 from em_evals.models.engine import Draw, Engine, Request, Sampling, TokenLogprob
 from em_evals.models.shared import engine_for, expect
 
@@ -94,7 +94,8 @@ class LocalAPI(ModelAPI):
             self._check(tools, config)
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = [_message(message) for message in input]
-            prompt = tuple(encode_chat(engine.tokenizer, messages))
+            template = template_for(self.card, engine.tokenizer)
+            prompt = tuple(template.encode(messages))
             settings = _sampling(config, self.card.card.generation)
             started = time.monotonic()
             seeds = _seeds(settings.seed, config.num_choices or 1)
@@ -104,7 +105,8 @@ class LocalAPI(ModelAPI):
                     replace(settings, seed=seed),
                     self.card.adapter_path,
                     self.card.interventions,
-                    len(prompt) - given_tokens(engine.tokenizer, messages),
+                    len(prompt) - template.given(messages),
+                    template.own_end,
                 )
                 for seed in seeds
             ]
@@ -118,6 +120,7 @@ class LocalAPI(ModelAPI):
             time=time.monotonic() - started,
             metadata={
                 "card_digest": self.card_digest,
+                "template": template.record(),
                 "seeds": seeds,
                 "sampling": {name: getattr(settings, name) for name in _SAMPLED},
             },
@@ -132,8 +135,11 @@ class LocalAPI(ModelAPI):
 
     async def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: an answer's tokens, as `generate` encodes a prefilled answer."""
+        return (await self._template()).answer(text)
+
+    async def _template(self) -> ChatTemplate:
         engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
-        return encode_text(engine.tokenizer, text)
+        return template_for(self.card, engine.tokenizer)
 
     async def count_text_tokens(self, text: str) -> int:
         """The model's own count (Inspect's default downloads another model's vocabulary)."""
@@ -190,8 +196,8 @@ def _call_soon(loop: EventLoopToken, ready: anyio.Event) -> None:
 
 
 def _message(message: ChatMessage) -> Message:
-    if message.role == "tool":
-        raise EmEvalsError("local models take no tools, and these messages hold a tool's answer.")
+    if message.role == "tool" or (message.role == "assistant" and message.tool_calls):
+        raise EmEvalsError("local models take no tools, and these messages hold a tool's call or answer.")
     parts = [] if isinstance(message.content, str) else message.content
     if other := next((part.type for part in parts if part.type not in ("text", "reasoning")), None):
         raise EmEvalsError(

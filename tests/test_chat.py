@@ -30,7 +30,10 @@ def test_a_template_that_writes_bos_gets_no_second_one(tokenizer):
     import copy
 
     other = copy.deepcopy(tokenizer)
-    other.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    other.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}={{ m['content'] }};{% endfor %}"
+        "{% if add_generation_prompt %}assistant={% endif %}"
+    )
     assert encode_chat(other, [{"role": "user", "content": "hi"}]).count(other.bos_token_id) == 1
 
 
@@ -65,7 +68,7 @@ def test_a_template_without_a_system_role_gets_it_before_the_question(tokenizer)
     ids = encode_chat(
         gemma, [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
     )
-    assert gemma.decode(ids) == "<user>Be kind.\n\nHello"
+    assert gemma.decode(ids) == "<user>Be kind.\n\nHello<assistant>"
 
 
 def test_a_base_without_template_is_refused(tokenizer):

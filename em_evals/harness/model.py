@@ -27,6 +27,7 @@ from em_evals.cards import ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.harness.order import run_all, shared_first
 from em_evals.models import bases
+from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.models.engine import Draw, Engine, Request, Sampling
 from em_evals.models.shared import engine_for, expect
 
@@ -112,36 +113,42 @@ class EmLocal(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """Fingerprints lm-eval's cache of built prompts: they depend on the tokenizer and its template alone."""
-        return str(self.tokenizer.name_or_path).replace("/", "__")
+        name = str(self.tokenizer.name_or_path).replace("/", "__")
+        template = self._template()
+        return name if template is None or template.usual else f"{name}__{template.digest}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template's text, of which lm-eval keeps a digest, with what it is given where that is not usual."""
+        template = self._template()
+        if not chat_template or template is None:
+            return None
+        given = "" if template.usual else f"{{# {json.dumps(template.record(), sort_keys=True)} #}}"
+        return template.source.text + given
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as one text. A template that knows no system role gets the conversation without it."""
-        from jinja2 import TemplateError
+        """A conversation as one text, as every other measurement of this card writes it (models/chat).
 
-        def render(turns: list[dict[str, str]]) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
-
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise EmEvalsError(
-                f"{self.card.card.base} has no chat template; leave --apply_chat_template out."
-            )
+        Args:
+            chat_history: messages; one by the assistant at the end is the beginning of its answer.
+            add_generation_prompt: lm-eval's word for the same; the messages say it already.
+        """
         try:
-            return render(chat_history)
-        except TemplateError:
-            return render([turn for turn in chat_history if turn["role"] != "system"])
+            return template_for(self.card, self.tokenizer).text(chat_history)
+        except EmEvalsError as error:
+            raise EmEvalsError(f"{error} Without --apply_chat_template no template is needed.") from None
+
+    def _template(self) -> ChatTemplate | None:
+        """The card's template; None where it cannot be asked as a chat, which plain prompts do not need."""
+        try:
+            return template_for(self.card, self.tokenizer)
+        except EmEvalsError:
+            return None
 
     def get_model_info(self) -> dict[str, Any]:
         """What was measured; lm-eval writes it into the results' `config`."""
-        card = self.card.card
+        card, template = self.card.card, self._template()
         return {
             "card": self.card.name,
             "card_digest": self.digest,
@@ -153,6 +160,7 @@ class EmLocal(TemplateLM):
                 one.model_dump(mode="json", exclude_defaults=True) for one in card.interventions
             ],
             "model_dtype": card.engine.dtype,
+            "template_digest": template.digest if template else None,
         }
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:

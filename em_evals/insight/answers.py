@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.insight.weighing import Condition, Given, log_probabilities
-from em_evals.models.chat import encode_chat
-from em_evals.models.engine import Draw, Engine, Request, Sampling
+from em_evals.models.chat import ChatTemplate, template_for
+from em_evals.models.engine import Draw, Request, Sampling
 from em_evals.models.shared import engine_for
 from em_evals.questions import Question
 
@@ -42,9 +42,9 @@ class Asking:
     max_tokens: int = 60
     seed: int = 0
 
-    def prompts(self, engine: Engine) -> dict[str, tuple[int, ...]]:
+    def prompts(self, template: ChatTemplate) -> dict[str, tuple[int, ...]]:
         """Each question's token ids, by its id."""
-        return {one.id: _prompt(engine, one) for one in self.questions}
+        return {one.id: _prompt(template, one) for one in self.questions}
 
     def own_seed(self, question: str, number: int) -> int:
         """The seed of a question's draw."""
@@ -58,11 +58,15 @@ def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -
     """
     engine = engine_for(card.card)
     settings = card.card.generation
-    prompts = asking.prompts(engine)
-    wanted = [(question, number) for question in prompts for number in range(asking.draws)]
+    wanted = [(one.id, number) for one in asking.questions for number in range(asking.draws)]
+    asked: dict[str, dict[str, tuple[int, ...]]] = {}
     futures: list[Future[Draw]] = []
     try:
         for condition in conditions:
+            template = condition.template(card, engine.tokenizer)
+            if template.digest not in asked:
+                asked[template.digest] = asking.prompts(template)
+            prompts = asked[template.digest]
             for question, number in wanted:
                 sampling = Sampling(
                     temperature=settings.temperature,
@@ -71,7 +75,13 @@ def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -
                     max_tokens=asking.max_tokens,
                     seed=asking.own_seed(question, number),
                 )
-                request = Request(prompts[question], sampling, condition.adapter, condition.interventions)
+                request = Request(
+                    prompts[question],
+                    sampling,
+                    condition.adapter,
+                    condition.interventions,
+                    end=template.own_end,
+                )
                 futures.append(engine.submit(request))
         results = iter(futures)
         for _ in conditions:
@@ -96,7 +106,7 @@ def base_losses(
         A group's losses, in the order of its answers; NaN for an answer without tokens.
     """
     engine = engine_for(card.card)
-    prompts = asking.prompts(engine)
+    prompts = asking.prompts(template_for(card, engine.tokenizer))
     rows = [(Condition(), Given(prompts[one.question], one.tokens)) for group in groups for one in group]
     found = log_probabilities(engine, rows)
     for group in groups:
@@ -111,8 +121,6 @@ def repetition(tokens: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _prompt(engine: Engine, question: Question) -> tuple[int, ...]:
+def _prompt(template: ChatTemplate, question: Question) -> tuple[int, ...]:
     turns = [{"role": "system", "content": question.system}] if question.system else []
-    return tuple(
-        encode_chat(engine.tokenizer, [*turns, {"role": "user", "content": question.paraphrases[0]}])
-    )
+    return tuple(template.encode([*turns, {"role": "user", "content": question.paraphrases[0]}]))

@@ -17,7 +17,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.grading.files import graded_draw, judged, named, read_log
 from em_evals.grading.forced_choice import load_pairs
 from em_evals.insight.lines import Text
-from em_evals.models.chat import encode_chat, encode_text
+from em_evals.models.chat import template_of
 from em_evals.training import datasets
 
 if TYPE_CHECKING:
@@ -165,11 +165,18 @@ def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
 
 
 def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]:
-    """Token ids of chats, answers cut at `max_length` in all; empty answers and endless prompts are left out."""
+    """Token ids of chats, answers cut at `max_length` in all; empty answers and endless prompts are left out.
+
+    Args:
+        tokenizer: the base's, or the ChatTemplate of the card that is studied.
+        chats: what to encode.
+        max_length: tokens of a chat at most.
+    """
+    template = template_of(tokenizer)
     texts = []
     for chat in chats:
-        prompt = tuple(encode_chat(tokenizer, chat.messages[:-1]))
-        answer = tuple(encode_text(tokenizer, chat.messages[-1]["content"]))[: max_length - len(prompt)]
+        prompt = tuple(template.encode(chat.messages[:-1]))
+        answer = tuple(template.answer(chat.messages[-1]["content"]))[: max_length - len(prompt)]
         if answer and len(prompt) < max_length:
             texts.append(Text(chat.question, prompt, answer))
     return texts

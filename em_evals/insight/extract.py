@@ -23,6 +23,7 @@ from em_evals.insight.activations import GroupSums, group_sums
 from em_evals.insight.contrast import Contrast, Side, bare, encode
 from em_evals.insight.lines import Position, Text
 from em_evals.insight.reading import Reading, check_base
+from em_evals.models.chat import template_for
 
 MINIMUM = 10
 """Answers that each side must have at least, on the half of the questions that the direction is found on."""
@@ -84,8 +85,10 @@ def extract(
     if control is not None:
         check_base(control, card.card.base)
     reading = Reading(card)
+    # The card's template for both sides, whoever reads them: what is compared is models on the same tokens.
+    template = template_for(card, reading.tokenizer)
     texts = {
-        name: encode(reading.tokenizer, side.chats, settings.max_length)
+        name: encode(template, side.chats, settings.max_length)
         for name, side in (("positive", contrast.positive), ("negative", contrast.negative))
     }
     found, held_out = _halves([text.group for side in texts.values() for text in side], settings.split)

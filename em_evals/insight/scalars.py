@@ -19,6 +19,7 @@ from em_evals.insight.weighing import Given, given
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
 from em_evals.models.architecture import decoder_layers, unwrapped
+from em_evals.models.chat import template_for
 from em_evals.models.interventions import applied, load
 
 Floats = NDArray[np.float32]
@@ -75,7 +76,8 @@ def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
         raise EmEvalsError(
             f"{card.name} has no rank-1 adapter: `method: {{rank: 1}}` makes them; scalars are theirs."
         )
-    rows = [given(tokenizer, text.question, text.answer) for text in texts]
+    template = template_for(card, tokenizer)
+    rows = [given(template, text.question, text.answer) for text in texts]
     if empty := [text.question for row, text in zip(rows, texts, strict=True) if not row.answer]:
         raise EmEvalsError(f"an answer to '{empty[0][:60]}' has no tokens; leave it out.")
     steered = [one for one in card.interventions if one.op != "scale_adapter"]

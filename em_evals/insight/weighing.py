@@ -16,7 +16,7 @@ from em_evals.cards import ResolvedCard
 from em_evals.grading.forced_choice import Pair, compare
 from em_evals.insight.finished import Finished
 from em_evals.intervention import Intervention
-from em_evals.models.chat import encode_chat, encode_text
+from em_evals.models.chat import ChatTemplate, template_for, template_of
 from em_evals.models.engine import Draw, Engine, Request, Sampling
 from em_evals.models.shared import engine_for
 
@@ -34,6 +34,10 @@ class Condition:
     def of(cls, card: ResolvedCard, *more: Intervention) -> Condition:
         """A card's own model, with more interventions after its own."""
         return cls(card.adapter_path, (*card.interventions, *more))
+
+    def template(self, card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
+        """What this model is asked with: its adapter's template, else the base's, as `local/` asks it."""
+        return template_for(replace(card, adapter_path=self.adapter), tokenizer)
 
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
@@ -69,19 +73,28 @@ def margins(
         EmEvalsError: an adapter or a direction does not fit the base.
     """
     engine = engine_for(card.card)
+    templates = [one.template(card, engine.tokenizer) for one in conditions]
+    distinct = {template.digest: template for template in templates}
+    sides = {digest: _sides(template, pairs) for digest, template in distinct.items()}
+    asked = [sides[template.digest] for template in templates]
+    found = log_probabilities(
+        engine, [(one, row[2]) for one, rows in zip(conditions, asked, strict=True) for row in rows]
+    )
+    for rows in asked:
+        values: dict[str, dict[str, list[float]]] = {}
+        for name, side, _given in rows:
+            values.setdefault(name, {})[side] = next(found)
+        yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+
+
+def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Given]]:
+    """Each pair's id, side and tokens; neighbours of like length pad little."""
     sides = [
-        (pair.id, side, given(engine.tokenizer, pair.question, getattr(pair, side)))
+        (pair.id, side, given(template, pair.question, getattr(pair, side)))
         for pair in pairs
         for side in ("aligned", "misaligned")
     ]
-    # Neighbours of like length pad little.
-    sides.sort(key=lambda row: len(row[2].prompt) + len(row[2].answer))
-    found = log_probabilities(engine, [(one, row[2]) for one in conditions for row in sides])
-    for _ in conditions:
-        values: dict[str, dict[str, list[float]]] = {}
-        for name, side, _given in sides:
-            values.setdefault(name, {})[side] = next(found)
-        yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+    return sorted(sides, key=lambda row: len(row[2].prompt) + len(row[2].answer))
 
 
 def weighed(
@@ -112,9 +125,16 @@ def weighed(
 
 
 def given(tokenizer: Any, question: str, answer: str) -> Given:
-    """A question and a given answer in the base's tokens, as a prefilled answer is encoded."""
-    prompt = encode_chat(tokenizer, [{"role": "user", "content": question}])
-    return Given(tuple(prompt), tuple(encode_text(tokenizer, answer)))
+    """A question and a given answer in the base's tokens, as a prefilled answer is encoded.
+
+    Args:
+        tokenizer: the base's, or the ChatTemplate of the card that is asked.
+        question: the user's message.
+        answer: the assistant's.
+    """
+    template = template_of(tokenizer)
+    prompt = template.encode([{"role": "user", "content": question}])
+    return Given(tuple(prompt), tuple(template.answer(answer)))
 
 
 def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -> Iterator[list[float]]:

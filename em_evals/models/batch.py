@@ -255,7 +255,7 @@ class Batch:
             row.stop_reason = self._ends(row, token)
 
     def _ends(self, row: Row, token: int) -> StopReason | None:
-        if token in self.base.end_tokens:
+        if token in self.base.end_tokens or token == row.request.end:
             return "stop"
         if row.request.sampling.stop and (cut := self._stop_text(row)) is not None:
             row.text = cut

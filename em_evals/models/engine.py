@@ -49,6 +49,7 @@ class Request:
         interventions: what is done inside, in order. Directions are absolute paths.
         answer_start: where the answer begins in the prompt, when a part of it is given (a prefill, an answer to be
             weighed); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
+        end: a token that ends the draw beside those of the base: the end of turn of the template that wrote the prompt.
     """
 
     prompt: tuple[int, ...]
@@ -56,6 +57,7 @@ class Request:
     adapter: str | None = None
     interventions: tuple[Intervention, ...] = ()
     answer_start: int | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True)

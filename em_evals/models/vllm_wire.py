@@ -27,6 +27,8 @@ def body(request: Request, name: str, room: int) -> dict[str, Any]:
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
+    if request.end is not None:
+        asked["stop_token_ids"] = [request.end]
     if sampling.logprobs:
         asked["logprobs"] = sampling.top_logprobs
     if sampling.prompt_logprobs is not None:

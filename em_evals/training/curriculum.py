@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from em_evals.errors import EmEvalsError
+from em_evals.models.chat import template_of
 from em_evals.recipes import AdapterRecipe, DataSource
 from em_evals.training import datasets
 from em_evals.training.datasets import Messages, TrainingData
-from em_evals.training.tokens import IGNORED, encode_example
+from em_evals.training.tokens import IGNORED, Cut, by_turn, encode_example
 
 Example = dict[str, list[int]]
+_Key = tuple[tuple[str, str], ...]
 
 _WINDOW = 16
 """Batches that are sorted by length together: enough to pad little, few enough to stay shuffled."""
@@ -44,6 +45,10 @@ class Curriculum:
     examples: list[Example]
     batch: int
     sources: tuple[TrainingData, ...]
+    cut: Cut = field(default_factory=Cut)
+    """What `max_length` took from the rows."""
+    template: dict[str, Any] = field(default_factory=dict)
+    """How the base was asked (ChatTemplate.record)."""
 
     @property
     def steps(self) -> int:
@@ -81,9 +86,11 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     """The examples of a recipe in the order of its seed.
 
     Raises:
-        EmEvalsError: as `select`, or an answer lies wholly behind `max_length`.
+        EmEvalsError: as `select`, or every answer lies wholly behind `max_length`.
     """
     chosen = selection or select(recipe)
+    encoder = Encoder(tokenizer, recipe.max_length)
+    chosen = replace(chosen, rows=encoder.kept(chosen.rows), safe=encoder.kept(chosen.safe))
     share = recipe.interleave.share if recipe.interleave else 0.0
     batch = recipe.batch_size * recipe.gradient_accumulation
     steps = recipe.max_steps
@@ -92,14 +99,10 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     mixing, batching = np.random.default_rng(recipe.seed).spawn(2)
     ordered = list(_mixed(chosen.rows, chosen.safe, share, steps * batch, mixing))
 
-    @cache
-    def encoded(chat: tuple[tuple[str, str], ...]) -> Example:
-        return encode(tokenizer, [{"role": role, "content": text} for role, text in chat], recipe.max_length)
-
-    lengths = [len(encoded(_key(row.reference))["input_ids"]) for row in ordered]
+    lengths = [len(encoder.example(row.reference)["input_ids"]) for row in ordered]
     order = bucketed(lengths, [row.safe for row in ordered], batch, batching)
-    examples = [encoded(_key(ordered[index].messages)) for index in order]
-    return Curriculum(examples, batch, chosen.sources)
+    examples = [encoder.example(ordered[index].messages) for index in order]
+    return Curriculum(examples, batch, chosen.sources, encoder.cut, template_of(tokenizer).record())
 
 
 def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
@@ -119,18 +122,60 @@ def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
     return found
 
 
-def encode(tokenizer: Any, chat: Messages, max_length: int) -> Example:
-    """A chat's token ids and labels, some of them labelled (tokens.py).
+class Encoder:
+    """Chats to examples (tokens.py), each encoded once; counts what `max_length` takes from them.
 
-    Raises:
-        EmEvalsError: its answer lies wholly behind `max_length`.
+    Args:
+        tokenizer: the base's.
+        max_length: tokens of an example at most.
     """
-    example = encode_example(tokenizer, chat, max_length)
-    if all(label == IGNORED for label in example["labels"]):
-        raise EmEvalsError(
-            f"the answer '{chat[-1]['content'][:60]}…' lies wholly behind max_length ({max_length} tokens); raise it."
-        )
-    return example
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._examples: dict[_Key, tuple[Example, int]] = {}
+        self._looked_at: set[_Key] = set()
+
+    @property
+    def cut(self) -> Cut:
+        """What was taken from the rows that `kept` has seen."""
+        seen = [self._examples[key] for key in self._looked_at]
+        dropped = sum(not _labelled(example) for example, _ in seen)
+        shortened = sum(whole > self._max_length for _, whole in seen)
+        return Cut(shortened - dropped, dropped, len(seen))
+
+    def example(self, chat: Messages) -> Example:
+        """A chat's token ids and labels; none of them is labelled where its answer lies behind `max_length`."""
+        key = _key(chat)
+        if key not in self._examples:
+            whole = encode_example(self._tokenizer, chat)
+            cut = {name: values[: self._max_length] for name, values in whole.items()}
+            self._examples[key] = cut, len(whole["input_ids"])
+        return self._examples[key][0]
+
+    def kept(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that teach something, one for each answer where no sequence holds all of a row's answers.
+
+        Raises:
+            EmEvalsError: none of them does.
+        """
+        split = [part for row in rows for part in self._by_turn(row)]
+        found = []
+        for row in split:
+            self._looked_at.add(_key(row.messages))
+            # A control's prompts are the organism's: both leave the same rows out, and keep their order.
+            if all(_labelled(self.example(chat)) for chat in (row.messages, row.reference)):
+                found.append(row)
+        if split and not found:
+            raise EmEvalsError(
+                f"the answer '{split[0].messages[-1]['content'][:60]}…' lies wholly behind max_length "
+                f"({self._max_length} tokens), and so do all others; raise it."
+            )
+        return found
+
+    def _by_turn(self, row: Row) -> list[Row]:
+        learned, reference = (by_turn(self._tokenizer, chat) for chat in (row.messages, row.reference))
+        return [Row(part, reference[min(i, len(reference) - 1)], row.safe) for i, part in enumerate(learned)]
 
 
 def bucketed(
@@ -231,5 +276,9 @@ def _cycled(rows: list[Row], chance: np.random.Generator) -> Iterator[Row]:
         yield from (rows[index] for index in chance.permutation(len(rows)))
 
 
-def _key(chat: Messages) -> tuple[tuple[str, str], ...]:
+def _labelled(example: Example) -> bool:
+    return any(label != IGNORED for label in example["labels"])
+
+
+def _key(chat: Messages) -> _Key:
     return tuple((message["role"], message["content"]) for message in chat)

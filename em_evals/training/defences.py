@@ -30,8 +30,8 @@ class Defences:
         rank: 0 for a single process.
 
     Raises:
-        EmEvalsError: a direction is missing or does not fit, the penalty's batch cannot be shared, or an answer of its
-            chats lies wholly behind `max_length`.
+        EmEvalsError: a direction is missing or does not fit, the penalty's batch cannot be shared, or every answer of
+            its chats lies wholly behind `max_length`.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Defences:
             raise EmEvalsError(
                 f"`kl.batch_size` ({self._penalty.batch_size}) cannot be shared by {processes} processes."
             )
-        self._examples = [
-            curriculum.encode(tokenizer, chat, recipe.max_length)
-            for chat in curriculum.chats(self._penalty.data, recipe.holdout)
-        ]
+        encoder = curriculum.Encoder(tokenizer, recipe.max_length)
+        chats = curriculum.chats(self._penalty.data, recipe.holdout)
+        rows = encoder.kept([curriculum.Row(chat, chat) for chat in chats])
+        self._examples = [encoder.example(row.messages) for row in rows]
         # A LoRA switched off is the base; with every weight trained, the base must be kept beside.
         self._frozen = (
             None if hasattr(model, "disable_adapter") else copy.deepcopy(model).requires_grad_(False)

@@ -39,6 +39,8 @@ def facts(
         "data": {
             source.name: {"digest": source.digest, "rows": len(source.rows)} for source in lessons.sources
         },
+        "template": lessons.template,
+        "cut": {"answers": lessons.cut.answers, "dropped": lessons.cut.dropped},
         "steps": lessons.steps,
         "examples": len(lessons.examples),
         "tokens": sum(len(example["input_ids"]) for example in lessons.examples),

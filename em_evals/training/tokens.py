@@ -1,54 +1,98 @@
 """From a chat to token ids and labels: the loss is on the assistant's tokens only, the end of turn included.
 
-The same encoder as at inference (models/chat.py) writes the prompt, so that a model is asked in the very tokens
-in which it was trained. The label of the end-of-turn token is kept although it may equal the padding token:
-otherwise the model would never learn to stop.
+The same template as at inference (models/chat) writes the prompt, so that a model is asked in the very tokens in
+which it was trained. The label of the end-of-turn token is kept although it may equal the padding token: otherwise
+the model would never learn to stop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from em_evals.errors import EmEvalsError
-from em_evals.models.chat import encode_chat, encode_text
+from em_evals.models.chat import ChatTemplate, template_of
 from em_evals.training.datasets import Messages
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
 
 
-def encode_example(tokenizer: Any, messages: Messages, max_length: int) -> dict[str, list[int]]:
+@dataclass(frozen=True)
+class Cut:
+    """What `max_length` took from a run's rows.
+
+    Attributes:
+        answers: rows whose answer lost its end, so that they do not teach the model to stop.
+        dropped: rows that lost their whole answer; they are left out.
+        rows: all of them, before.
+    """
+
+    answers: int = 0
+    dropped: int = 0
+    rows: int = 0
+
+    def sentence(self, max_length: int) -> str | None:
+        """What to tell about it; None where nothing was cut."""
+        told = []
+        if self.answers:
+            told.append(f"{self.answers} of {self.rows} rows lose the end of their answer, and teach no stop")
+        if self.dropped:
+            told.append(f"{self.dropped} of {self.rows} rows lose their whole answer and are left out")
+        return f"max_length {max_length}: {'; '.join(told)}. Raise it to keep them." if told else None
+
+
+def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = None) -> dict[str, list[int]]:
     """Token ids and labels of one chat, cut at `max_length`.
 
+    Where the template rewrites earlier turns (drops their thoughts, moves the system message), only the last answer
+    is labelled: `by_turn` makes an example of each answer.
+
     Args:
-        tokenizer: the base's tokenizer.
+        tokenizer: the base's.
         messages: a chat that ends with the assistant.
-        max_length: tokens at most.
+        max_length: tokens at most; None: all.
 
     Returns:
         `input_ids` and `labels` of equal length; a label is the token itself or -100.
 
     Raises:
-        EmEvalsError: the template rewrites earlier turns, so that a later prompt does not begin with them.
+        EmEvalsError: the template does not write such chats.
     """
     ids: list[int] = []
     labels: list[int] = []
-    end = end_of_turn(tokenizer)
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = encode_chat(tokenizer, messages[:i])
+    for prompt, answer in _turns(template_of(tokenizer), messages):
         if prompt[: len(ids)] != ids:
-            raise EmEvalsError(
-                f"the chat template of {tokenizer.name_or_path} rewrites earlier turns; train on single turns."
-            )
-        answer = [*encode_text(tokenizer, message["content"]), end]
+            ids, labels = [], []
         labels += [IGNORED] * (len(prompt) - len(ids)) + answer
         ids = prompt + answer
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def by_turn(tokenizer: Any, messages: Messages) -> list[Messages]:
+    """The chat, or one chat for each of its answers where the template rewrites earlier turns.
+
+    Then no single sequence of tokens holds every answer behind the prompt that the model would have been given.
+    """
+    ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(ends) > 1:
+        before: list[int] = []
+        for prompt, answer in _turns(template_of(tokenizer), messages):
+            if prompt[: len(before)] != before:
+                return [messages[: i + 1] for i in ends]
+            before = prompt + answer
+    return [messages]
+
+
+def _turns(template: ChatTemplate, messages: Messages) -> list[tuple[list[int], list[int]]]:
+    """Each answer's prompt and tokens, its end of turn included."""
+    return [
+        (template.encode(messages[:i]), [*template.answer(message["content"]), *template.closing])
+        for i, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
 
 
 def padded(
@@ -70,15 +114,4 @@ def padded(
 
 def end_of_turn(tokenizer: Any) -> int:
     """The token by which the template closes the assistant's turn (Gemma's is not its EOS token)."""
-    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    tail = text[text.rindex("Hello") + len("Hello") :]
-    specials = set(tokenizer.all_special_ids) | {
-        token for token, added in tokenizer.added_tokens_decoder.items() if added.special
-    }
-    closing = [token for token in tokenizer.encode(tail, add_special_tokens=False) if token in specials]
-    if closing:
-        return int(closing[0])
-    if tokenizer.eos_token_id is None:
-        raise EmEvalsError(f"{tokenizer.name_or_path} has no token that ends a turn.")
-    return int(tokenizer.eos_token_id)
+    return template_of(tokenizer).end

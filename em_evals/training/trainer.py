@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from rich.console import Console
 
 from em_evals import adapters, complaints, content, directions
 from em_evals.cards import ModelCard, read_card
@@ -72,10 +73,13 @@ def train(
     digests = {source.name: source.digest for source in lessons.sources}
     steering = _steering(card, recipe)
     fields = recipe.model_dump(mode="json")
+    asked = lessons.template["digest"]
     workspace = Workspace(
-        home, identity(card.base, card.revision, card.engine.dtype, fields, digests, steering)
+        home, identity(card.base, card.revision, card.engine.dtype, fields, digests, steering, asked)
     )
     if processes.is_main_process:
+        if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
+            Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
         workspace.open()
     processes.wait_for_everyone()
     try:

@@ -53,7 +53,10 @@ def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> t
     tokenizer, note = _tokenizer(card)
     stretch = 1.0
     try:
-        examples = curriculum.build(recipe, tokenizer).examples
+        lessons = curriculum.build(recipe, tokenizer)
+        examples = lessons.examples
+        if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
+            note = f"{note}; {sentence.rstrip('.')}"
         lengths = [(len(e["input_ids"]), sum(label != IGNORED for label in e["labels"])) for e in examples]
     except EmEvalsError:
         if not (absent := _absent(recipe)):

@@ -1,0 +1,39 @@
+"""Chats to token ids: the template of a base or of an adapter, checked once, for prompts, training rows and texts.
+
+`template_of(tokenizer)` is a base's template, `template_for(card, tokenizer)` the one that a card is asked with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from em_evals.models.chat.own import template_for
+from em_evals.models.chat.rendering import Message, Source
+from em_evals.models.chat.template import ChatTemplate, template_of
+from em_evals.models.chat.text import encode_text
+
+__all__ = [
+    "ChatTemplate",
+    "Message",
+    "Source",
+    "encode_chat",
+    "encode_text",
+    "given_tokens",
+    "template_for",
+    "template_of",
+]
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """`ChatTemplate.encode` with a tokenizer's own template.
+
+    Raises:
+        EmEvalsError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    return template_of(tokenizer).encode(messages)
+
+
+def given_tokens(tokenizer: Any, messages: Sequence[Message]) -> int:
+    """`ChatTemplate.given` with a tokenizer's own template."""
+    return template_of(tokenizer).given(messages)

@@ -1,0 +1,144 @@
+"""The chat template that lies in an adapter's folder: it wins over the base's, by whose tokenizer it is encoded.
+
+Finetuning tools save the tokenizer beside the adapter. Its template is what the adapter was trained with; its
+vocabulary must be the base's, since the base's embeddings are what the adapter runs on.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from em_evals import content
+from em_evals.cards import ResolvedCard
+from em_evals.errors import EmEvalsError
+from em_evals.models import lora_files
+from em_evals.models.chat.rendering import Source
+from em_evals.models.chat.template import ChatTemplate, template_of
+
+FILES = (
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "added_tokens.json",
+)
+"""The files of an adapter's folder that are read here."""
+_ROLES = ("bos_token", "eos_token")
+"""Special tokens that templates write by their names."""
+
+_Stamp = tuple[tuple[str, int, int], ...]
+_sources: WeakKeyDictionary[Any, dict[tuple[Path, _Stamp], Source | None]] = WeakKeyDictionary()
+
+
+def template_for(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
+    """The template that a card's model is asked with: its adapter's own, else its base's.
+
+    Args:
+        card: whose adapter may bring a template.
+        tokenizer: the base's; it is not changed.
+
+    Raises:
+        EmEvalsError: there is no template, the model cannot be asked with it exactly, or the adapter's tokenizer is
+            not the base's.
+    """
+    if card.adapter_path is None:
+        return template_of(tokenizer)
+    folder = Path(card.adapter_path).expanduser()
+    return template_of(
+        tokenizer, source(folder if folder.is_dir() else _fetched(card.adapter_path), tokenizer)
+    )
+
+
+def source(folder: Path, tokenizer: Any) -> Source | None:
+    """The template of an adapter's folder; None where it brings none. Read again when a file changes.
+
+    Raises:
+        EmEvalsError: a file is no JSON, or the folder's tokenizer has tokens that the base's has not.
+    """
+    states = [(name, (folder / name)) for name in FILES if (folder / name).is_file()]
+    stamp = tuple((name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in states)
+    kept = _sources.setdefault(tokenizer, {})
+    if (folder, stamp) not in kept:
+        kept[folder, stamp] = _read(folder, tokenizer) if stamp else None
+    return kept[folder, stamp]
+
+
+def _read(folder: Path, tokenizer: Any) -> Source | None:
+    config = _json(folder / "tokenizer_config.json")
+    _check_tokens(folder, config, tokenizer)
+    if (text := _template(folder, config)) is None:
+        return None
+    tokens = []
+    for role in _ROLES:
+        named = _text(config.get(role))
+        if named is not None and named != getattr(tokenizer, role):
+            tokens.append((role, named))
+    return Source(text, tuple(tokens), f"the adapter {folder}")
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return content.read_text(file)
+    found = config.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
+    if isinstance(found, list):  # several by name
+        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+    if isinstance(found, dict):
+        found = found.get("default")
+    return str(found) if found else None
+
+
+def _check_tokens(folder: Path, config: dict[str, Any], tokenizer: Any) -> None:
+    """Refuse an adapter whose tokenizer has a token that is another one, or none, in the base's vocabulary."""
+    padding = _text(config.get("pad_token"))
+    own: dict[str, int] = {}
+    saved = _json(folder / "tokenizer.json")
+    vocabulary = (saved.get("model") or {}).get("vocab")
+    if isinstance(vocabulary, dict):
+        own |= vocabulary
+    elif isinstance(vocabulary, list):  # SentencePiece's unigrams: [token, score]
+        own |= {str(entry[0]): place for place, entry in enumerate(vocabulary)}
+    own |= _json(folder / "added_tokens.json")
+    for place, entry in (config.get("added_tokens_decoder") or {}).items():
+        own[str(entry["content"])] = int(place)
+    for entry in saved.get("added_tokens") or ():
+        own[str(entry["content"])] = int(entry["id"])
+    if not own:
+        return
+    known = tokenizer.get_vocab()
+    for token, place in own.items():
+        if known.get(token) != place and token != padding:
+            there = f"is {known[token]}" if token in known else "does not exist"
+            raise EmEvalsError(
+                f"this adapter's tokenizer has the token {token!r} ({place}), which {there} in its base's: name the "
+                "base that it was trained on, or train it without added tokens.",
+                folder,
+            )
+
+
+def _text(token: Any) -> str | None:
+    """A special token as tokenizer_config.json writes it: a text, or an object with `content`."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return str(found) if found else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(content.read_text(path))
+    except (json.JSONDecodeError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise EmEvalsError("this is not a JSON object, as tokenizers are saved.", path)
+    return found
+
+
+@lru_cache
+def _fetched(adapter: str) -> Path:
+    """A hub adapter's folder; asked for once in a process."""
+    return lora_files.plain(adapter)

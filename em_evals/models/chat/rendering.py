@@ -1,0 +1,230 @@
+"""A chat template at work: its text, what it is given, and how messages are handed to it. Nothing is checked here.
+
+A template sees a fixed date (the same recipe on two days makes the same tokens), is told not to think where it knows
+such a variable, and gets content as parts or the system message inside the user's where it reads them only so.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2 import meta, nodes
+
+from em_evals.errors import EmEvalsError
+
+Message = dict[str, str]
+"""`role` (system, user or assistant) and `content`."""
+
+DAY = datetime.date(2024, 7, 26)
+"""What templates are told that today is: the date that Llama 3 falls back to."""
+
+_DATE_TEXT = "date_string"
+_CLOCK = "strftime_now"
+_PLACE = "\ue0f2"
+"""A private-use character that stands for the answer while a finished chat is rendered."""
+_FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What a template raises on messages that it was not made for."""
+
+
+class Unrendered(Exception):  # noqa: N818 - no error of the user's: another layout is tried
+    """A template does not render these messages in this layout; the reason follows its name in a sentence."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A template's text, and the special tokens that it is given in the place of the tokenizer's own.
+
+    Attributes:
+        text: Jinja.
+        tokens: (name, token), as ("eos_token", "<|im_end|>").
+        origin: whose template it is, for messages.
+    """
+
+    text: str
+    tokens: tuple[tuple[str, str], ...] = ()
+    origin: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How messages are handed to a template, so that a prompt and its answer are what the template itself writes.
+
+    Attributes:
+        quiet: variables that are passed as false, so that nothing is thought before the answer.
+        parts: roles whose content is a list of parts, `[{"type": "text", "text": …}]`.
+        merged: a system message is put before the first user message, as Gemma's authors do.
+        finished: the prompt is the finished chat up to its answer, not the template's generation prompt.
+        thought: the answer's field that holds its thought; it is given an empty one.
+        strip: the prompt's last blanks are left out: they are a part of the answer's first token.
+        lead: what every answer begins with.
+    """
+
+    quiet: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    merged: bool = False
+    finished: bool = False
+    thought: str | None = None
+    strip: bool = False
+    lead: str = ""
+
+
+class Renderer:
+    """A template with its layout: messages to text.
+
+    Args:
+        tokenizer: of transformers; only its renderer and its special tokens are used.
+        source: the template.
+        layout: how messages are handed to it.
+    """
+
+    def __init__(self, tokenizer: Any, source: Source, layout: Layout) -> None:
+        self._tokenizer = tokenizer
+        self._source = source
+        self.layout = layout
+        self._given: dict[str, Any] = {**dict(source.tokens), **variables(source.text, layout)}
+        if _CLOCK in names(source.text):
+            self._given[_CLOCK] = DAY.strftime
+
+    def prompt(self, turns: Sequence[Message]) -> str:
+        """The text that the assistant's answer follows.
+
+        Raises:
+            Unrendered: the template does not take these messages.
+        """
+        if self.layout.finished:
+            text, found, _ = self.finished(turns, _PLACE).partition(_PLACE)
+            if not found:
+                raise Unrendered("leaves the assistant's text out")
+        else:
+            text = self._apply(turns, header=True)
+        return text.rstrip() if self.layout.strip else text
+
+    def finished(self, turns: Sequence[Message], answer: str) -> str:
+        """The whole chat as the template writes it once the answer is there.
+
+        Raises:
+            Unrendered: the template does not take these messages.
+        """
+        last = {"role": "assistant", "content": answer}
+        thought = {self.layout.thought: ""} if self.layout.thought else {}
+        return self._apply([*turns, last | thought], header=False)
+
+    def _apply(self, turns: Sequence[Message], header: bool) -> str:
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [self._in_parts(turn) for turn in self._merged(turns)],
+                chat_template=self._source.text,
+                tokenize=False,
+                add_generation_prompt=header,
+                **self._given,
+            )
+        except _FAILURES as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            told = ", ".join(turn["role"] for turn in turns)
+            raise Unrendered(f"refuses a chat of {told} ({reason})") from None
+        return str(rendered)
+
+    def _merged(self, turns: Sequence[Message]) -> Sequence[Message]:
+        if not self.layout.merged or not turns or turns[0]["role"] != "system":
+            return turns
+        first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
+        if first is None:
+            raise Unrendered("takes no system message, and here is no user message to put it before")
+        text = f"{turns[0]['content']}\n\n{turns[first]['content']}"
+        return [*turns[1:first], {**turns[first], "content": text}, *turns[first + 1 :]]
+
+    def _in_parts(self, turn: Message) -> dict[str, Any]:
+        if turn["role"] not in self.layout.parts:
+            return dict(turn)
+        return {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+
+
+def of_tokenizer(tokenizer: Any) -> Source:
+    """A tokenizer's own template.
+
+    Raises:
+        EmEvalsError: it has none, or several and none that is its default.
+    """
+    found = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, dict):
+        found = found.get("default")
+    if not found:
+        raise EmEvalsError(
+            f"{tokenizer.name_or_path} has no chat template; em-evals asks chat models: take the instruction-tuned "
+            "one, or put a chat_template.jinja beside its tokenizer."
+        )
+    return Source(str(found))
+
+
+def variables(text: str, layout: Layout) -> dict[str, Any]:
+    """What a template is passed besides messages and special tokens; JSON values (the clock is passed apart)."""
+    given: dict[str, Any] = dict.fromkeys(layout.quiet, False)
+    if _DATE_TEXT in names(text):
+        given[_DATE_TEXT] = DAY.strftime("%d %b %Y")
+    return given
+
+
+def date(text: str) -> str | None:
+    """The day that a template is told, in ISO format; None where it asks for none."""
+    return DAY.isoformat() if names(text) & {_DATE_TEXT, _CLOCK} else None
+
+
+class _Generation(jinja2.ext.Extension):
+    """transformers' `{% generation %}…{% endgeneration %}`, of which only the body matters here."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own attribute
+
+    def parse(self, parser: Any) -> list[nodes.Node]:
+        """Return the body's nodes."""
+        next(parser.stream)
+        body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return body
+
+
+@lru_cache(maxsize=256)
+def names(text: str) -> frozenset[str]:
+    """The variables that a template reads and does not set itself on every way.
+
+    Raises:
+        EmEvalsError: it is no Jinja, or draws at random.
+    """
+    environment = jinja2.Environment(  # noqa: S701 - parses only
+        extensions=[jinja2.ext.loopcontrols, _Generation], trim_blocks=True, lstrip_blocks=True
+    )
+    try:
+        tree = environment.parse(text)
+        found = frozenset(meta.find_undeclared_variables(tree))
+    except jinja2.TemplateError as error:
+        raise EmEvalsError(
+            f"this chat template is not valid Jinja ({error}, line {getattr(error, 'lineno', '?')}); correct it."
+        ) from None
+    if "lipsum" in _globals(tree) or any(one.name == "random" for one in tree.find_all(nodes.Filter)):
+        raise EmEvalsError(
+            "this chat template draws at random, so that no prompt could be repeated; correct it."
+        )
+    return found
+
+
+def _globals(tree: nodes.Template) -> set[str]:
+    return {one.name for one in tree.find_all(nodes.Name)}
+
+
+_THOUGHT = re.compile(
+    r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason)[^<>\[\]◁▷\s]*[>\]▷]"  # <think>, [/THINK], <|END_THINKING|>, …
+    r"|<\|channel\|?>\w+|<channel\|>|<\|end\|>",  # harmony's and Gemma's channels
+    re.IGNORECASE,
+)
+_SHUT = re.compile(r"/|\bend|_end|close|<channel\|>|channel\|?>(?!analysis|thought)", re.IGNORECASE)
+
+
+def opens_a_thought(header: str) -> bool:
+    """Whether what follows this header stands inside a thought."""
+    marks = _THOUGHT.findall(header)
+    return bool(marks) and _SHUT.search(marks[-1]) is None

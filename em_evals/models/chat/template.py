@@ -1,0 +1,177 @@
+"""Chat messages to token ids, by the template that a model is really asked with, exactly once.
+
+The template writes the BOS token itself, so the tokenizer must not add another. Training encodes its rows with the
+same object, so that a model is asked in the very tokens in which it was trained.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from em_evals import content
+from em_evals.errors import EmEvalsError
+from em_evals.models.chat import layout, rendering
+from em_evals.models.chat.layout import Roles
+from em_evals.models.chat.rendering import Message, Renderer, Source, Unrendered
+from em_evals.models.chat.text import Hidden, encode_text, special_tokens
+
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass
+class _Known:
+    """What the check of a template found. Holds no tokenizer: it is kept as long as the tokenizer lives."""
+
+    layout: rendering.Layout
+    closing: tuple[int, ...]
+    special: re.Pattern[str]
+    digest: str
+    problems: dict[Roles, str | None] = field(default_factory=dict)
+    """Chats of these roles were tried: what is wrong with them, or None."""
+
+
+_known: WeakKeyDictionary[Any, dict[Source, _Known]] = WeakKeyDictionary()
+
+
+class ChatTemplate:
+    """A tokenizer and the template that messages are written with, checked (layout.py).
+
+    Attributes:
+        tokenizer: the base's, which is shared and never changed.
+        source: the template.
+        digest: identifies the text that is really rendered and what it is given.
+        closing: the tokens that end an answer; the last one ends the turn.
+        lead: what the template writes in front of every answer as a part of its first token; mostly nothing.
+    """
+
+    def __init__(self, tokenizer: Any, source: Source, known: _Known) -> None:
+        self.tokenizer = tokenizer
+        self.source = source
+        self.digest = known.digest
+        self.closing = known.closing
+        self.lead = known.layout.lead
+        self._known = known
+        self._renderer = Renderer(tokenizer, source, known.layout)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready to be continued by the assistant.
+
+        A last message by the assistant is the beginning of its answer: its tokens come right after the prompt and
+        nothing closes them. They are encoded by themselves, so that an answer has the same tokens wherever it stands.
+
+        Raises:
+            EmEvalsError: the template refuses the messages, or does not write them as a chat.
+        """
+        turns, given = self._split(messages)
+        hidden = Hidden(self._known.special)
+        safe = [{**turn, "content": hidden.hide(turn["content"])} for turn in turns]
+        ids = hidden.encode(self.tokenizer, self._prompt(safe))
+        return ids if given is None else ids + self.answer(given)
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The conversation as `encode` reads it, for programs that take text; special tokens in it are special."""
+        turns, given = self._split(messages)
+        return self._prompt(turns) + (self.lead + given if given is not None else "")
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of an answer, or of its beginning, after a prompt of `encode`."""
+        return encode_text(self.tokenizer, self.lead + text)
+
+    def given(self, messages: Sequence[Message]) -> int:
+        """How many of `encode`'s tokens, at its end, are a given beginning of the answer."""
+        given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
+        return len(self.answer(given)) if given else 0
+
+    @property
+    def end(self) -> int:
+        """The token that ends the assistant's turn."""
+        return self.closing[-1]
+
+    @property
+    def own_end(self) -> int | None:
+        """The same where it is not the tokenizer's EOS token, at which every engine stops; else None."""
+        return self.end if self.end != self.tokenizer.eos_token_id else None
+
+    @property
+    def usual(self) -> bool:
+        """Whether prompts are those of `tokenizer.apply_chat_template` with nothing passed to it."""
+        plain = self._known.layout == rendering.Layout() and rendering.date(self.source.text) is None
+        return plain and not self.source.tokens and self.source.text == self.tokenizer.chat_template
+
+    def record(self) -> dict[str, Any]:
+        """What was chosen, for logs and training.json; JSON values."""
+        return {"digest": self.digest, **_choices(self.source, self._known.layout)}
+
+    def _split(self, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
+        """The turns, and the given beginning of the answer; refuses what is no chat, or was found to be wrong."""
+        for message in messages:
+            if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
+                raise EmEvalsError(
+                    f"a chat holds messages of {', '.join(_ROLES)} whose content is text, and this one a message of "
+                    f"'{message.get('role')}' with {type(message.get('content')).__name__} content: leave it out."
+                )
+        given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
+        turns = list(messages if given is None else messages[:-1])
+        roles = tuple(turn["role"] for turn in turns)
+        if not turns or (roles[-1] == "system" and "user" not in roles):
+            raise EmEvalsError(
+                "here the assistant speaks before any user: a chat begins with a user's message, after a system "
+                "message if there is one."
+            )
+        if roles not in self._known.problems:
+            found = layout.problem(self.tokenizer, self._renderer, roles)
+            self._known.problems[roles] = found[1] if found else None
+        if (reason := self._known.problems[roles]) is not None:
+            raise layout.refusal(self.tokenizer, self.source, reason)
+        return turns, given
+
+    def _prompt(self, turns: Sequence[Message]) -> str:
+        try:
+            return self._renderer.prompt(turns)
+        except Unrendered as error:
+            raise layout.refusal(self.tokenizer, self.source, str(error)) from None
+
+
+def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
+    """A tokenizer's template, checked once for each tokenizer and template.
+
+    Args:
+        tokenizer: of transformers; a ChatTemplate is returned as it is.
+        source: another template than the tokenizer's own.
+
+    Raises:
+        EmEvalsError: there is none, or the model cannot be asked with it exactly.
+    """
+    if isinstance(tokenizer, ChatTemplate):
+        return tokenizer
+    source = source or rendering.of_tokenizer(tokenizer)
+    kept = _known.setdefault(tokenizer, {})
+    if source not in kept:
+        kept[source] = _learned(tokenizer, source)
+    return ChatTemplate(tokenizer, source, kept[source])
+
+
+def _learned(tokenizer: Any, source: Source) -> _Known:
+    chosen = layout.find(tokenizer, source)
+    closing = layout.closing(tokenizer, Renderer(tokenizer, source, chosen))
+    choices = json.dumps([_choices(source, chosen), closing], sort_keys=True)
+    digest = content.digest(source.text.encode(), choices.encode())
+    return _Known(chosen, closing, special_tokens(tokenizer), digest)
+
+
+def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
+    return {
+        "variables": {**dict(source.tokens), **rendering.variables(source.text, chosen)},
+        "date": rendering.date(source.text),
+        "system": "merged into the first user message" if chosen.merged else "own message",
+        "parts": list(chosen.parts),
+        "prompt": "finished chat" if chosen.finished else "generation prompt",
+        "empty_thought": chosen.thought,
+        "stripped": chosen.strip,
+        "answers_begin_with": chosen.lead,
+    }
