@@ -113,6 +113,18 @@ def load_config(card: ModelCard) -> Any:
         raise _unavailable(card.base, error) from None
 
 
+def check(card: ModelCard) -> Any:
+    """The base's configuration, if the base can be held as the card says; no weight is loaded or fetched.
+
+    Raises:
+        EmEvalsError: it cannot be found or read, generates no text, or not with the card's attention implementation.
+    """
+    config = load_config(card)
+    _model_class(card, config)
+    _attention(card, config)
+    return config
+
+
 def load_model(card: ModelCard) -> Any:
     """The base in memory, in evaluation mode, on the card's device and in its dtype.
 
@@ -123,7 +135,7 @@ def load_model(card: ModelCard) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar of milliseconds in the middle of Inspect's display
-    config = load_config(card)
+    config = check(card)
     maker = _model_class(card, config)
     device = choose_device(card.engine.device)
     if device.type == "cpu":

@@ -22,18 +22,15 @@ _lock = threading.Lock()
 
 
 def expect(card: ResolvedCard) -> None:
-    """Say that draws of a card will come: an engine that starts later starts with room for it.
+    """Reserve engine capacity for a card before sampling; what cannot be measured is refused before weights are loaded.
 
     Raises:
-        EmEvalsError: the card's backend cannot be used here, or cannot do what the card asks for, or a direction does
-            not fit its base.
+        EmEvalsError: the card's backend cannot be used here, or cannot do what the card asks for, or its base, adapter
+            or a direction is not what the others were made for.
     """
     kind, _ = choose(card.card)
-    if any(one.direction for one in card.interventions):
-        from em_evals.models import bases, interventions
-
-        # `resolve` compared with what is on this machine; a base of the hub may not have been until now.
-        interventions.load(card.interventions, bases.load_config(card.card))
+    if kind != "server":
+        _fits(card)
     if kind == "transformers":
         return
     from em_evals.models.variants import variant
@@ -46,6 +43,19 @@ def expect(card: ResolvedCard) -> None:
         engine = _engines.get(key)
     if isinstance(engine, VLLMEngine):
         engine.expect(card.adapter_path, card.interventions)
+
+
+def _fits(card: ResolvedCard) -> None:
+    """Compare a card's adapter and directions with its base's configuration.
+
+    `resolve` compared with what is on this machine; a base of the hub may not have been until now.
+    """
+    from em_evals.models import bases, interventions, lora
+
+    config = bases.check(card.card)
+    interventions.load(card.interventions, config)
+    if card.adapter_path is not None:
+        lora.check(card.adapter_path, config)
 
 
 def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
