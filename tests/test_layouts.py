@@ -115,9 +115,8 @@ def test_a_cache_that_changes_what_an_unknown_model_says_is_not_used(tmp_path, m
     assert loaded(model, architectures.tokenizer(), 64).caches
     attention = model.model.layers[0].self_attn
     forward = attention.forward
-    monkeypatch.setattr(
-        attention, "forward", lambda *given, **named: forward(*given, **named | {"past_key_values": None})
-    )
+    without = dict.fromkeys(("past_key_values", "cache"))
+    monkeypatch.setattr(attention, "forward", lambda *given, **named: forward(*given, **named | without))
     assert not loaded(model, architectures.tokenizer(), 64).caches
 
 

@@ -207,8 +207,8 @@ class Batch:
             output = self.base.model(
                 input_ids=ids,
                 attention_mask=self._mask,
-                past_key_values=self._cache,
                 use_cache=True,
+                **{str(self.base.cache_name): self._cache},
                 **options,
             )
         return output.logits[:, -keep:].float()
@@ -223,7 +223,7 @@ class Batch:
         positions = torch.arange(first, row.length, device=self.base.device)[None]
         options: dict[str, Any] = {"use_cache": self._own_cache is not None}
         if self._own_cache is not None:
-            options["past_key_values"] = self._own_cache
+            options[str(self.base.cache_name)] = self._own_cache
         if "logits_to_keep" in self.base.arguments:
             options["logits_to_keep"] = keep
         with self.base.bank.rows([row.adapter]), self.base.steering.rows(self._steered([row], positions)):

@@ -106,7 +106,7 @@ def layout(config: Any) -> Layout:
     if known is None:
         return Layout()
     text = config.get_text_config()
-    rope, scale = _rope_border(text), _scale_border(text)
+    rope, scale = rope_border(text), _scale_border(text)
     full = rope is None and scale is None and not _windowed(text)
     return Layout(True, known.share and full, known.pack and full, scale or rope, scale is None)
 
@@ -126,7 +126,7 @@ def _scale_border(text: Any) -> int | None:
     return int(text.floor_scale) - 1
 
 
-def _rope_border(text: Any) -> int | None:
+def rope_border(text: Any) -> int | None:
     """Longrope chooses its factors by the largest position in the batch (Phi-3-mini-128k, Phi-4-mini)."""
     found = getattr(text, "rope_parameters", None) or {}
     sets = [one for one in found.values() if isinstance(one, dict)] or [found]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from em_evals.models.families import Layout, layout
+from em_evals.models.families import Layout, layout, rope_border
 from em_evals.models.interventions import Steering
 from em_evals.models.kv_cache import takes_rows
 from em_evals.models.lora import Bank
@@ -56,12 +56,17 @@ class Loaded:
         return frozenset(inspect.signature(self.model.forward).parameters)
 
     @cached_property
+    def cache_name(self) -> str | None:
+        """What forward calls its cache: `past_key_values`, renamed `cache` in transformers 5.2x; None: it takes none."""
+        return next((name for name in ("cache", "past_key_values") if name in self.arguments), None)
+
+    @cached_property
     def caches(self) -> bool:
         """Whether the model goes on from transformers' own cache as if it had read everything at once.
 
         Asked for models that are not in the table of families: a few tokens are read with and without a cache.
         """
-        if "past_key_values" not in self.arguments or self.layout.border is not None:
+        if self.cache_name is None or rope_border(self.model.config.get_text_config()) is not None:
             return False
         ids = (
             torch.arange(1, _PROBE + 1, device=self.device)[None]
@@ -71,9 +76,10 @@ class Loaded:
             with torch.inference_mode():
                 whole = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
                 cache = DynamicCache(config=self.model.config)
-                self.model(input_ids=ids[:, :-2], past_key_values=cache, use_cache=True)
+                options = {self.cache_name: cache, "use_cache": True}
+                self.model(input_ids=ids[:, :-2], **options)
                 for last in ids[:, -2:].unbind(1):
-                    logits = self.model(input_ids=last[:, None], past_key_values=cache, use_cache=True).logits
+                    logits = self.model(input_ids=last[:, None], **options).logits
         except torch.OutOfMemoryError:
             raise
         except Exception:  # whatever a model that nobody has looked at does with a cache: it is not used
