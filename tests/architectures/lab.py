@@ -247,7 +247,8 @@ def _linear(blocks: Any, mlp: bool) -> list[str]:
         name
         for block in blocks
         for name, module in block.named_modules()
-        if type(module) in (nn.Linear, Conv1D) and any(mark in name for mark in _MLP) == mlp
+        if isinstance(module, (nn.Linear, Conv1D)) and "Router" not in type(module).__name__
+        if any(mark in name for mark in _MLP) == mlp
     }
     return sorted(name for name in names if not name.endswith(_REFUSED))
 
