@@ -80,6 +80,11 @@ class Lab:
         sets = [one for one in found.values() if isinstance(one, dict)] or [found]
         return any(one.get("rope_type") in ("longrope", "dynamic") for one in sets)
 
+    @property
+    def limit(self) -> int:
+        """Tokens that it reads at most."""
+        return getattr(self.text, "max_position_embeddings", None) or 512
+
     # Plain answers
 
     def says(self, row: Sequence[int]) -> Any:
