@@ -133,7 +133,7 @@ def training(lab: Lab, root: Path) -> None:
     requests = [scored(PROMPTS[0], tokens(7, 9), adapter=str(folder)), scored(PROMPTS[0], tokens(7, 9))]
     with engine(lab) as running:
         made = [running.submit(request).result() for request in requests]
-    check(requests[0], made[0], lab.adapted(str(folder)), lab.by_length)
+    check(lab, requests[0], made[0], lab.adapted(str(folder)))
     changes = [
         abs(a.logprob - b.logprob)
         for a, b in zip(made[0].prompt_logprobs, made[1].prompt_logprobs, strict=True)

@@ -39,7 +39,7 @@ def draws(lab: Lab) -> None:
         first = ask(running, requests[:1])
         made = first + ask(running, requests[1:])
     for request, draw in zip(requests, made, strict=True):
-        check(request, draw, lab.says, lab.by_length)
+        check(lab, request, draw, lab.says)
 
 
 def _answers() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -57,7 +57,7 @@ def scoring(lab: Lab) -> None:
     with engine(lab) as running:
         made = ask(running, requests)
     for request, draw in zip(requests, made, strict=True):
-        check(request, draw, lab.says, lab.by_length)
+        check(lab, request, draw, lab.says)
 
 
 def adapters(lab: Lab) -> None:
@@ -77,7 +77,7 @@ def adapters(lab: Lab) -> None:
     for folder, requests in plans.items():
         says = lab.says if folder is None else lab.adapted(folder)
         for request in requests:
-            check(request, made[id(request)], says, lab.by_length)
+            check(lab, request, made[id(request)], says)
 
 
 def interventions(lab: Lab) -> None:
@@ -96,7 +96,7 @@ def interventions(lab: Lab) -> None:
     for request, draw in zip(requests, made, strict=True):
         model = lab.model if request.adapter is None else lab.peft(request.adapter)
         with intervened(lab, model, request.interventions, _answer_start(request)) as says:
-            check(request, draw, says, lab.by_length)
+            check(lab, request, draw, says)
 
 
 def _three(lab: Lab) -> list[Intervention]:
@@ -128,7 +128,7 @@ def writes(lab: Lab) -> None:
         made = ask(running, requests)
     half = len(requests) // 2
     for request, draw in zip(requests[:half], made[:half], strict=True):
-        check(request, draw, lab.says, lab.by_length)
+        check(lab, request, draw, lab.says)
     with projected(lab) as says:
         for request, draw in zip(requests[half:], made[half:], strict=True):
-            check(request, draw, says, lab.by_length)
+            check(lab, request, draw, says)

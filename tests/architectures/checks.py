@@ -47,8 +47,12 @@ def scored(prompt: Sequence[int], answer: Sequence[int], **more: Any) -> Request
     return Request((*prompt, *answer), sampling, answer_start=len(prompt), **more)
 
 
-def check(request: Request, draw: Draw, says: Says, by_length: bool) -> None:
+def check(lab: Lab, request: Request, draw: Draw, says: Says) -> None:
     """Compare a draw, or scores, with what plain means say."""
+    if draw.stop_reason == "model_length":
+        assert len(request.prompt) + request.sampling.max_tokens > lab.limit, "it would have fitted"
+        if not draw.tokens:
+            return
     if request.sampling.max_tokens == 0:
         start = request.sampling.prompt_logprobs_from
         expected = says(request.prompt).log_softmax(-1)
@@ -59,10 +63,12 @@ def check(request: Request, draw: Draw, says: Says, by_length: bool) -> None:
             [expected[start - 1 + i, t] for i, t in enumerate(request.prompt[start:])],
         )
         return
-    expected = _steps(request.prompt, draw.tokens, says, by_length)
+    expected = _steps(request.prompt, draw.tokens, says, lab.by_length)
     assert len(draw.tokens) == len(draw.logprobs)
     whole = len(draw.tokens) == request.sampling.max_tokens
-    assert whole or draw.stop_reason == "stop", f"{len(draw.tokens)} tokens, {draw.stop_reason}"
+    assert whole or draw.stop_reason in ("stop", "model_length"), (
+        f"{len(draw.tokens)} tokens, {draw.stop_reason}"
+    )
     _near(
         [entry.logprob for entry in draw.logprobs],
         [row[t] for row, t in zip(expected, draw.tokens, strict=True)],

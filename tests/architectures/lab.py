@@ -80,6 +80,11 @@ class Lab:
         sets = [one for one in found.values() if isinstance(one, dict)] or [found]
         return any(one.get("rope_type") in ("longrope", "dynamic") for one in sets)
 
+    @property
+    def limit(self) -> int:
+        """Tokens that it reads at most."""
+        return getattr(self.text, "max_position_embeddings", None) or 512
+
     # Plain answers
 
     def says(self, row: Sequence[int]) -> Any:
@@ -247,7 +252,8 @@ def _linear(blocks: Any, mlp: bool) -> list[str]:
         name
         for block in blocks
         for name, module in block.named_modules()
-        if type(module) in (nn.Linear, Conv1D) and any(mark in name for mark in _MLP) == mlp
+        if isinstance(module, (nn.Linear, Conv1D)) and "Router" not in type(module).__name__
+        if any(mark in name for mark in _MLP) == mlp
     }
     return sorted(name for name in names if not name.endswith(_REFUSED))
 
