@@ -17,7 +17,7 @@ from em_evals.intervention import Intervention
 from em_evals.models import lora
 from em_evals.models.interventions import scale_adapter
 from em_evals.models.lora import Bank, check, folders
-from tests.lora_lab import MOE, SIZES, adapter, base, fresh, ids, logits, with_peft
+from tests.lora_lab import SIZES, adapter, base, fresh, ids, logits, with_peft
 
 ATTENTION = ["q_proj", "v_proj"]
 
