@@ -96,7 +96,7 @@ def _add(module: torch.nn.Module, change: Change, transposed: bool) -> None:
         weight[change.indices] = change.rows
         return
     if isinstance(change, Offset):
-        module.bias.copy_(module.bias.to(wide) + change.difference)  # type: ignore[operator, union-attr]
+        module.bias.copy_(module.bias.to(wide) + change.difference)  # type: ignore[operator]
         return
     if isinstance(change, LowRankEmbedding):
         total = weight.to(wide) + change.product
@@ -108,4 +108,4 @@ def _add(module: torch.nn.Module, change: Change, transposed: bool) -> None:
     total = matrix.to(wide) + low_rank.product
     matrix.copy_(total * change.factor[:, None] if isinstance(change, Dora) else total)
     if low_rank.c is not None:
-        module.bias.copy_(module.bias.to(wide) + low_rank.scaling * low_rank.c)  # type: ignore[operator, union-attr]
+        module.bias.copy_(module.bias.to(wide) + low_rank.scaling * low_rank.c)  # type: ignore[operator]
