@@ -2,7 +2,6 @@
 
 from em_evals.models.lora.bank import Bank as Bank
 from em_evals.models.lora.changes import LowRank as LowRank
-from em_evals.models.lora.folders import digest as digest
 from em_evals.models.lora.folders import locate as locate
 from em_evals.models.lora.folders import rank as rank
 from em_evals.models.lora.folders import written as written

@@ -92,7 +92,7 @@ class _Matching:
         for name, there, shape in self._candidates():
             if shape.kind == "other" or not self._carries(name, there):
                 continue
-            if shape.kind == "convolution" or shape.own_forward:
+            if shape.kind == "convolution" or not shape.takes_lora:
                 if self._inventory.has(name):
                     raise self._inventory.error(
                         f"the adapter has a LoRA on {name}, whose class cannot have one: train without this module"
