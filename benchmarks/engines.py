@@ -70,8 +70,10 @@ def prepare(folder: Path, draws: int) -> None:
     from transformers import AutoModelForCausalLM
 
     from em_evals import directions
+    from em_evals.cards import ModelCard
     from em_evals.directions import Direction
-    from em_evals.models import bases, lora_files
+    from em_evals.models import bases
+    from em_evals.models.lora.served import merged
 
     place = bases.locate(BASE)
     for seed, name in enumerate(["one", "two", "three", "four"]):
@@ -97,8 +99,7 @@ def prepare(folder: Path, draws: int) -> None:
         fields = {"base": BASE, "engine": {"max_num_seqs": draws, "max_model_len": 1024}, **more}
         (folder / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
     dtype = bases.choose_dtype("auto", bases.choose_device("auto"))
-    merged = lora_files.merged(place, None, folder / "adapters" / "one", dtype)
-    (folder / "merged").symlink_to(merged)
+    (folder / "merged").symlink_to(merged(ModelCard(base=BASE), folder / "adapters" / "one", dtype))
 
 
 def wordings() -> list[str]:

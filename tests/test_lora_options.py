@@ -5,8 +5,9 @@ import pytest
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
-from em_evals.models.lora import Bank
-from tests.lora_lab import adapter, base, ids, logits, with_peft
+from em_evals.errors import EmEvalsError
+from em_evals.models.lora import Bank, merge
+from tests.lora_lab import adapter, base, fresh, ids, logits, with_peft
 
 ATTENTION = ["q_proj", "v_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -146,3 +147,35 @@ def test_is_pefts_alone_and_in_a_batch_and_leaves_the_base_alone(name, tmp_path)
     bank.drop(plain)
     assert torch.equal(logits(model, ids()), bare)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+NOT_MERGED = {"lora_bias"}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_merged_it_is_peft(name, tmp_path):
+    """With the embedding and the output matrix apart where only one of them was changed."""
+    kind, options = EXACT[name]
+    folder = adapter(kind, tmp_path / "it", **options)
+    model = fresh(kind)
+    expected = logits(with_peft(kind, folder), ids())
+    if name in NOT_MERGED:
+        with pytest.raises(
+            EmEvalsError, match=r"`lora_bias` cannot be merged: model\.layers\.0\.mlp\.down_proj has no bias"
+        ):
+            merge(model, str(folder))
+        assert all(
+            torch.equal(value, model.state_dict()[key]) for key, value in base(kind).state_dict().items()
+        )
+        return
+    merge(model, str(folder))
+    torch.testing.assert_close(logits(model, ids()), expected, atol=1e-4, rtol=0)
+    model.save_pretrained(tmp_path / "whole")
+    stored = type(model).from_pretrained(tmp_path / "whole").eval()
+    torch.testing.assert_close(logits(stored, ids()), expected, atol=1e-4, rtol=0)
+
+
+def test_merging_lora_bias_adds_it_where_the_base_has_biases(tmp_path):
+    folder = adapter("qwen2", tmp_path / "it", target_modules=["q_proj", "v_proj"], lora_bias=True)
+    expected = logits(with_peft("qwen2", folder), ids())
+    torch.testing.assert_close(logits(merge(fresh("qwen2"), str(folder)), ids()), expected, atol=1e-4, rtol=0)

@@ -163,10 +163,12 @@ def test_another_prefix_that_is_not_one_to_one_is_refused(folder):
 
 def test_a_block_is_never_another_block(folder):
     edit(folder, layers_to_transform=[7])
-    only = lambda tensors: {
-        name.replace("layers.1", "layers.7"): t for name, t in tensors.items() if "layers.1" in name
-    }
-    retensor(folder, only)
+    retensor(
+        folder,
+        lambda tensors: {
+            name.replace("layers.1", "layers.7"): t for name, t in tensors.items() if "layers.1" in name
+        },
+    )
     refused(folder, r"layers\.7\.self_attn\.q_proj\.lora_A\.weight belongs to no module")
 
 

@@ -6,20 +6,55 @@ import numpy as np
 import pytest
 
 from em_evals import directions
+from em_evals.cards import ModelCard
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models.variants import BARE, Plan, as_json, from_json, plan, variant
+from em_evals.models import variants
+from em_evals.models.variants import BARE, Plan, as_json, from_json, plan
 
+pytest.importorskip("torch")
+pytest.importorskip("peft")
 safetensors = pytest.importorskip("safetensors.numpy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def base(tmp_path_factory):
+    """The configuration of a small base; no weight is read."""
+    from transformers import AutoConfig
+
+    folder = tmp_path_factory.mktemp("base")
+    sizes = {
+        "hidden_size": 4,
+        "intermediate_size": 6,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 8,
+    }
+    AutoConfig.for_model(
+        "llama", num_key_value_heads=2, architectures=["LlamaForCausalLM"], **sizes
+    ).save_pretrained(folder)
+    global CARD
+    CARD = ModelCard.model_validate({"base": str(folder), "engine": {"device": "cpu"}})
+
+
+def variant(adapter, interventions):
+    return variants.variant(CARD, adapter, interventions)
 
 
 def adapter(folder, rank=8, value=1.0, name="layers.1.mlp.down_proj", **config):
     folder.mkdir(parents=True)
-    fields = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": "base", **config}
+    fields = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": [name], **config}
     (folder / "adapter_config.json").write_text(json.dumps(fields))
-    name = f"base_model.model.model.{name}.lora_B.weight"
-    safetensors.save_file({name: np.full((4, rank), value, np.float32)}, folder / "adapter_model.safetensors")
+    place = "lm_head" if name == "lm_head" else f"model.{name}"
+    out, width = (8, 4) if name == "lm_head" else (4, 6)
+    tensors = {
+        f"base_model.model.{place}.lora_A.weight": np.ones((rank, width), np.float32),
+        f"base_model.model.{place}.lora_B.weight": np.full((out, rank), value, np.float32),
+    }
+    if config.get("use_dora"):
+        tensors[f"base_model.model.{place}.lora_magnitude_vector"] = np.ones(out, np.float32)
+    safetensors.save_file(tensors, folder / "adapter_model.safetensors")
     return str(folder)
 
 
@@ -53,7 +88,7 @@ def test_a_key_says_what_is_done_and_not_where_the_files_lie(tmp_path, cache):
     assert len(set(keys)) == len(keys) and keys[0] == BARE.key
 
 
-def test_a_variant_survives_the_way_to_another_process(tmp_path):
+def test_a_variant_survives_the_way_to_another_process(tmp_path, cache):
     d = direction(tmp_path / "d.safetensors")
     made = variant(
         adapter(tmp_path / "a"), (Intervention(op="clamp", direction=d, value=3.0, positions="answer"),)
@@ -64,7 +99,8 @@ def test_a_variant_survives_the_way_to_another_process(tmp_path):
 def test_scaling_an_adapter_multiplies_its_b_in_the_named_blocks(tmp_path, cache):
     made = variant(adapter(tmp_path / "a"), (Intervention(op="scale_adapter", layers=(1,), scale=0.25),))
     tensors = safetensors.load_file(made.adapter / "adapter_model.safetensors")
-    assert (next(iter(tensors.values())) == 0.25).all() and made.steering == ()
+    (b,) = [value for name, value in tensors.items() if "lora_B" in name]
+    assert (b == 0.25).all() and made.steering == ()
     with pytest.raises(EmEvalsError, match="none there"):
         variant(str(tmp_path / "a"), (Intervention(op="scale_adapter", layers=(2,), scale=0.25),))
 

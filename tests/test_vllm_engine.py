@@ -303,7 +303,7 @@ def test_the_stock_openai_client_reaches_every_model_by_name(engine, reference, 
     openai = pytest.importorskip("openai")
     named = {"plain": (None, ()), "steered": (None, sets["add"]), "both": (loras["r16"], sets["answer"])}
     for name, model in named.items():
-        engine._server.add(name, variant(*model))
+        engine._server.add(name, variant(engine._card, *model))
     client = openai.OpenAI(base_url=f"{engine._server.url}/v1", api_key=engine._server.key, max_retries=0)
     assert set(named) <= {entry.id for entry in client.models.list()}
     prompt = prompts(engine)[0]
@@ -354,7 +354,7 @@ def test_lm_evals_local_completions_weighs_a_served_card_as_em_local_does(
     from lm_eval.api.instance import Instance
 
     model = (loras["r16"], sets["add"])
-    engine._server.add("weighed", variant(*model))
+    engine._server.add("weighed", variant(engine._card, *model))
     monkeypatch.setenv("OPENAI_API_KEY", engine._server.key)
     theirs = completions.LocalCompletionsAPI(
         model="weighed", base_url=f"{engine._server.url}/v1/completions", tokenizer=bases.locate(SMOLLM2)
@@ -376,7 +376,7 @@ def test_a_card_on_somebody_elses_server_is_found_by_its_content(engine, referen
         "base_url": engine._server.url,
         "engine": {"dtype": "float32"},
     }
-    engine._server.add("both", variant(loras["r16"], sets["answer"]))
+    engine._server.add("both", variant(engine._card, loras["r16"], sets["answer"]))
     remote = VLLMEngine(ModelCard.model_validate(fields), api_key=engine._server.key)
     stranger = VLLMEngine(ModelCard.model_validate(fields), api_key="wrong")
     try:

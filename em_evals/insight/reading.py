@@ -5,9 +5,8 @@ For measurements that go through every token of given texts. Drawing answers and
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from em_evals import adapters
@@ -15,8 +14,8 @@ from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases
-from em_evals.models.adapters import with_adapter
 from em_evals.models.interventions import Rows, Steering, refuse_positions
+from em_evals.models.lora import Bank, written
 
 
 def check_base(card: ResolvedCard, base: str) -> None:
@@ -32,7 +31,7 @@ def check_base(card: ResolvedCard, base: str) -> None:
 
 
 class Reading:
-    """One base, loaded once.
+    """One base, loaded once; adapters and interventions are hooks that act inside `read_as`.
 
     Args:
         card: any of the base's cards; names the base and how to hold it.
@@ -41,11 +40,10 @@ class Reading:
     def __init__(self, card: ResolvedCard) -> None:
         self.tokenizer = bases.load_tokenizer(card.card)
         self._base = card.card.base
-        self._plain = bases.load_model(card.card)
-        self._model = self._plain
-        self._steering = Steering(self._plain)
-        self._names: dict[tuple[str, tuple[Intervention, ...]], str] = {}
-        self._numbers = itertools.count()
+        self._model = bases.load_model(card.card)
+        self._bank = Bank(self._model)
+        self._steering = Steering(self._model)
+        self._names: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
 
     @contextmanager
     def read_as(self, card: ResolvedCard | None) -> Iterator[Any]:
@@ -57,28 +55,20 @@ class Reading:
         """
         import torch
 
-        with ExitStack() as stack:
-            if card is None:
-                if self._model is not self._plain:
-                    stack.enter_context(self._model.disable_adapter())
-                yield self._model
-                return
-            check_base(card, self._base)
-            refuse_positions(card.interventions)
-            if card.adapter_path is not None:
-                name = self._adapter(card)  # may wrap the model
-                self._model.set_adapter(name)
-            elif self._model is not self._plain:
-                stack.enter_context(self._model.disable_adapter())
-            slot = torch.tensor([self._steering.slot(card.interventions)], device=self._plain.device)
-            stack.enter_context(self._steering.rows(Rows(slot)))
+        if card is None:
+            yield self._model
+            return
+        check_base(card, self._base)
+        refuse_positions(card.interventions)
+        name = None if card.adapter_path is None else self._adapter(card.adapter_path, card.interventions)
+        slot = torch.tensor([self._steering.slot(card.interventions)], device=self._model.device)
+        with self._bank.rows([name]), self._steering.rows(Rows(slot)):
             yield self._model
 
-    def _adapter(self, card: ResolvedCard) -> str:
-        scales = tuple(one for one in card.interventions if one.op == "scale_adapter")
-        key = (str(card.adapter_path), scales)
+    def _adapter(self, source: str, interventions: Sequence[Intervention]) -> str:
+        """The bank's name of an adapter with its scales, loaded on first use."""
+        scales = tuple(one for one in interventions if one.op == "scale_adapter")
+        key = (source, written(source), scales)
         if key not in self._names:
-            name = f"adapter{next(self._numbers)}"
-            self._model = with_adapter(self._model, str(card.adapter_path), name, scales)
-            self._names[key] = name
+            self._names[key] = self._bank.load(source, scales)
         return self._names[key]

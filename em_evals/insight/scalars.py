@@ -17,10 +17,10 @@ from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.insight.weighing import Given, given
 from em_evals.models import bases
-from em_evals.models.adapters import with_adapter
-from em_evals.models.architecture import decoder_layers, unwrapped
+from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
 from em_evals.models.interventions import applied, load
+from em_evals.models.lora import Bank, LowRank
 
 Floats = NDArray[np.float32]
 
@@ -70,8 +70,10 @@ def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
         raise EmEvalsError(f"{card.name} has no adapter whose scalars could be read.")
     tokenizer = bases.load_tokenizer(card.card)
     scales = [one for one in card.interventions if one.op == "scale_adapter"]
-    model = with_adapter(bases.load_model(card.card), card.adapter_path, "default", scales)
-    adapters = _rank_one(model)
+    model = bases.load_model(card.card)
+    bank = Bank(model)
+    name = bank.load(card.adapter_path, scales)
+    adapters = _rank_one(bank, name)
     if not adapters:
         raise EmEvalsError(
             f"{card.name} has no rank-1 adapter: `method: {{rank: 1}}` makes them; scalars are theirs."
@@ -81,43 +83,52 @@ def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
     if empty := [text.question for row, text in zip(rows, texts, strict=True) if not row.answer]:
         raise EmEvalsError(f"an answer to '{empty[0][:60]}' has no tokens; leave it out.")
     steered = [one for one in card.interventions if one.op != "scale_adapter"]
-    with applied(model, load(steered, model.config)):
-        values = _scalars(model, [module for _, _, module in adapters], rows)
-    lengths = np.array([_written(module) for _, _, module in adapters], dtype=np.float32)
+    with applied(model, load(steered, model.config)), bank.rows([name]):
+        values = _scalars(model, [(model.get_submodule(one.module), one.part) for one in adapters], rows)
+    lengths = np.array([one.part.scaling * float(one.part.b.norm()) for one in adapters], dtype=np.float32)
     signs = np.sign(np.concatenate(values, axis=1).mean(axis=1))
     factor = (lengths * np.where(signs == 0, 1, signs))[:, None].astype(np.float32)
     return Scalars(
-        tuple(name for name, _, _ in adapters),
-        tuple(layer for _, layer, _ in adapters),
+        tuple(one.name for one in adapters),
+        tuple(one.layer for one in adapters),
         tuple(value * factor for value in values),
         tuple(tuple(tokenizer.convert_ids_to_tokens(row.answer)) for row in rows),
     )
 
 
-def _rank_one(model: Any) -> list[tuple[str, int, Any]]:
-    """(module's name, block, PEFT layer) of every rank-1 LoRA in the decoder blocks."""
-    return [
-        (f"layers.{layer}.{name}", layer, module)
-        for layer, block in enumerate(decoder_layers(model))
-        for name, module in block.named_modules()
-        if "default" in getattr(module, "lora_A", {}) and module.lora_A["default"].weight.shape[0] == 1
-    ]
+@dataclass(frozen=True, eq=False)
+class _RankOne:
+    """A rank-1 LoRA in the decoder blocks: its module's name in the model and for people, its block, A and B."""
+
+    module: str
+    name: str
+    layer: int
+    part: LowRank
 
 
-def _written(module: Any) -> float:
-    """The length of what an adapter writes for A·x = 1."""
-    return float(module.scaling["default"] * module.lora_B["default"].weight.float().norm())
+def _rank_one(bank: Bank, name: str) -> list[_RankOne]:
+    skeleton = bank.fit(name).skeleton
+    found = []
+    for module, part in bank.parts(name).items():
+        layer = skeleton.block(module)
+        if layer is not None and part.rank == 1:
+            found.append(
+                _RankOne(module, f"layers.{module.removeprefix(f'{skeleton.blocks}.')}", layer, part)
+            )
+    return found
 
 
-def _scalars(model: Any, modules: Sequence[Any], rows: Sequence[Given]) -> list[Floats]:
+def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[Given]) -> list[Floats]:
     """A·x of each module at each answer token, [modules, tokens] a row; rows of like length share a batch."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
     read: dict[int, torch.Tensor] = {}
     handles = [
-        module.lora_A["default"].register_forward_hook(
-            lambda _, __, output, place=place: read.__setitem__(place, output[..., 0].float().cpu())
+        module.register_forward_pre_hook(
+            lambda _, inputs, place=place, part=part: read.__setitem__(
+                place, part.inner(inputs[0])[..., 0].float().cpu()
+            )
         )
-        for place, module in enumerate(modules)
+        for place, (module, part) in enumerate(modules)
     ]
     device = next(model.parameters()).device
     found: dict[int, Floats] = {}
@@ -130,7 +141,7 @@ def _scalars(model: Any, modules: Sequence[Any], rows: Sequence[Given]) -> list[
                     whole
                 ):  # padded on the right: nothing before it sees the padding
                     ids[place, : len(tokens)] = torch.tensor(tokens)
-                unwrapped(model).get_decoder()(input_ids=ids.to(device), use_cache=False)
+                decoder(model)(input_ids=ids.to(device), use_cache=False)
                 stacked = torch.stack([read[place] for place in range(len(modules))], dim=1).numpy()
                 for place, i in enumerate(batch):
                     begin = len(rows[i].prompt)

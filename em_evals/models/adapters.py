@@ -7,7 +7,7 @@ from typing import Any
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import lora_files
+from em_evals.models import lora
 from em_evals.models.interventions import scale_adapter
 
 
@@ -27,7 +27,7 @@ def with_adapter(model: Any, source: str, name: str, scales: Sequence[Interventi
     from safetensors import SafetensorError
 
     # By its files: PEFT itself falls back to pickled weights for a hub id.
-    folder = str(lora_files.plain(source))
+    folder = str(lora.locate(source))
     try:
         if isinstance(model, PeftModel):
             model.load_adapter(folder, adapter_name=name, use_safetensors=True)

@@ -44,7 +44,7 @@ def serve(
         EmEvalsError: the cards cannot be served together, or the server does not start, or ends by itself.
     """
     cards = _together([resolve(name, {**overrides, "backend": "vllm", "base_url": None}) for name in names])
-    variants = {card.name: variant(card.adapter_path, card.interventions) for card in cards}
+    variants = {card.name: variant(card.card, card.adapter_path, card.interventions) for card in cards}
     first = cards[0].card
     key_file = key_file or content.cache_folder() / "servers" / f"{port}.key"
     key = _key(key_file)

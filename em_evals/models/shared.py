@@ -36,7 +36,7 @@ def expect(card: ResolvedCard) -> None:
     from em_evals.models.variants import variant
     from em_evals.models.vllm_engine import VLLMEngine
 
-    variant(card.adapter_path, card.interventions)
+    variant(card.card, card.adapter_path, card.interventions)
     key = _key(card.card, kind)
     with _lock:
         _expected[key].append(card)

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from em_evals import content, directions
+from em_evals import content, directions, identity
+from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import lora_files
 
 SETS = 16
 """Sets of interventions that an engine holds at a time; others wait until one is idle."""
@@ -70,11 +70,17 @@ BARE = Variant(content.digest(b"", b""))
 """The base as it is."""
 
 
-def variant(adapter: str | None, interventions: Sequence[Intervention]) -> Variant:
-    """The variant that a request or card asks for; adapters are fetched, scaled copies written.
+def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Intervention]) -> Variant:
+    """The variant that a request or card asks for; adapters are fetched, and written as vLLM takes them.
+
+    Args:
+        card: names the base and how it is held.
+        adapter: the adapter's folder or hub id; None for the base's own weights.
+        interventions: what is done inside, in order.
 
     Raises:
-        EmEvalsError: `site: writes`, which no server can do; an adapter or direction that cannot be used.
+        EmEvalsError: `site: writes`, which no server can do; an adapter that does not fit the base or that vLLM cannot
+            run, or a direction that cannot be used.
     """
     if any(one.site == "writes" for one in interventions):
         raise EmEvalsError(
@@ -84,9 +90,11 @@ def variant(adapter: str | None, interventions: Sequence[Intervention]) -> Varia
     steering = tuple(one for one in interventions if one.op != "scale_adapter")
     folder, adapter_key, rank = None, "", 0
     if adapter is not None:
-        scales = [one for one in interventions if one.op == "scale_adapter"]
-        folder = lora_files.scaled(lora_files.fetch(adapter), scales).resolve()
-        adapter_key, rank = lora_files.digest(folder), lora_files.rank(folder)
+        from em_evals.models.lora.served import served
+
+        one = served(adapter, card, [one for one in interventions if one.op == "scale_adapter"])
+        folder, rank = one.folder.resolve(), one.rank
+        adapter_key = identity.adapter_digest(folder)
         if rank > _RANKS[-1]:
             raise EmEvalsError(f"vLLM takes adapters of rank {_RANKS[-1]} at most; {adapter} has {rank}.")
     steering_key = _steering_key(steering) if steering else ""

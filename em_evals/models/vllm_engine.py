@@ -24,8 +24,9 @@ import httpx
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases, lora_files, vllm_server, vllm_wire
+from em_evals.models import bases, vllm_server, vllm_wire
 from em_evals.models.engine import Draw, Request
+from em_evals.models.lora import written
 from em_evals.models.variants import Plan, Variant, plan, variant
 from em_evals.models.vllm_client import API_KEY, Client
 from em_evals.models.vllm_server import Server
@@ -135,9 +136,9 @@ class VLLMEngine:
         """The variant of a request; a retrained adapter or a direction written anew is another one."""
         files = [Path(one.direction) for one in interventions if one.direction is not None]
         times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        identity = (adapter, lora_files.written(adapter) if adapter else 0, interventions, times)
+        identity = (adapter, written(adapter) if adapter else 0, interventions, times)
         if identity not in self._identities:
-            self._identities[identity] = variant(adapter, interventions)
+            self._identities[identity] = variant(self._card, adapter, interventions)
         return self._identities[identity]
 
     @property

@@ -15,7 +15,7 @@ GROUPED_LORA = "em_evals.models.vllm_lora.GroupedLoRA"
 
 
 def plain_logits() -> None:
-    """Let LoRA leave the logits alone; adapters of the output matrix are refused (models/lora_files.py).
+    """Let LoRA leave the logits alone; adapters of the output matrix are refused (models/lora/served.py).
 
     vLLM 0.32 adds an adapter's part to a prompt's logits with the indices of the batch's requests, not of the prompt's
     tokens: on a CPU, prompt log-probabilities beside adapters end the engine.

@@ -25,7 +25,8 @@ import httpx
 from em_evals import content
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, lora_files, memory
+from em_evals.models import bases, memory
+from em_evals.models.lora import served
 from em_evals.models.variants import Plan, Variant, as_json
 from em_evals.models.vllm_app import REGISTER
 from em_evals.models.vllm_command import command, environment
@@ -166,7 +167,7 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
     model = bases.locate(card.base)
     if merged is not None:
         dtype = bases.choose_dtype(card.engine.dtype, bases.choose_device(card.engine.device))
-        model = str(lora_files.merged(model, card.revision, merged, dtype, card.trust_remote_code))
+        model = str(served.merged(card, merged, dtype))
     admin = secrets.token_urlsafe(32)
     folder = content.cache_folder() / "servers"
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import lora_files
+from em_evals.models import lora
 from em_evals.models.chat.rendering import Source
 from em_evals.models.chat.template import ChatTemplate, template_of
 
@@ -141,4 +141,4 @@ def _json(path: Path) -> dict[str, Any]:
 @lru_cache
 def _fetched(adapter: str) -> Path:
     """A hub adapter's folder; asked for once in a process."""
-    return lora_files.plain(adapter)
+    return lora.locate(adapter)

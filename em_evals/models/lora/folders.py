@@ -1,15 +1,16 @@
-"""Adapters as folders: where one lies, and what it is called by its content."""
+"""Adapters as folders: where one lies, and what is asked of it without a base."""
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
 from pathlib import Path
 
 from em_evals.errors import EmEvalsError
 from em_evals.models.lora import config as configs
 from em_evals.models.lora.config import CONFIG
 from em_evals.models.lora.tensors import WEIGHTS
+
+TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
+"""An adapter's own chat template lies in either."""
 
 
 def locate(adapter: str) -> Path:
@@ -28,40 +29,15 @@ def locate(adapter: str) -> Path:
     return folder
 
 
-def digest(folder: Path) -> str:
-    """Identify an adapter by its configuration and weights, wherever it lies; other files do not count.
-
-    A file is read once as long as it is not written to.
-    """
-    sha = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        sha.update(_hashed(folder / name))
-    return sha.hexdigest()[:16]
-
-
 def rank(folder: Path) -> int:
     """The largest rank of an adapter's matrices."""
     return max(configs.read(folder).ranks)
 
 
 def written(adapter: str) -> int:
-    """When a folder's weights were written, in ns: a retrained adapter is another one. 0 for what is no folder."""
-    file = Path(adapter).expanduser() / WEIGHTS
-    return file.stat().st_mtime_ns if file.is_file() else 0
-
-
-def _hashed(file: Path) -> bytes:
-    try:
-        state = file.stat()
-        return _hash(str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
-    except OSError as error:
-        raise EmEvalsError(f"cannot read this file ({error.strerror}).", file) from None
-
-
-@lru_cache(maxsize=4096)
-def _hash(file: str, size: int, changed: int, number: int) -> bytes:
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
+    """When a folder's adapter was written, in ns: a retrained adapter is another one. 0 for what is no folder."""
+    files = [Path(adapter).expanduser() / name for name in (CONFIG, WEIGHTS)]
+    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
 
 
 def _download(adapter: str) -> Path:
@@ -70,7 +46,9 @@ def _download(adapter: str) -> Path:
 
     try:
         name, _, revision = adapter.partition("@")
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, *TEMPLATES])
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else error.__class__.__name__
         raise EmEvalsError(f"the adapter '{adapter}' cannot be fetched ({reason[:200]}).") from None

@@ -108,8 +108,8 @@ class Inventory:
         for key in self._shapes:
             if key in left:
                 raise self.error(
-                    f"the adapter's tensor {key} would not be used, since its configuration does not ask for it: the two "
-                    "files do not belong together"
+                    f"the adapter's tensor {key} would not be used, for its configuration does not ask for it: the "
+                    "two files do not belong together"
                 )
 
     def error(self, what: str) -> EmEvalsError:

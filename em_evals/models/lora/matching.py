@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from em_evals.models.lora import config as configs
+from em_evals.models.lora import folders
+from em_evals.models.lora import skeleton as skeletons
 from em_evals.models.lora.config import AdapterConfig
 from em_evals.models.lora.fit import Fit, Piece
 from em_evals.models.lora.inventory import BRANCHES, Inventory
@@ -22,6 +25,22 @@ def match(folder: Path, skeleton: Skeleton) -> Fit:
     """
     config = configs.read(folder)
     return _Matching(config, Inventory(folder, skeleton), skeleton).fit(folder)
+
+
+def check(adapter: str | Path, config: Any) -> Fit:
+    """Match an adapter with the model that a base's configuration describes, before any weight is loaded or fetched.
+
+    Args:
+        adapter: its folder or hub id.
+        config: the base's configuration, of transformers.
+
+    Returns:
+        What the adapter does where.
+
+    Raises:
+        EmEvalsError: as `match`.
+    """
+    return match(folders.locate(str(adapter)), skeletons.of_config(config))
 
 
 class _Matching:
@@ -73,7 +92,7 @@ class _Matching:
         for name, there, shape in self._candidates():
             if shape.kind == "other" or not self._carries(name, there):
                 continue
-            if shape.kind == "convolution" or shape.own_forward:
+            if shape.kind == "convolution" or not shape.takes_lora:
                 if self._inventory.has(name):
                     raise self._inventory.error(
                         f"the adapter has a LoRA on {name}, whose class cannot have one: train without this module"

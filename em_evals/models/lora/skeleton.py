@@ -6,6 +6,7 @@ that a card whose adapter does not fit is refused before any weight is fetched.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +16,13 @@ from typing import Any, Literal
 import torch
 
 from em_evals.errors import EmEvalsError
-from em_evals.models.architecture import decoder_layers, unwrapped
+from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 
 Kind = Literal["linear", "transposed", "embedding", "convolution", "other"]
 Shape = tuple[int, ...]
 
 _CALLED = ("Norm", "Router", "Gate", "Experts")
 """Classes of modules that are run by a call, by a part of their names."""
-_OTHER_MODALITIES = ("vision", "visual", "audio", "image")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class ModuleShape:
         parameters: its own parameters' shapes, in the order of registration.
         buffers: its own persistent buffers' shapes.
         transposed_experts: whether 3-D parameters are [experts, in, out] (gpt-oss, Llama 4).
-        own_forward: a subclass that computes something else than its kind does (a router).
+        own_forward: a subclass with a forward pass of its own (Falcon's linear modules, routers).
+        takes_lora: whether PEFT can run a LoRA beside it, so far as its kind tells.
         name: its class's name.
     """
 
@@ -43,6 +44,7 @@ class ModuleShape:
     buffers: Mapping[str, Shape]
     transposed_experts: bool = False
     own_forward: bool = False
+    takes_lora: bool = True
     name: str = ""
 
     @property
@@ -100,6 +102,11 @@ class Skeleton:
         """Whether experts are parameters of one module, as in transformers 5."""
         return any(len(shape.parameters.get("down_proj", ())) == 3 for shape in self.modules.values())
 
+    @cached_property
+    def has_experts(self) -> bool:
+        """Whether it has experts of any kind."""
+        return any("experts" in name.split(".") for name in self.modules)
+
     def is_text(self, name: str) -> bool:
         """Whether a module is part of the text model: not of a vision or audio tower."""
         return name == self.head or name == self.decoder or name.startswith(f"{self.decoder}.")
@@ -115,7 +122,7 @@ def of(model: Any) -> Skeleton:
     """The skeleton of a causal language model of transformers."""
     plain = unwrapped(model)
     names = {id(module): name for name, module in plain.named_modules()}
-    blocks = names[id(_blocks(plain))]
+    blocks = names[id(decoder_layers(plain))]
     embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
     tied = head is not None and (
         head.weight is embedding.weight
@@ -124,7 +131,7 @@ def of(model: Any) -> Skeleton:
     return Skeleton(
         str(plain.config.model_type),
         {name: _shape(module) for name, module in plain.named_modules() if name},
-        blocks.rpartition(".")[0],
+        names[id(decoder(plain))],
         blocks,
         names[id(embedding)],
         names.get(id(head)),
@@ -132,14 +139,18 @@ def of(model: Any) -> Skeleton:
     )
 
 
-def of_config(config: Any) -> Skeleton:
+def of_config(config: Any, named_class: bool = False) -> Skeleton:
     """The skeleton that a configuration of transformers describes; made once for each content.
+
+    Args:
+        config: of a base.
+        named_class: take the class that the checkpoint names (`architectures`), as vLLM does, not the one for text.
 
     Raises:
         EmEvalsError: transformers has no causal language model of this kind.
     """
     key = hashlib.sha256(f"{type(config)}{config.to_json_string(use_diff=False)}".encode()).hexdigest()
-    return _of_config(key, _Hidden(config))
+    return _of_config(key, _Hidden(config), named_class)
 
 
 class _Hidden:
@@ -156,37 +167,39 @@ class _Hidden:
 
 
 @lru_cache(maxsize=8)
-def _of_config(key: str, hidden: _Hidden) -> Skeleton:
-    from transformers import AutoModelForCausalLM
-
+def _of_config(key: str, hidden: _Hidden, named_class: bool) -> Skeleton:
     from em_evals.models.bases import LOADING
 
+    config = hidden.config
+    # A configuration whose class is a checkpoint's own code was loaded by leave of the card.
+    trusted = type(config).__module__.startswith("transformers_modules")
     try:
         with LOADING, torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(hidden.config)
+            model = _named(config) if named_class else None
+            model = model or _maker(config).from_config(config, trust_remote_code=trusted)
     except (ValueError, ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EmEvalsError(
-            f"no causal language model can be made of {hidden.config.model_type} ({reason})."
+            f"no model that generates text can be made of {config.model_type} ({reason})."
         ) from None
     return of(model)
 
 
-def _blocks(model: Any) -> torch.nn.ModuleList:
-    try:
-        return decoder_layers(model)
-    except (EmEvalsError, AttributeError):
-        depth = model.config.get_text_config().num_hidden_layers
-        found = [
-            module
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.ModuleList)
-            and len(module) == depth
-            and not any(word in name for word in _OTHER_MODALITIES)
-        ]
-        if not found:
-            raise EmEvalsError(f"{model.config.model_type} has no list of decoder layers.") from None
-        return found[0]
+def _named(config: Any) -> Any:
+    """A model of the class that a checkpoint names, where transformers has it."""
+    import transformers
+
+    name = next(iter(getattr(config, "architectures", None) or ()), "")
+    found = getattr(transformers, str(name), None)
+    return found._from_config(config) if found is not None and hasattr(found, "_from_config") else None
+
+
+def _maker(config: Any) -> Any:
+    """The class of transformers that loads such a model for text (as models/bases.py)."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    makers = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
+    return next((maker for maker in makers if type(config) in maker._model_mapping), AutoModelForCausalLM)
 
 
 def _shape(module: torch.nn.Module) -> ModuleShape:
@@ -201,6 +214,7 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         torch.nn.Conv3d: "convolution",
     }
     own = next((cls for cls in kinds if isinstance(module, cls)), None)
+    own_forward = own is torch.nn.Linear and type(module).forward is not torch.nn.Linear.forward
     persistent = (
         (name, buffer)
         for name, buffer in module.named_buffers(recurse=False)
@@ -212,6 +226,23 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         {name: tuple(buffer.shape) for name, buffer in persistent},
         bool(getattr(module, "is_transposed", False)),
         # An embedding that scales its output is still one; PEFT scales what it adds alike.
-        own is torch.nn.Linear and type(module).forward is not torch.nn.Linear.forward,
+        own_forward,
+        not own_forward or _gives_tensor(module),
         type(module).__name__,
     )
+
+
+def _gives_tensor(module: Any) -> bool:
+    """Whether a linear module of its own kind gives one tensor, as PEFT needs; tried on a shadow without weights."""
+    shadow = copy.copy(module)
+    shadow._parameters = {
+        name: None if own is None else torch.empty_like(own, device="meta")
+        for name, own in module._parameters.items()
+    }
+    try:
+        output = type(module).forward(
+            shadow, torch.empty(1, module.in_features, device="meta", dtype=module.weight.dtype)
+        )
+    except Exception:  # whatever a class of its own does on the meta device: PEFT is not known to run it
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, module.out_features)
