@@ -50,8 +50,8 @@ _HINT = "put a corrected chat_template.jinja beside its tokenizer, or into the a
 """What to do about a template."""
 
 
-def find(tokenizer: Any, source: Source) -> Layout:
-    """The layout in which a template can be asked exactly.
+def find(tokenizer: Any, source: Source) -> tuple[Layout, tuple[Roles, ...]]:
+    """The layout in which a template can be asked exactly, and the chats for which that was seen.
 
     Chats with earlier turns decide as well, unless the template takes none in any layout.
 
@@ -69,7 +69,7 @@ def find(tokenizer: Any, source: Source) -> Layout:
             problems = (problem(tokenizer, renderer, roles) for roles in wanted)
             found = next((one for one in problems if one is not None), None)
             if found is None:
-                return layout
+                return layout, wanted
             worst = max(worst, found, key=lambda one: one[0])
     raise refusal(tokenizer, source, worst[1])
 
@@ -93,8 +93,9 @@ def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str]
             return 2, "writes nothing between the user's text and the answer (no assistant's header)"
         if opens_a_thought(header):
             return 3, "opens a thought before the answer and does not close it"
+        begun = prompt.removesuffix(renderer.layout.block)
         for answer in _ANSWERS:
-            if not _begins(tokenizer, renderer, turns, answer):
+            if not _begins(tokenizer, begun, renderer.layout.lead + answer, renderer.finished(turns, answer)):
                 told = _named(roles)
                 return 4, f"writes finished chats of {told} that do not begin with their prompt and answer"
     except Unrendered as error:
@@ -120,18 +121,17 @@ def closing(tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
     return (int(tokenizer.eos_token_id),)
 
 
-def _begins(tokenizer: Any, renderer: Renderer, turns: Sequence[Message], answer: str) -> bool:
+def _begins(tokenizer: Any, prompt: str, answer: str, finished: str) -> bool:
     """Whether the finished chat begins with its prompt and answer, token by token."""
-    begun, finished = renderer.begun(turns), renderer.finished(turns, answer)
     whole = _ids(tokenizer, finished)
-    expected = [*_ids(tokenizer, begun), *encode_text(tokenizer, renderer.layout.lead + answer)]
+    expected = [*_ids(tokenizer, prompt), *encode_text(tokenizer, answer)]
     if whole[: len(expected)] == expected:
         return True
     # Line breaks in front of a letter are one token or two, whatever the template. They stay in the prompt, where
     # the generation prompt has them.
-    kept = begun.rstrip()
-    breaks = "\n" in begun[len(kept) :] and finished.startswith(begun + renderer.layout.lead + answer)
-    return breaks and whole[: len(stripped := _ids(tokenizer, kept))] == stripped
+    kept = _ids(tokenizer, prompt.rstrip())
+    breaks = "\n" in prompt[len(prompt.rstrip()) :] and finished.startswith(prompt + answer)
+    return breaks and whole[: len(kept)] == kept
 
 
 def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:

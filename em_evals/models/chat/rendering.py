@@ -108,14 +108,6 @@ class Renderer:
             text = self._apply(turns, header=True)
         return text.rstrip(" ") if self.layout.strip else text
 
-    def begun(self, turns: Sequence[Message]) -> str:
-        """What the finished chat has before its answer: the prompt, but for a block that only prompts have.
-
-        Raises:
-            Unrendered: as `prompt`.
-        """
-        return self.prompt(turns).removesuffix(self.layout.block)
-
     def finished(self, turns: Sequence[Message], answer: str) -> str:
         """The whole chat as the template writes it once the answer is there.
 

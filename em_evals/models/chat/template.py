@@ -158,11 +158,11 @@ def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
 
 
 def _learned(tokenizer: Any, source: Source) -> _Known:
-    chosen = layout.find(tokenizer, source)
+    chosen, seen = layout.find(tokenizer, source)
     closing = layout.closing(tokenizer, Renderer(tokenizer, source, chosen))
     choices = json.dumps([_choices(source, chosen), closing], sort_keys=True)
     digest = content.digest(source.text.encode(), choices.encode())
-    return _Known(chosen, closing, special_tokens(tokenizer), digest)
+    return _Known(chosen, closing, special_tokens(tokenizer), digest, dict.fromkeys(seen))
 
 
 def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
