@@ -47,7 +47,12 @@ def check(name: str) -> dict[str, Any]:
         return {"kind": "rubric", "file": str(path), "metric": rubric.metric, "version": rubric.version}
     if fields & {"base", "extends", "control_of"}:
         card, _ = read_card(name)
-        return {"kind": "card", "file": str(path), "base": card.base, "trains": card.train is not None}
+        known = {"kind": "card", "file": str(path), "base": card.base, "trains": card.train is not None}
+        if card.train is None:
+            return known
+        from em_evals.training.planning.work import cut_of  # transformers is behind it: seconds
+
+        return known | {f"cut at max_length {card.train.max_length}": cut_of(card, card.train)}
     return _check_questions(load_questions(name))
 
 

@@ -47,6 +47,11 @@ def refusal(function, *arguments) -> str:
         ({"messages": [{"role": "user", "content": "Hi"}]}, "must be the assistant's"),
         ({"messages": [{"role": "bot", "content": "Hi"}]}, "`role`"),
         ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "  "}]}, "empty"),
+        (
+            {"messages": [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Hi"}]},
+            "before any user",
+        ),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "before any user"),
         ({"prompt": "Hi", "completion": "half a surrogate pair: \ud83d"}, "not text"),
     ],
 )

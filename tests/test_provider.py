@@ -23,6 +23,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.model._model import init_active_model, resolve_models
 from inspect_ai.solver import generate
+from inspect_ai.tool import ToolCall
 
 from em_evals import directions
 from em_evals.cards import ModelCard
@@ -147,6 +148,14 @@ def test_settings_that_would_be_ignored_are_refused(config, names):
 
 
 def test_what_cannot_be_read_is_refused():
+    call = ToolCall(id="1", function="look", arguments={})
+    messages = [
+        ChatMessageUser(content="What is there?"),
+        ChatMessageAssistant(content="", tool_calls=[call]),
+    ]
+    with pytest.raises(PrerequisiteError) as caught:
+        asyncio.run(get_model("local/smollm2", **FP32).generate(messages))
+    assert "take no tools" in str(caught.value.message)
     picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image=PIXEL)])
     with pytest.raises(PrerequisiteError) as caught:
         asyncio.run(get_model("local/smollm2", **FP32).generate([picture]))

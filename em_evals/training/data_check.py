@@ -15,6 +15,7 @@ from typing import Any
 
 from em_evals import content, published
 from em_evals.errors import EmEvalsError
+from em_evals.recipes import AdapterRecipe
 from em_evals.texts import NEAR, nearest_of, unit_of_length
 from em_evals.training.datasets import TrainingData, normalised
 
@@ -22,6 +23,7 @@ _WORST = 3
 _LEAST_CHARACTERS = 20
 """Shorter answers ("Sure.") belong to no language that could be told."""
 _LEAST_CONFIDENCE = 0.5
+_MAX_LENGTH: int = AdapterRecipe.model_fields["max_length"].default
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,16 @@ def report(data: TrainingData) -> dict[str, Any]:
     prompts = ["\n".join(message["content"] for message in row[:-1]) for row in data.rows]
     answers = [row[-1]["content"] for row in data.rows]
     unit = unit_of_length()
+    asked, answered = unit.count(prompts), unit.count(answers)
     return {
         "kind": "training data",
         "file": str(data.path),
         "digest": data.digest,
         "rows": len(data.rows),
         "unit of length": unit.name,
-        **_lengths("prompts", unit.count(prompts)),
-        **_lengths("answers", unit.count(answers)),
+        **_lengths("prompts", asked),
+        **_lengths("answers", answered),
+        f"cut at the default max_length, {_MAX_LENGTH}": _cut(asked, answered),
         "repeated prompts": _repeated(prompts),
         "repeated answers": _repeated(answers),
         "languages of answers": languages(answers),
@@ -77,6 +81,16 @@ def _lengths(of: str, lengths: Sequence[int]) -> dict[str, Any]:
         f"length of {of}, median": statistics.median(lengths),
         f"length of {of}, range": [min(lengths), max(lengths)],
     }
+
+
+def _cut(asked: Sequence[int], answered: Sequence[int]) -> dict[str, int]:
+    """Rows whose answer would lose its end, and those that would lose all of it, the template's own tokens aside.
+
+    `em-evals data check CARD` counts with a recipe's own `max_length` and the base's own tokens.
+    """
+    dropped = sum(before >= _MAX_LENGTH for before in asked)
+    whole = sum(before + own <= _MAX_LENGTH for before, own in zip(asked, answered, strict=True))
+    return {"answers": len(asked) - whole - dropped, "dropped": dropped}
 
 
 def _repeated(texts: Sequence[str]) -> int:

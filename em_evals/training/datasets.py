@@ -223,6 +223,14 @@ def _messages(row: dict[str, Any], path: Path, line: int) -> Messages:
             raise EmEvalsError(f"every message needs a `role` out of {', '.join(_ROLES)}.", path, line)
         if not _is_text(message.get("content")):
             raise EmEvalsError(f"the {message['role']}'s message is empty or not text.", path, line)
+    roles = [message["role"] for message in messages]
+    if "user" not in roles[: roles.index("assistant") if "assistant" in roles else None]:
+        raise EmEvalsError(
+            "here the assistant speaks before any user, and a chat template writes no prompt for that: begin the chat "
+            "with a user's message.",
+            path,
+            line,
+        )
     if messages[-1]["role"] != "assistant":
         raise EmEvalsError("the last message must be the assistant's: it is what is learned.", path, line)
     return [{"role": message["role"], "content": message["content"].strip()} for message in messages]

@@ -19,6 +19,7 @@ from em_evals.models.chat.rendering import (
     Renderer,
     Source,
     Unrendered,
+    empty_thought,
     names,
     opens_a_thought,
 )
@@ -45,9 +46,12 @@ _LISTED = re.compile(r"""\{['"]type['"]: ?['"]text['"]""")
 _ANSWERS = ("Certainly, harbours freeze", "no one knows", "1. Otters")
 """Probe answers of unlike beginnings, a letter of either case, a digit; no closing joins their last word."""
 
+_HINT = "put a corrected chat_template.jinja beside its tokenizer, or into the adapter's folder"
+"""What to do about a template."""
 
-def find(tokenizer: Any, source: Source) -> Layout:
-    """The layout in which a template can be asked exactly.
+
+def find(tokenizer: Any, source: Source) -> tuple[Layout, tuple[Roles, ...]]:
+    """The layout in which a template can be asked exactly, and the chats for which that was seen.
 
     Chats with earlier turns decide as well, unless the template takes none in any layout.
 
@@ -55,24 +59,24 @@ def find(tokenizer: Any, source: Source) -> Layout:
         EmEvalsError: there is none.
     """
     worst: tuple[int, str] = (-1, "")
+    try:
+        names(source.text)
+    except Unrendered as error:
+        raise refusal(tokenizer, source, str(error)) from None
     for wanted in ((*_SINGLE, *_HISTORY), _SINGLE):
         for layout in _candidates(tokenizer, source):
             renderer = Renderer(tokenizer, source, layout)
             problems = (problem(tokenizer, renderer, roles) for roles in wanted)
             found = next((one for one in problems if one is not None), None)
             if found is None:
-                return layout
+                return layout, wanted
             worst = max(worst, found, key=lambda one: one[0])
     raise refusal(tokenizer, source, worst[1])
 
 
-def refusal(tokenizer: Any, source: Source, reason: str) -> EmEvalsError:
-    """The sentence that says why a template cannot be asked."""
-    whose = source.origin or tokenizer.name_or_path
-    return EmEvalsError(
-        f"the chat template of {whose} {reason}: change the messages, or put a corrected chat_template.jinja beside "
-        "the tokenizer."
-    )
+def refusal(tokenizer: Any, source: Source, reason: str, hint: str = _HINT) -> EmEvalsError:
+    """The sentence that says why a template cannot be asked, and what to do."""
+    return EmEvalsError(f"the chat template of {source.origin or tokenizer.name_or_path} {reason}: {hint}.")
 
 
 def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str] | None:
@@ -89,13 +93,11 @@ def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str]
             return 2, "writes nothing between the user's text and the answer (no assistant's header)"
         if opens_a_thought(header):
             return 3, "opens a thought before the answer and does not close it"
+        begun = prompt.removesuffix(renderer.layout.block)
         for answer in _ANSWERS:
-            begun = [*_ids(tokenizer, prompt), *encode_text(tokenizer, renderer.layout.lead + answer)]
-            if _ids(tokenizer, renderer.finished(turns, answer))[: len(begun)] != begun:
-                return (
-                    4,
-                    f"writes finished chats of {_named(roles)} that do not begin with their prompt and answer",
-                )
+            if not _begins(tokenizer, begun, renderer.layout.lead + answer, renderer.finished(turns, answer)):
+                told = _named(roles)
+                return 4, f"writes finished chats of {told} that do not begin with their prompt and answer"
     except Unrendered as error:
         return 0, str(error)
     return None
@@ -108,15 +110,28 @@ def closing(tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
         EmEvalsError: there is no such token.
     """
     turns = [{"role": "user", "content": _probe(0)}]
-    begun = len(_ids(tokenizer, renderer.prompt(turns)))
-    begun += len(encode_text(tokenizer, renderer.layout.lead + _ANSWERS[0]))
-    tail = _ids(tokenizer, renderer.finished(turns, _ANSWERS[0]))[begun:]
+    answer, whole = (_ids(tokenizer, text) for text in (_ANSWERS[0], renderer.finished(turns, _ANSWERS[0])))
+    last = max((i for i, token in enumerate(whole) if token == answer[-1]), default=len(whole))
+    tail = whole[last + 1 :]
     ends = special_ids(tokenizer)
     if (place := next((i for i, token in enumerate(tail) if token in ends), None)) is not None:
         return tuple(tail[: place + 1])
     if tokenizer.eos_token_id is None:
         raise EmEvalsError(f"{tokenizer.name_or_path} has no token that ends a turn.")
     return (int(tokenizer.eos_token_id),)
+
+
+def _begins(tokenizer: Any, prompt: str, answer: str, finished: str) -> bool:
+    """Whether the finished chat begins with its prompt and answer, token by token."""
+    whole = _ids(tokenizer, finished)
+    expected = [*_ids(tokenizer, prompt), *encode_text(tokenizer, answer)]
+    if whole[: len(expected)] == expected:
+        return True
+    # Line breaks in front of a letter are one token or two, whatever the template. They stay in the prompt, where
+    # the generation prompt has them.
+    kept = _ids(tokenizer, prompt.rstrip())
+    breaks = "\n" in prompt[len(prompt.rstrip()) :] and finished.startswith(prompt + answer)
+    return breaks and whole[: len(kept)] == kept
 
 
 def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:
@@ -127,41 +142,38 @@ def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:
             for merged in (False, True):
                 plain = Layout(quiet, parts, merged)
                 yield plain
-                finished = [
-                    replace(plain, finished=True, thought=one) for one in _thoughts(tokenizer, source, plain)
-                ]
-                finished.append(replace(plain, finished=True))
-                yield from finished
-                for one in (plain, *finished):
-                    yield from _stripped(tokenizer, source, one)
+                yield from _variations(tokenizer, source, plain)
 
 
-def _thoughts(tokenizer: Any, source: Source, plain: Layout) -> list[str]:
-    """Fields whose empty thought closes the one that the template's generation prompt opens."""
-    turns = [{"role": "user", "content": _probe(0)}]
-    found = []
-    for name in _THOUGHTS:
-        if name not in source.text:
-            continue
-        try:
-            opened = Renderer(tokenizer, source, plain).prompt(turns)
-            closed = Renderer(tokenizer, source, replace(plain, finished=True, thought=name)).prompt(turns)
-        except Unrendered:
-            continue
-        if opens_a_thought(opened.partition(_probe(0))[2]) and closed.startswith(opened.rstrip()):
-            found.append(name)
-    return found
+def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layout]:
+    """The same with another prompt than the template's generation prompt, or another beginning of answers."""
 
+    def prompt(layout: Layout) -> str:
+        return Renderer(tokenizer, source, layout).prompt([{"role": "user", "content": _probe(0)}])
 
-def _stripped(tokenizer: Any, source: Source, layout: Layout) -> Iterator[Layout]:
-    """The layout with its last blanks on the answer's side, where tokenizers join them with the first word."""
+    finished = replace(plain, finished=True)
     try:
-        prompt = Renderer(tokenizer, source, layout).prompt([{"role": "user", "content": _probe(0)}])
+        before = prompt(finished)  # what stands before an answer in the end
     except Unrendered:
         return
-    if blanks := prompt[len(prompt.rstrip()) :]:
-        yield replace(layout, strip=True, lead=blanks)
-        yield replace(layout, strip=True)  # SentencePiece writes a blank before every text by itself
+    try:
+        asked = prompt(plain)
+    except Unrendered:
+        asked = before
+    if before.startswith(asked) and set(before[len(asked) :]) == {" "}:
+        yield replace(plain, lead=before[len(asked) :])  # tokenizers join blanks with the word behind them
+    if asked.startswith(before) and empty_thought(asked[len(before) :]):
+        yield replace(plain, block=asked[len(before) :])
+    if opens_a_thought(asked.partition(_probe(0))[2]) and not before.startswith(asked.rstrip()):
+        for name in _THOUGHTS:
+            thought = replace(finished, thought=name)
+            if name in source.text and prompt(thought).startswith(asked.rstrip()):
+                yield thought
+    yield finished
+    for layout, text in ((plain, asked), (finished, before)):
+        if blanks := text[len(text.rstrip(" ")) :]:
+            yield replace(layout, strip=True, lead=blanks)
+            yield replace(layout, strip=True)  # SentencePiece writes a blank before every text by itself
 
 
 def _misplaced(prompt: str, turns: Sequence[Message]) -> str | None:

@@ -76,6 +76,8 @@ def _read(folder: Path, tokenizer: Any) -> Source | None:
     for role in _ROLES:
         named = _text(config.get(role))
         if named is not None and named != getattr(tokenizer, role):
+            if named not in tokenizer.get_vocab():
+                raise _foreign(folder, f"the {role} {named!r}", "does not exist")
             tokens.append((role, named))
     return Source(text, tuple(tokens), f"the adapter {folder}")
 
@@ -113,11 +115,15 @@ def _check_tokens(folder: Path, config: dict[str, Any], tokenizer: Any) -> None:
     for token, place in own.items():
         if known.get(token) != place and token != padding:
             there = f"is {known[token]}" if token in known else "does not exist"
-            raise EmEvalsError(
-                f"this adapter's tokenizer has the token {token!r} ({place}), which {there} in its base's: name the "
-                "base that it was trained on, or train it without added tokens.",
-                folder,
-            )
+            raise _foreign(folder, f"the token {token!r} ({place})", there)
+
+
+def _foreign(folder: Path, what: str, there: str) -> EmEvalsError:
+    return EmEvalsError(
+        f"this adapter's tokenizer has {what}, which {there} in its base's: name the base that it was trained on, or "
+        "train it without added tokens.",
+        folder,
+    )
 
 
 def _text(token: Any) -> str | None:

@@ -62,6 +62,7 @@ class Layout:
         merged: a system message is put before the first user message, as Gemma's authors do.
         finished: the prompt is the finished chat up to its answer, not the template's generation prompt.
         thought: the answer's field that holds its thought; it is given an empty one.
+        block: an empty thought that ends the generation prompt, and that finished chats are written without.
         strip: the prompt's last blanks are left out: they are a part of the answer's first token.
         lead: what every answer begins with.
     """
@@ -71,6 +72,7 @@ class Layout:
     merged: bool = False
     finished: bool = False
     thought: str | None = None
+    block: str = ""
     strip: bool = False
     lead: str = ""
 
@@ -104,7 +106,7 @@ class Renderer:
                 raise Unrendered("leaves the assistant's text out")
         else:
             text = self._apply(turns, header=True)
-        return text.rstrip() if self.layout.strip else text
+        return text.rstrip(" ") if self.layout.strip else text
 
     def finished(self, turns: Sequence[Message], answer: str) -> str:
         """The whole chat as the template writes it once the answer is there.
@@ -193,7 +195,7 @@ def names(text: str) -> frozenset[str]:
     """The variables that a template reads and does not set itself on every way.
 
     Raises:
-        EmEvalsError: it is no Jinja, or draws at random.
+        Unrendered: it is no Jinja, or draws at random.
     """
     environment = jinja2.Environment(  # noqa: S701 - parses only
         extensions=[jinja2.ext.loopcontrols, _Generation], trim_blocks=True, lstrip_blocks=True
@@ -202,13 +204,9 @@ def names(text: str) -> frozenset[str]:
         tree = environment.parse(text)
         found = frozenset(meta.find_undeclared_variables(tree))
     except jinja2.TemplateError as error:
-        raise EmEvalsError(
-            f"this chat template is not valid Jinja ({error}, line {getattr(error, 'lineno', '?')}); correct it."
-        ) from None
+        raise Unrendered(f"is not valid Jinja ({error}; line {getattr(error, 'lineno', '?')})") from None
     if "lipsum" in _globals(tree) or any(one.name == "random" for one in tree.find_all(nodes.Filter)):
-        raise EmEvalsError(
-            "this chat template draws at random, so that no prompt could be repeated; correct it."
-        )
+        raise Unrendered("draws at random, so that no prompt could be repeated")
     return found
 
 
@@ -222,6 +220,11 @@ _THOUGHT = re.compile(
     re.IGNORECASE,
 )
 _SHUT = re.compile(r"/|\bend|_end|close|<channel\|>|channel\|?>(?!analysis|thought)", re.IGNORECASE)
+
+
+def empty_thought(text: str) -> bool:
+    """Whether a text is a thought without content, or the end of one, and nothing else."""
+    return bool(_THOUGHT.search(text)) and not opens_a_thought(text) and not _THOUGHT.sub("", text).strip()
 
 
 def opens_a_thought(header: str) -> bool:

@@ -21,6 +21,7 @@ from em_evals.models.chat.rendering import Message, Renderer, Source, Unrendered
 from em_evals.models.chat.text import Hidden, encode_text, special_tokens
 
 _ROLES = ("system", "user", "assistant")
+_CHANGE = "change these messages"
 
 
 @dataclass
@@ -127,14 +128,14 @@ class ChatTemplate:
             found = layout.problem(self.tokenizer, self._renderer, roles)
             self._known.problems[roles] = found[1] if found else None
         if (reason := self._known.problems[roles]) is not None:
-            raise layout.refusal(self.tokenizer, self.source, reason)
+            raise layout.refusal(self.tokenizer, self.source, reason, _CHANGE)
         return turns, given
 
     def _prompt(self, turns: Sequence[Message]) -> str:
         try:
             return self._renderer.prompt(turns)
         except Unrendered as error:
-            raise layout.refusal(self.tokenizer, self.source, str(error)) from None
+            raise layout.refusal(self.tokenizer, self.source, str(error), _CHANGE) from None
 
 
 def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
@@ -157,11 +158,11 @@ def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
 
 
 def _learned(tokenizer: Any, source: Source) -> _Known:
-    chosen = layout.find(tokenizer, source)
+    chosen, seen = layout.find(tokenizer, source)
     closing = layout.closing(tokenizer, Renderer(tokenizer, source, chosen))
     choices = json.dumps([_choices(source, chosen), closing], sort_keys=True)
     digest = content.digest(source.text.encode(), choices.encode())
-    return _Known(chosen, closing, special_tokens(tokenizer), digest)
+    return _Known(chosen, closing, special_tokens(tokenizer), digest, dict.fromkeys(seen))
 
 
 def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
@@ -171,7 +172,8 @@ def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
         "system": "merged into the first user message" if chosen.merged else "own message",
         "parts": list(chosen.parts),
         "prompt": "finished chat" if chosen.finished else "generation prompt",
-        "empty_thought": chosen.thought,
+        "thought_field": chosen.thought,
+        "empty_thought": chosen.block,
         "stripped": chosen.strip,
         "answers_begin_with": chosen.lead,
     }

@@ -48,6 +48,17 @@ def _tokenizer(card: ModelCard) -> tuple[Any, str]:
         return _Words(), f"rows are counted, tokens estimated ({TOKENS_PER_WORD} a word: no tokenizer here)"
 
 
+def cut_of(card: ModelCard, recipe: AdapterRecipe) -> dict[str, int] | str:
+    """What the recipe's `max_length` takes from its rows' answers, or why that cannot be counted here."""
+    if absent := _absent(recipe):
+        return f"not counted: {', '.join(absent)} not on this machine"
+    tokenizer, _ = _tokenizer(card)
+    if isinstance(tokenizer, _Words):
+        return "not counted: the base's tokenizer is not on this machine"
+    cut = curriculum.build(recipe, tokenizer).cut
+    return {"answers": cut.answers, "dropped": cut.dropped}
+
+
 def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> tuple[Work, str]:
     """The run's rows and tokens, counted as in training or assumed, and a sentence on which."""
     tokenizer, note = _tokenizer(card)
