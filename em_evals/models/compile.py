@@ -22,8 +22,9 @@ from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases
 from em_evals.models.adapters import with_adapter
-from em_evals.models.architecture import decoder_layers, last_projections, normed_writes
-from em_evals.models.interventions import Pair, change, load
+from em_evals.models.architecture import decoder_layers, last_projections
+from em_evals.models.changes import changes
+from em_evals.models.interventions import Pair, load
 
 Target = Literal["lora", "checkpoint"]
 
@@ -52,12 +53,7 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
         raise EmEvalsError(f"{card.name} is a bare base: there is nothing to compile.")
     model = bases.load_model(card.card).float()
     pairs = load([one for one in card.interventions if one.op != "scale_adapter"], model.config)
-    removed = [change(*pair, 0).unit for pair in pairs if pair[0].site == "writes"]
-    if removed and normed_writes(model):
-        raise EmEvalsError(
-            f"{model.config.model_type} has a norm between its sublayers and the stream: `site: writes` is not a "
-            "change of its weights."
-        )
+    removed = [one.unit for pair in pairs if pair[0].site == "writes" for one in changes(*pair, 0)]
     if card.adapter_path is not None:
         scales = [one for one in card.interventions if one.op == "scale_adapter"]
         model = with_adapter(model, card.adapter_path, _NAME, scales)
@@ -86,7 +82,7 @@ def _possible(one: Intervention, to: Target) -> None:
             f"{said} with `skip: {one.skip}` and `positions: {one.positions}` cannot be compiled: weights act on "
             "every token alike."
         )
-    if one.op == "clamp" or (one.op == "ablate" and one.site == "block"):
+    if one.op in ("clamp", "cap") or (one.op == "ablate" and one.site == "block"):
         hint = " (`ablate` with `site: writes` can be)" if one.op == "ablate" else ""
         raise EmEvalsError(
             f"{said} of a block's output cannot be compiled: no weight of the block computes it{hint}."
@@ -138,13 +134,13 @@ def _add_bias(model: Any, pair: Pair) -> None:
         linear = last_projections(block)[-1]
         if linear.bias is None:
             _admit_biases(model)
-        linear.bias += change(*pair, layer).add.to(linear.bias.device)
+        linear.bias += changes(*pair, layer)[0].add.to(linear.bias.device)
 
 
 def _admit_biases(model: Any) -> None:
     """Zero biases on every MLP projection, where the architecture's config has a switch for them."""
     config = model.config.get_text_config()
-    if not hasattr(config, "mlp_bias") or normed_writes(model):
+    if not hasattr(config, "mlp_bias"):
         raise EmEvalsError(
             f"{config.model_type} has no biases in its MLPs, so `add` cannot be compiled; run it with an engine."
         )
