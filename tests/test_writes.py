@@ -175,7 +175,7 @@ def test_a_stream_that_is_normed_or_written_to_is_found_in_any_dtype(fault, dtyp
         return hidden + 1e-6 * torch.arange(1, WIDTH + 1).to(dtype) * (hidden.abs().amax(-1, keepdim=True))
 
     monkeypatch.setattr(type(block), "forward", faulty)
-    with pytest.raises(EmEvalsError, match="block 2 .LlamaDecoderLayer. writes into the residual stream"):
+    with pytest.raises(EmEvalsError, match=r"block 2 .LlamaDecoderLayer. writes into the residual stream"):
         check_writes(model, [ONE])
     check_blocks(model)
 
@@ -205,7 +205,7 @@ def test_arithmetic_that_leaves_too_much_is_refused(monkeypatch):
     assert 1e-5 < check_writes(model, [ONE]) < 0.01
     monkeypatch.setitem(interventions._LEFT, torch.bfloat16, 1e-5)
     with pytest.raises(
-        EmEvalsError, match="leaves 0.[0-9]% of the stream .* llama in bfloat16: use `dtype: float32`"
+        EmEvalsError, match=r"leaves 0.[0-9]% of the stream .* llama in bfloat16: use `dtype: float32`"
     ):
         check_writes(model, [ONE])
 

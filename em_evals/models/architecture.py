@@ -96,7 +96,7 @@ def last_projections(block: Any) -> list[Any]:
 
 
 def write_gain(block: Any) -> float:
-    """Return what a block multiplies its feed-forward's last projection by before it is added to the stream (Granite)."""
+    """Return the factor between a block's last projection and what it adds to the stream (Granite)."""
     gain = float(getattr(block, "residual_multiplier", 1.0))
     return gain * float(getattr(getattr(block, "feed_forward", None), "down_multiplier", 1.0))
 

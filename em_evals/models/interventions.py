@@ -61,8 +61,8 @@ def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
 
 
 _LEFT = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.05}
-"""How much of a direction rounding may leave, as a part of the stream's norm; measured on tiny models and SmolLM2, whose
-first token is a hundred times as long as the others, at most a tenth of it."""
+"""How much of a direction rounding may leave, as a part of the stream's norm. Tiny models and SmolLM2, whose
+first token is far longer than the others, left at most a tenth of it."""
 
 
 @dataclass(frozen=True, eq=False)
