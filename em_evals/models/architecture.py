@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from em_evals.errors import EmEvalsError
 
@@ -69,6 +70,19 @@ def write_modules(model: Any) -> list[Any]:
     return [*modules, *(module for block in blocks for module in block_writes(block))]
 
 
+def embeddings(model: Any) -> list[Any]:
+    """The embeddings of tokens and positions whose rows go into the stream.
+
+    Raises:
+        EmEvalsError: a norm stands between them and the stream.
+    """
+    plain = unwrapped(model)
+    owner, _ = _decoder(plain)
+    if _present(owner, _NORMED_EMBEDDING):
+        raise EmEvalsError(f"{plain.config.model_type} has a norm between its embedding and the stream.")
+    return [plain.get_input_embeddings(), *_present(owner, _POSITIONS)]
+
+
 def block_writes(block: Any) -> list[Any]:
     """The modules of one decoder block that write into the stream, in the order of their names below.
 
@@ -90,9 +104,14 @@ def last_projections(block: Any) -> list[Any]:
     if _norms(block) or _present(block, _FURTHER):
         raise EmEvalsError(
             f"{type(block).__name__} has a norm between its parts and the stream, so that no weight of theirs is what "
-            "it writes."
+            "it writes: this cannot be compiled, run the card with an engine."
         )
     return [module for part in _parts(block) for module in _last(part)]
+
+
+def feed_forwards(block: Any) -> list[Any]:
+    """The parts of a block that mix no tokens."""
+    return _present(block, _FEEDS)
 
 
 def write_gain(block: Any) -> float:
@@ -110,16 +129,22 @@ _MIXERS = ("self_attn", "attention", "attn", "self_attention", "linear_attn", "m
 _FEEDS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn", "fc2")
 """What it calls those that do not."""
 _NORMS = (
-    ("post_self_attn_layernorm", "post_mlp_layernorm"),  # GLM-4, whose post_attention_layernorm is no such norm
+    (
+        "post_self_attn_layernorm",
+        "post_mlp_layernorm",
+    ),  # GLM-4, whose post_attention_layernorm is no such norm
     ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma 2 to 4, OLMo 2 and 3, EXAONE 4
     ("post_attention_layernorm", "post_mlp_layernorm"),  # AFMoE
 )
 _FURTHER = ("post_per_layer_input_norm",)
 """Gemma 4 writes a third time in each block: the token's own embedding for this layer."""
-_LAST = ("o_proj", "out_proj", "dense", "c_proj", "down_proj", "dense_4h_to_h", "fc2", "w2", "output_linear")
+_LAST = (
+    *("o_proj", "out_proj", "dense", "c_proj", "down_proj", "dense_4h_to_h", "fc2", "w2", "output_linear"),
+    *("fc_out", "fc2_latent_proj"),
+)
 """What a part calls its last projection."""
-_INNER = ("experts", "shared_expert", "shared_experts", "shared_mlp")
-"""Parts of a mixture of experts whose outputs are summed up."""
+_INNER = ("experts", "shared_expert", "shared_experts", "shared_mlp", "attention")
+"""Parts of a part whose outputs are summed up: of a mixture of experts; GPT-Neo has its attention in one."""
 
 
 def _present(owner: Any, names: tuple[str, ...]) -> list[Any]:
@@ -143,9 +168,13 @@ def _norms(block: Any) -> list[Any]:
 
 
 def _last(part: Any) -> list[Any]:
-    inner = [module for one in _present(part, _INNER) for module in _last(one)]
-    if isinstance(getattr(part, "down_proj", None), torch.nn.Parameter):
+    if _linear(part) or isinstance(getattr(part, "down_proj", None), torch.nn.Parameter):
         return [part]
-    if not (found := _present(part, _LAST)[:1] or inner):
+    inner = [module for one in _present(part, _INNER) for module in _last(one)]
+    if not (found := [one for one in _present(part, _LAST) if _linear(one)][:1] or inner):
         raise EmEvalsError(f"{type(part).__name__} has no last projection that is known by name.")
     return found
+
+
+def _linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear | Conv1D)

@@ -23,6 +23,9 @@ from em_evals.models.architecture import decoder_layers, unwrapped, write_module
 TOKENS = 12
 """Of the forward passes."""
 
+_APART = 1e-4
+"""Of log-probabilities, in nats; a hundred-thousandth of the largest logit where that is more."""
+
 _passed: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
@@ -127,10 +130,41 @@ def streams(
     return inputs, outputs
 
 
-def logits(model: Any) -> torch.Tensor:
-    """What a model says of a dozen random tokens, float32 [tokens, vocabulary], without dropout."""
+def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """What a model says of a dozen random tokens, or of `ids` [1, tokens], float32 [tokens, vocabulary], no dropout."""
+    ids = random_ids(model) if ids is None else ids.to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
-        return model(input_ids=random_ids(model), use_cache=False).logits[0].float()
+        return model(input_ids=ids, use_cache=False).logits[0].float()
+
+
+def check_same(logits: torch.Tensor, expected: torch.Tensor, which: str) -> float:
+    """Refuse a compiled model that is not the model with hooks.
+
+    Args:
+        logits: its own, float32 [tokens, vocabulary].
+        expected: those of the model with hooks.
+        which: what the compiled model is called in the error.
+
+    Returns:
+        The largest difference of log-probabilities, in nats.
+
+    Raises:
+        EmEvalsError: it is more than rounding explains.
+    """
+    found = apart(logits, expected)
+    allowed = max(_APART, 0.1 * _APART * float(expected.abs().max()))
+    if not found <= allowed:
+        raise EmEvalsError(
+            f"the {which} model is not the one with hooks: their log-probabilities of a few random tokens are "
+            f"{found:.2g} nats apart, and rounding explains {allowed:.2g}; nothing is written, use the card as it is."
+        )
+    return found
+
+
+def apart(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference of two models' log-probabilities, in nats."""
+    differences = logits.log_softmax(-1) - expected.to(logits.device).log_softmax(-1)
+    return float(differences.abs().max())
 
 
 def random_ids(model: Any) -> torch.Tensor:
