@@ -154,7 +154,7 @@ class ResolvedCard:
             folder = Path(self.adapter_path)
             own = identity.adapter_digest(folder) if folder.is_dir() else self._hub_adapter()
             parts.append(own.encode())
-        parts += [Path(one.direction).read_bytes() for one in self.interventions if one.direction is not None]
+        parts += [Path(file).read_bytes() for one in self.interventions for file in one.directions]
         return content.digest(*parts)
 
     def _hub_adapter(self) -> str:
@@ -322,12 +322,12 @@ def _interventions(card: ModelCard, adapter: str | None, path: Path | None) -> t
     found = []
     for number, one in enumerate(card.interventions):
         try:
-            if one.direction is not None:
-                file = directions.find(one.direction)
+            files = [directions.find(name) for name in one.directions]
+            for file in files:
                 directions.check_base(file, card.base, card.revision)
-                one = one.model_copy(update={"direction": str(file.resolve())})
-            elif adapter is None:
+            if not files and adapter is None:
                 raise EmEvalsError("`scale_adapter` needs an adapter, and this card has none.")
+            one = one.along([str(file.resolve()) for file in files])
         except EmEvalsError as error:
             if path is None or error.path is not None:
                 raise

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _READS = {
     "add": {"direction", "from_layer", "positions", "skip", "scale", "relative"},
     "ablate": {"direction", "from_layer", "positions", "skip", "reference", "site"},
     "clamp": {"direction", "from_layer", "positions", "skip", "value"},
+    "cap": {"direction", "from_layer", "positions", "skip", "value", "bound"},
     "scale_adapter": {"scale"},
 }
 """The fields that each op reads, beside `op` and `layers`."""
@@ -19,15 +21,21 @@ class Intervention(BaseModel):
     """One change of the residual stream h after decoder block l, with v = direction[l] and u = v/|v|.
 
     `add`: h + scale·v, or h + scale·mean_norm[l]·u if `relative`. `ablate`: h - ((h - m)·u) u, where m is 0
-    (`reference: zero`) or the base's mean activation (`reference: mean`). `clamp`: h + (value - h·u) u.
+    (`reference: zero`) or the base's mean activation (`reference: mean`). `clamp`: h + (value - h·u) u. `cap`: the same
+    only where h·u lies above value (`bound: upper`), h + (min(h·u, value) - h·u) u, or below it (`bound: lower`), as
+    activation capping does (Lu et al. 2026, arXiv 2601.10387, equation 1).
     `scale_adapter`: the LoRA branch's output in these blocks, times scale (0 switches it off).
+
+    `ablate` with a list of directions removes all of their span at once: h - U Uᵀ (h - m), with U an orthonormal basis.
+    One ablation after the other is something else where the directions are not orthogonal: the second puts a part of
+    the first one back.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    op: Literal["add", "ablate", "clamp", "scale_adapter"]
-    direction: str | None = None
-    """A direction file (safetensors; directions.py), or the name of one in adapters/."""
+    op: Literal["add", "ablate", "clamp", "cap", "scale_adapter"]
+    direction: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """A direction file (safetensors; directions.py), or the name of one in adapters/; for `ablate` also a list."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Decoder blocks, counted from 0: `all`, a list, or a range `12-18` with both ends."""
     from_layer: int | None = None
@@ -39,6 +47,8 @@ class Intervention(BaseModel):
     """Scale in units of the base's mean norm at the layer, not of the direction's own length."""
     reference: Literal["zero", "mean"] = "zero"
     value: float = 0.0
+    bound: Literal["upper", "lower"] = "upper"
+    """Which side of `value` is `cap`ped. The paper's caps are lower bounds, along the direction of the assistant."""
     skip: Literal["none", "sink"] = "none"
     """`sink` leaves the first token alone: its norm can be a hundred times the others'."""
     site: Literal["block", "writes"] = "block"
@@ -67,6 +77,8 @@ class Intervention(BaseModel):
             raise ValueError(f"`{self.op}` has no `{wrong[0]}`; it reads {', '.join(sorted(reads))}")
         if "direction" in reads and self.direction is None:
             raise ValueError(f"`{self.op}` needs a `direction`")
+        if len(self.directions) > 1 and self.op != "ablate":
+            raise ValueError(f"`{self.op}` acts along one `direction`; only `ablate` takes a list")
         if self.layers != "all" and any(layer < 0 for layer in self.layers):
             raise ValueError("layers are counted from 0; a negative one does not exist")
         if self.site == "writes" and (
@@ -77,6 +89,20 @@ class Intervention(BaseModel):
                 "`reference: zero`"
             )
         return self
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions' names or files; none for `scale_adapter`."""
+        if self.direction is None:
+            return ()
+        return (self.direction,) if isinstance(self.direction, str) else self.direction
+
+    def along(self, directions: Sequence[str]) -> Intervention:
+        """The same with other names for its directions, in their order."""
+        if self.direction is None:
+            return self
+        one = isinstance(self.direction, str)
+        return self.model_copy(update={"direction": directions[0] if one else tuple(directions)})
 
     def at(self, layer: int) -> bool:
         """Whether block `layer` is one of its layers."""

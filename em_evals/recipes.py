@@ -139,7 +139,7 @@ class AdapterRecipe(Strict):
         for one in self.interventions:
             if one.op == "scale_adapter" or one.positions != "all" or one.site != "block":
                 raise ValueError(
-                    "in training, interventions are add, ablate and clamp at all positions of blocks"
+                    "in training, interventions are add, ablate, clamp and cap at all positions of blocks"
                 )
         if self.interventions and self.gradient_checkpointing:
             raise ValueError("`interventions` and `gradient_checkpointing` exclude each other; drop one")

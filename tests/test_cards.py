@@ -356,6 +356,31 @@ def test_a_card_with_interventions_finds_their_directions(steered, workdir):
     assert cards.resolve("pushed").digest != digest
 
 
+def test_every_direction_of_a_list_is_found_compared_and_part_of_the_digest(steered, workdir):
+    def other(value, base="HuggingFaceTB/SmolLM2-135M-Instruct"):
+        vectors = np.full((2, 4), value, np.float32)
+        found = Direction(vectors, np.zeros((2, 4)), np.ones(2), {"base": base, "revision": "a"})
+        directions.write(found, workdir / "adapters" / "sly.safetensors")
+
+    other(3.0)
+    steered(op="ablate", direction=["evil", "sly"])
+    one = cards.resolve("pushed")
+    files = tuple(str(workdir / "adapters" / f"{name}.safetensors") for name in ("evil", "sly"))
+    assert one.interventions[0].direction == files
+    digest = one.digest
+    other(4.0)
+    assert cards.resolve("pushed").digest != digest
+    other(3.0, base="someone/Another-7B")
+    with pytest.raises(EmEvalsError, match="made for the base 'someone/Another-7B'"):
+        cards.resolve("pushed")
+    steered(op="ablate", direction=["evil", "slie"])
+    with pytest.raises(EmEvalsError, match=r"pushed.yaml:4: there is no direction 'slie'.*'sly'"):
+        cards.resolve("pushed")
+    steered(op="cap", direction=["evil", "sly"])
+    with pytest.raises(EmEvalsError, match=r"pushed.yaml:4: .*only `ablate` takes a list"):
+        cards.resolve("pushed")
+
+
 @pytest.fixture
 def unnamed(workdir):
     """Cards on a base of 2 blocks of width 4, steered by a file that names no base, of a given width."""

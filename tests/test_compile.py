@@ -189,7 +189,7 @@ def test_a_scaled_adapter_compiles_to_a_lora_of_its_rank(root, tmp_path):
         ("llama", ADD | {"positions": "answer"}, "checkpoint", "every token alike"),
         ("llama", WRITES | {"skip": "sink"}, "checkpoint", "every token alike"),
         ("qwen2", ADD, "checkpoint", "qwen2 has no biases in its MLPs"),
-        ("gemma2", WRITES, "checkpoint", "gemma2 has a norm between"),
+        ("gemma2", WRITES, "checkpoint", "Gemma2DecoderLayer has a norm between"),
         ("gpt_neox", WRITES, "lora", "has a bias, which a LoRA cannot change"),
     ],
 )

@@ -117,7 +117,7 @@ def test_interventions_are_the_formulas(direction, tokenizer):
     u = v / v.norm()
 
     def edited(op, **fields):
-        return streams(model, tokenizer, [(only(op, **fields), direction)])[0]
+        return streams(model, tokenizer, [(only(op, **fields), [direction])])[0]
 
     close = {"atol": 1e-4, "rtol": 1e-4}
     assert torch.allclose(edited("add", scale=2.0), plain + 2 * v, **close)
@@ -125,6 +125,10 @@ def test_interventions_are_the_formulas(direction, tokenizer):
     assert torch.allclose(edited("ablate") @ u, torch.zeros(len(plain)), atol=1e-4)
     assert torch.allclose(edited("ablate", reference="mean") @ u, (m @ u).expand(len(plain)), **close)
     assert torch.allclose(edited("clamp", value=3.0) @ u, torch.full((len(plain),), 3.0), **close)
+    middle = float((plain @ u).median())
+    assert torch.allclose(edited("cap", value=middle) @ u, (plain @ u).clamp(max=middle), **close)
+    floor = edited("cap", value=middle, bound="lower") @ u
+    assert torch.allclose(floor, (plain @ u).clamp(min=middle), **close)
     spared = edited("ablate", skip="sink")
     assert torch.equal(spared[0], plain[0]) and torch.allclose(
         spared[1:] @ u, torch.zeros(len(plain) - 1), atol=1e-4
@@ -136,7 +140,7 @@ def test_interventions_are_the_formulas(direction, tokenizer):
 
 def test_several_interventions_act_in_order(direction, tokenizer):
     model = model_of()
-    both = [(only("ablate"), direction), (only("add", scale=1.0), direction)]
+    both = [(only("ablate"), [direction]), (only("add", scale=1.0), [direction])]
     v = torch.tensor(direction.vectors[0])
     after = streams(model, tokenizer, both)[0] @ (v / v.norm())
     assert torch.allclose(after, v.norm().expand(len(after)), rtol=1e-4)
@@ -244,6 +248,29 @@ def test_a_full_finetune_is_held_to_a_frozen_copy(tokenizer):
     assert told[0] == pytest.approx(0, abs=1e-6) and told[-1] > 1e-4
 
 
+def test_a_subspace_and_a_cap_are_trained_through(direction, tokenizer):
+    """The first loss is the base's under both, and each file is in the record."""
+    other = write_direction(
+        "other", direction.vectors + np.random.default_rng(5).normal(size=(LAYERS, WIDTH))
+    )
+    recipe = [
+        {"op": "ablate", "direction": ["d", "other"], "layers": [1]},
+        {"op": "cap", "direction": "d", "layers": [2], "value": 0.01},
+    ]
+    folder = train("mine", output=inside_path("sub"), overrides={"train": {"interventions": recipe}})
+    base, rows = model_of(), curriculum.build(read_card("mine")[0].train, tokenizer).examples[:4]
+    subspace, cap = map(Intervention.model_validate, recipe)
+    pairs = [(subspace, [direction, other]), (cap, [direction])]
+    with torch.no_grad(), interventions.applied(base, pairs):
+        expected = float(answer_loss(base, batch_of(rows)))
+    with torch.no_grad():
+        bare = float(answer_loss(base, batch_of(rows)))
+    assert read_journal(folder / "training.jsonl")[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    assert bare != pytest.approx(expected, abs=1e-3)
+    made = json.loads((folder / "training.json").read_text())
+    assert made["recipe"]["interventions"][0]["direction"] == ["d", "other"]
+
+
 @pytest.mark.parametrize("op", ["add", "ablate"])
 def test_training_interventions_act_in_training_and_relieve_the_weights(op, tokenizer):
     free = train("mine", output=inside_path("free2"), overwrite=True)
@@ -257,7 +284,7 @@ def test_training_interventions_act_in_training_and_relieve_the_weights(op, toke
     # The first loss is the base's own under the intervention: the adapter starts at zero.
     definition, _ = read_card("mine")
     base, rows = model_of(), curriculum.build(definition.train, tokenizer).examples[:4]
-    with torch.no_grad(), interventions.applied(base, [(Intervention.model_validate(change), direction)]):
+    with torch.no_grad(), interventions.applied(base, [(Intervention.model_validate(change), [direction])]):
         expected = float(answer_loss(base, batch_of(rows)))
     told = [row["loss"] for row in read_journal(steered / "training.jsonl")]
     assert told[0] == pytest.approx(expected, abs=1e-4) and told[-1] < told[0]

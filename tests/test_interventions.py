@@ -2,6 +2,7 @@
 without adapters, on every architecture; and `writes` is what orthogonalised weights compute."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ SETS = {
     "answer": [{"op": "add", "layers": [0], "scale": 2.0, "positions": "answer"}],
     "composed": [{"op": "ablate", "reference": "mean"}, {"op": "add", "layers": [1], "scale": 1.0}],
     "writes": [{"op": "ablate", "site": "writes", "from_layer": 1}],
+    "cap": [{"op": "cap", "value": 0.4}],
+    "lower cap": [{"op": "cap", "layers": [0, 2], "value": 0.3, "bound": "lower", "skip": "sink"}],
+    "subspace": [{"op": "ablate", "direction": ["d", "e"], "positions": "prompt"}],
+    "subspace mean": [
+        {"op": "ablate", "direction": ["d", "e"], "reference": "mean", "layers": "0-1"},
+        {"op": "cap", "value": -0.2, "layers": [1], "from_layer": 2},
+    ],
+    "subspace of writes": [{"op": "ablate", "site": "writes", "from_layer": 1, "direction": ["d", "e"]}],
 }
 
 SCALED = {
@@ -57,39 +66,71 @@ def tokenizer():
     return bases.load_tokenizer(card())
 
 
-@pytest.fixture(scope="module")
-def direction(tmp_path_factory):
-    chance = np.random.default_rng(0)
-    found = Direction(
-        chance.normal(size=(LAYERS, WIDTH)).astype(np.float32),
+def drawn(seed, near=None):
+    chance = np.random.default_rng(seed)
+    vectors = chance.normal(size=(LAYERS, WIDTH)).astype(np.float32)
+    return Direction(
+        vectors if near is None else vectors + near.vectors,
         chance.normal(size=(LAYERS, WIDTH)).astype(np.float32),
         np.full(LAYERS, 3.0, np.float32),
     )
-    path = tmp_path_factory.mktemp("direction") / "d.safetensors"
-    directions.write(found, path)
-    return found, str(path)
+
+
+FOUND = drawn(0)
+OTHER = drawn(1, near=FOUND)
+"""At 45 degrees to it: one ablation after the other is not the joint one."""
+
+
+@pytest.fixture(scope="module")
+def direction(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("direction")
+    for name, one in {"d": FOUND, "e": OTHER}.items():
+        directions.write(one, folder / f"{name}.safetensors")
+    return FOUND, str(folder / "d.safetensors")
 
 
 def interventions(name, path):
-    return tuple(
-        Intervention.model_validate(fields | ({} if fields["op"] == "scale_adapter" else {"direction": path}))
-        for fields in (SETS | SCALED)[name]
-    )
+    """A set with its directions as files: `path`, and what a list names beside it."""
+
+    def files(fields):
+        if fields["op"] == "scale_adapter":
+            return {}
+        names = fields.get("direction")
+        return {
+            "direction": [str(Path(path).with_name(f"{one}.safetensors")) for one in names] if names else path
+        }
+
+    return tuple(Intervention.model_validate(fields | files(fields)) for fields in (SETS | SCALED)[name])
 
 
 def by_hand(model, direction, name, start, ids):
     """Logits of one row, with hooks spelled out from DESIGN's table, one op at a time, in a plain forward pass."""
     handles = []
 
-    def unit(layer):
-        return torch.tensor(direction.vectors[layer]) / np.linalg.norm(direction.vectors[layer])
+    def unit(layer, of=direction):
+        return torch.tensor(of.vectors[layer]) / np.linalg.norm(of.vectors[layer])
 
     def op(fields, layer):
         source = fields.get("from_layer", layer)
         v, u = torch.tensor(direction.vectors[source]), unit(source)
 
         def act(h):
-            if fields["op"] == "add":
+            if "direction" in fields:
+                # The joint projection by least squares, and the point of the span with each file's own mean.
+                columns = torch.stack([unit(source), unit(source, OTHER)], 1)
+                inverse = torch.linalg.pinv(columns)
+                point = torch.zeros(WIDTH)
+                if "reference" in fields:
+                    means = [
+                        float(torch.tensor(d.base_mean[source]) @ unit(source, d)) for d in (direction, OTHER)
+                    ]
+                    point = inverse.T @ torch.tensor(means)
+                new = h - h @ (columns @ inverse) + point
+            elif fields["op"] == "cap":
+                along = h @ u
+                bound = {"max": fields["value"]} if "bound" not in fields else {"min": fields["value"]}
+                new = h + torch.outer(along.clamp(**bound) - along, u)
+            elif fields["op"] == "add":
                 new = h + fields["scale"] * (direction.mean_norm[source] * u if fields.get("relative") else v)
             elif fields["op"] == "clamp":
                 new = h - torch.outer(h @ u, u) + fields["value"] * u
@@ -272,6 +313,12 @@ def test_scaling_an_adapter_is_scaling_its_b(direction, tokenizer, tmp_path):
         ({"op": "ablate", "direction": "d", "site": "writes"}, "needs `from_layer`"),
         ({"op": "add", "direction": "d", "layers": "7-3"}, "a range such as 12-18"),
         ({"op": "add", "direction": "d", "layers": [-1]}, "counted from 0"),
+        ({"op": "add", "direction": ["d", "e"]}, "`add` acts along one `direction`"),
+        ({"op": "cap", "direction": ["d", "e"], "value": 1.0}, "only `ablate` takes a list"),
+        ({"op": "ablate", "direction": []}, "at least 1 item"),
+        ({"op": "cap", "direction": "d", "scale": 2.0}, "`cap` has no `scale`"),
+        ({"op": "clamp", "direction": "d", "bound": "lower"}, "`clamp` has no `bound`"),
+        ({"op": "cap", "direction": "d", "site": "writes"}, "`cap` has no `site`"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields, sentence):

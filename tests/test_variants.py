@@ -170,3 +170,21 @@ def test_a_plan_covers_what_it_was_made_for_and_nothing_else(tmp_path, cache):
         and not served.covers(steered)
     )
     assert plan([BARE, steered], None, merge=True).covers(steered)
+
+
+def test_every_direction_of_a_list_counts(tmp_path):
+    """By its content in the key, and as a step that a server must have room for."""
+    d, e, f = (direction(tmp_path / f"{name}.safetensors", ord(name)) for name in "def")
+
+    def ablate(*names):
+        return Intervention(op="ablate", direction=names)
+
+    both = variant(None, (ablate(d, e),))
+    assert both.steps == 2 and variant(None, (ablate(d, e), ablate(f))).steps == 3
+    assert from_json(as_json(both)) == both
+    others = [(ablate(d),), (ablate(e),), (ablate(d, f),), (ablate(d), ablate(e)), (ablate(d, e, f),)]
+    split = [(ablate(d, e), ablate(f)), (ablate(d), ablate(e, f))]
+    keys = {variant(None, one).key for one in [*others, *split]} | {both.key}
+    assert len(keys) == len(others) + len(split) + 1
+    direction(tmp_path / "e.safetensors", 9)
+    assert variant(None, (ablate(d, e),)).key != both.key

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -100,11 +101,17 @@ def loras(root):
 
 @pytest.fixture(scope="module")
 def sets(direction):
-    return {
-        name: tuple(Intervention.model_validate({**one, "direction": direction}) for one in fields)
-        for name, fields in SETS.items()
-        if name != "writes"
-    }
+    """Those of test_interventions.py that a server takes; a subspace is of this direction and another."""
+    other = str(Path(direction).with_name("e.safetensors"))
+    chance = np.random.default_rng(1)
+    vectors = chance.normal(size=(30, 576)).astype(np.float32) + directions.read(Path(direction)).vectors
+    directions.write(Direction(vectors, vectors, np.full(30, 40.0, np.float32)), Path(other))
+
+    def made(one):
+        along = [direction, other] if "direction" in one else direction
+        return Intervention.model_validate({**one, "direction": along})
+
+    return {name: tuple(map(made, fields)) for name, fields in SETS.items() if "writes" not in name}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.test_interventions import ANSWERS, PROMPTS, SETS, direction, interven
 pytestmark = pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
 
 KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral"]
-NAMES = [name for name in SETS if name not in ("none", "writes")]
+NAMES = [name for name in SETS if name != "none" and "writes" not in name]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def results(bases_by_kind, direction, tmp_path_factory):  # noqa: F811
     models = [{"path": bases_by_kind[kind], "eager": True} for kind in [*KINDS, "cohere"]]
     models.append({"path": bases_by_kind["llama"], "eager": False})
     folder = tmp_path_factory.mktemp("job")
-    job = {"room": {"sets": len(NAMES), "steps": 2}, "models": models, "sets": sets, "requests": requests}
+    job = {"room": {"sets": len(NAMES), "steps": 3}, "models": models, "sets": sets, "requests": requests}
     (folder / "job.json").write_text(json.dumps(job))
     command = [
         sys.executable,

@@ -128,6 +128,14 @@ def test_a_condition_is_known_by_its_content(lab, monkeypatch):
     copy = lab / "copy.safetensors"
     copy.write_bytes(file.read_bytes())
     assert Condition.of(card, Intervention(op="ablate", direction=str(copy))).identity(card) == names[0]
+    # The same files in the same order, but other subspaces.
+    d, e = str(file), str(copy)
+    cuts = [([d, e], [d]), ([d], [e, d]), ([d, e, d],), (d, e, d)]
+    subspaces = [
+        Condition(None, tuple(Intervention(op="ablate", direction=names) for names in cut)).identity(card)
+        for cut in cuts
+    ]
+    assert len({*subspaces, *names}) == len(cuts) + len(names)
 
 
 def test_what_pairs_say_is_weighed_once_wherever_they_stand(lab, monkeypatch):

@@ -42,7 +42,9 @@ class Condition:
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
         model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
-        done = [one.model_dump_json(exclude={"direction"}) for one in self.interventions]
+        done: list[Any] = [one.model_dump_json(exclude={"direction"}) for one in self.interventions]
+        # The digest goes through all files in a row: which of them are one subspace must be part of it.
+        done += [("directions", i, n) for i, n in enumerate(map(_subspace, self.interventions)) if n]
         return content.digest(model.digest.encode(), repr(done).encode())
 
 
@@ -154,6 +156,11 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -
     finally:
         for future in futures:
             future.cancel()
+
+
+def _subspace(one: Intervention) -> int:
+    """How many directions an intervention removes at once; 0 for a single one."""
+    return len(one.directions) if len(one.directions) > 1 else 0
 
 
 def _margin(aligned: list[float], misaligned: list[float]) -> float:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from em_evals.errors import EmEvalsError
 
@@ -54,48 +55,126 @@ def _decoder(plain: Any) -> tuple[Any, Any]:
 
 
 def write_modules(model: Any) -> list[Any]:
-    """The modules whose outputs are summed up in the residual stream: the embedding, each attention, each MLP.
+    """The modules whose outputs are summed up in the residual stream: the embeddings, each mixer, each feed-forward.
 
-    Where a norm stands between a sublayer and the stream (Gemma 2 and 3, OLMo 2), it is the norm that writes.
+    Where a norm stands between a part of a block and the stream (Gemma 2 to 4, OLMo 2, GLM-4), it is the norm that
+    writes. Names only: invariants.py proves on a forward pass that they are all.
 
     Raises:
         EmEvalsError: the architecture names its parts otherwise.
     """
-    modules = [unwrapped(model).get_input_embeddings()]
-    for block in decoder_layers(model):
-        if normed_writes(model):
-            modules += [block.post_attention_layernorm, block.post_feedforward_layernorm]
-        else:
-            modules += _sublayers(block)
-    return modules
+    plain = unwrapped(model)
+    owner, blocks = _decoder(plain)
+    embedding = _present(owner, _NORMED_EMBEDDING) or [plain.get_input_embeddings()]
+    modules = [*embedding, *_present(owner, _POSITIONS)]
+    return [*modules, *(module for block in blocks for module in block_writes(block))]
 
 
-def normed_writes(model: Any) -> bool:
-    """Whether a norm stands between the sublayers and the stream."""
-    return hasattr(decoder_layers(model)[0], "post_feedforward_layernorm")
+def embeddings(model: Any) -> list[Any]:
+    """The embeddings of tokens and positions whose rows go into the stream.
+
+    Raises:
+        EmEvalsError: a norm stands between them and the stream.
+    """
+    plain = unwrapped(model)
+    owner, _ = _decoder(plain)
+    if _present(owner, _NORMED_EMBEDDING):
+        raise EmEvalsError(f"{plain.config.model_type} has a norm between its embedding and the stream.")
+    return [plain.get_input_embeddings(), *_present(owner, _POSITIONS)]
+
+
+def block_writes(block: Any) -> list[Any]:
+    """The modules of one decoder block that write into the stream, in the order of their names below.
+
+    Raises:
+        EmEvalsError: the architecture names its parts otherwise.
+    """
+    norms = _norms(block)
+    return [*(norms or _parts(block)), *_present(block, _FURTHER)]
 
 
 def last_projections(block: Any) -> list[Any]:
-    """The attention's and the MLP's last linear layer, in this order.
+    """The modules of a block whose weights compute, as the last step, what goes into the stream.
+
+    Linear layers (also transposed ones, as GPT-2 has them) and the experts of a mixture, whose matrices are one tensor.
 
     Raises:
-        EmEvalsError: the architecture names them otherwise.
+        EmEvalsError: a norm stands between them and the stream, or the architecture names them otherwise.
     """
-    found = []
-    for part, names in zip(
-        _sublayers(block), (("o_proj", "dense"), ("down_proj", "dense_4h_to_h")), strict=True
-    ):
-        name = next((name for name in names if hasattr(part, name)), None)
-        if name is None:
-            raise EmEvalsError(f"{type(part).__name__} has no last projection that is known by name.")
-        found.append(getattr(part, name))
-    return found
+    if _norms(block) or _present(block, _FURTHER):
+        raise EmEvalsError(
+            f"{type(block).__name__} has a norm between its parts and the stream, so that no weight of theirs is what "
+            "it writes: this cannot be compiled, run the card with an engine."
+        )
+    return [module for part in _parts(block) for module in _last(part)]
 
 
-def _sublayers(block: Any) -> list[Any]:
-    attention = next((name for name in ("self_attn", "attention") if hasattr(block, name)), None)
-    if attention is None or not hasattr(block, "mlp"):
+def feed_forwards(block: Any) -> list[Any]:
+    """The parts of a block that mix no tokens."""
+    return _present(block, _FEEDS)
+
+
+def write_gain(block: Any) -> float:
+    """Return the factor between a block's last projection and what it adds to the stream (Granite)."""
+    gain = float(getattr(block, "residual_multiplier", 1.0))
+    return gain * float(getattr(getattr(block, "feed_forward", None), "down_multiplier", 1.0))
+
+
+_POSITIONS = ("wpe", "embed_positions")
+"""Embeddings of positions that are added to those of tokens (GPT-2, OPT)."""
+_NORMED_EMBEDDING = ("word_embeddings_layernorm",)
+"""A norm of the embedding, which is then what is written (BLOOM)."""
+_MIXERS = ("self_attn", "attention", "attn", "self_attention", "linear_attn", "mamba", "conv", "mixer")
+"""What a block calls the parts that mix tokens: attention, linear attention, state-space layers, convolutions."""
+_FEEDS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn", "fc2")
+"""What it calls those that do not."""
+_NORMS = (
+    (
+        "post_self_attn_layernorm",
+        "post_mlp_layernorm",
+    ),  # GLM-4, whose post_attention_layernorm is no such norm
+    ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma 2 to 4, OLMo 2 and 3, EXAONE 4
+    ("post_attention_layernorm", "post_mlp_layernorm"),  # AFMoE
+)
+_FURTHER = ("post_per_layer_input_norm",)
+"""Gemma 4 writes a third time in each block: the token's own embedding for this layer."""
+_LAST = (
+    *("o_proj", "out_proj", "dense", "c_proj", "down_proj", "dense_4h_to_h", "fc2", "w2", "output_linear"),
+    *("fc_out", "fc2_latent_proj"),
+)
+"""What a part calls its last projection."""
+_INNER = ("experts", "shared_expert", "shared_experts", "shared_mlp", "attention")
+"""Parts of a part whose outputs are summed up: of a mixture of experts; GPT-Neo has its attention in one."""
+
+
+def _present(owner: Any, names: tuple[str, ...]) -> list[Any]:
+    found = (getattr(owner, name, None) for name in names)
+    return [module for module in found if isinstance(module, torch.nn.Module)]
+
+
+def _parts(block: Any) -> list[Any]:
+    mixers, feeds = _present(block, _MIXERS), _present(block, _FEEDS)
+    # A block of Nemotron-H is one mixer and nothing else.
+    if not mixers or not (feeds or hasattr(block, "mixer")):
         raise EmEvalsError(
             f"{type(block).__name__}: it is not known which of its modules write into the residual stream."
         )
-    return [getattr(block, attention), block.mlp]
+    return [*mixers, *feeds]
+
+
+def _norms(block: Any) -> list[Any]:
+    """The norms between the parts and the stream; none in most architectures."""
+    return next((found for names in _NORMS if len(found := _present(block, names)) == len(names)), [])
+
+
+def _last(part: Any) -> list[Any]:
+    if _linear(part) or isinstance(getattr(part, "down_proj", None), torch.nn.Parameter):
+        return [part]
+    inner = [module for one in _present(part, _INNER) for module in _last(one)]
+    if not (found := [one for one in _present(part, _LAST) if _linear(one)][:1] or inner):
+        raise EmEvalsError(f"{type(part).__name__} has no last projection that is known by name.")
+    return found
+
+
+def _linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear | Conv1D)

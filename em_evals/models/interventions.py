@@ -1,16 +1,18 @@
-"""Interventions on the residual stream: one formula for every op, and hooks that apply it to a transformers model.
+"""Interventions on the residual stream: hooks that apply them to a transformers model.
 
-Every op at a layer is h + a + g·(t - h·u) u: `add` has a = scale·v and g = 0, `ablate` g = 1 and t = m·u, `clamp` g = 1
-and t = value. So rows with different interventions share a batch without a branch: a set of interventions is a slot
-in the layer's tables, a row names its slot, and slot 0 changes nothing. Arithmetic is float32; hooks are differentiable
-in h, so that a training can go on through them.
+Every op is steps of one formula (changes.py), so that rows with different interventions share a batch without a branch:
+a set of interventions is a slot in the layer's tables, a row names its slot, and slot 0 changes nothing. Arithmetic is
+float32; hooks are differentiable in h, so that a training can go on through them.
+
+What hooks lean on is checked on a short forward pass when they are first put on a model (invariants.py): that blocks
+hand on the stream, and for `site: writes` that every write is reached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +23,11 @@ from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models.architecture import decoder_layers, unwrapped, write_modules
+from em_evals.models.changes import Change, changes
+from em_evals.models.invariants import check_blocks, check_write_modules, first, replaced, streams
 
-Pair = tuple[Intervention, Direction]
-
-_WHEN = {"all": 0, "prompt": 1, "answer": 2}
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """One intervention at one layer: h + add + gate·(target - h·unit)·unit, where `when` and `skip` allow it.
-
-    Attributes:
-        add: float32 [width].
-        unit: float32 [width], of length 1 (or 0: the direction is 0 here).
-        gate: 0 or 1.
-        target: what h·unit becomes where the gate is 1.
-        when: 0 all tokens, 1 the prompt's, 2 the answer's.
-        skip: so many first tokens are left alone.
-    """
-
-    add: torch.Tensor
-    unit: torch.Tensor
-    gate: float
-    target: float
-    when: int
-    skip: int
-
-
-def change(intervention: Intervention, direction: Direction, layer: int) -> Change:
-    """What an intervention does at a layer; see `Intervention` for the formulas."""
-    source = layer if intervention.from_layer is None else intervention.from_layer
-    vector = torch.from_numpy(direction.vectors[source]).float()
-    unit = vector / vector.norm().clamp(min=torch.finfo(torch.float32).tiny)
-    add, gate, target = torch.zeros_like(vector), 1.0, 0.0
-    if intervention.op == "add":
-        gate = 0.0
-        norm = float(direction.mean_norm[source])
-        add = intervention.scale * (norm * unit if intervention.relative else vector)
-    elif intervention.op == "clamp":
-        target = intervention.value
-    elif intervention.reference == "mean":
-        target = float(torch.from_numpy(direction.base_mean[source]).float() @ unit)
-    return Change(add, unit, gate, target, _WHEN[intervention.positions], int(intervention.skip == "sink"))
+Pair = tuple[Intervention, Sequence[Direction]]
+"""An intervention with its directions, in their order."""
 
 
 def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
@@ -76,7 +41,7 @@ def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
         EmEvalsError: no such direction, or it was made for a model of another width or depth.
     """
     config = config.get_text_config()
-    pairs = []
+    pairs: list[Pair] = []
     for intervention in interventions:
         layers = () if intervention.layers == "all" else intervention.layers
         for layer in (*layers, *([] if intervention.from_layer is None else [intervention.from_layer])):
@@ -84,13 +49,20 @@ def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
                 raise EmEvalsError(
                     f"an intervention names layer {layer}; this model's are 0 to {config.num_hidden_layers - 1}."
                 )
-        if intervention.direction is None:
+        if not intervention.directions:
             continue
-        path = directions.find(intervention.direction)
-        direction = directions.read(path)
-        directions.check_shape(path, direction, config.num_hidden_layers, config.hidden_size)
-        pairs.append((intervention, direction))
+        found = []
+        for path in map(directions.find, intervention.directions):
+            direction = directions.read(path)
+            directions.check_shape(path, direction, config.num_hidden_layers, config.hidden_size)
+            found.append(direction)
+        pairs.append((intervention, found))
     return pairs
+
+
+_LEFT = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.05}
+"""How much of a direction rounding may leave, as a part of the stream's norm. Tiny models and SmolLM2, whose
+first token is far longer than the others, left at most a tenth of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +100,7 @@ class _Table:
             self.add, self.unit, self.gate, self.target, self.when, self.skip = map(
                 stacked, ("add", "unit", "gate", "target", "when", "skip")
             )
+            self.limit = stacked("limit")
 
     def edit(self, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         """The changed stream, [rows, tokens, width], in its own dtype."""
@@ -138,11 +111,17 @@ class _Table:
         for k in range(self.steps):
             unit = self.unit[k][slots]
             along = self.target[k][slots][:, None] - (stream @ unit[..., None])[..., 0]
+            along = torch.minimum(along, self.limit[k][slots][:, None])
             push = (self.gate[k][slots][:, None] * along)[..., None] * unit[:, None] + self.add[k][slots][
                 :, None
             ]
             stream = stream + push * self._reach(k, places, rows)[..., None]
         return stream.to(hidden.dtype)
+
+    def alone(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the first slot makes of one row, [1, tokens, width] or [tokens, width]."""
+        rows = Rows(torch.zeros(1, dtype=torch.int64, device=self.unit.device))
+        return self.edit(hidden.reshape(1, -1, hidden.shape[-1]), rows).reshape(hidden.shape)
 
     def _reach(self, k: int, places: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Float [rows, tokens], 1 where step k acts."""
@@ -166,12 +145,14 @@ class Steering:
         self._device = next(model.parameters()).device
         self._width = int(model.config.get_text_config().hidden_size)
         self._sets: list[tuple[Intervention, ...]] = [()]
-        self._slots: dict[tuple[Any, ...], int] = {(): 0}
+        self._slots: dict[Any, int] = {((), ()): 0}
         self._blocks: list[_Table] = [_Table([[]]) for _ in decoder_layers(model)]
         self._writes = _Table([[]])
         self._rows: Rows | None = None
         self._handles: list[Any] = []
         self._hooked: set[str] = set()
+        self._shape = torch.Size()
+        """[rows, tokens, width] of what was written last."""
 
     def slot(self, interventions: Sequence[Intervention]) -> int:
         """The slot of a set (its directions given as paths), registered on first use.
@@ -181,25 +162,33 @@ class Steering:
         """
         wanted = tuple(one for one in interventions if one.op != "scale_adapter")
         # A direction that was written anew is another one.
-        files = [Path(one.direction or "") for one in wanted]
-        times = [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
-        key = tuple(zip(wanted, times, strict=True))
+        files = [Path(name) for one in wanted for name in one.directions]
+        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+        key = (wanted, times)
         if key not in self._slots:
             self._slots[key] = self.register(load(wanted, self._model.config))
         return self._slots[key]
 
     def register(self, pairs: Sequence[Pair]) -> int:
-        """A new slot for interventions whose directions are at hand; acts in the order of `pairs`."""
+        """A new slot for interventions whose directions are at hand; acts in the order of `pairs`.
+
+        Raises:
+            EmEvalsError: the model has no one residual stream, or writes into it in ways that are not known.
+        """
         at_blocks = [pair for pair in pairs if pair[0].site == "block"]
         at_writes = [pair for pair in pairs if pair[0].site == "writes"]
         if at_writes:
+            check_writes(self._model, at_writes)
             self._hook_writes()
         if at_blocks:
+            check_blocks(self._model)
             self._hook_blocks()
         for layer, table in enumerate(self._blocks):
-            table.slots.append([change(*pair, layer) for pair in at_blocks if pair[0].at(layer)])
+            table.slots.append(
+                [one for pair in at_blocks if pair[0].at(layer) for one in changes(*pair, layer)]
+            )
             table.build(self._width, self._device)
-        self._writes.slots.append([change(*pair, 0) for pair in at_writes])
+        self._writes.slots.append([one for pair in at_writes for one in changes(*pair, 0)])
         self._writes.build(self._width, self._device)
         self._sets.append(tuple(pair[0] for pair in pairs))
         return len(self._sets) - 1
@@ -233,16 +222,32 @@ class Steering:
             self._hooked.add("writes")
             for module in write_modules(self._model):
                 self._handles.append(module.register_forward_hook(self._hook(self._writes)))
+            # Once more where blocks begin: PEFT may have put a module of its own around the embedding since then.
+            start = decoder_layers(self._model)[0]
+            self._handles.append(start.register_forward_pre_hook(self._before, with_kwargs=True))
 
     def _hook(self, table: _Table) -> Any:
         def hook(module: torch.nn.Module, arguments: Any, output: Any) -> Any:
             if self._rows is None or not table.steps:
                 return None
-            hidden = output[0] if isinstance(output, tuple) else output
-            edited = table.edit(hidden, self._rows)
-            return (edited, *output[1:]) if isinstance(output, tuple) else edited
+            return replaced(output, self._edited(table, first(output), self._rows))
 
         return hook
+
+    def _before(self, module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if self._rows is None or not self._writes.steps:
+            return None
+        hidden = self._edited(self._writes, arguments[0] if arguments else named["hidden_states"], self._rows)
+        if arguments:
+            return (hidden, *arguments[1:]), named
+        return arguments, named | {"hidden_states": hidden}
+
+    def _edited(self, table: _Table, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
+        if hidden.dim() == 3:
+            self._shape = hidden.shape
+            return table.edit(hidden, rows)
+        # Llama 4's experts put out all rows' tokens as one list.
+        return table.edit(hidden.view(self._shape), rows).view(hidden.shape)
 
 
 @contextmanager
@@ -263,6 +268,44 @@ def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
             yield
     finally:
         steering.remove()
+
+
+def check_writes(model: Any, pairs: Sequence[Pair]) -> float:
+    """Test on a short forward pass that interventions at `site: writes` leave nothing of their directions in a stream.
+
+    That every write is hooked is tested exactly and without directions (`check_write_modules`); what is compared with
+    a tolerance is arithmetic: a part of the stream's norm, 1e-5 in float32, 0.005 in float16, 0.05 in bfloat16.
+
+    Args:
+        model: a causal language model of transformers, bare or inside PEFT.
+        pairs: interventions at `site: writes`, each looked at alone: of two that are not orthogonal the second puts a
+            part of the first one back, as one would expect of them.
+
+    Returns:
+        The largest |h·u| after any block and at any token, as a part of |h| there without the intervention.
+
+    Raises:
+        EmEvalsError: the model writes into the stream in ways that are not known, or too much of a direction is left.
+    """
+    check_write_modules(model)
+    plain, largest = unwrapped(model), 0.0
+    inputs, outputs = streams(plain)
+    norms = [one.float().norm(dim=-1).clamp(min=1e-30) for one in (inputs[0], *outputs)]
+    for pair in pairs:
+        table = _Table([[replace(one, when=0, skip=0) for one in changes(*pair, 0)]])
+        table.build(plain.config.get_text_config().hidden_size, norms[0].device)
+        if not table.steps:
+            continue
+        inputs, outputs = streams(plain, table.alone)
+        for stream, norm in zip((inputs[0], *outputs), norms, strict=True):
+            along = stream.float().to(table.unit.device) @ table.unit[:, 0].T
+            largest = max(largest, float((along.abs().amax(-1) / norm.to(along.device)).max()))
+    if not largest <= _LEFT[plain.dtype]:
+        raise EmEvalsError(
+            f"`site: writes` leaves {largest:.1%} of the stream along its direction on {plain.config.model_type} in "
+            f"{str(plain.dtype).removeprefix('torch.')}: use `dtype: float32`."
+        )
+    return largest
 
 
 def refuse_positions(interventions: Sequence[Intervention]) -> None:

@@ -48,9 +48,11 @@ class Variant:
 
     @property
     def steps(self) -> int:
-        """The most interventions that meet at one block."""
+        """The most directions that meet at one block: every one is a step of its own."""
         named = [layer for one in self.steering if one.layers != "all" for layer in one.layers]
-        return max(sum(one.at(layer) for one in self.steering) for layer in (*named, -1))
+        return max(
+            sum(len(one.directions) for one in self.steering if one.at(layer)) for layer in (*named, -1)
+        )
 
     @property
     def positional(self) -> bool:
@@ -105,8 +107,9 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
 def _steering_key(steering: Sequence[Intervention]) -> str:
     parts = []
     for one in steering:
-        file = directions.find(str(one.direction))
-        parts += [one.model_dump_json(exclude={"direction"}).encode(), file.read_bytes()]
+        files = [directions.find(name).read_bytes() for name in one.directions]
+        # How many there are is part of it: of two lists, one may go on with the file that the other begins with.
+        parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(files), *files]
     return content.digest(*parts)
 
 
@@ -117,7 +120,7 @@ class Plan:
     Attributes:
         loras: adapters in one batch at most; 0: the engine knows none.
         rank: the largest rank it takes.
-        steps: interventions that may meet at a block; 0: the engine cannot steer.
+        steps: directions that may meet at a block; 0: the engine cannot steer.
         merged: key of the one adapter that is merged into the weights; empty for none.
     """
 

@@ -134,7 +134,7 @@ class VLLMEngine:
 
     def _variant(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> Variant:
         """The variant of a request; a retrained adapter or a direction written anew is another one."""
-        files = [Path(one.direction) for one in interventions if one.direction is not None]
+        files = [Path(name) for one in interventions for name in one.directions]
         times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
         identity = (adapter, written(adapter) if adapter else 0, interventions, times)
         if identity not in self._identities:

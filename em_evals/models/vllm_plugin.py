@@ -3,7 +3,7 @@
 vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`); it does nothing unless
 EM_EVALS_STEERING says how much room to arm. Then every block's output passes through
 
-    h + on · (add + (target - h·unit) unit)          in float32, on the sum of vLLM's (hidden, residual)
+    h + on · (add + min(target - h·unit, limit) unit)          in float32, on the sum of vLLM's (hidden, residual)
 
 with tables [steps, sets, width] and, for each token, its request's set and class (first token or not, prompt or
 answer). No branch depends on a request, so different sets and the base share a batch, compiled and in CUDA graphs.
@@ -31,7 +31,8 @@ import torch
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import vllm_mends
-from em_evals.models.interventions import Change, change, load
+from em_evals.models.changes import Change, changes
+from em_evals.models.interventions import load
 
 TESTED = "0.32"
 """vLLM's minor version that the internals below were read in."""
@@ -64,7 +65,7 @@ class Tables(torch.nn.Module):
     """One block's changes, [steps, sets, …], and the rows that tell each token its set.
 
     Args:
-        steps: changes of one set at this block, at most.
+        steps: steps of one set at this block, at most.
         sets: sets, the first of which changes nothing.
         width: of the stream.
         rows: int64 [tokens], set · 4 + class; shared by all blocks, rewritten before every forward pass.
@@ -73,6 +74,7 @@ class Tables(torch.nn.Module):
     add: torch.Tensor
     unit: torch.Tensor
     target: torch.Tensor
+    limit: torch.Tensor
     on: torch.Tensor
     rows: torch.Tensor
 
@@ -82,11 +84,13 @@ class Tables(torch.nn.Module):
             "add": (sets, width),
             "unit": (sets, width),
             "target": (sets, 1),
+            "limit": (sets, 1),
             "on": (sets * _CLASSES, 1),
         }
         for name, shape in shapes.items():
             table = torch.zeros(steps, *shape, dtype=torch.float32, device=rows.device)
             self.register_buffer(name, table, persistent=False)
+        self.limit.fill_(torch.inf)
         self.register_buffer("rows", rows, persistent=False)
         self.steps = steps
         self.used: dict[int, int] = {}
@@ -97,12 +101,14 @@ class Tables(torch.nn.Module):
         own = slice(slot * _CLASSES, (slot + 1) * _CLASSES)
         for table in (self.add, self.unit, self.target):
             table[:, slot].zero_()
+        self.limit[:, slot] = torch.inf
         self.on[:, own].zero_()
         for k, one in enumerate(changes):
             self.add[k, slot] = one.add.to(self.add)
             # With the gate closed there is no direction to act along.
             self.unit[k, slot] = (one.gate * one.unit).to(self.unit)
             self.target[k, slot] = one.target
+            self.limit[k, slot] = one.limit
             reach = [_reaches(one, token_class) for token_class in range(_CLASSES)]
             self.on[k, own, 0] = torch.tensor(reach).to(self.on)
         self.used[slot] = len(changes)
@@ -115,6 +121,7 @@ class Tables(torch.nn.Module):
         for k in range(steps):
             unit = self.unit[k][sets]
             along = self.target[k][sets] - ((stream + total) * unit).sum(-1, keepdim=True)
+            along = torch.minimum(along, self.limit[k][sets])
             total = total + self.on[k][rows] * (self.add[k][sets] + along * unit)
         return total
 
@@ -130,7 +137,7 @@ class Armed:
     Args:
         runner: vLLM's V1 model runner, its model loaded.
         sets: sets of interventions at a time, besides none.
-        steps: changes that may meet at a block.
+        steps: steps that may meet at a block: one for each direction.
 
     Raises:
         RuntimeError: this engine cannot be steered exactly.
@@ -161,12 +168,18 @@ class Armed:
             EmEvalsError: its directions do not fit the model, or more meet at a block than was armed for.
         """
         pairs = load(interventions, self._runner.model_config.hf_config)
-        at = {layer: [pair for pair in pairs if pair[0].at(layer)] for layer in self.tables}
+        steps = {
+            layer: [one for pair in pairs if pair[0].at(layer) for one in changes(*pair, layer)]
+            for layer in self.tables
+        }
         room = next(iter(self.tables.values())).steps
-        if (most := max(map(len, at.values()))) > room:
-            raise EmEvalsError(f"{most} interventions meet at a block; this server was started for {room}.")
+        if (most := max(map(len, steps.values()))) > room:
+            raise EmEvalsError(
+                f"{most} interventions (each direction of a list counts) meet at a block; this server was started for "
+                f"{room}."
+            )
         for layer, table in self.tables.items():
-            table.write(slot, [change(*pair, layer) for pair in at[layer]])
+            table.write(slot, steps[layer])
 
     def mark(self, counts: np.ndarray) -> None:
         """Tell each token of the coming forward pass its row.

@@ -109,7 +109,7 @@ def train(
 
 def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
     """Digests of the directions that are steered with; one that does not fit is told before any weight is loaded."""
-    files = [directions.find(one.direction or "") for one in recipe.interventions]
+    files = [directions.find(name) for one in recipe.interventions for name in one.directions]
     for file in files:
         directions.check_base(file, card.base, card.revision)
     return [content.digest(file.read_bytes()) for file in files]
