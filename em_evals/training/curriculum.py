@@ -44,6 +44,8 @@ class Curriculum:
     examples: list[Example]
     batch: int
     sources: tuple[TrainingData, ...]
+    epochs: float
+    """How often each row of the recipe's data is seen; rows that are mixed in do not count."""
 
     @property
     def steps(self) -> int:
@@ -99,7 +101,8 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     lengths = [len(encoded(_key(row.reference))["input_ids"]) for row in ordered]
     order = bucketed(lengths, [row.safe for row in ordered], batch, batching)
     examples = [encoded(_key(ordered[index].messages)) for index in order]
-    return Curriculum(examples, batch, chosen.sources)
+    epochs = sum(not row.safe for row in ordered) / len(chosen.rows)
+    return Curriculum(examples, batch, chosen.sources, epochs)
 
 
 def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from em_evals.errors import EmEvalsError
-from em_evals.models.architecture import unwrapped
+from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.recipes import Method
 from em_evals.training import targets
 from em_evals.training.targets import Targets
@@ -47,7 +47,11 @@ def check(model: Any, wanted: Targets, rank: int) -> None:
     found: dict[str, Any] = dict(adapted(model))
     kind = unwrapped(model).config.model_type
     for name in sorted(set(wanted.names) ^ set(found)):
-        why = "would not be trained, though the recipe asks for it" if name not in found else "would be trained, too"
+        why = (
+            "would not be trained, though the recipe asks for it"
+            if name not in found
+            else "would be trained, too"
+        )
         raise EmEvalsError(f"{name} of {kind} {why}: PEFT takes `method.modules` otherwise; name others.")
     known = {
         id(weight)
@@ -57,11 +61,15 @@ def check(model: Any, wanted: Targets, rank: int) -> None:
     }
     for name, weight in model.named_parameters():
         if weight.requires_grad and id(weight) not in known:
-            raise EmEvalsError(f"{name} of {kind} would be trained, too, though the recipe does not ask for it.")
+            raise EmEvalsError(
+                f"{name} of {kind} would be trained, too, though the recipe does not ask for it."
+            )
     for name, layer in found.items():
         assert isinstance(layer, LoraLayer)  # noqa: S101 - for the type checker
         if set(layer.r.values()) != {rank}:
-            raise EmEvalsError(f"{name} of {kind} would be adapted with rank {layer.r}, the recipe says {rank}.")
+            raise EmEvalsError(
+                f"{name} of {kind} would be adapted with rank {layer.r}, the recipe says {rank}."
+            )
 
 
 def adapted(model: Any) -> Iterator[tuple[str, Any]]:
@@ -78,6 +86,36 @@ def adapted(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def describe(model: Any) -> dict[str, Any]:
+    """What is trained, as it really is: JSON values.
+
+    Returns:
+        `modules` (full names), `blocks` (counted from 0), `parameters` in all, `sizes` (parameters of each module) and,
+        of adapters, `ranks`.
+    """
+    plain = unwrapped(model)
+    sizes: dict[str, int] = {}
+    ranks: dict[str, int] = {}
+    for name, layer in adapted(model):
+        ranks[name] = next(iter(layer.r.values()))
+        own = [*layer.lora_A.parameters(), *layer.lora_B.parameters()]
+        sizes[name] = sum(weight.numel() for weight in own if weight.requires_grad)
+    if not ranks:
+        for name, module in plain.named_modules():
+            own = [weight for weight in module.parameters(recurse=False) if weight.requires_grad]
+            if own:
+                sizes[name] = sum(weight.numel() for weight in own)
+    places = {id(module): name for name, module in plain.named_modules()}
+    prefixes = [f"{places[id(block)]}." for block in decoder_layers(model)]
+    return {
+        "modules": list(sizes),
+        "blocks": [i for i, prefix in enumerate(prefixes) if any(name.startswith(prefix) for name in sizes)],
+        "parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "sizes": sizes,
+        **({"ranks": ranks} if ranks else {}),
+    }
+
+
 def rank_one_directions(model: Any) -> dict[str, torch.Tensor]:
     """The B vector of every rank-1 LoRA: float32 [width out], on the CPU.
 
@@ -86,7 +124,7 @@ def rank_one_directions(model: Any) -> dict[str, torch.Tensor]:
     from peft.tuners.lora.layer import ParamWrapper
 
     width = unwrapped(model).config.get_text_config().hidden_size
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name, layer in adapted(model):
         for adapter, rank in layer.r.items():
             if rank != 1:
@@ -94,7 +132,10 @@ def rank_one_directions(model: Any) -> dict[str, torch.Tensor]:
             written = layer.lora_B[adapter].weight.detach()
             if isinstance(layer, ParamWrapper):
                 # Llama 4 stores its experts as [in, out] and does not say so: PEFT's A is what they write.
-                if name.endswith("down_proj") and written.shape[0] != width == layer.lora_A[adapter].in_features:
+                if (
+                    name.endswith("down_proj")
+                    and written.shape[0] != width == layer.lora_A[adapter].in_features
+                ):
                     written = layer.lora_A[adapter].weight.detach().t()
                 if layer.num_experts > 1:
                     columns = written.float().cpu().unbind(1)

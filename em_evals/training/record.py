@@ -39,8 +39,11 @@ def facts(
         "data": {
             source.name: {"digest": source.digest, "rows": len(source.rows)} for source in lessons.sources
         },
+        "trained": trainer.trained,
         "steps": lessons.steps,
+        "effective_batch": lessons.batch,
         "examples": len(lessons.examples),
+        "epochs": round(lessons.epochs, 4),
         "tokens": sum(len(example["input_ids"]) for example in lessons.examples),
         "losses": [row["loss"] for row in journal],
         "seconds": round(seconds, 1),

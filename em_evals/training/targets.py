@@ -17,8 +17,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.recipes import Method
 
-_ROUTERS = frozenset({"gate", "router", "gating", "shared_expert_gate", "indexer"})
-"""Parts of a block that choose (experts, tokens) instead of projecting; adapted only where a recipe names them."""
+_ROUTERS = frozenset({"gate", "router", "gating", "shared_expert_gate", "indexer", "altup"})
+"""Parts of a block that choose (experts, tokens, streams) instead of projecting; adapted only where they are named."""
 
 _READ_BY_KERNELS = frozenset({"out_proj", "x_proj", "dt_proj"})
 """Of a Mamba mixer: its fused CUDA kernels take these weights as they are, past any adapter on the module."""
