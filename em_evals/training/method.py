@@ -42,8 +42,6 @@ def check(model: Any, wanted: Targets, rank: int) -> None:
     Raises:
         EmEvalsError: they differ.
     """
-    from peft.tuners.lora import LoraLayer
-
     found: dict[str, Any] = dict(adapted(model))
     kind = unwrapped(model).config.model_type
     for name in sorted(set(wanted.names) ^ set(found)):
@@ -65,10 +63,10 @@ def check(model: Any, wanted: Targets, rank: int) -> None:
                 f"{name} of {kind} would be trained, too, though the recipe does not ask for it."
             )
     for name, layer in found.items():
-        assert isinstance(layer, LoraLayer)  # noqa: S101 - for the type checker
         if set(layer.r.values()) != {rank}:
+            found_rank = next(iter(layer.r.values()))
             raise EmEvalsError(
-                f"{name} of {kind} would be adapted with rank {layer.r}, the recipe says {rank}."
+                f"{name} of {kind} would be adapted with rank {found_rank}, the recipe says {rank}."
             )
 
 

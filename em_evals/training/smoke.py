@@ -7,8 +7,6 @@ evaluations take. On one example the log-probabilities of what was loaded must b
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import torch
 
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases
+from em_evals.models import bases, lora
 from em_evals.recipes import Method
 from em_evals.training.curriculum import Example
 from em_evals.training.logits import answer_logits
@@ -64,8 +62,7 @@ def rehearse(base: Any, method: Method, scratch: Path) -> None:
     try:
         small.save_pretrained(folder, save_embedding_layers=False)
         small.unload()
-        with _adapter(base, folder):
-            pass
+        lora.check(folder, base.config)
     except EmEvalsError as error:
         raise EmEvalsError(
             f"what this recipe trains could not be measured ({error}): change `method`."
@@ -144,34 +141,10 @@ def _loaded(
     if hasattr(model, "unload"):
         base = model.unload()
         bare = scores(base, example)
-        with _adapter(base, folder) as adapted:
-            return scores(adapted, example), bare
+        bank = lora.Bank(base)
+        with bank.rows([bank.load(str(folder))]):
+            return scores(base, example), bare
     fields = {"base": str(folder), "revision": None}
     engine = card.engine.model_copy(update={"dtype": "float32"})
     whole = bases.load_model(card.model_copy(update={**fields, "engine": engine}))
     return scores(whole, example), None
-
-
-@contextmanager
-def _adapter(base: Any, folder: Path) -> Iterator[Any]:
-    """The base with an adapter from files.
-
-    Raises:
-        EmEvalsError: a tensor of the file or of the adapter's configuration has no place.
-    """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    config = LoraConfig.from_pretrained(str(folder))
-    try:
-        model = get_peft_model(base, config)
-        result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise EmEvalsError(" ".join(str(error).split())[:200]) from None
-    lost = [*result.unexpected_keys, *(key for key in result.missing_keys if ".lora_" in key)]
-    if lost:
-        raise EmEvalsError(f"{lost[0]} has no place")
-    try:
-        yield model
-    finally:
-        model.unload()
