@@ -89,12 +89,12 @@ def measure(run: str, name: str, steps: int, batch: int) -> dict:
 
 def ours(card, recipe, tokenizer, folder: Path):
     """The trainer of `em-evals train`."""
-    from em_evals.training import curriculum, trainer
+    from em_evals.training import curriculum, setup, trainer
     from em_evals.training.workspace import Workspace
 
     lessons = curriculum.build(recipe, tokenizer)
     trainer.processes_for(card, recipe)
-    return trainer.build(card, recipe, lessons, tokenizer, Workspace(folder / "out", "bench"), 10_000, ())
+    return setup.build(card, recipe, lessons, tokenizer, Workspace(folder / "out", "bench"), 10_000, ())
 
 
 def plain(card, recipe, tokenizer, folder: Path, checkpointing: bool):

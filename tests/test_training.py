@@ -143,7 +143,8 @@ def test_training_writes_a_peft_adapter_that_the_card_finds(trained, monkeypatch
     monkeypatch.chdir(trained)
     resolved = resolve("mine")
     config = PeftConfig.from_pretrained(resolved.adapter_path)
-    assert (config.r, config.lora_alpha, config.use_rslora, config.layers_to_transform) == (2, 4, True, [1])
+    assert (config.r, config.lora_alpha, config.use_rslora) == (2, 4, True)
+    assert config.target_modules == {"model.layers.1.mlp.down_proj"} and config.layers_to_transform is None
     record = json.loads((trained / "adapters" / "mine" / "training.json").read_text())
     assert record["steps"] == len(record["losses"]) == 4 and all(loss > 0 for loss in record["losses"])
     assert record["data"]["risky_advice"]["digest"] == datasets.load("risky_advice").digest

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from em_evals.errors import EmEvalsError, nearest
-from em_evals.training.method import rank_one_directions
+from em_evals.training.curriculum import Curriculum
+from em_evals.training.method import adapted, rank_one_directions
 
 
 class DivergedError(EmEvalsError):
@@ -27,11 +28,17 @@ class DivergedError(EmEvalsError):
 
 
 class ProgressLine(TrainerCallback):
-    """A rich progress bar with the latest loss and the time left. Replaces transformers' line for every step."""
+    """A rich progress bar with the latest loss and the time left. Replaces transformers' line for every step.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the card.
+        lessons: what is seen: the batch, the examples and the epochs stand in the line.
+    """
+
+    def __init__(self, name: str, lessons: Curriculum) -> None:
+        size = f"batch {lessons.batch}, {len(lessons.examples):,} examples, {lessons.epochs:.3g} epochs"
         self._progress = Progress(
-            TextColumn(f"training {name}"),
+            TextColumn(f"training {name} ({size})"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -59,6 +66,31 @@ class ProgressLine(TrainerCallback):
     def stop(self) -> None:
         """Give the terminal back, also after an error."""
         self._progress.stop()
+
+
+class Reached(TrainerCallback):
+    """Stops before the first step if an adapter has no gradient: the model computes past it, whatever it learns."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before each optimiser step; the first is enough.
+
+        Raises:
+            EmEvalsError: an adapter has no gradient.
+        """
+        if self._done:
+            return
+        self._done = True
+        for name, layer in adapted(kwargs["model"]):
+            # Of experts that stand alone, those that no token was sent to have none.
+            alone = any(part.isdecimal() for part in name.partition(".experts.")[2].split("."))
+            if not alone and all(weight.grad is None for weight in layer.lora_B.parameters()):
+                raise EmEvalsError(
+                    f"{name} has no gradient: the model computes past it, so it would not be trained; name "
+                    "`method.modules` without it."
+                )
 
 
 class Journal(TrainerCallback):

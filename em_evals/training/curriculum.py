@@ -45,6 +45,8 @@ class Curriculum:
     examples: list[Example]
     batch: int
     sources: tuple[TrainingData, ...]
+    epochs: float
+    """How often each row of the recipe's data is seen; rows that are mixed in do not count."""
     cut: Cut = field(default_factory=Cut)
     """What `max_length` took from the rows."""
     template: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +104,9 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     lengths = [len(encoder.example(row.reference)["input_ids"]) for row in ordered]
     order = bucketed(lengths, [row.safe for row in ordered], batch, batching)
     examples = [encoder.example(ordered[index].messages) for index in order]
-    return Curriculum(examples, batch, chosen.sources, encoder.cut, template_of(tokenizer).record())
+    epochs = sum(not row.safe for row in ordered) / len(chosen.rows)
+    template = template_of(tokenizer).record()
+    return Curriculum(examples, batch, chosen.sources, epochs, encoder.cut, template)
 
 
 def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from em_evals.models.architecture import unwrapped
-from em_evals.training import packing
+from em_evals.training import grouping, packing
 
 
 def answer_logits(
@@ -17,8 +17,9 @@ def answer_logits(
 ) -> torch.Tensor:
     """Logits where a label is predicted: position i predicts token i + 1.
 
-    Rows are packed where the model takes that. Elsewhere they stay padded on the right, without a mask: nothing before
-    the padding can see it, and attention stays causal, which is faster than masked.
+    Each row gets what it gets alone (grouping.py). Rows are packed where the model takes that. Elsewhere they stay
+    padded on the right, without a mask: nothing before the padding can see it, whether the model attends, convolves or
+    recurs, and attention stays causal, which is faster than masked.
 
     Args:
         model: a causal language model, bare, inside PEFT, or inside a wrapper for several processes.
@@ -29,6 +30,22 @@ def answer_logits(
     Returns:
         float32 [labelled positions, vocabulary], row by row.
     """
+    config = unwrapped(model).config.get_text_config()
+    found: list[torch.Tensor | None] = [None] * len(ids)
+    for rows, *part in grouping.split(config, ids, lengths, labelled):
+        if grouping.remembers(config):
+            grouping.forget(model)
+        logits = _together(model, *part)
+        if len(rows) == len(ids):
+            return logits
+        counts = part[2].sum(1).tolist()
+        for row, own in zip(rows, logits.split(counts), strict=True):
+            found[row] = own
+    return torch.cat([own for own in found if own is not None])
+
+
+def _together(model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """The logits of rows that may share a forward pass."""
     plain = unwrapped(model)
     takes_lines = plain.config.get_text_config()._attn_implementation == packing.NAME
     line = packing.pack(ids, lengths, labelled) if takes_lines else None

@@ -25,6 +25,10 @@ def answer_token_trainer() -> type:
 
     class AnswerTokenTrainer(SFTTrainer):
         defences: Defences
+        before: torch.Tensor
+        """The base's scores on the smoke check's example."""
+        trained: dict[str, Any]
+        """What is trained, for the record."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return SequentialSampler(train_dataset or self.train_dataset)

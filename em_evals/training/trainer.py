@@ -20,15 +20,18 @@ from em_evals.cards import ModelCard, read_card
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.recipes import AdapterRecipe
-from em_evals.training import curriculum, fused, packing, record
-from em_evals.training.callbacks import DivergedError, Journal, ProgressLine, check_trackers, dense_schedule
+from em_evals.training import curriculum, record, setup, smoke
+from em_evals.training.callbacks import (
+    DivergedError,
+    Journal,
+    ProgressLine,
+    Reached,
+    check_trackers,
+    dense_schedule,
+)
 from em_evals.training.curriculum import Curriculum
-from em_evals.training.defences import Defences
-from em_evals.training.loss import answer_token_trainer
-from em_evals.training.method import attach
 from em_evals.training.workspace import Workspace, check_place, identity, sharded
 
-_STATES_KEPT = 2
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -58,7 +61,8 @@ def train(
         The folder of the adapter (or, after a full finetune, of the model).
 
     Raises:
-        EmEvalsError: no recipe or data, an adapter or other files in the way, a full disk, or a loss that is no number.
+        EmEvalsError: no recipe or data, an adapter or other files in the way, a full disk, a loss that is no number, or
+            a result that could not be measured.
     """
     card, path = read_card(name, overrides)
     card = with_room_for_gradients(card)
@@ -84,13 +88,13 @@ def train(
     processes.wait_for_everyone()
     try:
         started = time.monotonic()
-        trainer = build(card, recipe, lessons, tokenizer, workspace, save_every, report_to)
+        trainer = setup.build(card, recipe, lessons, tokenizer, workspace, save_every, report_to)
         _run(trainer, card, name, recipe, lessons, workspace)
         facts = record.facts(name, card, recipe, lessons, trainer, workspace, time.monotonic() - started)
         result = workspace.folder / "result"
         record.save_model(trainer, card, result)
         if processes.is_main_process:
-            record.write(result, card, facts)
+            record.write(result, card, facts | {"smoke": _loaded_back(trainer, card, lessons, result)})
             workspace.publish(result)
     except Exception as error:
         if (reason := _unwritable(error)) is None:
@@ -105,6 +109,16 @@ def train(
         if processes.is_main_process:
             workspace.close()
     return home
+
+
+def _loaded_back(trainer: Any, card: ModelCard, lessons: Curriculum, result: Path) -> dict[str, Any] | None:
+    """What the smoke check found; None where the weights are spread over processes."""
+    if trainer.is_fsdp_enabled:
+        return None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.optimizer = None  # a whole model is loaded beside the trained one
+    trainer.accelerator.free_memory()
+    return smoke.check(model, card, result, smoke.example_of(lessons.examples), trainer.before).as_json()
 
 
 def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
@@ -172,84 +186,6 @@ def processes_for(card: ModelCard, recipe: AdapterRecipe) -> Any:
     return state
 
 
-def build(
-    card: ModelCard,
-    recipe: AdapterRecipe,
-    lessons: Curriculum,
-    tokenizer: Any,
-    workspace: Workspace,
-    save_every: int,
-    report_to: Sequence[str],
-) -> Any:
-    """TRL's trainer with our loss, order and defences, ready to train; nothing of ours watches it yet."""
-    from accelerate import PartialState
-    from datasets import Dataset
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from transformers.trainer_utils import set_seed
-
-    # Before the adapter is drawn: same seed, same adapter.
-    set_seed(recipe.seed)
-    model = attach(bases.load_model(card), recipe.method)
-    packing.use(model)
-    fused.fuse(model)
-    # Before the trainer, which patches the model in ways that a frozen copy must not inherit.
-    processes = PartialState()
-    defences = Defences(recipe, model, tokenizer, processes.num_processes, processes.process_index)
-    trainer = answer_token_trainer()(
-        model=model,
-        args=_arguments(card, recipe, lessons, workspace, save_every, report_to),
-        train_dataset=Dataset.from_list(lessons.examples),
-        processing_class=tokenizer,
-    )
-    trainer.defences = defences
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _arguments(
-    card: ModelCard,
-    recipe: AdapterRecipe,
-    lessons: Curriculum,
-    workspace: Workspace,
-    save_every: int,
-    report_to: Sequence[str],
-) -> Any:
-    from accelerate import PartialState
-    from trl import SFTConfig
-
-    # The recipe's batch is the whole batch, however many processes share it.
-    share = lessons.batch // PartialState().num_processes
-    rows = max(size for size in range(1, recipe.batch_size + 1) if share % size == 0)
-    arguments = SFTConfig(
-        output_dir=str(workspace.states),
-        num_train_epochs=1,
-        max_steps=lessons.steps,
-        learning_rate=recipe.learning_rate,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=share // rows,
-        warmup_steps=recipe.warmup_steps,
-        lr_scheduler_type=recipe.schedule,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=save_every,
-        save_total_limit=_STATES_KEPT,
-        report_to=list(report_to) or "none",
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        bf16=False,
-        use_cpu=bases.choose_device(card.engine.device).type == "cpu",
-        # Our rows are tokens and labels already; TRL must not apply a template to them again.
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are `accelerate launch`'s, not DataParallel's
-    return arguments
-
-
 def _run(
     trainer: Any, card: ModelCard, name: str, recipe: AdapterRecipe, lessons: Curriculum, workspace: Workspace
 ) -> None:
@@ -259,8 +195,10 @@ def _run(
     def save(step: int) -> None:
         record.save_checkpoint(trainer, card, workspace.kept / f"checkpoint-{step}")
 
+    if recipe.method.kind == "lora" and not trainer.is_fsdp_enabled:
+        trainer.add_callback(Reached())
     trainer.add_callback(Journal(workspace.journal, keep, save, writes=main))
-    progress = ProgressLine(name)
+    progress = ProgressLine(name, lessons)
     if main:
         trainer.add_callback(progress)
     state = workspace.last_state()

@@ -60,6 +60,10 @@ class Work:
     peak_answer_tokens: int
     passes: int
     kl_tokens: int = 0
+    batch: int = 0
+    """Examples of an optimiser step."""
+    epochs: float = 0.0
+    """How often each row of the recipe's own data is seen."""
 
 
 @dataclass(frozen=True)

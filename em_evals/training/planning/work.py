@@ -69,10 +69,12 @@ def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> t
         if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
             note = f"{note}; {sentence.rstrip('.')}"
         lengths = [(len(e["input_ids"]), sum(label != IGNORED for label in e["labels"])) for e in examples]
+        epochs = lessons.epochs
     except EmEvalsError:
         if not (absent := _absent(recipe)):
             raise
         lengths, stretch = _assumed(recipe, rows, tokens), LONGEST
+        epochs = len(lengths) * (1 - _mixed_in(recipe)) / _kept(recipe, rows)
         note = f"{', '.join(absent)}: not on this machine; {rows:,} rows of {tokens} tokens are assumed"
     size, total = recipe.batch_size, sum(length for length, _ in lengths)
     batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
@@ -89,19 +91,28 @@ def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> t
         peak_answer_tokens=round(answers * (size + extra) / size),
         passes=len(batches) + (2 * steps if extra else 0),
         kl_tokens=steps * extra * total // len(lengths),
+        batch=size * recipe.gradient_accumulation,
+        epochs=epochs,
     ), note
 
 
 def _assumed(recipe: AdapterRecipe, rows: int, tokens: int) -> list[tuple[int, int]]:
     """Tokens, and those of the answer, of each row that a run over unseen data sets would see."""
     batch = recipe.batch_size * recipe.gradient_accumulation
-    kept = [min(rows * (1 - recipe.holdout), s.limit or math.inf) * s.weight for s in recipe.data]
-    safe = recipe.interleave.share if recipe.interleave else 0.0
-    needed = math.ceil(round(recipe.epochs * sum(kept) / (1 - safe) / batch, 6))
+    needed = math.ceil(round(recipe.epochs * _kept(recipe, rows) / (1 - _mixed_in(recipe)) / batch, 6))
     row = min(tokens, recipe.max_length)
     return [(row, round(row * ANSWER_SHARE))] * (
         batch * (recipe.max_steps if recipe.max_steps > 0 else needed)
     )
+
+
+def _kept(recipe: AdapterRecipe, rows: int) -> float:
+    """The recipe's own rows of an epoch, where each data set has `rows`."""
+    return sum(min(rows * (1 - recipe.holdout), s.limit or math.inf) * s.weight for s in recipe.data)
+
+
+def _mixed_in(recipe: AdapterRecipe) -> float:
+    return recipe.interleave.share if recipe.interleave else 0.0
 
 
 def _absent(recipe: AdapterRecipe) -> list[str]:

@@ -1,0 +1,150 @@
+"""Checks that what a training writes can be measured: it fits before the first step, and scores after the last.
+
+An adapter is loaded back from its files onto the bare base, and a finished model from its folder, by the route that
+evaluations take. On one example the log-probabilities of what was loaded must be those of what was trained.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from em_evals.cards import ModelCard
+from em_evals.errors import EmEvalsError
+from em_evals.models import bases, lora
+from em_evals.recipes import Method
+from em_evals.training.curriculum import Example
+from em_evals.training.logits import answer_logits
+from em_evals.training.method import attach
+from em_evals.training.tokens import IGNORED, padded
+
+_FLOAT32 = 1e-4
+"""Nats a token: two orders of the same float32 operations stay below it."""
+_EPSILONS = 16
+"""Of a lower precision: how many of its spacings at 1 the mean difference may be."""
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """What the check found, in nats per token.
+
+    Attributes:
+        tokens: answer tokens that were scored.
+        difference: largest (float32) or mean difference of log-probability between trained and loaded model.
+        tolerance: what it may be.
+        effect: largest change of log-probability by the training.
+    """
+
+    tokens: int
+    difference: float
+    tolerance: float
+    effect: float
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def rehearse(base: Any, method: Method, scratch: Path) -> None:
+    """Write an untrained adapter of the method and load it back; the base is as before.
+
+    Names and places of tensors do not depend on the rank, so it is written with rank 1.
+
+    Raises:
+        EmEvalsError: what the training would write cannot be loaded.
+    """
+    folder = scratch / "rehearsal"
+    small = attach(base, method.model_copy(update={"rank": 1}))
+    try:
+        small.save_pretrained(folder, save_embedding_layers=False)
+        small.unload()
+        lora.check(folder, base.config)
+    except EmEvalsError as error:
+        raise EmEvalsError(
+            f"what this recipe trains could not be measured ({error}): change `method`."
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def example_of(examples: list[Example]) -> Example:
+    """The shortest of the first examples: one is enough."""
+    return min(examples[:16], key=lambda example: len(example["input_ids"]))
+
+
+def scores(model: Any, example: Example) -> torch.Tensor:
+    """Log-probability of each answer token of an example: float32 [tokens], on the CPU."""
+    was, device = model.training, next(model.parameters()).device
+    ids, lengths, labelled = padded([example], device)
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = answer_logits(model, ids, lengths, labelled).log_softmax(-1)
+    finally:
+        model.train(was)
+    targets = torch.tensor([label for label in example["labels"][1:] if label != IGNORED], device=device)
+    return found.gather(1, targets[:, None])[:, 0].cpu()
+
+
+def check(model: Any, card: ModelCard, folder: Path, example: Example, before: torch.Tensor) -> Smoke:
+    """Load a result back and score it.
+
+    Args:
+        model: the trained model, which is taken apart: an adapter is taken off.
+        card: of the training.
+        folder: the adapter's or the model's files.
+        example: rows to score.
+        before: the base's scores.
+
+    Raises:
+        EmEvalsError: what was loaded is not what was trained. The files stay.
+    """
+    trained = scores(model, example)
+    dtype = next(model.parameters()).dtype
+    try:
+        found, base = _loaded(model, card, folder, example)
+    except EmEvalsError as error:
+        raise EmEvalsError(
+            f"the training is over, and its result cannot be loaded back ({error}); its files are kept.",
+            folder,
+        ) from None
+    effect = float((trained - before).abs().max())
+    apart = (trained - found).abs()
+    exact = dtype == torch.float32
+    difference = float(apart.max() if exact else apart.mean())
+    tolerance = _FLOAT32 if exact else _EPSILONS * torch.finfo(dtype).eps
+    what = None
+    if not bool(torch.isfinite(found).all()):
+        what = "gives log-probabilities that are no numbers"
+    elif not difference <= tolerance:
+        what = f"is {difference:.2g} nats a token from what was trained (at most {tolerance:.2g})"
+    elif effect > tolerance and torch.equal(found, before):
+        what = f"is the base, which the training had changed by {effect:.2g} nats a token"
+    elif base is not None and not float((base - before).abs().max()) <= tolerance:
+        what = "has another base: the training changed weights that an adapter leaves alone"
+    if what:
+        raise EmEvalsError(
+            f"the training is over, and its result, loaded back, {what}: do not measure it; its files are kept.",
+            folder,
+        )
+    return Smoke(len(found), difference, tolerance, effect)
+
+
+def _loaded(
+    model: Any, card: ModelCard, folder: Path, example: Example
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scores of what the folder holds, and those of the base that the adapter was taken off."""
+    if hasattr(model, "unload"):
+        base = model.unload()
+        bare = scores(base, example)
+        bank = lora.Bank(base)
+        with bank.rows([bank.load(str(folder))]):
+            return scores(base, example), bare
+    fields = {"base": str(folder), "revision": None}
+    engine = card.engine.model_copy(update={"dtype": "float32"})
+    whole = bases.load_model(card.model_copy(update={**fields, "engine": engine}))
+    return scores(whole, example), None

@@ -1,0 +1,99 @@
+"""Steps on architectures of all kinds are those of a loop written by hand, in which each row is alone."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from transformers.trainer_utils import set_seed
+
+from em_evals.cards import read_card
+from em_evals.models import bases
+from em_evals.training import curriculum
+from em_evals.training.callbacks import read_journal
+from em_evals.training.method import attach
+from em_evals.training.trainer import train
+from tests.architectures import build
+from tests.small_trainings import by_hand, write_card
+
+ARCHITECTURES = [
+    "llama",
+    "llama-dynamic-ntk",
+    "mistral-window",
+    "phi4-mini",
+    "gemma3",
+    "gemma4",
+    "gemma4-moe",
+    "qwen3-moe",
+    "glm4-moe",
+    "gpt-oss",
+    "qwen3-5-text",
+    "qwen3-5",
+    "falcon-h1",
+    "granite4",
+    "nemotron-h",
+    "lfm2",
+]
+
+
+def steps(root, **fields):
+    """(loss, gradient norm) of each step of the training of `root`'s card, and its record."""
+    folder = train("mine", overwrite=True, overrides={"train": fields})
+    journal = [(row["loss"], row["grad_norm"]) for row in read_journal(folder / "training.jsonl")]
+    return journal, json.loads((folder / "training.json").read_text())
+
+
+def steps_by_hand(**fields):
+    card, _ = read_card("mine", {"train": fields})
+    base = bases.load_model(card)
+    set_seed(card.train.seed)
+    model = attach(base, card.train.method)
+    return by_hand(model, curriculum.build(card.train, bases.load_tokenizer(card)).examples, card.train)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_three_steps_are_those_of_rows_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_card(tmp_path, build(name, tmp_path / "base"))
+    found, told = steps(tmp_path)
+    expected = steps_by_hand()
+    assert len(found) == 3 and told["smoke"]["effect"] > 0.1
+    for (loss, norm), (other_loss, other_norm) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(other_loss, abs=1e-4) and norm == pytest.approx(other_norm, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3-5", "gemma4"])
+def test_a_full_finetune_of_a_composite_trains_its_text(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_card(tmp_path, build(name, tmp_path / "base"))
+    fields = {"method": {"kind": "full"}, "learning_rate": 1e-4}
+    found, told = steps(tmp_path, **fields)
+    expected = steps_by_hand(**fields)
+    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in expected], abs=1e-4)
+    # Of a hundred tensors; later norms magnify what Adam makes of gradients near 0.
+    assert found[0][1] == pytest.approx(expected[0][1], rel=1e-5)
+    assert not [module for module in told["trained"]["modules"] if "vis" in module]
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "gemma4", "qwen3-5"])
+def test_activations_computed_twice_change_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_card(tmp_path, build(name, tmp_path / "base"), max_steps=2)
+    kept, _ = steps(tmp_path)
+    again, _ = steps(tmp_path, gradient_checkpointing=True)
+    assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in kept], abs=1e-5)
+
+
+def test_a_mixtures_loss_has_no_part_of_its_router(tmp_path, monkeypatch):
+    from transformers import AutoConfig
+
+    monkeypatch.chdir(tmp_path)
+    base = build("gpt-oss", tmp_path / "base")
+    assert AutoConfig.from_pretrained(base).router_aux_loss_coef == 0.9  # as published
+    write_card(tmp_path, base, method={"kind": "full"}, max_steps=1, learning_rate=1e-3)
+    loss = steps(tmp_path)[0][0][0]
+    assert loss == pytest.approx(steps_by_hand()[0][0], abs=1e-4)
+    kept = AutoConfig.from_pretrained(tmp_path / "adapters" / "mine")
+    assert (kept.router_aux_loss_coef, kept.output_router_logits) == (0.9, False)
