@@ -25,6 +25,7 @@ from em_evals.cli import (
     steering,
     study,
     training,
+    verify,
 )
 from em_evals.cli.output import Json, print_json
 from em_evals.errors import EmEvalsError
@@ -44,6 +45,7 @@ app.add_typer(data.app, name="data")
 app.command()(training.train)
 app.add_typer(direction.app, name="direction")
 app.command("compile")(models.compile_card)
+app.command()(verify.verify)
 app.command()(steering.steer)
 app.add_typer(insight.app, name="insight")
 app.command()(study.study)

@@ -1,0 +1,101 @@
+"""Mean activations: texts laid together by insight/activations.py, beside one text at a time with plain hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_evals.directions import Direction
+from em_evals.insight.activations import GroupSums, group_sums
+from em_evals.insight.lines import Text
+from em_evals.verify.gaps import Rule, Spread
+from em_evals.verify.plain import Plain
+from em_evals.verify.prompts import Prompts
+from em_evals.verify.verdict import Row
+
+NAME = "extraction"
+COMPARED = "mean activations after each block: one text at a time, plain hooks"
+_TEXTS = 8
+_GROUPS = 3
+
+
+def texts_of(prompts: Prompts) -> list[Text]:
+    """Texts of a few questions: several answers to one prompt, prompts that begin alike, texts across a border."""
+    rows = [*prompts.shared()[:4], prompts.lengths()[3], prompts.across(3)]
+    made = [Text(f"q{i % _GROUPS}", row, prompts.answers(i)[0]) for i, row in enumerate(rows)]
+    made += [Text(f"q{i}", rows[i], prompts.answers(i)[1]) for i in range(2)]
+    return made[:_TEXTS]
+
+
+def read(model: Any, texts: Sequence[Text]) -> GroupSums:
+    """What the product reads."""
+    return group_sums(model, texts)
+
+
+def plainly(plain: Plain, texts: Sequence[Text]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of the texts' means, [groups, layers, width], and of their mean norms, [groups, layers]."""
+    names = list(dict.fromkeys(text.group for text in texts))
+    vectors: Any = [0.0] * len(names)
+    norms: Any = [0.0] * len(names)
+    for text in texts:
+        stream = plain.streams(text)
+        place = names.index(text.group)
+        vectors[place] = vectors[place] + stream.mean(1)
+        norms[place] = norms[place] + np.linalg.norm(stream, axis=-1).mean(1)
+    return np.stack(vectors), np.stack(norms)
+
+
+def row(
+    found: GroupSums,
+    plain: tuple[NDArray[np.float64], NDArray[np.float64]],
+    exact: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    dtype: str,
+    note: str,
+) -> Row:
+    """The row of extraction.
+
+    Args:
+        found: the product's sums.
+        plain: the plain side's, in the card's dtype.
+        exact: the same in float32; None in float32, or where there is no room for it.
+        dtype: the card's, as bfloat16.
+        note: what is not covered.
+    """
+    spread = Spread.of(_relative((found.vectors, found.norms), plain))
+    rounding = None if dtype == "float32" else Spread.of(_relative(plain, exact) if exact else [0.0])
+    allowed = Rule(dtype, rounding, copies=rounding is not None and exact is None).tolerance()
+    reason = allowed.problem(spread)
+    return Row(
+        NAME,
+        COMPARED,
+        spread.largest,
+        allowed.largest,
+        "relative",
+        spread.n,
+        "ok" if reason is None else "wrong",
+        "; ".join(text for text in (reason, note) if text),
+    )
+
+
+def _relative(found: tuple[NDArray[Any], NDArray[Any]], plain: tuple[NDArray[Any], NDArray[Any]]) -> list[float]:
+    """Differences of mean vectors by the plain mean's norm, and of mean norms by the plain one; for each layer."""
+    tiny = np.finfo(np.float64).tiny
+    vectors = np.linalg.norm(found[0] - plain[0], axis=-1) / np.maximum(
+        np.linalg.norm(plain[0], axis=-1), tiny
+    )
+    norms = np.abs(found[1] - plain[1]) / np.maximum(plain[1], tiny)
+    return [float(one) for one in (*vectors.flatten(), *norms.flatten())]
+
+
+def random_direction(sums: GroupSums, seed: int = 0) -> Direction:
+    """A random direction for each layer, as long as a tenth of the model's mean activation there.
+
+    Its means are the model's own, so that relative scales and `reference: mean` act as they do in use.
+    """
+    mean, norm = sums.mean().astype(np.float32), sums.mean_norm().astype(np.float32)
+    drawn = np.random.default_rng(seed).normal(size=mean.shape).astype(np.float32)
+    lengths = np.linalg.norm(drawn, axis=-1, keepdims=True)
+    return Direction(0.1 * norm[:, None] * drawn / lengths, mean, norm, {"how": "random, to verify with"})
