@@ -80,7 +80,9 @@ def by_hand(model: Any, examples: list[dict[str, list[int]]], recipe: Any) -> li
                 model(input_ids=ids[:, :1], use_cache=False)
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
             labels = torch.tensor(row["labels"][1:])
-            part = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum") / tokens
+            part = (
+                torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum") / tokens
+            )
             part.backward()
             loss += float(part.detach())
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)

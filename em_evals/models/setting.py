@@ -37,9 +37,7 @@ def verified_line(card: ResolvedCard) -> str:
     if kind == "server":
         return "not verified (a server computes it)"
     try:
-        return verified.line(
-            setting_of(card.card), card, (installed() or "") if kind == "vllm" else ""
-        )
+        return verified.line(setting_of(card.card), card, (installed() or "") if kind == "vllm" else "")
     except EmEvalsError as error:
         return f"not verified ({error})"
 
