@@ -12,7 +12,7 @@ from concurrent.futures import wait
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import bases, batch, hf_engine, kv_cache
+from em_evals.models import bases, batch, hf_engine, kept, kv_cache
 from em_evals.models.chat import encode_chat
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.hf_engine import HFEngine
@@ -403,7 +403,7 @@ def test_adapters_that_nobody_needs_leave_and_come_back_as_they_were(tmp_path, e
     seen = []
     load = Bank.load
     monkeypatch.setattr(Bank, "load", lambda self, *given: (seen.append(self), load(self, *given))[1])
-    monkeypatch.setattr(hf_engine, "_ADAPTERS_KEPT", 1)
+    monkeypatch.setattr(kept, "MOST", 1)
     prompt, other = (5, 6, 7, 9), HFEngine(card(base))
     expected = {adapter: reference(prompt, adapter, 12, base)[0] for adapter in (None, *adapters)}
     try:
@@ -433,7 +433,7 @@ def test_a_draw_that_is_cancelled_while_its_adapter_fails_ends_no_engine(tmp_pat
         assert futures[0].cancel()
         raise EmEvalsError("no such adapter")
 
-    monkeypatch.setattr(other, "_adapter", late)
+    monkeypatch.setattr(other.adapters, "name", late)
     with other._wake:  # the engine sees it once it stands in `futures`
         futures.append(other.submit(Request((5, 6, 7), GREEDY, "somewhere")))
     while not futures[0].cancelled():

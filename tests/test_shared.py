@@ -49,3 +49,30 @@ def test_a_server_starts_after_this_process_has_given_back_what_it_can(gpu, monk
     monkeypatch.setattr(vllm_server, "_launch", launched)
     with pytest.raises(RuntimeError, match="launched"):
         vllm_server.start(card(), None, None)
+
+
+def test_reading_inside_takes_the_base_that_draws_answers(tmp_path, monkeypatch):
+    """One copy of the base a process: who extracts between two draws loads nothing."""
+    from em_evals.cards import ResolvedCard
+    from em_evals.insight.reading import Reading
+    from em_evals.models import bases, shared
+    from em_evals.models.engine import Request, Sampling
+    from tests import architectures
+    from tests.models import card
+
+    bare = card(architectures.build("llama", tmp_path / "base"))
+    loads, load = [], bases.load_model
+    monkeypatch.setattr(bases, "load_model", lambda one: (loads.append(one.base), load(one))[1])
+    try:
+        engine = shared.engine_for(bare)
+        long = engine.submit(Request((5, 6, 7), Sampling(temperature=0, max_tokens=60)))
+        reading = Reading(ResolvedCard("base", bare, None, None))
+        with reading.read_as(None) as model:
+            waiting = engine.submit(Request((5, 6, 7), Sampling(temperature=0, max_tokens=2)))
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+            assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.shape[1] == 3
+        assert len(waiting.result(60).tokens) == 2 and len(long.result(60).tokens) == 60
+        assert loads == [bare.base]
+    finally:
+        shared.close_engine(bare)

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.insight.weighing import Given, given
-from em_evals.models import bases
 from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
-from em_evals.models.interventions import applied, load
+from em_evals.models.families import Layout, layout
+from em_evals.models.interventions import Rows, refuse_positions
+from em_evals.models.loaded import Loaded
 from em_evals.models.lora import Bank, LowRank
+from em_evals.models.shared import base_in_memory
 
 Floats = NDArray[np.float32]
 
@@ -68,23 +70,27 @@ def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
     """
     if card.adapter_path is None:
         raise EmEvalsError(f"{card.name} has no adapter whose scalars could be read.")
-    tokenizer = bases.load_tokenizer(card.card)
-    scales = [one for one in card.interventions if one.op == "scale_adapter"]
-    model = bases.load_model(card.card)
-    bank = Bank(model)
-    name = bank.load(card.adapter_path, scales)
-    adapters = _rank_one(bank, name)
+    refuse_positions(card.interventions)
+    engine = base_in_memory(card.card)
+    with engine.borrow() as base:
+        name = engine.adapters.name(base.bank, card.adapter_path, card.interventions)
+        return _read(card, texts, base, str(name))
+
+
+def _read(card: ResolvedCard, texts: Sequence[Labelled], base: Loaded, name: str) -> Scalars:
+    adapters = _rank_one(base.bank, name)
     if not adapters:
         raise EmEvalsError(
             f"{card.name} has no rank-1 adapter: `method: {{rank: 1}}` makes them; scalars are theirs."
         )
-    template = template_for(card, tokenizer)
+    template = template_for(card, base.tokenizer)
     rows = [given(template, text.question, text.answer) for text in texts]
     if empty := [text.question for row, text in zip(rows, texts, strict=True) if not row.answer]:
         raise EmEvalsError(f"an answer to '{empty[0][:60]}' has no tokens; leave it out.")
-    steered = [one for one in card.interventions if one.op != "scale_adapter"]
-    with applied(model, load(steered, model.config)), bank.rows([name]):
-        values = _scalars(model, [(model.get_submodule(one.module), one.part) for one in adapters], rows)
+    slot = torch.tensor([base.steering.slot(card.interventions)], device=base.device)
+    modules = [(base.model.get_submodule(one.module), one.part) for one in adapters]
+    with base.bank.rows([name]), base.steering.rows(Rows(slot)):
+        values = _scalars(base.model, modules, rows)
     lengths = np.array([one.part.scaling * float(one.part.b.norm()) for one in adapters], dtype=np.float32)
     signs = np.sign(np.concatenate(values, axis=1).mean(axis=1))
     factor = (lengths * np.where(signs == 0, 1, signs))[:, None].astype(np.float32)
@@ -92,7 +98,7 @@ def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
         tuple(one.name for one in adapters),
         tuple(one.layer for one in adapters),
         tuple(value * factor for value in values),
-        tuple(tuple(tokenizer.convert_ids_to_tokens(row.answer)) for row in rows),
+        tuple(tuple(base.tokenizer.convert_ids_to_tokens(row.answer)) for row in rows),
     )
 
 
@@ -134,7 +140,7 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
     found: dict[int, Floats] = {}
     try:
         with torch.inference_mode():
-            for batch in _batches(order, rows):
+            for batch in _batches(order, rows, layout(model.config)):
                 whole = [[*rows[i].prompt, *rows[i].answer] for i in batch]
                 ids = torch.zeros(len(whole), max(map(len, whole)), dtype=torch.long)
                 for place, tokens in enumerate(
@@ -152,12 +158,15 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
     return [found[i] for i in range(len(rows))]
 
 
-def _batches(order: Sequence[int], rows: Sequence[Given]) -> list[list[int]]:
-    """Indices of rows, ascending in length, within the token budget."""
-    batches: list[list[int]] = [[]]
+def _batches(order: Sequence[int], rows: Sequence[Given], allowed: Layout) -> list[list[int]]:
+    """Indices of rows, ascending in length, within the token budget and what the model's layout allows."""
+    batches: list[list[int]] = []
+    before = 0
     for i in order:
         length = len(rows[i].prompt) + len(rows[i].answer)
-        if batches[-1] and length * (len(batches[-1]) + 1) > _BATCH_TOKENS:
+        full = not batches or length * (len(batches[-1]) + 1) > _BATCH_TOKENS
+        if full or allowed.alone(length) or allowed.side(before) != allowed.side(length):
             batches.append([])
         batches[-1].append(i)
+        before = length
     return batches

@@ -10,30 +10,30 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 
 from em_evals.cards import EngineOptions, ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import bases, scoring
 from em_evals.models.batch import Batch
 from em_evals.models.batches import Batches, by_kind
 from em_evals.models.engine import Draw, Request
-from em_evals.models.loaded import loaded
-from em_evals.models.lora import written
+from em_evals.models.kept import Kept
+from em_evals.models.loaded import Loaded, loaded
 from em_evals.models.memory import fits, free
 from em_evals.models.row import Row
+from em_evals.models.turns import Turns
 
 _LOGITS_BYTES = 512 * 1024**2
 """Prompt log-probabilities need logits at every position: a prefill that reports them is kept below this."""
 
 _LOADING_PATIENCE = 10
 """Seconds that an interrupted process waits for a base that is being loaded."""
-_ADAPTERS_KEPT = 16
-"""Adapters that stay in memory (float32, as PEFT holds them) when no row needs them."""
 
 
 class HFEngine:
@@ -54,8 +54,10 @@ class HFEngine:
         self._wake = threading.Condition()
         self._closed = False
         self._loaded = threading.Event()
+        self._base: Loaded | None = None
+        self._turns = Turns(self._wake)
         self._error: Exception | None = None
-        self._adapters: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
+        self.adapters = Kept()  # also of those who borrow the base
         self._thread = threading.Thread(target=self._run, name=f"em-evals {card.base}", daemon=True)
         self._thread.start()
         # A thread inside torch while the interpreter is torn down crashes it.
@@ -68,14 +70,30 @@ class HFEngine:
             if self._closed:
                 raise self._error or _closed()
             self._waiting.append(row)
-            self._wake.notify()
+            self._wake.notify_all()
         return row.future
+
+    @contextmanager
+    def borrow(self) -> Iterator[Loaded]:
+        """The base in memory for the calling thread alone, between two steps of the engine's draws.
+
+        For measurements that read given texts inside: nobody holds a second copy of the base.
+
+        Raises:
+            EmEvalsError: it cannot be loaded, or the engine is closed.
+        """
+
+        def refused() -> Exception | None:
+            return (self._error or _closed()) if self._closed else None
+
+        with self._turns.borrowed(refused, lambda: self._base is not None):
+            yield cast(Loaded, self._base)
 
     def close(self, patience: float | None = None) -> None:
         """Stop the engine's thread, wait for its end (so many seconds at most), and fail what is queued."""
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._wake.notify_all()
         if self._thread is not threading.current_thread():
             self._thread.join(patience)
         atexit.unregister(self._leave)
@@ -95,25 +113,36 @@ class HFEngine:
                     self._settle(batches)
                     self._advance(batches)
                     self._settle(batches)
+                self._rest()
             self._fail(batches, _closed())
         except Exception as error:  # the thread's last act is to tell everybody who waits
             self._fail(batches, error)
 
     def _load(self) -> Batches:
-        return Batches(loaded(bases.load_model(self._card), self.tokenizer, self.model_len))
+        base = loaded(bases.load_model(self._card), self.tokenizer, self.model_len)
+        with self._wake:
+            self._base = base
+            self._wake.notify_all()
+        return Batches(base)
 
     def _wait(self, batches: Batches) -> bool:
-        """Sleep until there is work; False when closed."""
+        """Sleep until there is work and nobody has borrowed the base; False when closed."""
         with self._wake:
-            while not (self._waiting or batches.rows or self._closed):
+            while not (self._closed or (self._turns.free and (self._waiting or batches.rows))):
                 self._wake.wait()
+            self._turns.take()
             return not self._closed
+
+    def _rest(self) -> None:
+        """Between two steps: whoever wants to borrow the base may."""
+        with self._wake:
+            self._turns.end()
 
     # Admission
 
     def _admit(self, batches: Batches) -> None:
         """Prefill waiting rows as far as there is room, similar lengths together."""
-        self._unload(batches)
+        self.adapters.unload(batches.base.bank, {row.adapter for row in batches.rows})
         room = self._max_rows - len(batches.live)
         with self._wake:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
@@ -141,7 +170,9 @@ class HFEngine:
         else:
             try:
                 row.slot = batches.base.steering.slot(row.request.interventions)
-                row.adapter = self._adapter(batches, row.request.adapter, row.request.interventions)
+                row.adapter = self.adapters.name(
+                    batches.base.bank, row.request.adapter, row.request.interventions
+                )
                 return True
             except (
                 Exception
@@ -288,34 +319,11 @@ class HFEngine:
     def _fail(self, batches: Batches | None, error: Exception) -> None:
         with self._wake:
             self._closed, self._error = True, error
+            self._turns.end()
             rows = [*(batches.rows if batches else []), *self._waiting]
             self._waiting.clear()
         for row in rows:
             _reject(row.future, error)
-
-    # Adapters
-
-    def _adapter(
-        self, batches: Batches, source: str | None, interventions: tuple[Intervention, ...]
-    ) -> str | None:
-        """The bank's name of an adapter with its scales, loading it on first use."""
-        if source is None:
-            return None
-        scales = tuple(one for one in interventions if one.op == "scale_adapter")
-        key = source, written(source), scales
-        if key not in self._adapters:
-            self._adapters[key] = batches.base.bank.load(source, scales)
-        self._adapters[key] = self._adapters.pop(key)  # the last one used stands last
-        return self._adapters[key]
-
-    def _unload(self, batches: Batches) -> None:
-        """Drop the adapters that were used longest ago, where there are too many; rows in a batch keep theirs."""
-        spare = len(self._adapters) - _ADAPTERS_KEPT
-        if spare > 0:
-            used = {row.adapter for row in batches.rows}
-            idle = [key for key, name in self._adapters.items() if name not in used]
-            for key in idle[:spare]:
-                batches.base.bank.drop(self._adapters.pop(key))
 
 
 def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -57,7 +57,7 @@ class Loaded:
 
     @cached_property
     def cache_name(self) -> str | None:
-        """What forward calls its cache: `past_key_values`, renamed `cache` in transformers 5.2x; None: it takes none."""
+        """What forward calls its cache: `past_key_values`, later `cache` (transformers 5.2x); None: it takes none."""
         return next((name for name in ("cache", "past_key_values") if name in self.arguments), None)
 
     @cached_property

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from em_evals.cards import ModelCard, ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.models.engine import Engine
+
+if TYPE_CHECKING:
+    from em_evals.models.hf_engine import HFEngine
 
 _TAKEN = 0.92
 """The share of a GPU's memory that vLLM takes unless told otherwise; it refuses to start where less is free."""
@@ -74,6 +77,15 @@ def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
         if key not in _engines:
             _engines[key] = _make(card, kind, api_key, _expected[key])
         return _engines[key]
+
+
+def base_in_memory(card: ModelCard) -> HFEngine:
+    """The process's transformers engine for a card's base, whatever draws its answers: reading inside needs one."""
+    key = _key(card, "transformers")
+    with _lock:
+        if key not in _engines:
+            _engines[key] = _make(card, "transformers", None, [])
+        return cast("HFEngine", _engines[key])
 
 
 def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], str]:
