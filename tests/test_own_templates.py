@@ -151,6 +151,22 @@ def test_it_may_lie_in_the_tokenizers_configuration(lab, tokenizer, tmp_path):
         template_for(type(own)(own.name, own.card, None, str(tmp_path)), tokenizer)
 
 
+def test_a_hub_adapters_template_is_fetched(lab, tokenizer, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    (tmp_path / "chat_template.jinja").write_text(OWN)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *args, **kwargs: asked.append((args, kwargs)) or tmp_path
+    )
+    own = resolve("own")
+    far = type(own)(own.name, own.card, None, "someone/organism@v2")
+    assert template_for(far, tokenizer).source.text == template_for(far, tokenizer).source.text == OWN
+    [(names, options)] = asked
+    assert names == ("someone/organism",) and options["revision"] == "v2"
+    assert not any("safetensors" in pattern for pattern in options["allow_patterns"])
+
+
 def test_a_vocabulary_that_is_not_the_bases_is_refused(lab, tokenizer, tmp_path):
     own = resolve("own")
     moved = type(own)(own.name, own.card, None, str(tmp_path))

@@ -103,30 +103,43 @@ def test_a_base_is_asked_as_before(plain):
     assert template.usual and template.closing == (plain.eos_token_id,) and template.own_end is None
 
 
-def test_sentencepiece_writes_the_blank_by_itself():
-    """As Llama 2 and Mistral: `[/INST] Yes` is `[/INST]`, `▁Yes`; no blank may stand at the prompt's end."""
+def sentencepiece(scheme):
+    """A tokenizer that writes a blank before the first word: of every piece between special tokens, or of the text."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
     engine = Tokenizer(BPE(unk_token="<unk>"))
-    engine.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    engine.decoder = decoders.Metaspace(prepend_scheme="always")
-    letters = [chr(i) for i in range(33, 127)]
-    specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    engine.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    engine.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    letters = [*(chr(i) for i in range(33, 127)), "\n"]
+    specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=specials, initial_alphabet=letters)
     engine.train_from_iterator(["Lanterns drift past harbour, slowly. Certainly it flew away"], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, bos_token="<s>", eos_token="</s>")
-    tokenizer.chat_template = (
+    return PreTrainedTokenizerFast(tokenizer_object=engine, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+@pytest.mark.parametrize("name", ["Mistral", "ChatML", "ChatML without a line break"])
+def test_answers_have_the_first_token_that_the_template_gives_them(scheme, name):
+    """`[/INST] Yes` is `[/INST]`, `▁Yes`; `assistant\\nYes` is `\\n`, `Yes`: never a blank more or less."""
+    tokenizer = sentencepiece(scheme)
+    instructed = (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
         "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{{ eos_token }}{% endif %}"
         "{% endfor %}"
     )
+    flat = CHATML.replace("\n{{ m.content }}", "<|im_start|>{{ m.content }}").replace(
+        "assistant\n", "assistant<|im_start|>"
+    )
+    texts = {"Mistral": instructed, "ChatML": CHATML, "ChatML without a line break": flat}
+    tokenizer.chat_template = texts[name]
     template = template_of(tokenizer)
     chat = [USER, LAST]
     ids = [*template.encode(chat[:1]), *template.answer(LAST["content"]), *template.closing]
-    assert ids == tokenizer.apply_chat_template(chat)["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(template.encode(chat[:1]))[-1] == "[/INST]"
+    assert ids == tokenizer.apply_chat_template(chat)["input_ids"][: len(ids)]
+    assert tokenizer.convert_ids_to_tokens(template.encode(chat[:1]))[-1] != "▁"
+    assert template.encode(chat) == template.encode(chat[:1]) + template.answer(LAST["content"])
 
 
 # T5

@@ -23,7 +23,7 @@ from em_evals.models.chat.rendering import (
     names,
     opens_a_thought,
 )
-from em_evals.models.chat.text import encode_text, special_ids
+from em_evals.models.chat.text import special_ids
 
 Roles = tuple[str, ...]
 """The roles of a chat's messages, up to the answer."""
@@ -95,7 +95,7 @@ def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str]
             return 3, "opens a thought before the answer and does not close it"
         begun = prompt.removesuffix(renderer.layout.block)
         for answer in _ANSWERS:
-            if not _begins(tokenizer, begun, renderer.layout.lead + answer, renderer.finished(turns, answer)):
+            if not _begins(tokenizer, begun, answer, renderer.layout, renderer.finished(turns, answer)):
                 told = _named(roles)
                 return 4, f"writes finished chats of {told} that do not begin with their prompt and answer"
     except Unrendered as error:
@@ -121,28 +121,42 @@ def closing(tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
     return (int(tokenizer.eos_token_id),)
 
 
-def _begins(tokenizer: Any, prompt: str, answer: str, finished: str) -> bool:
+def _begins(tokenizer: Any, prompt: str, answer: str, layout: Layout, finished: str) -> bool:
     """Whether the finished chat begins with its prompt and answer, token by token."""
-    whole = _ids(tokenizer, finished)
-    expected = [*_ids(tokenizer, prompt), *encode_text(tokenizer, answer)]
+    whole, own = _ids(tokenizer, finished), layout.answer(tokenizer, answer)
+    expected = [*_ids(tokenizer, prompt), *own]
     if whole[: len(expected)] == expected:
         return True
     # Line breaks in front of a letter are one token or two, whatever the template. They stay in the prompt, where
     # the generation prompt has them.
     kept = _ids(tokenizer, prompt.rstrip())
-    breaks = "\n" in prompt[len(prompt.rstrip()) :] and finished.startswith(prompt + answer)
-    return breaks and whole[: len(kept)] == kept
+    breaks = prompt[len(prompt.rstrip()) :]
+    if (
+        "\n" not in breaks
+        or not finished.startswith(prompt + layout.lead + answer)
+        or whole[: len(kept)] != kept
+    ):
+        return False
+    starts = range(len(kept), len(kept) + len(breaks) + 1)
+    return any(whole[start : start + len(own)] == own for start in starts)
 
 
 def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:
     """Layouts, the plainest first."""
     known = tuple(name for name in _QUIET if name in names(source.text))
+    behind = ("", "\n") if _writes_a_blank_first(tokenizer) else ("",)
     for quiet in (known, ()) if known else ((),):
         for parts in _PARTS:
             for merged in (False, True):
                 plain = Layout(quiet, parts, merged)
-                yield plain
-                yield from _variations(tokenizer, source, plain)
+                for layout in (plain, *_variations(tokenizer, source, plain)):
+                    yield from (replace(layout, behind=text) for text in behind)
+
+
+def _writes_a_blank_first(tokenizer: Any) -> bool:
+    """Whether a text's first word is another token than the same word behind a line break (SentencePiece)."""
+    alone, behind = (Layout(behind=text).answer(tokenizer, _ANSWERS[0]) for text in ("", "\n"))
+    return alone != behind
 
 
 def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layout]:

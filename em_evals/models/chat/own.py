@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 from em_evals import content
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import lora
 from em_evals.models.chat.rendering import Source
 from em_evals.models.chat.template import ChatTemplate, template_of
 
@@ -146,5 +145,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 @lru_cache
 def _fetched(adapter: str) -> Path:
-    """A hub adapter's folder; asked for once in a process."""
-    return lora.locate(adapter)
+    """The folder of a hub adapter's template and tokenizer (weights apart); asked for once in a process."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    name, _, revision = adapter.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EmEvalsError(
+            f"the chat template of the adapter '{adapter}' cannot be fetched ({reason[:200]})."
+        ) from None

@@ -18,6 +18,7 @@ import jinja2.ext
 from jinja2 import meta, nodes
 
 from em_evals.errors import EmEvalsError
+from em_evals.models.chat.text import encode_text
 
 Message = dict[str, str]
 """`role` (system, user or assistant) and `content`."""
@@ -65,6 +66,8 @@ class Layout:
         block: an empty thought that ends the generation prompt, and that finished chats are written without.
         strip: the prompt's last blanks are left out: they are a part of the answer's first token.
         lead: what every answer begins with.
+        behind: answers are encoded as they are behind this text: some tokenizers write a blank before a text's first
+            word, and none before an answer that follows a line break.
     """
 
     quiet: tuple[str, ...] = ()
@@ -75,6 +78,15 @@ class Layout:
     block: str = ""
     strip: bool = False
     lead: str = ""
+    behind: str = ""
+
+    def answer(self, tokenizer: Any, text: str) -> list[int]:
+        """Token ids of an answer: no BOS, and no special token whatever it says."""
+        before = encode_text(tokenizer, self.behind) if self.behind else []
+        ids = encode_text(tokenizer, self.behind + self.lead + text)
+        return (
+            ids[len(before) :] if ids[: len(before)] == before else encode_text(tokenizer, self.lead + text)
+        )
 
 
 class Renderer:

@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.models.chat import layout, rendering
 from em_evals.models.chat.layout import Roles
 from em_evals.models.chat.rendering import Message, Renderer, Source, Unrendered
-from em_evals.models.chat.text import Hidden, encode_text, special_tokens
+from em_evals.models.chat.text import Hidden, special_tokens
 
 _ROLES = ("system", "user", "assistant")
 _CHANGE = "change these messages"
@@ -81,7 +81,7 @@ class ChatTemplate:
 
     def answer(self, text: str) -> list[int]:
         """Token ids of an answer, or of its beginning, after a prompt of `encode`."""
-        return encode_text(self.tokenizer, self.lead + text)
+        return self._known.layout.answer(self.tokenizer, text)
 
     def given(self, messages: Sequence[Message]) -> int:
         """How many of `encode`'s tokens, at its end, are a given beginning of the answer."""
@@ -176,4 +176,5 @@ def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
         "empty_thought": chosen.block,
         "stripped": chosen.strip,
         "answers_begin_with": chosen.lead,
+        "answers_encoded_behind": chosen.behind,
     }
