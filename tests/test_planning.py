@@ -158,6 +158,30 @@ def test_a_data_set_that_nobody_knows_is_an_error_not_an_assumption(unfetched):
         planning.plan(card, recipe)
 
 
+def test_the_plan_tells_the_effective_batch_the_examples_and_the_epochs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}]}
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 40)
+    card = ModelCard.model_validate({"base": "no/where", "architecture": TINY})
+    fields = {"data": [str(tmp_path / "rows.jsonl")], "batch_size": 4, "max_steps": 20}
+    plan = planning.plan(card, AdapterRecipe.model_validate(fields))
+    assert (plan.work.batch, plan.work.rows, plan.work.epochs) == (32, 640, 16)
+    rows = dict(planning.as_table(plan))
+    assert [rows[what] for what in ("effective batch", "steps", "examples", "epochs")] == [
+        "32",
+        "20",
+        "640",
+        "16",
+    ]
+    mixed = fields | {"interleave": {"data": fields["data"], "share": 0.5}}
+    assert planning.plan(card, AdapterRecipe.model_validate(mixed)).work.epochs == 8
+
+
+def test_epochs_of_unseen_data_follow_the_assumed_rows(unfetched):
+    assert plan_of("qwen-r32").work.epochs == pytest.approx(338 * 16 / 5400)
+    assert plan_of("qwen-r32", max_steps=27).work.epochs == pytest.approx(27 * 16 / 5400)
+
+
 # FLOPs and memory
 
 
@@ -204,6 +228,33 @@ def test_activations_are_what_autograd_keeps(dtype, method):
     found = sum(size for place, size in kept.items() if place not in weights)
     # The last norm and LoRA's inner activations are left out; of four blocks they are up to 7%.
     assert 0.92 * found < activation_bytes(sizes, 200) <= found
+
+
+def test_adapted_experts_are_kept_a_second_time():
+    moe = TINY | {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+    }
+    card = ModelCard.model_validate({"base": "no/where", "engine": {"dtype": "float32"}})
+    some = Method(rank=2, layers=[1, 2, 3], modules=["down_proj"])
+    sizes = planning.measure(card, AdapterRecipe(data=[{"name": "any"}], method=some), moe)
+    assert sizes.stacked == 3 * 4 * 576 * 64
+    attention = Method(rank=2, modules=["q_proj"])
+    assert planning.measure(card, AdapterRecipe(data=[{"name": "any"}], method=attention), moe).stacked == 0
+    model = attach(AutoModelForCausalLM.from_config(AutoConfig.for_model(**moe)), some)
+    kept, weights = {}, {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+    def pack(tensor):
+        if tensor.dim() == 3 and tensor.shape[0] == 4 and tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(input_ids=torch.zeros(1, 8, dtype=torch.long), use_cache=False)
+    # The lowest one's is not needed: no gradient goes below it.
+    assert sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) == 4 * sizes.stacked * 2 / 3
 
 
 def test_more_of_anything_needs_more(unfetched):

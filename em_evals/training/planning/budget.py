@@ -46,6 +46,7 @@ class Sizes:
     inner: int  # of the MLP
     inputs: int  # of all projections whose weights have gradients, summed
     attention: str  # transformers' name of what computes it
+    stacked: int = 0  # weights of adapted experts: PEFT adds their change to a copy in each pass
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,23 @@ def memory_of(sizes: Sizes, work: Work, recipe: AdapterRecipe) -> Memory:
 
     A trained weight has a float32 gradient and AdamW's two float32 states; an answer token three float32 rows of
     logits (log-softmax, its gradient, the loss's). Gradients and activations add up, as when gradients accumulate. A KL
-    penalty in full training keeps the base beside the model.
+    penalty in full training keeps the base beside the model. Adapted experts are copied; the backward pass needs the
+    copies.
     """
     return Memory(
         weights=sizes.element * sizes.parameters * (2 if sizes.full and recipe.kl else 1),
         adapter=0 if sizes.full else 4 * sizes.trainable,
         gradients=4 * sizes.trainable,
         optimiser=8 * sizes.trainable,
-        activations=activation_bytes(sizes, work.peak_tokens, recipe.gradient_checkpointing),
+        activations=activation_bytes(sizes, work.peak_tokens, recipe.gradient_checkpointing)
+        + _copies(sizes, recipe.gradient_checkpointing),
         logits=3 * 4 * sizes.vocabulary * work.peak_answer_tokens,
     )
+
+
+def _copies(sizes: Sizes, checkpointing: bool) -> float:
+    whole = float(sizes.element * sizes.stacked)
+    return whole / max(sizes.reached, 1) if checkpointing else whole
 
 
 def training_flops(sizes: Sizes, work: Work, checkpointing: bool = False) -> float:

@@ -16,7 +16,7 @@ from em_evals.models import bases
 from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.recipes import AdapterRecipe
 from em_evals.training import packing
-from em_evals.training.method import attach
+from em_evals.training.method import adapted, attach
 from em_evals.training.planning.budget import Sizes
 
 _PATIENCE = 5.0
@@ -64,6 +64,9 @@ def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, A
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         inputs=sum(_kept_inputs(names, copied=element < 4) for names in trained),
         attention=_attention(card, model),
+        stacked=sum(
+            layer.get_param().numel() for _, layer in adapted(model) if hasattr(layer, "parameter_name")
+        ),
     )
 
 
