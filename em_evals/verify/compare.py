@@ -15,6 +15,8 @@ from em_evals.verify.verdict import Row, failed, sentence, skipped
 
 _VISIBLE = 10.0
 """How many times its tolerance an adapter or intervention must change what is said: a smaller effect proves nothing."""
+_SHOWN = 2
+"""Answers of a check that are computed without them, to see that."""
 
 
 @dataclass(eq=False)
@@ -116,11 +118,16 @@ class Answered:
             "; ".join(text for text in (reason, check.note) if text),
         )
 
+    @property
+    def shown(self) -> list[Drawn]:
+        """A few answers under an adapter or interventions, to look at what these change."""
+        return [one for one in self.drawn if one.request.adapter or one.request.interventions][:_SHOWN]
+
     def _effect(self, bare: Callable[[Asked], Scores]) -> float:
         """By how much an adapter or interventions change what is said, at most."""
         changes = [0.0]
-        for one in self.drawn:
-            if (one.request.adapter or one.request.interventions) and one.plain is not None:
+        for one in self.shown:
+            if one.plain is not None:
                 base = bare(one.asked)
                 changes += [abs(a - b) for a, b in zip(one.plain.given, base.given, strict=True)]
         return max(changes)

@@ -153,8 +153,6 @@ class _Verification:
         scales = tuple(one for one in card.interventions if one.op == "scale_adapter")
         if card.adapter_path is not None:
             checks += plan.adapter(prompts, card.adapter_path, scales)
-        else:
-            self.rows.append(skipped("adapter", "PEFT", "the card has no adapter"))
         if any(one.op != "scale_adapter" for one in card.interventions):
             ops = ", ".join(dict.fromkeys(one.op for one in card.interventions))
             name = f"interventions: the card's ({ops})"
@@ -172,7 +170,8 @@ class _Verification:
         asked = dict.fromkeys(one.asked for entry in answered for one in entry.drawn)
         compiling = self._compiling(seen, folder)
         in_float32 = dict.fromkeys(compiling[1]) if compiling else {}
-        said = self._plainly(seen, [*asked, *map(bare_of, asked), *(in_float32 if self.exact else ())])
+        bare = [bare_of(one.asked) for entry in answered for one in entry.shown]
+        said = self._plainly(seen, [*asked, *bare, *(in_float32 if self.exact else ())])
         truth: _Said | None = None
         copies: dict[Asked, Scores | Exception] = {}
         if not self.exact:
@@ -185,8 +184,10 @@ class _Verification:
         rule = self._rule(answered, truth is None)
         self.rows += [self._row(entry, said, rule) for entry in answered]
         self.rows.append(self._extraction(seen, said, truth))
-        self.rows.append(_bits(seen))
         self.rows.append(self._compiled(compiling, said if self.exact else truth, folder, seen))
+        self.rows.append(_bits(seen))
+        if self.card.adapter_path is None:
+            self.rows.append(skipped("adapter", "PEFT", "the card has no adapter"))
         if not self.vllm:
             self.rows.append(skipped("vllm", plan.PLAIN, self.no_vllm))
         return rule
