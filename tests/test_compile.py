@@ -16,13 +16,16 @@ from em_evals.cli import app
 from em_evals.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.insight.reading import Reading
-from em_evals.models import bases
+from em_evals.models import bases, compiled_checkpoint
 from em_evals.models.compile import compile_card
+from tests import architectures
 from tests.models import card, make_adapter, tiny
 
 IDS = torch.tensor([[5, 9, 200, 31, 401, 12, 500, 33, 21]])
 WRITES = {"op": "ablate", "direction": "d", "site": "writes", "from_layer": 1}
 ADD = {"op": "add", "direction": "d", "layers": [0, 2], "scale": -0.7}
+SUBSPACE = {"op": "ablate", "direction": ["one", "two"], "site": "writes", "from_layer": 1}
+PUSH = {"op": "add", "direction": "one", "layers": [1, 2], "scale": 0.7}
 HALF = {"op": "scale_adapter", "layers": [1], "scale": 0.5}
 
 
@@ -184,6 +187,7 @@ def test_a_scaled_adapter_compiles_to_a_lora_of_its_rank(root, tmp_path):
     ("kind", "step", "to", "sentence"),
     [
         ("llama", {"op": "clamp", "direction": "d"}, "checkpoint", "`clamp` of a block's output"),
+        ("llama", {"op": "cap", "direction": "d", "value": 1.0}, "checkpoint", "`cap` of a block's output"),
         ("llama", {"op": "ablate", "direction": "d"}, "lora", "`ablate` with `site: writes` can be"),
         ("llama", ADD, "lora", "--to checkpoint"),
         ("llama", ADD | {"positions": "answer"}, "checkpoint", "every token alike"),
@@ -204,3 +208,99 @@ def test_a_folder_in_use_is_left_alone(root, tmp_path):
     with pytest.raises(EmEvalsError, match="is not empty"):
         compile_card(made(root, "llama", [WRITES], adapted=False), "checkpoint", tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+EXACT = {
+    "granite": (SUBSPACE, PUSH),
+    "granite4-dense": (SUBSPACE,),
+    "llama-tied-bias": (SUBSPACE, PUSH),
+    "falcon-h1": (SUBSPACE, PUSH),
+    "nemotron-h": (SUBSPACE,),
+    "qwen3-next": (SUBSPACE,),
+    "qwen3-5": (SUBSPACE,),
+    "lfm2": (SUBSPACE,),
+    "llama4-text": (SUBSPACE,),
+    "gpt-oss": (SUBSPACE,),
+    "deepseek-v3": (SUBSPACE,),
+    "gpt2": (SUBSPACE, PUSH),
+    "bamba": (PUSH,),
+}
+NORMED = ("gemma4-e2b", "gemma4-moe", "glm4", "olmo2", "olmo-hybrid", "gemma3-text")
+
+
+def asked(name, folder, steps):
+    """A card on a tiny model, its directions beside it."""
+    home = architectures.build(name, folder / "base")
+    layers = architectures.load(home).config.get_text_config().num_hidden_layers
+    for seed, file in enumerate(("one", "two")):
+        vectors = np.random.default_rng(seed).normal(size=(layers, 64)).astype(np.float32)
+        directions.write(Direction(vectors, vectors, np.ones(layers)), folder / f"{file}.safetensors")
+    found = []
+    for step in steps:
+        names = step["direction"]
+        files = [
+            str(folder / f"{name}.safetensors") for name in ([names] if isinstance(names, str) else names)
+        ]
+        found.append(step | {"direction": files if step["op"] == "ablate" else files[0]})
+    path = folder / "card.yaml"
+    path.write_text(json.dumps({"base": home, "engine": {"dtype": "float32"}, "interventions": found}))
+    return resolve(str(path))
+
+
+@pytest.mark.parametrize(("name", "step"), [(name, step) for name in EXACT for step in EXACT[name]])
+def test_architectures_compile_to_what_hooks_compute(name, step, tmp_path):
+    """Multipliers between a block's parts and the stream, experts, states, positions, transposed matrices."""
+    one = asked(name, tmp_path, [step])
+    row = IDS[0].remainder(90)
+    with torch.no_grad(), Reading(one).read_as(one) as model:
+        expected = model(input_ids=row[None], use_cache=False).logits[0].log_softmax(-1)
+    folder = compile_card(one, "checkpoint", tmp_path / "out")
+    found = architectures.logits(architectures.load(str(folder)), row.tolist()).log_softmax(-1)
+    bare = architectures.logits(architectures.load(one.card.base), row.tolist()).log_softmax(-1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert (found - bare).abs().max() > 1e-2
+    assert json.loads((folder / "em_evals.json").read_text())["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_norm_between_a_block_and_the_stream_is_no_change_of_weights(name, tmp_path):
+    for step in (SUBSPACE, PUSH):
+        with pytest.raises(EmEvalsError, match="has a norm between its parts and the stream"):
+            compile_card(asked(name, tmp_path, [step]), "checkpoint", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_residual_multiplier_that_is_forgotten_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled_checkpoint, "write_gain", lambda block: 1.0)
+    with pytest.raises(EmEvalsError, match=r"the compiled model is not the one with hooks: .* nats apart"):
+        compile_card(asked("granite", tmp_path, [PUSH]), "checkpoint", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "base",
+        "card.yaml",
+        "one.safetensors",
+        "two.safetensors",
+    ]
+
+
+def test_what_saving_loses_is_found_out(tmp_path):
+    """The configuration says `mlp_bias`, and the class that reads it has no such biases."""
+    with pytest.raises(EmEvalsError, match="the written model is not the one with hooks"):
+        compile_card(asked("deepseek-v32", tmp_path, [PUSH]), "checkpoint", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantized_base_is_refused_by_name(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from em_evals.models import compile as compiling
+
+    load = bases.load_model
+
+    def quantized(card):
+        model = load(card)
+        model.hf_quantizer, model.config.quantization_config = object(), SimpleNamespace(quant_method="mxfp4")
+        return model
+
+    monkeypatch.setattr(compiling.bases, "load_model", quantized)
+    with pytest.raises(EmEvalsError, match=r"is quantized \(mxfp4\).* name its 16-bit base"):
+        compile_card(asked("llama", tmp_path, [SUBSPACE]), "checkpoint", tmp_path / "out")
