@@ -15,12 +15,10 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from em_evals.models import families
 from em_evals.models.architecture import unwrapped
 
 NAME = "em_evals_packed"
-
-_TESTED = ("llama", "qwen2", "qwen3", "gemma")
-"""Architectures whose attention hands our keyword on and has no window or cap; tests compare each with padded rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +50,8 @@ class Line:
 
 def use(model: Any) -> bool:
     """Let a model take packed rows; False, and nothing done, where that is not known to be exact."""
-    config = model.config.get_text_config()
-    windowed = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
-    if config.model_type not in _TESTED or windowed or "sdpa" not in str(config._attn_implementation):
+    chosen = str(model.config.get_text_config()._attn_implementation)
+    if not families.layout(model.config).pack or "sdpa" not in chosen:
         return False
     unwrapped(model).set_attn_implementation(NAME)
     return True
