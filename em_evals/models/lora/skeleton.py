@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,8 +22,10 @@ from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 Kind = Literal["linear", "transposed", "embedding", "convolution", "other"]
 Shape = tuple[int, ...]
 
-_CALLED = ("Norm", "Router", "Gate", "Experts")
+_CALLED = ("Norm", "Router", "Gate")
 """Classes of modules that are run by a call, by a part of their names."""
+_ROUTES = {"top_k_index", "router_indices"}
+"""Arguments of experts that are given all tokens, and whose each is."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class ModuleShape:
         own_forward: a subclass with a forward pass of its own (Falcon's linear modules, routers).
         takes_lora: whether PEFT can run a LoRA beside it, so far as its kind tells.
         name: its class's name.
+        routes: experts that are given all tokens in order, and distribute them themselves.
     """
 
     kind: Kind
@@ -46,15 +50,18 @@ class ModuleShape:
     own_forward: bool = False
     takes_lora: bool = True
     name: str = ""
+    routes: bool = False
 
     @property
     def is_called(self) -> bool:
-        """Whether its parameters are read in its own forward pass only, so far as its class tells.
+        """Whether its parameters are read in its own forward pass only, on all tokens in order, as its class tells.
 
-        A convolution's weight, say, is often read by the mixer around it.
+        A convolution's weight is often read by the mixer around it, and some experts see tokens sorted by expert.
         """
         if self.kind == "convolution":
             return False
+        if self.kind == "other" and any(len(size) == 3 for size in self.parameters.values()):
+            return self.routes or self.stacked
         return self.kind != "other" or any(word in self.name for word in _CALLED)
 
     @property
@@ -229,6 +236,7 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         own_forward,
         not own_forward or _gives_tensor(module),
         type(module).__name__,
+        own is None and not _ROUTES.isdisjoint(inspect.signature(type(module).forward).parameters),
     )
 
 
