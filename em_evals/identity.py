@@ -15,8 +15,10 @@ from em_evals import content
 from em_evals.errors import EmEvalsError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-_TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
-"""An adapter's own chat template may lie in either; it wins over the base's (models/chat.py)."""
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+"""An adapter's own chat template may lie in either, or in its tokenizer_config.json (models/chat/own.py)."""
+_ASKED_BY = ("chat_template", "bos_token", "eos_token")
+"""Fields of an adapter's tokenizer_config.json that change what its model is asked."""
 _BASE_FILES = re.compile(
     r"(?:config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
     r"|.*\.safetensors(?:\.index\.json)?|merges\.txt|chat_template\.jinja|.*\.model|.*\.py"
@@ -111,16 +113,14 @@ def _remembered(kept: Path, path: Path) -> str:
 
 
 def _template(folder: Path) -> str:
-    """What an adapter's folder says of the chat template; empty where it says nothing."""
-    for name in _TEMPLATES:
-        if not (folder / name).is_file():
-            continue
-        text = content.read_text(folder / name)
-        if name.endswith(".jinja"):
-            return text
-        try:
-            said = json.loads(text).get("chat_template")
-        except (json.JSONDecodeError, AttributeError):
-            return text
-        return json.dumps(said) if said else ""
-    return ""
+    """What an adapter's folder says of how its model is asked; empty where it brings no template of its own."""
+    own = {name: content.read_text(folder / name) for name in _TEMPLATES if (folder / name).is_file()}
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        return json.dumps(own) if own else ""
+    try:
+        said = json.loads(content.read_text(settings))
+        own |= {name: json.dumps(said[name]) for name in _ASKED_BY if name in said}
+    except (json.JSONDecodeError, TypeError):
+        return content.read_text(settings)
+    return json.dumps(own) if own.keys() - {"bos_token", "eos_token"} else ""

@@ -216,3 +216,22 @@ def test_a_servers_draws_end_there_too():
     request = Request((1, 2), Sampling(), end=7)
     assert body(request, "m", 10)["stop_token_ids"] == [7]
     assert "stop_token_ids" not in body(Request((1, 2), Sampling()), "m", 10)
+
+
+@pytest.mark.parametrize("to", ["lora", "checkpoint"])
+def test_a_compiled_card_keeps_its_adapters_template(to, tmp_path):
+    """What is compiled is asked as the adapter was."""
+    from transformers import AutoTokenizer
+
+    from em_evals.cards import ResolvedCard
+    from em_evals.models.compile import compile_card
+    from tests import architectures
+    from tests.models import card as bare
+    from tests.models import make_adapter
+
+    base = architectures.build("llama", tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter", 2, ["down_proj"], seed=1)
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
+    (tmp_path / "adapter" / "chat_template.jinja").write_text(template)
+    folder = compile_card(ResolvedCard("mine", bare(base), None, adapter), to, tmp_path / "made")
+    assert AutoTokenizer.from_pretrained(folder).chat_template == template

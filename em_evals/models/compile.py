@@ -26,6 +26,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import bases, compiled_checkpoint, compiled_lora, invariants
 from em_evals.models.changes import changes
+from em_evals.models.chat import own
 from em_evals.models.interventions import Pair, Rows, Steering, load
 from em_evals.models.lora import Bank
 from em_evals.models.lora.fit import Fit
@@ -72,8 +73,16 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
             del model, adapter
             found = invariants.logits(_as_adapter(card, scratch), ids)
         invariants.check_same(found, wanted, "written")
+        _keep_template(card, scratch)
         _record(card, scratch, invariants.apart(found, expected))
     return folder
+
+
+def _keep_template(card: ResolvedCard, folder: Path) -> None:
+    """An adapter's own chat template goes with what it was compiled into."""
+    tokenizer = bases.load_tokenizer(card.card)
+    if own.settle(card, tokenizer):
+        tokenizer.save_pretrained(folder)
 
 
 def _record(card: ResolvedCard, folder: Path, apart: float) -> None:

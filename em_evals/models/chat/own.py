@@ -52,6 +52,28 @@ def template_for(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
     )
 
 
+def settle(card: ResolvedCard, tokenizer: Any) -> bool:
+    """Give a tokenizer of one's own the template of a card's adapter, to be saved beside a compiled model.
+
+    Args:
+        card: whose adapter may bring a template.
+        tokenizer: changed; never an engine's.
+
+    Returns:
+        Whether there was one.
+    """
+    if card.adapter_path is None:
+        return False
+    folder = Path(card.adapter_path).expanduser()
+    own = source(folder if folder.is_dir() else _fetched(card.adapter_path), tokenizer)
+    if own is None:
+        return False
+    tokenizer.chat_template = own.text
+    for role, token in own.tokens:
+        setattr(tokenizer, role, token)
+    return True
+
+
 def source(folder: Path, tokenizer: Any) -> Source | None:
     """The template of an adapter's folder; None where it brings none. Read again when a file changes.
 
