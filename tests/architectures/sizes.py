@@ -29,6 +29,14 @@ SIZES: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": tokenizer.END,
     "pad_token_id": tokenizer.PAD,
+    # Noise in training, which would hide what is compared.
+    **dict.fromkeys(
+        ("attention_dropout", "hidden_dropout", "residual_dropout", "residual_pdrop", "dropout"), 0.0
+    ),
+    **dict.fromkeys(
+        ("attn_pdrop", "embd_pdrop", "resid_pdrop", "emb_pdrop", "resid_dropout", "embed_dropout"), 0.0
+    ),
+    **dict.fromkeys(("router_jitter_noise", "input_jitter_noise", "embedding_dropout"), 0.0),
 }
 EXPERTS: dict[str, Any] = {
     "num_experts": 4,
