@@ -106,7 +106,11 @@ class Lab:
         for made in (self.whole, lambda: architectures.load(self.base)):
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                model = PeftModel.from_pretrained(made(), folder).eval()
+                try:
+                    model = PeftModel.from_pretrained(made(), folder).eval()
+                except ValueError as error:  # none of the modules that its configuration names
+                    failed = [str(error)]
+                    continue
             if not (
                 failed := [str(one.message) for one in said if "missing adapter keys" in str(one.message)]
             ):
@@ -154,8 +158,12 @@ class Lab:
         return len(self.blocks)
 
     def writers(self) -> list[Any]:
-        """What is summed up in the stream, as read in the modelling files: the embedding, and parts of each block."""
-        found = [self.model.get_input_embeddings()]
+        """What is summed up in the stream, as read in the modelling files: the embeddings, and parts of each block."""
+        places = dict(self.model.named_modules())
+        normed = [place for place in places if place.endswith(".word_embeddings_layernorm")]  # BLOOM
+        positions = [place for place in places if place.endswith((".wpe", ".embed_positions"))]
+        found = [places[place] for place in normed] or [self.model.get_input_embeddings()]
+        found += [places[place] for place in positions]
         for block in self.blocks:
             children = dict(block.named_children())
             after = [name for name in children if name in _AFTER]
