@@ -131,10 +131,10 @@ def of(model: Any) -> Skeleton:
     names = {id(module): name for name, module in plain.named_modules()}
     blocks = names[id(decoder_layers(plain))]
     embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
-    tied = head is not None and (
-        head.weight is embedding.weight
-        or (head.weight.is_meta and bool(plain.config.get_text_config().tie_word_embeddings))
-    )
+    text = plain.config.get_text_config()
+    # Qwen3-VL's text part has no such field: its whole model's says it.
+    ties = getattr(text, "tie_word_embeddings", getattr(plain.config, "tie_word_embeddings", False))
+    tied = head is not None and (head.weight is embedding.weight or (head.weight.is_meta and bool(ties)))
     return Skeleton(
         str(plain.config.model_type),
         {name: _shape(module) for name, module in plain.named_modules() if name},
