@@ -173,7 +173,9 @@ def _drawn(text: str, run: Run, vllm: str) -> str:
 def _code() -> str:
     home = Path(__file__).parent
     places = [home / name for name in _MEASURING]
-    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    files = [
+        file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
     return content.digest(*(identity.file_digest(file).encode() for file in files))
 
 

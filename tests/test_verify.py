@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases, families
 from em_evals.models.lora import Bank
 from em_evals.models.setting import setting_of, verified_line
-from em_evals.verify import compiled, gaps, hooks, run, verify
+from em_evals.verify import compiled, gaps, hooks, verify
 from em_evals.verify.prompts import Prompts, borders
 from em_evals.verify.verdict import Row, Verdict
 from tests.architectures.lab import Lab
@@ -79,7 +79,10 @@ def test_passes_on_a_right_model(name, ones, lab, workdir):
     made = [row for row in verdict.rows if row.name.startswith(("engine", "adapter", "interventions"))]
     assert len(made) == 9 and all(row.verdict == "ok" for row in made)
     assert all(0 < row.largest <= row.tolerance == 1e-4 and row.n >= 18 for row in made)
-    assert rows["extraction"].verdict == rows["base unchanged"].verdict == rows["chat template"].verdict == "ok"
+    for row in ("chat template", "extraction: the base", "base unchanged"):
+        assert rows[row].verdict == "ok", rows[row]
+    positional = ones[0].get("positions", "all") != "all"
+    assert rows["extraction: the card"].verdict == ("skipped" if positional else "ok")
     forms = [row for row in verdict.rows if row.name.startswith("compiled")]
     assert [row.verdict for row in forms] == ["ok" if name in ("llama", "mistral-window") else "skipped"]
 
@@ -87,7 +90,7 @@ def test_passes_on_a_right_model(name, ones, lab, workdir):
 def test_finds_a_beginning_that_is_shared_under_a_window(lab, workdir, monkeypatch):
     monkeypatch.setattr(families, "_windowed", lambda text: False)
     verdict = verify(card(lab("mistral-window"), workdir, adapter=False))
-    assert {"engine: shared beginning", "engine: scored text", "extraction"} <= set(verdict.wrong)
+    assert {"engine: shared beginning", "engine: scored text", "extraction: the base"} <= set(verdict.wrong)
     assert rows_of(verdict)["engine: alone"].verdict == "ok"
 
 
@@ -102,7 +105,7 @@ def test_finds_a_dropped_adapter_tensor(lab, workdir, monkeypatch):
 
     monkeypatch.setattr(Bank, "load", dropping)
     verdict = verify(card(lab("llama"), workdir))
-    assert set(verdict.wrong) == {"adapter: alone", "adapter: among the base's rows"}
+    assert set(verdict.wrong) == {"adapter: alone", "adapter: among the base's rows", "extraction: the card"}
 
 
 def test_finds_a_scaled_residual(lab, workdir, monkeypatch):
@@ -117,7 +120,7 @@ def test_finds_a_scaled_residual(lab, workdir, monkeypatch):
     verdict = verify(card(lab("llama"), workdir, adapter=False))
     rows = rows_of(verdict)
     assert all(row.verdict == "wrong" for row in rows.values() if row.name.startswith("engine"))
-    assert rows["extraction"].verdict == "wrong" and rows["base unchanged"].verdict == "ok"
+    assert rows["extraction: the base"].verdict == "wrong" and rows["base unchanged"].verdict == "ok"
 
 
 def test_finds_a_compiled_form_that_is_off(lab, workdir, monkeypatch):
@@ -135,7 +138,7 @@ def test_finds_a_compiled_form_that_is_off(lab, workdir, monkeypatch):
 
     monkeypatch.setattr(compiled, "compile_card", off)
     verdict = verify(card(lab("llama"), workdir, True, WRITES))
-    assert verdict.wrong == ("compiled: card as lora",)
+    assert verdict.wrong == ("compiled: the card, as lora",)
 
 
 def test_finds_a_lora_that_changes_the_base(lab, workdir, monkeypatch):
@@ -280,7 +283,7 @@ def test_rows_cross_what_the_model_has(lab):
     sides = {len(row) > 8 for row in prompts.lengths()}
     assert sides == {True, False}
     heads = {row[:8] for row in prompts.shared()}
-    assert len(heads) == 1 and len({row for row in prompts.shared()}) == 8
+    assert len(heads) == 1 and len(set(prompts.shared())) == 8
     assert len({row[:8] for row in prompts.lengths()}) == 8
     config.sliding_window = 4096
     assert Prompts(small.tokenizer, None, config, 512, "cpu").reach == "window of 4096 tokens: not reached"
@@ -291,7 +294,9 @@ def test_tolerances():
     assert exact.largest == 1e-4 and exact.problem(gaps.Spread.of([1e-4, 0.0])) is None
     assert exact.problem(gaps.Spread.of([2e-4])) and exact.problem(gaps.Spread.of([0.0, math.nan]))
     half = gaps.Rule("bfloat16", gaps.Spread.of([0.01, 0.0, 0.0, 0.0]))
-    assert half.tolerance().largest == pytest.approx(0.03) and half.tolerance([0.02]).largest == pytest.approx(0.06)
+    assert half.tolerance().largest == pytest.approx(0.03) and half.tolerance(
+        [0.02]
+    ).largest == pytest.approx(0.06)
     assert half.tolerance().problem(gaps.Spread.of([0.02, 0.0, 0.0, 0.0])) is None
     assert "root mean square" in half.tolerance().problem(gaps.Spread.of([0.02] * 4))
     assert gaps.Rule("bfloat16", gaps.Spread.of([0.0]), copies=True).tolerance().largest == 8 / 128
@@ -314,4 +319,3 @@ def test_hooks_by_hand_find_every_writer(lab):
         "model.layers.0.post_attention_layernorm",
         "model.layers.0.post_feedforward_layernorm",
     ]
-    assert run.BITS == "base unchanged"

@@ -110,7 +110,7 @@ class Rule:
                 "least; no float32 copy fits into memory"
             )
         return (
-            f"{self._dtype}: three times the largest deviation of plain transformers in {self._dtype} from float32 (base: "
-            f"{self._base.largest:.2g} nats over {self._base.n} tokens), twice its root mean square "
+            f"{self._dtype}: three times the largest deviation of plain transformers in {self._dtype} from float32 "
+            f"(base: {self._base.largest:.2g} nats over {self._base.n} tokens), twice its root mean square "
             f"({self._base.typical:.2g}); for the exact proof say -M dtype=float32"
         )

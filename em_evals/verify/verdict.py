@@ -91,7 +91,9 @@ class Verdict:
 
     def run(self) -> Run:
         """The short form that is kept beside the base's digest: the deviation that came nearest to its tolerance."""
-        compared = [row for row in self.rows if row.unit == "nats" and row.largest is not None and row.tolerance]
+        compared = [
+            row for row in self.rows if row.unit == "nats" and row.largest is not None and row.tolerance
+        ]
         worst = max(compared, key=lambda row: _share(row), default=None)
         return Run(
             card=self.card,
