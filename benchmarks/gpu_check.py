@@ -4,8 +4,8 @@
 
 Needs a CUDA GPU and `pip install 'em-evals[vllm]'`, nothing else: the base comes from a wheel, adapters and directions
 are random. Agreement is what `em-evals verify` finds for a card with that LoRA and `backend: vllm`, in float32,
-compiled and with CUDA graphs: every op and kind of position, mixed in one batch. Throughput: bfloat16, both engines, and
-what steering and a LoRA cost.
+compiled and with CUDA graphs: every op and kind of position, mixed in one batch. Throughput is measured in bfloat16,
+with both engines, and with what steering and a LoRA cost.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -61,6 +61,7 @@ class Run(BaseModel):
         largest: the largest deviation of a log-probability, in nats.
         tolerance: of the check in which it was found.
         vllm: the version of vLLM that was compared too; empty where none was.
+        rows: every check, as `em-evals verify --json` prints it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -72,6 +73,7 @@ class Run(BaseModel):
     largest: float
     tolerance: float
     vllm: str = ""
+    rows: tuple[dict[str, Any], ...] = ()
 
 
 class Kept(BaseModel):

@@ -14,6 +14,7 @@ pytest.importorskip("peft")
 from em_evals import verified
 from em_evals.cards import resolve
 from em_evals.cli import app
+from em_evals.doctor import examine
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, families
 from em_evals.models.lora import Bank
@@ -174,6 +175,15 @@ def test_in_sixteen_bits_the_tolerance_is_the_measured_rounding(lab, workdir):
     assert any(row.name.startswith("compiled") and row.tolerance == 1e-4 for row in verdict.rows)
 
 
+def test_without_room_for_float32_roundings_are_those_beside_copies(lab, workdir, monkeypatch):
+    monkeypatch.setattr("em_evals.verify.run.room_for_copy", lambda parameters, card: False)
+    verdict = verify(card(lab("llama"), workdir, False, dtype="bfloat16"))
+    rows = rows_of(verdict)
+    assert verdict.ok and "beside copies of itself" in verdict.rule
+    assert 0.05 < rows["engine: batched, other lengths"].tolerance < 1.0
+    assert rows["compiled"].verdict == "skipped" and "no float32 copy" in rows["compiled"].reason
+
+
 def test_a_card_that_cannot_be_used_is_no_verdict(lab, workdir):
     other = card(lab("llama"), workdir, True)
     file = workdir / "adapter"
@@ -271,6 +281,41 @@ def test_sampling_defaults_do_not_make_another_model(lab, workdir):
     assert warm.digest != given.digest and verified_line(warm) == verified_line(given)
 
 
+def test_draws_say_whether_they_are_verified(lab, workdir):
+    import asyncio
+
+    from inspect_ai.model import ChatMessageUser, GenerateConfig
+
+    from em_evals.models.shared import close_engines
+    from em_evals.provider import LocalAPI
+
+    def draw(given):
+        api = LocalAPI(str(given.path))
+        config = GenerateConfig(max_tokens=2)
+        return asyncio.run(api.generate([ChatMessageUser(content="Hi")], [], "none", config)).metadata
+
+    given, verdict = found(lab, workdir)
+    try:
+        assert draw(given)["verified"] == "not verified"
+        verified.keep(verdict.setting, given, verdict.run())
+        assert draw(given)["verified"] == verified_line(given) != "not verified"
+    finally:
+        close_engines()
+
+
+def test_the_doctor_lists_what_is_verified(lab, workdir, monkeypatch):
+    def told():
+        return [row for row in examine() if row["what"] == "verified"]
+
+    assert [row["state"] for row in told()] == ["nothing"]
+    given, verdict = found(lab, workdir)
+    verified.keep(verdict.setting, given, verdict.run())
+    (row,) = told()
+    assert row["state"] == f"{given.card.base} (mine)" and row["remark"].startswith("2026-11-29, float32")
+    monkeypatch.setattr("em_evals.doctor._version", lambda package: "9.9")
+    assert "torch, transformers, peft changed since, verify again" in told()[0]["remark"]
+
+
 # Its parts
 
 
@@ -299,7 +344,7 @@ def test_tolerances():
     ).largest == pytest.approx(0.06)
     assert half.tolerance().problem(gaps.Spread.of([0.02, 0.0, 0.0, 0.0])) is None
     assert "root mean square" in half.tolerance().problem(gaps.Spread.of([0.02] * 4))
-    assert gaps.Rule("bfloat16", gaps.Spread.of([0.0]), copies=True).tolerance().largest == 8 / 128
+    assert gaps.Rule("bfloat16", gaps.Spread.of([0.0]), scale=8.0).tolerance().largest == 16 / 128
 
 
 def test_a_small_effect_proves_nothing(lab, workdir):

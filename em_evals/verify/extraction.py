@@ -101,7 +101,7 @@ def row(one: Read, plain: Sums | Exception, exact: Sums | Exception | None, dtyp
     spread = Spread.of(_relative((one.sums.vectors, one.sums.norms), plain))
     known = exact if isinstance(exact, tuple) else None
     rounding = None if dtype == "float32" else Spread.of(_relative(plain, known) if known else [0.0])
-    allowed = Rule(dtype, rounding, copies=rounding is not None and known is None).tolerance()
+    allowed = Rule(dtype, rounding, scale=1.0 if rounding is not None and known is None else None).tolerance()
     reason = allowed.problem(spread)
     return Row(
         one.name,

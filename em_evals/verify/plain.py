@@ -62,15 +62,30 @@ class Plain:
     Args:
         card: names the base and its device.
         dtype: of the copy.
+
+    Attributes:
+        largest: the largest logit so far, absolute.
     """
 
     def __init__(self, card: ModelCard, dtype: torch.dtype) -> None:
         self._card = card
         self._dtype = dtype
         self.model = load(card, dtype)
-        self.blocks = blocks_of(self.model)
+        self.largest = 0.0
+        self._blocks: list[Any] | None = None
         self._adapted: tuple[str, tuple[Intervention, ...]] | None = None
         self._border = rope_border(self.model.config)
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The decoder blocks of the model as it is now.
+
+        Raises:
+            EmEvalsError: they cannot be found.
+        """
+        if self._blocks is None:
+            self._blocks = blocks_of(_inner(self.model))
+        return self._blocks
 
     def scores(self, asked: Asked) -> Scores:
         """Compute one row under its adapter and interventions.
@@ -80,6 +95,8 @@ class Plain:
         """
         scales = tuple(one for one in asked.interventions if one.op == "scale_adapter")
         self._adapt(asked.adapter, scales)
+        if not asked.interventions:
+            return self._scores(asked)
         with intervened(self.model, self.blocks, asked.interventions, asked.answer_start):
             return self._scores(asked)
 
@@ -102,7 +119,7 @@ class Plain:
         seen: list[torch.Tensor] = []
 
         def watch(stream: torch.Tensor) -> torch.Tensor:
-            seen.append(stream.reshape(-1, *stream.shape[-2:])[0, len(text.prompt) :].double().cpu())
+            seen.append(stream.reshape(-1, *stream.shape[-2:])[0, len(text.prompt) :].float().cpu().double())
             return stream
 
         self._reset()
@@ -133,7 +150,9 @@ class Plain:
         more = {"logits_to_keep": keep} if "logits_to_keep" in names else {}
         with torch.no_grad():
             found = self.model(input_ids=ids, use_cache=False, **more).logits
-        return torch.as_tensor(found)[0, -keep:].float()
+        logits = torch.as_tensor(found)[0, -keep:].float()
+        self.largest = max(self.largest, float(logits.abs().max()))
+        return logits
 
     def _reset(self) -> None:
         """Dynamic ropes keep the factors of the longest sequence that they have seen: one token sets them back."""
@@ -151,7 +170,7 @@ class Plain:
         if wanted is not None:
             self.model = adapted(self._card, self._dtype, self.model, *wanted)
         self._adapted = wanted
-        self.blocks = blocks_of(_inner(self.model))
+        self._blocks = None
 
 
 def order(asked: Sequence[Asked]) -> list[int]:
@@ -271,5 +290,5 @@ def copy(card: ModelCard, dtype: torch.dtype) -> Iterator[Plain]:
     try:
         yield plain
     finally:
-        del plain.model, plain.blocks
+        del plain.model, plain._blocks
         release_gpu()

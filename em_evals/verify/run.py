@@ -61,12 +61,13 @@ def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
         rows.append(skipped("adapter", "PEFT", "the card has no adapter"))
     if not with_vllm:
         rows.append(skipped("vllm", plan.PLAIN, no_vllm))
+    compared = any(row.name.startswith("vllm, ") and row.verdict == "ok" for row in rows)
     verdict = Verdict(
         card.name,
         card.digest,
         setting,
         rule.words,
-        with_vllm,
+        with_vllm if compared else "",
         datetime.now(UTC).date().isoformat(),
         time.monotonic() - started,
         rows,
@@ -98,13 +99,13 @@ class _Comparison:
         bare = [bare_of(one.asked) for entry in self.answered for one in entry.shown]
         forms = list(self.compiling.asked) if self.compiling else []
         said = self._plainly([*asked, *bare, *(forms if self.exact else ())], self.dtype)
-        truth, copies = (said, {}) if self.exact else self._truth([*asked, *forms], asked)
+        truth, copies, scale = (said, {}, None) if self.exact else self._truth([*asked, *forms], asked)
         for entry in self.answered:
             for one in entry.drawn:
                 one.plain = _scores(said.scores, one.asked)
                 if not self.exact:
                     one.exact = _scores(truth.scores if truth else copies, one.asked)
-        rule = self._rule(truth is None)
+        rule = self._rule(scale)
         rows = [self.seen.template, *(self._row(entry, said.scores, rule) for entry in self.answered)]
         for place, read in enumerate(self.seen.reads):
             exact = truth.streams[place] if truth and not self.exact else None
@@ -131,24 +132,26 @@ class _Comparison:
             streams += [extraction.plainly(plain, self.seen.texts, one) for one in last]
             return _Said(scores, streams)
 
-    def _truth(self, asked: Sequence[Asked], drawn: Sequence[Asked]) -> tuple[_Said | None, Found]:
-        """The same in float32; where it does not fit into memory, rows beside copies of themselves."""
+    def _truth(
+        self, asked: Sequence[Asked], drawn: Sequence[Asked]
+    ) -> tuple[_Said | None, Found, float | None]:
+        """The same in float32; where it does not fit into memory, rows beside copies, and the largest logit."""
         if room_for_copy(self.seen.parameters, self.card.card):
             try:
-                return self._plainly(asked, "float32"), {}
+                return self._plainly(asked, "float32"), {}, None
             except torch.OutOfMemoryError:
                 pass
         _free()
         rows = list(dict.fromkeys(drawn))
         with copy(self.card.card, getattr(torch, self.dtype)) as plain:
-            return None, compare.compute(plain, rows, lambda: None, copies=True)
+            return None, compare.compute(plain, rows, lambda: None, copies=True), plain.largest
 
-    def _rule(self, copies: bool) -> Rule:
+    def _rule(self, scale: float | None) -> Rule:
         if self.exact:
             return Rule(self.dtype)
         drawn = [one for entry in self.answered for one in entry.drawn]
         bare = [one for one in drawn if not (one.asked.adapter or one.asked.interventions)]
-        return Rule(self.dtype, Spread.of(gap for one in bare for gap in one.roundings()), copies)
+        return Rule(self.dtype, Spread.of(gap for one in bare for gap in one.roundings()), scale)
 
     def _row(self, entry: Answered, scores: Found, rule: Rule) -> Row:
         """A check's row; without a plain side that can compute it there is nothing to compare."""

@@ -103,6 +103,7 @@ class Verdict:
             largest=worst.largest or 0.0 if worst else 0.0,
             tolerance=worst.tolerance or 0.0 if worst else 0.0,
             vllm=self.vllm,
+            rows=tuple(self.as_json()["rows"]),
         )
 
     def as_json(self) -> dict[str, Any]:
