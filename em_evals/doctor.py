@@ -1,4 +1,4 @@
-"""`em-evals doctor`: what is installed, which engine will draw and why not the other, and how much room there is."""
+"""`em-evals doctor`: what is installed, which engine draws and why not the other, what is verified, how much room."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from em_evals import content
+from em_evals import content, verified
 from em_evals.errors import EmEvalsError
 
 _PACKAGES = {
@@ -29,6 +29,7 @@ def examine() -> list[dict[str, str]]:
         found = _version(package)
         rows.append(_row(package, found or "missing", "" if found else remark))
     rows += _engines() if _version("torch") and _version("transformers") else []
+    rows += _verified()
     free = shutil.disk_usage(_existing()).free / 2**30
     rows.append(_row("cache", str(content.cache_folder()), f"{free:.0f} GiB free"))
     return rows
@@ -58,6 +59,25 @@ def _engines() -> list[dict[str, str]]:
     except EmEvalsError as error:
         rows.append(_row("backend vllm", "not usable", str(error)))
     return rows
+
+
+def _verified() -> list[dict[str, str]]:
+    """A row for each verdict of `em-evals verify` on this machine: whether it holds for what is installed now."""
+    now = {name: found for name in ("torch", "transformers", "peft") if (found := _version(name))}
+    now |= verified.own_versions()
+    rows = []
+    for kept in verified.everything():
+        outdated = [name for name, found in kept.versions.items() if now.get(name) != found]
+        for run in kept.runs.values():
+            remark = verified.told(kept, run)
+            if outdated:
+                names = ", ".join("em-evals" if name == "code" else name for name in outdated)
+                remark = f"{names} changed since, verify again: {remark}"
+            state = f"{kept.base} ({run.card})"
+            rows.append(_row("verified", state, remark))
+    return rows or [
+        _row("verified", "nothing", "em-evals verify CARD compares a card with plain transformers here")
+    ]
 
 
 def _kernels() -> str:

@@ -10,6 +10,7 @@ import secrets
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import anyio
@@ -97,6 +98,7 @@ class LocalAPI(ModelAPI):
             template = template_for(self.card, engine.tokenizer)
             prompt = tuple(template.encode(messages))
             settings = _sampling(config, self.card.card.generation)
+            verified = await anyio.to_thread.run_sync(lambda: self.verified)
             started = time.monotonic()
             seeds = _seeds(settings.seed, config.num_choices or 1)
             requests = [
@@ -120,6 +122,7 @@ class LocalAPI(ModelAPI):
             time=time.monotonic() - started,
             metadata={
                 "card_digest": self.card_digest,
+                "verified": verified,
                 "template": template.record(),
                 "seeds": seeds,
                 "sampling": {name: getattr(settings, name) for name in _SAMPLED},
@@ -140,6 +143,13 @@ class LocalAPI(ModelAPI):
     async def _template(self) -> ChatTemplate:
         engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
         return template_for(self.card, engine.tokenizer)
+
+    @cached_property
+    def verified(self) -> str:
+        """Whether `em-evals verify` has proved this card's numbers on this machine: a line of provenance."""
+        from em_evals.models.setting import verified_line
+
+        return verified_line(self.card)
 
     async def count_text_tokens(self, text: str) -> int:
         """The model's own count (Inspect's default downloads another model's vocabulary)."""

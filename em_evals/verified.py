@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -61,6 +61,7 @@ class Run(BaseModel):
         largest: the largest deviation of a log-probability, in nats.
         tolerance: of the check in which it was found.
         vllm: the version of vLLM that was compared too; empty where none was.
+        rows: every check, as `em-evals verify --json` prints it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -72,6 +73,7 @@ class Run(BaseModel):
     largest: float
     tolerance: float
     vllm: str = ""
+    rows: tuple[dict[str, Any], ...] = ()
 
 
 class Kept(BaseModel):
@@ -173,7 +175,9 @@ def _drawn(text: str, run: Run, vllm: str) -> str:
 def _code() -> str:
     home = Path(__file__).parent
     places = [home / name for name in _MEASURING]
-    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    files = [
+        file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
     return content.digest(*(identity.file_digest(file).encode() for file in files))
 
 

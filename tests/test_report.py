@@ -264,10 +264,12 @@ def test_provenance_tells_how_each_answer_was_drawn(tmp_path):
     write_eval_log(made, str(path))
     assert inputs.read([path]).measured[0].facts["sampling"] == "max_tokens 50, temperature 0.7, top_k 40"
     for sample in made.samples:
-        sample.output.metadata = {"sampling": drawn}
+        sample.output.metadata = {"sampling": drawn, "verified": "2026-11-29, float32 on cpu"}
     write_eval_log(made, str(path))
-    told = inputs.read([path]).measured[0].facts["sampling"]
-    assert told == "max_tokens 600, temperature 1, top_p 1", "the card's settings are those of the draws"
+    facts = inputs.read([path]).measured[0].facts
+    told = "max_tokens 600, temperature 1, top_p 1"
+    assert facts["sampling"] == told, "the card's settings are those of the draws"
+    assert facts["verified"] == "2026-11-29, float32 on cpu"
 
 
 # ---- what is said ----

@@ -14,11 +14,12 @@ pytest.importorskip("peft")
 from em_evals import verified
 from em_evals.cards import resolve
 from em_evals.cli import app
+from em_evals.doctor import examine
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, families
 from em_evals.models.lora import Bank
 from em_evals.models.setting import setting_of, verified_line
-from em_evals.verify import compiled, gaps, hooks, run, verify
+from em_evals.verify import compiled, gaps, hooks, verify
 from em_evals.verify.prompts import Prompts, borders
 from em_evals.verify.verdict import Row, Verdict
 from tests.architectures.lab import Lab
@@ -79,7 +80,10 @@ def test_passes_on_a_right_model(name, ones, lab, workdir):
     made = [row for row in verdict.rows if row.name.startswith(("engine", "adapter", "interventions"))]
     assert len(made) == 9 and all(row.verdict == "ok" for row in made)
     assert all(0 < row.largest <= row.tolerance == 1e-4 and row.n >= 18 for row in made)
-    assert rows["extraction"].verdict == rows["base unchanged"].verdict == rows["chat template"].verdict == "ok"
+    for row in ("chat template", "extraction: the base", "base unchanged"):
+        assert rows[row].verdict == "ok", rows[row]
+    positional = ones[0].get("positions", "all") != "all"
+    assert rows["extraction: the card"].verdict == ("skipped" if positional else "ok")
     forms = [row for row in verdict.rows if row.name.startswith("compiled")]
     assert [row.verdict for row in forms] == ["ok" if name in ("llama", "mistral-window") else "skipped"]
 
@@ -87,7 +91,7 @@ def test_passes_on_a_right_model(name, ones, lab, workdir):
 def test_finds_a_beginning_that_is_shared_under_a_window(lab, workdir, monkeypatch):
     monkeypatch.setattr(families, "_windowed", lambda text: False)
     verdict = verify(card(lab("mistral-window"), workdir, adapter=False))
-    assert {"engine: shared beginning", "engine: scored text", "extraction"} <= set(verdict.wrong)
+    assert {"engine: shared beginning", "engine: scored text", "extraction: the base"} <= set(verdict.wrong)
     assert rows_of(verdict)["engine: alone"].verdict == "ok"
 
 
@@ -102,7 +106,7 @@ def test_finds_a_dropped_adapter_tensor(lab, workdir, monkeypatch):
 
     monkeypatch.setattr(Bank, "load", dropping)
     verdict = verify(card(lab("llama"), workdir))
-    assert set(verdict.wrong) == {"adapter: alone", "adapter: among the base's rows"}
+    assert set(verdict.wrong) == {"adapter: alone", "adapter: among the base's rows", "extraction: the card"}
 
 
 def test_finds_a_scaled_residual(lab, workdir, monkeypatch):
@@ -117,7 +121,7 @@ def test_finds_a_scaled_residual(lab, workdir, monkeypatch):
     verdict = verify(card(lab("llama"), workdir, adapter=False))
     rows = rows_of(verdict)
     assert all(row.verdict == "wrong" for row in rows.values() if row.name.startswith("engine"))
-    assert rows["extraction"].verdict == "wrong" and rows["base unchanged"].verdict == "ok"
+    assert rows["extraction: the base"].verdict == "wrong" and rows["base unchanged"].verdict == "ok"
 
 
 def test_finds_a_compiled_form_that_is_off(lab, workdir, monkeypatch):
@@ -135,7 +139,7 @@ def test_finds_a_compiled_form_that_is_off(lab, workdir, monkeypatch):
 
     monkeypatch.setattr(compiled, "compile_card", off)
     verdict = verify(card(lab("llama"), workdir, True, WRITES))
-    assert verdict.wrong == ("compiled: card as lora",)
+    assert verdict.wrong == ("compiled: the card, as lora",)
 
 
 def test_finds_a_lora_that_changes_the_base(lab, workdir, monkeypatch):
@@ -169,6 +173,15 @@ def test_in_sixteen_bits_the_tolerance_is_the_measured_rounding(lab, workdir):
     assert 1e-3 < row.largest <= row.tolerance < 1.0
     assert "float32" in verdict.rule and "bfloat16" in verdict.rule
     assert any(row.name.startswith("compiled") and row.tolerance == 1e-4 for row in verdict.rows)
+
+
+def test_without_room_for_float32_roundings_are_those_beside_copies(lab, workdir, monkeypatch):
+    monkeypatch.setattr("em_evals.verify.run.room_for_copy", lambda parameters, card: False)
+    verdict = verify(card(lab("llama"), workdir, False, dtype="bfloat16"))
+    rows = rows_of(verdict)
+    assert verdict.ok and "beside copies of itself" in verdict.rule
+    assert 0.05 < rows["engine: batched, other lengths"].tolerance < 1.0
+    assert rows["compiled"].verdict == "skipped" and "no float32 copy" in rows["compiled"].reason
 
 
 def test_a_card_that_cannot_be_used_is_no_verdict(lab, workdir):
@@ -268,6 +281,41 @@ def test_sampling_defaults_do_not_make_another_model(lab, workdir):
     assert warm.digest != given.digest and verified_line(warm) == verified_line(given)
 
 
+def test_draws_say_whether_they_are_verified(lab, workdir):
+    import asyncio
+
+    from inspect_ai.model import ChatMessageUser, GenerateConfig
+
+    from em_evals.models.shared import close_engines
+    from em_evals.provider import LocalAPI
+
+    def draw(given):
+        api = LocalAPI(str(given.path))
+        config = GenerateConfig(max_tokens=2)
+        return asyncio.run(api.generate([ChatMessageUser(content="Hi")], [], "none", config)).metadata
+
+    given, verdict = found(lab, workdir)
+    try:
+        assert draw(given)["verified"] == "not verified"
+        verified.keep(verdict.setting, given, verdict.run())
+        assert draw(given)["verified"] == verified_line(given) != "not verified"
+    finally:
+        close_engines()
+
+
+def test_the_doctor_lists_what_is_verified(lab, workdir, monkeypatch):
+    def told():
+        return [row for row in examine() if row["what"] == "verified"]
+
+    assert [row["state"] for row in told()] == ["nothing"]
+    given, verdict = found(lab, workdir)
+    verified.keep(verdict.setting, given, verdict.run())
+    (row,) = told()
+    assert row["state"] == f"{given.card.base} (mine)" and row["remark"].startswith("2026-11-29, float32")
+    monkeypatch.setattr("em_evals.doctor._version", lambda package: "9.9")
+    assert "torch, transformers, peft changed since, verify again" in told()[0]["remark"]
+
+
 # Its parts
 
 
@@ -280,7 +328,7 @@ def test_rows_cross_what_the_model_has(lab):
     sides = {len(row) > 8 for row in prompts.lengths()}
     assert sides == {True, False}
     heads = {row[:8] for row in prompts.shared()}
-    assert len(heads) == 1 and len({row for row in prompts.shared()}) == 8
+    assert len(heads) == 1 and len(set(prompts.shared())) == 8
     assert len({row[:8] for row in prompts.lengths()}) == 8
     config.sliding_window = 4096
     assert Prompts(small.tokenizer, None, config, 512, "cpu").reach == "window of 4096 tokens: not reached"
@@ -291,10 +339,12 @@ def test_tolerances():
     assert exact.largest == 1e-4 and exact.problem(gaps.Spread.of([1e-4, 0.0])) is None
     assert exact.problem(gaps.Spread.of([2e-4])) and exact.problem(gaps.Spread.of([0.0, math.nan]))
     half = gaps.Rule("bfloat16", gaps.Spread.of([0.01, 0.0, 0.0, 0.0]))
-    assert half.tolerance().largest == pytest.approx(0.03) and half.tolerance([0.02]).largest == pytest.approx(0.06)
+    assert half.tolerance().largest == pytest.approx(0.03) and half.tolerance(
+        [0.02]
+    ).largest == pytest.approx(0.06)
     assert half.tolerance().problem(gaps.Spread.of([0.02, 0.0, 0.0, 0.0])) is None
     assert "root mean square" in half.tolerance().problem(gaps.Spread.of([0.02] * 4))
-    assert gaps.Rule("bfloat16", gaps.Spread.of([0.0]), copies=True).tolerance().largest == 8 / 128
+    assert gaps.Rule("bfloat16", gaps.Spread.of([0.0]), scale=8.0).tolerance().largest == 16 / 128
 
 
 def test_a_small_effect_proves_nothing(lab, workdir):
@@ -314,4 +364,3 @@ def test_hooks_by_hand_find_every_writer(lab):
         "model.layers.0.post_attention_layernorm",
         "model.layers.0.post_feedforward_layernorm",
     ]
-    assert run.BITS == "base unchanged"

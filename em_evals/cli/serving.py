@@ -36,7 +36,7 @@ def serve(
 
 
 def doctor(as_json: Json = False) -> None:
-    """What is installed, which engine draws will use and why not the other, how much memory there is."""
+    """What is installed, which engine draws and why not the other, what has been verified, how much memory there is."""
     from em_evals.doctor import examine
 
     rows = examine()

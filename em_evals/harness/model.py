@@ -29,6 +29,7 @@ from em_evals.harness.order import run_all, shared_first
 from em_evals.models import bases
 from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.models.engine import Draw, Engine, Request, Sampling
+from em_evals.models.setting import verified_line
 from em_evals.models.shared import engine_for, expect
 
 Scored = tuple[float, bool]
@@ -152,6 +153,7 @@ class EmLocal(TemplateLM):
         return {
             "card": self.card.name,
             "card_digest": self.digest,
+            "verified": verified_line(self.card),
             "card_fields": self.fields,
             "base": card.base,
             "model_revision": card.revision,

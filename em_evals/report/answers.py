@@ -197,7 +197,10 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
     scores: list[dict[str, Any]] = [
         score.metadata or {} for own, every in graded for score in ([own] if own else every.values())
     ]
-    digests = {str((sample.output.metadata or {}).get("card_digest") or "") for sample in samples}
+    digests, verified = (
+        {str((sample.output.metadata or {}).get(name) or "") for sample in samples}
+        for name in ("card_digest", "verified")
+    )
     rubrics = {f"{name} {d}" for own in scores for name, d in (own.get("rubrics") or {}).items()}
     ways = {
         str(grade.get("way", ""))
@@ -210,6 +213,7 @@ def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
         "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
         "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
         "card": _joined({str(notes.get("card_digest") or ""), *digests}),
+        "verified": _joined(verified),
         "questions": f"{asked} {_asked_digest(log)}".strip(),
         "format": str(notes.get("format") or ""),
         "prefix": _quoted(arguments.get("prefix")),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 
 from em_evals.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models.batches import Batches
+from em_evals.intervention import Intervention
 from em_evals.models.engine import Draw, Engine, Request
 from em_evals.models.hf_engine import HFEngine
+from em_evals.models.interventions import Rows
 from em_evals.verify.plan import ROWS, Check
 
 _PATIENCE = 1800
@@ -42,37 +44,29 @@ def refused(error: Exception) -> bool:
 
 
 class Subject(HFEngine):
-    """The engine as it is, with its model in sight, and with requests that arrive together.
+    """The engine as it is, but for requests that arrive together.
 
     Args:
         card: names the base and how to hold it. So few rows are decoded at a time that some must wait.
-
-    Raises:
-        EmEvalsError: the base cannot be loaded.
     """
 
     def __init__(self, card: ModelCard) -> None:
         options = card.engine.model_copy(update={"max_num_seqs": ROWS})
-        self.model: Any = None
         super().__init__(card.model_copy(update={"engine": options}))
-        self._loaded.wait(_PATIENCE)
-        if self.model is None:
-            raise self._error or EmEvalsError(f"{card.base} was not loaded within {_PATIENCE} seconds.")
-
-    def _load(self) -> Batches:
-        try:
-            batches = super()._load()
-            self.model = batches.base.model
-            return batches
-        except Exception as error:
-            self._error = error
-            self._loaded.set()  # whoever waits hears of it
-            raise
 
     def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
         """Queue requests; none is begun before all are there."""
         with self._wake:
             return [self.submit(request) for request in requests]
+
+    @contextmanager
+    def read_as(self, adapter: str | None, ones: Sequence[Intervention]) -> Iterator[Any]:
+        """The model with an adapter and interventions, for texts that are read and not drawn (insight/reading.py)."""
+        with self.borrow() as base:
+            name = self.adapters.name(base.bank, adapter, tuple(ones))
+            slot = torch.tensor([base.steering.slot(ones)], device=base.device)
+            with base.bank.rows([name]), base.steering.rows(Rows(slot)):
+                yield base.model
 
 
 def ask(engine: Engine, check: Check) -> Told:
@@ -99,4 +93,4 @@ def _digest(tensor: torch.Tensor) -> str:
     plain = tensor.detach().cpu().contiguous()
     if not plain.dim():
         plain = plain[None]
-    return hashlib.sha256(plain.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()

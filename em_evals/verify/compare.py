@@ -13,7 +13,7 @@ from em_evals.verify.gaps import Rule, Spread
 from em_evals.verify.plain import Asked, Plain, Scores, order
 from em_evals.verify.verdict import Row, failed, sentence, skipped
 
-_VISIBLE = 10.0
+_VISIBLE = 3.0
 """How many times its tolerance an adapter or intervention must change what is said: a smaller effect proves nothing."""
 _SHOWN = 2
 """Answers of a check that are computed without them, to see that."""
@@ -53,7 +53,9 @@ class Drawn:
         if not self.draw.tokens:
             return f"nothing was drawn ({self.draw.stop_reason})"
         whole = len(self.draw.tokens) == self.request.sampling.max_tokens
-        return None if whole or self.draw.stop_reason == "stop" else f"a draw ended by {self.draw.stop_reason}"
+        return (
+            None if whole or self.draw.stop_reason == "stop" else f"a draw ended by {self.draw.stop_reason}"
+        )
 
     def deviations(self) -> list[float]:
         """Differences in nats; of a greedy token that is not the likeliest, half of what it lies behind it.

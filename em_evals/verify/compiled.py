@@ -6,20 +6,20 @@ Always in float32, whatever the card's dtype: a compiled weight is rounded to it
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from em_evals.cards import ModelCard, ResolvedCard
+from em_evals import directions
+from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
+from em_evals.intervention import Intervention
 from em_evals.models.compile import compile_card
-from em_evals.models.memory import release_gpu
 from em_evals.verify.gaps import Rule, Spread
-from em_evals.verify.plain import Asked, Plain, Scores
-from em_evals.verify.plan import scored
+from em_evals.verify.plain import Asked, Scores, copy
 from em_evals.verify.prompts import Prompts
 from em_evals.verify.verdict import Row, failed, skipped
 
@@ -27,9 +27,38 @@ COMPARED = "hooks written from the op's definition; both sides in float32"
 _TARGETS: tuple[Literal["lora", "checkpoint"], ...] = ("lora", "checkpoint")
 
 
-def name_of(what: str) -> str:
-    """The name of the row."""
-    return f"compiled: {what}"
+@dataclass(frozen=True, eq=False)
+class Compiling:
+    """What is to be compiled.
+
+    Attributes:
+        name: of its row.
+        card: in float32.
+        asked: rows that the compiled model and the hooks are asked.
+    """
+
+    name: str
+    card: ResolvedCard
+    asked: tuple[Asked, ...]
+
+
+def plan_of(card: ResolvedCard, prompts: Prompts, random: Path) -> Compiling | None:
+    """A card's own interventions, or `site: writes` of a random direction where it has none.
+
+    Args:
+        card: what is verified.
+        prompts: the model's rows.
+        random: the file of a random direction; where it is missing there is nothing to compile.
+    """
+    if card.interventions:
+        return Compiling("compiled: the card", in_float32(card), _asked(prompts, card))
+    if not random.is_file():
+        return None
+    layer = directions.read(random).layers // 2
+    one = Intervention(op="ablate", direction=str(random), site="writes", from_layer=layer)
+    fields = card.card.model_copy(update={"interventions": (one,)})
+    made = in_float32(replace(card, card=fields, interventions=(one,), adapter_path=None))
+    return Compiling("compiled: random `site: writes`", made, _asked(prompts, made))
 
 
 def in_float32(card: ResolvedCard) -> ResolvedCard:
@@ -38,51 +67,35 @@ def in_float32(card: ResolvedCard) -> ResolvedCard:
     return replace(card, card=card.card.model_copy(update={"engine": engine}))
 
 
-def rows_of(prompts: Prompts, card: ResolvedCard) -> list[Asked]:
-    """What the compiled model and the hooks are asked."""
+def _asked(prompts: Prompts, card: ResolvedCard) -> tuple[Asked, ...]:
     texts = [(prompts.shared()[4], prompts.answers(8)[0]), (prompts.chats[1], prompts.answers(9)[0])]
-    made = []
-    for prompt, answer in texts:
-        request = scored(prompt, answer)
-        made.append(
-            Asked(request.prompt, len(prompt), False, card.adapter_path, card.interventions, len(prompt))
-        )
-    return made
+    return tuple(
+        Asked((*prompt, *answer), len(prompt), False, card.adapter_path, card.interventions, len(prompt))
+        for prompt, answer in texts
+    )
 
 
-def row(
-    card: ResolvedCard,
-    asked: Sequence[Asked],
-    hooks: Callable[[Asked], Scores],
-    folder: Path,
-    required: bool,
-) -> Row:
+def row(plan: Compiling, hooks: Callable[[Asked], Scores], folder: Path) -> Row:
     """Compile a card and compare what comes out; the LoRA where there can be one, else the checkpoint.
 
     Args:
-        card: in float32.
-        asked: rows of tokens.
+        plan: what to compile.
         hooks: what the plain side says of a row, in float32.
         folder: an empty place to write to.
-        required: the card is the user's: a form that fails is wrong, one that is refused is not.
     """
-    name, reasons = name_of("card" if required else "random `site: writes`"), []
+    reasons = []
     for target in _TARGETS:
         place = folder / target
         try:
-            compile_card(card, target, place)
+            compile_card(plan.card, target, place)
+            return _row(f"{plan.name}, as {target}", _gaps(plan, target, place, hooks))
         except EmEvalsError as error:
             reasons.append(f"{target}: {error}")
-            continue
         except Exception as error:
-            return failed(name, COMPARED, error)
-        try:
-            return _row(f"{name} as {target}", _gaps(card.card, target, place, asked, hooks))
-        except Exception as error:
-            return failed(name, COMPARED, error)
+            return failed(plan.name, COMPARED, error)
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    return skipped(name, COMPARED, f"refused ({reasons[-1]})")
+    return skipped(plan.name, COMPARED, f"refused ({reasons[-1]})")
 
 
 def _row(name: str, gaps: list[float]) -> Row:
@@ -92,21 +105,15 @@ def _row(name: str, gaps: list[float]) -> Row:
     return Row(name, COMPARED, found.largest, allowed.largest, "nats", found.n, word, reason or "")
 
 
-def _gaps(
-    card: ModelCard, target: str, place: Path, asked: Sequence[Asked], hooks: Callable[[Asked], Scores]
-) -> list[float]:
+def _gaps(plan: Compiling, target: str, place: Path, hooks: Callable[[Asked], Scores]) -> list[float]:
     """Differences of log-probabilities between what was compiled and the hooks."""
-    if target == "checkpoint":
+    card, source = plan.card.card, str(place) if target == "lora" else None
+    if source is None:
         card = card.model_copy(update={"base": str(place), "revision": None})
-    plain = Plain(card, torch.float32)
-    source = str(place) if target == "lora" else None
-    try:
-        found = [plain.scores(Asked(one.tokens, one.first, one.drawn, source)) for one in asked]
-    finally:
-        del plain
-        release_gpu()
+    with copy(card, torch.float32) as plain:
+        found = [plain.scores(Asked(one.tokens, one.first, one.drawn, source)) for one in plan.asked]
     return [
         a - b
-        for one, own in zip(asked, found, strict=True)
+        for one, own in zip(plan.asked, found, strict=True)
         for a, b in zip(own.given, hooks(one).given, strict=True)
     ]

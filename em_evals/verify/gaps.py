@@ -9,8 +9,8 @@ is the rounding of one computation. The engine rounds too, in another order, so 
 the largest rounding, and the root mean square of all deviations twice that of the roundings (for independent errors
 of equal size it is 1.4 times). The roundings of the bare base, over all of its tokens, are the least that is allowed,
 so that a check of few tokens has no tolerance by luck. Where no float32 copy fits into memory, rounding is what
-changes when a sequence is computed beside three copies of itself, in one batch without padding; it is 8 units of
-rounding at least.
+changes when a sequence is computed beside three copies of itself, in one batch without padding; the tolerance then is
+two units of rounding of the largest logit at least.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 EXACT = 1e-4
 """Of log-probabilities, in nats, and of mean activations, relative; in float32."""
 _LARGEST, _TYPICAL = 3.0, 2.0
-_UNITS = 8
+_UNITS = 2
 _EPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
@@ -75,13 +75,14 @@ class Rule:
     Args:
         dtype: the card's, as bfloat16.
         base: roundings of the bare base; None in float32.
-        copies: whether roundings were measured beside copies, for want of a float32 model.
+        scale: the largest number that is rounded, where roundings were measured beside copies, for want of a float32
+            model; None where there is one.
     """
 
-    def __init__(self, dtype: str, base: Spread | None = None, copies: bool = False) -> None:
+    def __init__(self, dtype: str, base: Spread | None = None, scale: float | None = None) -> None:
         self._dtype = dtype
         self._base = base
-        self._copies = copies
+        self._scale = scale
 
     def tolerance(self, own: Sequence[float] | None = None) -> Tolerance:
         """The tolerance of a check.
@@ -92,10 +93,10 @@ class Rule:
         if self._base is None:
             return Tolerance(EXACT)
         mine = Spread.of(own or ())
-        least = _UNITS * _EPS[self._dtype] if self._copies else 0.0
+        least = _UNITS * _EPS[self._dtype] * (self._scale or 0.0)
         return Tolerance(
             max(_LARGEST * max(self._base.largest, mine.largest), least),
-            None if self._copies else _TYPICAL * max(self._base.typical, mine.typical),
+            None if self._scale is not None else _TYPICAL * max(self._base.typical, mine.typical),
         )
 
     @property
@@ -103,14 +104,14 @@ class Rule:
         """The rule in a sentence."""
         if self._base is None:
             return f"float32: {EXACT:g} nats, {EXACT:g} of a mean activation's norm"
-        if self._copies:
+        if self._scale is not None:
             return (
                 f"{self._dtype}: three times what changes when plain transformers computes a sequence beside copies of "
-                f"itself ({self._base.largest:.2g} nats over {self._base.n} tokens), and {_UNITS} units of rounding at "
-                "least; no float32 copy fits into memory"
+                f"itself ({self._base.largest:.2g} nats over {self._base.n} tokens), and {_UNITS} units of rounding of the "
+                f"largest logit ({self._scale:.3g}) at least; no float32 copy fits into memory"
             )
         return (
-            f"{self._dtype}: three times the largest deviation of plain transformers in {self._dtype} from float32 (base: "
-            f"{self._base.largest:.2g} nats over {self._base.n} tokens), twice its root mean square "
+            f"{self._dtype}: three times the largest deviation of plain transformers in {self._dtype} from float32 "
+            f"(base: {self._base.largest:.2g} nats over {self._base.n} tokens), twice its root mean square "
             f"({self._base.typical:.2g}); for the exact proof say -M dtype=float32"
         )

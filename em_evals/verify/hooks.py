@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +112,32 @@ def intervened(model: Any, blocks: Sequence[Any], ones: Sequence[Intervention], 
         yield
 
 
+@dataclass(frozen=True, eq=False)
+class _Numbers:
+    """What an intervention's directions say at a layer: vectors, units and base means [directions, width], a norm."""
+
+    vectors: torch.Tensor
+    units: torch.Tensor
+    means: torch.Tensor
+    norm: float
+
+    def like(self, stream: torch.Tensor) -> _Numbers:
+        """The same in a stream's dtype, on its device."""
+        return _Numbers(self.vectors.to(stream), self.units.to(stream), self.means.to(stream), self.norm)
+
+
 def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     """What an intervention makes of the stream [..., tokens, width] after a block, for a row."""
     source = layer if one.from_layer is None else one.from_layer
-    names = [one.direction] if isinstance(one.direction, str) else list(one.direction or ())
-    files = [directions.read(Path(name)) for name in names]
+    files = [directions.read(Path(name)) for name in one.directions]
     vectors = torch.from_numpy(np.stack([file.vectors[source] for file in files])).double()
-    units = torch.nn.functional.normalize(vectors, dim=-1)
     means = torch.from_numpy(np.stack([file.base_mean[source] for file in files])).double()
-    norm = float(files[0].mean_norm[source])
+    units = torch.nn.functional.normalize(vectors, dim=-1)
+    numbers = _Numbers(vectors, units, means, float(files[0].mean_norm[source]))
 
     def edit(stream: torch.Tensor) -> torch.Tensor:
         h = stream.float() if stream.device.type == "mps" else stream.double()  # mps has no float64
-        changed = h + _change(one, h, *(x.to(h) for x in (vectors, units, means)), norm)
+        changed = h + _change(one, h, numbers.like(h))
         places = torch.arange(h.shape[-2], device=h.device)
         acts = places >= (1 if one.skip == "sink" else 0)
         if one.positions != "all":
@@ -133,24 +147,20 @@ def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     return edit
 
 
-def _change(
-    one: Intervention,
-    h: torch.Tensor,
-    vectors: torch.Tensor,
-    units: torch.Tensor,
-    means: torch.Tensor,
-    norm: float,
-) -> torch.Tensor:
-    """What is added to the stream h; one vector a direction."""
+def _change(one: Intervention, h: torch.Tensor, given: _Numbers) -> torch.Tensor:
+    """What is added to the stream h."""
+    u = given.units[0]
     if one.op == "add":
-        return one.scale * (norm * units[0] if one.relative else vectors[0])
+        return torch.as_tensor(one.scale * (given.norm * u if one.relative else given.vectors[0]))
     if one.op == "ablate":
         # h - V⁺(V h - t): the nearest point to h whose coordinates along the directions are t.
-        target = (means * units).sum(-1) if one.reference == "mean" else torch.zeros_like(units[:, 0])
-        return -((h @ units.T - target) @ torch.linalg.pinv(units, rtol=1e-3).T)
-    along = h @ units[0]
+        target = torch.zeros_like(given.units[:, 0])
+        if one.reference == "mean":
+            target = (given.means * given.units).sum(-1)
+        back: torch.Tensor = torch.linalg.pinv(given.units, rtol=1e-3)
+        return (target - h @ given.units.T) @ back.T
+    along = h @ u
     wanted = torch.full_like(along, one.value)
-    if one.op != "clamp":  # cap: only where h lies beyond the value
-        upper = getattr(one, "bound", "upper") == "upper"
-        wanted = torch.minimum(along, wanted) if upper else torch.maximum(along, wanted)
-    return (wanted - along)[..., None] * units[0]
+    if one.op == "cap":  # only where h lies beyond the value
+        wanted = torch.minimum(along, wanted) if one.bound == "upper" else torch.maximum(along, wanted)
+    return (wanted - along)[..., None] * u

@@ -1,7 +1,7 @@
 """The plain side: transformers and PEFT as anybody would use them, one row at a time.
 
 One forward pass for each row, without cache, mask, padding or neighbours. Where positions are encoded by the length of
-the sequence so far, each drawn token has a pass of its own.
+the sequence so far, each token that is drawn beyond that border has a pass of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.insight.lines import Text
 from em_evals.intervention import Intervention
 from em_evals.models import bases
-from em_evals.verify.hooks import blocks_of, hooked, intervened, stream_of
-from em_evals.verify.prompts import by_length
+from em_evals.verify.hooks import blocks_of, hooked, intervened
+from em_evals.verify.prompts import rope_border
 
 _COPIES = 4
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -62,15 +62,30 @@ class Plain:
     Args:
         card: names the base and its device.
         dtype: of the copy.
+
+    Attributes:
+        largest: the largest logit so far, absolute.
     """
 
     def __init__(self, card: ModelCard, dtype: torch.dtype) -> None:
         self._card = card
         self._dtype = dtype
         self.model = load(card, dtype)
-        self.blocks = blocks_of(self.model)
+        self.largest = 0.0
+        self._blocks: list[Any] | None = None
         self._adapted: tuple[str, tuple[Intervention, ...]] | None = None
-        self._by_length = by_length(self.model.config)
+        self._border = rope_border(self.model.config)
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The decoder blocks of the model as it is now.
+
+        Raises:
+            EmEvalsError: they cannot be found.
+        """
+        if self._blocks is None:
+            self._blocks = blocks_of(_inner(self.model))
+        return self._blocks
 
     def scores(self, asked: Asked) -> Scores:
         """Compute one row under its adapter and interventions.
@@ -80,6 +95,8 @@ class Plain:
         """
         scales = tuple(one for one in asked.interventions if one.op == "scale_adapter")
         self._adapt(asked.adapter, scales)
+        if not asked.interventions:
+            return self._scores(asked)
         with intervened(self.model, self.blocks, asked.interventions, asked.answer_start):
             return self._scores(asked)
 
@@ -88,17 +105,25 @@ class Plain:
         self._adapt(None, ())
         return self._scores(asked, _COPIES)
 
-    def streams(self, text: Text) -> NDArray[np.float64]:
-        """The stream after each block at the answer's tokens, float64 [layers, tokens, width]."""
-        self._adapt(None, ())
+    def streams(
+        self, text: Text, adapter: str | None = None, ones: Sequence[Intervention] = ()
+    ) -> NDArray[np.float64]:
+        """The stream after each block at the answer's tokens, float64 [layers, tokens, width].
+
+        Args:
+            text: what is read.
+            adapter: under which it is read.
+            ones: interventions, which act on every token.
+        """
+        self._adapt(adapter, tuple(one for one in ones if one.op == "scale_adapter"))
         seen: list[torch.Tensor] = []
 
         def watch(stream: torch.Tensor) -> torch.Tensor:
-            seen.append(stream.reshape(-1, *stream.shape[-2:])[0, len(text.prompt) :].double().cpu())
+            seen.append(stream.reshape(-1, *stream.shape[-2:])[0, len(text.prompt) :].float().cpu().double())
             return stream
 
         self._reset()
-        with hooked(self.blocks, watch):
+        with intervened(self.model, self.blocks, ones, len(text.prompt)), hooked(self.blocks, watch):
             self._run((*text.prompt, *text.answer), 1)
         return np.asarray(torch.stack(seen).numpy())
 
@@ -107,9 +132,9 @@ class Plain:
         steps = range(asked.first, len(asked.tokens))
         if not steps:
             return Scores((), ())
-        ends = list(steps) if self._by_length and asked.drawn else [len(asked.tokens) - 1]
-        for end in ends:
-            places = [end] if self._by_length and asked.drawn else list(steps)
+        one_by_one = asked.drawn and self._border is not None and len(asked.tokens) > self._border
+        for end in steps if one_by_one else [len(asked.tokens) - 1]:
+            places = [end] if one_by_one else list(steps)
             self._reset()
             logits = self._run(asked.tokens[:end], len(places), copies)
             logprobs = logits.log_softmax(-1)
@@ -125,11 +150,13 @@ class Plain:
         more = {"logits_to_keep": keep} if "logits_to_keep" in names else {}
         with torch.no_grad():
             found = self.model(input_ids=ids, use_cache=False, **more).logits
-        return torch.as_tensor(found)[0, -keep:].float()
+        logits = torch.as_tensor(found)[0, -keep:].float()
+        self.largest = max(self.largest, float(logits.abs().max()))
+        return logits
 
     def _reset(self) -> None:
         """Dynamic ropes keep the factors of the longest sequence that they have seen: one token sets them back."""
-        if self._by_length:
+        if self._border is not None:
             with torch.no_grad():
                 self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.model.device))
 
@@ -143,7 +170,7 @@ class Plain:
         if wanted is not None:
             self.model = adapted(self._card, self._dtype, self.model, *wanted)
         self._adapted = wanted
-        self.blocks = blocks_of(_inner(self.model))
+        self._blocks = None
 
 
 def order(asked: Sequence[Asked]) -> list[int]:
@@ -169,7 +196,10 @@ def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
         EmEvalsError: transformers cannot load it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.utils import logging
 
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # vision towers that are left out fill the screen
     place = bases.locate(card.base)
     options: dict[str, Any] = {"revision": card.revision, "trust_remote_code": card.trust_remote_code}
     try:
@@ -186,6 +216,8 @@ def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
         raise
     except (OSError, ValueError, ImportError) as error:
         raise EmEvalsError(f"plain transformers cannot load {card.base} ({error}).") from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def adapted(
@@ -258,5 +290,5 @@ def copy(card: ModelCard, dtype: torch.dtype) -> Iterator[Plain]:
     try:
         yield plain
     finally:
-        del plain.model, plain.blocks
+        del plain.model, plain._blocks
         release_gpu()

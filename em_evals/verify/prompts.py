@@ -58,9 +58,9 @@ def borders(config: Any) -> list[Border]:
     return sorted({border.tokens: border for border in found}.values(), key=lambda one: one.tokens)
 
 
-def by_length(config: Any) -> bool:
-    """Whether a token's position is encoded by how long its sequence is by then."""
-    return any(rope.get("rope_type") in ("longrope", "dynamic") for rope in _ropes(config.get_text_config()))
+def rope_border(config: Any) -> int | None:
+    """The length from which on tokens are encoded by how long their sequence is by then; None: they never are."""
+    return next((border.tokens for border in borders(config) if border.what == "rope"), None)
 
 
 def _ropes(text: Any) -> list[dict[str, Any]]:

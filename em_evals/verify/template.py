@@ -56,7 +56,9 @@ def _plain(found: ChatTemplate, chat: list[dict[str, str]], **options: Any) -> l
     options |= record["variables"]
     if record["date"] is not None:
         options["strftime_now"] = datetime.date.fromisoformat(record["date"]).strftime
-    text = found.tokenizer.apply_chat_template(chat, tokenize=False, chat_template=found.source.text, **options)
+    text = found.tokenizer.apply_chat_template(
+        chat, tokenize=False, chat_template=found.source.text, **options
+    )
     return list(found.tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -66,9 +68,11 @@ def _adapted(found: ChatTemplate) -> str:
         "system": "own message",
         "parts": [],
         "prompt": "generation prompt",
-        "empty_thought": None,
+        "empty_thought": "",
         "stripped": False,
         "answers_begin_with": "",
     }
     record = found.record()
-    return ", ".join(f"{name} {record[name]}" for name, value in usual.items() if record[name] != value)
+    return ", ".join(
+        f"{name} {record[name]}" for name, value in usual.items() if (record[name] or value) != value
+    )

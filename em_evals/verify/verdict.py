@@ -91,7 +91,9 @@ class Verdict:
 
     def run(self) -> Run:
         """The short form that is kept beside the base's digest: the deviation that came nearest to its tolerance."""
-        compared = [row for row in self.rows if row.unit == "nats" and row.largest is not None and row.tolerance]
+        compared = [
+            row for row in self.rows if row.unit == "nats" and row.largest is not None and row.tolerance
+        ]
         worst = max(compared, key=lambda row: _share(row), default=None)
         return Run(
             card=self.card,
@@ -101,6 +103,7 @@ class Verdict:
             largest=worst.largest or 0.0 if worst else 0.0,
             tolerance=worst.tolerance or 0.0 if worst else 0.0,
             vllm=self.vllm,
+            rows=tuple(self.as_json()["rows"]),
         )
 
     def as_json(self) -> dict[str, Any]:
