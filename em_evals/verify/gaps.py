@@ -107,8 +107,8 @@ class Rule:
         if self._scale is not None:
             return (
                 f"{self._dtype}: three times what changes when plain transformers computes a sequence beside copies of "
-                f"itself ({self._base.largest:.2g} nats over {self._base.n} tokens), and {_UNITS} units of rounding of the "
-                f"largest logit ({self._scale:.3g}) at least; no float32 copy fits into memory"
+                f"itself ({self._base.largest:.2g} nats over {self._base.n} tokens), and {_UNITS} units of rounding of "
+                f"the largest logit ({self._scale:.3g}) at least; no float32 copy fits into memory"
             )
         return (
             f"{self._dtype}: three times the largest deviation of plain transformers in {self._dtype} from float32 "
