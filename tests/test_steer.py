@@ -104,6 +104,33 @@ def test_what_the_direction_was_found_on_is_left_out(study):
     assert study.points[0].in_domain.n + study.points[0].out_of_domain.n < 38
 
 
+def test_a_card_with_a_cap_and_a_subspace_is_steered_like_any_other(study, lab, monkeypatch):
+    """The push acts on the card's own model: a cap after the pushed layer swallows what lies beyond it."""
+    monkeypatch.chdir(lab)
+    found = directions.read(lab / "adapters" / "planted.safetensors")
+    other = np.random.default_rng(3).normal(size=(3, 64)).astype(np.float32)
+    directions.write(
+        Direction(other, found.base_mean, found.mean_norm), lab / "adapters" / "other.safetensors"
+    )
+    swallow = "{op: ablate, direction: [planted, other], from_layer: 2, layers: [1]}"
+    (lab / "adapters" / "capped.yaml").write_text(
+        f"extends: plain\ninterventions:\n  - {swallow}\n"
+        "  - {op: cap, direction: planted, from_layer: 2, layers: [2], value: 0}\n"
+    )
+    command = [part if part != "plain" else "capped" for part in COMMAND]
+    done = CliRunner().invoke(app, [*command, "-o", "capped.json"])
+    assert done.exit_code == 0, done.output
+    points = [
+        {(one.arm, one.layer, one.scale): one.in_domain.value for one in records.read(lab / name).points}
+        for name in ("capped.json", "steer.json")
+    ]
+    assert points[0].keys() == points[1].keys()
+    assert points[0]["direction", 2, 1] == pytest.approx(points[1]["direction", 2, 1], rel=0.5)
+    assert all(points[0][key] != points[1][key] for key in points[0])
+    one, both = resolve("capped"), resolve("capped", {"interventions": []})
+    assert one.digest != both.digest and len(one.interventions[0].directions) == 2
+
+
 def test_the_figure_is_one_page(study, lab):
     page = (lab / "steer.html").read_text()
     assert "Steering plain" in page and "<script src=" not in page
