@@ -51,9 +51,11 @@ FAST = (
     "granite4",
     "lfm2",
 )
-CHEAP = ("draws", "scoring", "adapters", "interventions", "extraction")
+CHEAP = ("draws", "scoring", "extraction")
+ALSO = {"qwen3-moe": ("adapters",), "qwen3-5": ("adapters", "interventions"), "gemma4": ("interventions",)}
+"""Cells that take some seconds, in `make test` for a few."""
 
-IN_A_FOLDER = ("compile_add", "compile_writes", "training")
+IN_A_FOLDER = ("compile_add", "compile_writes", "compile_lora", "training")
 """Cells that write files of their own."""
 
 
@@ -75,7 +77,7 @@ def labs(tmp_path_factory):
 def plan():
     for name in CATALOGUE:
         for cell in table.CELLS:
-            fast = name in FAST and cell in CHEAP
+            fast = name in FAST and cell in (*CHEAP, *ALSO.get(name, ()))
             yield pytest.param(name, cell, id=f"{name}-{cell}", marks=[] if fast else [pytest.mark.full])
 
 

@@ -62,6 +62,7 @@ class Lab:
         self.name = name
         self.root = root
         self.base = architectures.build(name, root / "base")
+        self._adapted: dict[str, Any] = {}
 
     @cached_property
     def model(self) -> Any:
@@ -98,6 +99,11 @@ class Lab:
 
     def peft(self, folder: str) -> Any:
         """The model under an adapter, by PEFT alone: of the class whose names the adapter's tensors have."""
+        if folder not in self._adapted:
+            self._adapted[folder] = self._peft(folder)
+        return self._adapted[folder]
+
+    def _peft(self, folder: str) -> Any:
         import warnings
 
         from peft import PeftModel

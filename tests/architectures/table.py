@@ -21,10 +21,16 @@ CELLS = (
     "writes",
     "compile_add",
     "compile_writes",
+    "compile_lora",
     "extraction",
     "training",
 )
-_TITLES = {"compile_add": "compile `add`", "compile_writes": "compile `writes`", "writes": "`site: writes`"}
+_TITLES = {
+    "writes": "`site: writes`",
+    "compile_add": "`add` compiled",
+    "compile_writes": "`writes` compiled",
+    "compile_lora": "… as a LoRA",
+}
 _PAGE = """# Architectures
 
 Written by `make test-all` (tests/test_architectures.py), with transformers {transformers}, PEFT {peft} and TRL {trl}, on
