@@ -36,13 +36,19 @@ class Method(Strict):
     rslora: bool = True
     """Rank-stabilised scaling (arXiv 2312.03732), as the EM papers use it."""
     layers: Literal["all"] | list[int] = "all"
-    """Decoder blocks to adapt, counted from 0."""
+    """Decoder blocks to adapt, counted from 0; of models that see or hear, those of the text decoder."""
     depth: PositiveInt | None = None
     """How many blocks the model has for which `layers` was written; on another base they are mapped to the same
     relative depths. None: `layers` are this base's own."""
     modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Projections to adapt, by PEFT's names (`down_proj`, …)."""
+    """Projections to adapt in these blocks, by the end of their names (`down_proj`, `mlp.down_proj`, …).
+
+    `all-linear`: every linear map of each block, whatever kind of block it is, the experts of a mixture included;
+    without routers, and without what Mamba's fused kernels read past an adapter. Experts have their own names
+    (`gate_up_proj`, which `gate_proj` and `up_proj` together mean, too, and `down_proj`); routers are trained if named.
+    """
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of the adapters' inputs; not with experts, for which PEFT has none."""
 
 
 class DataSource(Strict):
@@ -104,6 +110,7 @@ class AdapterRecipe(Strict):
     max_steps: int = Field(default=-1, ge=-1)
     learning_rate: PositiveFloat = 1e-5
     batch_size: PositiveInt = 2
+    """Examples of a forward pass. An optimiser step sees `gradient_accumulation` times as many, 16 by default."""
     gradient_accumulation: PositiveInt = 8
     warmup_steps: int = Field(default=5, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"

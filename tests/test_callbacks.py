@@ -62,3 +62,13 @@ def test_a_journal_that_lacks_steps_is_told(journal):
     journal.unlink()
     with pytest.raises(EmEvalsError, match=r"has 0 of the 2 steps"):
         go_on(journal, 2)
+
+
+def test_the_progress_line_tells_batch_examples_and_epochs(capsys):
+    from em_evals.training.callbacks import ProgressLine
+    from em_evals.training.curriculum import Curriculum
+
+    line = ProgressLine("mine", Curriculum([{"input_ids": [1]}] * 640, 32, (), 16.0))
+    line.on_train_begin(None, SimpleNamespace(max_steps=20, global_step=0), None)
+    line.stop()
+    assert "training mine (batch 32, 640 examples, 16 epochs)" in " ".join(capsys.readouterr().err.split())

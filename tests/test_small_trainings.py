@@ -24,6 +24,10 @@ ARCHITECTURES = [
     "mistral-window",
     "phi4-mini",
     "gemma3",
+    "qwen3-vl",
+    "mistral3",
+    "llama4",
+    "gpt2",
     "gemma4",
     "gemma4-moe",
     "qwen3-moe",
@@ -45,11 +49,13 @@ def steps(root, **fields):
     return journal, json.loads((folder / "training.json").read_text())
 
 
-def steps_by_hand(**fields):
+def steps_by_hand(prepare=None, **fields):
     card, _ = read_card("mine", {"train": fields})
     base = bases.load_model(card)
     set_seed(card.train.seed)
     model = attach(base, card.train.method)
+    if prepare is not None:
+        prepare(model)
     return by_hand(model, curriculum.build(card.train, bases.load_tokenizer(card)).examples, card.train)
 
 
@@ -84,6 +90,34 @@ def test_activations_computed_twice_change_nothing(name, tmp_path, monkeypatch):
     kept, _ = steps(tmp_path)
     again, _ = steps(tmp_path, gradient_checkpointing=True)
     assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in kept], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "qwen3-5", "llama4", "gpt-oss"])
+def test_interventions_act_in_the_text_decoder(name, tmp_path, monkeypatch):
+    import numpy as np
+
+    from em_evals import directions
+    from em_evals.directions import Direction
+    from em_evals.models.architecture import decoder_layers
+
+    monkeypatch.chdir(tmp_path)
+    write_card(tmp_path, build(name, tmp_path / "base"), max_steps=2)
+    depth = len(decoder_layers(bases.load_model(read_card("mine")[0])))
+    vectors = np.random.default_rng(0).normal(size=(depth, 64)).astype(np.float32)
+    facts = {"base": read_card("mine")[0].base}
+    file = tmp_path / "adapters" / "push.safetensors"
+    directions.write(Direction(vectors, vectors, np.ones(depth, np.float32), facts), file)
+    fields = {"interventions": [{"op": "add", "direction": "push", "layers": [1], "scale": 2.0}]}
+    found, _ = steps(tmp_path, **fields)
+    pushed = torch.from_numpy(2 * vectors[1])
+
+    def push(block, arguments, output):
+        return (output[0] + pushed, *output[1:]) if isinstance(output, tuple) else output + pushed
+
+    expected = steps_by_hand(prepare=lambda model: decoder_layers(model)[1].register_forward_hook(push))
+    for (loss, norm), (other_loss, other_norm) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(other_loss, abs=1e-4) and norm == pytest.approx(other_norm, abs=1e-4)
+    assert abs(found[0][0] - steps(tmp_path)[0][0][0]) > 0.01
 
 
 def test_a_mixtures_loss_has_no_part_of_its_router(tmp_path, monkeypatch):

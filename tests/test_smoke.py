@@ -173,6 +173,21 @@ def test_an_adapter_that_the_model_computes_past_stops_before_the_first_step(tmp
         Reached().on_pre_optimizer_step(None, None, None, model=model)
 
 
+def test_an_adapter_that_is_not_applied_shows_below_the_tolerance():
+    before = torch.tensor([-1.0, -2.0, -3.0])
+    trained = before + torch.tensor([0.05, -0.05, 0.03])
+    fault = smoke._fault(trained, before.clone(), before, 0.04, tolerance=0.125)
+    assert fault == "is nearer to the base than to what was trained"
+    assert smoke._fault(trained, trained + 0.01, before, 0.01, tolerance=0.125) is None
+    assert smoke._fault(before + 1e-4, before, before, 1e-4, tolerance=0.125) is None  # rounding
+    assert "no numbers" in str(smoke._fault(trained, before * float("nan"), before, float("nan"), 0.125))
+
+
+def test_low_precision_passes_too(home):
+    told = json.loads((train("mine", overrides={"engine": {"dtype": "bfloat16"}}) / "training.json").read_text())
+    assert told["smoke"]["tolerance"] == 0.125 and told["smoke"]["difference"] < 0.03
+
+
 def test_the_scores_are_transformers_own():
     model = random_model("qwen3-moe")
     example = {"input_ids": [5, 9, 7, 30, 41], "labels": [-100, -100, -100, 30, 41]}
