@@ -184,7 +184,9 @@ def test_an_adapter_that_is_not_applied_shows_below_the_tolerance():
 
 
 def test_low_precision_passes_too(home):
-    told = json.loads((train("mine", overrides={"engine": {"dtype": "bfloat16"}}) / "training.json").read_text())
+    told = json.loads(
+        (train("mine", overrides={"engine": {"dtype": "bfloat16"}}) / "training.json").read_text()
+    )
     assert told["smoke"]["tolerance"] == 0.125 and told["smoke"]["difference"] < 0.03
 
 
