@@ -13,6 +13,8 @@ from transformers import AutoConfig
 
 from em_evals.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
+from em_evals.insight.activations import group_sums
+from em_evals.insight.lines import Text
 from em_evals.models import bases, families
 from em_evals.models.engine import Request, Sampling
 from em_evals.models.families import Layout, layout
@@ -42,6 +44,7 @@ GREEDY = Sampling(temperature=0, max_tokens=8, logprobs=True)
         ("phi4-mini", Layout(rows=True, border=24)),
         ("llama4-text", Layout(rows=True, border=7, mixed=False)),
         ("mamba", Layout()),
+        ("llama-dynamic-ntk", Layout(rows=True, share=True, pack=True, limit=24)),
     ],
 )
 def test_what_a_configuration_allows(name: str, expected: Layout) -> None:
@@ -153,3 +156,18 @@ def test_an_adapter_of_another_depth_is_refused_before_weights_are_loaded(tmp_pa
     monkeypatch.setattr(bases, "load_model", lambda card: pytest.fail("weights were loaded"))
     with pytest.raises(EmEvalsError, match=r"layers\.2\.mlp\.down_proj"):
         expect(ResolvedCard("organism", card(base), None, adapter))
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "sentence"),
+    [
+        ("llama-dynamic-ntk", 40, "rope depends on what was read before"),
+        ("gemma3n-text", 12, "streams at once"),
+    ],
+)
+def test_texts_that_cannot_be_read_as_if_alone_are_refused(name, length, sentence, tmp_path) -> None:
+    with bases.LOADING:
+        model = architectures.load(architectures.build(name, tmp_path / "base"))
+    text = Text("one", tuple(range(5, 5 + length)), (7, 8, 9))
+    with pytest.raises(EmEvalsError, match=sentence):
+        group_sums(model, [text])

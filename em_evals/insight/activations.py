@@ -22,6 +22,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.insight.lines import Line, Padded, Position, Text, lay, may_lay, pad
 from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 from em_evals.models.families import Layout, layout
+from em_evals.models.invariants import first
 
 _BATCH_TOKENS = 2048
 _SAVE_EVERY = 32
@@ -88,6 +89,13 @@ def group_sums(
         first, end = text.span(position)
         if end <= first:
             raise EmEvalsError(f"a text of '{text.group}' has no token for `{position}`; leave it out.")
+    allowed = layout(model.config)
+    longest = max((len(text.tokens(position)) for text in texts), default=0)
+    if allowed.limit is not None and longest > allowed.limit:
+        raise EmEvalsError(
+            f"a text has {longest} tokens; beyond {allowed.limit} this base's rope depends on what was read before: "
+            "shorten it."
+        )
     groups = {name: i for i, name in enumerate(dict.fromkeys(text.group for text in texts))}
     sums = _Sums(model, len(groups))
     done = sums.resume(state)
@@ -95,7 +103,7 @@ def group_sums(
     share = may_lay(unwrapped(model))
     rest = _after(lay(texts, position, share), done)
     with torch.inference_mode(), sums.watching(model):
-        for number, lines in enumerate(_batches(rest, batch_tokens, layout(model.config)), 1):
+        for number, lines in enumerate(_batches(rest, batch_tokens, allowed), 1):
             batch = pad(lines, position, share)
             sums.read(model, batch, [groups[text.group] for text in batch.texts])
             done += len(batch.texts)
@@ -114,7 +122,7 @@ class _Sums:
     """The growing sums, filled by hooks on the decoder blocks."""
 
     def __init__(self, model: Any, groups: int) -> None:
-        self._blocks = decoder_layers(model)
+        self._blocks, self._kind = decoder_layers(model), model.config.get_text_config().model_type
         self._device = next(model.parameters()).device
         width = int(model.config.get_text_config().hidden_size)
         self.vectors = torch.zeros(groups, len(self._blocks), width, device=self._device)
@@ -125,7 +133,12 @@ class _Sums:
 
     def _add(self, layer: int) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
-            hidden = (output[0] if isinstance(output, tuple) else output).float()
+            hidden = first(output).float()
+            if hidden.dim() != 3:
+                raise EmEvalsError(
+                    f"the blocks of this {self._kind} hand on {hidden.shape[0]} streams at once, and a direction is "
+                    "read from one: it cannot be extracted here."
+                )
             means = torch.bmm(self._weights, hidden).flatten(0, 1)[self._places]
             norms = torch.bmm(self._weights, hidden.norm(dim=-1, keepdim=True)).flatten()[self._places]
             self.vectors[:, layer].index_add_(0, self._groups, means)

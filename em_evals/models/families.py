@@ -74,6 +74,8 @@ class Layout:
         pack: training may lay rows end to end.
         border: a length beyond which something depends on the batch and not on the row; None: there is none.
         mixed: sequences beyond the border may share a batch with each other; otherwise each is alone.
+        limit: tokens of a sequence beyond which what is computed depends on what was read before (dynamic NTK keeps
+            the factors of the longest sequence); None: there is no such length.
     """
 
     rows: bool = False
@@ -81,6 +83,7 @@ class Layout:
     pack: bool = False
     border: int | None = None
     mixed: bool = True
+    limit: int | None = None
 
     def side(self, tokens: int) -> bool:
         """On which side of the border a sequence of so many tokens lies: only one side may be in a batch."""
@@ -103,12 +106,19 @@ def layout(config: Any) -> Layout:
         config: the model's configuration, of transformers.
     """
     known = family(config)
-    if known is None:
-        return Layout()
     text = config.get_text_config()
+    if known is None:
+        return Layout(limit=_rope_limit(text))
     rope, scale = rope_border(text), _scale_border(text)
     full = rope is None and scale is None and not _windowed(text)
-    return Layout(True, known.share and full, known.pack and full, scale or rope, scale is None)
+    return Layout(
+        rows=True,
+        share=known.share and full,
+        pack=known.pack and full,
+        border=scale or rope,
+        mixed=scale is None,
+        limit=_rope_limit(text),
+    )
 
 
 def _windowed(text: Any) -> bool:
@@ -128,9 +138,16 @@ def _scale_border(text: Any) -> int | None:
 
 def rope_border(text: Any) -> int | None:
     """Longrope chooses its factors by the largest position in the batch (Phi-3-mini-128k, Phi-4-mini)."""
+    borders = [int(one["original_max_position_embeddings"]) for one in _ropes(text, "longrope")]
+    return min(borders, default=None)
+
+
+def _rope_limit(text: Any) -> int | None:
+    return int(text.max_position_embeddings) if _ropes(text, "dynamic") else None
+
+
+def _ropes(text: Any, kind: str) -> list[dict[str, Any]]:
+    """A configuration's rope parameters of a kind; some models have a set for each type of layer."""
     found = getattr(text, "rope_parameters", None) or {}
     sets = [one for one in found.values() if isinstance(one, dict)] or [found]
-    borders = [
-        int(one["original_max_position_embeddings"]) for one in sets if one.get("rope_type") == "longrope"
-    ]
-    return min(borders, default=None)
+    return [one for one in sets if one.get("rope_type") == kind]
