@@ -100,7 +100,7 @@ def test_interventions_act_in_lines_as_they_do_on_one_text(base):
     direction = Direction(chance.normal(size=(LAYERS, WIDTH)), np.zeros((LAYERS, WIDTH)), np.ones(LAYERS))
     model, read = bases.load_model(card(base)), texts(12)
     plain = group_sums(model, read).mean()
-    with applied(model, [(Intervention(op="ablate", direction="d", skip="sink"), direction)]):
+    with applied(model, [(Intervention(op="ablate", direction="d", skip="sink"), [direction])]):
         found = group_sums(model, read).mean()
         alone = np.mean([one_by_one(model, text, "answer_mean")[0] for text in read], 0)
     assert np.allclose(found, alone, atol=1e-4) and not np.allclose(found, plain, atol=0.1)
