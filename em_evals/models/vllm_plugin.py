@@ -3,12 +3,15 @@
 vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`); it does nothing unless
 EM_EVALS_STEERING says how much room to arm. Then every block's output passes through
 
-    h + on · (add + min(target - h·unit, limit) unit)          in float32, on the sum of vLLM's (hidden, residual)
+    h + on · (add + min(target - h·unit, limit) unit)          in float32
 
 with tables [steps, sets, width] and, for each token, its request's set and class (first token or not, prompt or
 answer). No branch depends on a request, so different sets and the base share a batch, compiled and in CUDA graphs.
 Sets are written into the tables by `SteeringWorker.em_evals_set`; requests name a set's slot in `extra_args`, which
 only models/vllm_app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
+
+h is the sum of a block's (hidden, residual), or its first output where that is the stream already: which of the two
+stands in models/families.py, after a comparison with transformers (tests/test_vllm_families.py).
 
 Internals of vLLM that this leans on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
 `VllmConfig.compute_hash`. vLLM's minor version is therefore pinned (pyproject.toml).
@@ -32,6 +35,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
 from em_evals.models import vllm_mends
 from em_evals.models.changes import Change, changes
+from em_evals.models.families import FAMILIES
 from em_evals.models.interventions import load
 
 TESTED = "0.32"
@@ -47,18 +51,9 @@ _CLASSES = 4
 """Of a token: 2 where it is an answer's, plus 1 where it is the first."""
 _SPARE_ROWS = 1024
 """Rows beyond the largest batch, for batches padded to a CUDA graph's size."""
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)$")
-_BLOCKS = {
-    "llama.LlamaDecoderLayer",
-    "mistral.MistralDecoderLayer",
-    "qwen2.Qwen2DecoderLayer",
-    "qwen3.Qwen3DecoderLayer",
-    "gemma.GemmaDecoderLayer",
-    "gemma2.Gemma2DecoderLayer",
-    "gemma3.Gemma3DecoderLayer",
-}
-"""Blocks whose (hidden, residual) were seen to add up to the stream, by comparison with transformers. Others (Cohere
-returns a residual that is part of the sum already) are refused until somebody has compared them."""
+STREAMS = {block: one.vllm_stream for one in FAMILIES.values() for block in one.vllm}
+"""What a block of vLLM gives, by its class: `sum` or `first` (families.Family)."""
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)$")
 
 
 class Tables(torch.nn.Module):
@@ -209,42 +204,52 @@ class Armed:
 
 
 def _blocks(runner: Any) -> dict[int, Any]:
-    """The decoder blocks that this worker holds, by number."""
-    config = runner.vllm_config
-    parallel = config.parallel_config
-    if getattr(parallel, "enable_dbo", False):
-        raise RuntimeError("em-evals cannot steer with dual-batch overlap (--enable-dbo): leave it out.")
-    if (
-        getattr(parallel, "decode_context_parallel_size", 1)
-        * getattr(parallel, "prefill_context_parallel_size", 1)
-        > 1
-    ):
-        raise RuntimeError("em-evals cannot steer with context parallelism: leave it out.")
-    if getattr(config.compilation_config.pass_config, "enable_sp", False):
-        raise RuntimeError("em-evals cannot steer with sequence parallelism (enable_sp): leave it out.")
+    """The decoder blocks that this worker holds, by number.
+
+    Raises:
+        RuntimeError: what the blocks give is not known, or not the whole stream of every token.
+    """
+    _refuse_parallelism(runner.vllm_config)
     found: dict[int, Any] = {}
     missing, others = 0, set()
     for name, module in runner.get_model().named_modules():
         number = _LAYER.search(name)
-        kind = (
-            f"{type(module).__module__.removeprefix('vllm.model_executor.models.')}.{type(module).__name__}"
-        )
         if number is None:
             continue
-        if kind in _BLOCKS:
+        if _kind(module) in STREAMS:
             found[int(number[1])] = module
-        elif kind.endswith("PPMissingLayer"):
+        elif type(module).__name__ == "PPMissingLayer":
             missing += 1
         else:
-            others.add(kind)
+            others.add(_kind(module))
     expected = runner.model_config.hf_text_config.num_hidden_layers
     if len(found) + missing != expected or not found:
-        kinds = f" its blocks are {', '.join(sorted(others))};" if others else ""
+        kinds = f": its blocks are {', '.join(sorted(others))}" if others else ""
         raise RuntimeError(
-            f"em-evals cannot steer {runner.model_config.architecture} in vLLM:{kinds} known are "
-            f"{', '.join(sorted(_BLOCKS))}. Say `backend: transformers` in the card."
+            f"em-evals cannot steer {runner.model_config.architecture} in vLLM{kinds}, and which of these have been "
+            "compared with transformers stands in models/families.py. Say `backend: transformers` in the card."
         )
     return found
+
+
+def _kind(module: Any) -> str:
+    """A block's class as models/families.py writes it."""
+    return f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}"
+
+
+def _refuse_parallelism(config: Any) -> None:
+    """Refuse what lets a block see other tokens than those of the batch, in their order."""
+    parallel, passes = config.parallel_config, config.compilation_config.pass_config
+    contexts = ("decode_context_parallel_size", "prefill_context_parallel_size")
+    wrong = {
+        "dual-batch overlap (--enable-dbo)": getattr(parallel, "enable_dbo", False),
+        "context parallelism": any(getattr(parallel, name, 1) > 1 for name in contexts),
+        "sequence parallelism (enable_sp)": getattr(passes, "enable_sp", False),
+        "sequence parallelism of experts": getattr(parallel, "use_sequence_parallel_moe", False),
+        "--kv-sharing-fast-prefill": getattr(config.cache_config, "kv_sharing_fast_prefill", False),
+    }
+    if used := next((name for name, on in wrong.items() if on), None):
+        raise RuntimeError(f"em-evals cannot steer with {used}: leave it out.")
 
 
 def _patch(block: Any) -> None:
@@ -252,6 +257,7 @@ def _patch(block: Any) -> None:
     if getattr(block.forward, "em_evals", False):
         return
     original = block.forward
+    summed = STREAMS[f"{block.__module__.rpartition('.')[2]}.{block.__name__}"] == "sum"
 
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -265,9 +271,12 @@ def _patch(block: Any) -> None:
             steps = max((tables.used.get(slot, 0) for slot in armed.active), default=0)
             if not steps:
                 return output
-        hidden, residual = output
-        steered = hidden.float() + tables.change(hidden.float() + residual.float(), steps)
-        return steered.to(hidden.dtype), residual
+        hidden, *rest = output if isinstance(output, tuple) else (output,)
+        stream = hidden.float() + rest[0].float() if summed else hidden.float()
+        # transformers' own blocks keep a batch's dimension in front.
+        change = tables.change(stream.flatten(0, -2), steps).view_as(stream)
+        steered = (hidden.float() + change).to(hidden.dtype)
+        return (steered, *rest) if isinstance(output, tuple) else steered
 
     forward.em_evals = True  # type: ignore[attr-defined]
     block.forward = forward
@@ -296,6 +305,8 @@ def register() -> None:
         vllm_mends.plain_logits()
         vllm_mends.rewind_on_cpu()
         vllm_mends.grouped_lora_on_cpu()
+        vllm_mends.rotate_heads_on_cpu()
+        vllm_mends.whole_adapters()
     if not os.environ.get(ENABLE):
         return
     room = json.loads(os.environ[ENABLE])

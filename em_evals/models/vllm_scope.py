@@ -1,0 +1,100 @@
+"""What vLLM computes as transformers does. Anything else is refused before a server starts; nothing here imports vLLM.
+
+models/families.py says which families were compared; here is what holds of a family's configurations only in part.
+docs/vllm.md lists what was compared and what was seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from em_evals.cards import ModelCard
+from em_evals.models import bases, families
+
+OTHERWISE = {
+    "apertus": "it rounds the activation's parameters to bfloat16",
+    "bloom": "it takes the exact GELU for the model's approximation",
+}
+"""Families that were compared and differ, with the reason where it is known."""
+_KINDS = frozenset(
+    """
+    cohere2 cwm dots1 exaone4 exaone_moe gemma2 gemma3_text gemma4_text gpt_oss granite_swa ministral olmo3 smollm3
+    vaultgemma
+    """.split()  # noqa: SIM905 - a list of words reads better as text
+)
+"""Families that were compared with windows in some blocks only; vLLM's other classes give every block the same."""
+_STATES = frozenset("falcon_h1 granitemoehybrid nemotron_h".split())  # noqa: SIM905
+"""Families with recurrent layers."""
+
+
+class _Border(NamedTuple):
+    tokens: int
+    reason: str
+
+
+def refusal(card: ModelCard) -> str | None:
+    """Why vLLM is not transformers on a card's base, as a sentence without its end; None where it is.
+
+    Raises:
+        EmEvalsError: the base's configuration cannot be found or read.
+    """
+    config = bases.load_config(card)
+    text, known = config.get_text_config(), families.family(config)
+    kind = text.model_type
+    if kind in OTHERWISE:
+        return f"vLLM computes {kind} otherwise than transformers ({OTHERWISE[kind]})"
+    if known is None or not known.vllm:
+        return f"vLLM was not compared with transformers on {kind} (docs/vllm.md)"
+    if reason := _option(kind, text, card):
+        return f"vLLM computes this {kind} otherwise than transformers ({reason})"
+    border = _border(kind, text)
+    if border is not None and bases.context_length(card) > border.tokens:
+        return (
+            f"vLLM computes {kind} otherwise than transformers beyond {border.tokens} tokens ({border.reason}); say "
+            f"`max_model_len: {border.tokens}` in the card's `engine`"
+        )
+    return None
+
+
+def has_states(config: Any) -> bool:
+    """Whether a model has recurrent layers, which vLLM's prefix cache is not let keep.
+
+    On a CPU it ends the engine, and elsewhere it was not compared.
+    """
+    return config.get_text_config().model_type in _STATES
+
+
+def _option(kind: str, text: Any, card: ModelCard) -> str | None:
+    """What in a configuration vLLM leaves out or takes otherwise."""
+    layers = set(getattr(text, "layer_types", None) or ())
+    if kind not in _KINDS | _STATES and layers - {"full_attention"}:
+        return "it gives all blocks the same window"
+    if kind not in _KINDS and layers and getattr(text, "sliding_window", None) is not None:
+        return "it gives a window to blocks that have none"
+    if kind == "olmoe" and text.norm_topk_prob:
+        return "it leaves out `norm_topk_prob`"
+    if kind == "gpt_oss" and getattr(text, "swiglu_limit", 7.0) != 7.0:
+        return "its `swiglu_limit` is always 7"
+    device = bases.choose_device(card.engine.device)
+    dtype = str(bases.choose_dtype(card.engine.dtype, device)).removeprefix("torch.")
+    if kind.startswith("deepseek") and dtype == "float16":
+        return "in float16 its stream is scaled"
+    return None
+
+
+def _border(kind: str, text: Any) -> _Border | None:
+    """The length up to which vLLM computes the same; None: any."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    sets = [one for one in rope.values() if isinstance(one, dict)] or [rope]
+    for one in sets:
+        if one.get("rope_type") == "longrope":
+            why = "it takes longrope's long factors for short rows too"
+            return _Border(int(one["original_max_position_embeddings"]), why)
+        if one.get("llama_4_scaling_beta"):
+            why = "it leaves out the scaling of queries"
+            return _Border(int(one["original_max_position_embeddings"]), why)
+    if kind == "cohere2":
+        return _Border(int(text.sliding_window), "its window is one token wider")
+    if kind == "llama4_text" and text.attn_temperature_tuning:
+        return _Border(int(text.floor_scale) - 1, "it scales queries otherwise")
+    return None
