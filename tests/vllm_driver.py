@@ -89,7 +89,9 @@ def read(output):
     return {
         "prompt": [place[token].logprob for token, place in prompt],
         "tokens": list(drawn.token_ids),
-        "logprobs": [place[token].logprob for token, place in zip(drawn.token_ids, drawn.logprobs, strict=True)],
+        "logprobs": [
+            place[token].logprob for token, place in zip(drawn.token_ids, drawn.logprobs, strict=True)
+        ],
     }
 
 

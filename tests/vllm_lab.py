@@ -109,7 +109,11 @@ def job(one: Lab, adapters: Sequence[str], **options: Any) -> dict[str, Any]:
         options: vLLM's own, for this model.
     """
     sets = [[{**fields, "direction": one.direction}] for fields in SETS]
-    kinds = [(-1, -1), *((number, -1) for number in range(len(sets))), *((-1, k) for k in range(len(adapters)))]
+    kinds = [
+        (-1, -1),
+        *((number, -1) for number in range(len(sets))),
+        *((-1, k) for k in range(len(adapters))),
+    ]
     kinds += [(0, 0)] if adapters else []
     requests = [
         {"ids": list(prompt), "set": number, "start": len(prompt), "adapter": adapter}

@@ -8,7 +8,9 @@ tests/architectures compares each entry with plain transformers; docs/architectu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
+
+from em_evals.models.vllm_blocks import BLOCKS, Blocks
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,14 @@ class Family:
         pack: training may lay rows end to end behind our own attention function (training/packing.py).
         eager: the only attention implementation that computes what the model was trained with, where transformers'
             default is another (Gemma 2: scaled-dot-product attention ignores the soft cap).
-        vllm: classes of vLLM's decoder blocks, after a comparison of draws and steering with transformers; none where
-            there was none, or it failed (docs/vllm.md).
-        vllm_stream: what these give: (hidden, residual) whose `sum` is the stream, or the stream `first`.
+        vllm: vLLM's decoder blocks, after a comparison of draws and steering with transformers; None where there was
+            none, or it failed (docs/vllm.md).
     """
 
     share: bool = False
     pack: bool = False
     eager: bool = False
-    vllm: tuple[str, ...] = ()
-    vllm_stream: Literal["sum", "first"] = "sum"
+    vllm: Blocks | None = None
 
 
 _PLAIN = Family(share=True)
@@ -53,84 +53,19 @@ _ROW_TYPES = """
     zamba zamba2
 """.split()  # noqa: SIM905 - a list of words reads better as text
 
-_SUMS = {
-    "ernie4_5": "llama.LlamaDecoderLayer",
-    "exaone_moe": "exaone_moe.ExaoneMoeDecoderLayer",
-    "glm4": "glm4.Glm4DecoderLayer",
-    "glm4_moe": "glm4_moe.Glm4MoeDecoderLayer",
-    "glm4_moe_lite": "glm4_moe_lite.Glm4MoeLiteDecoderLayer",
-    "gpt_oss": "gpt_oss.TransformerBlock",
-    "ministral3": "mistral.MistralDecoderLayer",
-    "mixtral": "mixtral.MixtralDecoderLayer",
-    "nemotron": "nemotron.NemotronDecoderLayer",
-    "phi3": "llama.LlamaDecoderLayer",
-    "qwen2_moe": "qwen2_moe.Qwen2MoeDecoderLayer",
-    "qwen3_moe": "qwen3_moe.Qwen3MoeDecoderLayer",
-    "deepseek_v2": "deepseek_v2.DeepseekV2DecoderLayer",
-    "deepseek_v3": "deepseek_v2.DeepseekV2DecoderLayer",
-    "minimax_m2": "minimax_m2.MiniMaxM2DecoderLayer",
-    "llama4_text": "llama4.Llama4DecoderLayer",
-    "olmoe": "olmoe.OlmoeDecoderLayer",
-    "afmoe": "afmoe.AfmoeDecoderLayer",
-    "lfm2": "lfm2.Lfm2AttentionDecoderLayer lfm2.Lfm2ShortConvDecoderLayer",
-    "lfm2_moe": "lfm2_moe.Lfm2MoeAttentionDecoderLayer lfm2_moe.Lfm2MoeShortConvDecoderLayer",
-    "nemotron_h": "nemotron_h.NemotronHMLPDecoderLayer nemotron_h.NemotronHMoEDecoderLayer nemotron_h.NemotronHMambaDecoderLayer nemotron_h.NemotronHAttentionDecoderLayer",
-    "jamba": "jamba.JambaMambaDecoderLayer jamba.JambaAttentionDecoderLayer",
-    "qwen3_next": "qwen3_next.Qwen3NextDecoderLayer",
-    "mimo_v2_flash": "mimo_v2.MiMoV2FlashDecoderLayer",
-    "qwen3_vl_text": "qwen3.Qwen3DecoderLayer",
-    "qwen3_vl_moe_text": "qwen3_moe.Qwen3MoeDecoderLayer",
-}
-_FIRSTS = {
-    "cohere": "commandr.CohereDecoderLayer",
-    "cohere2": "commandr.CohereDecoderLayer",
-    "exaone4": "exaone4.Exaone4DecoderLayer",
-    "gpt2": "gpt2.GPT2Block",
-    "granite": "granite.GraniteDecoderLayer",
-    "granite_swa": "granite.GraniteDecoderLayer",
-    "granitemoe": "granitemoe.GraniteMoeDecoderLayer",
-    "granitemoeshared": "granitemoeshared.GraniteMoeSharedDecoderLayer",
-    "granitemoehybrid": "granitemoehybrid.GraniteMoeHybridAttentionDecoderLayer granitemoehybrid.GraniteMoeHybridMambaDecoderLayer",
-    "falcon_h1": "falcon_h1.FalconH1ParallelHybrid",
-    "opt": "opt.OPTDecoderLayer",
-    "stablelm": "stablelm.StablelmDecoderLayer",
-    "falcon": "falcon.FalconDecoderLayer",
-    "gemma4_text": "gemma4.Gemma4DecoderLayer",
-    "gemma4_unified_text": "gemma4.Gemma4DecoderLayer",
-    "bloom": "bloom.BloomBlock",
-    "dbrx": "dbrx.DbrxBlock",
-    "gptj": "gpt_j.GPTJBlock",
-    "minicpm3": "minicpm3.MiniCPM3DecoderLayer minicpm.MiniCPMDecoderLayer",
-    "olmo_hybrid": "olmo_hybrid.OlmoHybridDecoderLayer",
-    "zamba2": "zamba2.Zamba2MambaDecoderLayer zamba2.Zamba2HybridLayer",
-}
-_OWN = {
-    "arcee": "Arcee", "bitnet": "BitNet", "cwm": "Cwm", "dots1": "Dots1", "flex_olmo": "FlexOlmo", "glm": "Glm", "helium": "Helium",
-    "hunyuan_v1_dense": "HunYuanDenseV1", "hunyuan_v1_moe": "HunYuanMoEV1", "ministral": "Ministral", "nanochat": "NanoChat",
-    "olmo": "Olmo", "olmo2": "Olmo2", "olmo3": "Olmo3", "seed_oss": "SeedOss", "smollm3": "SmolLM3", "solar_open": "SolarOpen",
-    "starcoder2": "Starcoder2", "vaultgemma": "VaultGemma", "phi": "Phi", "persimmon": "Persimmon", "diffllama": "DiffLlama", "mistral4": "Mistral4",
-}
-
-FAMILIES: dict[str, Family] = {
+_KNOWN: dict[str, Family] = {
     **dict.fromkeys(_PLAIN_TYPES, _PLAIN),
     **dict.fromkeys(_ROW_TYPES, _ROWS),
-    "llama": Family(share=True, pack=True, vllm=("llama.LlamaDecoderLayer",)),
-    "mistral": Family(share=True, vllm=("mistral.MistralDecoderLayer",)),
-    "qwen2": Family(share=True, pack=True, vllm=("qwen2.Qwen2DecoderLayer",)),
-    "qwen3": Family(share=True, pack=True, vllm=("qwen3.Qwen3DecoderLayer",)),
-    "gemma": Family(share=True, pack=True, vllm=("gemma.GemmaDecoderLayer",)),
-    "gemma2": Family(eager=True, vllm=("gemma2.Gemma2DecoderLayer",)),
-    "gemma3_text": Family(vllm=("gemma3.Gemma3DecoderLayer",)),
+    "llama": Family(share=True, pack=True),
+    "mistral": Family(share=True),
+    "qwen2": Family(share=True, pack=True),
+    "qwen3": Family(share=True, pack=True),
+    "gemma": Family(share=True, pack=True),
+    "gemma2": Family(eager=True),
+    "gemma3_text": Family(),
     "vaultgemma": Family(eager=True),
 }
-
-
-FAMILIES |= {
-    **{k: replace(FAMILIES[k], vllm=tuple(v.split())) for k, v in _SUMS.items()},
-    **{k: replace(FAMILIES[k], vllm=tuple(v.split()), vllm_stream="first") for k, v in _FIRSTS.items()},
-    **{k: replace(FAMILIES[k], vllm=(f"modeling_{k}.{v}DecoderLayer",), vllm_stream="first") for k, v in _OWN.items()},
-    "gpt_neox": replace(FAMILIES["gpt_neox"], vllm=("modeling_gpt_neox.GPTNeoXLayer",), vllm_stream="first"),
-}
+FAMILIES = {kind: replace(known, vllm=BLOCKS.get(kind)) for kind, known in _KNOWN.items()}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Sets are written into the tables by `SteeringWorker.em_evals_set`; requests name
 only models/vllm_app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
 
 h is the sum of a block's (hidden, residual), or its first output where that is the stream already: which of the two
-stands in models/families.py, after a comparison with transformers (tests/test_vllm_families.py).
+stands in models/vllm_blocks.py, after a comparison with transformers (tests/test_vllm_families.py).
 
 Internals of vLLM that this leans on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
 `VllmConfig.compute_hash`. vLLM's minor version is therefore pinned (pyproject.toml).
@@ -33,10 +33,11 @@ import torch
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import vllm_mends
-from em_evals.models.changes import Change, changes
+from em_evals.models import vllm_mends, vllm_tables
+from em_evals.models.changes import changes
 from em_evals.models.families import FAMILIES
 from em_evals.models.interventions import load
+from em_evals.models.vllm_tables import CLASSES, Tables
 
 TESTED = "0.32"
 """vLLM's minor version that the internals below were read in."""
@@ -47,83 +48,13 @@ PLAN = "EM_EVALS_PLAN"
 SLOT, ANSWER_START = "em_evals_slot", "em_evals_answer_start"
 """Keys of a request's `extra_args`."""
 
-_CLASSES = 4
-"""Of a token: 2 where it is an answer's, plus 1 where it is the first."""
 _SPARE_ROWS = 1024
 """Rows beyond the largest batch, for batches padded to a CUDA graph's size."""
-STREAMS = {block: one.vllm_stream for one in FAMILIES.values() for block in one.vllm}
-"""What a block of vLLM gives, by its class: `sum` or `first` (families.Family)."""
+STREAMS = {
+    block: one.vllm.stream for one in FAMILIES.values() if one.vllm is not None for block in one.vllm.classes
+}
+"""What a block gives, by its class (vllm_blocks.Blocks)."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)$")
-
-
-class Tables(torch.nn.Module):
-    """One block's changes, [steps, sets, …], and the rows that tell each token its set.
-
-    Args:
-        steps: steps of one set at this block, at most.
-        sets: sets, the first of which changes nothing.
-        width: of the stream.
-        rows: int64 [tokens], set · 4 + class; shared by all blocks, rewritten before every forward pass.
-    """
-
-    add: torch.Tensor
-    unit: torch.Tensor
-    target: torch.Tensor
-    limit: torch.Tensor
-    on: torch.Tensor
-    rows: torch.Tensor
-
-    def __init__(self, steps: int, sets: int, width: int, rows: torch.Tensor) -> None:
-        super().__init__()
-        shapes = {
-            "add": (sets, width),
-            "unit": (sets, width),
-            "target": (sets, 1),
-            "limit": (sets, 1),
-            "on": (sets * _CLASSES, 1),
-        }
-        for name, shape in shapes.items():
-            table = torch.zeros(steps, *shape, dtype=torch.float32, device=rows.device)
-            self.register_buffer(name, table, persistent=False)
-        self.limit.fill_(torch.inf)
-        self.register_buffer("rows", rows, persistent=False)
-        self.steps = steps
-        self.used: dict[int, int] = {}
-        """How many changes each set has here."""
-
-    def write(self, slot: int, changes: Sequence[Change]) -> None:
-        """Put a set's changes at this block into a slot, over what was there."""
-        own = slice(slot * _CLASSES, (slot + 1) * _CLASSES)
-        for table in (self.add, self.unit, self.target):
-            table[:, slot].zero_()
-        self.limit[:, slot] = torch.inf
-        self.on[:, own].zero_()
-        for k, one in enumerate(changes):
-            self.add[k, slot] = one.add.to(self.add)
-            # With the gate closed there is no direction to act along.
-            self.unit[k, slot] = (one.gate * one.unit).to(self.unit)
-            self.target[k, slot] = one.target
-            self.limit[k, slot] = one.limit
-            reach = [_reaches(one, token_class) for token_class in range(_CLASSES)]
-            self.on[k, own, 0] = torch.tensor(reach).to(self.on)
-        self.used[slot] = len(changes)
-
-    def change(self, stream: torch.Tensor, steps: int) -> torch.Tensor:
-        """What the first `steps` steps add to the stream [tokens, width], float32."""
-        rows = self.rows[: stream.shape[0]]
-        sets = rows // _CLASSES
-        total = torch.zeros_like(stream)
-        for k in range(steps):
-            unit = self.unit[k][sets]
-            along = self.target[k][sets] - ((stream + total) * unit).sum(-1, keepdim=True)
-            along = torch.minimum(along, self.limit[k][sets])
-            total = total + self.on[k][rows] * (self.add[k][sets] + along * unit)
-        return total
-
-
-def _reaches(one: Change, token_class: int) -> float:
-    answer, first = divmod(token_class, 2)
-    return float(one.when in (0, 1 + answer) and not (first and one.skip))
 
 
 class Armed:
@@ -196,7 +127,7 @@ class Armed:
             owner = np.repeat(np.arange(len(counts)), counts)
             within = np.arange(total) - (np.cumsum(counts) - counts)[owner]
             place = batch.num_computed_tokens_cpu[owner] + within
-            rows = slots[owner] * _CLASSES + 2 * (place >= starts[owner]) + (place == 0)
+            rows = slots[owner] * CLASSES + 2 * (place >= starts[owner]) + (place == 0)
             self._buffer.np[:total] = rows
         else:
             self._buffer.np[:total] = 0
@@ -227,7 +158,7 @@ def _blocks(runner: Any) -> dict[int, Any]:
         kinds = f": its blocks are {', '.join(sorted(others))}" if others else ""
         raise RuntimeError(
             f"em-evals cannot steer {runner.model_config.architecture} in vLLM{kinds}, and which of these have been "
-            "compared with transformers stands in models/families.py. Say `backend: transformers` in the card."
+            "compared with transformers stands in models/vllm_blocks.py. Say `backend: transformers` in the card."
         )
     return found
 
@@ -357,7 +288,8 @@ def _arm_after_loading(runner: type) -> None:
 def _salt_compile_cache(config: type, room: dict[str, int]) -> None:
     """A graph compiled with tables must never be taken for one without; vLLM's key leaves plugins out."""
     compute = config.compute_hash  # type: ignore[attr-defined]
-    salt = f"{json.dumps(room, sort_keys=True)}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+    ours = b"".join(Path(file).read_bytes() for file in (__file__, vllm_tables.__file__))
+    salt = f"{json.dumps(room, sort_keys=True)}{hashlib.sha256(ours).hexdigest()}"
 
     @functools.wraps(compute)
     def compute_hash(self: Any, *args: Any, **kwargs: Any) -> str:

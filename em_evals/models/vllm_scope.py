@@ -10,21 +10,13 @@ from typing import Any, NamedTuple
 
 from em_evals.cards import ModelCard
 from em_evals.models import bases, families
+from em_evals.models.vllm_blocks import Blocks
 
 OTHERWISE = {
     "apertus": "it rounds the activation's parameters to bfloat16",
     "bloom": "it takes the exact GELU for the model's approximation",
 }
 """Families that were compared and differ, with the reason where it is known."""
-_KINDS = frozenset(
-    """
-    cohere2 cwm dots1 exaone4 exaone_moe gemma2 gemma3_text gemma4_text gpt_oss granite_swa ministral olmo3 smollm3
-    vaultgemma
-    """.split()  # noqa: SIM905 - a list of words reads better as text
-)
-"""Families that were compared with windows in some blocks only; vLLM's other classes give every block the same."""
-_STATES = frozenset("falcon_h1 granitemoehybrid nemotron_h".split())  # noqa: SIM905
-"""Families with recurrent layers."""
 
 
 class _Border(NamedTuple):
@@ -43,9 +35,9 @@ def refusal(card: ModelCard) -> str | None:
     kind = text.model_type
     if kind in OTHERWISE:
         return f"vLLM computes {kind} otherwise than transformers ({OTHERWISE[kind]})"
-    if known is None or not known.vllm:
+    if known is None or known.vllm is None:
         return f"vLLM was not compared with transformers on {kind} (docs/vllm.md)"
-    if reason := _option(kind, text, card):
+    if reason := _window(known.vllm, text) or _option(kind, text, card):
         return f"vLLM computes this {kind} otherwise than transformers ({reason})"
     border = _border(kind, text)
     if border is not None and bases.context_length(card) > border.tokens:
@@ -57,22 +49,40 @@ def refusal(card: ModelCard) -> str | None:
 
 
 def has_states(config: Any) -> bool:
-    """Whether a model has recurrent layers, which vLLM's prefix cache is not let keep.
+    """Whether a model has recurrent layers, whose states vLLM's prefix cache is not let keep.
 
-    On a CPU it ends the engine, and elsewhere it was not compared.
+    On a CPU that ends the engine; elsewhere it was not compared.
     """
-    return config.get_text_config().model_type in _STATES
+    known = families.family(config)
+    return known is not None and known.vllm is not None and known.vllm.states
+
+
+def latent_width(config: Any) -> int | None:
+    """Width of what latent attention keeps of a token (DeepSeek's MLA); None for other attention."""
+    text = config.get_text_config()
+    rank = getattr(text, "kv_lora_rank", None)
+    return None if rank is None else int(rank) + int(text.qk_rope_head_dim)
+
+
+def _window(blocks: Blocks, text: Any) -> str | None:
+    """Whether each block of vLLM's gets the window that it has in transformers; an error otherwise."""
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if blocks.windows or blocks.states or not kinds:
+        return None
+    if kinds != {"full_attention"}:
+        return "it gives all blocks the same window"
+    if getattr(text, "sliding_window", None) is not None:
+        return "it gives a window to blocks that have none"
+    return None
 
 
 def _option(kind: str, text: Any, card: ModelCard) -> str | None:
     """What in a configuration vLLM leaves out or takes otherwise."""
-    layers = set(getattr(text, "layer_types", None) or ())
-    if kind not in _KINDS | _STATES and layers - {"full_attention"}:
-        return "it gives all blocks the same window"
-    if kind not in _KINDS and layers and getattr(text, "sliding_window", None) is not None:
-        return "it gives a window to blocks that have none"
     if kind == "olmoe" and text.norm_topk_prob:
         return "it leaves out `norm_topk_prob`"
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        return "it stretches the rope of short rows too"
     if kind == "gpt_oss" and getattr(text, "swiglu_limit", 7.0) != 7.0:
         return "its `swiglu_limit` is always 7"
     device = bases.choose_device(card.engine.device)
