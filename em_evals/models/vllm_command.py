@@ -8,16 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from em_evals.cards import EngineOptions, ModelCard
-from em_evals.models import bases, vllm_scope
-from em_evals.models.lora import skeleton
+from em_evals.models import bases
 from em_evals.models.variants import SETS, Plan
 from em_evals.models.vllm_app import ADMIN_KEY, API_KEY, BASE
 from em_evals.models.vllm_plugin import ENABLE, PLAN
 
 _CPU_CACHE_BYTES = 2 * 1024**3
 """On CPU vLLM would take nearly all memory for its cache."""
-_LATENT = 576
-"""The one width of latent attention that vLLM 0.32 has a kernel for on a CPU; others run as plain attention there."""
 _RAY_COPIES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 
 
@@ -44,14 +41,9 @@ def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> li
         given["trust-remote-code"] = True
     if device.type == "cpu":
         given["kv-cache-memory-bytes"] = _CPU_CACHE_BYTES
-    config = bases.load_config(card)
-    if vllm_scope.has_states(config):
-        given["enable-prefix-caching"] = False
     if plan.loras:
         # One more than may be filled: on CPU vLLM gives rows without an adapter that of the last slot (vllm#48421).
         given |= {"enable-lora": True, "max-loras": plan.loras + 1, "max-lora-rank": plan.rank}
-        if modules := lora_modules(config):
-            given["lora-target-modules"] = modules
     if plan.steps:
         given["worker-extension-cls"] = "em_evals.models.vllm_plugin.SteeringWorker"
     for name in EngineOptions.FOR_VLLM:
@@ -62,24 +54,9 @@ def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> li
     return [part for name, value in given.items() for part in _argument(name, value)]
 
 
-def lora_modules(config: Any) -> list[str]:
-    """The linear modules that may carry an adapter beside experts, by their last names; none where all may.
-
-    vLLM would prepare the experts too, which no adapter here is on (models/lora/served.py), and needs Triton for it.
-    """
-    found = skeleton.of_config(config, named_class=True)
-    if not found.has_experts:
-        return []
-    modules = found.modules.items()
-    linear = [name for name, shape in modules if shape.kind == "linear" and found.block(name) is not None]
-    return sorted({name.rpartition(".")[2] for name in linear if not found.sees_part(name)})
-
-
 def _argument(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return [f"--{name}", *value]
     return [f"--{name}", json.dumps(value) if isinstance(value, (dict, list)) else str(value)]
 
 
@@ -104,8 +81,6 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
         # vLLM 0.32 cannot read back what it compiled ahead of time for a CPU, and compiles for minutes at each start;
         # Inductor's own cache holds.
         own["VLLM_USE_AOT_COMPILE"] = "0"
-        if vllm_scope.latent_width(bases.load_config(card)) not in (None, _LATENT):
-            own["VLLM_MLA_DISABLE"] = "1"
     if on_cpu and (plan.loras or options.enforce_eager):
         # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
         own["TORCH_COMPILE_DISABLE"] = "1"

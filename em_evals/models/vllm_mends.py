@@ -98,27 +98,3 @@ def rotate_heads_on_cpu() -> None:
 
     forward_cpu.em_evals = True  # type: ignore[attr-defined]
     RotaryEmbedding.forward_cpu = forward_cpu
-
-
-def whole_adapters() -> None:
-    """Refuse an adapter of which a part would not act: vLLM 0.32 drops what it has no module for, without a word."""
-    from vllm.distributed import get_pp_group
-    from vllm.lora.model_manager import LoRAModelManager
-
-    add = LoRAModelManager._add_adapter
-    if getattr(add, "em_evals", False):
-        return
-
-    @functools.wraps(add)
-    def _add_adapter(self: Any, lora: Any) -> None:
-        add(self, lora)  # what vLLM keeps in one matrix is one by now
-        unused = sorted(set(lora.loras) - set(self.modules))
-        if unused and get_pp_group().world_size == 1:  # else they may be on another worker
-            self._registered_adapters.pop(lora.id, None)
-            raise ValueError(
-                f"vLLM would leave out the adapter's part on {unused[0]} ({len(unused)} such parts): say "
-                "`backend: transformers`"
-            )
-
-    _add_adapter.em_evals = True  # type: ignore[attr-defined]
-    LoRAModelManager._add_adapter = _add_adapter

@@ -11,7 +11,7 @@ Sets are written into the tables by `SteeringWorker.em_evals_set`; requests name
 only models/vllm_app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
 
 h is the sum of a block's (hidden, residual), or its first output where that is the stream already: which of the two
-stands in models/vllm_blocks.py, after a comparison with transformers (tests/test_vllm_families.py).
+stands in models/vllm_blocks.py, after a comparison with transformers (docs/vllm.md).
 
 Internals of vLLM that this leans on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
 `VllmConfig.compute_hash`. vLLM's minor version is therefore pinned (pyproject.toml).
@@ -237,7 +237,6 @@ def register() -> None:
         vllm_mends.rewind_on_cpu()
         vllm_mends.grouped_lora_on_cpu()
         vllm_mends.rotate_heads_on_cpu()
-        vllm_mends.whole_adapters()
     if not os.environ.get(ENABLE):
         return
     room = json.loads(os.environ[ENABLE])

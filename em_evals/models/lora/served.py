@@ -97,6 +97,10 @@ def _refuse(fit: Fit, adapter: str, card: ModelCard) -> None:
             )
         if fit.skeleton.sees_part(piece.module):
             raise EmEvalsError(f"vLLM does not run {piece.words}, an expert ({adapter}): {_OTHERWISE}.")
+    if fit.skeleton.has_experts and bases.choose_device(card.engine.device).type == "cpu":
+        raise EmEvalsError(
+            f"on a CPU, vLLM runs no LoRA beside experts ({fit.skeleton.model_type}): {_OTHERWISE}."
+        )
 
 
 def _name(fit: Fit, piece: Piece) -> str:
