@@ -40,7 +40,7 @@ def _engines() -> list[dict[str, str]]:
 
     from em_evals.cards import ModelCard
     from em_evals.models import vllm_server
-    from em_evals.models.bases import possible_device, choose_dtype
+    from em_evals.models.bases import choose_device, choose_dtype
     from em_evals.models.shared import possible
 
     device = choose_device("auto")
