@@ -41,7 +41,7 @@ def _engines() -> list[dict[str, str]]:
     from em_evals.cards import ModelCard
     from em_evals.models import vllm_server
     from em_evals.models.bases import choose_device, choose_dtype
-    from em_evals.models.shared import choose
+    from em_evals.models.shared import possible
 
     device = choose_device("auto")
     rows = [
@@ -51,10 +51,10 @@ def _engines() -> list[dict[str, str]]:
         memory = torch.cuda.get_device_properties(number).total_memory / 2**30
         rows.append(_row(f"cuda:{number}", torch.cuda.get_device_name(number), f"{memory:.0f} GiB"))
     rows.append(_row("vllm", vllm_server.installed() or "missing", vllm_server.unusable() or _kernels()))
-    kind, reason = choose(ModelCard(base="any"))
+    kind, reason = possible(ModelCard(base="any"))
     rows.append(_row("backend auto", kind, reason))
     try:
-        choose(ModelCard(base="any", backend="vllm"))
+        possible(ModelCard(base="any", backend="vllm"))
         rows.append(_row("backend vllm", "usable", "adapters and interventions at `site: block`"))
     except EmEvalsError as error:
         rows.append(_row("backend vllm", "not usable", str(error)))

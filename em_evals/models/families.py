@@ -7,8 +7,10 @@ tests/architectures compares each entry with plain transformers; docs/architectu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from em_evals.models.vllm_blocks import BLOCKS, Blocks
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,14 @@ class Family:
         pack: training may lay rows end to end behind our own attention function (training/packing.py).
         eager: the only attention implementation that computes what the model was trained with, where transformers'
             default is another (Gemma 2: scaled-dot-product attention ignores the soft cap).
-        vllm: class of vLLM's decoder block whose (hidden, residual) were seen to add up to the stream; None: unknown.
+        vllm: vLLM's decoder blocks, after a comparison of draws and steering with transformers; None where there was
+            none, or it failed (docs/vllm.md).
     """
 
     share: bool = False
     pack: bool = False
     eager: bool = False
-    vllm: str | None = None
+    vllm: Blocks | None = None
 
 
 _PLAIN = Family(share=True)
@@ -50,18 +53,19 @@ _ROW_TYPES = """
     zamba zamba2
 """.split()  # noqa: SIM905 - a list of words reads better as text
 
-FAMILIES: dict[str, Family] = {
+_KNOWN: dict[str, Family] = {
     **dict.fromkeys(_PLAIN_TYPES, _PLAIN),
     **dict.fromkeys(_ROW_TYPES, _ROWS),
-    "llama": Family(share=True, pack=True, vllm="llama.LlamaDecoderLayer"),
-    "mistral": Family(share=True, vllm="mistral.MistralDecoderLayer"),
-    "qwen2": Family(share=True, pack=True, vllm="qwen2.Qwen2DecoderLayer"),
-    "qwen3": Family(share=True, pack=True, vllm="qwen3.Qwen3DecoderLayer"),
-    "gemma": Family(share=True, pack=True, vllm="gemma.GemmaDecoderLayer"),
-    "gemma2": Family(eager=True, vllm="gemma2.Gemma2DecoderLayer"),
-    "gemma3_text": Family(vllm="gemma3.Gemma3DecoderLayer"),
+    "llama": Family(share=True, pack=True),
+    "mistral": Family(share=True),
+    "qwen2": Family(share=True, pack=True),
+    "qwen3": Family(share=True, pack=True),
+    "gemma": Family(share=True, pack=True),
+    "gemma2": Family(eager=True),
+    "gemma3_text": Family(),
     "vaultgemma": Family(eager=True),
 }
+FAMILIES = {kind: replace(known, vllm=BLOCKS.get(kind)) for kind, known in _KNOWN.items()}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from em_evals import content
 from em_evals.cards import ResolvedCard, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.models import vllm_server
+from em_evals.models.shared import choose
 from em_evals.models.variants import plan, variant
 
 
@@ -44,6 +45,7 @@ def serve(
         EmEvalsError: the cards cannot be served together, or the server does not start, or ends by itself.
     """
     cards = _together([resolve(name, {**overrides, "backend": "vllm", "base_url": None}) for name in names])
+    choose(cards[0].card)
     variants = {card.name: variant(card.card, card.adapter_path, card.interventions) for card in cards}
     first = cards[0].card
     key_file = key_file or content.cache_folder() / "servers" / f"{port}.key"

@@ -88,8 +88,28 @@ def base_in_memory(card: ModelCard) -> HFEngine:
         return cast("HFEngine", _engines[key])
 
 
-def choose(card: ModelCard) -> tuple[Literal["transformers", "vllm", "server"], str]:
-    """The engine that serves a card here, and why that one.
+Kind = Literal["transformers", "vllm", "server"]
+
+
+def choose(card: ModelCard) -> tuple[Kind, str]:
+    """The engine that serves a card here, and why that one: vLLM only where it is transformers' equal.
+
+    Raises:
+        EmEvalsError: the card asks for one that cannot be used here, or not for its base.
+    """
+    kind, reason = possible(card)
+    if kind == "vllm":
+        from em_evals.models.vllm_scope import refusal
+
+        if wrong := refusal(card):
+            if card.backend == "vllm":
+                raise EmEvalsError(f"{wrong}; or say `backend: transformers` in the card.")
+            return "transformers", wrong
+    return kind, reason
+
+
+def possible(card: ModelCard) -> tuple[Kind, str]:
+    """The engine that a card gets on this machine, whatever its base, and why that one.
 
     Raises:
         EmEvalsError: the card asks for one that cannot be used here.

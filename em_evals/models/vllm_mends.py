@@ -71,3 +71,30 @@ def grouped_lora_on_cpu() -> None:
 
     if current_platform.is_cpu():
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: GROUPED_LORA)
+
+
+def rotate_heads_on_cpu() -> None:
+    """Let queries with a dimension of their own for heads (DeepSeek, LFM2) be rotated right on a CPU.
+
+    vLLM 0.32's kernel for CPUs takes [tokens, heads, width] for something else: draws are off by nats.
+    """
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+    from vllm.platforms import current_platform
+
+    forward = RotaryEmbedding.forward_cpu
+    if not current_platform.is_cpu() or getattr(forward, "em_evals", False):
+        return
+
+    @functools.wraps(forward)
+    def forward_cpu(
+        self: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
+    ) -> Any:
+        flat = [None if one is None else one.flatten(1) for one in (query, key)]
+        rotated = forward(self, positions, *flat)
+        return tuple(
+            None if one is None else done.view_as(one)
+            for one, done in zip((query, key), rotated, strict=True)
+        )
+
+    forward_cpu.em_evals = True  # type: ignore[attr-defined]
+    RotaryEmbedding.forward_cpu = forward_cpu

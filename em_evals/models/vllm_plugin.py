@@ -3,12 +3,15 @@
 vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`); it does nothing unless
 EM_EVALS_STEERING says how much room to arm. Then every block's output passes through
 
-    h + on · (add + min(target - h·unit, limit) unit)          in float32, on the sum of vLLM's (hidden, residual)
+    h + on · (add + min(target - h·unit, limit) unit)          in float32
 
 with tables [steps, sets, width] and, for each token, its request's set and class (first token or not, prompt or
 answer). No branch depends on a request, so different sets and the base share a batch, compiled and in CUDA graphs.
 Sets are written into the tables by `SteeringWorker.em_evals_set`; requests name a set's slot in `extra_args`, which
 only models/vllm_app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
+
+h is the sum of a block's (hidden, residual), or its first output where that is the stream already: which of the two
+stands in models/vllm_blocks.py, after a comparison with transformers (docs/vllm.md).
 
 Internals of vLLM that this leans on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
 `VllmConfig.compute_hash`. vLLM's minor version is therefore pinned (pyproject.toml).
@@ -30,9 +33,11 @@ import torch
 
 from em_evals.errors import EmEvalsError
 from em_evals.intervention import Intervention
-from em_evals.models import vllm_mends
-from em_evals.models.changes import Change, changes
+from em_evals.models import vllm_mends, vllm_tables
+from em_evals.models.changes import changes
+from em_evals.models.families import FAMILIES
 from em_evals.models.interventions import load
+from em_evals.models.vllm_tables import CLASSES, Tables
 
 TESTED = "0.32"
 """vLLM's minor version that the internals below were read in."""
@@ -43,92 +48,13 @@ PLAN = "EM_EVALS_PLAN"
 SLOT, ANSWER_START = "em_evals_slot", "em_evals_answer_start"
 """Keys of a request's `extra_args`."""
 
-_CLASSES = 4
-"""Of a token: 2 where it is an answer's, plus 1 where it is the first."""
 _SPARE_ROWS = 1024
 """Rows beyond the largest batch, for batches padded to a CUDA graph's size."""
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)$")
-_BLOCKS = {
-    "llama.LlamaDecoderLayer",
-    "mistral.MistralDecoderLayer",
-    "qwen2.Qwen2DecoderLayer",
-    "qwen3.Qwen3DecoderLayer",
-    "gemma.GemmaDecoderLayer",
-    "gemma2.Gemma2DecoderLayer",
-    "gemma3.Gemma3DecoderLayer",
+STREAMS = {
+    block: one.vllm.stream for one in FAMILIES.values() if one.vllm is not None for block in one.vllm.classes
 }
-"""Blocks whose (hidden, residual) were seen to add up to the stream, by comparison with transformers. Others (Cohere
-returns a residual that is part of the sum already) are refused until somebody has compared them."""
-
-
-class Tables(torch.nn.Module):
-    """One block's changes, [steps, sets, …], and the rows that tell each token its set.
-
-    Args:
-        steps: steps of one set at this block, at most.
-        sets: sets, the first of which changes nothing.
-        width: of the stream.
-        rows: int64 [tokens], set · 4 + class; shared by all blocks, rewritten before every forward pass.
-    """
-
-    add: torch.Tensor
-    unit: torch.Tensor
-    target: torch.Tensor
-    limit: torch.Tensor
-    on: torch.Tensor
-    rows: torch.Tensor
-
-    def __init__(self, steps: int, sets: int, width: int, rows: torch.Tensor) -> None:
-        super().__init__()
-        shapes = {
-            "add": (sets, width),
-            "unit": (sets, width),
-            "target": (sets, 1),
-            "limit": (sets, 1),
-            "on": (sets * _CLASSES, 1),
-        }
-        for name, shape in shapes.items():
-            table = torch.zeros(steps, *shape, dtype=torch.float32, device=rows.device)
-            self.register_buffer(name, table, persistent=False)
-        self.limit.fill_(torch.inf)
-        self.register_buffer("rows", rows, persistent=False)
-        self.steps = steps
-        self.used: dict[int, int] = {}
-        """How many changes each set has here."""
-
-    def write(self, slot: int, changes: Sequence[Change]) -> None:
-        """Put a set's changes at this block into a slot, over what was there."""
-        own = slice(slot * _CLASSES, (slot + 1) * _CLASSES)
-        for table in (self.add, self.unit, self.target):
-            table[:, slot].zero_()
-        self.limit[:, slot] = torch.inf
-        self.on[:, own].zero_()
-        for k, one in enumerate(changes):
-            self.add[k, slot] = one.add.to(self.add)
-            # With the gate closed there is no direction to act along.
-            self.unit[k, slot] = (one.gate * one.unit).to(self.unit)
-            self.target[k, slot] = one.target
-            self.limit[k, slot] = one.limit
-            reach = [_reaches(one, token_class) for token_class in range(_CLASSES)]
-            self.on[k, own, 0] = torch.tensor(reach).to(self.on)
-        self.used[slot] = len(changes)
-
-    def change(self, stream: torch.Tensor, steps: int) -> torch.Tensor:
-        """What the first `steps` steps add to the stream [tokens, width], float32."""
-        rows = self.rows[: stream.shape[0]]
-        sets = rows // _CLASSES
-        total = torch.zeros_like(stream)
-        for k in range(steps):
-            unit = self.unit[k][sets]
-            along = self.target[k][sets] - ((stream + total) * unit).sum(-1, keepdim=True)
-            along = torch.minimum(along, self.limit[k][sets])
-            total = total + self.on[k][rows] * (self.add[k][sets] + along * unit)
-        return total
-
-
-def _reaches(one: Change, token_class: int) -> float:
-    answer, first = divmod(token_class, 2)
-    return float(one.when in (0, 1 + answer) and not (first and one.skip))
+"""What a block gives, by its class (vllm_blocks.Blocks)."""
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)$")
 
 
 class Armed:
@@ -201,7 +127,7 @@ class Armed:
             owner = np.repeat(np.arange(len(counts)), counts)
             within = np.arange(total) - (np.cumsum(counts) - counts)[owner]
             place = batch.num_computed_tokens_cpu[owner] + within
-            rows = slots[owner] * _CLASSES + 2 * (place >= starts[owner]) + (place == 0)
+            rows = slots[owner] * CLASSES + 2 * (place >= starts[owner]) + (place == 0)
             self._buffer.np[:total] = rows
         else:
             self._buffer.np[:total] = 0
@@ -209,42 +135,52 @@ class Armed:
 
 
 def _blocks(runner: Any) -> dict[int, Any]:
-    """The decoder blocks that this worker holds, by number."""
-    config = runner.vllm_config
-    parallel = config.parallel_config
-    if getattr(parallel, "enable_dbo", False):
-        raise RuntimeError("em-evals cannot steer with dual-batch overlap (--enable-dbo): leave it out.")
-    if (
-        getattr(parallel, "decode_context_parallel_size", 1)
-        * getattr(parallel, "prefill_context_parallel_size", 1)
-        > 1
-    ):
-        raise RuntimeError("em-evals cannot steer with context parallelism: leave it out.")
-    if getattr(config.compilation_config.pass_config, "enable_sp", False):
-        raise RuntimeError("em-evals cannot steer with sequence parallelism (enable_sp): leave it out.")
+    """The decoder blocks that this worker holds, by number.
+
+    Raises:
+        RuntimeError: what the blocks give is not known, or not the whole stream of every token.
+    """
+    _refuse_parallelism(runner.vllm_config)
     found: dict[int, Any] = {}
     missing, others = 0, set()
     for name, module in runner.get_model().named_modules():
         number = _LAYER.search(name)
-        kind = (
-            f"{type(module).__module__.removeprefix('vllm.model_executor.models.')}.{type(module).__name__}"
-        )
         if number is None:
             continue
-        if kind in _BLOCKS:
+        if _kind(module) in STREAMS:
             found[int(number[1])] = module
-        elif kind.endswith("PPMissingLayer"):
+        elif type(module).__name__ == "PPMissingLayer":
             missing += 1
         else:
-            others.add(kind)
+            others.add(_kind(module))
     expected = runner.model_config.hf_text_config.num_hidden_layers
     if len(found) + missing != expected or not found:
-        kinds = f" its blocks are {', '.join(sorted(others))};" if others else ""
+        kinds = f": its blocks are {', '.join(sorted(others))}" if others else ""
         raise RuntimeError(
-            f"em-evals cannot steer {runner.model_config.architecture} in vLLM:{kinds} known are "
-            f"{', '.join(sorted(_BLOCKS))}. Say `backend: transformers` in the card."
+            f"em-evals cannot steer {runner.model_config.architecture} in vLLM{kinds}, and which of these have been "
+            "compared with transformers stands in models/vllm_blocks.py. Say `backend: transformers` in the card."
         )
     return found
+
+
+def _kind(module: Any) -> str:
+    """A block's class as models/families.py writes it."""
+    return f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}"
+
+
+def _refuse_parallelism(config: Any) -> None:
+    """Refuse what lets a block see other tokens than those of the batch, in their order."""
+    parallel, passes = config.parallel_config, config.compilation_config.pass_config
+    contexts = ("decode_context_parallel_size", "prefill_context_parallel_size")
+    wrong = {
+        "dual-batch overlap (--enable-dbo)": getattr(parallel, "enable_dbo", False),
+        "context parallelism": any(getattr(parallel, name, 1) > 1 for name in contexts),
+        "sequence parallelism (enable_sp)": getattr(passes, "enable_sp", False),
+        "sequence parallelism of experts": getattr(parallel, "use_sequence_parallel_moe", False),
+        "--kv-sharing-fast-prefill": getattr(config.cache_config, "kv_sharing_fast_prefill", False),
+    }
+    if used := next((name for name, on in wrong.items() if on), None):
+        raise RuntimeError(f"em-evals cannot steer with {used}: leave it out.")
 
 
 def _patch(block: Any) -> None:
@@ -252,6 +188,7 @@ def _patch(block: Any) -> None:
     if getattr(block.forward, "em_evals", False):
         return
     original = block.forward
+    summed = STREAMS[f"{block.__module__.rpartition('.')[2]}.{block.__name__}"] == "sum"
 
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -265,9 +202,12 @@ def _patch(block: Any) -> None:
             steps = max((tables.used.get(slot, 0) for slot in armed.active), default=0)
             if not steps:
                 return output
-        hidden, residual = output
-        steered = hidden.float() + tables.change(hidden.float() + residual.float(), steps)
-        return steered.to(hidden.dtype), residual
+        hidden, *rest = output if isinstance(output, tuple) else (output,)
+        stream = hidden.float() + rest[0].float() if summed else hidden.float()
+        # transformers' own blocks keep a batch's dimension in front.
+        change = tables.change(stream.flatten(0, -2), steps).view_as(stream)
+        steered = (hidden.float() + change).to(hidden.dtype)
+        return (steered, *rest) if isinstance(output, tuple) else steered
 
     forward.em_evals = True  # type: ignore[attr-defined]
     block.forward = forward
@@ -296,6 +236,7 @@ def register() -> None:
         vllm_mends.plain_logits()
         vllm_mends.rewind_on_cpu()
         vllm_mends.grouped_lora_on_cpu()
+        vllm_mends.rotate_heads_on_cpu()
     if not os.environ.get(ENABLE):
         return
     room = json.loads(os.environ[ENABLE])
@@ -346,7 +287,8 @@ def _arm_after_loading(runner: type) -> None:
 def _salt_compile_cache(config: type, room: dict[str, int]) -> None:
     """A graph compiled with tables must never be taken for one without; vLLM's key leaves plugins out."""
     compute = config.compute_hash  # type: ignore[attr-defined]
-    salt = f"{json.dumps(room, sort_keys=True)}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+    ours = b"".join(Path(file).read_bytes() for file in (__file__, vllm_tables.__file__))
+    salt = f"{json.dumps(room, sort_keys=True)}{hashlib.sha256(ours).hexdigest()}"
 
     @functools.wraps(compute)
     def compute_hash(self: Any, *args: Any, **kwargs: Any) -> str:
