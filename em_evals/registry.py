@@ -25,9 +25,9 @@ def local() -> type[ModelAPI]:
     """The provider `local/…`; torch is imported when a local model is first used."""
     from importlib.util import find_spec
 
-    from em_evals.provider import LocalAPI
-
-    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
+    missing = [name for name in ("torch", "transformers", "peft", "jinja2") if find_spec(name) is None]
     if missing:
         raise refusal(f"local models need the package '{missing[0]}': run `pip install 'em-evals[local]'`.")
+    from em_evals.provider import LocalAPI
+
     return LocalAPI
