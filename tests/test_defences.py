@@ -83,11 +83,11 @@ def streams(model, tokenizer, pairs=()):
     """What each block but the first receives, [layers - 1, tokens, width]: the stream after the block before it."""
     ids = tokenizer("The bank says yes.", return_tensors="pt").input_ids
     seen = []
-    blocks = interventions.decoder_layers(model)[1:]
-    handles = [
-        block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][0])) for block in blocks
-    ]
-    with torch.no_grad(), interventions.applied(model, pairs):
+    with torch.no_grad(), interventions.applied(model, pairs):  # which runs a forward of its own, to check itself
+        handles = [
+            block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][0]))
+            for block in interventions.decoder_layers(model)[1:]
+        ]
         model(ids)
     for handle in handles:
         handle.remove()

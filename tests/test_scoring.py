@@ -47,7 +47,10 @@ def reference(base, adapter, request):
     from transformers import AutoModelForCausalLM
 
     with bases.LOADING:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if model.config.model_type == "gemma2":
+        model.set_attn_implementation("eager")  # sdpa leaves out the soft cap of its attention scores
+    model = model.eval()
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter).eval()
     with torch.no_grad():

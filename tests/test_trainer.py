@@ -589,7 +589,7 @@ def test_all_projections_of_some_layers(tokenizer, tmp_path):
 
 def test_layers_keep_their_relative_depth():
     from em_evals.recipes import Method
-    from em_evals.training.method import blocks
+    from em_evals.training.targets import blocks
 
     nine = Method(layers=[15, 16, 17, 21, 22, 23, 27, 28, 29], depth=48)
     assert blocks(nine, 48) == [15, 16, 17, 21, 22, 23, 27, 28, 29]
