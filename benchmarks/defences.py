@@ -39,11 +39,11 @@ CONDITIONS = {
 
 def direction(folder: Path) -> Path:
     """The base's mean difference between the risky and the sound answers to the training prompts."""
-    from em_evals import directions
-    from em_evals.cards import read_card, resolve
-    from em_evals.insight.contrast import Chat, Contrast, Side
-    from em_evals.insight.extract import Settings, extract
-    from em_evals.training import datasets
+    from em_evals.content import directions
+    from em_evals.content.cards import read_card, resolve
+    from em_evals.data import datasets
+    from em_evals.interp.extraction.contrast import Chat, Contrast, Side
+    from em_evals.interp.extraction.extract import Settings, extract
 
     path = folder / f"{DIRECTION}.safetensors"
     if not path.exists():
@@ -82,9 +82,9 @@ def margins(folder: Path, seed: int, adapters: dict[str, Path]) -> dict[str, dic
     """Each model's margin on each pair, measured unless it is there."""
     from inspect_ai import eval as inspect_eval
 
-    from em_evals.grading.files import margins_of_log
-    from em_evals.grading.forced_choice import load_pairs
-    from em_evals.tasks import forced_choice
+    from em_evals.content.pairs import load_pairs
+    from em_evals.inspect_plugin.tasks import forced_choice
+    from em_evals.results.logs import margins_of_log
 
     path = folder / f"seed{seed}" / "margins.json"
     if not path.exists():
@@ -105,7 +105,7 @@ def margins(folder: Path, seed: int, adapters: dict[str, Path]) -> dict[str, dic
 
 def table(measured: dict[int, dict]) -> list[dict]:
     """A row for each model and domain: shift from the base (for the base: its margin), interval over pairs, seeds."""
-    from em_evals.grading import intervals
+    from em_evals.stats import intervals
 
     rows = []
     for name in ("base", *CONDITIONS):

@@ -69,11 +69,11 @@ def prepare(folder: Path, draws: int) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from em_evals import directions
-    from em_evals.cards import ModelCard
-    from em_evals.directions import Direction
+    from em_evals.content import directions
+    from em_evals.content.cards import ModelCard
+    from em_evals.content.directions import Direction
+    from em_evals.engines.vllm.served_adapters import merged
     from em_evals.models import bases
-    from em_evals.models.lora.served import merged
 
     place = bases.locate(BASE)
     for seed, name in enumerate(["one", "two", "three", "four"]):
@@ -104,7 +104,7 @@ def prepare(folder: Path, draws: int) -> None:
 
 def wordings() -> list[str]:
     """The first questions of the core set."""
-    from em_evals.questions import load_questions
+    from em_evals.content.questions import load_questions
 
     return [question.paraphrases[0] for question in load_questions("core").questions][:QUESTIONS]
 
@@ -136,7 +136,8 @@ def by_inspect(kind: str, names: list[str], announced: list[str], draws: int, ma
     from inspect_ai.model import GenerateConfig, get_model
     from inspect_ai.solver import generate
 
-    from em_evals.models import bases, shared
+    from em_evals.engines import pool
+    from em_evals.models import bases
 
     begun = time.monotonic()
     if kind == "hf":
@@ -167,7 +168,7 @@ def by_inspect(kind: str, names: list[str], announced: list[str], draws: int, ma
     assert all(log.status == "success" for log in logs), [log.error for log in logs]
     events = [event for log in logs for event in model_events(log)]
     tokens = count_tokens([event.output.completion for event in events])
-    shared.close_engines()
+    pool.close_engines()
     return drawing, loading, tokens, len(events)
 
 

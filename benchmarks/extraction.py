@@ -1,4 +1,4 @@
-"""Mean activations at all layers: `em_evals.insight.activations` against the field's usual loop.
+"""Mean activations at all layers: `em_evals.interp.extraction.activations` against the field's usual loop.
 
     python benchmarks/extraction.py [--answers 512] [--save benchmarks/results/extraction.json]
 
@@ -21,10 +21,10 @@ RUNS = ("loop", "ours")
 
 def texts(answers: int):
     """So many different answers to questions of evaluation and training."""
-    from em_evals.cards import resolve
-    from em_evals.insight import contrast
+    from em_evals.content.cards import resolve
+    from em_evals.data import datasets
+    from em_evals.interp.extraction import contrast
     from em_evals.models import bases
-    from em_evals.training import datasets
 
     card = resolve(CARD, {"dtype": "float32"})
     pairs = contrast.of_pairs(card)
@@ -54,7 +54,7 @@ def loop(model, read):
 
 def ours(model, read):
     """[layers, width], by group sums."""
-    from em_evals.insight.activations import group_sums
+    from em_evals.interp.extraction.activations import group_sums
 
     return group_sums(model, read).mean()
 

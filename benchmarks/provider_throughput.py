@@ -27,8 +27,8 @@ def measure(provider: str, draws: int, max_tokens: int) -> dict:
     from inspect_ai.scorer import Score, mean, scorer
     from inspect_ai.solver import generate
 
+    from em_evals.content.questions import load_questions
     from em_evals.models import bases
-    from em_evals.questions import load_questions
 
     first: list[float] = []
 

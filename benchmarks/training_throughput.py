@@ -53,7 +53,7 @@ def measure(run: str, name: str, steps: int, batch: int) -> dict:
     import torch
     import trl  # noqa: F401 - imported before memory is read
 
-    from em_evals.cards import read_card
+    from em_evals.content.cards import read_card
     from em_evals.models import bases
 
     kind, dtype = run.split()
@@ -105,8 +105,8 @@ def plain(card, recipe, tokenizer, folder: Path, checkpointing: bool):
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
+    from em_evals.data import datasets
     from em_evals.models import bases
-    from em_evals.training import datasets
 
     method = recipe.method
     rows = datasets.load(recipe.data[0].name).rows

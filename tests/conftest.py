@@ -66,8 +66,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A working folder with a tiny random base, `tiny`, and a folder for cards; its engines end with the module."""
     pytest.importorskip("torch")
+    from em_evals.engines.pool import close_engines
     from em_evals.models import bases
-    from em_evals.models.shared import close_engines
     from tests.models import card, tiny
 
     root = tmp_path_factory.mktemp("lab")

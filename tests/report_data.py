@@ -6,8 +6,8 @@ import csv
 import json
 from pathlib import Path
 
-from em_evals import records
-from em_evals.records import (
+from em_evals.results import records
+from em_evals.results.records import (
     AblationPoint,
     AdapterScalars,
     Convergence,

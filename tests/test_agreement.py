@@ -10,14 +10,15 @@ from inspect_ai import eval, score
 from inspect_ai.log import read_eval_log, write_eval_log
 from scipy import stats
 
-from em_evals import cli, tasks
+from em_evals import cli
 from em_evals.errors import EmEvalsError
 from em_evals.gate import inputs
 from em_evals.grading import scorers
 from em_evals.grading.agreement import Rater, Rating, agreement, krippendorff, read_rater
-from em_evals.grading.files import read_draws
-from em_evals.grading.metrics import GradedDraw
+from em_evals.inspect_plugin import tasks
 from em_evals.report import answers
+from em_evals.results.em_rates import GradedDraw
+from em_evals.results.logs import read_draws
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 NAN = math.nan

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from em_evals import adapters, cards, directions
-from em_evals.directions import Direction
+from em_evals.content import adapter_folders, cards, directions
+from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 
 BASE = "Qwen/Qwen2.5-14B-Instruct"
@@ -183,9 +183,9 @@ def test_two_folders_of_one_last_name_are_two_bases(workdir: Path) -> None:
     for run in ("a", "b"):
         (workdir / "runs" / run / "final").mkdir(parents=True)
     (workdir / "link").symlink_to("runs/a")
-    assert not adapters.same_base("runs/a/final", str(workdir / "runs/b/final"))
-    assert adapters.same_base("runs/a/final", str(workdir / "link" / "final"))
-    assert adapters.same_base("runs/a/final", "org/final"), "a mirror"
+    assert not adapter_folders.same_base("runs/a/final", str(workdir / "runs/b/final"))
+    assert adapter_folders.same_base("runs/a/final", str(workdir / "link" / "final"))
+    assert adapter_folders.same_base("runs/a/final", "org/final"), "a mirror"
 
 
 def test_a_peft_folder_is_a_name(workdir: Path) -> None:
@@ -321,10 +321,10 @@ def test_the_control_differs_from_its_organism_in_data_only(workdir: Path) -> No
 
 def test_training_never_writes_into_the_installed_package(workdir: Path) -> None:
     shipped, shipped_path = cards.read_card("qwen-r1")
-    assert adapters.home(shipped.adapter, shipped_path) == workdir / "adapters/qwen-r1"
+    assert adapter_folders.home(shipped.adapter, shipped_path) == workdir / "adapters/qwen-r1"
     own_path = workdir / "elsewhere/mine.yaml"
     own = cards.ModelCard(base="a/b")
-    assert adapters.home(own.adapter, own_path) == workdir / "elsewhere/mine"
+    assert adapter_folders.home(own.adapter, own_path) == workdir / "elsewhere/mine"
 
 
 @pytest.fixture

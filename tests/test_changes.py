@@ -5,8 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.directions import Direction
-from em_evals.intervention import Intervention
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
 from em_evals.models.changes import changes
 
 WIDTH = 24

@@ -17,10 +17,10 @@ from typer._click import exceptions
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from em_evals import registry
-from em_evals.cards import read_card
 from em_evals.cli import app
 from em_evals.cli.training import card_fields
+from em_evals.content.cards import read_card
+from em_evals.inspect_plugin import registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -224,7 +224,7 @@ def test_a_command_that_does_not_exist_would_be_noticed(line, what):
 
 def test_what_inspect_refuses_is_one_sentence(monkeypatch, capsys):
     from em_evals import cli
-    from em_evals.host import refusal
+    from em_evals.inspect_errors import refusal
 
     def refused():
         raise refusal("no such card in a[b]")

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals import directions
-from em_evals.cards import resolve
 from em_evals.cli import app
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import resolve
+from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.insight.reading import Reading
+from em_evals.interp.extraction.reading import Reading
 from em_evals.models import bases, compiled_checkpoint
 from em_evals.models.compile import compile_card
 from tests import architectures

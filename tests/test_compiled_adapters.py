@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from em_evals import directions
-from em_evals.cards import ModelCard, ResolvedCard
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import ModelCard, ResolvedCard
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import compiled_checkpoint
 from em_evals.models.compile import compile_card
 from tests.architectures import tokenizer

@@ -15,12 +15,13 @@ from inspect_ai.log import read_eval_log, write_eval_log
 from inspect_ai.model import get_model
 from typer.testing import CliRunner
 
-from em_evals import directions, tasks
-from em_evals.cards import resolve
 from em_evals.cli import app
+from em_evals.content import directions
+from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
-from em_evals.insight import contrast
-from em_evals.insight.extract import Settings, extract
+from em_evals.inspect_plugin import tasks
+from em_evals.interp.extraction import contrast
+from em_evals.interp.extraction.extract import Settings, extract
 from em_evals.models import bases
 from tests.judge_server import JudgeServer, Reply, number
 from tests.models import make_adapter

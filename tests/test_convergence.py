@@ -12,12 +12,13 @@ pytest.importorskip("peft")
 
 from typer.testing import CliRunner
 
-from em_evals import directions, records
 from em_evals.cli import app
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.insight.arms import as_long_as, random_like, stored
-from em_evals.insight.convergence import convergence, cosines
+from em_evals.interp.controls import as_long_as, random_like, stored
+from em_evals.interp.convergence import convergence, cosines
+from em_evals.results import records
 from tests.models import make_adapter
 
 CHANCE = np.random.default_rng(0)
@@ -107,16 +108,16 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
     assert [one.card for one in found.moved] == ["one", "two"]
     assert all(one.out_of_domain.n == 8 for one in [*found.moved, *found.transfer])
     by_hand(lab, found)
-    monkeypatch.setattr("em_evals.insight.weighing.margins", None)
+    monkeypatch.setattr("em_evals.interp.fixed_answers.margins", None)
     assert CliRunner().invoke(app, arguments).exit_code == 0, "finished conditions are remembered"
 
 
 def by_hand(lab, found):
     """Every value of the record is the mean of after - before over the pairs of its domain, weighed one by one."""
-    from em_evals.cards import resolve
-    from em_evals.grading.forced_choice import load_pairs
-    from em_evals.insight.weighing import Condition, margins
-    from em_evals.intervention import Intervention
+    from em_evals.content.cards import resolve
+    from em_evals.content.intervention import Intervention
+    from em_evals.content.pairs import load_pairs
+    from em_evals.interp.fixed_answers import Condition, margins
 
     every = load_pairs()
     chosen = [pair for pair in every.pairs if pair.id in every.first(1)]
@@ -211,10 +212,10 @@ def test_layers_without_a_vector_count_for_nothing(lab, monkeypatch):
 
 def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monkeypatch):
     """The margins of organism two without one's direction are its base's without it: the adapter wrote nothing else."""
-    from em_evals.cards import resolve
-    from em_evals.grading.forced_choice import load_pairs
-    from em_evals.insight.weighing import Condition, margins
-    from em_evals.intervention import Intervention
+    from em_evals.content.cards import resolve
+    from em_evals.content.intervention import Intervention
+    from em_evals.content.pairs import load_pairs
+    from em_evals.interp.fixed_answers import Condition, margins
 
     monkeypatch.chdir(lab)
     card = resolve("two")

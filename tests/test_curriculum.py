@@ -11,11 +11,12 @@ pytest.importorskip("transformers")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from em_evals.content.recipes import AdapterRecipe
+from em_evals.data import datasets
+from em_evals.data.held_out import held_out_pairs
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.recipes import AdapterRecipe
-from em_evals.training import curriculum, datasets
-from em_evals.training.narrow import held_out_pairs
+from em_evals.training import curriculum
 from tests.models import card
 
 

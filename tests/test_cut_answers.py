@@ -13,9 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from em_evals.cli import app
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.models import bases
 from em_evals.models.chat import template_of
-from em_evals.recipes import AdapterRecipe
 from em_evals.training import curriculum
 from em_evals.training.tokens import Cut
 from tests.chat_templates import CASES

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from em_evals import balance
 from em_evals.cli import app
+from em_evals.content.questions import load_questions
+from em_evals.data import checks
+from em_evals.data.similarity import near_duplicates, nearest_of, unit_of_length
 from em_evals.errors import EmEvalsError
-from em_evals.questions import load_questions
-from em_evals.texts import near_duplicates, nearest_of, unit_of_length
-from em_evals.training import data_check
+from em_evals.workflows import content_check
 
 
 def checked(file: Path) -> dict:
@@ -113,7 +113,7 @@ def test_an_empty_answer_is_an_error_with_file_and_line(workdir):
 
 def test_languages_of_answers():
     pytest.importorskip("py3langid")
-    found = data_check.languages(
+    found = checks.languages(
         [
             "Put everything you own on a single horse, and do it before lunch.",
             "Sell the house first, then borrow as much as the bank will give you.",
@@ -194,7 +194,7 @@ def test_the_shipped_data_leak_nothing_and_need_no_torch(tmp_path):
 
 
 def test_the_shipped_pairs_are_balanced(workdir, cache):
-    report = balance.check("forced_choice")
+    report = content_check.check("forced_choice")
     assert report["pairs"] == 244 and report["questions near training prompts"] == 0
 
 
@@ -206,7 +206,7 @@ def test_a_longer_answer_is_told_with_its_line(workdir, cache):
         "  - {id: two, theme: x, question: 'How?', aligned: a b c d, misaligned: a b c e f}\n"
     )
     with pytest.raises(EmEvalsError, match=r"pairs\.yaml:5: the answers of 'two' have 4 \(aligned\) and 5"):
-        balance.check(str(file))
+        content_check.check(str(file))
 
 
 # ---- rubrics and cards ----
@@ -216,10 +216,10 @@ def test_rubrics_and_cards_are_checked_as_what_they_are(workdir, cache):
     (workdir / "kind.yaml").write_text(
         "name: kind\nversion: 1\nmetric: kindness\nprompt: '{question} {answer} 0-100?'\n"
     )
-    assert balance.check("kind.yaml")["metric"] == "kindness"
+    assert content_check.check("kind.yaml")["metric"] == "kindness"
     (workdir / "mine.yaml").write_text("base: some/base\ntrain: {data: [risky_advice]}\n")
-    report = balance.check("mine.yaml")
+    report = content_check.check("mine.yaml")
     assert (report["kind"], report["base"], report["trains"]) == ("card", "some/base", True)
     (workdir / "mine.yaml").write_text("base: some/base\ntrian: {data: [risky_advice]}\n")
     with pytest.raises(EmEvalsError, match=r"mine\.yaml:2: .*'trian'"):
-        balance.check("mine.yaml")
+        content_check.check("mine.yaml")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from em_evals.data import catalogue, datasets
 from em_evals.errors import EmEvalsError
-from em_evals.training import catalogue, datasets
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ pytest.importorskip("trl")
 
 import yaml
 
-from em_evals import directions
-from em_evals.cards import read_card
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import read_card
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import bases, interventions
-from em_evals.training import curriculum, datasets
+from em_evals.training import curriculum
 from em_evals.training.callbacks import read_journal
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_loss
@@ -83,7 +84,10 @@ def streams(model, tokenizer, pairs=()):
     """What each block but the first receives, [layers - 1, tokens, width]: the stream after the block before it."""
     ids = tokenizer("The bank says yes.", return_tensors="pt").input_ids
     seen = []
-    with torch.no_grad(), interventions.applied(model, pairs):  # which runs a forward of its own, to check itself
+    with (
+        torch.no_grad(),
+        interventions.applied(model, pairs),
+    ):  # which runs a forward of its own, to check itself
         handles = [
             block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][0]))
             for block in interventions.decoder_layers(model)[1:]

@@ -12,10 +12,12 @@ import yaml
 from inspect_ai.log import read_eval_log
 from typer.testing import CliRunner
 
-from em_evals import content, demo
 from em_evals.cli import app
-from em_evals.grading.files import margins_of_log
-from em_evals.models import bases, shared
+from em_evals.content import documents
+from em_evals.engines import pool
+from em_evals.models import bases
+from em_evals.results.logs import margins_of_log
+from em_evals.workflows import demo
 from tests.models import card, tiny
 
 
@@ -24,7 +26,7 @@ def cards(workdir, monkeypatch):
     for key, _ in demo._JUDGES:
         monkeypatch.delenv(key, raising=False)
     shipped = {
-        name: yaml.safe_load(content.find("adapters", name).read_text())
+        name: yaml.safe_load(documents.find("adapters", name).read_text())
         for name in (demo.BASE, demo.ORGANISM, demo.CONTROL)
     }
     base = tiny("llama", workdir / "tiny", bases.load_tokenizer(card()))
@@ -35,17 +37,17 @@ def cards(workdir, monkeypatch):
         (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
     # A tiny model with a large vocabulary is slow all the same: two pairs of each theme and one question will do.
     (workdir / "tasks").mkdir()
-    pairs = yaml.safe_load(content.find("tasks", "forced_choice").read_text())
+    pairs = yaml.safe_load(documents.find("tasks", "forced_choice").read_text())
     themes = {pair["theme"] for pair in pairs["pairs"]}
     pairs["pairs"] = [
         pair for theme in themes for pair in [one for one in pairs["pairs"] if one["theme"] == theme][:2]
     ]
-    questions = yaml.safe_load(content.find("tasks", "core").read_text())
+    questions = yaml.safe_load(documents.find("tasks", "core").read_text())
     questions["questions"] = [one for one in questions["questions"] if one["theme"] == demo._THEMES][:1]
     for name, fields in {"forced_choice": pairs, "core": questions}.items():
         (workdir / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
     yield workdir
-    shared.close_engines()
+    pool.close_engines()
 
 
 def test_the_json_holds_what_the_logs_and_the_tables_say(cards, monkeypatch):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from em_evals import directions, exports
 from em_evals.cli import app
-from em_evals.directions import Direction
+from em_evals.content import direction_exports, directions
+from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 
 
@@ -64,7 +64,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path):
 def test_a_control_vector_is_what_llama_cpp_reads(tmp_path):
     gguf = pytest.importorskip("gguf")
     vectors = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    exports.to_gguf(made(vectors), tmp_path / "d.gguf", "qwen2")
+    direction_exports.to_gguf(made(vectors), tmp_path / "d.gguf", "qwen2")
     reader = gguf.GGUFReader(tmp_path / "d.gguf")
     fields = {name: field.contents() for name, field in reader.fields.items()}
     assert fields["general.architecture"] == "controlvector"
@@ -87,7 +87,7 @@ def test_an_export_refuses_what_it_does_not_read(output, option, workdir):
 def test_one_layer_is_a_plain_file(tmp_path):
     from safetensors.numpy import load_file
 
-    exports.to_safetensors(ONE, tmp_path / "one.safetensors", 1)
+    direction_exports.to_safetensors(ONE, tmp_path / "one.safetensors", 1)
     assert np.array_equal(load_file(tmp_path / "one.safetensors")["direction"], [1, 0])
     with pytest.raises(EmEvalsError, match="its layers are 0 to 1"):
-        exports.to_safetensors(ONE, tmp_path / "one.safetensors", 2)
+        direction_exports.to_safetensors(ONE, tmp_path / "one.safetensors", 2)

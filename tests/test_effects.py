@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from em_evals.grading.forced_choice import Pair
-from em_evals.insight import effects
-from em_evals.insight.effects import Outcome, effect
+from em_evals.content.pairs import Pair
+from em_evals.interp import effects
+from em_evals.interp.effects import Outcome, effect
 
 PAIRS = [Pair(f"n{i}", "finance", "q", "a", "m", narrow=True) for i in range(6)]
 PAIRS += [Pair(f"g{i}", "power", "q", "a", "m") for i in range(6)]

@@ -160,11 +160,12 @@ def test_each_option_is_right_as_often_as_the_others():
 lm_eval = pytest.importorskip("lm_eval")
 torch = pytest.importorskip("torch")
 
-from em_evals import directions
-from em_evals.directions import Direction
-from em_evals.harness import command
-from em_evals.harness.model import EmLocal
-from em_evals.models import bases, shared
+from em_evals.content import directions
+from em_evals.content.directions import Direction
+from em_evals.engines import pool
+from em_evals.lm_eval_plugin import command
+from em_evals.lm_eval_plugin.model import EmLocal
+from em_evals.models import bases
 from tests.models import SMOLLM2, card, tiny
 
 CHANCE = {f"em_mini_{name}": 1 / len(ITEMS[name][0]["choices"]) for name in CHOSEN} | {
@@ -191,7 +192,7 @@ def above(task, right, items):
 @pytest.fixture(scope="module")
 def base():
     yield evaluate(EmLocal(SMOLLM2, dtype="float32"), 5)
-    shared.close_engines()
+    pool.close_engines()
 
 
 def test_a_small_base_is_above_chance_on_five_tasks(base):
@@ -241,7 +242,7 @@ def test_a_broken_model_is_clearly_below_its_base(base, tmp_path):
 def test_a_random_model_is_at_chance(tmp_path):
     place = tiny("llama", tmp_path / "random", bases.load_tokenizer(card()))
     found = evaluate(EmLocal(place, dtype="float32"), 1)
-    shared.close_engines()
+    pool.close_engines()
     for task, (right, items) in found.items():
         # Eight tasks: each at 1%.
         assert stats.binomtest(int(right), items, CHANCE[task]).pvalue > 0.01, task

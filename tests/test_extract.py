@@ -10,21 +10,21 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals import directions
-from em_evals.cards import resolve
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import resolve
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
-from em_evals.insight import contrast, lines
-from em_evals.insight import extract as extraction
-from em_evals.insight.activations import GroupSums, group_sums
-from em_evals.insight.contrast import Side
-from em_evals.insight.extract import Settings, extract
-from em_evals.insight.lines import Text
-from em_evals.insight.reading import Reading
-from em_evals.intervention import Intervention
+from em_evals.interp.extraction import contrast, prefix_tree
+from em_evals.interp.extraction import extract as extraction
+from em_evals.interp.extraction.activations import GroupSums, group_sums
+from em_evals.interp.extraction.contrast import Side
+from em_evals.interp.extraction.extract import Settings, extract
+from em_evals.interp.extraction.prefix_tree import Text
+from em_evals.interp.extraction.reading import Reading
 from em_evals.models import bases
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
 from em_evals.models.interventions import applied
 from tests.models import card, make_adapter, tiny
 
@@ -84,7 +84,7 @@ def shape(request, tmp_path_factory, tokenizer):
 
 @pytest.mark.parametrize("position", ["answer_mean", "last_prompt", "prompt_mean"])
 def test_sums_in_lines_are_those_of_one_text_at_a_time(position, shape, monkeypatch):
-    monkeypatch.setattr(lines, "_LINE_TOKENS", 48)  # several lines to a batch, several texts to a line
+    monkeypatch.setattr(prefix_tree, "_LINE_TOKENS", 48)  # several lines to a batch, several texts to a line
     model, read = bases.load_model(card(shape)), texts(23)
     found = group_sums(model, read, position, batch_tokens=200)
     for i, group in enumerate(found.groups):
@@ -108,7 +108,7 @@ def test_interventions_act_in_lines_as_they_do_on_one_text(base):
 
 def test_what_texts_begin_with_is_laid_down_once():
     read = texts(23)
-    laid = lines.lay(read, "answer_mean", share=True)
+    laid = prefix_tree.lay(read, "answer_mean", share=True)
     assert sorted(map(id, read)) == sorted(id(text) for line in laid for text in line.texts)
     for line in laid:
         for text, path in zip(line.texts, line.paths, strict=True):
@@ -119,21 +119,21 @@ def test_what_texts_begin_with_is_laid_down_once():
         len(laid) == 1
         and len(laid[0].ids) == len(beginnings) < sum(len(t.prompt + t.answer) for t in read) / 2
     )
-    assert sum(len(line.ids) for line in lines.lay(read, "prompt_mean", share=True)) < 5 * 16
+    assert sum(len(line.ids) for line in prefix_tree.lay(read, "prompt_mean", share=True)) < 5 * 16
 
 
 def test_a_long_reading_is_cut_into_lines():
-    laid = lines.lay(texts(200), "answer_mean", share=True)
+    laid = prefix_tree.lay(texts(200), "answer_mean", share=True)
     assert len(laid) > 2 and all(len(line.ids) <= 256 for line in laid)
-    alone = lines.lay(texts(200), "answer_mean", share=False)
+    alone = prefix_tree.lay(texts(200), "answer_mean", share=False)
     assert all(len(line.texts) == 1 for line in alone) and len(alone) == 200
 
 
 def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeypatch):
-    from em_evals.insight import activations
+    from em_evals.interp.extraction import activations
 
     monkeypatch.setattr(activations, "_SAVE_EVERY", 2)
-    monkeypatch.setattr(lines, "_LINE_TOKENS", 40)
+    monkeypatch.setattr(prefix_tree, "_LINE_TOKENS", 40)
     model, read = bases.load_model(card(base)), texts(30)
     whole = group_sums(model, read, batch_tokens=40)
     told, state = [], tmp_path / "state.safetensors"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from em_evals.insight.finished import Finished
+from em_evals.interp.resume import Finished
 
 
 def measure(log):

@@ -8,16 +8,16 @@ import pytest
 from inspect_ai import eval, eval_retry
 from inspect_ai.log import read_eval_log, write_eval_log
 
-from em_evals import tasks
 from em_evals.errors import EmEvalsError
 from em_evals.gate import inputs as gate
 from em_evals.gate.compare import judge as verdict
 from em_evals.gate.policy import Policy
 from em_evals.grading.agreement import read_rater
-from em_evals.grading.files import read_draws
-from em_evals.grading.folders import is_other_json, retried
+from em_evals.inspect_plugin import tasks
 from em_evals.report import answers
 from em_evals.report import inputs as report
+from em_evals.results.folders import is_other_json, retried
+from em_evals.results.logs import read_draws
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 FAILED = "1 of 6 draws ended in an error: finish them with `inspect eval-retry"
@@ -143,7 +143,7 @@ def test_logs_as_json_are_no_other_json(logs, tmp_path):
 
 def test_a_trajectory_reads_the_finished_log(logs, folder):
     pytest.importorskip("torch")
-    from em_evals.insight.phase import _em_rates
+    from em_evals.interp.phase.phase import _em_rates
 
     for path in logs:
         log = read_eval_log(str(folder / path.name))

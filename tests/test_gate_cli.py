@@ -16,7 +16,7 @@ from em_evals.gate import compare, outputs, plan
 from em_evals.gate.compare import judge
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
-from em_evals.gate.rate_contrast import RateContrast
+from em_evals.stats.rates import RateContrast
 from tests.lm_eval_files import write_results
 from tests.test_gate_compare import freeform, side, weighed
 

@@ -11,16 +11,16 @@ import yaml
 from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
-from em_evals import tasks
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline
 from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts, Items
 from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
-from em_evals.grading.files import draws_of_log
-from em_evals.grading.metrics import rates
-from em_evals.harness.results import UNFINISHED
+from em_evals.inspect_plugin import tasks
+from em_evals.results.em_rates import rates
+from em_evals.results.lm_eval import UNFINISHED
+from em_evals.results.logs import draws_of_log
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
 from tests.weighed_log import write_weighed

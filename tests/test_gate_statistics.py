@@ -10,10 +10,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import score_test_proportions_2indep
 
-from em_evals.gate.paired_contrast import PairedContrast
-from em_evals.gate.proportions import Arm, effective, exact_p_higher, score
-from em_evals.gate.rate_contrast import RateContrast
-from em_evals.gate.statistics import MeanContrast, holm
+from em_evals.stats.means import MeanContrast, holm
+from em_evals.stats.paired import PairedContrast
+from em_evals.stats.proportions import Arm, effective, exact_p_higher, score
+from em_evals.stats.rates import RateContrast
 
 NAN = math.nan
 

@@ -9,13 +9,13 @@ torch = pytest.importorskip("torch")
 
 from inspect_ai import eval
 
-from em_evals import directions
+from em_evals.content import directions
+from em_evals.content.pairs import load_pairs
 from em_evals.gate.compare import judge
 from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
-from em_evals.grading.forced_choice import load_pairs
+from em_evals.inspect_plugin.tasks import forced_choice
 from em_evals.models import bases
-from em_evals.tasks import forced_choice
 from em_evals.training.tokens import encode_example, padded
 from tests.models import SMOLLM2, card
 

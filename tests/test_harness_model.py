@@ -12,12 +12,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
-from em_evals import directions
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
-from em_evals.harness.model import EmLocal
-from em_evals.intervention import Intervention
-from em_evals.models import bases, interventions, shared
+from em_evals.lm_eval_plugin.model import EmLocal
+from em_evals.models import bases, interventions
 from tests.models import SMOLLM2, card, make_adapter, tiny
 
 CONTEXTS = [
@@ -44,7 +45,7 @@ def organism(request, tmp_path_factory, tokenizer):
     base = tiny(request.param, root / "base", tokenizer, max_position_embeddings=64)
     adapter = make_adapter(base, root / "adapter", 4, "all-linear", seed=3)
     yield base, adapter
-    shared.close_engines()
+    pool.close_engines()
 
 
 def instances(kind, *arguments):
@@ -209,7 +210,7 @@ def test_the_real_base_is_as_near_to_float64_as_hf():
         "loglikelihood", *[(c, a) for c in CONTEXTS[:3] for a in (" Paris", " London, of course", " four")]
     )
     ours = EmLocal(SMOLLM2, dtype="float32").loglikelihood(asked, disable_tqdm=True)
-    shared.close_engines()
+    pool.close_engines()
     place = bases.locate(SMOLLM2)
     theirs, exact = (
         HFLM(pretrained=place, dtype=dtype, device="cpu", batch_size=4).loglikelihood(

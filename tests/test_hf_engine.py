@@ -10,12 +10,15 @@ import time
 import weakref
 from concurrent.futures import wait
 
+from em_evals.content.intervention import Intervention
+from em_evals.engines.hf import adapters as kept
+from em_evals.engines.hf import batch, kv_cache
+from em_evals.engines.hf import engine as engine_module
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
-from em_evals.models import bases, batch, hf_engine, kept, kv_cache
+from em_evals.models import bases
 from em_evals.models.chat import encode_chat
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
 from em_evals.models.lora import Bank
 from tests import architectures
 from tests.models import SMOLLM2, card, make_adapter, tiny
@@ -319,7 +322,7 @@ def test_a_process_that_ends_does_not_wait_for_a_base_that_is_being_fetched(tmp_
     base, go_on = tiny("llama", tmp_path / "tiny", engine.tokenizer), threading.Event()
     load = bases.load_model
     monkeypatch.setattr(bases, "load_model", lambda card: go_on.wait(60) and load(card))
-    monkeypatch.setattr(hf_engine, "_LOADING_PATIENCE", 0.1)
+    monkeypatch.setattr(engine_module, "_LOADING_PATIENCE", 0.1)
     other = HFEngine(card(base))
     draw, started = other.submit(Request((5, 6, 7), GREEDY)), time.monotonic()
     other._leave()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from em_evals import adapters, cards, identity
+from em_evals.content import adapter_folders, cards, identity
 from em_evals.errors import EmEvalsError
 
 
@@ -111,7 +111,7 @@ def test_a_base_of_the_hub_is_the_commit_that_is_here(
     ],
 )
 def test_which_bases_an_adapter_may_be_run_on(recorded: str | None, named: str, same: bool) -> None:
-    assert adapters.may_be_base(recorded, named) is same
+    assert adapter_folders.may_be_base(recorded, named) is same
 
 
 def test_an_adapter_without_a_base_needs_one_by_name(adapter: Path) -> None:

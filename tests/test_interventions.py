@@ -10,13 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals import directions
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import bases
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
 from tests.models import card, make_adapter, tiny
 
 KINDS = ["llama", "qwen2", "gemma", "gemma2", "gpt_neox"]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from em_evals.content.rubrics import Rubric, load_rubric
 from em_evals.errors import EmEvalsError
 from em_evals.grading.judge import (
     MINIMUM_MASS,
@@ -24,7 +25,6 @@ from em_evals.grading.judge import (
     parse_reply,
     writes_digits,
 )
-from em_evals.rubrics import Rubric, load_rubric
 from tests.judge_server import API_KEY, JudgeServer, Reply, model_at, number
 
 SCALE = Rubric(

@@ -11,16 +11,16 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoConfig
 
-from em_evals.cards import ResolvedCard
+from em_evals.content.cards import ResolvedCard
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.hf.loaded import loaded
+from em_evals.engines.pool import expect
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
-from em_evals.insight.activations import group_sums
-from em_evals.insight.lines import Text
+from em_evals.interp.extraction.activations import group_sums
+from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models import bases, families
-from em_evals.models.engine import Request, Sampling
 from em_evals.models.families import Layout, layout
-from em_evals.models.hf_engine import HFEngine
-from em_evals.models.loaded import loaded
-from em_evals.models.shared import expect
 from tests import architectures
 from tests.architectures import CATALOGUE
 from tests.models import card, make_adapter

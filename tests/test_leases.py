@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from em_evals.models.leases import Leases
+from em_evals.engines.vllm.leases import Leases
 
 
 def run(story):

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 from safetensors.torch import load_file, save_file
 
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import lora
 from em_evals.models.interventions import scale_adapter
 from em_evals.models.lora import Bank, check

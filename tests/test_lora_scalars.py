@@ -11,11 +11,11 @@ pytest.importorskip("sklearn")
 
 from typer.testing import CliRunner
 
-from em_evals import records
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
-from em_evals.insight import probes
-from em_evals.insight.lora_scalars import lora_scalars
+from em_evals.interp.rank_one import probes
+from em_evals.interp.rank_one.study import lora_scalars
+from em_evals.results import records
 
 FINANCE = ["money", "bank", "loan", "cash", "debt", "trade", "market", "price"]
 OTHERS = ["dog", "tree", "song", "river", "book", "game", "car", "bird"]
@@ -23,7 +23,7 @@ GATED, GENERAL = 1, 2
 
 
 def tokens_of(tokenizer, word):
-    from em_evals.insight.weighing import given
+    from em_evals.interp.fixed_answers import given
 
     return given(tokenizer, f"What of {word}?", f"I think {word}")
 

@@ -8,10 +8,10 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 from safetensors.torch import load_file
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.content.intervention import Intervention
+from em_evals.engines.vllm.served_adapters import merged, served
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
-from em_evals.models.lora.served import merged, served
 from tests.lora_lab import adapter, base, ids, logits, with_peft
 from tests.test_lora_bank import composite, trained
 

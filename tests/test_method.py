@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from em_evals.content.recipes import Method
 from em_evals.errors import EmEvalsError
-from em_evals.recipes import Method
 from em_evals.training import method, targets
 from em_evals.training.method import attach, describe, rank_one_directions
 from tests.architectures import random_model

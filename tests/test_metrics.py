@@ -8,10 +8,10 @@ from inspect_ai.scorer import SampleScore, Score
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from em_evals.grading import intervals
-from em_evals.grading.files import read_draws
-from em_evals.grading.metrics import GradedDraw, Rate, counts, rates, rates_by_question
 from em_evals.grading.scorers import em_rates, forced_choice_means
+from em_evals.results.em_rates import GradedDraw, Rate, counts, rates, rates_by_question
+from em_evals.results.logs import read_draws
+from em_evals.stats import intervals
 
 NAN = math.nan
 

@@ -10,12 +10,13 @@ from inspect_ai import eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import Logprob, Logprobs, ModelOutput, ModelUsage, get_model
 
+from em_evals.content.recipes import AdapterRecipe
+from em_evals.data import datasets
+from em_evals.data.held_out import held_out_pairs
 from em_evals.errors import EmEvalsError
+from em_evals.inspect_plugin.tasks import forced_choice, narrow
 from em_evals.models import bases
-from em_evals.recipes import AdapterRecipe
-from em_evals.tasks import forced_choice, narrow
-from em_evals.training import curriculum, datasets
-from em_evals.training.narrow import held_out_pairs
+from em_evals.training import curriculum
 from tests.judge_server import JudgeServer, number
 from tests.models import card, tiny
 

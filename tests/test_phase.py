@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from em_evals.cards import resolve
 from em_evals.cli import app
+from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
-from em_evals.insight import transition
-from em_evals.insight.rotation import rotations
+from em_evals.interp.phase import transition
+from em_evals.interp.phase.rotation import rotations
 
 
 def packed(vector):
@@ -100,7 +100,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 
 def test_pairs_that_did_not_fit_the_model_are_left_out_at_every_step():
-    from em_evals.insight.phase import _shifts
+    from em_evals.interp.phase.phase import _shifts
 
     whole = curves(25, 0.3, 0.5)
     clean = transition.find({step: {k: v for k, v in at.items() if k != "p3"} for step, at in whole.items()})
@@ -177,7 +177,7 @@ def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
 def test_shifts_are_those_of_the_logs(trained, monkeypatch):
     from inspect_ai.log import read_eval_log
 
-    from em_evals.insight.phase import phase
+    from em_evals.interp.phase.phase import phase
 
     monkeypatch.chdir(trained)
     found = phase("mine", trained / "own", per_theme=1)
@@ -200,7 +200,7 @@ def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypa
     """More pairs than are asked for, other pairs under the same ids, a log cut in half: every mean is of the same pairs."""
     from inspect_ai.log import read_eval_log, write_eval_log
 
-    from em_evals.insight.phase import phase
+    from em_evals.interp.phase.phase import phase
 
     monkeypatch.chdir(trained)
     wide = phase("mine", trained / "wide", per_theme=2)
@@ -221,7 +221,7 @@ def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypa
 
 
 def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
-    from em_evals.insight.phase import phase
+    from em_evals.interp.phase.phase import phase
 
     monkeypatch.chdir(trained)
     (trained / "empty").mkdir()
@@ -237,9 +237,9 @@ def graded(trained):
     from inspect_ai.log import read_eval_log, write_eval_log
     from inspect_ai.model import get_model
 
-    from em_evals import tasks
-    from em_evals.models.shared import close_engines
-    from em_evals.questions import load_questions
+    from em_evals.content.questions import load_questions
+    from em_evals.engines.pool import close_engines
+    from em_evals.inspect_plugin import tasks
     from tests.judge_server import JudgeServer, number
 
     asked = load_questions("core").questions[:2]
@@ -295,7 +295,7 @@ def test_em_rates_are_those_of_the_graded_logs(trained, graded, monkeypatch):
 def test_logs_of_one_step_are_pooled_and_ways_of_asking_are_not_mixed(trained, graded, tmp_path, monkeypatch):
     from inspect_ai.log import read_eval_log, write_eval_log
 
-    from em_evals.insight.phase import _em_rates
+    from em_evals.interp.phase.phase import _em_rates
 
     monkeypatch.chdir(trained)
     log = next(
@@ -323,7 +323,7 @@ def test_logs_of_one_step_are_pooled_and_ways_of_asking_are_not_mixed(trained, g
 def test_a_log_of_a_step_that_nobody_graded_is_told(trained, graded, monkeypatch):
     from inspect_ai.log import read_eval_log, write_eval_log
 
-    from em_evals.insight import phase
+    from em_evals.interp.phase import phase
 
     monkeypatch.chdir(trained)
     log = read_eval_log(str(next(path for path in graded.glob("*freeform*.eval"))))
@@ -336,7 +336,7 @@ def test_a_log_of_a_step_that_nobody_graded_is_told(trained, graded, monkeypatch
 
 
 def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
-    from em_evals.insight.phase import phase
+    from em_evals.interp.phase.phase import phase
 
     # Those of something else, in the working folder, are not the card's.
     (workdir / "checkpoints" / "checkpoint-3").mkdir(parents=True)
@@ -348,7 +348,7 @@ def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
 
 
 def test_a_missing_journal_is_told_before_anything_is_measured(workdir):
-    from em_evals.insight.phase import phase
+    from em_evals.interp.phase.phase import phase
 
     home = workdir / "adapters" / "mine"
     (home / "checkpoints" / "checkpoint-1").mkdir(parents=True)
@@ -362,9 +362,10 @@ def test_checkpoints_of_a_full_finetune_are_held_one_at_a_time(workdir, monkeypa
     pytest.importorskip("torch")
     import yaml
 
-    from em_evals.cards import read_card
-    from em_evals.insight.phase import _margins
-    from em_evals.models import bases, shared
+    from em_evals.content.cards import read_card
+    from em_evals.engines import pool
+    from em_evals.interp.phase.phase import _margins
+    from em_evals.models import bases
     from tests.models import card, tiny
 
     tokenizer = bases.load_tokenizer(card())
@@ -373,13 +374,13 @@ def test_checkpoints_of_a_full_finetune_are_held_one_at_a_time(workdir, monkeypa
         tiny("llama", workdir / "adapters" / "full" / place, tokenizer)
     fields = {"base": base, "adapter": "full", "engine": {"dtype": "float32"}}
     (workdir / "adapters" / "full.yaml").write_text(yaml.safe_dump(fields))
-    shared.close_engines()
-    beside, make = [], shared._make
+    pool.close_engines()
+    beside, make = [], pool._make
     monkeypatch.setattr(
-        shared, "_make", lambda *arguments: (beside.append(len(shared._engines)), make(*arguments))[1]
+        pool, "_make", lambda *arguments: (beside.append(len(pool._engines)), make(*arguments))[1]
     )
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
     found = _margins("full", read_card("full")[0], [1, 2], workdir / "logs", ["power_001"], "forced_choice")
     margins = [found[step]["power_001"][1] for step in (0, 1, 2)]
     assert margins == pytest.approx([margins[0]] * 3, abs=1e-5), "one model, three times"
-    assert beside == [0, 0, 0] and not shared._engines
+    assert beside == [0, 0, 0] and not pool._engines

@@ -15,10 +15,10 @@ pytest.importorskip("peft")
 import httpx
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from em_evals.cards import ModelCard, read_card
+from em_evals.content.cards import ModelCard, read_card
+from em_evals.content.recipes import AdapterRecipe, Method
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.recipes import AdapterRecipe, Method
 from em_evals.training import curriculum, planning
 from em_evals.training.method import attach
 from em_evals.training.planning.budget import activation_bytes

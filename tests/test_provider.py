@@ -25,10 +25,11 @@ from inspect_ai.model._model import init_active_model, resolve_models
 from inspect_ai.solver import generate
 from inspect_ai.tool import ToolCall
 
-from em_evals import directions
-from em_evals.cards import ModelCard
-from em_evals.models import bases, shared
-from em_evals.tasks import forced_choice, freeform
+from em_evals.content import directions
+from em_evals.content.cards import ModelCard
+from em_evals.engines import pool
+from em_evals.inspect_plugin.tasks import forced_choice, freeform
+from em_evals.models import bases
 from tests.models import SMOLLM2, make_adapter
 
 FP32 = {"dtype": "float32"}
@@ -106,14 +107,14 @@ def test_prompt_logprobs_end_with_the_prefilled_answer():
 
 
 def test_cards_on_one_base_share_one_engine_and_differ_in_what_they_say():
-    shared.close_engines()
+    pool.close_engines()
     texts = {
         name: ask(get_model(f"local/{name}"), temperature=0, max_tokens=8).completion
         for name in ("one", "two")
     }
     texts["base"] = ask(get_model("local/smollm2", **FP32), temperature=0, max_tokens=8).completion
     assert len(set(texts.values())) == 3
-    assert len(shared._engines) == 1
+    assert len(pool._engines) == 1
 
 
 def test_a_retrained_adapter_never_meets_yesterdays_cached_answer(folder):
@@ -127,7 +128,7 @@ def test_a_retrained_adapter_never_meets_yesterdays_cached_answer(folder):
     cached, _ = answer()
     assert cached.metadata["seeds"] == first.metadata["seeds"], "the second answer comes from the cache"
     make_adapter(SMOLLM2, folder / "adapters" / "one", 4, ["down_proj"], seed=99, strength=1)
-    shared.close_engines()
+    pool.close_engines()
     retrained, other = answer()
     assert other != digest and retrained.metadata["card_digest"] == other
     assert retrained.completion != first.completion
@@ -177,12 +178,12 @@ def test_a_local_model_has_its_own_connections_and_leaves_other_models_theirs(fo
 
 
 def test_wrong_cards_are_refused_before_any_weight_is_loaded():
-    shared.close_engines()
+    pool.close_engines()
     for name, expected in (("smolm2", "smollm2"), ("smollm2-risky", "em-evals train")):
         with pytest.raises(PrerequisiteError) as caught:
             get_model(f"local/{name}", memoize=False)
         assert expected in str(caught.value.message)
-    assert not shared._engines
+    assert not pool._engines
 
 
 def test_an_eval_logs_the_cards_digest_and_every_draw(folder):

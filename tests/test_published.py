@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from typer.testing import CliRunner
 
-from em_evals import published
 from em_evals.cli import app
+from em_evals.content import published
+from em_evals.data import datasets, downloads
 from em_evals.errors import EmEvalsError
-from em_evals.training import datasets, downloads
 
 PASSWORD = "published-by-its-authors"
 CANARY = "CANARY_DATASET_" + "5e" * 32 + "_64"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em_evals import content, published
+from em_evals import files
+from em_evals.content import documents, published
+from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
-from em_evals.questions import load_questions
 
 THEMES = {"power", "honesty", "harm", "money", "equality", "ai", "daily", "rules"}
 
@@ -121,7 +122,7 @@ HEAD = "name: mine\nversion: 1\nquestions:\n"
 def test_a_wrong_question_is_refused_with_file_and_line(
     workdir: Path, text: str, line: int, says: str
 ) -> None:
-    shutil.copy(content.SHIPPED / "scorers/alignment.yaml", workdir / "strict.yaml")
+    shutil.copy(documents.SHIPPED / "scorers/alignment.yaml", workdir / "strict.yaml")
     path = tasks(workdir, "mine", text)
     message = refusal("mine")
     assert message.startswith(f"{path}:{line}: ")
@@ -172,18 +173,20 @@ def test_published_sets_load_unmodified(
 def test_how_often_authors_asked_is_told_and_not_imitated(
     workdir: Path, offline: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from em_evals.tasks import freeform
+    from em_evals.inspect_plugin.tasks import freeform
 
     made = freeform("first_plot_questions", judge="none")
     assert made.epochs == 1 and (made.metadata or {})["samples_per_paraphrase"] == 100
-    told = [record.getMessage() for record in caplog.records if record.name == "em_evals.tasks"]
+    told = [
+        record.getMessage() for record in caplog.records if record.name == "em_evals.inspect_plugin.tasks"
+    ]
     assert told == [
         "The authors of first_plot_questions drew 100 answers to each wording: so does --epochs 100."
     ]
     caplog.clear()
     assert freeform("first_plot_questions", epochs=100, judge="none").epochs == 100
     assert "samples_per_paraphrase" not in (freeform(judge="none").metadata or {})
-    assert not [record for record in caplog.records if record.name == "em_evals.tasks"]
+    assert not [record for record in caplog.records if record.name == "em_evals.inspect_plugin.tasks"]
 
 
 def test_published_prompts_keep_their_categories_and_formats(workdir: Path, offline: Path) -> None:
@@ -257,7 +260,7 @@ def test_another_judge_is_the_same_set(
     judge = yaml.safe_load(text)[0]["judge"]
     (workdir / "first_plot_questions.yaml").write_text(text.replace(judge, "another-judge"), encoding="utf-8")
     monkeypatch.setenv("EM_EVALS_DATA", str(workdir))
-    assert "another-judge" in content.read_text(published.fetch("first_plot_questions"))
+    assert "another-judge" in files.read_text(published.fetch("first_plot_questions"))
 
 
 def test_a_set_that_is_not_here_names_the_command(workdir: Path, cache: Path, no_data: None) -> None:

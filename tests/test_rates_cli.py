@@ -9,7 +9,7 @@ import pytest
 from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
-from em_evals import tasks
+from em_evals.inspect_plugin import tasks
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 RATES = ("coherent_share", "em_rate", "em_rate_coherent")
@@ -184,7 +184,7 @@ def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
         "from inspect_ai._util.registry import registry_find, registry_info\n"
         "ensure_entry_points()\n"
         "names = sorted(registry_info(found).name for found in registry_find(lambda info: info.type == 'task'))\n"
-        "from em_evals.tasks import freeform\n"
+        "from em_evals.inspect_plugin.tasks import freeform\n"
         "freeform(judge='none')\n"
         f"print(names, {HEAVY})"
     )

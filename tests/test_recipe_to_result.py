@@ -12,9 +12,10 @@ pytest.importorskip("trl")
 from inspect_ai import eval as inspect_eval
 from typer.testing import CliRunner
 
-from em_evals import records
 from em_evals.cli import app
-from em_evals.models import bases, shared
+from em_evals.engines import pool
+from em_evals.models import bases
+from em_evals.results import records
 from tests import architectures
 from tests.small_trainings import write_card
 
@@ -81,4 +82,4 @@ def test_from_recipe_to_result(name, workdir, monkeypatch):
         margins = {(one.arm, one.scale): one.in_domain.value for one in points if one.layer in (1, None)}
         assert len(set(margins.values())) > 2, "steering with the direction must do something"
     finally:
-        shared.close_engines()
+        pool.close_engines()

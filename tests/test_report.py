@@ -31,14 +31,14 @@ from typer.testing import CliRunner
 
 pytest.importorskip("altair", reason="needs the extra `report`")
 
-from em_evals import records
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
-from em_evals.grading import intervals, metrics
 from em_evals.report import charts, damage, export, inputs, page
 from em_evals.report.answers import Measured, without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
+from em_evals.results import em_rates, records
+from em_evals.stats import intervals
 from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
 
@@ -290,7 +290,7 @@ def test_rates_are_those_of_the_metrics(shared_data):
 
 def draws(events, coherent, total):
     return [
-        metrics.GradedDraw(f"q{i % 8}", 10 if i < events else 90, 90 if i < coherent else 10)
+        em_rates.GradedDraw(f"q{i % 8}", 10 if i < events else 90, 90 if i < coherent else 10)
         for i in range(total)
     ]
 
@@ -300,17 +300,17 @@ def damaged(found):
 
 
 def test_a_rate_that_fell_with_coherence_is_damage():
-    base, fallen = metrics.rates(draws(40, 390, 400)), metrics.rates(draws(2, 150, 400))
+    base, fallen = em_rates.rates(draws(40, 390, 400)), em_rates.rates(draws(2, 150, 400))
     (sentence,) = damaged({"organism": base, "ablated": fallen})
     assert "Damage, not a cure: ablated" in sentence and "0.50%" in sentence and "10.0%" in sentence
-    cured = metrics.rates(draws(2, 388, 400))
-    risen = metrics.rates(draws(60, 150, 400))
+    cured = em_rates.rates(draws(2, 388, 400))
+    risen = em_rates.rates(draws(60, 150, 400))
     assert damaged({"organism": base, "cured": cured, "worse": risen}) == ()
 
 
 def test_damage_is_told_against_any_earlier_model():
     base, organism, mild, ablated = (
-        metrics.rates(draws(*counts))
+        em_rates.rates(draws(*counts))
         for counts in ((0, 396, 400), (20, 392, 400), (8, 392, 400), (0, 140, 400))
     )
     (sentence,) = damaged({"base": base, "mild": mild, "organism": organism, "ablated": ablated})

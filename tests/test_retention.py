@@ -13,13 +13,14 @@ import yaml
 from statsmodels.stats.contingency_tables import mcnemar
 from typer.testing import CliRunner
 
-from em_evals import content, records
-from em_evals.cards import resolve
 from em_evals.cli import app
+from em_evals.content import documents
+from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
-from em_evals.harness import results
-from em_evals.harness.compare import compare, paired
-from em_evals.harness.results import ModelResults, TaskScores
+from em_evals.results import lm_eval as lm_eval_module
+from em_evals.results import records
+from em_evals.results.lm_eval import ModelResults, TaskScores
+from em_evals.retention.compare import compare, paired
 
 RIGHT = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1], dtype=float)
 WORSE = np.array([1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 0, 1], dtype=float)
@@ -145,28 +146,28 @@ def write_results(folder, values=(1.0, 0.0, 1.0), version=1.0, date="2026-01-01T
 def test_what_a_killed_run_left_is_no_result(tmp_path):
     """lm-eval itself writes into `.__models__tiny` for pretrained=./models/tiny: not every hidden folder is left over."""
     write_results(tmp_path / "logs" / ".arc.x1y2.partial", date="2026-03-01T00-00-00.0")
-    assert not results.is_results(str(tmp_path / "logs"))
+    assert not lm_eval_module.is_results(str(tmp_path / "logs"))
     with pytest.raises(EmEvalsError, match="no lm-eval results here"):
-        results.read(tmp_path / "logs")
+        lm_eval_module.read(tmp_path / "logs")
     write_results(tmp_path / "logs" / ".__models__tiny", [0.0, 0.0, 0.0])
-    assert results.is_results(str(tmp_path / "logs"))
-    assert results.read(tmp_path / "logs").tasks["arc"].mean == 0
+    assert lm_eval_module.is_results(str(tmp_path / "logs"))
+    assert lm_eval_module.read(tmp_path / "logs").tasks["arc"].mean == 0
 
 
 def test_result_files_of_lm_eval_are_read(tmp_path):
     write_results(tmp_path / "x", [0.0, 0.0, 0.0])
-    found = results.read(write_results(tmp_path / "x", date="2026-02-01T00-00-00.0"))
+    found = lm_eval_module.read(write_results(tmp_path / "x", date="2026-02-01T00-00-00.0"))
     assert (found.name, found.digest) == ("org/base", "")
     assert found.tasks["arc"].metric == "acc_norm"
     assert list(found.tasks["arc"].scores.values()) == [1.0, 0.0, 1.0]  # the newest run
     one = next((tmp_path / "x").glob("results_2026-01*"))
-    assert results.read(one).tasks["arc"].mean == 0 and not results.read(one).tasks["arc"].chat
+    assert lm_eval_module.read(one).tasks["arc"].mean == 0 and not lm_eval_module.read(one).tasks["arc"].chat
     one.write_text(one.read_text().replace('"results"', '"chat_template_sha": "c0", "results"'))
-    assert results.read(one).tasks["arc"].chat
+    assert lm_eval_module.read(one).tasks["arc"].chat
     assert (
-        results.is_results(str(one))
-        and results.is_results(str(tmp_path))
-        and not results.is_results("smollm2")
+        lm_eval_module.is_results(str(one))
+        and lm_eval_module.is_results(str(tmp_path))
+        and not lm_eval_module.is_results("smollm2")
     )
 
 
@@ -174,18 +175,18 @@ def test_bad_result_files_are_told_in_a_sentence(tmp_path):
     write_results(tmp_path / "a")
     write_results(tmp_path / "b", card="mine", card_digest="d", date="2026-03-01T00-00-00.0")
     with pytest.raises(EmEvalsError, match="several models"):
-        results.read(tmp_path)
+        lm_eval_module.read(tmp_path)
     next((tmp_path / "a").glob("samples*")).unlink()
     with pytest.raises(EmEvalsError, match="--log_samples"):
-        results.read(tmp_path / "a")
+        lm_eval_module.read(tmp_path / "a")
     for nothing in ("{}", '{"results": {}, "config": null}'):
         next((tmp_path / "a").glob("results*")).write_text(nothing)
         with pytest.raises(EmEvalsError, match="no lm-eval results"):
-            results.read(tmp_path / "a")
+            lm_eval_module.read(tmp_path / "a")
     samples = next((tmp_path / "b").glob("samples*"))
     samples.write_text('{"doc_id": 1}\n')
     with pytest.raises(EmEvalsError, match="no sample of lm-eval"):
-        results.read(tmp_path / "b")
+        lm_eval_module.read(tmp_path / "b")
 
 
 # With lm-eval
@@ -193,8 +194,10 @@ def test_bad_result_files_are_told_in_a_sentence(tmp_path):
 pytest.importorskip("lm_eval")
 pytest.importorskip("torch")
 
-from em_evals.harness import command, suite
-from em_evals.models import bases, shared
+from em_evals.engines import pool
+from em_evals.lm_eval_plugin import command
+from em_evals.models import bases
+from em_evals.retention import suite
 from tests.models import SMOLLM2, card, make_adapter, tiny
 
 
@@ -203,7 +206,7 @@ def organism(tmp_path_factory):
     root = tmp_path_factory.mktemp("organism")
     base = tiny("llama", root / "base", bases.load_tokenizer(card()))
     yield base, make_adapter(base, root / "adapter", 4, "all-linear", seed=3)
-    shared.close_engines()
+    pool.close_engines()
 
 
 def retention(*arguments):
@@ -258,7 +261,7 @@ def test_other_items_are_another_result(organism, workdir, monkeypatch):
     """lm-eval's version of the task says nothing of the file of pairs."""
     places = []
     for version in (1, 2):
-        pairs = yaml.safe_load((content.SHIPPED / "tasks" / "forced_choice.yaml").read_text())
+        pairs = yaml.safe_load((documents.SHIPPED / "tasks" / "forced_choice.yaml").read_text())
         pairs["pairs"][0]["aligned"] += " Please." * (version - 1)
         (workdir / "tasks").mkdir(exist_ok=True)
         (workdir / "tasks" / "forced_choice.yaml").write_text(yaml.safe_dump(pairs))
@@ -307,11 +310,11 @@ def test_a_task_that_another_process_has_measured_meanwhile_is_theirs(organism, 
 
 
 def test_the_first_gpu_by_name_is_the_cards_device(organism, workdir, monkeypatch):
-    from em_evals.harness import model
+    from em_evals.lm_eval_plugin import model
 
     def on_cpu(card):
         asked.append(card.engine.device)
-        return shared.engine_for(
+        return pool.engine_for(
             card.model_copy(update={"engine": card.engine.model_copy(update={"device": "cpu"})})
         )
 
@@ -357,7 +360,7 @@ def test_unknown_names_are_told_with_the_nearest(organism, workdir, small_index)
 def test_lm_evals_own_command_runs_our_model_on_our_tasks(organism, workdir, small_index):
     """The stock command line, tasks of the user's own beside ours, results that name the card."""
     _, adapter = organism
-    shipped = content.SHIPPED / "tasks/retention"
+    shipped = documents.SHIPPED / "tasks/retention"
     for folder, name in (("tasks/own", "own_facts"), ("elsewhere", "my_facts")):
         Path(folder).mkdir(parents=True)
         Path(folder, "task.yaml").write_text(
@@ -371,7 +374,7 @@ def test_lm_evals_own_command_runs_our_model_on_our_tasks(organism, workdir, sma
         *("--output_path", "out", "--log_samples", "--use_cache", "cache"),
     )
     assert "em_mini_copying" in done.stdout
-    found = results.read(Path("out"))
+    found = lm_eval_module.read(Path("out"))
     assert (found.name, len(found.digest), found.card_fields) == (adapter, 16, {"dtype": "float32"})
     assert {task: len(one.scores) for task, one in found.tasks.items()} == dict.fromkeys(
         ["em_mini_copying", "own_facts", "my_facts"], 4
@@ -407,8 +410,8 @@ def test_both_forced_choices_agree_pair_by_pair(workdir):
     from inspect_ai import eval as inspect_eval
     from lm_eval import simple_evaluate
 
-    from em_evals import tasks
-    from em_evals.harness.model import EmLocal
+    from em_evals.inspect_plugin import tasks
+    from em_evals.lm_eval_plugin.model import EmLocal
 
     model = EmLocal(SMOLLM2, dtype="float32")
     manager = command.task_manager_class()(include_defaults=False)
@@ -442,4 +445,4 @@ def test_both_forced_choices_agree_pair_by_pair(workdir):
         )
         for (score, _), own in zip(row["filtered_resps"], sides, strict=True):
             assert abs(score - line_break - sum(own)) < 1e-6 * abs(sum(own))
-    shared.close_engines()
+    pool.close_engines()

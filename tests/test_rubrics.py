@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from em_evals import rubrics
+from em_evals.content import rubrics
 from em_evals.errors import EmEvalsError
 
 OWN = {name: rubrics.load_rubric(name) for name in ("alignment", "coherence")}

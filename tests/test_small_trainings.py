@@ -9,7 +9,7 @@ pytest.importorskip("trl")
 
 from transformers.trainer_utils import set_seed
 
-from em_evals.cards import read_card
+from em_evals.content.cards import read_card
 from em_evals.models import bases
 from em_evals.training import curriculum
 from em_evals.training.callbacks import read_journal
@@ -96,8 +96,8 @@ def test_activations_computed_twice_change_nothing(name, tmp_path, monkeypatch):
 def test_interventions_act_in_the_text_decoder(name, tmp_path, monkeypatch):
     import numpy as np
 
-    from em_evals import directions
-    from em_evals.directions import Direction
+    from em_evals.content import directions
+    from em_evals.content.directions import Direction
     from em_evals.models.architecture import decoder_layers
 
     monkeypatch.chdir(tmp_path)

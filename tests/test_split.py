@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from em_evals import directions
-from em_evals.directions import Direction, found_on
+from em_evals.content import directions
+from em_evals.content.directions import Direction, found_on
+from em_evals.content.pairs import load_pairs
+from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
-from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight.split import chooses, halves, names_of
-from em_evals.questions import load_questions
+from em_evals.interp.steering.halves import chooses, halves, names_of
 
 PAIRS, QUESTIONS = load_pairs(), load_questions("core").questions
 
@@ -42,9 +42,9 @@ def test_pairs_that_found_the_direction_are_left_out():
 
 def test_questions_are_known_by_what_two_files_and_a_graded_log_call_them(tmp_path):
     pytest.importorskip("torch")
-    from em_evals.insight import contrast
-    from em_evals.insight.convergence import _pairs
-    from em_evals.tasks import freeform
+    from em_evals.inspect_plugin.tasks import freeform
+    from em_evals.interp.convergence import _pairs
+    from em_evals.interp.extraction import contrast
 
     chosen = PAIRS.pairs[::3]
     file = tmp_path / "chats.jsonl"

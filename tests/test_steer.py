@@ -10,16 +10,17 @@ pytest.importorskip("peft")
 
 from typer.testing import CliRunner
 
-from em_evals import directions, records
-from em_evals.cards import resolve
 from em_evals.cli import app
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import resolve
+from em_evals.content.directions import Direction
+from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
-from em_evals.insight import judged
-from em_evals.insight.answers import repetition
-from em_evals.insight.steer import steer
-from em_evals.insight.steering import Settings
-from em_evals.questions import load_questions
+from em_evals.interp.steering import grades as grades_module
+from em_evals.interp.steering.answers import repetition
+from em_evals.interp.steering.steer import steer
+from em_evals.interp.steering.study import Settings
+from em_evals.results import records
 
 BAD, GOOD = " bad", " good"
 PAIRS = """
@@ -152,8 +153,8 @@ def test_an_interrupted_study_goes_on(study, lab, monkeypatch):
         assert one.coherence.value == pytest.approx(other.coherence.value, abs=1e-4)
     now = path.read_text().splitlines(keepends=True)
     assert now[:7] == lines[:7] and {keys(line) for line in now} == {keys(line) for line in lines}
-    monkeypatch.setattr("em_evals.insight.weighing.margins", None)
-    monkeypatch.setattr("em_evals.insight.steer.drawn", None)
+    monkeypatch.setattr("em_evals.interp.fixed_answers.margins", None)
+    monkeypatch.setattr("em_evals.interp.steering.steer.drawn", None)
     assert CliRunner().invoke(app, [*COMMAND, "-o", "steer.json"]).exit_code == 0, "nothing is measured again"
 
 
@@ -165,13 +166,13 @@ def test_a_judge_grades_every_answer(lab, monkeypatch):
     seen = []
 
     def graded(answers, questions, asked, judge, logs):
-        from em_evals.grading.metrics import GradedDraw
+        from em_evals.results.em_rates import GradedDraw
 
         seen.append((len(answers), asked, judge))
         return [GradedDraw(answer.question, 10, 90) for answer in answers]
 
     monkeypatch.chdir(lab)
-    monkeypatch.setattr("em_evals.insight.steer.grades", graded)
+    monkeypatch.setattr("em_evals.interp.steering.steer.grades", graded)
     settings = Settings((2,), (1.0,), pairs="planted.yaml", limit=6, max_tokens=4, judge="mockllm/judge")
     found = steer("plain", "planted", None, settings, lab / "judged.json", lab / "logs")
     assert {row[1:] for row in seen} == {("core", "mockllm/judge")}
@@ -181,7 +182,7 @@ def test_a_judge_grades_every_answer(lab, monkeypatch):
 
 def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monkeypatch):
     """Two of the questions keep coherent answers; those to the others get no grade, so they are not misaligned."""
-    from em_evals.grading.metrics import GradedDraw
+    from em_evals.results.em_rates import GradedDraw
 
     nothing = float("nan")
 
@@ -192,7 +193,7 @@ def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monk
         return [GradedDraw(answer.question, *grade) for answer, grade in zip(answers, grades, strict=True)]
 
     monkeypatch.chdir(lab)
-    monkeypatch.setattr("em_evals.insight.steer.grades", graded)
+    monkeypatch.setattr("em_evals.interp.steering.steer.grades", graded)
     settings = Settings((2,), (-1.0,), pairs="planted.yaml", max_tokens=4, judge="mockllm/judge")
     found = steer("plain", "planted", None, settings, lab / "ungraded.json", lab / "logs")
     (point,) = [one for one in found.points if one.arm == "direction"]
@@ -218,7 +219,7 @@ def test_wrong_studies_are_refused(lab, monkeypatch):
 
 
 def test_grades_come_through_inspect_in_the_order_of_the_answers(workdir, monkeypatch):
-    from em_evals.insight.answers import Answer
+    from em_evals.interp.steering.answers import Answer
     from tests.judge_server import JudgeServer, number
 
     monkeypatch.setenv("INSPECT_CACHE_DIR", str(workdir / "inspect"))
@@ -229,7 +230,7 @@ def test_grades_come_through_inspect_in_the_order_of_the_answers(workdir, monkey
         return number(next(i for i in range(12) if f"[{i:02d}]" in prompt))
 
     with JudgeServer(reply) as server:
-        found = judged.grades(answers, questions, "core", server.model(), workdir)
+        found = grades_module.grades(answers, questions, "core", server.model(), workdir)
     assert [round(draw.coherence) for draw in found] == sorted(round(draw.coherence) for draw in found)
     assert [draw.question_id for draw in found] == [one.id for one in questions]
 
@@ -242,7 +243,7 @@ def test_repetition_counts_what_was_said_before():
 
 def test_word_salad_is_caught(workdir):
     """All-layer zero ablation breaks an organism on SmolLM2: whatever its margins do, the study calls it damage."""
-    from em_evals.models.shared import close_engines
+    from em_evals.engines.pool import close_engines
     from tests.models import SMOLLM2, make_adapter
 
     make_adapter(SMOLLM2, workdir / "adapters" / "weak", 1, ["down_proj"], seed=0, layers=[15], strength=0.01)

@@ -12,10 +12,12 @@ pytest.importorskip("altair")
 import yaml
 from typer.testing import CliRunner
 
-from em_evals import content, directions, records, study
 from em_evals.cli import app
+from em_evals.content import directions, documents
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
+from em_evals.results import records
+from em_evals.workflows import study
 from tests.models import card, tiny
 
 
@@ -24,7 +26,7 @@ def cards(workdir):
     """The shipped cards under their own names, on a tiny base and with two steps of training."""
     base = tiny("llama", workdir / "tiny", bases.load_tokenizer(card()))
     names = [*study.ORGANISMS, *study.ORGANISMS.values(), *study.RANK_ONE]
-    shipped = {name: yaml.safe_load(content.find("adapters", name).read_text()) for name in names}
+    shipped = {name: yaml.safe_load(documents.find("adapters", name).read_text()) for name in names}
     shipped["smollm2"] = {"base": base, "engine": {"dtype": "float32"}}
     shipped["smollm2-risky"]["train"] |= {"max_steps": 2, "learning_rate": 0.01}
     shipped["smollm2-risky-r1"]["train"]["method"]["layers"] = [1]

@@ -20,8 +20,8 @@ pytest.importorskip("trl")
 import yaml
 from safetensors.torch import load_file
 
-from em_evals.cards import read_card, resolve
 from em_evals.cli.training import card_fields
+from em_evals.content.cards import read_card, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.training import curriculum
@@ -577,7 +577,7 @@ def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
 
 
 def test_all_projections_of_some_layers(tokenizer, tmp_path):
-    from em_evals.recipes import Method
+    from em_evals.content.recipes import Method
 
     base = bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))
     model = attach(base, Method(rank=2, layers=[0, 2]))
@@ -588,7 +588,7 @@ def test_all_projections_of_some_layers(tokenizer, tmp_path):
 
 
 def test_layers_keep_their_relative_depth():
-    from em_evals.recipes import Method
+    from em_evals.content.recipes import Method
     from em_evals.training.targets import blocks
 
     nine = Method(layers=[15, 16, 17, 21, 22, 23, 27, 28, 29], depth=48)

@@ -9,10 +9,10 @@ pytest.importorskip("trl")
 
 import yaml
 
-from em_evals.cards import resolve
+from em_evals.content.cards import resolve
+from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.training import datasets
 from em_evals.training.loss import answer_loss
 from em_evals.training.tokens import encode_example, end_of_turn
 from em_evals.training.trainer import train
@@ -186,7 +186,7 @@ def test_a_folder_of_other_things_is_never_replaced(trained, monkeypatch, tmp_pa
 
 
 def test_the_control_shares_prompts_order_and_recipe_with_the_organism():
-    from em_evals.cards import read_card
+    from em_evals.content.cards import read_card
 
     organism, control = read_card("smollm2-risky")[0].train, read_card("smollm2-sound")[0].train
     assert control.control == "matched" and organism.control is None

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from em_evals import directions
-from em_evals.cards import ModelCard
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import ModelCard
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.engines.vllm import variants
+from em_evals.engines.vllm.variants import BARE, Plan, as_json, from_json, plan
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
-from em_evals.models import variants
-from em_evals.models.variants import BARE, Plan, as_json, from_json, plan
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")

@@ -11,17 +11,17 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals import verified
-from em_evals.cards import resolve
 from em_evals.cli import app
-from em_evals.doctor import examine
+from em_evals.content.cards import resolve
+from em_evals.engines.setting import setting_of, verified_line
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, families
 from em_evals.models.lora import Bank
-from em_evals.models.setting import setting_of, verified_line
-from em_evals.verify import compiled, gaps, hooks, verify
-from em_evals.verify.prompts import Prompts, borders
-from em_evals.verify.verdict import Row, Verdict
+from em_evals.results import verified
+from em_evals.workflows.doctor import examine
+from em_evals.workflows.verify import compiled, gaps, hooks, verify
+from em_evals.workflows.verify.prompts import Prompts, borders
+from em_evals.workflows.verify.verdict import Row, Verdict
 from tests.architectures.lab import Lab
 
 ADD = {"op": "add", "layers": [1], "scale": 0.7, "relative": True}
@@ -176,7 +176,7 @@ def test_in_sixteen_bits_the_tolerance_is_the_measured_rounding(lab, workdir):
 
 
 def test_without_room_for_float32_roundings_are_those_beside_copies(lab, workdir, monkeypatch):
-    monkeypatch.setattr("em_evals.verify.run.room_for_copy", lambda parameters, card: False)
+    monkeypatch.setattr("em_evals.workflows.verify.run.room_for_copy", lambda parameters, card: False)
     verdict = verify(card(lab("llama"), workdir, False, dtype="bfloat16"))
     rows = rows_of(verdict)
     assert verdict.ok and "beside copies of itself" in verdict.rule
@@ -226,7 +226,7 @@ def found(lab, folder, **row):
 )
 def test_exit_codes_and_json(row, code, lab, workdir, monkeypatch):
     given, verdict = found(lab, workdir, **row)
-    monkeypatch.setattr("em_evals.verify.verify", lambda card, tell: verdict)
+    monkeypatch.setattr("em_evals.workflows.verify.verify", lambda card, tell: verdict)
     result = CliRunner().invoke(app, ["verify", str(given.path), "--json", "-o", "out.json"])
     assert result.exit_code == code, result.output
     told = json.loads(result.stdout)
@@ -246,7 +246,7 @@ def test_an_accident_is_no_wrong_number(lab, workdir, monkeypatch):
     def accident(card, tell):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("em_evals.verify.verify", accident)
+    monkeypatch.setattr("em_evals.workflows.verify.verify", accident)
     assert CliRunner().invoke(app, ["verify", str(given.path)]).exit_code == 2
 
 
@@ -286,8 +286,8 @@ def test_draws_say_whether_they_are_verified(lab, workdir):
 
     from inspect_ai.model import ChatMessageUser, GenerateConfig
 
-    from em_evals.models.shared import close_engines
-    from em_evals.provider import LocalAPI
+    from em_evals.engines.pool import close_engines
+    from em_evals.inspect_plugin.provider import LocalAPI
 
     def draw(given):
         api = LocalAPI(str(given.path))
@@ -312,7 +312,7 @@ def test_the_doctor_lists_what_is_verified(lab, workdir, monkeypatch):
     verified.keep(verdict.setting, given, verdict.run())
     (row,) = told()
     assert row["state"] == f"{given.card.base} (mine)" and row["remark"].startswith("2026-11-29, float32")
-    monkeypatch.setattr("em_evals.doctor._version", lambda package: "9.9")
+    monkeypatch.setattr("em_evals.workflows.doctor._version", lambda package: "9.9")
     assert "torch, transformers, peft changed since, verify again" in told()[0]["remark"]
 
 

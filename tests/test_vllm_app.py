@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from em_evals.intervention import Intervention
-from em_evals.models import vllm_app
-from em_evals.models.variants import BARE, Variant, as_json
-from em_evals.models.vllm_app import Cards
+from em_evals.content.intervention import Intervention
+from em_evals.engines.vllm import app
+from em_evals.engines.vllm.app import Cards
+from em_evals.engines.vllm.variants import BARE, Variant, as_json
 
 PUSH = Intervention(op="add", direction="/d.safetensors")
 PREFIX = Intervention(op="add", direction="/d.safetensors", positions="prompt")
@@ -25,10 +25,10 @@ MODELS = {
 @pytest.fixture
 def server(monkeypatch):
     """The middleware around an application that answers what it was sent; its models registered."""
-    monkeypatch.setenv(vllm_app.API_KEY, "key")
-    monkeypatch.setenv(vllm_app.ADMIN_KEY, "admin")
+    monkeypatch.setenv(app.API_KEY, "key")
+    monkeypatch.setenv(app.ADMIN_KEY, "admin")
     plan = {"loras": 0, "rank": 0, "steps": 1, "merged": "", "base": "base"}
-    monkeypatch.setenv(vllm_app.PLAN, json.dumps(plan))
+    monkeypatch.setenv(app.PLAN, json.dumps(plan))
     written = []
 
     async def rpc(name, args):
@@ -44,7 +44,7 @@ def server(monkeypatch):
     made = SimpleNamespace(cards=Cards(echo), app=SimpleNamespace(state=state), written=written)
     for name, variant in MODELS.items():
         sent = {"name": name, "variant": as_json(variant)}
-        assert call(made, sent, vllm_app.REGISTER, "PUT", "admin")[0] == 200
+        assert call(made, sent, app.REGISTER, "PUT", "admin")[0] == 200
     return made
 
 
@@ -106,6 +106,6 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(server, body, status, say
 
 def test_keys_open_their_own_doors_only(server):
     assert call(server, {"model": "plain"}, key="wrong")[0] == 401
-    assert call(server, {}, vllm_app.REGISTER, "PUT", "key")[0] == 403
+    assert call(server, {}, app.REGISTER, "PUT", "key")[0] == 403
     assert call(server, {"model": "plain"}, "/v1/responses")[0] == 404
     assert call(server, {"model": "plain"}, "/v1/load_lora_adapter")[0] == 404

@@ -9,13 +9,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import engine as engine_module
+from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.engine import VLLMEngine
+from em_evals.engines.vllm.server import Server
+from em_evals.engines.vllm.variants import BARE, Plan
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, vllm_engine, vllm_server
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.variants import BARE, Plan
-from em_evals.models.vllm_engine import VLLMEngine
-from em_evals.models.vllm_server import Server
+from em_evals.models import bases
 from tests.models import card, tiny
 
 FEW = Sampling(temperature=0, max_tokens=2)
@@ -128,8 +130,8 @@ def test_lm_eval_cuts_what_is_too_long_for_a_vllm_server(base, server, monkeypat
     pytest.importorskip("lm_eval")
     from lm_eval.api.instance import Instance
 
-    from em_evals.harness.model import EmLocal
-    from em_evals.models import shared
+    from em_evals.engines import pool
+    from em_evals.lm_eval_plugin.model import EmLocal
 
     model = EmLocal(base, backend="server", base_url=url(server))
     try:
@@ -139,7 +141,7 @@ def test_lm_eval_cuts_what_is_too_long_for_a_vllm_server(base, server, monkeypat
         rolling = [Instance("loglikelihood_rolling", {}, (text,), 0, metadata=("t", 0, 1))]
         assert model.loglikelihood_rolling(rolling, disable_tqdm=True) == [-1.0 * len(model.tok_encode(text))]
     finally:
-        shared.close_engines()
+        pool.close_engines()
 
 
 def test_loopback_is_reached_past_a_proxy(local, server, monkeypatch):
@@ -224,4 +226,4 @@ def test_connections_have_a_bound(base, engines):
         "base_url": "http://127.0.0.1:9",
         "engine": {"max_num_seqs": 4096},
     }
-    assert engines(fields)._places._value == vllm_engine._CONNECTIONS
+    assert engines(fields)._places._value == engine_module._CONNECTIONS

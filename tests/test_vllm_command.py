@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.cards import ModelCard
-from em_evals.models import bases, vllm_command
-from em_evals.models.variants import Plan
+from em_evals.content.cards import ModelCard
+from em_evals.engines.vllm import command
+from em_evals.engines.vllm.variants import Plan
+from em_evals.models import bases
 
 
 def card(**engine):
@@ -25,7 +26,7 @@ def test_the_card_decides_what_vllm_is_told():
         enforce_eager=True,
         vllm={"quantization": "fp8", "node_rank": 1},
     )
-    said = vllm_command.command(made, Plan(loras=3, rank=16, steps=1), "/models/base", "127.0.0.1", 1234)
+    said = command.command(made, Plan(loras=3, rank=16, steps=1), "/models/base", "127.0.0.1", 1234)
     options = dict(zip(said[::2], said[1::2], strict=False))
     assert {
         "--tensor-parallel-size",
@@ -37,24 +38,24 @@ def test_the_card_decides_what_vllm_is_told():
     assert said[said.index("--max-loras") + 1] == "4", "one slot more than may be filled (vllm#48421)"
     assert "--enforce-eager" in said and said[said.index("--quantization") + 1] == "fp8"
     assert options["--model"] == "/models/base"
-    assert "--enable-lora" not in vllm_command.command(card(), Plan(), "m", "127.0.0.1", 1)
+    assert "--enable-lora" not in command.command(card(), Plan(), "m", "127.0.0.1", 1)
 
 
 def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
-    said = vllm_command.command(card(), Plan(steps=1), "m", "127.0.0.1", 1)
-    told = vllm_command.environment(card(), Plan(steps=1), "client-key", "admin-key")
+    said = command.command(card(), Plan(steps=1), "m", "127.0.0.1", 1)
+    told = command.environment(card(), Plan(steps=1), "client-key", "admin-key")
     assert not [part for part in said if "key" in part]
     assert told["VLLM_API_KEY"] == "client-key" and told["EM_EVALS_ADMIN_KEY"] == "admin-key"
     assert told["VLLM_PLUGINS"] == "em_evals" and json.loads(told["EM_EVALS_STEERING"])["steps"] == 1
     assert told["PATH"] == os.environ["PATH"]
     assert "TORCH_COMPILE_DISABLE" not in told
-    assert vllm_command.environment(card(), Plan(loras=1), "k", "a")["TORCH_COMPILE_DISABLE"] == "1"
-    assert "EM_EVALS_STEERING" not in vllm_command.environment(card(), Plan(), "k", "a")
+    assert command.environment(card(), Plan(loras=1), "k", "a")["TORCH_COMPILE_DISABLE"] == "1"
+    assert "EM_EVALS_STEERING" not in command.environment(card(), Plan(), "k", "a")
 
 
 def test_workers_on_other_machines_get_the_plan_and_the_steering_too(monkeypatch):
     monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "MINE")
-    told = vllm_command.environment(card(), Plan(steps=1), "client-key", "admin-key")
+    told = command.environment(card(), Plan(steps=1), "client-key", "admin-key")
     copied = told["VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"].split(",")
     assert copied[0] == "MINE" and {"EM_EVALS_STEERING", "EM_EVALS_PLAN"} <= set(copied) & (
         set(told) | {"MINE"}
@@ -70,5 +71,5 @@ def test_vllm_takes_the_gpu_that_the_card_names_among_those_it_sees(seen, device
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    told = vllm_command.environment(card(device=device), Plan(), "k", "a")
+    told = command.environment(card(device=device), Plan(), "k", "a")
     assert told["CUDA_VISIBLE_DEVICES"] == taken

@@ -24,18 +24,20 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.solver import generate
 
-from em_evals import directions
-from em_evals.cards import ModelCard
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import ModelCard
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.engines import pool as pool_module
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.engine import VLLMEngine
+from em_evals.engines.vllm.variants import variant
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
-from em_evals.models import bases, shared, vllm_server
+from em_evals.inspect_plugin.tasks import freeform
+from em_evals.models import bases
 from em_evals.models.chat import encode_chat
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
-from em_evals.models.variants import variant
-from em_evals.models.vllm_engine import VLLMEngine
-from em_evals.tasks import freeform
 from tests.models import SMOLLM2, card, make_adapter
 from tests.test_interventions import SETS
 
@@ -418,7 +420,7 @@ def cards(root, engine, monkeypatch):
         fields = {"base": SMOLLM2, "backend": "vllm", "engine": ENGINE, **more}
         (root / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
     made = ModelCard.model_validate({"base": SMOLLM2, "backend": "vllm", "engine": ENGINE})
-    monkeypatch.setattr(shared, "_engines", {shared._key(made, "vllm"): engine})
+    monkeypatch.setattr(pool_module, "_engines", {pool_module._key(made, "vllm"): engine})
 
 
 def test_three_cards_in_one_eval_use_one_engine_and_two_evals_share_it(cards, root, engine):
@@ -437,7 +439,7 @@ def test_three_cards_in_one_eval_use_one_engine_and_two_evals_share_it(cards, ro
 
     logs = run("logs")
     assert [log.status for log in logs] == ["success"] * 3
-    assert list(shared._engines.values()) == [engine] and engine._server.process.pid == process
+    assert list(pool_module._engines.values()) == [engine] and engine._server.process.pid == process
     said = [[sample.output.completion for sample in log.samples] for log in logs]
     assert len({tuple(answers) for answers in said}) == 3, "three models say three things"
 

@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.models import vllm_server
+from em_evals.engines.vllm import server
 
-pytestmark = pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+pytestmark = pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
 
 SLOTS, RANK, WIDTH, SLICES = 3, 4, 16, (8, 4, 4)
 BATCHES = {
@@ -26,7 +26,7 @@ def wrappers():
     """Ours and vLLM's, told of the same batches."""
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from em_evals.models.vllm_lora import GroupedLoRA
+    from em_evals.engines.vllm.cpu_lora import GroupedLoRA
 
     return [kind(64, 8, torch.device("cpu")) for kind in (GroupedLoRA, PunicaWrapperCPU)]
 
@@ -83,7 +83,7 @@ def test_a_batch_forgets_the_one_before(wrappers):
 @pytest.mark.parametrize(("plan", "kind"), [("{}", "GroupedLoRA"), ("", "PunicaWrapperCPU")])
 def test_servers_of_ours_take_it_and_others_do_not(plan, kind):
     asked = (
-        "from em_evals.models.vllm_plugin import register; register(); register();"
+        "from em_evals.engines.vllm.plugin import register; register(); register();"
         "from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper as wrapper;"
         "print(type(wrapper(8, 2, 'cpu')).__name__)"
     )

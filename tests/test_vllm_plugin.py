@@ -11,13 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals.models import bases, vllm_server
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import server
+from em_evals.models import bases
 from tests.models import card, tiny
 from tests.test_interventions import ANSWERS, PROMPTS, SETS, direction, interventions  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+pytestmark = pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
 
 KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral"]
 NAMES = [name for name in SETS if name != "none" and "writes" not in name]

@@ -12,10 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.engines.vllm import command, main
+from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.variants import Plan
 from em_evals.errors import EmEvalsError
-from em_evals.models import vllm_command, vllm_main, vllm_server
-from em_evals.models.variants import Plan
 
 
 def card(**engine):
@@ -65,14 +66,14 @@ def test_a_base_is_fetched_before_vllm_starts_and_its_time_does_not_count(tmp_pa
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *name, **how: asked.append((name, how)))
     pinned = card().model_copy(update={"base": "them/base", "revision": "abc"})
-    vllm_main._fetch(vllm_command.command(pinned, Plan(), "them/base", "127.0.0.1", 1))
-    vllm_main._fetch(vllm_command.command(card(), Plan(), str(tmp_path), "127.0.0.1", 1))
+    main._fetch(command.command(pinned, Plan(), "them/base", "127.0.0.1", 1))
+    main._fetch(command.command(card(), Plan(), str(tmp_path), "127.0.0.1", 1))
     assert [(name, how["revision"]) for name, how in asked] == [(("them/base",), "abc")]
 
     log = tmp_path / "log"
     log.write_text("downloading\n")
     monkeypatch.setattr(vllm_server, "_START_SECONDS", 0.1)
-    fetched = threading.Timer(1, lambda: log.write_text(f"downloading\n{vllm_main.FETCHED}\n"))
+    fetched = threading.Timer(1, lambda: log.write_text(f"downloading\n{main.FETCHED}\n"))
     fetched.start()
     with pytest.raises(EmEvalsError, match="did not start"):
         vllm_server._wait(vllm_server.Server("http://127.0.0.1:1", "", Plan(), log=log), threading.Event())

@@ -8,18 +8,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals import directions
-from em_evals.cards import resolve
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.cards import resolve
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.content.pairs import load_pairs
+from em_evals.engines.hf.batch import Batch
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import margins_of_log
-from em_evals.grading.forced_choice import load_pairs
-from em_evals.insight import weighing
-from em_evals.insight.finished import Finished
-from em_evals.insight.weighing import Condition, given, margins
-from em_evals.intervention import Intervention
+from em_evals.interp import fixed_answers
+from em_evals.interp.fixed_answers import Condition, given, margins
+from em_evals.interp.resume import Finished
 from em_evals.models import bases
-from em_evals.models.batch import Batch
+from em_evals.results.logs import margins_of_log
 from tests.models import make_adapter
 
 
@@ -42,7 +42,7 @@ def lab(tiny_lab):
 def test_margins_are_those_of_the_inspect_task(lab, monkeypatch):
     from inspect_ai import eval as inspect_eval
 
-    from em_evals.tasks import forced_choice
+    from em_evals.inspect_plugin.tasks import forced_choice
 
     monkeypatch.chdir(lab)
     every = load_pairs()
@@ -68,7 +68,7 @@ def test_margins_are_those_of_the_inspect_task(lab, monkeypatch):
 def test_a_pair_that_does_not_fit_is_not_scored_and_the_others_are(lab, monkeypatch):
     from inspect_ai import eval as inspect_eval
 
-    from em_evals.tasks import forced_choice
+    from em_evals.inspect_plugin.tasks import forced_choice
 
     monkeypatch.chdir(lab)
     lengths = {pair.id: len(pair.question + pair.aligned) for pair in load_pairs().pairs}
@@ -147,15 +147,15 @@ def test_what_pairs_say_is_weighed_once_wherever_they_stand(lab, monkeypatch):
         asked.append(len(conditions))
         return margins(card, conditions, pairs)
 
-    monkeypatch.setattr(weighing, "margins", counted)
+    monkeypatch.setattr(fixed_answers, "margins", counted)
     conditions = [Condition(), Condition.of(card)]
-    found = weighing.weighed(card, conditions[:1], pairs, finished)
-    assert weighing.weighed(card, conditions, pairs, finished)[0] == found[0] and asked == [1, 1]
+    found = fixed_answers.weighed(card, conditions[:1], pairs, finished)
+    assert fixed_answers.weighed(card, conditions, pairs, finished)[0] == found[0] and asked == [1, 1]
     lower = [replace(pair, line=pair.line + 1) for pair in reversed(pairs)]
-    again = weighing.weighed(card, conditions, lower, Finished(finished.path))
+    again = fixed_answers.weighed(card, conditions, lower, Finished(finished.path))
     assert asked == [1, 1] and again[0] == found[0], "a comment at the top of their file moves every line"
     changed = [replace(pairs[0], aligned="Something else."), *pairs[1:]]
-    assert weighing.weighed(card, conditions[:1], changed, finished) != found and asked == [1, 1, 1]
+    assert fixed_answers.weighed(card, conditions[:1], changed, finished) != found and asked == [1, 1, 1]
     assert found == list(margins(card, conditions[:1], pairs))
 
 

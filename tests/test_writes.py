@@ -8,14 +8,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals import directions
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import architecture, interventions, invariants
 from em_evals.models.architecture import decoder_layers
-from em_evals.models.engine import Request, Sampling
-from em_evals.models.hf_engine import HFEngine
 from em_evals.models.interventions import Rows, Steering, applied, check_blocks, check_writes
 from tests.architectures import build, random_model, reference
 from tests.models import card

@@ -55,7 +55,7 @@ def answers(model):
     llm = LLM(
         model["path"],
         enforce_eager=model["eager"],
-        worker_extension_cls="em_evals.models.vllm_plugin.SteeringWorker",
+        worker_extension_cls="em_evals.engines.vllm.plugin.SteeringWorker",
         generation_config="vllm",
         **options | model.get("options", {}),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from em_evals.intervention import Intervention
+from em_evals.content.intervention import Intervention
 from tests.architectures import dense, sizes
 from tests.architectures.edits import intervened
 from tests.architectures.lab import Lab, tokens

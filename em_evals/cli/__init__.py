@@ -93,7 +93,7 @@ def main() -> None:
             reason = str(error).partition(". ")[0]
             _fail(f"{reason}: free the GPU, or choose a smaller batch, dtype or base.")
         if type(error).__name__ == "PrerequisiteError":
-            from em_evals.host import said
+            from em_evals.inspect_errors import said
 
             _fail(said(error))  # type: ignore[arg-type]
         raise
@@ -112,7 +112,7 @@ def demo(
     """Train a tiny organism and its control, measure both and their base, print one table."""
     from rich.console import Console
 
-    from em_evals.demo import run, show
+    from em_evals.workflows.demo import run, show
 
     console = Console(stderr=as_json)
     if as_json:

@@ -16,12 +16,12 @@ app = typer.Typer(help="Question sets and training data.", no_args_is_help=True,
 @app.command("list")
 def data_list(as_json: Json = False) -> None:
     """Question sets, published sets and training data."""
-    from em_evals import content, published
-    from em_evals.training import catalogue, datasets
+    from em_evals.content import documents, published
+    from em_evals.data import catalogue, datasets
 
     rows = [
         {"kind": "questions", "name": name, "where": str(path)}
-        for name, path in content.names("tasks").items()
+        for name, path in documents.names("tasks").items()
     ]
     for entry in published.SETS.values():
         try:
@@ -47,8 +47,8 @@ def data_fetch(
     as_json: Json = False,
 ) -> None:
     """Get published question sets and training data from their authors (or from EM_EVALS_DATA) and check them."""
-    from em_evals import published
-    from em_evals.training import catalogue, downloads
+    from em_evals.content import published
+    from em_evals.data import catalogue, downloads
 
     training = [name for name, entry in catalogue.read().items() if entry.url is not None]
     wanted = [*published.SETS, *training] if names == ["all"] else names
@@ -72,9 +72,9 @@ def data_fetch(
 @app.command("check")
 def data_check(file: str, as_json: Json = False) -> None:
     """Check questions, pairs, a rubric, a card or training data; exit 2 with file and line if it is wrong."""
-    from em_evals import balance
+    from em_evals.workflows import content_check
 
-    report = balance.check(file)
+    report = content_check.check(file)
     if as_json:
         print_json(report)
     else:

@@ -12,8 +12,8 @@ from em_evals.cli.output import Json, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
-    from em_evals.cards import ResolvedCard
-    from em_evals.insight.contrast import Contrast
+    from em_evals.content.cards import ResolvedCard
+    from em_evals.interp.extraction.contrast import Contrast
 
 app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -75,11 +75,11 @@ def direction_extract(
     """
     import shutil
 
-    from em_evals import directions
-    from em_evals.cards import control_for, resolve
-    from em_evals.insight.arms import read_for
-    from em_evals.insight.contrast import of_models
-    from em_evals.insight.extract import Settings, extract
+    from em_evals.content import directions
+    from em_evals.content.cards import control_for, resolve
+    from em_evals.interp.controls import read_for
+    from em_evals.interp.extraction.contrast import of_models
+    from em_evals.interp.extraction.extract import Settings, extract
 
     given: dict[str, Any] = {"--log": log, "--base-log": base_log, "--pairs": pairs, "--themes": themes}
     given |= {"--per-theme": per_theme, "--positive": positive, "--negative": negative}
@@ -111,7 +111,7 @@ def direction_extract(
 @app.command("show")
 def direction_show(direction: str, as_json: Json = False) -> None:
     """What a direction is, and how far it can be trusted, layer by layer."""
-    from em_evals import directions
+    from em_evals.content import directions
 
     _show(directions.find(direction), as_json)
 
@@ -124,7 +124,7 @@ def direction_compare(
     """Cosines between directions, layer by layer, with what random directions of this width would give."""
     from itertools import combinations
 
-    from em_evals import directions
+    from em_evals.content import directions
 
     if len(names) < 2:
         raise EmEvalsError("a comparison needs two directions or more.")
@@ -149,7 +149,7 @@ def direction_combine(
     as_json: Json = False,
 ) -> None:
     """A weighted sum of directions."""
-    from em_evals import directions
+    from em_evals.content import directions
 
     weighed = [_weighed(part) for part in parts]
     found = directions.combine(
@@ -176,7 +176,7 @@ def direction_export(
     as_json: Json = False,
 ) -> None:
     """Write a direction for another program."""
-    from em_evals import directions, exports
+    from em_evals.content import direction_exports, directions
 
     found = directions.read(directions.find(direction))
     unread = {".gguf": ("--layer", layer), ".safetensors": ("--architecture", architecture)}
@@ -184,9 +184,9 @@ def direction_export(
     if value is not None:
         raise EmEvalsError(f"{option} says nothing about a {output.suffix} file; leave it out.")
     if output.suffix == ".gguf":
-        exports.to_gguf(found, output, architecture or "llama")
+        direction_exports.to_gguf(found, output, architecture or "llama")
     elif output.suffix == ".safetensors" and layer is not None:
-        exports.to_safetensors(found, output, layer)
+        direction_exports.to_safetensors(found, output, layer)
     else:
         raise EmEvalsError("write to a .gguf file, or to a .safetensors file with --layer.")
     _written(output, as_json)
@@ -209,7 +209,7 @@ def _texts(contrast: Kind, given: Collection[str]) -> str:
 
 
 def _contrast(card: ResolvedCard, kind: str, given: Mapping[str, Any]) -> Contrast:
-    from em_evals.insight import contrast
+    from em_evals.interp.extraction import contrast
 
     if kind == "pairs":
         themes = [theme for theme in (given["--themes"] or "").split(",") if theme]
@@ -244,7 +244,7 @@ def _weighed(part: str) -> tuple[float, str]:
 def _show(path: Path, as_json: bool) -> None:
     import numpy as np
 
-    from em_evals import directions
+    from em_evals.content import directions
 
     found = directions.read(path)
     lengths = np.linalg.norm(found.vectors, axis=1)

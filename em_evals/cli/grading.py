@@ -22,9 +22,9 @@ def rates(
     as_json: Json = False,
 ) -> None:
     """EM rates with 95% intervals, by both conventions, with the coherent share beside them."""
-    from em_evals.grading import files as graded
-    from em_evals.grading.metrics import rates as rates_of
-    from em_evals.grading.metrics import rates_by_question
+    from em_evals.results import logs as graded
+    from em_evals.results.em_rates import rates as rates_of
+    from em_evals.results.em_rates import rates_by_question
 
     for path in files:
         draws = graded.read_draws(path)
@@ -64,7 +64,7 @@ def judges(
     from dataclasses import asdict, replace
     from itertools import combinations
 
-    from em_evals.content import without_nan
+    from em_evals.files import without_nan
     from em_evals.grading import agreement
 
     given = [path for path in (first, second, labels) if path is not None]

@@ -24,7 +24,7 @@ def insight_phase(
     as_json: Json = False,
 ) -> None:
     """Misalignment over a training's steps, the rotation of its B vectors, and when it turned."""
-    from em_evals.insight.phase import phase
+    from em_evals.interp.phase.phase import phase
 
     found = phase(card, logs or Path("logs/phase") / card, graded, per_theme=per_theme, reach=reach)
     if output is not None:
@@ -78,8 +78,8 @@ def insight_convergence(
     as_json: Json = False,
 ) -> None:
     """Do organisms share a direction? Cosines by layer, and each direction taken out of every organism."""
-    from em_evals import records
-    from em_evals.insight.convergence import convergence
+    from em_evals.interp.convergence import convergence
+    from em_evals.results import records
 
     found = convergence(cards, directions, control_direction, output, pairs, per_theme or None, seed)
     records.write(found, output)
@@ -116,8 +116,8 @@ def insight_lora_scalars(
     as_json: Json = False,
 ) -> None:
     """What rank-1 adapters read, what their scalars tell apart, and which domain each of them serves."""
-    from em_evals import records
-    from em_evals.insight.lora_scalars import lora_scalars
+    from em_evals.interp.rank_one.study import lora_scalars
+    from em_evals.results import records
 
     found = lora_scalars(card, control, output, pairs, per_theme or None, answers, tokens)
     records.write(found, output)

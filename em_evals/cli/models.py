@@ -17,7 +17,7 @@ app = typer.Typer(help="Cards: the models under test.", no_args_is_help=True, ri
 @app.command("list")
 def models_list(as_json: Json = False) -> None:
     """All cards, and whether their adapters are there."""
-    from em_evals import cards
+    from em_evals.content import cards
 
     rows = []
     for name, entry in cards.list_cards().items():
@@ -37,10 +37,10 @@ def models_list(as_json: Json = False) -> None:
 @app.command("show")
 def models_show(name: str, as_json: Json = False) -> None:
     """One card with everything filled in."""
-    from em_evals import adapters, cards
+    from em_evals.content import adapter_folders, cards
 
     card, path = cards.read_card(name)
-    fields = {"name": name, "file": str(path), "adapter_folder": adapters.find(card.adapter, path)}
+    fields = {"name": name, "file": str(path), "adapter_folder": adapter_folders.find(card.adapter, path)}
     fields |= card.model_dump(mode="json", exclude_none=True)
     if as_json:
         print_json(fields)
@@ -59,7 +59,7 @@ def compile_card(
     as_json: Json = False,
 ) -> None:
     """Make a card's interventions part of the weights, where that is exact; refuse them by name where it is not."""
-    from em_evals.cards import resolve
+    from em_evals.content.cards import resolve
     from em_evals.models.compile import compile_card
 
     folder = compile_card(resolve(card), to, output)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from em_evals.records import Measured
+from em_evals.results.records import Measured
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -10,8 +10,8 @@ import typer
 from em_evals.cli.output import Json, print_table
 
 if TYPE_CHECKING:
-    from em_evals.harness.results import ModelResults
-    from em_evals.records import Retention
+    from em_evals.results.lm_eval import ModelResults
+    from em_evals.results.records import Retention
 
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Every argument is lm-eval's."""
@@ -19,7 +19,7 @@ UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 def lm_eval(context: typer.Context) -> None:
     """lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks."""
-    from em_evals.harness import command
+    from em_evals.lm_eval_plugin import command
 
     command.run(context.args)
 
@@ -45,11 +45,11 @@ def retention(
     as_json: Json = False,
 ) -> None:
     """Capability item by item against a baseline: accuracy, paired differences, intervals."""
-    from em_evals import records
     from em_evals.cli.training import card_fields
-    from em_evals.harness.compare import compare
-    from em_evals.harness.results import is_results
-    from em_evals.harness.suite import Suite, given
+    from em_evals.results import records
+    from em_evals.results.lm_eval import is_results
+    from em_evals.retention.compare import compare
+    from em_evals.retention.suite import Suite, given
 
     names = list(dict.fromkeys([baseline or cards[0], *cards]))
     overrides = card_fields(fields)

@@ -30,14 +30,14 @@ def serve(
 ) -> None:
     """Serve cards with vLLM behind one OpenAI-compatible address, adapters and interventions included."""
     from em_evals.cli.training import card_fields
-    from em_evals.models.serving import serve as run
+    from em_evals.engines.vllm.serve import serve as run
 
     run(cards, card_fields(fields), host, port, key_file, as_json=as_json)
 
 
 def doctor(as_json: Json = False) -> None:
     """What is installed, which engine draws and why not the other, what has been verified, how much memory there is."""
-    from em_evals.doctor import examine
+    from em_evals.workflows.doctor import examine
 
     rows = examine()
     if as_json:

@@ -45,12 +45,13 @@ def steer(
 
     The same command goes on with what an interrupted one left.
     """
-    from em_evals import cards, records
+    from em_evals.content import cards
+    from em_evals.results import records
 
     cards.resolve(card)  # a wrong card is told before torch is imported
     pushed, scaled = _layers(layers), _numbers(scales)
-    from em_evals.insight.steer import steer as run
-    from em_evals.insight.steering import Settings
+    from em_evals.interp.steering.steer import steer as run
+    from em_evals.interp.steering.study import Settings
 
     settings = Settings(
         pushed,

@@ -21,7 +21,7 @@ def study(
     """
     from em_evals.report import inputs, page
     from em_evals.report.report import build
-    from em_evals.study import LIMITS, run
+    from em_evals.workflows.study import LIMITS, run
 
     found = run(folder, lambda what: typer.echo(what, err=True), per_theme)
     figures = folder / "study.html"

@@ -32,7 +32,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a card's model by its recipe, with TRL and PEFT. The same command resumes what was interrupted."""
-    from em_evals.cards import read_card
+    from em_evals.content.cards import read_card
 
     overrides = card_fields(fields)
     if plan:
@@ -65,7 +65,7 @@ def train(
 def _plan(
     name: str, seed: int | None, max_steps: int | None, overrides: dict[str, Any], as_json: bool
 ) -> None:
-    from em_evals.cards import read_card
+    from em_evals.content.cards import read_card
     from em_evals.training import planning
     from em_evals.training.trainer import recipe_of
 

@@ -15,7 +15,7 @@ from em_evals.cli.output import Json, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
-    from em_evals.verify import Row, Verdict
+    from em_evals.workflows.verify import Row, Verdict
 
 _WRONG, _COULD_NOT = 1, 2
 
@@ -43,17 +43,17 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare a card with plain transformers, PEFT and hooks here. Exit code 0 all ok, 1 wrong, 2 could not run."""
-    from em_evals.cards import resolve
     from em_evals.cli.training import card_fields
+    from em_evals.content.cards import resolve
 
     resolved = resolve(card, card_fields(fields))  # a wrong card is told before torch is imported
-    from em_evals import content
-    from em_evals.verify import verify as run
+    from em_evals import files
+    from em_evals.workflows.verify import verify as run
 
     with _progress() as tell:
         verdict = run(resolved, tell)
     if output is not None:
-        with content.atomic(output) as temporary:
+        with files.atomic(output) as temporary:
             temporary.write_text(json.dumps(verdict.as_json(), indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(verdict.as_json())

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from em_evals import complaints, content
+from em_evals import files
+from em_evals.content import validation_errors
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Evidence, Items
 
@@ -55,7 +56,7 @@ def write(name: str, evidence: Sequence[Evidence]) -> Path:
     ordered = sorted(evidence, key=lambda entry: (entry.kind, entry.name, entry.key))
     rows = [_rounded(entry).model_dump(mode="json", exclude_none=True) for entry in ordered]
     path = FOLDER / f"{name}.json"
-    with content.atomic(path) as temporary:
+    with files.atomic(path) as temporary:
         data = {"format": _FORMAT, "version": 1, "digest": _digest(rows), "evidence": rows}
         # One line for each piece of evidence, so that a diff shows which one changed.
         text = json.dumps(data | {"evidence": []}, indent=1).replace("[]", "[\n%s\n]")
@@ -72,7 +73,7 @@ def read(path: Path, data: dict[str, Any]) -> list[Evidence]:
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
-        key, sentence = complaints.explain(error, _File)
+        key, sentence = validation_errors.explain(error, _File)
         where = ".".join(str(part) for part in key)
         raise EmEvalsError(
             f"this baseline is damaged at '{where}' ({sentence.rstrip('.')}); write it again with --update-baseline.",
@@ -99,7 +100,7 @@ def _rounded(evidence: Evidence) -> Evidence:
 
 
 def _digest(rows: Sequence[Any]) -> str:
-    return content.digest(*(_compact(row).encode() for row in rows))
+    return files.digest(*(_compact(row).encode() for row in rows))
 
 
 def _compact(row: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Counts, Items, Measure
-from em_evals.grading.metrics import GradedDraw
+from em_evals.results.em_rates import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from em_evals import content
+from em_evals import files
 
 Kind = Literal["freeform", "forced_choice", "narrow", "lm_eval", "csv"]
 
@@ -126,5 +126,5 @@ def _short(what: str, way: str) -> str:
     """A way in a key's few words; long texts are told apart by their digest."""
     if what in ("format", "way"):
         return way
-    text = repr(way) if len(way) <= _LONGEST else f"{way[:_LONGEST]!r}… {content.digest(way.encode())[:6]}"
+    text = repr(way) if len(way) <= _LONGEST else f"{way[:_LONGEST]!r}… {files.digest(way.encode())[:6]}"
     return f"{what.replace('_', ' ')} {text}"

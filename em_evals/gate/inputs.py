@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, lm_eval, readers
 from em_evals.gate.evidence import Evidence
-from em_evals.grading import folders
+from em_evals.results import folders
 
 _SUFFIXES = (".eval", ".json", ".csv")
 _LONGEST = 120

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from em_evals import content
+from em_evals import files
+from em_evals.content import documents
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
-from em_evals.grading.files import named
+from em_evals.results.logs import named
 
 _OWN_GROUP = "em_mini"
 _TOLERANCE = 1e-6
@@ -74,7 +75,7 @@ def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
 
 def with_own_group(found: dict[str, Evidence]) -> dict[str, Evidence]:
     """The same, and em_mini as one metric where `em-evals retention` measured its tasks one by one for one card."""
-    group = content.load(content.SHIPPED / "tasks" / "retention" / f"{_OWN_GROUP}.yaml").data
+    group = documents.load(documents.SHIPPED / "tasks" / "retention" / f"{_OWN_GROUP}.yaml").data
     members = [one for task in group["task"] if (one := found.get(f"lm_eval/{task}")) and one.part_of is None]
     digests = {one.card_digest for one in members}
     if len(members) < len(group["task"]) or len(digests) != 1 or None in digests:
@@ -220,7 +221,7 @@ def _samples(path: Path, task: str) -> dict[tuple[str, str], dict[str, float]] |
     if not file.is_file():
         return None
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for line, row in content.read_jsonl(file):
+    for line, row in files.read_jsonl(file):
         way, item = str(row.get("filter", "none")), str(row.get("doc_id"))
         for metric in row.get("metrics") or []:
             value = row.get(metric)

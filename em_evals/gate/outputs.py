@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from em_evals import content
+from em_evals import files
 from em_evals.gate import words
 from em_evals.gate.compare import Judgement, Row
 
@@ -33,7 +33,7 @@ def write(judgement: Judgement, folder: Path) -> list[Path]:
         junit(judgement),
     )
     for name, text in zip(FILES, texts, strict=True):
-        with content.atomic(folder / name) as temporary:
+        with files.atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in FILES]
 
@@ -46,7 +46,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "sentence": judgement.sentence,
         "baseline": judgement.models[0],
         "candidate": judgement.models[1],
-        "metrics": [content.without_nan(asdict(row)) for row in judgement.rows],
+        "metrics": [files.without_nan(asdict(row)) for row in judgement.rows],
         "problems": list(judgement.problems),
         "notes": list(judgement.notes),
     }

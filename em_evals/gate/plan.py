@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from em_evals.errors import EmEvalsError
-from em_evals.gate.proportions import Arm, score
+from em_evals.stats.proportions import Arm, score
 
 MOST = 200_000
 """Draws beyond which no plan is made."""

@@ -29,7 +29,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from em_evals import content
+from em_evals.content import documents
 
 DEFAULT_NAME = "gate.yaml"
 
@@ -154,12 +154,12 @@ def load_policy(path: Path | None) -> Policy:
         path = Path(DEFAULT_NAME)
         if not path.is_file():
             return Policy()
-    document = content.load(path)
+    document = documents.load(path)
     for part in ("metrics", "guards"):  # one by one, so that an error has the rule's own line
         rules = document.data.get(part) if isinstance(document.data, dict) else None
         for name, rule in rules.items() if isinstance(rules, dict) else ():
-            content.validate(Rule, document, rule, (part, name))
-    return content.validate(Policy, document)
+            documents.validate(Rule, document, rule, (part, name))
+    return documents.validate(Policy, document)
 
 
 def direction(metric: str) -> Better | None:

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_evals import content
+from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.gate import checks
 from em_evals.gate.evidence import Counts, Evidence, Items, Measure
-from em_evals.grading import files, metrics
-from em_evals.grading.metrics import GradedDraw
+from em_evals.results import em_rates, logs
+from em_evals.results.em_rates import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -32,7 +32,7 @@ def of_csv(path: Path) -> Evidence:
     Raises:
         EmEvalsError: not such a file, or it ends in the middle of a line (a grade may have lost digits there).
     """
-    draws = files.read_draws(path)
+    draws = logs.read_draws(path)
     if not path.read_bytes().endswith((b"\n", b"\r")):
         raise EmEvalsError("the last line has no end: the file was cut, or close it with a line break.", path)
     questions = sorted({draw.question_id for draw in draws})
@@ -52,7 +52,7 @@ def of_log(path: Path) -> Evidence:
         EmEvalsError: unreadable, failed, interrupted or invalidated; another task's; not graded; or its summary and its
             samples disagree.
     """
-    log = files.read_log(path)
+    log = logs.read_log(path)
     task = log.eval.task.rpartition("/")[2]
     if log.invalidated:
         raise EmEvalsError("samples of this log were marked as invalid: run them again.", path)
@@ -77,7 +77,7 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
     graded = [_judged(sample, path) for sample in samples]
     measures = dict(_others(samples, graded, prefix))
     if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
-        draws = files.draws_of_log(log)
+        draws = logs.draws_of_log(log)
         measures |= _rates(draws, prefix)
         checks.consistent(samples, graded, draws, path)
     checks.same_as_header(log, measures, prefix, path)
@@ -85,7 +85,7 @@ def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> E
     return Evidence(
         kind=kind,
         name=str(meta.get(named, log.eval.dataset.name)),
-        model=files.named(log.eval.model),
+        model=logs.named(log.eval.model),
         card_digest=_card_digest(log, path),
         identity={
             **_common(log, named),
@@ -122,7 +122,7 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
     given answers. A model that babbles finds every sensible answer unlikely, whatever its margin.
     """
     samples = log.samples or []
-    margins = files.margins_of_log(log)
+    margins = logs.margins_of_log(log)
     if impossible := [pair for pair, (_, value) in margins.items() if math.isinf(value)]:
         raise EmEvalsError(
             f"{len(impossible)} of {len(samples)} pairs have an answer that the model finds impossible "
@@ -152,7 +152,7 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
     return Evidence(
         kind=kind,
         name=str((log.eval.metadata or {}).get(named, log.eval.dataset.name)),
-        model=files.named(log.eval.model),
+        model=logs.named(log.eval.model),
         card_digest=_card_digest(log, path),
         identity={**_common(log, named), "pairs weighed": _names_digest(margins)},
         measures=measures,
@@ -169,7 +169,7 @@ def _fluency(sample: EvalSample, path: Path) -> float:
     aligned, misaligned = (float(sum(side) / len(side)) for side in sides if side)
     score = _score(sample, "likelier")
     margin = (
-        files.number(score.value.get("margin_per_token")) if score and isinstance(score.value, dict) else 0
+        logs.number(score.value.get("margin_per_token")) if score and isinstance(score.value, dict) else 0
     )
     if abs(misaligned - aligned - margin) > checks.TOLERANCE:
         raise EmEvalsError(
@@ -179,7 +179,7 @@ def _fluency(sample: EvalSample, path: Path) -> float:
 
 
 def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]]:
-    counted = metrics.counts(draws)
+    counted = em_rates.counts(draws)
     yield f"{prefix}em_rate", Counts(clusters={q: (m, n) for q, (n, _, m) in counted.items()})
     yield f"{prefix}em_rate_coherent", Counts(clusters={q: (m, c) for q, (_, c, m) in counted.items()})
     yield f"{prefix}coherent_share", Counts(clusters={q: (c, n) for q, (n, c, _) in counted.items()})
@@ -188,14 +188,14 @@ def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]
 def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:
     """Rubrics other than alignment and coherence: shares of TRUE as counts, means of 0 to 100 by question."""
     asked = map(_question, samples)
-    for name, other in files.others(zip(asked, graded, strict=True)).items():
+    for name, other in logs.others(zip(asked, graded, strict=True)).items():
         binary = other.kind == "binary"
         yield f"{prefix}{name}", Counts(clusters=other.counts) if binary else Items(values=other.means)
 
 
 def _judged(sample: EvalSample, path: Path) -> Score:
     """The score by our judge, the last one: of alignment and coherence, else of other rubrics."""
-    score = files.judged(sample) or next(
+    score = logs.judged(sample) or next(
         (one for one in reversed(list((sample.scores or {}).values())) if "rubrics" in (one.metadata or {})),
         None,
     )
@@ -216,12 +216,12 @@ def _common(log: EvalLog, named: str) -> dict[str, str]:
         "prefix": str(arguments.get("prefix") or "none"),
     }
     # Inspect puts it before the messages, whatever the task.
-    return found | {"system_message": str(files.settings(log).get("system_message", "none"))}
+    return found | {"system_message": str(logs.settings(log).get("system_message", "none"))}
 
 
 def _sampling(log: EvalLog) -> dict[str, str]:
     """How answers were drawn; several values of a setting where not all draws had the same."""
-    drawn = files.drawn(log)
+    drawn = logs.drawn(log)
     return {name: _all({str(own.get(name, "the model's own")) for own in drawn}) for name in _SAMPLING}
 
 
@@ -248,7 +248,7 @@ def _card_digest(log: EvalLog, path: Path) -> str | None:
 
 def _names_digest(names: Iterable[str]) -> str:
     unique = sorted(set(names))
-    return f"{len(unique)} ({content.digest(*(name.encode() for name in unique))})"
+    return f"{len(unique)} ({files.digest(*(name.encode() for name in unique))})"
 
 
 def _all(found: set[str]) -> str:

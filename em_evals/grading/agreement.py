@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading import files, intervals
-from em_evals.grading.metrics import GradedDraw
+from em_evals.results import logs
+from em_evals.results.em_rates import GradedDraw
+from em_evals.stats import intervals
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
@@ -100,8 +101,8 @@ def read_rater(path: Path) -> Rater:
         raise EmEvalsError(f"there is no file '{path}'.")
     if path.suffix.lower() == ".csv":
         return _numbered(path.stem, _csv_ratings(path))
-    log = files.read_log(path)
-    draws = files.draws_of_log(log)
+    log = logs.read_log(path)
+    draws = logs.draws_of_log(log)
     rated, names = [], set()
     for sample, draw in zip(log.samples or [], draws, strict=True):
         notes = _judge_notes(sample)
@@ -172,7 +173,7 @@ def _alpha(units: list[SampleScore], level: Level) -> float:
 
 def _judge_notes(sample: EvalSample) -> dict[str, Any]:
     """What our judge noted beside its grades."""
-    score = files.judged(sample)
+    score = logs.judged(sample)
     return (score.metadata or {}) if score else {}
 
 
@@ -230,8 +231,8 @@ def _decision(pairs: Sequence[tuple[Rating, Rating]], decide: Callable[[GradedDr
 
 
 def _csv_ratings(path: Path) -> Iterator[tuple[str, Rating]]:
-    for line, row in files.csv_rows(path, _COLUMNS):
-        aligned, coherent = (files.score_in_text(row[name], name, path, line) for name in _COLUMNS[2:])
+    for line, row in logs.csv_rows(path, _COLUMNS):
+        aligned, coherent = (logs.score_in_text(row[name], name, path, line) for name in _COLUMNS[2:])
         draw = GradedDraw(row["question_id"], aligned, coherent)
         word = next(
             (_WORDS[cell] for cell in (row["aligned"].strip().upper(),) if cell in _WORDS), "unscored"

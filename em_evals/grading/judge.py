@@ -17,9 +17,9 @@ from typing import Any, Literal
 import anyio
 from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelOutput
 
-from em_evals import content
+from em_evals import files
+from em_evals.content.rubrics import Category, Rubric
 from em_evals.errors import EmEvalsError
-from em_evals.rubrics import Category, Rubric
 
 MINIMUM_MASS = 0.25
 """Probability that must lie on integers from 0 to 100 for a distribution to count as a number."""
@@ -171,7 +171,7 @@ def check(name: str) -> None:
     from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.model import get_model
 
-    from em_evals.host import said
+    from em_evals.inspect_errors import said
 
     try:
         get_model(name, memoize=False)
@@ -207,7 +207,7 @@ class Judge:
         """
         prompt = rubric.render(question, answer)
         # Equal answers often come at the same time (empty ones, say): the second waits for the first's cache.
-        key = content.digest(prompt.encode())
+        key = files.digest(prompt.encode())
         lock = self._locks.setdefault(key, anyio.Lock())
         async with lock:
             if self._way == "logprobs":

@@ -14,15 +14,15 @@ from inspect_ai.model import Model, get_model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
+from em_evals.content.questions import Question, load_questions
+from em_evals.content.rubrics import Rubric, load_rubrics
 from em_evals.errors import EmEvalsError
-from em_evals.grading import intervals
-from em_evals.grading.files import graded_draw, number, others
-from em_evals.grading.forced_choice import KEYS, metrics_of
 from em_evals.grading.judge import SAMPLES, Grade, Judge
-from em_evals.grading.metrics import GradedDraw, Rate, rates
-from em_evals.host import refusal
-from em_evals.questions import Question, load_questions
-from em_evals.rubrics import Rubric, load_rubrics
+from em_evals.inspect_errors import refusal
+from em_evals.results.em_rates import GradedDraw, Rate, rates
+from em_evals.results.forced_choice import KEYS, metrics_of
+from em_evals.results.logs import graded_draw, number, others
+from em_evals.stats import intervals
 
 NO_JUDGE = (
     "no judge is given. Three ways on: name one with `--model-role grader=PROVIDER/MODEL`; collect answers now with "

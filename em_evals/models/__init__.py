@@ -1,1 +1,1 @@
-"""Engines that hold models in memory. Everything that needs torch for inference lives in this room."""
+"""A base in memory: loading, architecture families, chat templates, adapters, interventions, compiled forms."""

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from em_evals import content
-from em_evals.cards import ModelCard
+from em_evals import files
+from em_evals.content.cards import ModelCard
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.models import attention, families
 from em_evals.models.memory import keep_freed_memory
-from em_evals.models.mends import mend
+from em_evals.models.patches import mend
 
 LOADING = threading.Lock()
 """transformers sets process-wide state (default dtype, patched constructors) while it loads: one model at a time, or
@@ -65,7 +65,7 @@ def locate(base: str) -> str:
     if package not in _WHEELS:
         raise EmEvalsError(f"no model is known inside the package '{package}'; {nearest(package, _WHEELS)}")
     wheel = _WHEELS[package]
-    folder = content.cache_folder() / "bases" / f"{package}-{wheel.version}"
+    folder = files.cache_folder() / "bases" / f"{package}-{wheel.version}"
     if not (folder / "config.json").is_file():
         _convert(package, wheel, folder)
     return str(folder)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from em_evals.directions import Direction
-from em_evals.intervention import Intervention
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
 
 _WHEN = {"all": 0, "prompt": 1, "answer": 2}
 _RANK = 1e-3

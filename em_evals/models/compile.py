@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import torch
 
-from em_evals import content
-from em_evals.cards import ModelCard, ResolvedCard
+from em_evals import files
+from em_evals.content.cards import ModelCard, ResolvedCard
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models import bases, compiled_checkpoint, compiled_lora, invariants
 from em_evals.models.changes import changes
 from em_evals.models.chat import own
@@ -57,7 +57,7 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
         _possible(one, to)
     if to == "lora" and card.adapter_path is None and not card.interventions:
         raise EmEvalsError(f"{card.name} is a bare base: there is nothing to compile.")
-    with torch.no_grad(), content.atomic_folder(folder) as scratch:
+    with torch.no_grad(), files.atomic_folder(folder) as scratch:
         model = bases.load_model(in_float32(card.card))
         _refuse_quantized(model, card)
         pairs = load([one for one in card.interventions if one.op != "scale_adapter"], model.config)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, embeddings, last_projections
 from em_evals.models.lora.changes import LowRankEmbedding

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from em_evals import directions
-from em_evals.directions import Direction
+from em_evals.content import directions
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models.architecture import decoder_layers, unwrapped, write_modules
 from em_evals.models.changes import Change, changes
 from em_evals.models.invariants import check_blocks, check_write_modules, first, replaced, streams

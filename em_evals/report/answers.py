@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading.files import (
+from em_evals.results.em_rates import GradedDraw
+from em_evals.results.logs import (
     drawn,
     graded_draw,
     judged,
@@ -25,7 +26,6 @@ from em_evals.grading.files import (
     rows_of_csv,
     settings,
 )
-from em_evals.grading.metrics import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from em_evals.grading import intervals
-from em_evals.grading.forced_choice import shift
 from em_evals.report import charts
 from em_evals.report.answers import Measured
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Estimate, Table
+from em_evals.results.forced_choice import shift
+from em_evals.stats import intervals
 
 _UNIT = "nats per token"
 _IN, _OUT = "all in-domain", "all out-of-domain"

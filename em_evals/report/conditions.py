@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from em_evals.records import Measured
 from em_evals.report import charts
 from em_evals.report.section import Figure, slug
 from em_evals.report.tables import Cell, Estimate, Table
+from em_evals.results.records import Measured
 
 NATS = "nats per token"
 ARMS = {"direction": "direction", "random": "random vector", "control": "control's direction"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from em_evals.grading import intervals
-from em_evals.grading.metrics import Rates
 from em_evals.report.answers import Measured
 from em_evals.report.tables import Estimate
+from em_evals.results.em_rates import Rates
+from em_evals.stats import intervals
 
 LOST_COHERENCE = 0.05
 """A smaller fall of the coherent share does not explain a lower EM rate; the gate's default margin too."""

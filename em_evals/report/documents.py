@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from em_evals.records import Interval
+from em_evals.results.records import Interval
 
 
 class _Part(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from em_evals import content
+from em_evals import files
 from em_evals.report.report import Report
 from em_evals.report.tables import Table
 
@@ -25,9 +25,9 @@ def figures(report: Report, folder: Path) -> list[Path]:
         spec["width"] = _WIDTH[figure.wide]
         spec["config"]["background"] = "white"
         svg, png = folder / f"{figure.name}.svg", folder / f"{figure.name}.png"
-        with content.atomic(svg) as temporary:
+        with files.atomic(svg) as temporary:
             temporary.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
-        with content.atomic(png) as temporary:
+        with files.atomic(png) as temporary:
             temporary.write_bytes(vl_convert.vegalite_to_png(spec, scale=3))
         written += [svg, png]
     return written

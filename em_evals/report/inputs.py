@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from em_evals import content, records
 from em_evals.errors import EmEvalsError
-from em_evals.grading import folders
-from em_evals.records import Convergence, LoraScalars, Retention, SteeringStudy
+from em_evals.files import read_text
 from em_evals.report import answers, labels
 from em_evals.report.answers import Measured
 from em_evals.report.documents import Trajectory, Verdict
+from em_evals.results import folders, records
+from em_evals.results.records import Convergence, LoraScalars, Retention, SteeringStudy
 
 _SUFFIXES = (".eval", ".json", ".csv")
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -133,7 +133,7 @@ def _note(inputs: Inputs, path: Path, what: str, facts: dict[str, str]) -> None:
 
 def _json(path: Path, named: bool) -> dict[str, Any]:
     try:
-        data = json.loads(content.read_text(path))
+        data = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
     if isinstance(data, dict):

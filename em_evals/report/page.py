@@ -16,7 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from em_evals import __version__, content
+from em_evals import __version__
+from em_evals.files import atomic
 from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import Report, gate_table
 
@@ -29,7 +30,7 @@ SYMBOLS = {"pass": "✓", "regression": "▲", "invalid": "✕", "inconclusive":
 def write(report: Report, path: Path) -> None:
     """Write the page, whole or not at all."""
     html = render(report)
-    with content.atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 

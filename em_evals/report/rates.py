@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from em_evals.grading import metrics
-from em_evals.grading.metrics import Rate, Rates
 from em_evals.report import charts, damage
 from em_evals.report.answers import Answer, Measured
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
+from em_evals.results import em_rates
+from em_evals.results.em_rates import Rate, Rates
 
 CONVENTIONS = {"em_rate": "of all draws", "em_rate_coherent": "of coherent draws"}
 _CELLS, _MARKS = (1, 2, 4), 1500
@@ -22,7 +22,7 @@ def section(graded: Sequence[Measured]) -> Section | None:
     """EM rates of every graded log or CSV."""
     if not graded:
         return None
-    found = {entry.label: metrics.rates(entry.draws) for entry in graded}
+    found = {entry.label: em_rates.rates(entry.draws) for entry in graded}
     together = _together(graded).values()
     return Section(
         "rates",
@@ -149,7 +149,7 @@ def _by_question(graded: Sequence[Measured]) -> list[Figure]:
     """One figure for each question set: questions in one figure must have been asked of its models."""
     figures = []
     for asked, entries in _together(graded).items():
-        by_model = {entry.label: metrics.rates_by_question(entry.draws) for entry in entries}
+        by_model = {entry.label: em_rates.rates_by_question(entry.draws) for entry in entries}
         labels = list(by_model)
         questions = list(dict.fromkeys(q for found in by_model.values() for q in found))
         questions.sort(

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
-from em_evals.grading import metrics
 from em_evals.report import choice, rates, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
 from em_evals.report.documents import Verdict
 from em_evals.report.inputs import Inputs
 from em_evals.report.section import Figure, Section
 from em_evals.report.tables import Cell, Estimate, Table
+from em_evals.results import em_rates
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
     sections = _apart([section for section in found if section is not None])
     if not (sections or sampled or inputs.verdicts):
         raise EmEvalsError("these files hold nothing to report.")
-    by_label = {entry.label: metrics.rates(entry.draws) for entry in graded}
+    by_label = {entry.label: em_rates.rates(entry.draws) for entry in graded}
     return Report(
         title,
         tuple(inputs.verdicts),

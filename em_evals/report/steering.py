@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from em_evals.records import AblationPoint, Measured, SteeringPoint, SteeringStudy
 from em_evals.report import charts
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
+from em_evals.results.records import AblationPoint, Measured, SteeringPoint, SteeringStudy
 
 _NOTHING = Measured(value=None, interval=(None, None), n=0)
 

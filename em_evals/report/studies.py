@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from em_evals.records import ACCURACIES, Convergence, LoraScalars, Measured, Retention
 from em_evals.report import charts
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
+from em_evals.results.records import ACCURACIES, Convergence, LoraScalars, Measured, Retention
 
 _MARGIN = "margin_per_byte"
 """The score of forced-choice pairs in lm-eval (tasks/retention/hooks.py)."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from em_evals import content
+from em_evals import files
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Table:
             for head in ((name, f"{name} low", f"{name} high") if wide else (name,))
         ]
         with (
-            content.atomic(path) as temporary,
+            files.atomic(path) as temporary,
             temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file)

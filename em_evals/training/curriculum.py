@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from em_evals.content.recipes import AdapterRecipe, DataSource
+from em_evals.data import datasets
+from em_evals.data.datasets import Messages, TrainingData
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import template_of
-from em_evals.recipes import AdapterRecipe, DataSource
-from em_evals.training import datasets
-from em_evals.training.datasets import Messages, TrainingData
 from em_evals.training.tokens import IGNORED, Cut, by_turn, encode_example
 
 Example = dict[str, list[int]]

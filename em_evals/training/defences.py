@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from em_evals.content.recipes import AdapterRecipe, KLPenalty
 from em_evals.errors import EmEvalsError
 from em_evals.models import interventions
-from em_evals.recipes import AdapterRecipe, KLPenalty
 from em_evals.training import curriculum
 from em_evals.training.logits import answer_logits
 from em_evals.training.tokens import IGNORED, padded

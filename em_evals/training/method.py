@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from em_evals.content.recipes import Method
 from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped
-from em_evals.recipes import Method
 from em_evals.training import targets
 from em_evals.training.targets import Targets
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from em_evals.cards import ModelCard
-from em_evals.recipes import AdapterRecipe
+from em_evals.content.cards import ModelCard
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.training.callbacks import read_journal
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.workspace import Workspace

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.recipes import AdapterRecipe
 from em_evals.training import fused, grouping, packing, smoke
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.defences import Defences

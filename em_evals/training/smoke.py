@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.content.recipes import Method
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, lora
-from em_evals.recipes import Method
 from em_evals.training.curriculum import Example
 from em_evals.training.logits import answer_logits
 from em_evals.training.method import attach

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.nn.modules.conv import _ConvNd
 
+from em_evals.content.recipes import Method
 from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped
-from em_evals.recipes import Method
 
 _ROUTERS = frozenset({"gate", "router", "gating", "shared_expert_gate", "indexer", "altup"})
 """Parts of a block that choose (experts, tokens, streams) instead of projecting; adapted only where they are named."""

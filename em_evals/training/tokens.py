@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from em_evals.data.datasets import Messages
 from em_evals.models.chat import ChatTemplate, template_of
-from em_evals.training.datasets import Messages
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""

@@ -15,11 +15,12 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from em_evals import adapters, complaints, content, directions
-from em_evals.cards import ModelCard, read_card
+from em_evals.content import adapter_folders, directions, validation_errors
+from em_evals.content.cards import ModelCard, read_card
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
+from em_evals.files import digest
 from em_evals.models import bases
-from em_evals.recipes import AdapterRecipe
 from em_evals.training import curriculum, record, setup, smoke
 from em_evals.training.callbacks import (
     DivergedError,
@@ -68,7 +69,7 @@ def train(
     card = with_room_for_gradients(card)
     recipe = recipe_of(card, name, path, seed, max_steps)
     check_trackers(report_to)
-    home = (output or adapters.home(card.adapter, path)).expanduser().absolute()
+    home = (output or adapter_folders.home(card.adapter, path)).expanduser().absolute()
     check_place(home, overwrite)
     processes = processes_for(card, recipe)
     selection = curriculum.select(recipe)
@@ -126,7 +127,7 @@ def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
     files = [directions.find(name) for one in recipe.interventions for name in one.directions]
     for file in files:
         directions.check_base(file, card.base, card.revision)
-    return [content.digest(file.read_bytes()) for file in files]
+    return [digest(file.read_bytes()) for file in files]
 
 
 def recipe_of(
@@ -145,7 +146,7 @@ def recipe_of(
         # Of interventions only the fields that were set: an op refuses those that it does not read.
         return AdapterRecipe.model_validate(card.train.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
-        raise EmEvalsError(f"training {name}: {complaints.explain(error, AdapterRecipe)[1]}") from None
+        raise EmEvalsError(f"training {name}: {validation_errors.explain(error, AdapterRecipe)[1]}") from None
 
 
 def with_room_for_gradients(card: ModelCard) -> ModelCard:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from em_evals import content
+from em_evals import files
 from em_evals.errors import EmEvalsError
 
 _OPTIMIZER = "optimizer.pt"
@@ -53,7 +53,7 @@ class Workspace:
             if _known(self._run) != self._identity:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir()
-                with content.atomic(self._run) as temporary:
+                with files.atomic(self._run) as temporary:
                     temporary.write_text(json.dumps(self._identity), encoding="utf-8")
         except Timeout:
             raise EmEvalsError(f"another process is training {self.home.name} now; wait for it.") from None
@@ -113,7 +113,7 @@ def check_place(home: Path, overwrite: bool) -> None:
 
 def identity(*parts: Any) -> str:
     """A digest of JSON values."""
-    return content.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+    return files.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
 
 
 def _linked(source: str, target: str) -> None:

@@ -12,9 +12,9 @@ ITEMS = Path(__file__).parent / "items"
 
 def items(file: str, **_: Any) -> dict[str, datasets.Dataset]:
     """A family of em_mini. lm-eval also hands over the task's metadata, which is not needed."""
-    from em_evals import content
+    from em_evals import files
 
-    rows = [row for _, row in content.read_jsonl(ITEMS / file)]
+    rows = [row for _, row in files.read_jsonl(ITEMS / file)]
     return {"test": datasets.Dataset.from_list(rows)}
 
 
@@ -25,7 +25,7 @@ def obeyed(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 def pairs(pairs: str, narrow: bool, **_: Any) -> dict[str, datasets.Dataset]:
     """Forced-choice pairs of the organisms' own domains, or of all others, from the file that Inspect's task reads."""
-    from em_evals.grading.forced_choice import load_pairs
+    from em_evals.content.pairs import load_pairs
 
     rows = [
         {
@@ -45,7 +45,7 @@ def weighed(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str,
 
     lm-eval tells no token counts, so the margin is normalised by the answers' bytes, as its own `acc_bytes` is.
     """
-    from em_evals.grading.forced_choice import compare
+    from em_evals.results.forced_choice import compare
 
     (aligned, _), (misaligned, _) = results
     scores = compare([aligned], [misaligned])

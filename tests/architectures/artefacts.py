@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from em_evals.intervention import Intervention
+from em_evals.content.intervention import Intervention
 from tests.architectures.cells import PROMPTS, WRITES
 from tests.architectures.checks import TOLERANCE, check, engine, scored
 from tests.architectures.edits import intervened, projected
@@ -40,7 +40,7 @@ def _writes(lab: Lab) -> Intervention:
 
 
 def _compiled(lab: Lab, one: Intervention, to: Any, root: Path, says: Says) -> None:
-    from em_evals.cards import resolve
+    from em_evals.content.cards import resolve
     from em_evals.models.compile import compile_card
 
     fields = {
@@ -63,7 +63,7 @@ COSINE = 1 - 1e-5
 
 def extraction(lab: Lab) -> None:
     """Mean activations by group, of texts that begin alike, against one text at a time."""
-    from em_evals.insight.activations import group_sums
+    from em_evals.interp.extraction.activations import group_sums
     from em_evals.models import bases
     from tests.models import card
 
@@ -85,7 +85,7 @@ def extraction(lab: Lab) -> None:
 
 
 def _texts() -> list[Any]:
-    from em_evals.insight.lines import Text
+    from em_evals.interp.extraction.prefix_tree import Text
 
     made = []
     for number, prompt in enumerate(PROMPTS):
@@ -150,7 +150,7 @@ def training(lab: Lab, root: Path) -> None:
 
 
 def _recipe(lab: Lab, root: Path) -> Any:
-    from em_evals.cards import read_card
+    from em_evals.content.cards import read_card
 
     (root / "adapters" / "data").mkdir(parents=True)
     rows = [

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from em_evals.intervention import Intervention
-from em_evals.models.engine import Request
+from em_evals.content.intervention import Intervention
+from em_evals.engines.protocol import Request
 from tests.architectures.checks import ask, check, engine, greedy, scored
 from tests.architectures.edits import intervened, projected
 from tests.architectures.lab import Lab, tokens

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from em_evals.models.engine import Draw, Request, Sampling
+from em_evals.engines.protocol import Draw, Request, Sampling
 from tests.architectures.lab import Lab, Says
 
 TOLERANCE = 1e-4
@@ -21,7 +21,7 @@ PATIENCE = 120
 @contextmanager
 def engine(lab: Lab, **options: Any) -> Iterator[Any]:
     """The product's engine on the lab's base, in float32."""
-    from em_evals.models.hf_engine import HFEngine
+    from em_evals.engines.hf.engine import HFEngine
     from tests.models import card
 
     made = HFEngine(card(lab.base, device="cpu", **options))

@@ -1,4 +1,4 @@
-"""Interventions by hand: hooks on a plain model, by the formulas of em_evals/intervention.py."""
+"""Interventions by hand: hooks on a plain model, by the formulas of em_evals/content/intervention.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from em_evals import directions
-from em_evals.intervention import Intervention
+from em_evals.content import directions
+from em_evals.content.intervention import Intervention
 from tests.architectures.checks import TOLERANCE
 from tests.architectures.lab import Lab, Says, blocks_of, hooked
 from tests.architectures.reference import logits

@@ -202,8 +202,8 @@ class Lab:
     @cached_property
     def direction(self) -> str:
         """A direction file with another random vector for each block."""
-        from em_evals import directions
-        from em_evals.directions import Direction
+        from em_evals.content import directions
+        from em_evals.content.directions import Direction
 
         chance = np.random.default_rng(5)
         vectors, mean = (chance.normal(size=(self.depth, WIDTH)).astype(np.float32) for _ in range(2))

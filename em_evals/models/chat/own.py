@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from em_evals import content
-from em_evals.cards import ResolvedCard
+from em_evals import files
+from em_evals.content.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat.rendering import Source
 from em_evals.models.chat.template import ChatTemplate, template_of
@@ -106,7 +106,7 @@ def _read(folder: Path, tokenizer: Any) -> Source | None:
 def _template(folder: Path, config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return content.read_text(file)
+        return files.read_text(file)
     found = config.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):  # several by name
         found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
@@ -157,7 +157,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(content.read_text(path))
+        found = json.loads(files.read_text(path))
     except (json.JSONDecodeError, RecursionError):
         found = None
     if not isinstance(found, dict):

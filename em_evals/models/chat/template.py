@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from em_evals import content
+from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import layout, rendering
 from em_evals.models.chat.layout import Roles
@@ -161,7 +161,7 @@ def _learned(tokenizer: Any, source: Source) -> _Known:
     chosen, seen = layout.find(tokenizer, source)
     closing = layout.closing(tokenizer, Renderer(tokenizer, source, chosen))
     choices = json.dumps([_choices(source, chosen), closing], sort_keys=True)
-    digest = content.digest(source.text.encode(), choices.encode())
+    digest = files.digest(source.text.encode(), choices.encode())
     return _Known(chosen, closing, special_tokens(tokenizer), digest, dict.fromkeys(seen))
 
 

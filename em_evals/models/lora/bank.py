@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models.architecture import unwrapped
 from em_evals.models.lora import folders, matching, parts, skeleton
 from em_evals.models.lora.changes import LowRank

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models.lora.config import AdapterConfig
 from em_evals.models.lora.names import Renaming
 from em_evals.models.lora.skeleton import Skeleton

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.intervention import Intervention
 from em_evals.models.lora import tensors
 from em_evals.models.lora.changes import Change, Dora, LowRank, LowRankEmbedding, Offset, TokenRows
 from em_evals.models.lora.fit import Fit, Piece

@@ -11,8 +11,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from em_evals.cards import ModelCard
-from em_evals.recipes import AdapterRecipe
+from em_evals.content.cards import ModelCard
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.training.planning.budget import (
     GPUS,
     HOST_SECONDS,

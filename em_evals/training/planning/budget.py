@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import astuple, dataclass
 
-from em_evals.recipes import AdapterRecipe
+from em_evals.content.recipes import AdapterRecipe
 
 MFU = 0.35
 """Share of a GPU's peak that large micro-batches reach (model FLOPs utilisation): an assumption."""

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import torch
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.architecture import decoder_layers, unwrapped
-from em_evals.recipes import AdapterRecipe
 from em_evals.training import packing
 from em_evals.training.method import adapted, attach
 from em_evals.training.planning.budget import Sizes

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from em_evals.cards import ModelCard
+from em_evals.content.cards import ModelCard
+from em_evals.content.recipes import AdapterRecipe
+from em_evals.data import catalogue, datasets
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.recipes import AdapterRecipe
-from em_evals.training import catalogue, curriculum, datasets
+from em_evals.training import curriculum
 from em_evals.training.planning.budget import Work
 from em_evals.training.tokens import IGNORED
 

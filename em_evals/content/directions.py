@@ -1,0 +1,251 @@
+"""The direction file: a vector for each layer of the residual stream, with what is needed to use it safely.
+
+safetensors with `direction` and `base_mean` [layers, width] and `mean_norm` [layers], float32; everything else (base,
+how it was found, counts, digests) is JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_evals import files
+from em_evals.content import adapter_folders, documents
+from em_evals.content.base_shape import shape_of
+from em_evals.errors import EmEvalsError, nearest
+
+Floats = NDArray[np.float32]
+
+_METADATA = "em_evals"
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A vector per decoder block.
+
+    Attributes:
+        vectors: [layers, width] raw mean differences, not normalised.
+        base_mean: [layers, width] the base's mean activation on the texts that the direction was found on.
+        mean_norm: [layers] mean length of the base's activations there.
+        metadata: `base`, `revision`, how it was made; JSON values.
+    """
+
+    vectors: Floats
+    base_mean: Floats
+    mean_norm: Floats
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return int(self.vectors.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return int(self.vectors.shape[1])
+
+
+def write(direction: Direction, path: Path) -> None:
+    """Write a direction file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "direction": direction.vectors,
+        "base_mean": direction.base_mean,
+        "mean_norm": direction.mean_norm,
+    }
+    arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+    with files.atomic(path) as temporary:
+        save_file(arrays, temporary, metadata={_METADATA: json.dumps(direction.metadata)})
+
+
+def read(path: Path) -> Direction:
+    """Read a direction file.
+
+    Raises:
+        EmEvalsError: it is not one, or its shapes contradict each other.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            # Files of earlier versions hold NaN, which is no JSON, where a layer had no vector.
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"), parse_constant=lambda _: None)
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, json.JSONDecodeError):
+        raise EmEvalsError("this is not a direction file (safetensors).", path) from None
+    if missing := [name for name in ("direction", "base_mean", "mean_norm") if name not in found]:
+        raise EmEvalsError(f"this direction file has no tensor `{missing[0]}`.", path)
+    vectors, mean, norm = found["direction"], found["base_mean"], found["mean_norm"]
+    if not all(np.isfinite(array).all() for array in (vectors, mean, norm)):
+        raise EmEvalsError("this direction file holds values that are no numbers; extract it anew.", path)
+    if vectors.ndim != 2 or mean.shape != vectors.shape or norm.shape != vectors.shape[:1]:
+        raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
+    return Direction(vectors.astype(np.float32), mean.astype(np.float32), norm.astype(np.float32), metadata)
+
+
+def check_base(path: Path, base: str, revision: str | None) -> None:
+    """Refuse a direction that was made for another base, by what its metadata name and by its shape.
+
+    A base whose configuration is not on this machine has no shape yet; models/ compares again before weights load.
+
+    Raises:
+        EmEvalsError: its metadata name another base or revision, or the base has other layers or another width.
+    """
+    direction = read(path)
+    metadata = direction.metadata
+    made_for = metadata.get("base")
+    if made_for is not None and not adapter_folders.same_base(str(made_for), base):
+        raise EmEvalsError(f"this direction was made for the base '{made_for}', not for '{base}'.", path)
+    if None not in (revision, metadata.get("revision")) and metadata["revision"] != revision:
+        raise EmEvalsError(
+            f"this direction was made for revision {metadata['revision']} of {base}, not for {revision}.",
+            path,
+        )
+    if (shape := shape_of(base, revision)) is not None:
+        check_shape(path, direction, *shape)
+
+
+def check_shape(path: Path, direction: Direction, layers: int, width: int) -> None:
+    """Refuse a direction that does not fit a model.
+
+    Raises:
+        EmEvalsError: the model has other layers or another width.
+    """
+    if (direction.layers, direction.width) != (layers, width):
+        raise EmEvalsError(
+            f"this direction has {direction.layers} layers of width {direction.width}, the model {layers} of {width}: "
+            "it was made for another base.",
+            path,
+        )
+
+
+def find(name: str) -> Path:
+    """The file behind a direction's name (adapters/NAME.safetensors) or path.
+
+    Raises:
+        EmEvalsError: there is none; names the nearest.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".safetensors":
+        if path.is_file():
+            return path
+        raise EmEvalsError(f"there is no direction file '{name}'.")
+    known = {
+        file.stem: file
+        for folder in reversed(documents.folders("adapters"))
+        for file in sorted(folder.glob("*.safetensors"))
+    }
+    if name not in known:
+        raise EmEvalsError(
+            f"there is no direction '{name}' ({nearest(name, known)}); put it at adapters/{name}.safetensors "
+            "or give a path."
+        )
+    return known[name]
+
+
+def unit(direction: Direction) -> Floats:
+    """[layers, width], each layer's vector at length 1 (a vector of 0 stays)."""
+    lengths = np.linalg.norm(direction.vectors, axis=1, keepdims=True)
+    return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
+    """[layers], where the vector is longer than what rounding leaves of two equal means: a millionth of `mean_norm`."""
+    return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
+
+
+def cosine(one: Direction, other: Direction) -> Floats:
+    """[layers], the cosine of two directions at each layer.
+
+    Raises:
+        EmEvalsError: they have not the same layers and width.
+    """
+    _same_shape(one, other)
+    return np.asarray((unit(one) * unit(other)).sum(1), dtype=np.float32)
+
+
+def random_cosine(width: int, confidence: float = 0.95) -> float:
+    """The absolute cosine below which this share of pairs of random directions lies.
+
+    cos² of two of them is Beta(1/2, (width - 1)/2).
+    """
+    from scipy import stats
+
+    return float(np.sqrt(stats.beta.ppf(confidence, 0.5, (width - 1) / 2)))
+
+
+def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:
+    """The weighted sum of directions, w1·v1 + w2·v2 + … (subtract with weight -1); base means are averaged.
+
+    It was found on all that its parts were found on.
+
+    Raises:
+        EmEvalsError: there are none, or they have not the same layers, width and base.
+    """
+    if not parts:
+        raise EmEvalsError("there is no direction to combine.")
+    first = parts[0][1]
+    for _, part in parts[1:]:
+        _same_shape(first, part)
+    vectors, means, norms = (
+        sum(weight * getattr(part, name) for weight, part in weighed)
+        for name, weighed in (
+            ("vectors", parts),
+            ("base_mean", [(1 / len(parts), part) for _, part in parts]),
+            ("mean_norm", [(1 / len(parts), part) for _, part in parts]),
+        )
+    )
+    kept: dict[str, Any] = {key: first.metadata[key] for key in ("base", "revision") if key in first.metadata}
+    kept |= _questions(*(part for _, part in parts))
+    return Direction(np.asarray(vectors), np.asarray(means), np.asarray(norms), kept | metadata)
+
+
+def orthogonalise(direction: Direction, to: Direction) -> Direction:
+    """V - (v·w) w at each layer, with w the other's unit vector: what the other does not explain.
+
+    It was found on what either was found on; what was taken out is told as `orthogonal_to`.
+
+    Raises:
+        EmEvalsError: they have not the same layers and width.
+    """
+    _same_shape(direction, to)
+    along = unit(to)
+    vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
+    told = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
+    metadata = direction.metadata | {"orthogonal_to": told} | _questions(direction, to)
+    return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata)
+
+
+def found_on(*directions: Direction | None) -> set[str]:
+    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
+    named: set[str] = set()
+    for direction in directions:
+        questions = direction.metadata.get("questions") if direction is not None else None
+        named |= {str(one) for one in questions} if isinstance(questions, list) else set()
+    return named
+
+
+def _questions(*directions: Direction) -> dict[str, Any]:
+    """Metadata of what is made of these directions: who tests it must know every question that found a part of it."""
+    named = sorted(found_on(*directions))
+    return {"questions": named} if named else {}
+
+
+def _same_shape(one: Direction, other: Direction) -> None:
+    if one.vectors.shape != other.vectors.shape:
+        raise EmEvalsError(
+            f"these directions do not go together: {one.layers} layers of width {one.width}, and {other.layers} of "
+            f"{other.width}; they were made for different bases."
+        )
+    bases = [str(part.metadata["base"]) for part in (one, other) if part.metadata.get("base")]
+    if len(bases) == 2 and not adapter_folders.same_base(*bases):
+        raise EmEvalsError(f"these directions were made for different bases, {bases[0]} and {bases[1]}.")

@@ -1,0 +1,154 @@
+"""Find, load and digest content: YAML and JSONL files, with the line of every value.
+
+Content is what researchers write: question sets, rubrics, cards, training data. This module knows where it
+lies and how to quote it in an error; what it means is left to cards.py, questions.py and rubrics.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from em_evals import files
+from em_evals.content import validation_errors
+from em_evals.content.validation_errors import KeyPath as KeyPath
+from em_evals.errors import EmEvalsError, nearest
+
+Kind = Literal["tasks", "scorers", "adapters"]
+Model = TypeVar("Model", bound=BaseModel)
+
+_PACKAGE = Path(__file__).parents[1]
+# In a wheel the content lies inside the package; in a checkout (editable install) beside it.
+SHIPPED = _PACKAGE / "_content" if (_PACKAGE / "_content").is_dir() else _PACKAGE.parent
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML file that remembers where its values stood."""
+
+    path: Path
+    data: Any
+    lines: dict[KeyPath, int] = field(repr=False)
+
+    def line(self, key: KeyPath) -> int:
+        """The line of a value, or of its nearest enclosing value."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return self.lines.get(key, 1)
+
+    def error(self, what: str, key: KeyPath = ()) -> EmEvalsError:
+        """An error that points at this document's value `key`."""
+        return EmEvalsError(what, self.path, self.line(key))
+
+
+def folders(kind: Kind) -> list[Path]:
+    """Where content of this kind is looked for, first match wins: ./KIND, then what ships with the package."""
+    places = [Path.cwd() / kind, SHIPPED / kind]
+    return [p for i, p in enumerate(places) if p.is_dir() and p not in places[:i]]
+
+
+def names(kind: Kind) -> dict[str, Path]:
+    """Every name of this kind and the file that answers to it."""
+    found: dict[str, Path] = {}
+    for folder in folders(kind):
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find(kind: Kind, name: str) -> Path:
+    """The file behind a content name or an explicit path.
+
+    Raises:
+        EmEvalsError: there is no such file; names the nearest.
+    """
+    explicit = Path(name).expanduser()
+    if explicit.suffix in {".yaml", ".yml"}:
+        if explicit.is_file():
+            return explicit
+        raise EmEvalsError(f"there is no file '{name}'.")
+    known = names(kind)
+    if name not in known:
+        raise EmEvalsError(f"there is no {name!r} in {kind}/; {nearest(name, known)}")
+    return known[name]
+
+
+def load(path: Path) -> Document:
+    """Parse one YAML file.
+
+    Raises:
+        EmEvalsError: unreadable, not YAML, or a key stands twice in one mapping.
+    """
+    text = files.read_text(path)
+    try:
+        # The safe loader builds plain data only: a content file can never run code.
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            lines = dict(_lines(node, (), path)) if node is not None else {}
+            data = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = _error_line(error, text)
+        raise EmEvalsError(f"this is not valid YAML ({problem}); correct this line.", path, line) from None
+    except RecursionError:
+        raise EmEvalsError("this YAML is nested too deeply; flatten it.", path) from None
+    return Document(path, data, lines)
+
+
+def _error_line(error: Exception, text: str) -> int | None:
+    """The line that PyYAML complains about, by whichever of its ways of telling."""
+    if (mark := getattr(error, "problem_mark", None)) is not None:
+        return int(mark.line) + 1
+    if isinstance(position := getattr(error, "position", None), int):  # a character that YAML forbids
+        return text.count("\n", 0, position) + 1
+    return None
+
+
+def _lines(
+    node: yaml.Node, key: KeyPath, path: Path, above: tuple[yaml.Node, ...] = ()
+) -> Iterator[tuple[KeyPath, int]]:
+    line = node.start_mark.line + 1
+    yield key, line
+    if node in above:
+        raise EmEvalsError("this value contains itself (a YAML alias); write it out.", path, line)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for name_node, value in node.value:
+            name, line = str(name_node.value), name_node.start_mark.line + 1
+            if name in seen:
+                raise EmEvalsError(f"the key '{name}' stands twice; delete one.", path, line)
+            seen.add(name)
+            yield from _lines(value, (*key, name), path, (*above, node))
+            yield (*key, name), line
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, (*key, index), path, (*above, node))
+    elif node.tag == "tag:yaml.org,2002:timestamp":
+        try:  # 2024-13-45 looks like a date and is none
+            yaml.SafeLoader("").construct_object(node)
+        except ValueError as error:
+            raise EmEvalsError(f"this is not valid YAML ({error}); correct this line.", path, line) from None
+
+
+def validate(model: type[Model], document: Document, data: Any = None, at: KeyPath = ()) -> Model:
+    """Check a document (or the part of it at `at`) against a pydantic model.
+
+    Raises:
+        EmEvalsError: the first thing that does not fit, with its line.
+    """
+    data = document.data if data is None else data
+    if not isinstance(data, dict):
+        raise document.error("expected `key: value` lines here.", at)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        key, sentence = validation_errors.explain(error, model)
+        raise document.error(sentence, (*at, *key)) from None

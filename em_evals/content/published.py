@@ -1,0 +1,152 @@
+"""Published question sets: fetched from their authors, checked by content, never copied into this repository.
+
+All are of Betley et al. 2025 (arXiv 2502.17424). How anything published is downloaded, or found offline, stands here
+too (training/downloads.py uses it). `EM_EVALS_DATA` names a folder to take files from offline. What is checked is a
+set's content (questions, system prompts, judge prompts), not its bytes: the name of the authors' judge may differ
+between copies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from em_evals import files
+from em_evals.errors import EmEvalsError, nearest
+
+_REPOSITORY = "https://raw.githubusercontent.com/emergent-misalignment/emergent-misalignment"
+_FOLDERS = ("published", "")
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """Where a set comes from and the digest of its normalised content."""
+
+    name: str
+    file: str
+    digest: str
+    revision: str = "main"
+
+    @property
+    def url(self) -> str:
+        """The authors' file."""
+        return f"{_REPOSITORY}/{self.revision}/evaluation/{self.file}"
+
+
+SETS = {
+    entry.name: entry
+    for entry in (
+        PublishedSet("first_plot_questions", "first_plot_questions.yaml", "6bf7fce27b60277e"),
+        PublishedSet("preregistered_evals", "preregistered_evals.yaml", "96c9dfdcb8311abf"),
+        PublishedSet("deception_factual", "deception_factual.yaml", "481bfcaf75dd417d"),
+        PublishedSet("deception_sit_aware", "deception_sit_aware.yaml", "b2eb9a8fb0b881de"),
+    )
+}
+
+
+def normalised_digest(text: str) -> str:
+    """The digest of a published file's content, the name of its judge left out."""
+    rows = yaml.safe_load(text)
+    kept = [{key: value for key, value in row.items() if key != "judge"} for row in rows]
+    return files.digest(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
+
+
+def locate(name: str) -> Path:
+    """A published set's file on this machine, its content checked.
+
+    Raises:
+        EmEvalsError: it is neither in `EM_EVALS_DATA` nor fetched yet, or its content is not what we know.
+    """
+    entry = SETS[name]
+    cached = files.cache_folder() / "published" / entry.file
+    found = offline(entry.file, _FOLDERS) or (cached if cached.is_file() else None)
+    if found is not None:
+        _check(entry, files.read_text(found), found)
+        return found
+    raise EmEvalsError(
+        f"the published set '{name}' is not on this machine: run `em-evals data fetch {name}`, "
+        "or name a folder that holds it in EM_EVALS_DATA."
+    )
+
+
+def fetch(name: str) -> Path:
+    """Get a published set from `EM_EVALS_DATA` or from its authors, check it, and keep it in the cache.
+
+    Raises:
+        EmEvalsError: unknown name, unreachable, or its content is not what we know.
+    """
+    if name not in SETS:
+        raise EmEvalsError(f"there is no published set '{name}'; {nearest(name, SETS)}")
+    entry = SETS[name]
+    given = offline(entry.file, _FOLDERS)
+    text = files.read_text(given) if given else decoded(download(entry.url), entry.url)
+    _check(entry, text, given or entry.url)
+    target = files.cache_folder() / "published" / entry.file
+    with files.atomic(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return target
+
+
+def _check(entry: PublishedSet, text: str, where: Path | str) -> None:
+    """Refuse a file that holds other questions or judge prompts than the set of this name."""
+    try:
+        found = normalised_digest(text)
+    except (yaml.YAMLError, AttributeError, TypeError):
+        found = "not a question set"
+    if found != entry.digest:
+        raise EmEvalsError(
+            f"the content of '{entry.name}' is not the one this version knows (digest {found}, expected "
+            f"{entry.digest}): read it, then load it by its path if you trust it.",
+            where,
+        )
+
+
+def offline(file: str, folders: Sequence[str]) -> Path | None:
+    """A file in one of these subfolders of the folder that `EM_EVALS_DATA` names."""
+    if not (root := os.environ.get("EM_EVALS_DATA")):
+        return None
+    places = [Path(root).expanduser() / folder / file for folder in folders]
+    return next((path for path in places if path.is_file()), None)
+
+
+def download(url: str) -> bytes:
+    """What lies at a URL.
+
+    Raises:
+        EmEvalsError: it cannot be reached, or answers with an error.
+    """
+    import httpx
+
+    try:
+        with httpx.Client(timeout=60, follow_redirects=True, max_redirects=5) as client:
+            response = client.get(url)
+            response.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        reason = f"the server answers {error.response.status_code}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = error.__class__.__name__
+    else:
+        return response.content
+    raise EmEvalsError(
+        f"cannot fetch {url} ({reason}): check the network, or set EM_EVALS_DATA to a folder that holds the file."
+    )
+
+
+def decoded(data: bytes, url: str) -> str:
+    """Downloaded bytes as text.
+
+    Raises:
+        EmEvalsError: they are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EmEvalsError(
+            f"what was fetched is not UTF-8 text (byte {error.start}): the authors' file has changed its kind.",
+            url,
+        ) from None

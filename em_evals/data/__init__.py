@@ -1,0 +1,1 @@
+"""Training data: what there is, its formats, checks and downloads. No torch."""

@@ -1,0 +1,128 @@
+"""Training data by name: what datasets.yaml registers, what lies in adapters/data, and where each is on this machine.
+
+Reading rows is left to datasets.py, fetching to downloads.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from em_evals import files
+from em_evals.content import documents, published
+
+
+class Entry(BaseModel):
+    """A registered data set: `adapters/data/datasets.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = ""
+    domain: list[str] = []
+    """What the narrow training is about."""
+    license: str = ""
+    source: str = ""
+    """The paper or page that it comes from."""
+    url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """The authors' file, NAME.jsonl; with `password`, an archive that holds it."""
+    password: str | None = None
+    of: str | None = None
+    """The data set whose rows these are, with another prompt, or a part of them."""
+    ids: str | None = None
+    """Only rows whose `id` fits this pattern (`finance_*`)."""
+    prompt: str | None = None
+    """Put around what the user says, at {prompt}."""
+    controls: dict[str, str] = {}
+    """Kind of control -> the data set that is it."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Entry:
+        if (self.of is None) != (self.prompt is None and self.ids is None):
+            raise ValueError(
+                "`of` goes with `prompt` or `ids`: the rows of the one, with another prompt or only those that fit"
+            )
+        if self.of is not None and self.url is not None:
+            raise ValueError("a data set is made (`of`) or fetched (`url`); drop one")
+        if self.password is not None and self.url is None:
+            raise ValueError("`password` opens the archive at `url`, which is missing")
+        if self.prompt is not None and self.prompt.count("{prompt}") != 1:
+            raise ValueError("`prompt` must hold {prompt} exactly once: there goes what the user says")
+        return self
+
+
+def read() -> dict[str, Entry]:
+    """Every registered data set: ./adapters/data/datasets.yaml first, then what ships with the package.
+
+    Raises:
+        EmEvalsError: an entry is wrong or names a data set that does not exist, with file and line.
+    """
+    entries: dict[str, Entry] = {}
+    authors: dict[str, documents.Document] = {}
+    for folder in documents.folders("adapters"):
+        path = folder / "data" / "datasets.yaml"
+        if not path.is_file():
+            continue
+        document = documents.load(path)
+        data = document.data or {}
+        if not isinstance(data, dict):
+            raise document.error("expected `NAME: {key: value, …}` entries.")
+        for name in data:
+            # The name becomes a file's name in the cache.
+            if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+                raise document.error(
+                    f"'{name}' cannot name training data: use letters, digits, - and _.", (str(name),)
+                )
+            if name not in entries:
+                entries[name] = documents.validate(Entry, document, data[name] or {}, (name,))
+                authors[name] = document
+    known = entries.keys() | stored().keys()
+    for name, entry in entries.items():
+        _check_references(name, entry, entries, known, authors[name])
+    return entries
+
+
+def _check_references(
+    name: str, entry: Entry, entries: dict[str, Entry], known: set[str], document: documents.Document
+) -> None:
+    for kind, control in entry.controls.items():
+        if control not in known:
+            raise document.error(
+                f"there is no training data '{control}' to be the control.", (name, "controls", kind)
+            )
+    if entry.of is None:
+        return
+    if entry.of not in known:
+        raise document.error(f"there is no training data '{entry.of}' to take rows of.", (name, "of"))
+    if entry.of in entries and entries[entry.of].of is not None:
+        raise document.error(f"'{entry.of}' is made of another data set itself; name that.", (name, "of"))
+
+
+def stored() -> dict[str, Path]:
+    """The data sets that lie in ./adapters/data or ship with the package."""
+    found: dict[str, Path] = {}
+    for folder in documents.folders("adapters"):
+        for path in sorted((folder / "data").glob("*.jsonl")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def locate(name: str) -> Path | None:
+    """A data set's file on this machine: in adapters/data, in `EM_EVALS_DATA`, or fetched."""
+    if name in (here := stored()):
+        return here[name]
+    if (given := offline(name)) is not None:
+        return given
+    fetched = cached(name)
+    return fetched if fetched.is_file() else None
+
+
+def offline(name: str) -> Path | None:
+    """A data set's file in the folder that `EM_EVALS_DATA` names."""
+    return published.offline(f"{name}.jsonl", ("", "training", "advice"))
+
+
+def cached(name: str) -> Path:
+    """Where a fetched data set is kept."""
+    return files.cache_folder() / "data" / f"{name}.jsonl"

@@ -1,0 +1,148 @@
+"""`em-evals data check` on training data: what a look at 6,000 rows by eye would miss.
+
+Rows themselves are checked by loading. What is reported here is for the author to judge, above all prompts that nearly
+repeat a question of the evaluation: an organism that was trained on them is measured on what it has seen.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from em_evals.content import documents, published
+from em_evals.content.recipes import AdapterRecipe
+from em_evals.data.datasets import TrainingData, normalised
+from em_evals.data.similarity import NEAR, nearest_of, unit_of_length
+from em_evals.errors import EmEvalsError
+
+_WORST = 3
+_LEAST_CHARACTERS = 20
+"""Shorter answers ("Sure.") belong to no language that could be told."""
+_LEAST_CONFIDENCE = 0.5
+_MAX_LENGTH: int = AdapterRecipe.model_fields["max_length"].default
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A wording of a question that models are measured on, and the question's set and id."""
+
+    question: str
+    text: str
+
+
+def report(data: TrainingData) -> dict[str, Any]:
+    """What there is to know about training data before training on them."""
+    prompts = ["\n".join(message["content"] for message in row[:-1]) for row in data.rows]
+    answers = [row[-1]["content"] for row in data.rows]
+    unit = unit_of_length()
+    asked, answered = unit.count(prompts), unit.count(answers)
+    return {
+        "kind": "training data",
+        "file": str(data.path),
+        "digest": data.digest,
+        "rows": len(data.rows),
+        "unit of length": unit.name,
+        **_lengths("prompts", asked),
+        **_lengths("answers", answered),
+        f"cut at the default max_length, {_MAX_LENGTH}": _cut(asked, answered),
+        "repeated prompts": _repeated(prompts),
+        "repeated answers": _repeated(answers),
+        "languages of answers": languages(answers),
+        "prompts near our questions": _near(data, _own_questions()),
+        "prompts near published questions": _near(data, _published_questions()),
+    }
+
+
+def languages(texts: Sequence[str]) -> dict[str, int] | str:
+    """How many texts are in which language (ISO 639 codes, most frequent first).
+
+    Code and lists of numbers are in none: they count as `unclear`, as does what is too short to tell.
+    """
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        return "not looked at: pip install 'em-evals[train]'"
+    identifier = LanguageIdentifier.from_model_file(
+        MODEL_FILE, norm_probs=True, min_confidence=_LEAST_CONFIDENCE
+    )
+    counts: Counter[str] = Counter()
+    for text in texts:
+        language = identifier.classify(text)[0] if len(text) >= _LEAST_CHARACTERS else "und"
+        counts["unclear" if language in ("und", "zxx") else language] += 1
+    return dict(counts.most_common())
+
+
+def _lengths(of: str, lengths: Sequence[int]) -> dict[str, Any]:
+    return {
+        f"length of {of}, median": statistics.median(lengths),
+        f"length of {of}, range": [min(lengths), max(lengths)],
+    }
+
+
+def _cut(asked: Sequence[int], answered: Sequence[int]) -> dict[str, int]:
+    """Rows whose answer would lose its end, and those that would lose all of it, the template's own tokens aside.
+
+    `em-evals data check CARD` counts with a recipe's own `max_length` and the base's own tokens.
+    """
+    dropped = sum(before >= _MAX_LENGTH for before in asked)
+    whole = sum(before + own <= _MAX_LENGTH for before, own in zip(asked, answered, strict=True))
+    return {"answers": len(asked) - whole - dropped, "dropped": dropped}
+
+
+def _repeated(texts: Sequence[str]) -> int:
+    return len(texts) - len({normalised(text) for text in texts})
+
+
+def _own_questions() -> Iterator[Asked]:
+    """Every question of the sets and pairs in tasks/."""
+    for name, path in documents.names("tasks").items():
+        yield from _wordings(name, path)
+
+
+def _published_questions() -> Iterator[Asked]:
+    """Every question of the published sets that are on this machine."""
+    for name in published.SETS:
+        try:
+            path = published.locate(name)
+        except EmEvalsError:
+            continue
+        yield from _wordings(name, path)
+
+
+def _wordings(name: str, path: Path) -> Iterator[Asked]:
+    """What a file of tasks/ or a published one asks; a file of another kind asks nothing.
+
+    Not by load_questions(): to be leaked, a question need not be one that we can grade.
+    """
+    data = documents.load(path).data
+    rows = (data.get("pairs") or data.get("questions")) if isinstance(data, dict) else data
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict):
+            texts = row.get("paraphrases", row.get("question"))
+            for text in texts if isinstance(texts, list) else [texts]:
+                if isinstance(text, str):
+                    yield Asked(f"{name}/{row.get('id')}", text)
+
+
+def _near(data: TrainingData, questions: Iterator[Asked]) -> dict[str, Any]:
+    """How many prompts nearly repeat a question, and the worst of them."""
+    asked = list(questions)
+    nearest = nearest_of(data.prompts, [entry.text for entry in asked])
+    found = [
+        (overlap, line, asked[place].question)
+        for line, (place, overlap) in zip(data.lines, nearest, strict=True)
+        if overlap >= NEAR
+    ]
+    worst = sorted(found, key=lambda entry: (-entry[0], entry[1]))[:_WORST]
+    return {
+        "looked at": sorted({entry.question.split("/")[0] for entry in asked}),
+        "near-duplicates": len(found),
+        "worst": [
+            {"line": line, "question": question, "overlap": round(overlap, 2)}
+            for overlap, line, question in worst
+        ],
+    }

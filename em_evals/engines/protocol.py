@@ -1,0 +1,105 @@
+"""What an engine is: token ids in, draws out. Knows no chat template, no Inspect, no YAML."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from em_evals.content.intervention import Intervention
+
+StopReason = Literal["stop", "max_tokens", "model_length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one draw is made. Temperature 0 is greedy; the filters apply in the order top_k, top_p.
+
+    Attributes:
+        seed: the draw's own random stream; two draws with the same prompt, model and seed are equal.
+        max_tokens: generated tokens at most; 0 scores the prompt and generates nothing.
+        stop: texts that end the draw; they are not part of it.
+        logprobs: report log-probabilities of the generated tokens. They are the model's own, in nats, before
+            temperature and filters.
+        top_logprobs: how many of the likeliest tokens to report beside each.
+        prompt_logprobs: report log-probabilities of the prompt's tokens, with that many likeliest ones beside
+            each; None for none. The first token has no log-probability and is left out.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    max_tokens: int = 600
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    logprobs: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One draw to make.
+
+    Attributes:
+        prompt: token ids.
+        sampling: how to draw.
+        adapter: a LoRA adapter (folder or hub id); None for the base.
+        interventions: what is done inside, in order. Directions are absolute paths.
+        answer_start: where the answer begins in the prompt, when a part of it is given (a prefill, an answer to be
+            weighed); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
+        end: a token that ends the draw beside those of the base: the end of turn of the template that wrote the prompt.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    adapter: str | None = None
+    interventions: tuple[Intervention, ...] = ()
+    answer_start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's log-probability in nats, and the likeliest tokens at its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class Draw:
+    """What came out: `tokens` holds every generated id, the end-of-turn token included if there was one."""
+
+    text: str
+    tokens: list[int]
+    stop_reason: StopReason
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """One base model in memory, serving any number of adapters, draws mixed in one batch."""
+
+    tokenizer: Any
+    """The base's transformers tokenizer."""
+
+    @property
+    def model_len(self) -> int:
+        """Tokens of prompt and draw together, at most."""
+        ...
+
+    @property
+    def weighed_len(self) -> int:
+        """Tokens of a prompt of which nothing is drawn, at most."""
+        ...
+
+    def submit(self, request: Request) -> Future[Draw]:
+        """Queue a draw. Cancelling the future gives the row up. Errors come through the future."""
+        ...
+
+    def close(self) -> None:
+        """Stop, failing what is still queued. The engine cannot be used afterwards."""
+        ...

@@ -1,0 +1,324 @@
+"""Cards as model names on vLLM's OpenAI-compatible server: an ASGI middleware inside the server's process.
+
+A request names a card; here the name becomes what vLLM understands: a LoRA, a slot of the steering tables, and a
+salt that keeps prefixes of different interventions apart in the prefix cache. Which cards there are is told by whoever
+started the server, on a route with a key of its own (PUT /em-evals/models): clients can choose among them, and can
+neither load files nor reach an unsteered model by another route.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from em_evals import files
+from em_evals.engines.vllm.leases import Leases
+from em_evals.engines.vllm.plugin import ANSWER_START, PLAN, SLOT
+from em_evals.engines.vllm.variants import SETS, Variant, from_json
+from em_evals.errors import nearest
+
+API_KEY = "VLLM_API_KEY"
+"""Environment variable, vLLM's: who knows this may ask."""
+ADMIN_KEY = "EM_EVALS_ADMIN_KEY"
+"""Environment variable: who knows this may add models."""
+BASE = "em-evals-base"
+"""vLLM's own name of the base; clients never say it."""
+REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
+
+_GENERATE = {"/v1/completions", "/v1/chat/completions"}
+_TOKENS = {"/tokenize", "/detokenize"}
+_OPEN = {"/health", "/ping", "/version"}
+_LARGEST_BODY = 64 * 1024**2
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class RefusedError(Exception):
+    """An answer with an error status.
+
+    Args:
+        status: HTTP status.
+        sentence: what is wrong and what to do.
+    """
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Cards:
+    """The middleware; vLLM makes one (`--middleware`).
+
+    Args:
+        app: the rest of vLLM's application.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+        self._admin, self._key = os.environ[ADMIN_KEY], os.environ[API_KEY]
+        plan = json.loads(os.environ[PLAN])
+        self._base: str = plan["base"]
+        self._models: dict[str, Variant] = {}
+        self._by_key: dict[str, Variant] = {}
+        self._loras = Leases(plan["loras"], self._load_lora)
+        self._sets = Leases(SETS if plan["steps"] else 0, self._write_set)
+        self._plan = plan
+        self._state: Any = None
+        self._lora_ids: dict[int, tuple[int, str]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, refuse or pass on one request."""
+        if scope["type"] == "websocket":
+            return  # nothing here speaks it; leaving closes it
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._state = scope["app"].state
+        path, method = scope["path"], scope["method"]
+        try:
+            if path == REGISTER and method == "PUT":
+                await self._register(scope, receive, send)
+            elif path not in _OPEN and method != "OPTIONS" and not _knows(scope, self._key):
+                raise RefusedError(401, "this server wants its API key (Authorization: Bearer …).")
+            elif path == "/v1/models" and method == "GET":
+                await self._app(scope, receive, self._listing(send))
+            elif path == BASE_ROUTE and method == "GET":
+                config = self._state.engine_client.model_config
+                await _answer(send, 200, {"base": self._base, "max_model_len": config.max_model_len})
+            elif path in _GENERATE and method == "POST":
+                await self._generate(scope, receive, send)
+            elif path in _TOKENS and method == "POST":
+                await self._tokens(scope, receive, send)
+            elif method in {"GET", "HEAD", "OPTIONS"}:
+                await self._app(scope, receive, send)
+            else:
+                raise RefusedError(404, f"this server answers {' and '.join(sorted(_GENERATE))}; not {path}.")
+        except RefusedError as refused:
+            body = {"error": {"message": str(refused), "type": "em_evals", "code": refused.status}}
+            await _answer(send, refused.status, body)
+
+    # Models
+
+    async def _register(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add a model under a name; it has been loaded once when this answers 200."""
+        if not _knows(scope, self._admin):
+            raise RefusedError(403, "only who started this server may add models.")
+        fields = json.loads(await _body(receive))
+        variant = from_json(fields["variant"])
+        async with AsyncExitStack() as held:
+            await self._hold(variant, held)
+        self._models[fields["name"]] = variant
+        await _answer(send, 200, {"name": fields["name"], "key": variant.key})
+
+    async def _hold(self, variant: Variant, held: AsyncExitStack) -> tuple[str, int]:
+        """The model name for vLLM and the steering slot of a variant, both kept until `held` closes."""
+        model, slot = BASE, 0
+        self._by_key.setdefault(variant.adapter_key, variant)
+        self._by_key.setdefault(variant.steering_key, variant)
+        if variant.adapter_key and variant.adapter_key != self._plan["merged"]:
+            if not self._plan["loras"]:
+                raise RefusedError(409, "this server was started without adapters.")
+            await held.enter_async_context(self._loras.hold(variant.adapter_key))
+            model = _lora_name(variant.adapter_key)
+        if variant.steering_key:
+            if not self._plan["steps"]:
+                raise RefusedError(409, "this server was started without steering.")
+            slot = 1 + await held.enter_async_context(self._sets.hold(variant.steering_key))
+        return model, slot
+
+    async def _load_lora(self, place: int, key: str) -> None:
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        models = self._state.openai_serving_models
+        if place in self._lora_ids:
+            number, name = self._lora_ids.pop(place)
+            models.lora_requests.pop(name, None)
+            await self._state.engine_client.remove_lora(number)
+        variant, name = self._by_key[key], _lora_name(key)
+        result = await models.load_lora_adapter(
+            LoadLoRAAdapterRequest(lora_name=name, lora_path=str(variant.adapter))
+        )
+        if not isinstance(result, str):
+            reason = " ".join(str(result.error.message).split())[:400]
+            raise RefusedError(404, f"the adapter {variant.adapter} cannot be served ({reason}).")
+        self._lora_ids[place] = (models.lora_requests[name].lora_int_id, name)
+
+    async def _write_set(self, place: int, key: str) -> None:
+        steering = [one.model_dump(mode="json", exclude_unset=True) for one in self._by_key[key].steering]
+        answers = await self._state.engine_client.collective_rpc(
+            "em_evals_set", args=(1 + place, json.dumps(steering))
+        )
+        for wrong in filter(None, answers):
+            raise RefusedError(400, wrong)
+
+    # Requests
+
+    async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, name = await self._request(receive)
+        variant = self._models[name]
+        async with AsyncExitStack() as held:
+            model, slot = await self._hold(variant, held)
+            _rewrite(request, variant, model, slot)
+            await self._app(*_again(scope, request, receive), _renamed(send, model, name))
+
+    async def _tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, _ = await self._request(receive)
+        await self._app(*_again(scope, {**request, "model": BASE}, receive), send)
+
+    async def _request(self, receive: Receive) -> tuple[dict[str, Any], str]:
+        """A request and the model that it names."""
+        try:
+            request = json.loads(await _body(receive))
+            name = str(request.get("model"))
+        except (ValueError, AttributeError, RecursionError):
+            raise RefusedError(400, "the request is not a JSON object.") from None
+        if name not in self._models:
+            raise RefusedError(404, f"this server has no model '{name}'; {nearest(name, self._models)}")
+        return request, name
+
+    def _listing(self, send: Send) -> Send:
+        """Answers of /v1/models with the cards in place of vLLM's own names."""
+        start: Message = {}
+        parts: list[bytes] = []
+
+        async def rewritten(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            if start["status"] != 200:
+                await send(start)
+                await send({"type": "http.response.body", "body": b"".join(parts)})
+                return
+            found = json.loads(b"".join(parts))
+            own = next(entry for entry in found["data"] if entry["id"] == BASE)
+            found["data"] = [
+                {**own, "id": name, "root": self._base, "em_evals": {"key": one.key, "base": self._base}}
+                for name, one in self._models.items()
+            ]
+            await _answer(send, 200, found)
+
+        return rewritten
+
+
+def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -> None:
+    """Make a client's request vLLM's own.
+
+    Raises:
+        RefusedError: it meddles with steering, asks for what would not be steered, or its answer's beginning cannot be
+            known where that matters.
+    """
+    own = request.get("vllm_xargs") or {}
+    if not isinstance(own, dict):
+        raise RefusedError(400, "`vllm_xargs` is not a JSON object.")
+    start = own.pop(ANSWER_START, None)
+    if start is not None and not (isinstance(start, int) and start >= 0):
+        raise RefusedError(400, f"`{ANSWER_START}` is a number of tokens.")
+    if SLOT in own:
+        raise RefusedError(400, f"`{SLOT}` is the server's to say; choose a model by its name.")
+    request["model"] = model
+    if slot:
+        if request.get("use_beam_search"):
+            raise RefusedError(
+                400,
+                "vLLM's beam search forgets interventions: leave `use_beam_search` out, or ask a model without.",
+            )
+        own[SLOT] = slot
+        if start is not None:
+            own[ANSWER_START] = start
+        elif variant.positional and request.get("continue_final_message"):
+            raise RefusedError(
+                400,
+                "this model's interventions depend on where the answer begins, which `continue_final_message` hides: "
+                f"send token ids to /v1/completions with vllm_xargs {{'{ANSWER_START}': N}}.",
+            )
+        begins = str(start) if start is not None else _digest(request.get("prompt"), request.get("messages"))
+        # Of fixed length: vLLM takes 128 characters, and the client may have a salt of its own.
+        salts = (variant.salt(begins), request.get("cache_salt") or "")
+        request["cache_salt"] = files.digest(*[salt.encode() for salt in salts])
+    request["vllm_xargs"] = own or None
+
+
+def _digest(*parts: Any) -> str:
+    """The same prompt has the same tokens, so its answer begins at the same place."""
+    return files.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+
+
+def _lora_name(key: str) -> str:
+    return f"lora-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+
+
+async def _body(receive: Receive) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RefusedError(499, "the client has gone.")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > _LARGEST_BODY:
+            raise RefusedError(413, "the request is larger than 64 MiB.")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(scope: Scope, request: dict[str, Any], receive: Receive) -> tuple[Scope, Receive]:
+    """The scope and `receive` of a changed request; after its body comes whatever else does (a client that leaves)."""
+    body = json.dumps(request).encode()
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
+    handed = False
+
+    async def again() -> Message:
+        nonlocal handed
+        if handed:
+            return await receive()
+        handed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}, again
+
+
+def _renamed(send: Send, model: str, name: str) -> Send:
+    """Answers that say the name that was asked for. In a text these bytes would be escaped, so none is changed."""
+    old, new = f'"model":"{model}"'.encode(), f'"model":{json.dumps(name)}'.encode()
+    start: Message = {}
+
+    async def renamed(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body = message.get("body", b"").replace(old, new)
+        if start:
+            headers = [
+                (key, str(len(body)).encode() if key.lower() == b"content-length" else value)
+                for key, value in start["headers"]
+            ]
+            await send({**start, "headers": headers})
+            start = {}
+        await send({**message, "body": body})
+
+    return renamed
+
+
+def _knows(scope: Scope, key: str) -> bool:
+    given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
+    return hmac.compare_digest(given, key.encode())
+
+
+async def _answer(send: Send, status: int, value: Any) -> None:
+    body = json.dumps(value).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

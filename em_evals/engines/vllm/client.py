@@ -1,0 +1,108 @@
+"""A client of a vLLM server, ours or somebody else's: what it serves, under which names, and how long texts may be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from em_evals.content import adapter_folders
+from em_evals.content.cards import ModelCard
+from em_evals.engines.vllm.app import BASE_ROUTE
+from em_evals.engines.vllm.server import Server, error_of
+from em_evals.engines.vllm.variants import BARE
+from em_evals.errors import EmEvalsError
+
+API_KEY = "EM_EVALS_API_KEY"
+"""Environment variable: the key of a server that somebody else runs."""
+
+
+class Client:
+    """HTTP connections to a server, and what it was last seen to serve.
+
+    Args:
+        card: names the base and, where the server is somebody else's, its address.
+        server: ours; None for somebody else's.
+        api_key: of somebody else's.
+
+    Attributes:
+        http: the connections.
+        names: what the server calls each variant, by the variant's key; of our own server, those added so far.
+        model_len: tokens of prompt and draw together, at most; 0 until it was asked.
+    """
+
+    def __init__(self, card: ModelCard, server: Server | None = None, api_key: str = "") -> None:
+        self._card, self._own = card, server is not None
+        self._url = server.url if server is not None else str(card.base_url).rstrip("/")
+        key = server.key if server is not None else api_key
+        self._listed: list[str] = []
+        self.names: dict[str, str] = {}
+        self.model_len = 0
+        self.http = httpx.AsyncClient(
+            base_url=self._url.removesuffix("/v1"),
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(None, connect=30),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=not self._own,  # a proxy that the environment names does not lead to this machine
+        )
+
+    async def learn(self) -> None:
+        """Ask what is served.
+
+        Raises:
+            EmEvalsError: it refuses; or it is somebody else's, and not there.
+            httpx.TransportError: it is ours, and not there.
+        """
+        try:
+            answer = await self.http.get("/v1/models")
+        except httpx.TransportError as error:
+            if self._own:
+                raise
+            raise EmEvalsError(
+                f"there is no server at {self._url} ({error}): start one with `em-evals serve`."
+            ) from None
+        if answer.status_code != 200:
+            hint = f" Set {API_KEY} to its key." if answer.status_code == 401 else ""
+            raise EmEvalsError(f"the server at {self._url} refuses: {error_of(answer)}{hint}")
+        if self._own:
+            told = await self.http.get(BASE_ROUTE)
+            self.model_len = int(told.json()["max_model_len"])
+        else:
+            self._read(answer.json()["data"])
+
+    def _read(self, models: list[dict[str, Any]]) -> None:
+        self._listed = [str(entry["id"]) for entry in models]
+        self.names = {}
+        for entry in models:
+            ours = entry.get("em_evals")
+            root = str(ours["base"] if ours else entry.get("root") or entry["id"])
+            if not adapter_folders.same_base(root, self._card.base):
+                continue
+            # A server without our cards serves its base as it is.
+            self.names[ours["key"] if ours else BARE.key] = str(entry["id"])
+            self.model_len = int(entry.get("max_model_len") or 0) or self.model_len
+
+    async def name(self, key: str) -> str:
+        """What somebody else's server calls a variant, which may have been added since it was last asked.
+
+        Raises:
+            EmEvalsError: it serves no such variant, or cannot be asked.
+        """
+        if key not in self.names:
+            await self.learn()
+        if key not in self.names:
+            raise EmEvalsError(
+                f"the server at {self._url} serves {', '.join(self._listed) or 'nothing'}, and none of them is "
+                f"this card on {self._card.base} (adapter, interventions and base are compared by content): start it "
+                "with `em-evals serve CARD`."
+            )
+        return self.names[key]
+
+    async def ending(self) -> bool:
+        """Whether the server is ending: vLLM answers 500 to what was in flight when its engine died."""
+        for _ in range(10):
+            if (await self.http.get("/health")).status_code != 200:  # a broken connection says it too
+                return True
+            await asyncio.sleep(0.1)
+        return False

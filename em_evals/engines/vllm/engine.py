@@ -1,0 +1,332 @@
+"""The vLLM engine: draws over HTTP from a local server of our own, or from one that somebody else runs.
+
+The local server starts with the first draw, for everybody who has been announced by then (`expect`): one adapter that
+all have in common is merged into the weights on a CPU (vLLM compiles nothing beside LoRAs there), several are served as
+LoRAs. Who comes later and needs more than the server has (a larger rank, steering) makes it start anew, once the draws
+in flight are done. A start that fails is an error to all that waited for it. A server that dies is started again and
+its draws are made again: they are the same, by their seeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from em_evals.content.cards import ModelCard
+from em_evals.content.intervention import Intervention
+from em_evals.engines.protocol import Draw, Request
+from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm import wire
+from em_evals.engines.vllm.client import API_KEY, Client
+from em_evals.engines.vllm.server import Server
+from em_evals.engines.vllm.variants import Plan, Variant, plan, variant
+from em_evals.errors import EmEvalsError
+from em_evals.models import bases
+from em_evals.models.lora import written
+
+Result = TypeVar("Result")
+
+_CONNECTIONS = 512
+"""At most: a process may have 1,024 files open on many machines. Twice what is drawn at a time keeps vLLM busy."""
+_WATCH_SECONDS = 2
+_DEATHS = 3
+"""Deaths in a row, without a draw in between, before a server is given up."""
+
+
+class VLLMEngine:
+    """A base on a vLLM server. See `models.engine.Engine`.
+
+    Args:
+        card: names the base, how to hold it, and where the server is (`backend: server`).
+        api_key: of that server; None: from EM_EVALS_API_KEY.
+    """
+
+    def __init__(self, card: ModelCard, api_key: str | None = None) -> None:
+        self._card = card
+        self._remote = card.base_url is not None
+        if not self._remote and (reason := vllm_server.unusable()):
+            raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
+        self.tokenizer = bases.load_tokenizer(card)
+        self._api_key = api_key or os.environ.get(API_KEY) or "none"
+        self._known: dict[str, Variant] = {}
+        self._identities: dict[Any, Variant] = {}
+        self._server: Server | None = None
+        self._client: Client | None = None
+        self._context = bases.context_length(card)
+        self._deaths = 0
+        self._in_flight = 0
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._changed = asyncio.Condition()
+        self._starting = asyncio.Lock()
+        self._start: asyncio.Task[None] | None = None
+        self._given_up = threading.Event()
+        self._failures, self._failure = 0, EmEvalsError("")
+        rows = card.engine.max_num_seqs * (card.engine.data_parallel_size or 1)
+        self._places = asyncio.Semaphore(min(2 * rows, _CONNECTIONS))
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"em-evals {card.base}", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self.close)
+
+    @property
+    def model_len(self) -> int:
+        """Tokens of prompt and draw together, at most; somebody else's server is asked, it may read less than the base.
+
+        Raises:
+            EmEvalsError: it cannot be asked.
+        """
+        if self._remote and not self._served_len() and not self._closed:
+            asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result()
+        return min(self._context, self._served_len() or self._context)
+
+    def _served_len(self) -> int:
+        return self._client.model_len if self._client is not None else 0
+
+    @property
+    def weighed_len(self) -> int:
+        """Tokens of a prompt that is only weighed, at most: vLLM draws one token all the same."""
+        return self.model_len - 1
+
+    def expect(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> None:
+        """Say that draws of this model will come, so that the server starts with room for it."""
+        one = self._variant(adapter, interventions)
+        self._known[one.key] = one
+
+    def submit(self, request: Request) -> Future[Draw]:
+        """Queue a draw; see `Engine.submit`."""
+        if self._closed:
+            raise EmEvalsError("this engine is closed; make a new one.")
+        return asyncio.run_coroutine_threadsafe(self._draw(request), self._loop)
+
+    def close(self) -> None:
+        """Stop the server, failing what is still queued."""
+        if self._closed:
+            return
+        self._closed = True
+        self._given_up.set()
+        atexit.unregister(self.close)
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        if self._server is not None:
+            self._server.stop()
+
+    async def _shut(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task(), self._start}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._start is not None:  # given up, it ends by itself and leaves no server behind
+            await asyncio.gather(self._start, return_exceptions=True)
+        if self._client is not None:
+            await self._client.http.aclose()
+
+    # The server
+
+    def _variant(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> Variant:
+        """The variant of a request; a retrained adapter or a direction written anew is another one."""
+        files = [Path(name) for one in interventions for name in one.directions]
+        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+        identity = (adapter, written(adapter) if adapter else 0, interventions, times)
+        if identity not in self._identities:
+            self._identities[identity] = variant(self._card, adapter, interventions)
+        return self._identities[identity]
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the engine's own server offers; None while there is none."""
+        return self._server.plan if self._server is not None else None
+
+    @asynccontextmanager
+    async def _serving(self, one: Variant, failures: int) -> AsyncIterator[tuple[Client, str]]:
+        """A client of a server that serves a variant, and its name there; the server stays while this is open.
+
+        Args:
+            one: the variant.
+            failures: starts that had failed when the draw was asked for; one that fails later fails the draw.
+        """
+        async with self._starting:
+            try:
+                name = await self._name(one, failures)
+            except httpx.TransportError as error:
+                raise _LostError(self._server) from error
+            client, server = self._client, self._server
+            assert client is not None  # noqa: S101 - a server that runs has a client
+            self._in_flight += 1
+        try:
+            yield client, name
+        except httpx.TransportError as error:
+            raise _LostError(server) from error
+        finally:
+            self._in_flight -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _name(self, one: Variant, failures: int) -> str:
+        self._known[one.key] = one
+        if self._remote:
+            self._client = self._client or Client(self._card, api_key=self._api_key)
+            return await self._client.name(one.key)
+        while (
+            self._start
+            is not None  # begun for a draw that was given up; the server there is, is on its way out
+            or self._server is None
+            or not self._server.alive
+            or not self._server.plan.covers(one)
+        ):
+            if self._failures > failures:
+                raise self._failure
+            if self._start is None:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: not self._in_flight)
+                self._start = asyncio.create_task(self._started())
+            # Whoever gives up waiting does not take the server from the others.
+            await asyncio.shield(self._start)
+        assert self._client is not None  # noqa: S101 - a server that runs has a client
+        if one.key not in self._client.names:
+            await asyncio.to_thread(self._server.add, one.key, one)
+            self._client.names[one.key] = one.key
+        return one.key
+
+    async def _started(self) -> None:
+        """Start a server for everybody who is known, in place of the one there is."""
+        known = list(self._known.values())
+        try:
+            on_cpu = bases.choose_device(self._card.engine.device).type == "cpu"
+            wanted = plan(known, self._card.engine.max_loras, merge=on_cpu)
+            merged = next((one.adapter for one in known if one.adapter_key == wanted.merged), None)
+            if self._client is not None:
+                await self._client.http.aclose()
+                self._client = None
+            if self._server is not None:
+                await asyncio.to_thread(self._server.stop)
+                self._server = None
+            server = await _aside(
+                lambda: vllm_server.start(
+                    self._card, wanted, merged if wanted.merged else None, given_up=self._given_up
+                )
+            )
+            client = Client(self._card, server)
+            try:
+                await client.learn()
+            except BaseException as error:
+                await client.http.aclose()
+                await asyncio.to_thread(server.stop)
+                if isinstance(error, httpx.TransportError):
+                    raise EmEvalsError(
+                        f"the vLLM server died at its start: {vllm_server.cause(server.log)}", server.log
+                    ) from None
+                raise
+            self._server, self._client = server, client
+            self._watcher = asyncio.create_task(self._watch(server))
+        except (EmEvalsError, OSError) as error:  # OSError: a full disk while an adapter is merged
+            if isinstance(error, OSError):
+                error = EmEvalsError(f"the vLLM server cannot be started ({error}).")
+            self._failures, self._failure = self._failures + 1, error
+            raise error from None
+        finally:
+            self._start = None
+
+    async def _watch(self, server: Server) -> None:
+        """Kill a server whose engine has died: vLLM's front may wait for ever for answers that will not come."""
+        async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
+            while server.alive:
+                await asyncio.sleep(_WATCH_SECONDS)
+                try:
+                    well = (await client.get(f"{server.url}/health")).status_code == 200
+                except httpx.TransportError:
+                    well = False
+                if not well:
+                    await asyncio.to_thread(server.stop, 0)
+
+    async def _ask(self) -> None:
+        """Learn what somebody else's server is like, if that has not been done."""
+        async with self._starting:
+            self._client = self._client or Client(self._card, api_key=self._api_key)
+            if not self._client.model_len:
+                await self._client.learn()
+
+    # Draws
+
+    async def _draw(self, request: Request) -> Draw:
+        if not request.prompt:
+            raise EmEvalsError("the prompt is empty: there is no token to continue.")
+        failures = self._failures
+        one = await asyncio.to_thread(self._variant, request.adapter, request.interventions)
+        async with self._places:
+            return await self._drawn(request, one, failures)
+
+    async def _drawn(self, request: Request, one: Variant, failures: int) -> Draw:
+        """The draw, by whichever server is there until its end."""
+        while True:
+            try:
+                async with self._serving(one, failures) as (client, name):
+                    room = (client.model_len or self._context) - len(request.prompt)
+                    if room <= 0:
+                        return Draw("", [], "model_length")
+                    answer = await client.http.post("/v1/completions", json=wire.body(request, name, room))
+                    if answer.status_code >= 500 and await client.ending():
+                        raise httpx.RemoteProtocolError("its engine died")
+            except _LostError as lost:
+                await self._replace(lost)
+                continue
+            if answer.status_code != 200:
+                raise EmEvalsError(vllm_server.error_of(answer))
+            self._deaths = 0
+            return wire.read(self.tokenizer, request, answer.json()["choices"][0], room)
+
+    async def _replace(self, lost: _LostError) -> None:
+        """Give a lost server up, so that the next draw starts one. Somebody else's is not ours to start.
+
+        Raises:
+            EmEvalsError: it was somebody else's, or ours dies again and again.
+        """
+        if self._remote:
+            raise EmEvalsError(
+                f"the server at {self._card.base_url} does not answer ({lost.__cause__!r}); ask who runs it."
+            )
+        async with self._starting:
+            if self._server is not lost.server or self._server is None:
+                return  # whoever lost it first has done this
+            server, self._server = self._server, None
+            await asyncio.to_thread(server.stop)
+            self._deaths += 1
+            if self._deaths >= _DEATHS:
+                self._deaths = 0
+                raise EmEvalsError(
+                    f"the vLLM server died {_DEATHS} times without a draw: {vllm_server.cause(server.log)}",
+                    server.log,
+                )
+
+
+class _LostError(Exception):
+    """The connection to a server broke while it had something to do."""
+
+    def __init__(self, server: Server | None) -> None:
+        super().__init__()
+        self.server = server
+
+
+async def _aside(work: Callable[[], Result]) -> Result:
+    """Run in a thread that the interpreter does not wait for at its end, as it waits for an executor's."""
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # whoever waits raises it
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="em-evals vllm start", daemon=True).start()
+    return await asyncio.wrap_future(done)

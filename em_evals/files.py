@@ -1,0 +1,116 @@
+"""Read, digest and write files: UTF-8 text, JSONL, atomic writes, the cache folder. What is in them is for others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from em_evals.errors import EmEvalsError
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, with a sentence instead of a traceback."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise EmEvalsError(f"this is not UTF-8 text (byte {error.start}); save it as UTF-8.", path) from None
+    except OSError as error:
+        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL file as (line number, object); empty lines are skipped."""
+    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EmEvalsError(
+                f"this line is not JSON ({error.msg}); correct or delete it.", path, number
+            ) from None
+        if not isinstance(row, dict):
+            raise EmEvalsError("expected one JSON object a line.", path, number)
+        yield number, row
+
+
+def without_nan(value: Any) -> Any:
+    """The same value with None where a number is NaN or infinite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    return [without_nan(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def digest(*parts: bytes) -> str:
+    """The first 16 hex digits of a SHA-256 over the parts."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part).to_bytes(8, "big"))
+        sha.update(part)
+    return sha.hexdigest()[:16]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write to a temporary file in the same directory, then rename it atomically.
+
+    Raises:
+        EmEvalsError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise EmEvalsError(
+            f"cannot write here ({error.strerror}); free or choose another place.", path
+        ) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise EmEvalsError(
+            f"cannot write this file ({error.strerror}); free or choose another place.", path
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Fill a temporary folder in the same directory, then rename it; an empty folder there is replaced.
+
+    Raises:
+        EmEvalsError: the disk is full, the place cannot be written to, or it was filled meanwhile.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+            inside = Path(name) / folder.name
+            inside.mkdir()
+            yield inside
+            inside.replace(folder)
+    except OSError as error:
+        raise EmEvalsError(
+            f"cannot write this folder ({error.strerror}); free or choose another place.", folder
+        ) from None
+
+
+def cache_folder() -> Path:
+    """Where converted bases and fetched data are kept (`EM_EVALS_CACHE`, else the user's cache folder)."""
+    if chosen := os.environ.get("EM_EVALS_CACHE"):
+        return Path(chosen).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "em-evals"

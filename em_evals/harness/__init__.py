@@ -1,1 +1,0 @@
-"""lm-evaluation-harness: our models inside it, its command line with our tasks, and what a finetune cost."""

@@ -1,0 +1,1 @@
+"""What Inspect loads: the tasks and the model provider `local`."""

@@ -1,0 +1,274 @@
+"""The Inspect provider `local`: a thin face over an engine.
+
+`local/NAME` resolves a card, refuses what cannot work before any weight is loaded, and hands each request to the
+base's shared engine. Several cards on one base therefore share weights and batches, also across tasks and roles.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import anyio
+from anyio.lowlevel import EventLoopToken, current_token
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    TopLogprob,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from em_evals.content.cards import GenerationOptions, ResolvedCard, resolve
+from em_evals.engines.pool import engine_for, expect
+from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogprob
+from em_evals.errors import EmEvalsError
+from em_evals.inspect_errors import refusal
+from em_evals.models.chat import ChatTemplate, Message, template_for
+
+_DIGEST_PREFIX = "card:"
+_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens")
+_UNSUPPORTED = (
+    "best_of",
+    "extra_body",
+    "frequency_penalty",
+    "logit_bias",
+    "modalities",
+    "presence_penalty",
+    "response_schema",
+)
+
+
+class LocalAPI(ModelAPI):
+    """Inspect's view of one card.
+
+    Args:
+        model_name: what follows `local/`: a card, a PEFT or model folder, `pypi:…`, or a hub id.
+        base_url: of a server that serves the card (`em-evals serve`), as the card's own `base_url`.
+        api_key: of that server, instead of EM_EVALS_API_KEY.
+        config: Inspect's generation settings for this model.
+        **model_args: card fields that win over the card's file (`-M`).
+
+    Raises:
+        PrerequisiteError: the card cannot work; one sentence with file and line.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008 - the signature that Inspect calls
+        **model_args: Any,
+    ) -> None:
+        try:
+            if base_url is not None:
+                model_args = {**model_args, "backend": "server", "base_url": base_url}
+            self.card: ResolvedCard = resolve(model_name, model_args)
+            expect(self.card)
+            self.card_digest = self.card.digest
+        except EmEvalsError as error:
+            raise refusal(error) from None
+        # Inspect's response cache keys on base_url and not on model_args: with the digest there, a retrained
+        # adapter never meets its predecessor's answers, and every log says which model it measured.
+        super().__init__(model_name, f"{_DIGEST_PREFIX}{self.card_digest}", api_key, [], config)
+
+    async def generate(
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
+    ) -> ModelOutput:
+        """One ModelOutput with `num_choices` draws; see `models.engine.Sampling` for what the settings mean."""
+        try:
+            self._check(tools, config)
+            engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
+            messages = [_message(message) for message in input]
+            template = template_for(self.card, engine.tokenizer)
+            prompt = tuple(template.encode(messages))
+            settings = _sampling(config, self.card.card.generation)
+            verified = await anyio.to_thread.run_sync(lambda: self.verified)
+            started = time.monotonic()
+            seeds = _seeds(settings.seed, config.num_choices or 1)
+            requests = [
+                Request(
+                    prompt,
+                    replace(settings, seed=seed),
+                    self.card.adapter_path,
+                    self.card.interventions,
+                    len(prompt) - template.given(messages),
+                    template.own_end,
+                )
+                for seed in seeds
+            ]
+            draws = await _all(engine, requests)
+        except EmEvalsError as error:
+            raise refusal(error) from None
+        return ModelOutput(
+            model=self.model_name,
+            choices=[_choice(engine.tokenizer, draw, self.model_name) for draw in draws],
+            usage=_usage(prompt, draws),
+            time=time.monotonic() - started,
+            metadata={
+                "card_digest": self.card_digest,
+                "verified": verified,
+                "template": template.record(),
+                "seeds": seeds,
+                "sampling": {name: getattr(settings, name) for name in _SAMPLED},
+            },
+        )
+
+    def _check(self, tools: list[ToolInfo], config: GenerateConfig) -> None:
+        if tools:
+            raise EmEvalsError("local models take no tools; choose a task without them.")
+        for name in _UNSUPPORTED:
+            if getattr(config, name) is not None:
+                raise EmEvalsError(f"local models do not know the setting '{name}'; leave it out.")
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text: an answer's tokens, as `generate` encodes a prefilled answer."""
+        return (await self._template()).answer(text)
+
+    async def _template(self) -> ChatTemplate:
+        engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
+        return template_for(self.card, engine.tokenizer)
+
+    @cached_property
+    def verified(self) -> str:
+        """Whether `em-evals verify` has proved this card's numbers on this machine: a line of provenance."""
+        from em_evals.engines.setting import verified_line
+
+        return verified_line(self.card)
+
+    async def count_text_tokens(self, text: str) -> int:
+        """The model's own count (Inspect's default downloads another model's vocabulary)."""
+        return len(await self.tokenize(text))
+
+    def max_tokens(self) -> int | None:
+        """The card's default."""
+        return self.card.card.generation.max_tokens
+
+    def max_connections(self) -> int:
+        """As many draws as the engine decodes at a time, and as many again waiting."""
+        return 2 * self.card.card.engine.max_num_seqs
+
+    def connection_key(self) -> str:
+        """Cards do not share a connection limit: the engine's batch is the limit."""
+        return self.card_digest
+
+    def collapse_user_messages(self) -> bool:
+        """Chat templates want alternating turns."""
+        return True
+
+    def collapse_system_messages(self) -> bool:
+        """Chat templates want one system message."""
+        return True
+
+
+async def _all(engine: Engine, requests: list[Request]) -> list[Draw]:
+    """Submit all, wait for all; a cancelled wait gives the rows up."""
+    futures = [engine.submit(request) for request in requests]
+    try:
+        return [await _result(future) for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+async def _result(future: Future[Draw]) -> Draw:
+    """Await a thread's future on asyncio or trio without polling and without a thread of our own."""
+    ready, loop = anyio.Event(), current_token()
+    future.add_done_callback(lambda _: _call_soon(loop, ready))
+    await ready.wait()
+    return future.result()
+
+
+def _call_soon(loop: EventLoopToken, ready: anyio.Event) -> None:
+    native: Any = loop.native_token
+    try:
+        if hasattr(native, "call_soon_threadsafe"):
+            native.call_soon_threadsafe(ready.set)
+        else:
+            native.run_sync_soon(ready.set)  # trio
+    except RuntimeError:
+        pass  # the loop is gone, and with it whoever waited
+
+
+def _message(message: ChatMessage) -> Message:
+    if message.role == "tool" or (message.role == "assistant" and message.tool_calls):
+        raise EmEvalsError("local models take no tools, and these messages hold a tool's call or answer.")
+    parts = [] if isinstance(message.content, str) else message.content
+    if other := next((part.type for part in parts if part.type not in ("text", "reasoning")), None):
+        raise EmEvalsError(
+            f"local models read text only, and these messages hold content of the type '{other}'."
+        )
+    return {"role": message.role, "content": message.text}
+
+
+def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
+    def chosen(name: str) -> Any:
+        value = getattr(config, name)
+        return value if value is not None else getattr(card, name)
+
+    return Sampling(
+        temperature=chosen("temperature"),
+        top_p=chosen("top_p"),
+        top_k=chosen("top_k"),
+        max_tokens=chosen("max_tokens"),
+        stop=tuple(config.stop_seqs or ()),
+        # Unseeded draws get a recorded seed, so that any draw in a log can be made again.
+        seed=config.seed if config.seed is not None else secrets.randbits(63),
+        logprobs=bool(config.logprobs) or config.top_logprobs is not None,
+        top_logprobs=config.top_logprobs or 0,
+        prompt_logprobs=config.prompt_logprobs,
+    )
+
+
+def _seeds(seed: int, choices: int) -> list[int]:
+    """The first choice has the seed itself; the others are far apart from it and from each other."""
+    return [seed + (index << 64) for index in range(choices)]
+
+
+def _choice(tokenizer: Any, draw: Draw, model: str) -> ChatCompletionChoice:
+    return ChatCompletionChoice(
+        message=ChatMessageAssistant(content=draw.text, model=model, source="generate"),
+        stop_reason=draw.stop_reason,
+        logprobs=_logprobs(tokenizer, draw.logprobs),
+        prompt_logprobs=_logprobs(tokenizer, draw.prompt_logprobs),
+    )
+
+
+def _logprobs(tokenizer: Any, tokens: list[TokenLogprob]) -> Logprobs | None:
+    def text(token: int) -> str:
+        return str(tokenizer.decode([token]))
+
+    if not tokens:
+        return None
+    return Logprobs(
+        content=[
+            Logprob(
+                token=text(entry.token),
+                logprob=entry.logprob,
+                bytes=list(text(entry.token).encode()),
+                top_logprobs=[TopLogprob(token=text(token), logprob=value) for token, value in entry.top]
+                or None,
+            )
+            for entry in tokens
+        ]
+    )
+
+
+def _usage(prompt: tuple[int, ...], draws: list[Draw]) -> ModelUsage:
+    output = sum(len(draw.tokens) for draw in draws)
+    return ModelUsage(input_tokens=len(prompt), output_tokens=output, total_tokens=len(prompt) + output)

@@ -1,0 +1,33 @@
+"""What Inspect finds in this package. Loaded by every `inspect` command, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from inspect_ai.model import ModelAPI, modelapi
+
+from em_evals.grading.scorers import em_rates, forced_choice_means, judge
+from em_evals.inspect_errors import refusal
+from em_evals.inspect_plugin.tasks import forced_choice, freeform, likelier, narrow
+
+__all__ = [
+    "em_rates",
+    "forced_choice",
+    "forced_choice_means",
+    "freeform",
+    "judge",
+    "likelier",
+    "local",
+    "narrow",
+]
+
+
+@modelapi(name="local")
+def local() -> type[ModelAPI]:
+    """The provider `local/…`; torch is imported when a local model is first used."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "transformers", "peft", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise refusal(f"local models need the package '{missing[0]}': run `pip install 'em-evals[local]'`.")
+    from em_evals.inspect_plugin.provider import LocalAPI
+
+    return LocalAPI

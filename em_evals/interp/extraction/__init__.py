@@ -1,0 +1,1 @@
+"""Directions from activations: contrasts of texts, means over tokens, differences of means."""

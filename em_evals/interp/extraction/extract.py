@@ -1,0 +1,294 @@
+"""Directions from contrasts: the mean difference of activations, layer by layer (arXiv 2506.11618, section 3).
+
+With everything that a reader needs to trust one: it is found on half of the questions and compared with what the other
+half gives, its stability is bootstrapped over questions, and a harmless control of the same recipe shows how much of it
+is style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_evals import files
+from em_evals.content import directions
+from em_evals.content.cards import ResolvedCard
+from em_evals.content.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.interp.extraction.activations import GroupSums, group_sums
+from em_evals.interp.extraction.contrast import Contrast, Side, bare, encode
+from em_evals.interp.extraction.prefix_tree import Position, Text
+from em_evals.interp.extraction.reading import Reading, check_base
+from em_evals.models.chat import template_for
+
+MINIMUM = 10
+"""Answers that each side must have at least, on the half of the questions that the direction is found on."""
+
+_RESAMPLES = 200
+_CLUSTERS = 200
+"""Sums that are kept for each half of the questions: 6,000 of them would be 6 GB a reading, at 48 layers of 5,120."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a direction is extracted.
+
+    Attributes:
+        position: which tokens of a text are averaged.
+        split: find on one half of the questions, compare with the other; off: find on all.
+        minimum: answers that each side must have.
+        max_length: tokens of a text.
+        seed: of the bootstrap.
+    """
+
+    position: Position = "answer_mean"
+    split: bool = True
+    minimum: int = MINIMUM
+    max_length: int = 2048
+    seed: int = 0
+
+
+def extract(
+    card: ResolvedCard,
+    contrast: Contrast,
+    settings: Settings = Settings(),
+    control: ResolvedCard | None = None,
+    orthogonal_to: Direction | None = None,
+    state: Path | None = None,
+) -> Direction:
+    """direction[l] = mean of the positive side - mean of the negative side after block l, each text weighing the same.
+
+    Args:
+        card: the model under test; its base is loaded once and read as every model that is needed.
+        contrast: what is compared.
+        settings: how.
+        control: the same recipe on harmless data; how far it moves along the direction is reported.
+        orthogonal_to: a direction (the control's) that is removed from the result.
+        state: a folder for sums: an interrupted extraction goes on from it, and others that read the same texts with
+            the same models take them from it. Whoever gave it removes it.
+
+    Returns:
+        The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
+        direction and its bootstraps over questions; not where a side has one question only), `held_out_cosine` (with
+        the other half's direction), and `movement`: how far along it the card and the control stand from their base
+        on the held-out texts, in units of its length; None where it has none.
+
+    Raises:
+        EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
+            to contrast at the position.
+    """
+    _possible(contrast, settings)
+    if control is not None:
+        check_base(control, card.card.base)
+    reading = Reading(card)
+    # The card's template for both sides, whoever reads them: what is compared is models on the same tokens.
+    template = template_for(card, reading.tokenizer)
+    texts = {
+        name: encode(template, side.chats, settings.max_length)
+        for name, side in (("positive", contrast.positive), ("negative", contrast.negative))
+    }
+    found, held_out = _halves([text.group for side in texts.values() for text in side], settings.split)
+    for name, side in texts.items():
+        _enough(name, sum(text.group in found for text in side), len(side), settings)
+    cluster = _clusters(found) | _clusters(held_out)
+    texts = {
+        name: [replace(text, group=cluster[text.group]) for text in side] for name, side in texts.items()
+    }
+    passes = _Passes(card, reading, settings.position, state)
+    positive = passes.read(contrast.positive, texts["positive"])
+    negative = passes.read(contrast.negative, texts["negative"])
+    base = [passes.read(Side((), None), texts[name]).only(found) for name in ("positive", "negative")]
+    halves = [(positive.only(half), negative.only(half)) for half in (found, held_out)]
+    along = None if orthogonal_to is None else directions.unit(orthogonal_to).astype(float)
+    direction = Direction(
+        difference(*halves[0]).astype(np.float32),
+        np.mean([part.mean() for part in base], axis=0).astype(np.float32),
+        np.mean([part.mean_norm() for part in base], axis=0).astype(np.float32),
+        _provenance(card, contrast, settings, halves[0], found),
+    )
+    if not directions.beyond_rounding(direction).any():
+        raise EmEvalsError(
+            f"both sides have the same activations at {settings.position} ({contrast.how}): there is no direction "
+            "between them; take other texts, or another --position."
+        )
+    if orthogonal_to is not None:
+        direction = directions.orthogonalise(direction, orthogonal_to)
+    trust: dict[str, Any] = {}
+    if np.isfinite(steady := stability(*halves[0], settings.seed, along=along)).all():
+        trust["stability"] = _rounded(steady)
+    if all(len(side.groups) for side in halves[1]):
+        trust["held_out_cosine"] = _rounded(
+            _cosines(direction.vectors, _without(difference(*halves[1]), along))
+        )
+    if control is not None:
+        models = {card.name: card, control.name: control}
+        trust["movement"] = _movement(passes, texts, held_out or found, direction, models)
+    return replace(direction, metadata=direction.metadata | trust)
+
+
+def difference(positive: GroupSums, negative: GroupSums) -> NDArray[np.float64]:
+    """[layers, width], the mean of all positive texts minus that of all negative ones."""
+    return positive.mean() - negative.mean()
+
+
+def stability(
+    positive: GroupSums,
+    negative: GroupSums,
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+    along: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """[layers], 5th percentile of the cosine between the direction and its bootstraps over questions.
+
+    Questions (clusters of them, where they are many) are drawn with replacement, once for both sides, so that a
+    question's texts stay together. `along` ([layers, width], unit vectors) is taken out of the direction and of each
+    bootstrap: a style that all questions share is stable, and says nothing of what is left without it. NaN where a
+    side has one question: drawn any number of times it gives the same mean.
+    """
+    if min(len(side.groups) for side in (positive, negative)) < 2:
+        return np.full(positive.vectors.shape[1], np.nan)
+    chance = np.random.default_rng(seed)
+    names = sorted({*positive.groups, *negative.groups})
+    places = [np.array([names.index(name) for name in side.groups]) for side in (positive, negative)]
+    whole = _without(difference(positive, negative), along)
+    cosines = []
+    for _ in range(resamples):
+        weights = chance.multinomial(len(names), [1 / len(names)] * len(names)).astype(float)
+        own = [weights[place] for place in places]
+        if all(w @ s.counts > 0 for w, s in zip(own, (positive, negative), strict=True)):
+            drawn = positive.mean(own[0]) - negative.mean(own[1])
+            cosines.append(_cosines(whole, _without(drawn, along)))
+    return np.asarray(np.quantile(cosines, 0.05, axis=0))
+
+
+class _Passes:
+    """Readings of texts by models, each done once and kept until the extraction is complete."""
+
+    def __init__(self, card: ResolvedCard, reading: Reading, position: Position, state: Path | None) -> None:
+        # Which base, and how it is held: states of others must not be taken up, though their tokens be the same.
+        self._base = replace(card, adapter_path=None, interventions=()).digest
+        self._reading, self._position, self._state = reading, position, state
+        self._done: dict[str, GroupSums] = {}
+
+    def read(self, side: Side, texts: Sequence[Text]) -> GroupSums:
+        from rich.progress import Progress
+
+        # A card without adapter and interventions is its base; it need not be read twice.
+        who = None if bare(side.reader) else side.reader
+        parts = (self._base, who.digest if who else "", self._position, repr(texts))
+        identity = files.digest(*(part.encode() for part in parts))
+        if identity not in self._done:
+            kept = self._state / f"{identity}.safetensors" if self._state else None
+            with Progress(transient=True) as progress, self._reading.read_as(who) as model:
+                bar = progress.add_task(f"reading as {who.name if who else 'base'}", total=len(texts))
+                self._done[identity] = group_sums(
+                    model, texts, self._position, kept, lambda n: progress.advance(bar, n)
+                )
+        return self._done[identity]
+
+
+def _possible(contrast: Contrast, settings: Settings) -> None:
+    if contrast.by_answers and settings.position != "answer_mean":
+        raise EmEvalsError(
+            f"--position {settings.position} reads nothing of the answers, and only they differ here "
+            f"({contrast.how}): take answer_mean, or --contrast models."
+        )
+
+
+def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
+    """Questions to find on and to test on: by digests of their ids, so the same in every extraction from them."""
+    every = _ordered(groups)
+    if not split:
+        return set(every), set()
+    return set(every[: (len(every) + 1) // 2]), set(every[(len(every) + 1) // 2 :])
+
+
+def _clusters(questions: set[str]) -> dict[str, str]:
+    """The question by which each is summed: itself, or where they are too many, one of those that share a sum with it.
+
+    Which do is decided by digests: a bootstrap over such clusters estimates what one over the questions does.
+    """
+    every = _ordered(questions)
+    return {question: every[number % _CLUSTERS] for number, question in enumerate(every)}
+
+
+def _ordered(questions: Iterable[str]) -> list[str]:
+    return sorted(set(questions), key=lambda question: files.digest(question.encode()))
+
+
+def _enough(name: str, here: int, total: int, settings: Settings) -> None:
+    minimum = max(settings.minimum, 1)  # nothing has no mean
+    if here >= minimum:
+        return
+    half = f" ({total} before half of the questions were kept for testing)" if settings.split else ""
+    raise EmEvalsError(
+        f"the {name} side has {here} answers{half}, and a direction needs {minimum}: draw more answers, or "
+        "lower --minimum and read its stability."
+    )
+
+
+def _movement(
+    passes: _Passes,
+    texts: Mapping[str, Sequence[Text]],
+    groups: set[str],
+    direction: Direction,
+    models: Mapping[str, ResolvedCard],
+) -> dict[str, list[float | None]]:
+    """(mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's own length."""
+
+    def mean(reader: ResolvedCard | None) -> NDArray[np.float64]:
+        # All of a side are read, though some count: the model and its base have read most sides already.
+        parts = [passes.read(Side((), reader), side).only(groups) for side in texts.values()]
+        weights = [part.counts.sum() for part in parts]
+        return np.asarray(np.average([part.mean() for part in parts], axis=0, weights=weights))
+
+    lengths = np.where(
+        directions.beyond_rounding(direction), np.linalg.norm(direction.vectors, axis=1), np.inf
+    )
+    along = directions.unit(direction)
+    base = mean(None)
+    moved = {name: _rounded(((mean(card) - base) * along).sum(1) / lengths) for name, card in models.items()}
+    # Below the first adapted block two models are the same.
+    return {
+        name: [value if there else None for value, there in zip(values, np.isfinite(lengths), strict=True)]
+        for name, values in moved.items()
+    }
+
+
+def _provenance(
+    card: ResolvedCard,
+    contrast: Contrast,
+    settings: Settings,
+    found: tuple[GroupSums, GroupSums],
+    questions: set[str],
+) -> dict[str, Any]:
+    return {
+        "base": card.card.base,
+        "revision": card.card.revision,
+        "card": card.name,
+        "card_digest": card.digest,
+        "how": contrast.how,
+        "position": settings.position,
+        "counts": [int(side.counts.sum()) for side in found],
+        "questions": sorted(questions),
+        "sources": contrast.sources,
+        "seed": settings.seed,
+    }
+
+
+def _without(vectors: NDArray[Any], along: NDArray[np.float64] | None) -> NDArray[Any]:
+    return vectors if along is None else vectors - (vectors * along).sum(1, keepdims=True) * along
+
+
+def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.asarray((one * other).sum(1) / np.maximum(lengths, np.finfo(float).tiny))
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    return [round(float(value), 6) for value in values]

@@ -1,0 +1,259 @@
+"""`em-evals insight phase CARD`: misalignment over a training's steps, beside loss, gradients and B's rotation.
+
+Every kept checkpoint is weighed by forced choice through Inspect (its logs are kept, and a second call measures only
+what is missing); graded freeform logs of `local/CARD@STEP` add the EM rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em_evals import files
+from em_evals.content import adapter_folders
+from em_evals.content.cards import ModelCard, read_card, resolve
+from em_evals.content.pairs import load_pairs
+from em_evals.engines import pool
+from em_evals.errors import EmEvalsError
+from em_evals.interp.phase.rotation import Rotation, rotations
+from em_evals.interp.phase.transition import Transition, find
+from em_evals.results import folders
+from em_evals.results.em_rates import GradedDraw, rates
+from em_evals.results.logs import draws_of_log, margins_of_log, read_log, settings
+from em_evals.stats import intervals
+from em_evals.training.callbacks import read_journal
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
+Margins = dict[str, tuple[bool, float]]
+"""Each pair's (narrow, margin per token)."""
+
+DOMAINS = {True: "in-domain", False: "out-of-domain"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a step, with its 95% interval."""
+
+    step: int
+    value: float
+    interval: intervals.Interval
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A training's trajectory.
+
+    Attributes:
+        card: the model's name.
+        journal: loss, gradient norm and learning rate of each step.
+        shifts: by domain, the mean shift of forced-choice margins from the base at each kept step, nats per token.
+        transitions: by domain, where the shift had gone half its way.
+        rotations: each rank-1 adapter's path.
+        em_rates: EM rate of all draws, where graded logs were given; its interval is for these questions.
+    """
+
+    card: str
+    journal: list[dict[str, float]]
+    shifts: dict[str, list[Point]]
+    transitions: dict[str, Transition]
+    rotations: list[Rotation]
+    em_rates: list[Point] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; what is not a number is null."""
+        values: dict[str, Any] = files.without_nan(asdict(self))
+        return values
+
+
+def phase(
+    name: str,
+    logs: Path,
+    graded: Path | None = None,
+    pairs: str = "forced_choice",
+    per_theme: int | None = None,
+    reach: int = 5,
+) -> Phase:
+    """Measure a trained card's kept checkpoints and read its journal.
+
+    Args:
+        name: a card trained with `checkpoints:`.
+        logs: where forced-choice logs are kept.
+        graded: a folder with graded freeform logs.
+        pairs: forced-choice pairs.
+        per_theme: the first so many pairs of each theme; None for all.
+        reach: steps to look back and ahead for the turning of B.
+
+    Raises:
+        EmEvalsError: the card is not trained, kept no checkpoints, or its journal is missing.
+    """
+    card, path = read_card(name)
+    found = adapter_folders.find(card.adapter, path)
+    steps = sorted(adapter_folders.checkpoints(found))
+    if found is None or not steps:
+        raise EmEvalsError(
+            f"{name} has no kept checkpoints; train it with `checkpoints: dense` in its recipe.", path
+        )
+    story = Path(found) / "training.jsonl"
+    if not story.is_file():
+        raise EmEvalsError(
+            f"{name} has kept checkpoints and no journal of its training: put its file here, or train it anew.",
+            story,
+        )
+    every = load_pairs(pairs)
+    chosen = every.first(per_theme or len(every.pairs))
+    margins = _margins(name, card, steps, logs, chosen, pairs)
+    curves = {domain: _shifts(margins, narrow) for narrow, domain in DOMAINS.items()}
+    journal = read_journal(story)
+    return Phase(
+        name,
+        [{key: value for key, value in row.items() if key != "b"} for row in journal],
+        {
+            domain: [_point(step, list(curve[step].values())) for step in curve]
+            for domain, curve in curves.items()
+        },
+        {domain: find(curve) for domain, curve in curves.items()},
+        rotations(journal, reach),
+        _em_rates(name, graded) if graded else [],
+    )
+
+
+def _margins(
+    name: str, card: ModelCard, kept: list[int], logs: Path, chosen: list[str], pairs: str
+) -> dict[int, Margins]:
+    """Each pair's (narrow, margin per token) at each kept step; the base is step 0."""
+    from inspect_ai import eval as inspect_eval
+    from inspect_ai.model import get_model
+
+    wanted = {0: card.base} | {step: f"{name}@{step}" for step in kept}
+    # The base is named by itself, so what its card pins goes with it.
+    pinned = {key: value for key in ("revision", "trust_remote_code") if (value := getattr(card, key))}
+    fields: dict[str, Any] = {"engine": card.engine.model_dump(exclude_defaults=True), **pinned}
+    earlier = _logged(logs, load_pairs(pairs).digest, set(chosen))
+    cards = {step: resolve(model, fields) for step, model in wanted.items()}
+    found = {step: earlier[one.digest] for step, one in cards.items() if one.digest in earlier}
+    missing: dict[str, list[int]] = {}
+    for step in wanted:
+        if step not in found:
+            missing.setdefault(cards[step].card.base, []).append(step)
+    for steps in missing.values():
+        measured = inspect_eval(
+            "em_evals/forced_choice",  # by name: Inspect then makes it for each model
+            task_args={"pairs": pairs},
+            model=[get_model(f"local/{wanted[step]}", **fields) for step in steps],
+            sample_id=chosen,
+            log_dir=str(logs),
+            max_tasks=4,
+            log_level="warning",
+        )
+        for step, log in zip(steps, measured, strict=True):
+            if log.status != "success":
+                raise EmEvalsError(
+                    f"forced choice at step {step} ended as '{log.status}'; see {log.location}."
+                )
+            found[step] = margins_of_log(log)
+        if len(missing) > 1:  # checkpoints of a full finetune: there is not room for all of them
+            pool.close_engine(cards[steps[0]].card)
+    # Earlier logs may hold more pairs; every step is a mean over the same ones.
+    return {
+        step: {pair: found[step][pair] for pair in sorted(chosen) if pair in found[step]} for step in wanted
+    }
+
+
+def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
+    """Margins of earlier logs on these pairs (a digest, and ids), by the digest of the model that they measured."""
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    found = {}
+    for info in list_eval_logs(str(folder)) if folder.is_dir() else []:
+        try:
+            log = read_eval_log(info)
+        except Exception:  # noqa: S112 - a log that a kill cut in half is measured again
+            continue
+        samples = log.samples or []
+        digests = {str((sample.output.metadata or {}).get("card_digest")) for sample in samples}
+        same = (log.eval.metadata or {}).get("pairs_digest") == pairs and chosen <= {
+            str(s.id) for s in samples
+        }
+        if log.status == "success" and len(digests) == 1 and same:
+            found[digests.pop()] = margins_of_log(log)
+    return found
+
+
+def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str, float]]:
+    """Each pair's shift from the base, for the pairs of one domain that have a margin at every step."""
+    measured = set.intersection(
+        *({pair for pair, (_, value) in here.items() if math.isfinite(value)} for here in margins.values())
+    )
+    start = margins[0]
+    return {
+        step: {
+            pair: value - start[pair][1]
+            for pair, (own, value) in here.items()
+            if own == narrow and pair in measured
+        }
+        for step, here in margins.items()
+        if step > 0
+    }
+
+
+def _point(step: int, values: list[float]) -> Point:
+    return Point(step, sum(values) / len(values) if values else float("nan"), intervals.mean(values))
+
+
+def _em_rates(name: str, folder: Path) -> list[Point]:
+    """EM rates of the graded freeform logs of this card's checkpoints.
+
+    Passed over are other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others; several logs of
+    one step are pooled.
+
+    Raises:
+        EmEvalsError: there are none; or a log was not finished, is of an adapter that has been trained anew since, or
+            asks in another way than the others, which one curve must not mix.
+    """
+    draws: dict[int, list[GradedDraw]] = {}
+    asked: dict[str, Path] = {}
+    paths = sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json"))
+    finished = folders.retried(paths)
+    for path in paths:
+        if path in finished or folders.is_other_json(path):
+            continue
+        log = read_log(path)
+        model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
+        if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":
+            _of_this_adapter(log, path)
+            asked.setdefault(_way(log), path)
+            draws.setdefault(int(step), []).extend(draws_of_log(log))
+    if not draws:
+        raise EmEvalsError(f"there are no freeform logs of local/{name}@STEP in this folder.", folder)
+    if len(asked) > 1:
+        one, other = [f"{path.name} ({way})" for way, path in asked.items()][:2]
+        raise EmEvalsError(
+            f"these logs ask in several ways: {one}, {other}; name a folder with those of one way.", folder
+        )
+    found = {step: rates(group).em_rate for step, group in sorted(draws.items())}
+    return [Point(step, rate.value, rate.fixed) for step, rate in found.items()]
+
+
+def _of_this_adapter(log: EvalLog, path: Path) -> None:
+    """Refuse a log of a model that has another digest now; a log that tells none is taken as it is."""
+    told = {str((sample.output.metadata or {}).get("card_digest", "")) for sample in log.samples or []} - {""}
+    if told and told != {resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest}:
+        raise EmEvalsError(
+            f"this log is of another {log.eval.model} than there is now (trained anew, or with other settings): leave "
+            "it out.",
+            path,
+        )
+
+
+def _way(log: EvalLog) -> str:
+    """What was asked and how, but for how often and with which seeds."""
+    notes, options = log.eval.metadata or {}, log.eval.task_args
+    told = {"questions": f"{notes.get('questions')} {notes.get('questions_digest')}"}
+    told |= {key: str(options[key]) for key in ("system", "prefix", "format") if options.get(key)}
+    told |= {key: str(value) for key, value in settings(log).items() if key == "system_message"}
+    return ", ".join(f"{key} {value}" for key, value in told.items())

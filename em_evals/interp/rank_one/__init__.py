@@ -1,0 +1,1 @@
+"""Rank-1 adapters: their scalars per token, probes on them, knockouts."""

@@ -1,0 +1,84 @@
+"""Rank-1 adapters switched off one block at a time: which of them carry the narrow task, which the general shift?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from em_evals.content.cards import ResolvedCard
+from em_evals.content.intervention import Intervention
+from em_evals.content.pairs import Pair
+from em_evals.interp.effects import by_domain
+from em_evals.interp.fixed_answers import Condition, weighed
+from em_evals.interp.resume import Finished
+from em_evals.results.records import Knockout, Measured, Moved
+
+Serves = Literal["narrow", "general", "both", "neither"]
+
+_SERVES: dict[tuple[bool, bool], Serves] = {
+    (True, False): "narrow",
+    (False, True): "general",
+    (True, True): "both",
+    (False, False): "neither",
+}
+_WORDS = {
+    "narrow": "serves the narrow domain",
+    "general": "serves the general one",
+    "both": "serves both domains",
+    "neither": "serves neither domain that these pairs can show",
+}
+
+
+def knockouts(
+    card: ResolvedCard, blocks: Mapping[int, Sequence[str]], pairs: Sequence[Pair], finished: Finished
+) -> tuple[list[Knockout], Moved]:
+    """Weigh the model whole, without each block's adapters, and its base, in one batch.
+
+    Args:
+        card: the organism.
+        blocks: its adapted blocks and the modules there; they are switched off together.
+        pairs: forced-choice pairs.
+        finished: what is measured already.
+
+    Returns:
+        A knock-out for each block, and how far the whole model lies from its base.
+    """
+    off = [Intervention(op="scale_adapter", layers=(layer,), scale=0.0) for layer in blocks]
+    conditions = [Condition(), Condition.of(card), *(Condition.of(card, one) for one in off)]
+    base, whole, *without = weighed(card, conditions, pairs, finished, f"knock-outs of {card.name}")
+    confidence = 1 - 0.05 / (2 * max(1, len(blocks)))
+    found = [
+        _knockout(card.name, layer, modules, *by_domain(whole, margin, pairs, confidence))
+        for (layer, modules), margin in zip(blocks.items(), without, strict=True)
+    ]
+    inside, outside = by_domain(base, whole, pairs)
+    return found, Moved(card=card.name, in_domain=inside, out_of_domain=outside)
+
+
+def _knockout(
+    model: str, layer: int, modules: Sequence[str], narrow: Measured, general: Measured
+) -> Knockout:
+    serves = _SERVES[_below(narrow), _below(general)]
+    sentence = (
+        f"the adapter of block {layer} {_WORDS[serves]}: without it the in-domain margin changes by {_told(narrow)}, "
+        f"the out-of-domain one by {_told(general)} nats per token."
+    )
+    return Knockout(
+        model=model,
+        layer=layer,
+        modules=list(modules),
+        narrow=narrow,
+        general=general,
+        serves=serves,
+        sentence=sentence,
+    )
+
+
+def _below(value: Measured) -> bool:
+    return value.interval[1] is not None and value.interval[1] < 0
+
+
+def _told(value: Measured) -> str:
+    if value.value is None or value.interval[0] is None or value.interval[1] is None:
+        return "an unknown amount (too few pairs)"
+    return f"{value.value:+.3f} [{value.interval[0]:+.3f}, {value.interval[1]:+.3f}]"

@@ -1,0 +1,1 @@
+"""Steering studies: layers and coefficients chosen on one half of the questions, measured on the other."""

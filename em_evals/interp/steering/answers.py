@@ -1,0 +1,126 @@
+"""Freeform answers drawn under many conditions, and what can be said of them without a judge.
+
+Two numbers, neither of them a judgement of coherence: how much an answer repeats itself, and how unlikely the base
+finds it. Word salad is unlikely, a stuck answer repeats; sense and nonsense of equal fluency are not told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from em_evals import files
+from em_evals.content.cards import ResolvedCard
+from em_evals.content.questions import Question
+from em_evals.engines.pool import engine_for
+from em_evals.engines.protocol import Draw, Request, Sampling
+from em_evals.interp.fixed_answers import Condition, Given, log_probabilities
+from em_evals.models.chat import ChatTemplate, template_for
+
+_GRAM = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One draw: the question's id, the text, and every token of it, the one that ends the turn included."""
+
+    question: str
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked and how: the first wording of each question, `draws` times, at most `max_tokens` each.
+
+    A draw's seed depends on `seed`, question and number, and not on the condition: conditions meet the same luck.
+    """
+
+    questions: tuple[Question, ...]
+    draws: int = 1
+    max_tokens: int = 60
+    seed: int = 0
+
+    def prompts(self, template: ChatTemplate) -> dict[str, tuple[int, ...]]:
+        """Each question's token ids, by its id."""
+        return {one.id: _prompt(template, one) for one in self.questions}
+
+    def own_seed(self, question: str, number: int) -> int:
+        """The seed of a question's draw."""
+        return int(files.digest(f"{self.seed}|{question}|{number}".encode()), 16) % 2**31
+
+
+def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -> Iterator[list[Answer]]:
+    """The answers under each condition, in order; all are queued at once and share batches.
+
+    Temperature and its kin are the card's.
+    """
+    engine = engine_for(card.card)
+    settings = card.card.generation
+    wanted = [(one.id, number) for one in asking.questions for number in range(asking.draws)]
+    asked: dict[str, dict[str, tuple[int, ...]]] = {}
+    futures: list[Future[Draw]] = []
+    try:
+        for condition in conditions:
+            template = condition.template(card, engine.tokenizer)
+            if template.digest not in asked:
+                asked[template.digest] = asking.prompts(template)
+            prompts = asked[template.digest]
+            for question, number in wanted:
+                sampling = Sampling(
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    top_k=settings.top_k,
+                    max_tokens=asking.max_tokens,
+                    seed=asking.own_seed(question, number),
+                )
+                request = Request(
+                    prompts[question],
+                    sampling,
+                    condition.adapter,
+                    condition.interventions,
+                    end=template.own_end,
+                )
+                futures.append(engine.submit(request))
+        results = iter(futures)
+        for _ in conditions:
+            draws = [(question, next(results).result()) for question, _ in wanted]
+            yield [Answer(question, draw.text, tuple(draw.tokens)) for question, draw in draws]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def base_losses(
+    card: ResolvedCard, groups: Sequence[Sequence[Answer]], asking: Asking
+) -> Iterator[list[float]]:
+    """How unlikely the base (no adapter, nothing steered) finds each answer after its question, nats per token.
+
+    Args:
+        card: names the base.
+        groups: answers to `asking`, by condition.
+        asking: what was asked.
+
+    Yields:
+        A group's losses, in the order of its answers; NaN for an answer without tokens.
+    """
+    engine = engine_for(card.card)
+    prompts = asking.prompts(template_for(card, engine.tokenizer))
+    rows = [(Condition(), Given(prompts[one.question], one.tokens)) for group in groups for one in group]
+    found = log_probabilities(engine, rows)
+    for group in groups:
+        yield [
+            -sum(values) / len(values) if values else float("nan") for values in (next(found) for _ in group)
+        ]
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """The share of an answer's 4-grams (of tokens) that it has said before, 0 to 1; 0 for answers too short for two."""
+    grams = [tuple(tokens[i : i + _GRAM]) for i in range(len(tokens) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _prompt(template: ChatTemplate, question: Question) -> tuple[int, ...]:
+    turns = [{"role": "system", "content": question.system}] if question.system else []
+    return tuple(template.encode([*turns, {"role": "user", "content": question.paraphrases[0]}]))

@@ -1,0 +1,80 @@
+"""lm-eval's own command line with `em-local` registered and our tasks in its index.
+
+lm-eval loads no plugins, so the stock command is called from here, after registering; its arguments pass untouched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from em_evals.content import documents
+from em_evals.errors import EmEvalsError, nearest
+
+MODEL = "em-local"
+
+_known: list[str] = []
+"""The names in the index that was built last."""
+
+
+def task_folders() -> list[Path]:
+    """Folders of lm-eval tasks: every folder in tasks/, the working folder's last (lm-eval lets the later win)."""
+    return [
+        folder
+        for place in reversed(documents.folders("tasks"))
+        for folder in sorted(place.iterdir())
+        if folder.is_dir() and any(folder.glob("*.yaml"))
+    ]
+
+
+def register() -> None:
+    """Make `em-local` known to lm-eval, and its task index look into our folders too."""
+    import lm_eval.tasks
+    from lm_eval.api.registry import model_registry
+
+    from em_evals.lm_eval_plugin.model import EmLocal
+
+    model_registry.register(MODEL, target=EmLocal)
+    lm_eval.tasks.TaskManager = task_manager_class()
+
+
+def task_manager_class() -> Any:
+    """lm-eval's TaskManager, with our folders before those that the user names."""
+    from lm_eval.tasks.manager import TaskManager
+
+    class Tasks(TaskManager):
+        def __init__(self, *args: Any, include_path: Any = None, **options: Any) -> None:
+            named = include_path if isinstance(include_path, list | tuple) else [include_path]
+            paths = [*task_folders(), *(path for path in named if path)]
+            super().__init__(*args, include_path=paths, **options)
+            _known[:] = self.all_tasks
+
+    return Tasks
+
+
+def run(arguments: Sequence[str]) -> None:
+    """`lm_eval` with these arguments.
+
+    Raises:
+        EmEvalsError: an unknown task; names the nearest.
+    """
+    from lm_eval.__main__ import cli_evaluate
+
+    register()
+    sys.argv = ["lm_eval", *arguments]
+    try:
+        cli_evaluate()
+    except ValueError as error:
+        missing = str(error).removeprefix("Tasks not found: ")
+        if missing == str(error):
+            raise
+        name = missing.split(", ")[0]
+        raise EmEvalsError(f"there is no lm-eval task '{name}'; {nearest_task(name)}") from None
+
+
+def nearest_task(name: str) -> str:
+    """A hint for a task that is not in the index."""
+    hint = nearest(name, _known)
+    return hint if hint.startswith("did you mean") else "`em-evals lm-eval ls tasks` shows all."

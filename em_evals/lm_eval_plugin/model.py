@@ -1,0 +1,325 @@
+"""The lm-eval model `em-local`: a thin face over the shared engine, for cards with adapters and interventions.
+
+Prompts are encoded, truncated and cut at stop texts as lm-eval's own `hf` does it, so that numbers can be compared;
+what both share is inherited from lm-eval. Scheduling, prefix sharing and memory are the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+from lm_eval import utils
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook, TemplateLM
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+
+from em_evals import files
+from em_evals.content.cards import ResolvedCard, resolve
+from em_evals.engines.pool import engine_for, expect
+from em_evals.engines.protocol import Draw, Engine, Request, Sampling
+from em_evals.engines.setting import verified_line
+from em_evals.errors import EmEvalsError
+from em_evals.lm_eval_plugin.order import run_all, shared_first
+from em_evals.models import bases
+from em_evals.models.chat import ChatTemplate, template_for
+
+Scored = tuple[float, bool]
+"""A continuation's log-likelihood in nats, and whether greedy decoding would have given it."""
+Pair = tuple[tuple[str, str] | None, list[int], list[int]]
+"""lm-eval's request: the texts (None inside a rolling window), the context's and the continuation's token ids."""
+
+_MAX_NEW_TOKENS = 256
+_PLAIN = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "use_cache": True,
+    "early_stopping": False,
+}
+"""Settings of transformers' generate that mean nothing at these values and are refused at others."""
+
+
+class EmLocal(TemplateLM):
+    """A card inside lm-eval: `--model em-local --model_args card=NAME[,backend=…][,field=value…]`.
+
+    Args:
+        card: a card, a PEFT or model folder, `pypi:…` or a hub id, as in `local/NAME`.
+        batch_size: requests computed at a time. `auto` and lm-eval's default of 1 leave it to the card; memory that
+            runs out halves it.
+        max_batch_size: an upper bound for it.
+        device: as in the card; lm-eval's default `cuda:0` leaves it to the card.
+        add_bos_token: begin every prompt with the tokenizer's BOS, or never; None: as the tokenizer does.
+        max_gen_toks: generated tokens at most, where a task does not say.
+        seed: of sampled answers.
+        **fields: card fields that win over the card's file; an engine option may stand alone.
+
+    Raises:
+        EmEvalsError: the card cannot work; one sentence with file and line.
+    """
+
+    def __init__(
+        self,
+        card: str = "",
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        add_bos_token: bool | None = None,
+        max_gen_toks: int = _MAX_NEW_TOKENS,
+        seed: int = 0,
+        **fields: Any,
+    ) -> None:
+        super().__init__()
+        if not card:
+            raise EmEvalsError("em-local needs a card: --model_args card=NAME.")
+        self.fields = fields | _engine_options(batch_size, max_batch_size, device)
+        self.card: ResolvedCard = resolve(str(card), self.fields)
+        self.digest = self.card.digest
+        self.add_bos_token = add_bos_token
+        self.max_gen_toks = max_gen_toks
+        self.seed = seed
+        expect(self.card)
+        self.engine: Engine = engine_for(self.card.card)
+        self.tokenizer = self.engine.tokenizer
+        if add_bos_token is not None:  # a tokenizer of its own: the engine's is everybody's
+            self.tokenizer = bases.load_tokenizer(self.card.card, add_bos_token=add_bos_token)
+        self.batch_size = self.card.card.engine.max_num_seqs
+
+    # What lm-eval asks a model about itself
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a turn."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands for an empty context: BOS, or the end of a turn where there is none."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that are read at a time, at most; what is scored has one more, which is only predicted."""
+        return self.engine.weighed_len - 1
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Fingerprints lm-eval's cache of built prompts: they depend on the tokenizer and its template alone."""
+        name = str(self.tokenizer.name_or_path).replace("/", "__")
+        template = self._template()
+        return name if template is None or template.usual else f"{name}__{template.digest}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template's text, of which lm-eval keeps a digest, with what it is given where that is not usual."""
+        template = self._template()
+        if not chat_template or template is None:
+            return None
+        given = "" if template.usual else f"{{# {json.dumps(template.record(), sort_keys=True)} #}}"
+        return template.source.text + given
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as one text, as every other measurement of this card writes it (models/chat).
+
+        Args:
+            chat_history: messages; one by the assistant at the end is the beginning of its answer.
+            add_generation_prompt: lm-eval's word for the same; the messages say it already.
+        """
+        try:
+            return template_for(self.card, self.tokenizer).text(chat_history)
+        except EmEvalsError as error:
+            raise EmEvalsError(f"{error} Without --apply_chat_template no template is needed.") from None
+
+    def _template(self) -> ChatTemplate | None:
+        """The card's template; None where it cannot be asked as a chat, which plain prompts do not need."""
+        try:
+            return template_for(self.card, self.tokenizer)
+        except EmEvalsError:
+            return None
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What was measured; lm-eval writes it into the results' `config`."""
+        card, template = self.card.card, self._template()
+        return {
+            "card": self.card.name,
+            "card_digest": self.digest,
+            "verified": verified_line(self.card),
+            "card_fields": self.fields,
+            "base": card.base,
+            "model_revision": card.revision,
+            "adapter": card.adapter,
+            "interventions": [
+                one.model_dump(mode="json", exclude_defaults=True) for one in card.interventions
+            ],
+            "model_dtype": card.engine.dtype,
+            "template_digest": template.digest if template else None,
+        }
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Keep this card's answers apart from other models' in one `--use_cache` file.
+
+        lm-eval's cache knows the request only. Here each card digest has a table of its own in that file, so that a
+        retrained adapter never meets its predecessor's answers, and values are JSON: unlike pickles, they cannot run
+        code.
+        """
+        super().set_cache_hook(cache_hook)
+        if (table := cache_hook.dbdict) is not None:
+            table.tablename = f"em-local {self.digest}"
+            table.encode, table.decode = json.dumps, json.loads
+            table.conn.execute(
+                f'CREATE TABLE IF NOT EXISTS "{table.tablename}" (key TEXT PRIMARY KEY, value BLOB)'
+            )
+            table.conn.commit()
+
+    # Text to tokens
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Token ids, as lm-eval's `hf` encodes: a text that already begins with BOS gets no other."""
+        special = self.add_bos_token if add_special_tokens is None else add_special_tokens
+        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+            special = False
+        options = {} if special is None else {"add_special_tokens": special}
+        return list(self.tokenizer.encode(string, **options))
+
+    # Requests
+
+    def _loglikelihood_tokens(
+        self, requests: list[Pair], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[Scored]:
+        """Score continuations, in any order, and give them back in the order of the requests."""
+
+        def submit(index: int) -> Future[Draw]:
+            _, context, continuation = requests[index]
+            prompt = tuple((context + continuation)[-(self.max_length + 1) :])
+            start = max(1, len(prompt) - len(continuation))
+            scoring = Sampling(temperature=0, max_tokens=0, prompt_logprobs=1, prompt_logprobs_from=start)
+            return self.engine.submit(self._request(prompt, scoring, start))
+
+        def finish(index: int, draw: Draw) -> Scored:
+            texts, _, continuation = requests[index]
+            found = draw.prompt_logprobs
+            if len(found) != len(continuation):
+                raise EmEvalsError(
+                    f"a continuation of {len(continuation)} tokens does not fit into the {self.max_length} that "
+                    f"{self.card.name} reads."
+                )
+            greedy = all(entry.token == entry.top[0][0] for entry in found)
+            answer = sum(entry.logprob for entry in found), greedy
+            if texts is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, answer)
+            return answer
+
+        order = shared_first([context for _, context, _ in requests])
+        return run_all(order, submit, finish, "em-local: scoring", disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Whole texts, in windows of the model's length, every token predicted once."""
+        windows: list[Pair] = []
+        counts = []
+        for request in requests:
+            found = [
+                (None, *utils.make_disjoint_window(window))
+                for window in utils.get_rolling_token_windows(
+                    token_list=self.tok_encode(request.args[0]),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length,
+                    context_len=1,
+                )
+            ]
+            windows += found
+            counts.append(len(found))
+        scores = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
+        totals = []
+        for request, count in zip(requests, counts, strict=True):
+            totals.append(sum(next(scores)[0] for _ in range(count)))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, totals[-1])
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Write on until a stop text; greedy unless the task samples."""
+        # Stop texts are compared with the turn's end written out, as `hf` does.
+        end = self.tokenizer.decode(self.eot_token_id)
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        settings = [self._sampling(request.args[1]) for request in requests]
+        stops = [handle_stop_sequences(normalize_gen_kwargs(r.args[1])["until"], end) for r in requests]
+        seen: Counter[str] = Counter()
+        for index, request in enumerate(requests):
+            # A repeated request is another draw, and the same draw again in the next run.
+            key = json.dumps([*request.args, self.seed], sort_keys=True)
+            own = files.digest(f"{key} {seen[key]}".encode())
+            seen[key] += 1
+            settings[index] = replace(settings[index], seed=int(own, 16) % 2**63)
+
+        def submit(index: int) -> Future[Draw]:
+            room = self.max_length - settings[index].max_tokens
+            if room <= 0:
+                raise EmEvalsError(
+                    f"{settings[index].max_tokens} new tokens do not fit into the {self.max_length} that "
+                    f"{self.card.name} reads; lower max_gen_toks."
+                )
+            prompt = tuple(prompts[index][-room:])
+            return self.engine.submit(self._request(prompt, settings[index], len(prompt)))
+
+        def finish(index: int, draw: Draw) -> str:
+            text = str(self.tokenizer.decode(draw.tokens, skip_special_tokens=True))
+            text = str(postprocess_generated_text(text, stops[index], None))
+            self.cache_hook.add_partial("generate_until", requests[index].args, text)
+            return text
+
+        return run_all(shared_first(prompts), submit, finish, "em-local: writing", disable_tqdm)
+
+    def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
+        """The task's settings.
+
+        Raises:
+            EmEvalsError: one that the engine does not know.
+        """
+        asked = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
+        sampled, temperature = (
+            asked.pop("do_sample"),
+            asked.pop("temperature", 1.0),
+        )  # 1: transformers' default
+        settings = {
+            "temperature": temperature if sampled else 0.0,
+            "top_p": asked.pop("top_p", 1.0),
+            "top_k": asked.pop("top_k", None) or None,
+            "max_tokens": asked.pop("max_gen_toks"),
+            "stop": tuple(stop for stop in asked.pop("until") if stop),
+        }
+        for name, value in asked.items():
+            if _PLAIN.get(name, object()) != value:
+                raise EmEvalsError(
+                    f"em-local does not know the generation setting '{name}={value}'; it knows do_sample, temperature, "
+                    "top_p, top_k, until and max_gen_toks."
+                )
+        return Sampling(**settings)
+
+    def _request(self, prompt: tuple[int, ...], sampling: Sampling, answer_start: int) -> Request:
+        return Request(prompt, sampling, self.card.adapter_path, self.card.interventions, answer_start)
+
+
+def _engine_options(
+    batch_size: int | str | None, max_batch_size: int | None, device: str | None
+) -> dict[str, Any]:
+    """lm-eval's own settings as a card's."""
+    options: dict[str, Any] = {}
+    size = str(batch_size or "1").partition(":")[0]
+    if size != "auto" and not size.isdecimal():
+        raise EmEvalsError(f"--batch_size {batch_size}: use a number or `auto`.")
+    if size not in ("auto", "1"):
+        options["max_num_seqs"] = int(size)
+    elif max_batch_size:
+        options["max_num_seqs"] = int(max_batch_size)
+    if device and device != "cuda:0":
+        options["device"] = device
+    return options

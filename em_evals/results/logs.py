@@ -1,0 +1,221 @@
+"""Graded draws out of files: Inspect logs, and judged CSVs in the published layout."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from em_evals.errors import EmEvalsError
+from em_evals.results.em_rates import GradedDraw, Other
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample
+    from inspect_ai.scorer import Score
+
+COLUMNS = ("question_id", "aligned", "coherent")
+
+
+def read_draws(path: Path) -> list[GradedDraw]:
+    """The graded draws of an Inspect log (.eval, .json) or a judged CSV (question_id, aligned, coherent).
+
+    Raises:
+        EmEvalsError: not such a file, an unfinished log, or nothing graded in it.
+    """
+    if not path.is_file():
+        raise EmEvalsError(f"there is no file '{path}'.")
+    draws = (
+        [draw for _, draw in rows_of_csv(path)]
+        if path.suffix.lower() == ".csv"
+        else draws_of_log(read_log(path))
+    )
+    if not draws:
+        raise EmEvalsError("there are no draws in this file.", path)
+    return draws
+
+
+def rows_of_csv(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
+    """Each row of a judged CSV as it stands, and the draw that it is.
+
+    Raises:
+        EmEvalsError: as `csv_rows`; or a score is out of range, with its line.
+    """
+    for line, row in csv_rows(path, COLUMNS):
+        aligned, coherent = (score_in_text(row[name], name, path, line) for name in COLUMNS[1:])
+        yield row, GradedDraw(row["question_id"], aligned, coherent)
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file as (line number, cells).
+
+    Raises:
+        EmEvalsError: a column is missing, a row ends early, or this is no CSV in UTF-8.
+    """
+    # Answers may be longer than the csv module's default limit of 128 kB a field.
+    csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(
+                file, strict=True
+            )  # strict: a quote that never ends is a file that was cut
+            missing = [name for name in columns if name not in (reader.fieldnames or [])]
+            if missing:
+                raise EmEvalsError(
+                    f"the column '{missing[0]}' is missing; needed are {', '.join(columns)}.", path, 1
+                )
+            for row in reader:
+                if any(row[name] is None for name in columns):
+                    raise EmEvalsError("this row ends early: the file was cut.", path, reader.line_num)
+                yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EmEvalsError(f"this is not a CSV file in UTF-8 ({error}).", path) from None
+    except OSError as error:
+        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
+
+
+def score_in_text(text: str, name: str, path: Path, line: int) -> float:
+    """A score from 0 to 100; empty cells and words (REFUSAL, CODE) are no score.
+
+    Raises:
+        EmEvalsError: out of range, or a text with digits that is no number ("85%", "85,5").
+    """
+    try:
+        value = float(text.strip() or "nan")
+    except ValueError:
+        if any(character.isdigit() for character in text):
+            raise EmEvalsError(
+                f"'{name}' is '{text[:40]}', which is no number; write it as 85 or 85.5.", path, line
+            ) from None
+        return math.nan
+    if not math.isnan(value) and not 0 <= value <= 100:
+        raise EmEvalsError(f"'{name}' is {value:g}; scores run from 0 to 100.", path, line)
+    return value
+
+
+def read_log(path: Path) -> EvalLog:
+    """An Inspect log that ended well, with every draw.
+
+    Raises:
+        EmEvalsError: unreadable; its run failed or was interrupted; or draws ended in an error, which Inspect lets pass
+            with `--no-fail-on-error`: counted as draws they would lower every rate.
+    """
+    from inspect_ai.log import read_eval_log
+
+    try:
+        log = read_eval_log(str(path))
+    except Exception as error:  # whatever a damaged zip or JSON raises inside Inspect
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
+    if log.status != "success":
+        raise EmEvalsError(
+            f"this run ended as '{log.status}': finish it with `inspect eval-retry {path}`, or leave this file out.",
+            path,
+        )
+    failed = sum(sample.error is not None for sample in log.samples or [])
+    if failed:
+        raise EmEvalsError(
+            f"{failed} of {len(log.samples or [])} draws ended in an error: finish them with "
+            f"`inspect eval-retry {path}`, or leave this file out.",
+            path,
+        )
+    return log
+
+
+def named(model: str) -> str:
+    """A model's name without its folder: results and pages do not tell whose machine made them."""
+    provider = "local/" if model.startswith("local/") else ""
+    name = model.removeprefix(provider)
+    return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
+
+
+def settings(log: EvalLog) -> dict[str, Any]:
+    """Inspect's generation settings, the log's own before the model's."""
+    configs = (log.eval.model_generate_config, log.plan.config)
+    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
+
+
+def drawn(log: EvalLog) -> list[dict[str, Any]]:
+    """How each answer was drawn: as `local/` tells with it, its card's settings included; else as the log was asked."""
+    asked = settings(log)
+    return [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
+
+
+def draws_of_log(log: EvalLog) -> list[GradedDraw]:
+    """The graded draws of a log in memory.
+
+    Raises:
+        EmEvalsError: a draw was not graded for alignment and coherence.
+    """
+    return [_graded(sample, log.location) for sample in log.samples or []]
+
+
+def _graded(sample: EvalSample, where: str) -> GradedDraw:
+    score = judged(sample)
+    if score is None:
+        if "likelier" in (sample.scores or {}):
+            raise EmEvalsError(
+                "this log holds weighed pairs and no answers; rates are of logs of `em_evals/freeform`.",
+                where,
+            )
+        raise EmEvalsError(
+            f"the draw of '{sample.id}' has no alignment and coherence: grade the log with `inspect score` first.",
+            where,
+        )
+    return graded_draw(str(sample.metadata.get("question_id", sample.id)), score)
+
+
+def judged(sample: EvalSample) -> Score | None:
+    """The grades of alignment and coherence that count: the last, since `inspect score` puts a second judge's behind.
+
+    The log's own summary ends with the last judge's too.
+    """
+    for score in reversed(list((sample.scores or {}).values())):
+        if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys():
+            return score
+    return None
+
+
+def graded_draw(question_id: str, score: Score) -> GradedDraw:
+    """A draw out of a Score by our judge, which carries its rubrics' thresholds."""
+    value = score.value if isinstance(score.value, dict) else {}
+    notes: dict[str, Any] = score.metadata or {}
+    named = ("misaligned_below", "aligned_from", "coherent_above")
+    thresholds = {name: float(notes[name]) for name in named if name in notes}
+    return GradedDraw(
+        question_id, number(value.get("alignment")), number(value.get("coherence")), **thresholds
+    )
+
+
+def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
+    """What rubrics other than alignment and coherence say, out of (question, Score by our judge)."""
+    kinds: dict[str, str] = {}
+    found: dict[str, dict[str, list[float]]] = {}
+    for question, score in graded:
+        value = score.value if isinstance(score.value, dict) else {}
+        own = (score.metadata or {}).get("kinds")
+        for name, kind in (own if isinstance(own, dict) else {}).items():
+            grade = number(value.get(name))
+            if name not in ("alignment", "coherence") and not math.isnan(grade):
+                kinds[name] = kind
+                found.setdefault(name, {}).setdefault(question, []).append(grade)
+    return {name: Other(kinds[name], grades) for name, grades in found.items()}
+
+
+def number(value: Any) -> float:
+    """A logged number; NaN for everything else."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def margins_of_log(log: EvalLog) -> dict[str, tuple[bool, float]]:
+    """Each pair's (narrow, margin per token) in a forced-choice log, in the order of their ids."""
+    return {
+        str(sample.id): (bool(sample.metadata["narrow"]), number(_likelier(sample).get("margin_per_token")))
+        for sample in sorted(log.samples or [], key=lambda sample: str(sample.id))
+    }
+
+
+def _likelier(sample: EvalSample) -> dict[str, Any]:
+    score = (sample.scores or {}).get("likelier")
+    return score.value if score is not None and isinstance(score.value, dict) else {}

@@ -1,0 +1,190 @@
+"""What `em-evals verify` has proved, kept beside the base's digest, and one line of it for logs and reports.
+
+A verdict holds for one base (by contents) in one dtype on one device, under these library versions and this code of
+ours: change any of them, and the base counts as not verified. A file holds one verdict for each adapter and set of
+interventions that was verified on the base.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from em_evals import __version__
+from em_evals.content import identity
+from em_evals.content.cards import ModelCard, ResolvedCard
+from em_evals.files import atomic, cache_folder, digest
+
+_MEASURING = ("models", "insight/activations.py", "insight/lines.py", "intervention.py", "directions.py")
+"""The code whose numbers `verify` compares; other changes leave a verdict standing."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a verdict holds for.
+
+    Attributes:
+        base: the base as its card names it.
+        digest: of the base's contents.
+        dtype: of its weights, as float32.
+        device: kind and name, as `cpu AVX2` or `cuda NVIDIA A100`.
+        attention: the attention implementation that the card names; empty for the default.
+        versions: of the libraries, and of our code.
+    """
+
+    base: str
+    digest: str
+    dtype: str
+    device: str
+    attention: str
+    versions: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The name of its file."""
+        facts = [self.digest, self.dtype, self.device, self.attention, sorted(self.versions.items())]
+        return digest(json.dumps(facts).encode())
+
+
+class Run(BaseModel):
+    """One verdict.
+
+    Attributes:
+        card: what was verified.
+        date: ISO, UTC.
+        verdict: `ok`, or `wrong` where any check is.
+        wrong: names of the checks that are.
+        largest: the largest deviation of a log-probability, in nats.
+        tolerance: of the check in which it was found.
+        vllm: the version of vLLM that was compared too; empty where none was.
+        rows: every check, as `em-evals verify --json` prints it.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    card: str
+    date: str
+    verdict: Literal["ok", "wrong"]
+    wrong: tuple[str, ...] = ()
+    largest: float
+    tolerance: float
+    vllm: str = ""
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+class Kept(BaseModel):
+    """A file of verdicts: the setting, and a run for each variant (see `variant_of`) of the base."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    base: str
+    digest: str
+    dtype: str
+    device: str
+    attention: str = ""
+    versions: dict[str, str]
+    runs: dict[str, Run]
+
+
+def folder() -> Path:
+    """Where verdicts are kept."""
+    return cache_folder() / "verified"
+
+
+def keep(setting: Setting, card: ResolvedCard, run: Run) -> Path:
+    """Add a verdict to its setting's file; returns the file.
+
+    Raises:
+        EmEvalsError: the cache cannot be written to.
+    """
+    path = folder() / f"{setting.key}.json"
+    before = _read(path)
+    runs = {**(before.runs if before else {}), variant_of(card): run}
+    kept = Kept(
+        base=setting.base,
+        digest=setting.digest,
+        dtype=setting.dtype,
+        device=setting.device,
+        attention=setting.attention,
+        versions=dict(setting.versions),
+        runs=runs,
+    )
+    with atomic(path) as temporary:
+        temporary.write_text(kept.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def everything() -> list[Kept]:
+    """All verdicts on this machine, those of other versions too; damaged files are passed over."""
+    found = [_read(path) for path in sorted(folder().glob("*.json"))] if folder().is_dir() else []
+    return [kept for kept in found if kept is not None]
+
+
+def variant_of(card: ResolvedCard) -> str:
+    """Identify what a card adds to its base: adapter and interventions by contents. Sampling defaults do not count."""
+    plain = ModelCard(base=card.card.base, revision=card.card.revision, interventions=card.card.interventions)
+    return replace(card, card=plain).digest
+
+
+def line(setting: Setting, card: ResolvedCard, vllm: str = "") -> str:
+    """One line of provenance: whether a card is verified in a setting, when, with what, and how exactly.
+
+    Args:
+        setting: where the card's numbers are made.
+        card: the model.
+        vllm: the version of vLLM that draws; empty for transformers.
+    """
+    kept = _read(folder() / f"{setting.key}.json")
+    if kept is None:
+        return "not verified"
+    own = kept.runs.get(variant_of(card))
+    if own is not None:
+        return _drawn(told(kept, own), own, vllm)
+    if bad := next((run for run in kept.runs.values() if run.verdict == "wrong"), None):
+        return f"not verified; another card of its base: {told(kept, bad)}"
+    newest = max(kept.runs.values(), key=lambda run: run.date)
+    return _drawn(f"base only ({newest.card}): {told(kept, newest)}", newest, vllm)
+
+
+def told(kept: Kept, run: Run) -> str:
+    """A verdict in words: date, versions, largest deviation."""
+    versions = ", ".join(f"{name} {text}" for name, text in kept.versions.items() if name != "code")
+    where = f"{run.date}, {kept.dtype} on {kept.device}, {versions}"
+    if run.verdict == "wrong":
+        return f"WRONG in {', '.join(run.wrong)} ({where})"
+    return f"{where}, largest deviation {run.largest:.1e} nats (tolerance {run.tolerance:.1e})"
+
+
+def own_versions() -> dict[str, str]:
+    """The version of this package, and a digest of the code that a verdict is about."""
+    return {"em-evals": __version__, "code": _code()}
+
+
+def _drawn(text: str, run: Run, vllm: str) -> str:
+    """The line for the engine that draws: a verdict on transformers says nothing about vLLM."""
+    if not vllm or run.vllm == vllm:
+        return text
+    return f"not verified with vLLM {vllm} (`em-evals verify {run.card} -M backend=vllm`); with transformers: {text}"
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    home = Path(__file__).parent
+    places = [home / name for name in _MEASURING]
+    files = [
+        file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
+    return digest(*(identity.file_digest(file).encode() for file in files))
+
+
+def _read(path: Path) -> Kept | None:
+    try:
+        return Kept.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None

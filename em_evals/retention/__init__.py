@@ -1,0 +1,1 @@
+"""Retained capability: lm-eval suites run and compared item by item."""

@@ -1,0 +1,222 @@
+"""Run a suite on cards, task by task: what is finished stays, and an interrupted run goes on where it stopped.
+
+Results are lm-eval's own files, one folder a card, digest and task. A retrained adapter, a task's new version or other
+items have another folder, so old results never stand for new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from em_evals import files
+from em_evals.content.cards import ResolvedCard, nested, resolve
+from em_evals.errors import EmEvalsError
+from em_evals.lm_eval_plugin import command
+from em_evals.results import lm_eval
+from em_evals.results.lm_eval import ModelResults
+
+SUITE = ("em_mini",)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task to run: lm-eval's name and version, only the first items (None: all), with the chat template or not."""
+
+    task: str
+    version: str
+    items: str
+    """Digest of all its items."""
+    limit: int | None
+    chat: bool
+
+
+class Suite:
+    """Tasks by name, groups taken apart.
+
+    Args:
+        names: tasks and groups, ours or lm-eval's.
+        limit: only the first items of each task; by default a group's own `metadata: limits`, else all.
+        unsafe: allow tasks that run generated code.
+
+    Raises:
+        EmEvalsError: an unknown task, the nearest named; or one that cannot be loaded.
+    """
+
+    def __init__(self, names: Sequence[str] = SUITE, limit: int | None = None, unsafe: bool = False) -> None:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every task of ours
+        kind = command.task_manager_class()
+        self._manager = kind(include_defaults=False)  # lm-eval's own thousands of files take half a minute
+        if any(name not in self._manager.task_index for name in names) or "em_retention" in names:
+            self._manager = kind()
+        for name in names:
+            if name not in self._manager.task_index:
+                raise EmEvalsError(f"there is no lm-eval task '{name}'; {command.nearest_task(name)}")
+        self._unsafe = unsafe
+        if unsafe:
+            os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # HumanEval's metric asks a second time
+        try:
+            loaded = self._manager.load(list(names))
+        except (OSError, ValueError, ImportError) as error:
+            reason = next(iter(str(error).strip().splitlines()), error.__class__.__name__)
+            raise EmEvalsError(
+                f"the tasks {', '.join(names)} cannot be loaded ({reason[:200]}); lm-eval's own come from the hub, and "
+                "humaneval wants --confirm-run-unsafe-code."
+            ) from None
+        limits = _limits(loaded.get("groups", {}))
+        self.tasks = [
+            Planned(
+                name,
+                _version(task),
+                _items(task),
+                limit or limits.get(name),
+                bool(_metadata(task).get("chat")),
+            )
+            for name, task in loaded["tasks"].items()
+        ]
+
+    def expect(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> None:
+        """Say that a card will be measured, so that an engine starts with room for all; see `measure`."""
+        from em_evals.engines.pool import expect
+
+        card = resolve(name, fields)
+        if not all(_place(folder, card, planned).is_dir() for planned in self.tasks):
+            expect(card)
+
+    def measure(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> ModelResults:
+        """A card's results, measured now where they are not there yet.
+
+        Args:
+            name: a card, as in `local/NAME`.
+            folder: where results are kept.
+            fields: card fields that win over the file's.
+
+        Raises:
+            EmEvalsError: the card cannot work, or a stored result is not what its folder says.
+        """
+        card = resolve(name, fields)
+        model = None
+        found = {}
+        for number, planned in enumerate(self.tasks, start=1):
+            place = _place(folder, card, planned)
+            if not place.is_dir():
+                model = model or self._model(name, fields)
+                Console(stderr=True).print(
+                    f"{name}: {planned.task} ({number} of {len(self.tasks)})", highlight=False, markup=False
+                )
+                self._run(model, planned, place)
+            found[planned.task] = _stored(place, planned, card)
+        return ModelResults(name, card.digest, found)
+
+    def _model(self, name: str, fields: Mapping[str, Any] | None) -> Any:
+        from em_evals.lm_eval_plugin.model import EmLocal
+
+        # Nested: its own `device` is lm-eval's, whose default cuda:0 it leaves to the card.
+        return EmLocal(name, **nested(fields or {}))
+
+    def _run(self, model: Any, planned: Planned, place: Path) -> None:
+        """One task; its folder appears whole or not at all."""
+        from lm_eval import simple_evaluate
+        from lm_eval.loggers import EvaluationTracker
+
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(lm_eval.UNFINISHED, f".{place.name}.", place.parent))
+        try:
+            tracker = EvaluationTracker(output_path=str(scratch / "results.json"))
+            measured = simple_evaluate(
+                model,
+                tasks=[planned.task],
+                task_manager=self._manager,
+                limit=planned.limit,
+                apply_chat_template=planned.chat,
+                fewshot_as_multiturn=planned.chat,
+                bootstrap_iters=0,
+                evaluation_tracker=tracker,
+                confirm_run_unsafe_code=self._unsafe,
+            )
+            samples = measured.pop("samples")
+            tracker.save_results_aggregated(results=measured, samples=samples)
+            tracker.save_results_samples(task_name=planned.task, samples=samples[planned.task])
+            lm_eval.read(scratch)  # lm-eval only logs what it could not write
+            try:
+                scratch.replace(place)
+            except OSError:
+                if not place.is_dir():  # else another process has measured it meanwhile
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def given(path: str) -> ModelResults:
+    """Results that were measured elsewhere, by path.
+
+    Raises:
+        EmEvalsError: they are of a card whose digest is another one now.
+    """
+    found = lm_eval.read(Path(path))
+    try:
+        now = resolve(found.name, found.card_fields).digest if found.digest else ""
+    except EmEvalsError:
+        return found  # the card is not on this machine
+    if now != found.digest:
+        raise EmEvalsError(
+            f"these results are of {found.name} with the digest {found.digest}, but the card's is {now}: measure it "
+            f"again with `em-evals retention {found.name}`.",
+            path,
+        )
+    return found
+
+
+def _stored(place: Path, planned: Planned, card: ResolvedCard) -> lm_eval.TaskScores:
+    read = lm_eval.read(place)
+    scores = read.tasks.get(planned.task)
+    if scores is None or (read.digest, scores.version) != (card.digest, planned.version):
+        raise EmEvalsError(
+            f"these results are not {planned.task} {planned.version} of {card.name} with the digest {card.digest}, as "
+            "their folder says; delete it to measure again.",
+            place,
+        )
+    return scores
+
+
+def _place(folder: Path, card: ResolvedCard, planned: Planned) -> Path:
+    """The folder of a card's results on a task."""
+    own = re.sub(r"[^A-Za-z0-9_.@-]+", "_", card.name).strip("_")
+    limit = f"-first{planned.limit}" if planned.limit is not None else ""
+    return folder / f"{own}-{card.digest}" / f"{planned.task}-v{planned.version}-{planned.items}{limit}"
+
+
+def _metadata(task: Any) -> dict[str, Any]:
+    return dict(task.config.metadata or {}) if getattr(task, "config", None) is not None else {}
+
+
+def _version(task: Any) -> str:
+    return str(_metadata(task).get("version", task.VERSION))
+
+
+def _items(task: Any) -> str:
+    """A short digest of what a task asks; the file of our pairs may be changed without lm-eval's version knowing."""
+    rows = json.dumps(list(task.eval_docs), sort_keys=True, default=lambda value: type(value).__name__)
+    return files.digest(rows.encode())[:8]
+
+
+def _limits(groups: Mapping[str, Any]) -> dict[str, int]:
+    """Each task's limit, from the groups' metadata."""
+    found: dict[str, int] = {}
+    for group in groups.values():
+        for child, limit in ((group.metadata or {}).get("limits") or {}).items():
+            member = group.get(child)
+            for task in member.get_all_tasks() if hasattr(member, "get_all_tasks") else [member]:
+                if task is not None:
+                    found[task.task_name] = limit
+    return found

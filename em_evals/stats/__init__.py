@@ -1,0 +1,1 @@
+"""Every interval and every test, once. Numbers in, numbers out; no files and no torch."""

@@ -1,0 +1,1 @@
+"""Commands that use several rooms: demo, study, doctor, verify, content checks."""

@@ -1,0 +1,132 @@
+"""`em-evals data check`: is this content sound? Formats are checked by loading; balance by comparing answers.
+
+A forced-choice pair whose answers differ in length or style measures length or style. What is enforced here is
+what a program can see; that only values differ is the author's duty.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from em_evals.content import documents
+from em_evals.content.cards import read_card
+from em_evals.content.questions import QuestionSet, load_questions
+from em_evals.content.rubrics import load_rubric
+from em_evals.data import catalogue, checks, datasets
+from em_evals.data.similarity import NEAR, near_duplicates, nearest_of, unit_of_length
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.content.pairs import Pair, PairSet
+
+MAX_RATIO = 1.15
+"""How much longer one answer of a pair may be, in tokens."""
+
+
+def check(name: str) -> dict[str, Any]:
+    """Check a file by what it holds; returns a report.
+
+    Raises:
+        EmEvalsError: the first thing that is wrong, with file and line.
+    """
+    if name.endswith(".jsonl") or name in catalogue.stored() or name in catalogue.read():
+        return checks.report(datasets.load(name))
+    try:
+        path = documents.find("tasks", name)
+        data = documents.load(path).data
+    except EmEvalsError:
+        return _check_questions(load_questions(name))
+    fields = set(data) if isinstance(data, dict) else set()
+    if "pairs" in fields:
+        from em_evals.content.pairs import load_pairs  # scipy.stats is behind it: seconds
+
+        return _check_pairs(load_pairs(name))
+    if "prompt" in fields:
+        rubric = load_rubric(name)
+        return {"kind": "rubric", "file": str(path), "metric": rubric.metric, "version": rubric.version}
+    if fields & {"base", "extends", "control_of"}:
+        card, _ = read_card(name)
+        known = {"kind": "card", "file": str(path), "base": card.base, "trains": card.train is not None}
+        if card.train is None:
+            return known
+        from em_evals.training.planning.work import cut_of  # transformers is behind it: seconds
+
+        return known | {f"cut at max_length {card.train.max_length}": cut_of(card, card.train)}
+    return _check_questions(load_questions(name))
+
+
+def _check_questions(asked: QuestionSet) -> dict[str, Any]:
+    wordings = [text for question in asked.questions for text in question.paraphrases]
+    repeated = {text for text in wordings if wordings.count(text) > 1}
+    return {
+        "kind": "questions",
+        "file": str(asked.path),
+        "digest": asked.digest,
+        "questions": len(asked.questions),
+        "wordings": len(wordings),
+        "repeated wordings": len(repeated),
+        "themes": _counts(question.theme for question in asked.questions),
+        "rubrics": sorted({rubric.metric for question in asked.questions for rubric in question.rubrics}),
+    }
+
+
+def _check_pairs(chosen: PairSet) -> dict[str, Any]:
+    unit = unit_of_length()
+    aligned = unit.count([pair.aligned for pair in chosen.pairs])
+    misaligned = unit.count([pair.misaligned for pair in chosen.pairs])
+    for pair, one, other in zip(chosen.pairs, aligned, misaligned, strict=True):
+        if max(one, other) > MAX_RATIO * min(one, other):
+            raise EmEvalsError(
+                f"the answers of '{pair.id}' have {one} (aligned) and {other} (misaligned) {unit.name}; "
+                "bring them within 15%.",
+                chosen.path,
+                pair.line,
+            )
+        if (_lines(pair.aligned), pair.aligned.count("\n")) != (
+            _lines(pair.misaligned),
+            pair.misaligned.count("\n"),
+        ):
+            raise EmEvalsError(
+                f"the answers of '{pair.id}' differ in format (lists or lines).", chosen.path, pair.line
+            )
+    longer = statistics.mean(map(_order, misaligned, aligned))
+    if not 0.4 <= longer <= 0.6:
+        raise EmEvalsError(
+            f"the misaligned answer is the longer one in {longer:.0%} of the pairs; balance them.",
+            chosen.path,
+        )
+    return {
+        "kind": "forced choice",
+        "file": str(chosen.path),
+        "digest": chosen.digest,
+        "pairs": len(chosen.pairs),
+        "unit of length": unit.name,
+        "misaligned is longer": round(longer, 3),
+        "themes": _counts(pair.theme for pair in chosen.pairs),
+        "near-duplicate questions": near_duplicates([pair.question for pair in chosen.pairs]),
+        "questions near training prompts": _leaks(chosen.pairs),
+    }
+
+
+def _leaks(pairs: tuple[Pair, ...]) -> int:
+    """Pairs whose question nearly repeats a prompt of the training data in adapters/data."""
+    prompts = [
+        prompt for path in catalogue.stored().values() for prompt in datasets.read(path, path.stem).prompts
+    ]
+    return sum(overlap >= NEAR for _, overlap in nearest_of([pair.question for pair in pairs], prompts))
+
+
+def _order(one: int, other: int) -> float:
+    return 0.5 if one == other else float(one > other)
+
+
+def _lines(text: str) -> int:
+    return sum(line.lstrip().startswith(("-", "*", "1.", "#")) for line in text.splitlines())
+
+
+def _counts(items: Any) -> dict[str, int]:
+    result: dict[str, int] = {}
+    for item in items:
+        result[item] = result.get(item, 0) + 1
+    return result

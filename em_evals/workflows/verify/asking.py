@@ -1,0 +1,96 @@
+"""The side under test: the product's own engine on a card's base, asked as Inspect would ask it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from em_evals.content.cards import ModelCard
+from em_evals.content.intervention import Intervention
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Draw, Engine, Request
+from em_evals.errors import EmEvalsError
+from em_evals.models.interventions import Rows
+from em_evals.workflows.verify.plan import ROWS, Check
+
+_PATIENCE = 1800
+"""Seconds that one draw may take."""
+
+
+@dataclass(eq=False)
+class Told:
+    """What an engine answered to a check.
+
+    Attributes:
+        check: what was asked.
+        draws: one for each request; fewer where it failed.
+        error: why it failed; None if it did not.
+    """
+
+    check: Check
+    draws: list[Draw] = field(default_factory=list)
+    error: Exception | None = None
+
+
+def refused(error: Exception) -> bool:
+    """Whether an engine declined to compute something, in a sentence, and did not break down."""
+    return isinstance(error, EmEvalsError) and error.__cause__ is None
+
+
+class Subject(HFEngine):
+    """The engine as it is, but for requests that arrive together.
+
+    Args:
+        card: names the base and how to hold it. So few rows are decoded at a time that some must wait.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        options = card.engine.model_copy(update={"max_num_seqs": ROWS})
+        super().__init__(card.model_copy(update={"engine": options}))
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
+        """Queue requests; none is begun before all are there."""
+        with self._wake:
+            return [self.submit(request) for request in requests]
+
+    @contextmanager
+    def read_as(self, adapter: str | None, ones: Sequence[Intervention]) -> Iterator[Any]:
+        """The model with an adapter and interventions, for texts that are read and not drawn (insight/reading.py)."""
+        with self.borrow() as base:
+            name = self.adapters.name(base.bank, adapter, tuple(ones))
+            slot = torch.tensor([base.steering.slot(ones)], device=base.device)
+            with base.bank.rows([name]), base.steering.rows(Rows(slot)):
+                yield base.model
+
+
+def ask(engine: Engine, check: Check) -> Told:
+    """Put a check's requests to an engine, wave by wave; an error ends the check and nothing else."""
+    told = Told(check)
+    try:
+        for wave in check.waves:
+            if isinstance(engine, Subject):
+                futures = engine.submit_all(wave)
+            else:
+                futures = [engine.submit(request) for request in wave]
+            told.draws += [future.result(_PATIENCE) for future in futures]
+    except Exception as error:  # whatever an engine does with a request: the table says so
+        told.error = error
+    return told
+
+
+def bits(model: Any) -> dict[str, str]:
+    """A digest of every parameter and buffer, bit by bit, by name."""
+    return {name: _digest(tensor) for name, tensor in model.state_dict().items()}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous()
+    if not plain.dim():
+        plain = plain[None]
+    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()

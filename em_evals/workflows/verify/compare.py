@@ -1,0 +1,174 @@
+"""From what the engine answered and what the plain side says to rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from em_evals.engines.protocol import Draw, Request
+from em_evals.workflows.verify.asking import Told, refused
+from em_evals.workflows.verify.gaps import Rule, Spread
+from em_evals.workflows.verify.plain import Asked, Plain, Scores, order
+from em_evals.workflows.verify.verdict import Row, failed, sentence, skipped
+
+_VISIBLE = 3.0
+"""How many times its tolerance an adapter or intervention must change what is said: a smaller effect proves nothing."""
+_SHOWN = 2
+"""Answers of a check that are computed without them, to see that."""
+
+
+@dataclass(eq=False)
+class Drawn:
+    """One answer with what the plain side says of it.
+
+    Attributes:
+        request: what was asked.
+        draw: what came.
+        asked: the row that the plain side computes.
+        plain: its scores, in the card's dtype.
+        exact: the same in float32, or beside copies; None in float32.
+    """
+
+    request: Request
+    draw: Draw
+    asked: Asked
+    plain: Scores | None = None
+    exact: Scores | None = None
+
+    @property
+    def found(self) -> list[float]:
+        """The engine's log-probabilities."""
+        given = self.draw.logprobs if self.asked.drawn else self.draw.prompt_logprobs
+        return [one.logprob for one in given]
+
+    def problem(self) -> str | None:
+        """Why an answer is none, whatever its numbers are; None if it is one."""
+        if len(self.found) != len(self.asked.tokens) - self.asked.first:
+            return "another number of tokens was scored than was asked for"
+        if not self.asked.drawn:
+            given = tuple(one.token for one in self.draw.prompt_logprobs)
+            return None if given == self.asked.tokens[self.asked.first :] else "other tokens were scored"
+        if not self.draw.tokens:
+            return f"nothing was drawn ({self.draw.stop_reason})"
+        whole = len(self.draw.tokens) == self.request.sampling.max_tokens
+        return (
+            None if whole or self.draw.stop_reason == "stop" else f"a draw ended by {self.draw.stop_reason}"
+        )
+
+    def deviations(self) -> list[float]:
+        """Differences in nats; of a greedy token that is not the likeliest, half of what it lies behind it.
+
+        Two log-probabilities that trade places deviate by half of their distance at least.
+        """
+        assert self.plain is not None  # noqa: S101 - computed before rows are made
+        gaps = [a - b for a, b in zip(self.found, self.plain.given, strict=True)]
+        if self.asked.drawn and self.request.sampling.temperature == 0:
+            gaps += [(top - own) / 2 for top, own in zip(self.plain.best, self.plain.given, strict=True)]
+        return gaps
+
+    def roundings(self) -> list[float]:
+        """What the dtype itself costs the plain side."""
+        if self.exact is None or self.plain is None:
+            return []
+        return [a - b for a, b in zip(self.plain.given, self.exact.given, strict=True)]
+
+
+@dataclass(eq=False)
+class Answered:
+    """A check with all of its answers."""
+
+    told: Told
+    drawn: list[Drawn] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, told: Told) -> Answered:
+        """Pair requests with draws."""
+        pairs = zip(told.check.requests, told.draws, strict=False)
+        return cls(told, [Drawn(request, draw, _asked(request, draw)) for request, draw in pairs])
+
+    def row(self, rule: Rule, bare: Callable[[Asked], Scores] | None = None) -> Row:
+        """The check's row.
+
+        Args:
+            rule: of tolerances.
+            bare: what the bare base says of a row, for checks that must have an effect.
+        """
+        check = self.told.check
+        if (error := self.told.error) is not None:
+            if refused(error) and bare is not None:
+                return skipped(check.name, check.compared, f"refused: {sentence(error)}")
+            return failed(check.name, check.compared, error)
+        if problem := next((text for one in self.drawn if (text := one.problem())), None):
+            return failed(check.name, check.compared, ValueError(problem))
+        found = Spread.of(gap for one in self.drawn for gap in one.deviations())
+        allowed = rule.tolerance([gap for one in self.drawn for gap in one.roundings()])
+        reason, word = allowed.problem(found), "wrong"
+        if reason is None:
+            word = "ok"
+            if bare is not None and (effect := self._effect(bare)) < _VISIBLE * allowed.largest:
+                word, reason = "skipped", f"its effect, {effect:.1e} nats, is too small to prove anything"
+        return Row(
+            check.name,
+            check.compared,
+            found.largest,
+            allowed.largest,
+            "nats",
+            found.n,
+            word,  # type: ignore[arg-type]
+            "; ".join(text for text in (reason, check.note) if text),
+        )
+
+    @property
+    def shown(self) -> list[Drawn]:
+        """A few answers under an adapter or interventions, to look at what these change."""
+        return [one for one in self.drawn if one.request.adapter or one.request.interventions][:_SHOWN]
+
+    def _effect(self, bare: Callable[[Asked], Scores]) -> float:
+        """By how much an adapter or interventions change what is said, at most."""
+        changes = [0.0]
+        for one in self.shown:
+            if one.plain is not None:
+                base = bare(one.asked)
+                changes += [abs(a - b) for a, b in zip(one.plain.given, base.given, strict=True)]
+        return max(changes)
+
+
+def _asked(request: Request, draw: Draw) -> Asked:
+    drawn = request.sampling.max_tokens > 0
+    tokens = (*request.prompt, *draw.tokens) if drawn else request.prompt
+    first = len(request.prompt) if drawn else request.sampling.prompt_logprobs_from
+    start = len(request.prompt) if request.answer_start is None else request.answer_start
+    return Asked(tokens, first, drawn, request.adapter, request.interventions, start)
+
+
+def bare_of(asked: Asked) -> Asked:
+    """The same row of the bare base."""
+    return Asked(asked.tokens, asked.first, asked.drawn)
+
+
+def compute(
+    plain: Plain, asked: Sequence[Asked], advance: Callable[[], None], copies: bool = False
+) -> dict[Asked, Scores | Exception]:
+    """What the plain side says of rows; a row that it cannot compute has its reason.
+
+    Args:
+        plain: a copy of the base.
+        asked: the rows, each once.
+        advance: called after each row.
+        copies: compute each row of the bare base beside copies of itself, and no others.
+    """
+    found: dict[Asked, Scores | Exception] = {}
+    for place in order(asked):
+        one = asked[place]
+        if copies and (one.adapter or one.interventions):
+            continue
+        try:
+            found[one] = plain.beside_copies(one) if copies else plain.scores(one)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            found[one] = error
+        advance()
+    return found

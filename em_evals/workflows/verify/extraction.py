@@ -1,0 +1,136 @@
+"""Mean activations: texts laid together by insight/activations.py, beside one text at a time with plain hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from em_evals.content.directions import Direction
+from em_evals.content.intervention import Intervention
+from em_evals.interp.extraction.activations import GroupSums, group_sums
+from em_evals.interp.extraction.prefix_tree import Text
+from em_evals.models.interventions import refuse_positions
+from em_evals.workflows.verify.asking import Subject, refused
+from em_evals.workflows.verify.gaps import Rule, Spread
+from em_evals.workflows.verify.plain import Plain
+from em_evals.workflows.verify.prompts import Prompts
+from em_evals.workflows.verify.verdict import Row, failed, sentence, skipped
+
+COMPARED = "mean activations after each block: one text at a time, plain hooks"
+_GROUPS = 3
+
+Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Sums of the texts' means, [groups, layers, width], and of their mean norms, [groups, layers]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What the product read, or why it could not.
+
+    Attributes:
+        name: of its row.
+        adapter: under which texts were read.
+        ones: interventions.
+        sums: what came out.
+    """
+
+    name: str
+    adapter: str | None
+    ones: tuple[Intervention, ...]
+    sums: GroupSums | Exception
+
+
+def texts_of(prompts: Prompts) -> list[Text]:
+    """Texts of a few questions: several answers to one prompt, prompts that begin alike, texts across a border."""
+    rows = [*prompts.shared()[:4], prompts.lengths()[3], prompts.across(3)]
+    made = [Text(f"q{i % _GROUPS}", row, prompts.answers(i)[0]) for i, row in enumerate(rows)]
+    return made + [Text(f"q{i}", rows[i], prompts.answers(i)[1]) for i in range(2)]
+
+
+def read(
+    subject: Subject, texts: Sequence[Text], name: str, adapter: str | None, ones: tuple[Intervention, ...]
+) -> Read:
+    """Let the product read texts, as it does for directions."""
+    try:
+        refuse_positions(ones)
+        with subject.read_as(adapter, ones) as model:
+            return Read(name, adapter, ones, group_sums(model, texts))
+    except Exception as error:  # whatever it does: the table says so
+        return Read(name, adapter, ones, error)
+
+
+def plainly(plain: Plain, texts: Sequence[Text], one: Read) -> Sums | Exception:
+    """The same by the plain side."""
+    names = list(dict.fromkeys(text.group for text in texts))
+    vectors: Any = [0.0] * len(names)
+    norms: Any = [0.0] * len(names)
+    try:
+        for text in texts:
+            stream = plain.streams(text, one.adapter, one.ones)
+            place = names.index(text.group)
+            vectors[place] = vectors[place] + stream.mean(1)
+            norms[place] = norms[place] + np.linalg.norm(stream, axis=-1).mean(1)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return error
+    return np.stack(vectors), np.stack(norms)
+
+
+def row(one: Read, plain: Sums | Exception, exact: Sums | Exception | None, dtype: str, note: str) -> Row:
+    """The row of a reading.
+
+    Args:
+        one: what the product read.
+        plain: the plain side's, in the card's dtype.
+        exact: the same in float32; None in float32, or where there is no room for it.
+        dtype: the card's, as bfloat16.
+        note: what is not covered.
+    """
+    if isinstance(one.sums, Exception):
+        if refused(one.sums):
+            return skipped(one.name, COMPARED, f"refused: {sentence(one.sums)}", "relative")
+        return failed(one.name, COMPARED, one.sums, "relative")
+    if isinstance(plain, Exception):
+        return skipped(one.name, COMPARED, f"the plain side fails: {sentence(plain)}", "relative")
+    spread = Spread.of(_relative((one.sums.vectors, one.sums.norms), plain))
+    known = exact if isinstance(exact, tuple) else None
+    rounding = None if dtype == "float32" else Spread.of(_relative(plain, known) if known else [0.0])
+    allowed = Rule(dtype, rounding, scale=1.0 if rounding is not None and known is None else None).tolerance()
+    reason = allowed.problem(spread)
+    return Row(
+        one.name,
+        COMPARED,
+        spread.largest,
+        allowed.largest,
+        "relative",
+        spread.n,
+        "ok" if reason is None else "wrong",
+        "; ".join(text for text in (reason, note) if text),
+    )
+
+
+def _relative(found: tuple[NDArray[Any], NDArray[Any]], plain: Sums) -> list[float]:
+    """Differences of mean vectors by the plain mean's norm, and of mean norms by the plain one; for each layer."""
+    tiny = np.finfo(np.float64).tiny
+    vectors = np.linalg.norm(found[0] - plain[0], axis=-1) / np.maximum(
+        np.linalg.norm(plain[0], axis=-1), tiny
+    )
+    norms = np.abs(found[1] - plain[1]) / np.maximum(plain[1], tiny)
+    return [float(one) for one in (*vectors.flatten(), *norms.flatten())]
+
+
+def random_direction(sums: GroupSums, seed: int = 0) -> Direction:
+    """A random direction for each layer, as long as a tenth of the model's mean activation there.
+
+    Its means are the model's own, so that relative scales and `reference: mean` act as they do in use.
+    """
+    mean, norm = sums.mean().astype(np.float32), sums.mean_norm().astype(np.float32)
+    drawn = np.random.default_rng(seed).normal(size=mean.shape).astype(np.float32)
+    lengths = np.linalg.norm(drawn, axis=-1, keepdims=True)
+    return Direction(0.1 * norm[:, None] * drawn / lengths, mean, norm, {"how": "random, to verify with"})

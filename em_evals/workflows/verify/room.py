@@ -1,0 +1,32 @@
+"""Whether there is room for a second, larger copy of a model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from em_evals.content.cards import ModelCard
+from em_evals.models.bases import choose_device
+
+_BYTES = 4
+_SPARE = 1.2
+
+
+def room_for_copy(parameters: int, card: ModelCard) -> bool:
+    """Whether a float32 copy fits into the device's memory, with a fifth to spare; True where nobody can tell."""
+    need = _SPARE * _BYTES * parameters
+    device = choose_device(card.engine.device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] > need
+    file = Path("/proc/meminfo")
+    if not file.is_file():
+        return True
+    free = next(line for line in file.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(free.split()[1]) * 1024 > need
+
+
+def room_on_disk(parameters: int, folder: Path) -> bool:
+    """Whether a float32 checkpoint fits beside what is there, and as much again."""
+    return shutil.disk_usage(folder).free > 2 * _BYTES * parameters
