@@ -21,7 +21,7 @@ from em_evals.content import identity
 from em_evals.content.cards import ModelCard, ResolvedCard
 from em_evals.files import atomic, cache_folder, digest
 
-_MEASURING = ("models", "insight/activations.py", "insight/lines.py", "intervention.py", "directions.py")
+_MEASURING = ("models", "engines", "interp/extraction", "content/intervention.py", "content/directions.py")
 """The code whose numbers `verify` compares; other changes leave a verdict standing."""
 
 
@@ -175,7 +175,7 @@ def _drawn(text: str, run: Run, vllm: str) -> str:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    home = Path(__file__).parent
+    home = Path(__file__).parents[1]
     places = [home / name for name in _MEASURING]
     files = [
         file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])

@@ -1,4 +1,4 @@
-"""Mean activations: texts laid together by insight/activations.py, beside one text at a time with plain hooks."""
+"""Mean activations: texts laid together by interp/extraction/activations.py, beside one text at a time with plain hooks."""
 
 from __future__ import annotations
 
