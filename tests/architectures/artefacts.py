@@ -65,7 +65,7 @@ def extraction(lab: Lab) -> None:
     """Mean activations by group, of texts that begin alike, against one text at a time."""
     from em_evals.interp.extraction.activations import group_sums
     from em_evals.models import bases
-    from tests.models import card
+    from tests.tiny_models import card
 
     texts = _texts()
     found = group_sums(bases.load_model(card(lab.base, device="cpu")), texts, "answer_mean", batch_tokens=150)

@@ -61,7 +61,7 @@ class Subject(HFEngine):
 
     @contextmanager
     def read_as(self, adapter: str | None, ones: Sequence[Intervention]) -> Iterator[Any]:
-        """The model with an adapter and interventions, for texts that are read and not drawn (interp/extraction/reading.py)."""
+        """The model with an adapter and interventions, to read texts with, as interp/extraction/reading.py does."""
         with self.borrow() as base:
             name = self.adapters.name(base.bank, adapter, tuple(ones))
             slot = torch.tensor([base.steering.slot(ones)], device=base.device)

@@ -1,4 +1,4 @@
-"""Mean activations: texts laid together by interp/extraction/activations.py, beside one text at a time with plain hooks."""
+"""Compare mean activations of interp/extraction (texts laid together) with one text at a time and plain hooks."""
 
 from __future__ import annotations
 
