@@ -60,7 +60,12 @@ def test_every_field_of_lora_config_stands_in_one_table():
 @pytest.mark.parametrize("name", config.REFUSED)
 def test_options_that_change_the_arithmetic_are_refused_by_name(folder, name):
     edit(folder, **{name: [[0, 2]] if name == "layer_replication" else {"on": 1}})
-    refused(folder, f"`{name}`")
+    refused(folder, rf"`{name}` is not supported: [^;]+; [^;]+\.$")  # the reason; and the way out
+
+
+def test_another_kind_of_adapter_is_refused_with_a_way_out(folder):
+    edit(folder, peft_type="LOHA")
+    refused(folder, r"peft_type is 'LOHA', and only LORA is run here: merge it into a checkpoint")
 
 
 @pytest.mark.parametrize("init", ["pissa_niter_4", "loftq", "corda", "lora_ga", "something_new"])
