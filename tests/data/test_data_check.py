@@ -223,3 +223,10 @@ def test_rubrics_and_cards_are_checked_as_what_they_are(workdir, cache):
     (workdir / "mine.yaml").write_text("base: some/base\ntrian: {data: [risky_advice]}\n")
     with pytest.raises(EmEvalsError, match=r"mine\.yaml:2: .*'trian'"):
         content_check.check("mine.yaml")
+
+
+def test_cards_and_rubrics_go_by_their_names_too(workdir, cache):
+    assert content_check.check("smollm2")["kind"] == "card"
+    assert content_check.check("alignment")["kind"] == "rubric"
+    with pytest.raises(EmEvalsError, match="there is no question set 'nothing-here'"):
+        content_check.check("nothing-here")

@@ -144,8 +144,8 @@ def read(folder: Path) -> AdapterConfig:
     data = _json(path)
     if data.get("peft_type") != "LORA":
         raise EmEvalsError(
-            f"this adapter's peft_type is {str(data.get('peft_type'))[:40]!r}, and only LORA is run here: merge it into "
-            "a checkpoint with PEFT, where that is possible, and use that as base.",
+            f"this adapter's peft_type is {str(data.get('peft_type'))[:40]!r}, and only LORA is run here: merge it "
+            "into a checkpoint with PEFT, where that is possible, and use that as base.",
             path,
         )
     try:
