@@ -21,6 +21,7 @@ from em_evals.interp.extraction.activations import group_sums
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models import bases, families
 from em_evals.models.families import Layout, layout
+from em_evals.workflows.verify import verify
 from tests import architectures
 from tests.architectures import CATALOGUE
 from tests.tiny_models import card, make_adapter
@@ -154,8 +155,10 @@ def test_an_adapter_of_another_depth_is_refused_before_weights_are_loaded(tmp_pa
     file = tmp_path / "base" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 2}))
     monkeypatch.setattr(bases, "load_model", lambda card: pytest.fail("weights were loaded"))
-    with pytest.raises(EmEvalsError, match=r"layers\.2\.mlp\.down_proj"):
-        expect(ResolvedCard("organism", card(base), None, adapter))
+    organism = ResolvedCard("organism", card(base), None, adapter)
+    for use in (expect, verify):
+        with pytest.raises(EmEvalsError, match=r"layers\.2\.mlp\.down_proj"):
+            use(organism)
 
 
 @pytest.mark.parametrize(
