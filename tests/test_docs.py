@@ -23,7 +23,7 @@ from em_evals.inspect_plugin import tasks
 
 ROOT = Path(__file__).parent.parent
 GENERATED = "architectures.md"
-"""Written by `make test-all`: no page links to it while it is not there."""
+"""Written by `make test-all`: no commands in it."""
 GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GENERATED]
 PAGES = [ROOT / "README.md", *GUIDE]
 

@@ -85,6 +85,8 @@ class ModelCard(Strict):
     adapter: str | None = None
     """A PEFT adapter (or, after a full finetune, a model): a folder beside the card or in ./adapters, a path, or
     a hub id. None: the bare base."""
+    adapter_base: str | None = None
+    """What the adapter records as its base, where that is `base` under another name (a mirror, a quantized copy)."""
     adapter_revision: str | None = None
     """Branch, tag or commit of an adapter on the hub; without one, what its `main` is on the day of the first use."""
     train: AdapterRecipe | None = None
@@ -111,15 +113,14 @@ class ModelCard(Strict):
     def _address(self) -> ModelCard:
         if (self.backend == "server") != (self.base_url is not None):
             raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
-        if self.adapter_revision is not None and self.adapter is None:
-            raise ValueError(
-                "`adapter_revision` says which `adapter` of the hub is meant, and this card names none"
-            )
+        for field in ("adapter_revision", "adapter_base"):
+            if getattr(self, field) is not None and self.adapter is None:
+                raise ValueError(f"`{field}` is about the card's `adapter`, and this card names none")
         return self
 
 
 _WITHOUT_EFFECT: dict[str, Any] = {
-    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture"), True),
+    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture", "adapter_base"), True),
     "engine": {
         "max_num_seqs",
         "max_num_batched_tokens",
@@ -283,13 +284,22 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
     if (folder / "config.json").is_file():
         return {"base": str(folder.resolve())}, None
     if name.startswith("pypi:") or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        return {"base": name}, None
+        return _fetched_adapter(name) or {"base": name}, None
     if folder.is_dir():
         raise EmEvalsError(f"{folder} holds neither adapter_config.json (PEFT) nor config.json (a model).")
     raise EmEvalsError(
         f"there is no card, folder or hub id '{name}'; {nearest(name, documents.names('adapters'))} "
         "`em-evals models list` shows all."
     )
+
+
+def _fetched_adapter(name: str) -> dict[str, Any] | None:
+    """The fields of a hub id that is an adapter and has been fetched; whether another one is would take the network."""
+    folder = identity.fetched(name, "adapter_config.json", None)
+    if folder is None or (folder / "config.json").is_file():
+        return None
+    base = adapter_folders.base_of(folder)
+    return {"adapter": name} | ({"base": base} if base else {})
 
 
 def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
@@ -313,10 +323,11 @@ def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
         return f"{found}@{card.adapter_revision}"
     config = Path(found) / "adapter_config.json"
     if config.is_file() and not adapter_folders.may_be_base(
-        base := adapter_folders.base_of(Path(found)), card.base
+        base := adapter_folders.base_of(Path(found)), card.base, card.adapter_base
     ):
         raise EmEvalsError(
-            f"the adapter was made for the base '{base}', the card says '{card.base}': correct `base:` or the adapter.",
+            f"the adapter was made for the base '{base}', the card says '{card.base}': correct `base:`, or say "
+            f"`adapter_base: {base}` (`-M adapter_base={base}`) if that is the same model under another name.",
             config,
         )
     return found

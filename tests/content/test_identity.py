@@ -103,6 +103,10 @@ def test_a_base_of_the_hub_is_the_commit_that_is_here(
     [
         ("unsloth/Qwen2.5-7B-Instruct-bnb-4bit", "Qwen/Qwen2.5-7B-Instruct", True),
         ("unsloth/qwen2.5-7b-instruct-unsloth-bnb-4bit", "Qwen/Qwen2.5-7B-Instruct", True),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "meta-llama/Llama-3.1-8B-Instruct", True),
+        ("RedHatAI/Qwen2.5-7B-Instruct-FP8-dynamic", "Qwen/Qwen2.5-7B-Instruct", True),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct", True),
+        ("meta-llama/Meta-Llama-3-8B", "meta-llama/Llama-3.1-8B", False),
         (None, "Qwen/Qwen2.5-7B-Instruct", True),
         ("/somebody/elses/machine/base", "Qwen/Qwen2.5-7B-Instruct", True),
         ("C:\\models\\base", "Qwen/Qwen2.5-7B-Instruct", True),
@@ -121,3 +125,31 @@ def test_an_adapter_without_a_base_needs_one_by_name(adapter: Path) -> None:
     with pytest.raises(EmEvalsError, match="names no base"):
         cards.resolve("lora")
     assert cards.resolve("./lora", {"base": "Qwen/Qwen2.5-7B"}).card.base == "Qwen/Qwen2.5-7B"
+
+
+def test_a_base_under_another_name_is_the_users_to_say(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "base_model_name_or_path": "mirror/qwen-seven"})
+    )
+    with pytest.raises(EmEvalsError, match="say `adapter_base: mirror/qwen-seven`"):
+        cards.resolve("./lora", {"base": "Qwen/Qwen2.5-7B"})
+    told = {"base": "Qwen/Qwen2.5-7B", "adapter_base": "mirror/qwen-seven"}
+    assert cards.resolve("./lora", told).adapter_path == str(adapter)
+    with pytest.raises(EmEvalsError, match="`adapter_base` is about the card's `adapter`"):
+        cards.resolve("Qwen/Qwen2.5-7B", {"adapter_base": "mirror/qwen-seven"})
+
+
+def test_an_adapter_of_the_hub_that_is_here_names_its_base(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "base_model_name_or_path": "Qwen/Qwen2.5-7B"})
+    )
+    here = {"adapter_config.json": tmp_path}
+    monkeypatch.setattr(identity, "fetched", lambda name, file, revision: here.get(file))
+    found = cards.resolve("them/lora")
+    assert (found.card.base, found.card.adapter, found.adapter_path) == (
+        "Qwen/Qwen2.5-7B",
+        "them/lora",
+        "them/lora",
+    )
