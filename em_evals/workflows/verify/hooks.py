@@ -24,6 +24,10 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 _AFTER = re.compile(r"post_(?:self_attn|attention|mlp|feedforward|per_layer_input)_?(?:layer)?norm")
 """Norms behind a sublayer: what they give is what is added to the stream."""
+_EMBEDDING_NORM = re.compile(r"word_embeddings_(?:layer)?norm")
+"""A norm between the tokens' embedding and the stream (BLOOM)."""
+_POSITIONS = re.compile(r"wpe|embed_positions")
+"""Learned positions, added to the stream (GPT-2, OPT). Rotary ones, which write nothing, have other names."""
 _INNER = ("norm", "ln", "act", "drop", "fc1", "per_layer", "router", "experts", "laurel", "altup", "rotary")
 """Parts of a block that add nothing to the stream themselves."""
 
@@ -80,8 +84,8 @@ def blocks_of(model: Any) -> list[Any]:
 
 
 def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
-    """What is added up in the stream: the embedding, and of each block its sublayers, or the norms behind them."""
-    found = [model.get_input_embeddings()]
+    """What is added up in the stream: the embeddings, and of each block its sublayers, or the norms behind them."""
+    found = _embeddings(model)
     for block in blocks:
         children = dict(block.named_children())
         after = [name for name in children if _AFTER.fullmatch(name)]
@@ -93,6 +97,16 @@ def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
         plain = [name for name in children if not any(part in name for part in _INNER)]
         found += [children[name] for name in after or plain]
     return found
+
+
+def _embeddings(model: Any) -> list[Any]:
+    """What writes before the first block: the tokens' embedding or the norm behind it, and the positions' embedding."""
+    tokens = model.get_input_embeddings()
+    # Only beside the tokens' embedding: a vision tower has embeddings of the same names.
+    owner = next(module for module in model.modules() if any(child is tokens for child in module.children()))
+    beside = dict(owner.named_children())
+    first = next((module for name, module in beside.items() if _EMBEDDING_NORM.fullmatch(name)), tokens)
+    return [first, *(module for name, module in beside.items() if _POSITIONS.fullmatch(name))]
 
 
 @contextmanager
