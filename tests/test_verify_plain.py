@@ -15,6 +15,8 @@ from em_evals.workflows.verify import hooks, template
 from tests import architectures, chat_templates
 from tests.architectures.lab import Lab
 
+_TWICE = ("mlp", "self_attn.0", "self_attn.1", "mlps.0", "mlps.1")
+
 
 @pytest.mark.parametrize(
     ("name", "first"),
@@ -28,6 +30,7 @@ from tests.architectures.lab import Lab
         ("gpt-bigcode", ["wte", "wpe", "h.0.attn", "h.0.mlp"]),
         ("gpt-neo", ["wte", "wpe", "h.0.attn", "h.0.mlp"]),
         ("opt", ["embed_tokens", "embed_positions", "layers.0.self_attn", "layers.0.fc2"]),
+        ("longcat-flash", ["embed_tokens", *(f"layers.0.{part}" for part in _TWICE)]),
         ("bloom", ["word_embeddings_layernorm", "h.0.self_attention", "h.0.mlp"]),
     ],
 )
@@ -36,7 +39,7 @@ def test_hooks_by_hand_find_every_writer(name, first, tmp_path):
     small = Lab(name, tmp_path)
     model = small.model
     blocks = hooks.blocks_of(model)
-    assert len(blocks) == 4
+    assert blocks == list(small.blocks)
     names = {id(module): name for name, module in model.named_modules()}
     found = [names[id(module)] for module in hooks.writers_of(model, blocks)]
     assert [
@@ -54,7 +57,7 @@ def test_hooks_by_hand_find_every_writer(name, first, tmp_path):
 
     with hooks.intervened(model, blocks, [one], 0), hooks.hooked(blocks, watch), torch.no_grad():
         model(input_ids=torch.arange(8, 20)[None], use_cache=False)
-    assert len(left) == 4 and all(along < 1e-4 * norm for along, norm in left)
+    assert len(left) == small.depth and all(along < 1e-4 * norm for along, norm in left)
 
 
 def asked_with(text):

@@ -30,7 +30,7 @@ REQUIRED = {
         "phi3",
     ),
     *("phi3-window", "phi3-longrope", "phi4-mini", "granite4", "granite4-dense", "falcon-h1", "nemotron-h"),
-    *("lfm2", "lfm2-moe", "glm4", "glm4-moe", "deepseek-v3", "mixtral", "mixtral-window"),
+    *("lfm2", "lfm2-moe", "glm4", "glm4-moe", "deepseek-v3", "mixtral", "mixtral-window", "longcat-flash"),
     *("llama", "llama-llama3-rope", "llama-yarn", "qwen2", "qwen2-window", "gemma", "gemma2", "granite"),
 }
 """No refusal is an answer for these, in the cells below."""

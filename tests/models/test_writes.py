@@ -54,6 +54,7 @@ WRITERS = {
     "bamba": BLOCK + "(?:self_attn|mamba|feed_forward)$",
     "granite4": BLOCK + "(?:self_attn|mamba|block_sparse_moe|shared_mlp)$",
     "nemotron-h": BLOCK + "mixer$",
+    "longcat-flash": BLOCK + r"(?:self_attn\.\d|mlps\.\d|mlp)$",
 }
 """What writes into the stream, by the names of modules, read from each architecture's source by hand."""
 REFUSED = {

@@ -59,7 +59,9 @@ def blocks_of(model: Any) -> list[Any]:
         EmEvalsError: there is no such list.
     """
     text = model.config.get_text_config()
-    depth, width = text.num_hidden_layers, text.hidden_size
+    width = text.hidden_size
+    # LongCat has as many blocks as `num_layers` says: its `num_hidden_layers` counts attentions, two in each.
+    depth = text.num_layers if text.model_type == "longcat_flash" else text.num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
     seen: list[tuple[int, int]] = []
 
@@ -95,7 +97,10 @@ def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
         elif "post_self_attn_layernorm" in after:
             after = [name for name in after if name != "post_attention_layernorm"]
         plain = [name for name in children if not any(part in name for part in _INNER)]
-        found += [children[name] for name in after or plain]
+        parts = [children[name] for name in after or plain]
+        found += [
+            one for part in parts for one in (part if isinstance(part, torch.nn.ModuleList) else [part])
+        ]
     return found
 
 
