@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
+from em_evals.engines.vllm import server
 from em_evals.engines.vllm.served_adapters import merged, served
 from em_evals.errors import EmEvalsError
+from em_evals.models.lora.config import EXACT
 from tests.lora_lab import adapter, base, ids, logits, with_peft
 from tests.models.test_lora_bank import composite, trained
 
@@ -27,18 +29,28 @@ def card(kind, folder):
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"target_modules": ATTENTION},
-        {
-            "target_modules": "all-linear",
-            "rank_pattern": {"q_proj": 2, "up_proj": 6},
-            "alpha_pattern": {"v_proj": 5},
-        },
-        {"target_modules": ATTENTION, "use_rslora": True, "layers_to_transform": [1]},
-    ],
-)
+CONVERTED = [
+    {"target_modules": ATTENTION},
+    {
+        "target_modules": "all-linear",
+        "rank_pattern": {"q_proj": 2, "up_proj": 6},
+        "alpha_pattern": {"v_proj": 5},
+    },
+    {"target_modules": ATTENTION, "use_rslora": True, "layers_to_transform": [1]},
+    {
+        "target_modules": "all-linear",
+        "use_rslora": True,
+        "rank_pattern": {r"layers\.0\.mlp\.up_proj": 7, "q_proj": 2},
+        "alpha_pattern": {"up_proj": 3, "k_proj": 30},
+    },
+    {"target_modules": r".*layers\.1\..*\.(q|down)_proj", "init_lora_weights": "gaussian"},
+    {"target_modules": ATTENTION, "exclude_modules": [r"layers.0.self_attn.q_proj"]},
+    {"target_modules": ATTENTION, "layers_to_transform": [0], "layers_pattern": "layers"},
+]
+"""What vLLM does not read, or reads otherwise, and the copy says in the plainest way."""
+
+
+@pytest.mark.parametrize("options", CONVERTED)
 def test_a_copy_is_the_same_adapter_in_one_rank_and_without_scaling(tmp_path, cache, options):
     folder = adapter("llama", tmp_path / "it", **options)
     found = served(str(folder), card("llama", tmp_path))
@@ -83,34 +95,73 @@ def test_names_are_those_of_the_class_that_the_checkpoint_names(composite, tmp_p
     assert {name.rpartition(".layers.")[0] for name in names} == {"base_model.model.model.language_model"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "match"),
-    [
-        (
-            "llama",
-            {"modules_to_save": ["norm"]},
-            r"the whole of model\.layers\.0\.input_layernorm \(modules_to_save\)",
-        ),
-        ("qwen2", {"bias": "all"}, r"the bias of model\.layers\.0\.self_attn\.q_proj \(bias\)"),
-        ("qwen2", {"lora_bias": True}, r"lora_bias on model\.layers\.0\.self_attn\.q_proj"),
-        ("llama", {"use_dora": True}, r"DoRA on model\.layers\.0\.self_attn\.q_proj"),
-        ("llama", {"trainable_token_indices": [3]}, r"some tokens of model\.embed_tokens"),
-        ("llama", {"init_lora_weights": "pissa"}, "`init_lora_weights: pissa`"),
-        ("llama", {"target_modules": ["lm_head", "q_proj"]}, "changes lm_head, outside the blocks"),
-        ("llama", {"target_modules": ["embed_tokens"]}, r"a LoRA on the embedding model\.embed_tokens"),
-        (
-            "qwen3_moe",
-            {"target_parameters": ["down_proj"]},
-            r"a LoRA on the parameter model\.layers\.0\.mlp\.experts\.down_proj",
-        ),
-        ("qwen3_moe", {}, "on a CPU, vLLM runs no LoRA beside experts"),
-    ],
-)
+REFUSED = [
+    (
+        "llama",
+        {"modules_to_save": ["norm"]},
+        r"the whole of model\.layers\.0\.input_layernorm \(modules_to_save\)",
+    ),
+    ("qwen2", {"bias": "all"}, r"the bias of model\.layers\.0\.self_attn\.q_proj \(bias\)"),
+    ("qwen2", {"lora_bias": True}, r"lora_bias on model\.layers\.0\.self_attn\.q_proj"),
+    ("llama", {"use_dora": True}, r"DoRA on model\.layers\.0\.self_attn\.q_proj"),
+    ("llama", {"trainable_token_indices": [3]}, r"some tokens of model\.embed_tokens"),
+    ("llama", {"init_lora_weights": "pissa"}, "`init_lora_weights: pissa`"),
+    ("llama", {"target_modules": ["lm_head", "q_proj"]}, "changes lm_head, outside the blocks"),
+    ("llama", {"target_modules": ["embed_tokens"]}, r"a LoRA on the embedding model\.embed_tokens"),
+    (
+        "qwen3_moe",
+        {"target_parameters": ["down_proj"]},
+        r"a LoRA on the parameter model\.layers\.0\.mlp\.experts\.down_proj",
+    ),
+    ("qwen3_moe", {}, "on a CPU, vLLM runs no LoRA beside experts"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "match"), REFUSED)
 def test_what_vllm_cannot_do_is_refused_by_name(tmp_path, cache, kind, options, match):
     folder = adapter(kind, tmp_path / "it", **{"target_modules": ATTENTION, **options})
     with pytest.raises(EmEvalsError, match=match):
         served(str(folder), card(kind, tmp_path))
     assert not (cache / "lora").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_replication", [[0, 2]]),
+        ("alora_invocation_tokens", [5]),
+        ("use_qalora", True),
+        ("use_bdlora", {"nblocks": 2}),
+        ("some_later_option", 3),
+    ],
+)
+def test_what_nobody_computes_is_refused_before_a_server(tmp_path, cache, field, value):
+    folder = adapter("llama", tmp_path / "it", target_modules=ATTENTION)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(EmEvalsError, match=f"`{field}`"):
+        served(str(folder), card("llama", tmp_path))
+
+
+def test_every_option_that_is_computed_is_converted_or_refused_here():
+    """vLLM's own reading (`PEFTHelper`) ignores or misreads what it has no field for; none is left to it."""
+    tried = {field for options in CONVERTED for field in options}
+    tried |= {field for _, options, _ in REFUSED for field in options}
+    assert tried >= EXACT - {"peft_type", "task_type", "r", "lora_alpha"}
+
+
+@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
+@pytest.mark.parametrize("options", CONVERTED)
+def test_vllm_reads_a_copy_as_what_it_is(tmp_path, cache, options):
+    """Every matrix has the rank that vLLM expects of it, and the scaling 1; no feature is one that it refuses."""
+    from vllm.lora.peft_helper import PEFTHelper
+
+    found = served(str(adapter("llama", tmp_path / "it", **options)), card("llama", tmp_path))
+    helper = PEFTHelper.from_local_dir(str(found.folder), None)
+    assert not helper._validate_features() and helper.bias == "none"
+    for name, value in load_file(found.folder / "adapter_model.safetensors").items():
+        module, _, half = name.removeprefix("base_model.model.").partition(".lora_")
+        assert helper.get_rank_and_scaling(module) == (value.shape[0 if half.startswith("A") else 1], 1.0)
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama-tied"])
