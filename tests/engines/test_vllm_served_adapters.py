@@ -114,6 +114,7 @@ REFUSED = [
         r"a LoRA on the parameter model\.layers\.0\.mlp\.experts\.down_proj",
     ),
     ("qwen3_moe", {}, "on a CPU, vLLM runs no LoRA beside experts"),
+    ("gpt2", {"target_modules": ["c_attn"]}, "vLLM runs no adapters on gpt2"),
 ]
 
 
