@@ -234,7 +234,8 @@ class TaskDifference(Record):
     baseline_accuracy: float
     difference: float
     interval: Interval
-    p: float
+    p: float | None
+    """Two-sided; null where there are too few items for one."""
 
 
 class RetainedModel(Record):

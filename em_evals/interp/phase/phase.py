@@ -23,7 +23,7 @@ from em_evals.interp.phase.transition import Transition, find
 from em_evals.results import folders
 from em_evals.results.em_rates import GradedDraw, rates
 from em_evals.results.logs import draws_of_log, margins_of_log, read_log, settings
-from em_evals.stats import intervals
+from em_evals.stats import intervals, paired
 from em_evals.training.callbacks import read_journal
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str,
 
 
 def _point(step: int, values: list[float]) -> Point:
-    return Point(step, sum(values) / len(values) if values else float("nan"), intervals.mean(values))
+    return Point(step, sum(values) / len(values) if values else float("nan"), paired.interval_of(values))
 
 
 def _em_rates(name: str, folder: Path) -> list[Point]:

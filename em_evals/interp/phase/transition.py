@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.stats import intervals
+from em_evals.stats import intervals, paired
 
 _RESAMPLES = 2000
 
@@ -57,7 +57,7 @@ def find(curves: Mapping[int, Mapping[str, float]], seed: int = 0) -> Transition
     if not steps or len(pairs) < 2:
         nothing = (float("nan"), float("nan"))
         return Transition(float("nan"), nothing, None, None, len(pairs))
-    final, interval = float(shifts[-1].mean()), intervals.mean(list(shifts[-1]))
+    final, interval = float(shifts[-1].mean()), paired.interval_of(shifts[-1])
     if interval[0] <= 0 <= interval[1]:
         return Transition(final, interval, None, None, len(pairs))
     times = np.array([0.0, *steps])
