@@ -12,10 +12,11 @@ from em_evals.report import choice
 from em_evals.report import inputs as report_inputs
 from em_evals.report.answers import Measured, Weighed
 from em_evals.report.report import build
-from em_evals.results import lm_eval, records
+from em_evals.results import records
+from em_evals.retention import scores
 from em_evals.retention.compare import compare as retained
 from em_evals.stats import paired
-from tests.lm_eval_files import write_results
+from tests.lm_eval_files import OLD, write_results
 
 RIGHT = [i % 10 < 7 for i in range(80)]
 WORSE = [(i % 10 < 7 and i not in (3, 12, 44)) or i == 8 for i in range(80)]
@@ -39,13 +40,13 @@ def by_gate(files):
 
 
 def by_retention(files):
-    before, after = map(lm_eval.read, files)
+    before, after = map(scores.read, files)
     [row] = retained(before, [after]).models[0].tasks
     return row.difference, row.interval
 
 
 def by_report_of_retention(files, folder):
-    before, after = map(lm_eval.read, files)
+    before, after = map(scores.read, files)
     records.write(retained(before, [after]), folder / "retention.json")
     [section] = build(report_inputs.read([folder / "retention.json"])).sections
     [row] = section.figures[0].table.rows
@@ -74,6 +75,15 @@ def test_the_same_lm_eval_items_give_the_same_interval_in_gate_retention_and_rep
     expected = found.value, found.interval
     assert found.value == pytest.approx(-2 / 80) and found.interval[0] < found.value < found.interval[1]
     assert by_gate(files) == by_retention(files) == by_report_of_retention(files, tmp_path) == expected
+
+
+def test_samples_of_lm_eval_before_0_4_6_are_paired_by_gate_and_retention(files, tmp_path):
+    """They name neither their filter nor their metrics."""
+    old = [
+        write_results(tmp_path / "old" / name, "mini", right, without=OLD)
+        for name, right in (("a", RIGHT), ("b", WORSE))
+    ]
+    assert by_gate(old) == by_retention(old) == by_gate(files)
 
 
 def test_the_same_pairs_give_the_same_interval_in_gate_report_and_studies():
@@ -118,7 +128,7 @@ def test_numbers_that_happen_to_be_all_zero_are_not_taken_for_wrong_answers():
 
 def test_a_single_item_has_a_difference_and_no_interval(tmp_path):
     one, other = (
-        lm_eval.read(write_results(tmp_path / name, "mini", [right, right]))
+        scores.read(write_results(tmp_path / name, "mini", [right, right]))
         for name, right in (("a", True), ("b", False))
     )
     for model in (one, other):

@@ -15,10 +15,10 @@ from em_evals.cli import app
 from em_evals.content import documents
 from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
-from em_evals.results import lm_eval as lm_eval_module
 from em_evals.results import records
-from em_evals.results.lm_eval import ModelResults, TaskScores
+from em_evals.retention import scores as lm_eval_module
 from em_evals.retention.compare import compare
+from em_evals.retention.scores import ModelResults, TaskScores
 
 RIGHT = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1], dtype=float)
 WORSE = np.array([1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 0, 1], dtype=float)

@@ -11,8 +11,8 @@ from em_evals.cli.output import Json, measured_cell, print_table
 from em_evals.results.records import Measured
 
 if TYPE_CHECKING:
-    from em_evals.results.lm_eval import ModelResults
     from em_evals.results.records import Retention
+    from em_evals.retention.scores import ModelResults
 
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Every argument is lm-eval's."""
@@ -48,8 +48,8 @@ def retention(
     """Capability item by item against a baseline: accuracy, paired differences, intervals."""
     from em_evals.cli.training import card_fields
     from em_evals.results import records
-    from em_evals.results.lm_eval import is_results
     from em_evals.retention.compare import compare
+    from em_evals.retention.scores import is_results
     from em_evals.retention.suite import Suite, given
 
     names = list(dict.fromkeys([baseline or cards[0], *cards]))

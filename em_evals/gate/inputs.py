@@ -16,6 +16,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 from em_evals.results import folders
+from em_evals.results import lm_eval as results
 
 _SUFFIXES = (".eval", ".json", ".csv")
 _LONGEST = 120
@@ -116,8 +117,8 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
         raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
     if baseline.is_baseline(data):
         return baseline.read(path, data)
-    if lm_eval.is_results(data):
-        return list(lm_eval.of_results(path, data))
+    if results.is_results(data):
+        return list(lm_eval.of_results(path))
     if isinstance(data, dict) and {"eval", "status"} <= data.keys():
         return [readers.of_log(path)]
     if chosen:

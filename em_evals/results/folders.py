@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
+UNFINISHED = ".partial"
+"""What the folder of a measurement ends with until it is whole: a killed one leaves it behind."""
+
 
 def retried(paths: Iterable[Path]) -> dict[Path, Path]:
     """Unfinished logs among these files, each with the log in which `inspect eval-retry` finished it.
