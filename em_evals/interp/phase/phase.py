@@ -22,7 +22,7 @@ from em_evals.interp.phase.rotation import Rotation, rotations
 from em_evals.interp.phase.transition import Transition, find
 from em_evals.results import folders
 from em_evals.results.em_rates import GradedDraw, rates
-from em_evals.results.logs import draws_of_log, margins_of_log, read_log, settings
+from em_evals.results.logs import Facts, draws_of_log, facts, margins_of_log, read_log
 from em_evals.stats import intervals, paired
 from em_evals.training.callbacks import read_journal
 
@@ -174,13 +174,10 @@ def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
             log = read_eval_log(info)
         except Exception:  # noqa: S112 - a log that a kill cut in half is measured again
             continue
-        samples = log.samples or []
-        digests = {str((sample.output.metadata or {}).get("card_digest")) for sample in samples}
-        same = (log.eval.metadata or {}).get("pairs_digest") == pairs and chosen <= {
-            str(s.id) for s in samples
-        }
-        if log.status == "success" and len(digests) == 1 and same:
-            found[digests.pop()] = margins_of_log(log)
+        told = facts(log)
+        same = told.asked_digest == pairs and chosen <= {str(sample.id) for sample in log.samples or []}
+        if log.status == "success" and len(told.cards) == 1 and same:
+            found[told.cards[0]] = margins_of_log(log)
     return found
 
 
@@ -223,10 +220,11 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
         if path in finished or folders.is_other_json(path):
             continue
         log = read_log(path)
+        told = facts(log)
         model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
-        if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":
-            _of_this_adapter(log, path)
-            asked.setdefault(_way(log), path)
+        if model == name and step.isdecimal() and told.task == "freeform":
+            _of_this_adapter(log, told, path)
+            asked.setdefault(_way(told), path)
             draws.setdefault(int(step), []).extend(draws_of_log(log))
     if not draws:
         raise EmEvalsError(f"there are no freeform logs of local/{name}@STEP in this folder.", folder)
@@ -239,10 +237,10 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
     return [Point(step, rate.value, rate.fixed) for step, rate in found.items()]
 
 
-def _of_this_adapter(log: EvalLog, path: Path) -> None:
+def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
     """Refuse a log of a model that has another digest now; a log that tells none is taken as it is."""
-    told = {str((sample.output.metadata or {}).get("card_digest", "")) for sample in log.samples or []} - {""}
-    if told and told != {resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest}:
+    now = resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest if told.cards else ""
+    if told.cards and told.cards != (now,):
         raise EmEvalsError(
             f"this log is of another {log.eval.model} than there is now (trained anew, or with other settings): leave "
             "it out.",
@@ -250,10 +248,8 @@ def _of_this_adapter(log: EvalLog, path: Path) -> None:
         )
 
 
-def _way(log: EvalLog) -> str:
+def _way(told: Facts) -> str:
     """What was asked and how, but for how often and with which seeds."""
-    notes, options = log.eval.metadata or {}, log.eval.task_args
-    told = {"questions": f"{notes.get('questions')} {notes.get('questions_digest')}"}
-    told |= {key: str(options[key]) for key in ("system", "prefix", "format") if options.get(key)}
-    told |= {key: str(value) for key, value in settings(log).items() if key == "system_message"}
-    return ", ".join(f"{key} {value}" for key, value in told.items())
+    ways = {key: getattr(told, key) for key in ("system", "prefix", "format", "system_message")}
+    asked = {"questions": f"{told.asked} {told.asked_digest}", **ways}
+    return ", ".join(f"{key} {value}" for key, value in asked.items() if value)
