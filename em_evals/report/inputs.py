@@ -18,7 +18,6 @@ from em_evals.report.documents import Trajectory, Verdict
 from em_evals.results import folders, records
 from em_evals.results.records import Convergence, LoraScalars, Retention, SteeringStudy
 
-_SUFFIXES = (".eval", ".json", ".csv")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -53,7 +52,7 @@ class Inputs:
 
 
 def read(paths: Sequence[Path]) -> Inputs:
-    """Read files; a folder stands for the logs, CSVs and JSON files in it.
+    """Read files; a folder stands for the logs, CSVs and JSON files below it.
 
     What is other JSON there (eval-set.json), and logs that `inspect eval-retry` finished in others, are passed over.
 
@@ -61,31 +60,13 @@ def read(paths: Sequence[Path]) -> Inputs:
         EmEvalsError: a file is missing, damaged, or was named and is nothing that a report shows.
     """
     inputs = Inputs()
-    files = _files(paths)
-    finished = folders.retried(files)
-    for path, named in files.items():
-        if path in finished and not named:
-            _note(inputs, path, f"passed over: {finished[path].name} finished it", {})
+    for file in folders.walk(paths):
+        if file.finished:
+            _note(inputs, file.path, f"passed over: {file.finished.name} finished it", {})
         else:
-            _add(inputs, path, named)
+            _add(inputs, file.path, file.named)
     inputs.measured = labels.named_apart(inputs.measured)
     return inputs
-
-
-def _files(paths: Sequence[Path]) -> dict[Path, bool]:
-    """Files, and whether each was named by itself."""
-    found: dict[Path, bool] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
-            if not inside:
-                raise EmEvalsError("there are no logs, CSVs or JSON files in this folder.", path)
-            found |= {file: found.get(file, False) for file in inside}
-        elif path.is_file():
-            found[path] = True
-        else:
-            raise EmEvalsError(f"there is no file '{path}'.")
-    return found
 
 
 def _add(inputs: Inputs, path: Path, named: bool) -> None:

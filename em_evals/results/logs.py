@@ -24,6 +24,10 @@ COLUMNS = ("question_id", "aligned", "coherent")
 _THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
 
 
+class NoAnswersError(EmEvalsError):
+    """A log in which nothing was answered, so that there is nothing to grade."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a log says about how its numbers were made; empty where it says nothing.
@@ -243,7 +247,7 @@ def _graded(sample: EvalSample, where: str) -> GradedDraw:
     score = judged(sample)
     if score is None:
         if "likelier" in (sample.scores or {}):
-            raise EmEvalsError(
+            raise NoAnswersError(
                 "this log holds weighed pairs and no answers; rates are of logs of `em_evals/freeform`.",
                 where,
             )

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.results import lm_eval
-from em_evals.results.folders import UNFINISHED
+from em_evals.results import folders, lm_eval
 from em_evals.results.lm_eval import ResultsFile, TaskResults
 from em_evals.stats import intervals
 
@@ -87,11 +86,7 @@ def read(path: Path) -> ModelResults:
 
 def _files(folder: Path) -> list[Path]:
     """Result files below a folder, those of unfinished measurements left out."""
-    return [
-        file
-        for file in folder.rglob("results_*.json")
-        if not any(part.endswith(UNFINISHED) for part in file.relative_to(folder).parts)
-    ]
+    return [file for file in folders.inside(folder) if file.match("results_*.json")]
 
 
 def _scores(found: TaskResults, file: ResultsFile) -> TaskScores:

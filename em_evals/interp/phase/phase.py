@@ -214,10 +214,9 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
     """
     draws: dict[int, list[GradedDraw]] = {}
     asked: dict[str, Path] = {}
-    paths = sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json"))
-    finished = folders.retried(paths)
-    for path in paths:
-        if path in finished or folders.is_other_json(path):
+    for file in folders.walk([folder]):
+        path = file.path
+        if file.finished or path.suffix.lower() == ".csv" or folders.is_other_json(path):
             continue
         log = read_log(path)
         told = facts(log)
