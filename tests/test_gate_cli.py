@@ -16,6 +16,7 @@ from em_evals.gate import compare, outputs, plan
 from em_evals.gate.compare import judge
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
+from em_evals.results import records
 from em_evals.stats.rates import RateContrast
 from tests.lm_eval_files import write_results
 from tests.test_gate_compare import freeform, side, weighed
@@ -65,6 +66,7 @@ def test_exit_codes(run, results, verdict):
     told = json.loads(out, parse_constant=pytest.fail)
     assert told["verdict"] == verdict and told["exit_code"] == code and told["sentence"].startswith(verdict)
     assert json.loads(Path("out/gate.json").read_text()) == told
+    assert records.read(Path("out/gate.json")).verdict == verdict, "what `em-evals report` reads"
     assert f"## Gate: {verdict}" in Path("out/gate.md").read_text()
 
 

@@ -202,13 +202,16 @@ def test_two_studies_of_one_card_get_names_of_their_own(tmp_path):
 
 
 BAD = {
-    "missing": (None, "there is no file"),
+    "missing": (None, "there is no file or folder"),
     "other JSON": ('{"a": 1}', "neither an Inspect log, a record"),
     "not JSON": ("{", "this is not JSON"),
     "a list": ("[]", "expected one JSON object"),
     "other record": ('{"kind": "x"}', "this is not a record of em-evals"),
     "damaged record": ('{"kind": "retention", "baseline": 1}', "this is not a record of em-evals"),
-    "damaged verdict": ('{"verdict": "good", "metrics": []}', "'verdict': Input should be"),
+    "damaged verdict": (
+        '{"kind": "gate", "verdict": "good"}',
+        "not a record of em-evals (gate.verdict: Input should",
+    ),
 }
 
 

@@ -100,7 +100,7 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     from em_evals.gate import outputs
 
     if as_json:
-        print_json(outputs.as_json(judgement))
+        print_json(outputs.record(judgement).model_dump(mode="json"))
         return
     if judgement.rows:
         title = f"{judgement.models[1]} against {judgement.models[0]}"

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, measured_cell, print_table
-from em_evals.results.records import Measured
+from em_evals.cli.output import Json, estimate_cell, print_table
 
 if TYPE_CHECKING:
     from em_evals.results.records import Retention
@@ -96,7 +95,7 @@ def _print_differences(record: Retention) -> None:
         for row in model.tasks:
             begun = cells.setdefault(row.task, [str(row.n), f"{row.baseline_accuracy:.3f}"])
             begun += [""] * (place - len(begun))
-            begun.append(measured_cell(Measured(value=row.difference, interval=row.interval, n=row.n)))
+            begun.append(estimate_cell(row.difference, row.interval))
     rows = [[task, *row] for task, row in sorted(cells.items(), key=lambda cell: cell[0] == "overall")]
     columns = ["task", "items", record.baseline, *(model.name for model in record.models)]
     print_table(f"{record.baseline}, and the others' paired differences to it [95% interval]", columns, rows)

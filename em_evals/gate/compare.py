@@ -36,12 +36,12 @@ from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Applied, Policy, fits
+from em_evals.results.records import Verdict
 from em_evals.stats.means import Contrast, MeanContrast, holm
 from em_evals.stats.paired import PairedContrast
 from em_evals.stats.proportions import Interval
 from em_evals.stats.rates import RateContrast
 
-Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "invalid": 2, "inconclusive": 3}
 
 

@@ -5,19 +5,19 @@ Names come from files and are data: escaped in Markdown and XML, never markup.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from em_evals import files
 from em_evals.gate import words
 from em_evals.gate.compare import Judgement, Row
+from em_evals.results import records
+from em_evals.results.records import GateMetric, GateVerdict
 
 COLUMNS = ("metric", "baseline", "candidate", "difference", "other questions", "effect", "n", "verdict")
 FILES = ("gate.json", "gate.md", "gate.xml")
@@ -27,29 +27,26 @@ _MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
 
 def write(judgement: Judgement, folder: Path) -> list[Path]:
     """Keep gate.json, gate.md and gate.xml in a folder, each whole or not at all."""
-    texts = (
-        json.dumps(as_json(judgement), indent=1, ensure_ascii=False) + "\n",
-        markdown(judgement),
-        junit(judgement),
-    )
-    for name, text in zip(FILES, texts, strict=True):
-        with files.atomic(folder / name) as temporary:
+    paths = [folder / name for name in FILES]
+    records.write(record(judgement), paths[0])
+    for path, text in zip(paths[1:], (markdown(judgement), junit(judgement)), strict=True):
+        with files.atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return [folder / name for name in FILES]
+    return paths
 
 
-def as_json(judgement: Judgement) -> dict[str, Any]:
+def record(judgement: Judgement) -> GateVerdict:
     """Everything, with null where there is no number."""
-    return {
-        "verdict": judgement.verdict,
-        "exit_code": judgement.exit_code,
-        "sentence": judgement.sentence,
-        "baseline": judgement.models[0],
-        "candidate": judgement.models[1],
-        "metrics": [files.without_nan(asdict(row)) for row in judgement.rows],
-        "problems": list(judgement.problems),
-        "notes": list(judgement.notes),
-    }
+    return GateVerdict(
+        verdict=judgement.verdict,
+        exit_code=judgement.exit_code,
+        sentence=judgement.sentence,
+        baseline=judgement.models[0],
+        candidate=judgement.models[1],
+        metrics=[GateMetric(**asdict(row)) for row in judgement.rows],
+        problems=list(judgement.problems),
+        notes=list(judgement.notes),
+    )
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

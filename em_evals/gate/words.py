@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from em_evals.gate.evidence import Evidence
 
 if TYPE_CHECKING:
-    from em_evals.gate.compare import Row, Verdict
+    from em_evals.gate.compare import Row
+    from em_evals.results.records import Verdict
 
 _REMEDIES = {
     "judge": "grade both with one judge (`inspect score`)",

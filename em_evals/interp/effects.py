@@ -133,23 +133,14 @@ def change(
     """The mean of after - before over these names; what is missing or NaN on either side is left out."""
     here, there = ({name: one[name] for name in names if name in one} for one in (before, after))
     found = paired.difference(here, there, confidence, binary=False)
-    return _record(found.value, found.interval, found.n)
+    return Measured(value=found.value, interval=found.interval, n=found.n)
 
 
 def measured(values: Iterable[float]) -> Measured:
     """A mean with Student's interval over values that are independent (pairs, questions)."""
     kept = [value for value in values if not math.isnan(value)]
-    return _record(sum(kept) / len(kept) if kept else math.nan, intervals.mean(kept), len(kept))
-
-
-def _record(value: float, interval: intervals.Interval, n: int) -> Measured:
-    """NaN is null in a record."""
-    low, high = interval
-    return Measured(
-        value=None if math.isnan(value) else value,
-        interval=(None, None) if math.isnan(low) else (low, high),
-        n=n,
-    )
+    mean = sum(kept) / len(kept) if kept else None
+    return Measured(value=mean, interval=intervals.mean(kept), n=len(kept))
 
 
 def em_rate(outcome: Outcome, questions: Collection[str]) -> Measured | None:

@@ -6,7 +6,6 @@ says nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +56,6 @@ def _difference(name: str, metric: str, pairs: Sequence[tuple[TaskScores, TaskSc
     # A model and itself: there is nothing to estimate.
     itself = all(one is two for one, two in pairs)
     found = Difference(0.0, (0.0, 0.0), 1.0, len(base)) if itself else difference(base, other)
-    low, high = (None if math.isnan(end) else end for end in found.interval)
     return TaskDifference(
         task=name,
         metric=metric,
@@ -65,8 +63,8 @@ def _difference(name: str, metric: str, pairs: Sequence[tuple[TaskScores, TaskSc
         accuracy=float(np.mean([*other.values()])),
         baseline_accuracy=float(np.mean([*base.values()])),
         difference=found.value,
-        interval=(low, high),
-        p=None if math.isnan(found.p) else found.p,
+        interval=found.interval,
+        p=found.p,
     )
 
 

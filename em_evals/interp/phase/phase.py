@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_evals import files
 from em_evals.content import adapter_folders
 from em_evals.content.cards import ModelCard, read_card, resolve
 from em_evals.content.pairs import load_pairs
 from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
-from em_evals.interp.phase.rotation import Rotation, rotations
-from em_evals.interp.phase.transition import Transition, find
+from em_evals.interp.phase.rotation import rotations
+from em_evals.interp.phase.transition import find
 from em_evals.results import folders
 from em_evals.results.em_rates import GradedDraw, rates
 from em_evals.results.logs import Facts, draws_of_log, facts, margins_of_log, read_log
-from em_evals.stats import intervals, paired
+from em_evals.results.records import Phase, Point
+from em_evals.stats import paired
 from em_evals.training.callbacks import read_journal
 
 if TYPE_CHECKING:
@@ -33,41 +32,6 @@ Margins = dict[str, tuple[bool, float]]
 """Each pair's (narrow, margin per token)."""
 
 DOMAINS = {True: "in-domain", False: "out-of-domain"}
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value at a step, with its 95% interval."""
-
-    step: int
-    value: float
-    interval: intervals.Interval
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A training's trajectory.
-
-    Attributes:
-        card: the model's name.
-        journal: loss, gradient norm and learning rate of each step.
-        shifts: by domain, the mean shift of forced-choice margins from the base at each kept step, nats per token.
-        transitions: by domain, where the shift had gone half its way.
-        rotations: each rank-1 adapter's path.
-        em_rates: EM rate of all draws, where graded logs were given; its interval is for these questions.
-    """
-
-    card: str
-    journal: list[dict[str, float]]
-    shifts: dict[str, list[Point]]
-    transitions: dict[str, Transition]
-    rotations: list[Rotation]
-    em_rates: list[Point] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON values; what is not a number is null."""
-        values: dict[str, Any] = files.without_nan(asdict(self))
-        return values
 
 
 def phase(
@@ -110,15 +74,15 @@ def phase(
     curves = {domain: _shifts(margins, narrow) for narrow, domain in DOMAINS.items()}
     journal = read_journal(story)
     return Phase(
-        name,
-        [{key: value for key, value in row.items() if key != "b"} for row in journal],
-        {
+        card=name,
+        journal=[{key: value for key, value in row.items() if key != "b"} for row in journal],
+        shifts={
             domain: [_point(step, list(curve[step].values())) for step in curve]
             for domain, curve in curves.items()
         },
-        {domain: find(curve) for domain, curve in curves.items()},
-        rotations(journal, reach),
-        _em_rates(name, graded) if graded else [],
+        transitions={domain: find(curve) for domain, curve in curves.items()},
+        rotations=rotations(journal, reach),
+        em_rates=_em_rates(name, graded) if graded else [],
     )
 
 
@@ -199,7 +163,8 @@ def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str,
 
 
 def _point(step: int, values: list[float]) -> Point:
-    return Point(step, sum(values) / len(values) if values else float("nan"), paired.interval_of(values))
+    mean = sum(values) / len(values) if values else None
+    return Point(step=step, value=mean, interval=paired.interval_of(values))
 
 
 def _em_rates(name: str, folder: Path) -> list[Point]:
@@ -233,7 +198,7 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
             f"these logs ask in several ways: {one}, {other}; name a folder with those of one way.", folder
         )
     found = {step: rates(group).em_rate for step, group in sorted(draws.items())}
-    return [Point(step, rate.value, rate.fixed) for step, rate in found.items()]
+    return [Point(step=step, value=rate.value, interval=rate.fixed) for step, rate in found.items()]
 
 
 def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
