@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 COLUMNS = ("question_id", "aligned", "coherent")
+_ASKED = {"forced_choice": "pairs", "narrow": "data"}
+"""What the header calls the thing that was asked, where it is no question set."""
 _THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
 
 
@@ -76,14 +78,15 @@ class Facts:
 def facts(log: EvalLog) -> Facts:
     """Collect a log's facts from its header and from all of its draws."""
     header, arguments, run = log.eval.metadata or {}, log.eval.task_args, log.eval
-    kind = next((name for name in ("questions", "pairs", "data") if header.get(name)), "")
+    task = run.task.rpartition("/")[2]
+    kind = _ASKED.get(task, "questions")
     outputs = [sample.output.metadata or {} for sample in log.samples or []]
     notes = [(score.metadata or {}) for sample in log.samples or [] if (score := graded(sample)) is not None]
     grades = [
         grade for own in notes for grade in (own.get("grades") or {}).values() if isinstance(grade, dict)
     ]
     return Facts(
-        task=run.task.rpartition("/")[2],
+        task=task,
         version=str(run.task_version),
         model=named(run.model),
         asked=str(header.get(kind) or run.dataset.name),

@@ -178,7 +178,7 @@ def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]
         prompt = tuple(template.encode(chat.messages[:-1]))
         answer = tuple(template.answer(chat.messages[-1]["content"]))[: max_length - len(prompt)]
         if answer and len(prompt) < max_length:
-            texts.append(Text(chat.question, prompt, answer))
+            texts.append(Text(prompt, answer, chat.question))
     return texts
 
 

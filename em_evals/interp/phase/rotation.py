@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.content.directions import cosines
 from em_evals.results.records import Rotation
 
 Vectors = NDArray[np.float64]
@@ -41,16 +42,13 @@ def unpack(packed: str) -> Vectors:
 
 
 def _rotation(module: str, steps: tuple[int, ...], path: Vectors, reach: int) -> Rotation:
-    local = [
-        _cosine(path[t - reach] - path[t], path[t + reach] - path[t])
-        if reach <= t < len(path) - reach
-        else float("nan")
-        for t in range(len(path))
-    ]
-    to_final = tuple(_cosine(vector, path[-1]) for vector in path)
-    return Rotation(module=module, steps=steps, to_final=to_final, local=tuple(local))
-
-
-def _cosine(one: Vectors, other: Vectors) -> float:
-    length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / length if length > 0 else float("nan")
+    local = np.full(len(path), np.nan)
+    if len(path) > 2 * reach:
+        here = path[reach:-reach]
+        local[reach:-reach] = cosines(path[: -2 * reach] - here, path[2 * reach :] - here)
+    return Rotation(
+        module=module,
+        steps=steps,
+        to_final=tuple(cosines(path, path[-1]).tolist()),
+        local=tuple(local.tolist()),
+    )
