@@ -60,7 +60,14 @@ def results(workdir):
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_exit_codes(run, results, verdict):
     code, out, _ = run(
-        "gate", "--baseline", results["before"], "--candidate", results[verdict], "-o", "out", "--json"
+        "gate",
+        "--baseline",
+        results["before"],
+        "--candidate",
+        results[verdict],
+        "-o",
+        "out/gate.json",
+        "--json",
     )
     assert code == VERDICTS[verdict]
     told = json.loads(out, parse_constant=pytest.fail)

@@ -14,25 +14,31 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from em_evals import files
+from em_evals.errors import EmEvalsError
 from em_evals.gate import words
 from em_evals.gate.compare import Judgement, Row
 from em_evals.results import records
 from em_evals.results.records import GateMetric, GateVerdict
 
 COLUMNS = ("metric", "baseline", "candidate", "difference", "other questions", "effect", "n", "verdict")
-FILES = ("gate.json", "gate.md", "gate.xml")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
 
 
-def write(judgement: Judgement, folder: Path) -> list[Path]:
-    """Keep gate.json, gate.md and gate.xml in a folder, each whole or not at all."""
-    paths = [folder / name for name in FILES]
-    records.write(record(judgement), paths[0])
-    for path, text in zip(paths[1:], (markdown(judgement), junit(judgement)), strict=True):
-        with files.atomic(path) as temporary:
+def write(judgement: Judgement, path: Path) -> list[Path]:
+    """Write the record (JSON), and beside it the same as Markdown and as JUnit XML.
+
+    Raises:
+        EmEvalsError: the name does not end in `.json`.
+    """
+    if path.suffix != ".json":
+        raise EmEvalsError(f"-o {path}: name the record with the ending .json; .md and .xml go beside it.")
+    records.write(record(judgement), path)
+    texts = {path.with_suffix(".md"): markdown(judgement), path.with_suffix(".xml"): junit(judgement)}
+    for place, text in texts.items():
+        with files.atomic(place) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return paths
+    return [path, *texts]
 
 
 def record(judgement: Judgement) -> GateVerdict:
