@@ -104,7 +104,7 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     from em_evals.gate import outputs
 
     if as_json:
-        print_json(outputs.record(judgement).model_dump(mode="json"))
+        typer.echo(outputs.record(judgement).model_dump_json(indent=2))
         return
     if judgement.rows:
         title = f"{judgement.models[1]} against {judgement.models[0]}"

@@ -7,7 +7,7 @@ how it was found, counts, digests) is JSON in the file's metadata.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from em_evals import files
 from em_evals.content import adapter_folders, documents
 from em_evals.content.base_shape import shape_of
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError, nearest
 
 Floats = NDArray[np.float32]
@@ -161,6 +162,16 @@ def unit(direction: Direction) -> Floats:
 def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
     """[layers], where the vector is longer than what rounding leaves of two equal means: a millionth of `mean_norm`."""
     return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
+
+
+def steering_digest(interventions: Iterable[Intervention]) -> str:
+    """Identify interventions by what they do: their options, and their directions by content."""
+    parts: list[bytes] = []
+    for one in interventions:
+        found = [find(name).read_bytes() for name in one.directions]
+        # How many there are is part of it: of two lists, one may go on with the file that the other begins with.
+        parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(found), *found]
+    return files.digest(*parts)
 
 
 def cosine(one: Direction, other: Direction) -> Floats:

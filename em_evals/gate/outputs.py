@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +15,7 @@ from xml.etree import ElementTree
 from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.gate import words
-from em_evals.gate.compare import Judgement, Row
+from em_evals.gate.compare import Judgement
 from em_evals.results import records
 from em_evals.results.records import GateMetric, GateVerdict
 
@@ -49,19 +48,19 @@ def record(judgement: Judgement) -> GateVerdict:
         sentence=judgement.sentence,
         baseline=judgement.models[0],
         candidate=judgement.models[1],
-        metrics=[GateMetric(**asdict(row)) for row in judgement.rows],
+        metrics=list(judgement.rows),
         problems=list(judgement.problems),
         notes=list(judgement.notes),
     )
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[GateMetric]) -> list[str]:
     """The table's heads; the interval's level is the rows' own."""
     levels = " / ".join(dict.fromkeys(words.confidence(row.alpha) for row in rows)) or "95%"
     return [f"{name} [{levels}]" if name in COLUMNS[3:5] else name for name in COLUMNS]
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: GateMetric) -> list[str]:
     """One row of the table."""
     counts = f"{row.units[0]}" if row.units[0] == row.units[1] else f"{row.units[0]} / {row.units[1]}"
     return [

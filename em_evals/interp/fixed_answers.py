@@ -13,6 +13,7 @@ from typing import Any
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
+from em_evals.content.directions import steering_digest
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair
 from em_evals.engines.pool import engine_for
@@ -44,10 +45,7 @@ class Condition:
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
         model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
-        done: list[Any] = [one.model_dump_json(exclude={"direction"}) for one in self.interventions]
-        # The digest goes through all files in a row: which of them are one subspace must be part of it.
-        done += [("directions", i, n) for i, n in enumerate(map(_subspace, self.interventions)) if n]
-        return files.digest(model.digest.encode(), repr(done).encode())
+        return files.digest(model.digest.encode(), steering_digest(self.interventions).encode())
 
 
 def margins(
@@ -148,11 +146,6 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) ->
     finally:
         for future in futures:
             future.cancel()
-
-
-def _subspace(one: Intervention) -> int:
-    """How many directions an intervention removes at once; 0 for a single one."""
-    return len(one.directions) if len(one.directions) > 1 else 0
 
 
 def _margin(aligned: list[float], misaligned: list[float]) -> float:

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from em_evals.results.records.base import Interval, Record
+from pydantic import BeforeValidator
+
+from em_evals.results.records.base import Record
 
 Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
 
 
-class GateMetric(Record):
-    """One metric's comparison, as gate/compare.py's `Row`; differences are candidate - baseline."""
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""NaN is null in the file."""
+
+
+@dataclass(frozen=True)
+class GateMetric:
+    """One metric's comparison.
+
+    Differences are candidate − baseline in the metric's unit; p-values are one-sided.
+    """
 
     metric: str
     title: str
+    """What tables and sentences say: the metric, and of what if several logs have it."""
     source: str
+    """Which evidence it is from (`freeform/core`)."""
     guard: bool
     worse: Literal["higher", "lower"]
     unit: str
     margin: float
     alpha: float
-    baseline: float | None
-    candidate: float | None
-    difference: float | None
-    interval: Interval
-    random_questions: Interval
-    effect: float | None
+    baseline: Number
+    candidate: Number
+    difference: Number
+    interval: tuple[Number, Number]
+    """For these questions; each end is a bound at one-sided alpha."""
+    random_questions: tuple[Number, Number]
+    """For other questions of this kind."""
+    effect: Number
     effect_name: str
     units: tuple[int, int]
-    p_worse: float | None
-    p_worse_adjusted: float | None
-    p_within: float | None
+    p_worse: Number
+    """Of no harm (d ≤ 0, or d ≤ margin); small speaks for a regression."""
+    p_worse_adjusted: Number
+    p_within: Number
+    """Of harm beyond the margin (d ≥ margin); small speaks for a pass."""
     verdict: Verdict
-    sentence: str
+    sentence: str = ""
 
 
 class GateVerdict(Record):
