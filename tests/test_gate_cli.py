@@ -77,6 +77,11 @@ def test_exit_codes(run, results, verdict):
     assert f"## Gate: {verdict}" in Path("out/gate.md").read_text()
 
 
+def test_the_output_is_the_record_and_has_its_ending(run, results):
+    code, _, err = run("gate", "--baseline", results["before"], "--candidate", results["pass"], "-o", "out")
+    assert code == 2 and "name the record with the ending .json" in err and not Path("out").exists()
+
+
 def test_the_table_and_the_sentences(run, results, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run("gate", "--baseline", results["before"], "--candidate", results["regression"])

@@ -7,7 +7,6 @@ one that it went on with; `inspect eval-set` puts JSON beside its logs. Reading 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +77,15 @@ def inside(folder: Path) -> list[Path]:
         file
         for file in folder.rglob("*")
         if file.suffix.lower() in _SUFFIXES
-        and not any(map(_hidden, file.relative_to(folder).parts))
+        and not file.name.startswith(".")
+        and not any(map(_hidden, file.relative_to(folder).parts[:-1]))
         and file.is_file()
     )
 
 
-def _hidden(name: str) -> bool:
-    """A killed measurement leaves such names; lm-eval itself writes into `.__models__tiny` for ./models/tiny."""
-    return name.endswith(UNFINISHED) or (name.startswith(".") and re.match(r"\.+__", name) is None)
+def _hidden(folder: str) -> bool:
+    """A killed measurement leaves such folders; results of ./models/tiny lie in `.__models__tiny` and are none."""
+    return folder.endswith(UNFINISHED) or (folder.startswith(".") and not folder.lstrip(".").startswith("_"))
 
 
 def draws(paths: Iterable[Path], note: Callable[[str], None]) -> Iterator[tuple[Path, list[GradedDraw]]]:
