@@ -130,12 +130,12 @@ def _margins(
 
 def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
     """Margins of earlier logs on these pairs (a digest, and ids), by the digest of the model that they measured."""
-    from inspect_ai.log import list_eval_logs, read_eval_log
+    from inspect_ai.log import read_eval_log
 
     found = {}
-    for info in list_eval_logs(str(folder)) if folder.is_dir() else []:
+    for path in folders.inside(folder):  # none, where there is no such folder yet
         try:
-            log = read_eval_log(info)
+            log = read_eval_log(str(path))
         except Exception:  # noqa: S112 - a log that a kill cut in half is measured again
             continue
         told = facts(log)
