@@ -245,7 +245,7 @@ def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
 
     monkeypatch.chdir(trained)
     (trained / "empty").mkdir()
-    with pytest.raises(EmEvalsError, match="no freeform logs of local/mine@STEP"):
+    with pytest.raises(EmEvalsError, match="there are no logs, CSVs or JSON files in this folder"):
         phase("mine", trained / "wide", graded=trained / "empty", per_theme=1)
 
 
