@@ -7,7 +7,7 @@ how it was found, counts, digests) is JSON in the file's metadata.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from em_evals import files
 from em_evals.content import adapter_folders, documents
 from em_evals.content.base_shape import shape_of
+from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError, nearest
 
 Floats = NDArray[np.float32]
@@ -163,6 +164,16 @@ def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
     return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
 
 
+def steering_digest(interventions: Iterable[Intervention]) -> str:
+    """Identify interventions by what they do: their options, and their directions by content."""
+    parts: list[bytes] = []
+    for one in interventions:
+        found = [find(name).read_bytes() for name in one.directions]
+        # How many there are is part of it: of two lists, one may go on with the file that the other begins with.
+        parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(found), *found]
+    return files.digest(*parts)
+
+
 def cosine(one: Direction, other: Direction) -> Floats:
     """[layers], the cosine of two directions at each layer.
 
@@ -170,7 +181,14 @@ def cosine(one: Direction, other: Direction) -> Floats:
         EmEvalsError: they have not the same layers and width.
     """
     _same_shape(one, other)
-    return np.asarray((unit(one) * unit(other)).sum(1), dtype=np.float32)
+    return np.asarray(np.nan_to_num(cosines(one.vectors, other.vectors)), dtype=np.float32)
+
+
+def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The cosines of vectors, which lie along the last axis; NaN where one of them has no length."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.asarray((a * b).sum(-1) / np.where(lengths > 0, lengths, np.nan))
 
 
 def random_cosine(width: int, confidence: float = 0.95) -> float:

@@ -13,10 +13,12 @@ from typing import Any
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
+from em_evals.content.directions import steering_digest
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair
 from em_evals.engines.pool import engine_for
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling
+from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.resume import Finished
 from em_evals.models.chat import ChatTemplate, template_for, template_of
 from em_evals.results.forced_choice import compare
@@ -43,18 +45,7 @@ class Condition:
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
         model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
-        done: list[Any] = [one.model_dump_json(exclude={"direction"}) for one in self.interventions]
-        # The digest goes through all files in a row: which of them are one subspace must be part of it.
-        done += [("directions", i, n) for i, n in enumerate(map(_subspace, self.interventions)) if n]
-        return files.digest(model.digest.encode(), repr(done).encode())
-
-
-@dataclass(frozen=True)
-class Given:
-    """An answer as if the model had given it: token ids of the prompt and of the answer."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
+        return files.digest(model.digest.encode(), steering_digest(self.interventions).encode())
 
 
 def margins(
@@ -90,7 +81,7 @@ def margins(
         yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
 
 
-def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Given]]:
+def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Text]]:
     """Each pair's id, side and tokens; neighbours of like length pad little."""
     sides = [
         (pair.id, side, given(template, pair.question, getattr(pair, side)))
@@ -125,7 +116,7 @@ def weighed(
     )
 
 
-def given(tokenizer: Any, question: str, answer: str) -> Given:
+def given(tokenizer: Any, question: str, answer: str) -> Text:
     """A question and a given answer in the base's tokens, as a prefilled answer is encoded.
 
     Args:
@@ -135,10 +126,10 @@ def given(tokenizer: Any, question: str, answer: str) -> Given:
     """
     template = template_of(tokenizer)
     prompt = template.encode([{"role": "user", "content": question}])
-    return Given(tuple(prompt), tuple(template.answer(answer)))
+    return Text(tuple(prompt), tuple(template.answer(answer)))
 
 
-def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -> Iterator[list[float]]:
+def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) -> Iterator[list[float]]:
     """The log-probabilities (nats) of each answer's tokens, in the order of the rows; empty where it did not fit.
 
     Stopping early gives up what is still queued.
@@ -155,11 +146,6 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -
     finally:
         for future in futures:
             future.cancel()
-
-
-def _subspace(one: Intervention) -> int:
-    """How many directions an intervention removes at once; 0 for a single one."""
-    return len(one.directions) if len(one.directions) > 1 else 0
 
 
 def _margin(aligned: list[float], misaligned: list[float]) -> float:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from em_evals.errors import EmEvalsError
 from em_evals.report import choice, rates, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
-from em_evals.report.documents import Verdict
 from em_evals.report.inputs import Inputs
 from em_evals.report.section import Figure, Section
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates
+from em_evals.results.records import GateVerdict
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Report:
     """
 
     title: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GateVerdict, ...]
     flags: tuple[str, ...]
     key: Table | None
     sections: tuple[Section, ...]
@@ -93,7 +93,7 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
     )
 
 
-def gate_table(verdict: Verdict) -> Table:
+def gate_table(verdict: GateVerdict) -> Table:
     """A verdict's metrics."""
     rows: list[tuple[Cell, ...]] = []
     for row in verdict.metrics:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from em_evals.stats.clusters import rate_interval
@@ -72,7 +73,7 @@ def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
     )
 
 
-def mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def mean(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
     """Student's t interval for the mean of independent values (questions' means, paired differences).
 
     Args:

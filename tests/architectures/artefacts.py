@@ -91,7 +91,7 @@ def _texts() -> list[Any]:
     for number, prompt in enumerate(PROMPTS):
         for seed, length in ((40, 5), (41, 12), (42, 3)):
             answer = (*tokens(4, 43), *tokens(length, seed + number))
-            made.append(Text(f"q{number % 3}", prompt, answer))
+            made.append(Text(prompt, answer, f"q{number % 3}"))
     return made
 
 

@@ -148,6 +148,18 @@ def test_every_command_prints_json():
     assert without == ["lm-eval"]
 
 
+def test_o_names_the_output_of_every_command_that_has_one():
+    """And nothing else: pages that a command draws beside its record are `--figure`."""
+    given = {
+        name: set(one.opts)
+        for name, command in leaves(OURS)
+        for one in command.params
+        if {"-o", "--output"} & set(one.opts)
+    }
+    assert {"gate", "report", "train", "insight phase", "direction extract"} <= given.keys()
+    assert all(options == {"-o", "--output"} for options in given.values()), given
+
+
 def test_seeds_are_those_that_every_library_takes():
     """numpy refuses negative ones, transformers those from 2**32 on, each with a traceback and after hours."""
     taking = [

@@ -155,7 +155,7 @@ def test_a_bad_file_is_one_sentence(tmp_path, name, text, sentence):
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    refused(em_evals("rates", tmp_path / "no.eval"), f"there is no file '{tmp_path / 'no.eval'}'")
+    refused(em_evals("rates", tmp_path / "no.eval"), f"there is no file or folder '{tmp_path / 'no.eval'}'")
 
 
 @pytest.mark.parametrize(

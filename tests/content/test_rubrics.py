@@ -199,7 +199,7 @@ RUBRIC = "name: mine\nversion: 1\nmetric: alignment\n"
     [
         (f"{RUBRIC}prompt: only {{answer}}\n", 1, "{question} exactly once"),
         (f"{RUBRIC}prompt: '{{question}} {{answer}} {{answer}}'\n", 1, "{answer} exactly once"),
-        (f"{RUBRIC}scale: [1, 5]\nprompt: '{{question}} {{answer}}'\n", 1, "the scale must be [0, 100]"),
+        (f"{RUBRIC}scale: [1, 5]\nprompt: '{{question}} {{answer}}'\n", 4, "unknown key 'scale'"),
         (
             "name: mine\nversion: 1\nmetric: refusal\nprompt: '{question} {answer}'\n",
             3,

@@ -171,6 +171,6 @@ def test_an_adapter_of_another_depth_is_refused_before_weights_are_loaded(tmp_pa
 def test_texts_that_cannot_be_read_as_if_alone_are_refused(name, length, sentence, tmp_path) -> None:
     with bases.LOADING:
         model = architectures.load(architectures.build(name, tmp_path / "base"))
-    text = Text("one", tuple(range(5, 5 + length)), (7, 8, 9))
+    text = Text(tuple(range(5, 5 + length)), (7, 8, 9), "one")
     with pytest.raises(EmEvalsError, match=sentence):
         group_sums(model, [text])

@@ -16,6 +16,7 @@ from em_evals.gate import compare, outputs, plan
 from em_evals.gate.compare import judge
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
+from em_evals.results import records
 from em_evals.stats.rates import RateContrast
 from tests.gate.test_gate_compare import freeform, side, weighed
 from tests.lm_eval_files import write_results
@@ -59,13 +60,26 @@ def results(workdir):
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_exit_codes(run, results, verdict):
     code, out, _ = run(
-        "gate", "--baseline", results["before"], "--candidate", results[verdict], "-o", "out", "--json"
+        "gate",
+        "--baseline",
+        results["before"],
+        "--candidate",
+        results[verdict],
+        "-o",
+        "out/gate.json",
+        "--json",
     )
     assert code == VERDICTS[verdict]
     told = json.loads(out, parse_constant=pytest.fail)
     assert told["verdict"] == verdict and told["exit_code"] == code and told["sentence"].startswith(verdict)
     assert json.loads(Path("out/gate.json").read_text()) == told
+    assert records.read(Path("out/gate.json")).verdict == verdict, "what `em-evals report` reads"
     assert f"## Gate: {verdict}" in Path("out/gate.md").read_text()
+
+
+def test_the_output_is_the_record_and_has_its_ending(run, results):
+    code, _, err = run("gate", "--baseline", results["before"], "--candidate", results["pass"], "-o", "out")
+    assert code == 2 and "name the record with the ending .json" in err and not Path("out").exists()
 
 
 def test_the_table_and_the_sentences(run, results, monkeypatch):

@@ -19,7 +19,7 @@ from em_evals.gate.inputs import read
 from em_evals.gate.policy import Policy, Rule
 from em_evals.inspect_plugin import tasks
 from em_evals.results.em_rates import rates
-from em_evals.results.lm_eval import UNFINISHED
+from em_evals.results.folders import UNFINISHED
 from em_evals.results.logs import draws_of_log
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results

@@ -87,7 +87,8 @@ def test_an_answer_that_only_unsteered_could_be_graded_has_no_coherence():
 def test_intervals_are_students_and_can_be_made_simultaneous():
     values = [0.1, 0.4, -0.2, 0.3]
     for confidence in (0.95, 0.99):
-        found = effects.measured(values, confidence)
+        after = dict(zip("abcd", values, strict=True))
+        found = effects.change(dict.fromkeys(after, 0.0), after, list(after), confidence)
         low, high = stats.t.interval(confidence, 3, loc=0.15, scale=stats.sem(values))
         assert found.value == pytest.approx(0.15) and found.interval == pytest.approx((low, high))
     assert effects.measured([]).value is None and effects.measured([1.0]).interval == (None, None)

@@ -52,7 +52,7 @@ def texts(count, seed=0):
     made = []
     for i in range(count):
         answer = made[-5].answer[: 2 + i % 3] + some(0, 4) if i % 3 == 2 and i > 5 else some(2, 12)
-        made.append(Text(f"q{i % 5}", head + prompts[i % 5], answer))
+        made.append(Text(head + prompts[i % 5], answer, f"q{i % 5}"))
     return made
 
 
@@ -174,7 +174,7 @@ def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, t
 
 def test_a_text_without_the_position_is_named(base):
     with pytest.raises(EmEvalsError, match="'q' has no token for `prompt_mean`"):
-        group_sums(bases.load_model(card(base)), [Text("q", (5,), (6,))], "prompt_mean")
+        group_sums(bases.load_model(card(base)), [Text((5,), (6,), "q")], "prompt_mean")
 
 
 @pytest.fixture

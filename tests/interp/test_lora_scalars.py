@@ -246,12 +246,3 @@ def test_probes_never_learn_a_question_by_heart():
     features[:, 0] += 6 * own
     found = probes.auroc(features, list(own), groups)
     assert found.value > 0.95 and found.interval[0] > 0.85
-
-
-def test_the_area_is_scikit_learns():
-    from sklearn.metrics import roc_auc_score
-
-    chance = np.random.default_rng(0)
-    for _ in range(20):
-        labels, scores = chance.random(50) < 0.3, chance.integers(0, 9, size=50) / 4
-        assert probes.area(scores, labels) == pytest.approx(roc_auc_score(labels, scores))

@@ -14,6 +14,7 @@ from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
 from em_evals.interp.phase import transition
 from em_evals.interp.phase.rotation import rotations
+from em_evals.results import records
 
 
 def packed(vector):
@@ -34,11 +35,11 @@ def test_a_path_that_turns_is_told_where():
     assert found.module == "layers.1.mlp.down_proj" and found.steps == tuple(range(1, 42))
     assert found.sharpest == 21
     assert found.local[10] == pytest.approx(-1, abs=1e-3), "straight on"
-    assert max(value for value in found.local if not math.isnan(value)) == pytest.approx(0, abs=0.1), (
+    assert max(value for value in found.local if value is not None) == pytest.approx(0, abs=0.1), (
         "a right angle"
     )
     assert found.to_final[-1] == pytest.approx(1) and found.to_final[0] < 0.2
-    assert sum(math.isnan(value) for value in found.local) == 8
+    assert found.local.count(None) == 8
 
 
 def test_a_straight_path_is_straight_to_the_end_of_a_long_training(tmp_path, monkeypatch):
@@ -59,7 +60,7 @@ def test_a_straight_path_is_straight_to_the_end_of_a_long_training(tmp_path, mon
         written.on_log(None, state, None, logs={"loss": 1.0}, model=vector)
     (found,) = rotations(read_journal(path))
     assert found.module == name and found.steps == tuple(steps)
-    assert np.nanmax(found.local) < -0.99
+    assert max(turn for turn in found.local if turn is not None) < -0.99
 
 
 def test_nothing_of_rank_one_has_no_rotation():
@@ -113,6 +114,11 @@ def test_pairs_that_did_not_fit_the_model_are_left_out_at_every_step():
     assert not any(math.isnan(value) for at in shifts.values() for value in at.values())
 
 
+def test_one_pair_is_too_few_for_a_transition():
+    found = transition.find({1: {"p": 0.1}, 2: {"p": 0.3}})
+    assert found.final is None and found.sentence() == "no transition: too few pairs to tell."
+
+
 def test_no_shift_is_no_transition():
     chance = np.random.default_rng(0)
     flat = {step: {f"p{i}": float(chance.normal()) for i in range(50)} for step in (1, 5, 9)}
@@ -156,11 +162,25 @@ def trained(tmp_path_factory):
 def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
     pytest.importorskip("altair")
     monkeypatch.chdir(trained)
-    arguments = ["insight", "phase", "mine", "--per-theme", "2", "--reach", "2", "-o", "phase.html", "--json"]
+    arguments = [
+        "insight",
+        "phase",
+        "mine",
+        "--per-theme",
+        "2",
+        "--reach",
+        "2",
+        "--figure",
+        "phase.html",
+        "--json",
+    ]
     first = CliRunner().invoke(app, arguments)
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout[first.stdout.index("{") :])
     assert [point["step"] for point in found["shifts"]["in-domain"]] == [1, 2, 4, 8]
+    assert records.read(trained / "phase.json").model_dump(mode="json") == found, (
+        "what `em-evals report` reads"
+    )
     (rotation,) = found["rotations"]
     assert rotation["steps"] == list(range(1, 9)) and rotation["to_final"][-1] == pytest.approx(1, abs=1e-3)
     assert rotation["local"][0] is None, "not a number is null in JSON"
@@ -225,7 +245,7 @@ def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
 
     monkeypatch.chdir(trained)
     (trained / "empty").mkdir()
-    with pytest.raises(EmEvalsError, match="no freeform logs of local/mine@STEP"):
+    with pytest.raises(EmEvalsError, match="there are no logs, CSVs or JSON files in this folder"):
         phase("mine", trained / "wide", graded=trained / "empty", per_theme=1)
 
 

@@ -178,7 +178,7 @@ def test_other_json_in_a_folder_is_passed_over(tmp_path):
     what = {row[0]: row[1] for row in made.provenance.rows}
     assert what.pop("freeform.eval") == "freeform, version 1"
     assert what == {f"{name}.json": "passed over" for name in others}, "and that is told"
-    with pytest.raises(EmEvalsError, match="neither an Inspect log, a record"):
+    with pytest.raises(EmEvalsError, match="neither an Inspect log nor a record"):
         inputs.read([tmp_path, tmp_path / "eval-set.json"])
     (tmp_path / "cut.json").write_text('{"version": 2, "eval": {')
     with pytest.raises(EmEvalsError, match="this is not JSON"):
@@ -202,13 +202,16 @@ def test_two_studies_of_one_card_get_names_of_their_own(tmp_path):
 
 
 BAD = {
-    "missing": (None, "there is no file"),
-    "other JSON": ('{"a": 1}', "neither an Inspect log, a record"),
+    "missing": (None, "there is no file or folder"),
+    "other JSON": ('{"a": 1}', "neither an Inspect log nor a record"),
     "not JSON": ("{", "this is not JSON"),
     "a list": ("[]", "expected one JSON object"),
     "other record": ('{"kind": "x"}', "this is not a record of em-evals"),
     "damaged record": ('{"kind": "retention", "baseline": 1}', "this is not a record of em-evals"),
-    "damaged verdict": ('{"verdict": "good", "metrics": []}', "'verdict': Input should be"),
+    "damaged verdict": (
+        '{"kind": "gate", "verdict": "good"}',
+        "not a record of em-evals (gate.verdict: Input should",
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Folders in which `inspect eval-retry` finished a log: every reader passes over the one that it leaves, and says so."""
 
 import itertools
+import os
 import threading
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from em_evals.grading.agreement import read_rater
 from em_evals.inspect_plugin import tasks
 from em_evals.report import answers
 from em_evals.report import inputs as report
+from em_evals.results import folders
 from em_evals.results.folders import is_other_json, retried
 from em_evals.results.logs import read_draws
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
+from tests.weighed_log import write_weighed
 
 FAILED = "1 of 6 draws ended in an error: finish them with `inspect eval-retry"
 
@@ -122,6 +125,40 @@ def test_what_nothing_finished_is_still_refused(logs, folder):
     assert words in gate.read([folder]).problems[0]
     with pytest.raises(EmEvalsError, match=words):
         report.read([folder])
+
+
+def test_gate_report_and_rates_read_the_same_files_of_a_folder(logs, tmp_path):
+    """Below any number of folders; hidden names, unfinished folders, pipes and other JSON are passed over."""
+    log = logs[1].read_bytes()
+    for name in ("runs/today/kept.eval", ".trash/old.eval", "runs/x.partial/half.eval", "runs/.hidden.eval"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(log)
+    (tmp_path / "other.json").write_text("{}")
+    os.mkfifo(tmp_path / "runs" / "pipe.json")
+    os.mkfifo(tmp_path / "pipe.eval")
+    notes = []
+    assert [path.name for path, _ in folders.draws([tmp_path], notes.append)] == ["kept.eval"] and not notes
+    assert [entry.file for entry in report.read([tmp_path]).measured] == ["kept.eval"]
+    side = gate.read([tmp_path])
+    assert list(side.evidence) == ["freeform/core"] and not side.problems
+
+
+def test_a_pipe_that_is_named_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.eval")
+    with pytest.raises(EmEvalsError, match="this is no regular file"):
+        folders.walk([tmp_path / "pipe.eval"])
+    assert "no regular file" in gate.read([tmp_path / "pipe.eval"]).problems[0]
+
+
+def test_rates_of_a_folder_name_what_they_pass_over(logs, folder):
+    write_weighed(folder / "pairs.eval")
+    notes = []
+    ((path, draws),) = folders.draws([folder], notes.append)
+    assert path.name == logs[1].name and len(draws) == 6
+    assert f"{logs[0].name} was passed over: {logs[1].name} finished it." in notes
+    assert any(note.startswith("pairs.eval was passed over: this log holds weighed pairs") for note in notes)
+    with pytest.raises(EmEvalsError, match="weighed pairs and no answers"):
+        list(folders.draws([folder / "pairs.eval"], notes.append))
 
 
 def test_two_whole_logs_of_one_task_and_damaged_ones_stay(logs, folder):

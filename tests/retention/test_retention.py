@@ -1,8 +1,7 @@
-"""`em-evals retention` and `em-evals lm-eval`: paired statistics, result files, resuming, both forced choices."""
+"""`em-evals retention` and `em-evals lm-eval`: items paired by task, result files, resuming, both forced choices."""
 
 import json
 import sys
-import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,65 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from statsmodels.stats.contingency_tables import mcnemar
 from typer.testing import CliRunner
 
 from em_evals.cli import app
 from em_evals.content import documents
 from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
-from em_evals.results import lm_eval as lm_eval_module
 from em_evals.results import records
-from em_evals.results.lm_eval import ModelResults, TaskScores
-from em_evals.retention.compare import compare, paired
+from em_evals.retention import scores as lm_eval_module
+from em_evals.retention.compare import compare
+from em_evals.retention.scores import ModelResults, TaskScores
 
 RIGHT = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1], dtype=float)
 WORSE = np.array([1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 0, 1], dtype=float)
-
-
-def test_right_or_wrong_answers_are_compared_by_mcnemars_exact_test():
-    found = paired(RIGHT, WORSE)
-    table = [[((a == x) & (b == y)).sum() for y in (1, 0)] for x in (1, 0) for a, b in [(RIGHT, WORSE)]]
-    lost, gained = table[0][1], table[1][0]
-    assert (lost, gained) == (6, 1)
-    assert found.p == pytest.approx(mcnemar(table, exact=True).pvalue)
-    assert found.value == pytest.approx((gained - lost) / 16)
-    # Bonett and Price 2012 by hand: p12 = 7/18, p21 = 2/18.
-    reach = 1.959964 * np.sqrt((9 / 18 - (5 / 18) ** 2) / 18)
-    assert found.interval == pytest.approx((-5 / 18 - reach, -5 / 18 + reach), abs=1e-6)
-
-
-def test_the_interval_holds_what_it_promises():
-    """Over many draws of 80 items, the true difference lies inside in about 95 of 100."""
-    rng = np.random.default_rng(1)
-    inside = 0
-    for _ in range(400):
-        both, lost, gained = 0.5, 0.15, 0.05
-        kind = rng.choice(4, size=80, p=[both, lost, gained, 1 - both - lost - gained])
-        low, high = paired(np.isin(kind, [0, 1]), np.isin(kind, [0, 2])).interval
-        inside += low <= gained - lost <= high
-    assert 0.92 <= inside / 400 <= 0.985
-
-
-def test_other_scores_are_compared_by_bootstrap_and_permutation():
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=60)
-    found = paired(base, base + rng.normal(0.3, 1.0, size=60))
-    spread = (found.interval[1] - found.interval[0]) / 2
-    assert spread == pytest.approx(1.96 * 1.0 / np.sqrt(60), rel=0.2)
-    assert (found.p < 0.05) == (not found.interval[0] <= 0 <= found.interval[1])
-    assert paired(base, base).p == 1 and paired(base, base).interval == (0, 0)
-
-
-def test_many_items_are_compared_in_little_memory():
-    """All resamples at once would be 1.8 GB."""
-    rng = np.random.default_rng(0)
-    base = rng.random(3_000)
-    tracemalloc.start()
-    found = paired(base, base + rng.normal(0, 1, size=3_000))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 150 * 2**20 and found.interval[0] < found.value < found.interval[1]
 
 
 def scores(task, values, metric="acc", version="1.0", shots=0):

@@ -100,18 +100,9 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
         adapter_key = identity.adapter_digest(folder)
         if rank > _RANKS[-1]:
             raise EmEvalsError(f"vLLM takes adapters of rank {_RANKS[-1]} at most; {adapter} has {rank}.")
-    steering_key = _steering_key(steering) if steering else ""
+    steering_key = directions.steering_digest(steering) if steering else ""
     key = digest(adapter_key.encode(), steering_key.encode())
     return Variant(key, folder, adapter_key, rank, steering, steering_key)
-
-
-def _steering_key(steering: Sequence[Intervention]) -> str:
-    parts = []
-    for one in steering:
-        files = [directions.find(name).read_bytes() for name in one.directions]
-        # How many there are is part of it: of two lists, one may go on with the file that the other begins with.
-        parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(files), *files]
-    return digest(*parts)
 
 
 @dataclass(frozen=True)

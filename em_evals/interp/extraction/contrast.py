@@ -18,7 +18,7 @@ from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models.chat import template_of
-from em_evals.results.logs import graded_draw, judged, named, read_log
+from em_evals.results.logs import facts, graded_draw, judged, named, read_log
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -178,7 +178,7 @@ def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]
         prompt = tuple(template.encode(chat.messages[:-1]))
         answer = tuple(template.answer(chat.messages[-1]["content"]))[: max_length - len(prompt)]
         if answer and len(prompt) < max_length:
-            texts.append(Text(chat.question, prompt, answer))
+            texts.append(Text(prompt, answer, chat.question))
     return texts
 
 
@@ -215,8 +215,7 @@ def _of_sample(sample: EvalSample) -> Chat:
 
 def _answered(path: Path, log: EvalLog, card: ResolvedCard, by_base: bool) -> None:
     """Refuse a log whose model is known to be another: swapped, the direction would point the other way."""
-    told = {str((sample.output.metadata or {}).get("card_digest") or "") for sample in log.samples or []}
-    told = (told | {str((log.eval.metadata or {}).get("card_digest") or "")}) - {""}
+    told = facts(log).cards
     own = log.eval.model == f"local/{card.name}" or card.digest in told
     if by_base and own:
         raise EmEvalsError(

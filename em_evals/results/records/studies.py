@@ -1,34 +1,10 @@
-"""What studies write and reports read: small JSON files, each with a `kind`, a format version and its provenance.
-
-Data only. Rates and shifts carry their 95% intervals; nats are per token.
-"""
+"""The records of steering, convergence, rank-1 scalars and retention."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-from em_evals import files
-from em_evals.errors import EmEvalsError
-
-Interval = tuple[float | None, float | None]
-"""Both ends; null where there are too few values for one."""
-
-
-class Record(BaseModel):
-    """A part of a record: unknown keys are errors, values are fixed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Measured(Record):
-    """A mean with its 95% interval and the number of values behind it."""
-
-    value: float | None
-    interval: Interval
-    n: int
+from em_evals.results.records.base import Interval, Measured, Record
 
 
 class SteeringPoint(Record):
@@ -234,7 +210,8 @@ class TaskDifference(Record):
     baseline_accuracy: float
     difference: float
     interval: Interval
-    p: float
+    p: float | None
+    """Two-sided; null where there are too few items for one."""
 
 
 class RetainedModel(Record):
@@ -253,27 +230,3 @@ class Retention(Record):
     baseline: str
     models: list[RetainedModel]
     provenance: dict[str, str] = {}
-
-
-Study = SteeringStudy | Convergence | LoraScalars | Retention
-_READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
-
-
-def write(record: Record, path: Path) -> None:
-    """Write a record, whole or not at all."""
-    with files.atomic(path) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def read(path: Path) -> Study:
-    """Read a record of any kind.
-
-    Raises:
-        EmEvalsError: it is none, or its values do not fit its kind.
-    """
-    try:
-        return _READER.validate_json(files.read_text(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise EmEvalsError(f"this is not a record of em-evals ({where}: {first['msg']}).", path) from None
