@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", *GUIDE]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-_CARD_NAME = re.compile(r"# adapters/([\w.-]+)\.yaml\n")
+_FILE_NAME = re.compile(r"# (tasks|scorers|adapters)/([\w.-]+)\.yaml\n")
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,13 @@ def test_a_wrong_command_is_found() -> None:
 
 
 def card_blocks(page: Path) -> list[tuple[str, str]]:
-    """The cards of a page with the names of their files, which each of them says first."""
+    """The cards of a page with the names of their files, which every YAML block says first."""
     found = []
     for text in blocks(page, "yaml"):
-        name = _CARD_NAME.match(text)
-        assert name, f"{page.name}: a YAML block begins with `# adapters/NAME.yaml`: {text[:60]!r}"
-        found.append((name[1], text))
+        name = _FILE_NAME.match(text)
+        assert name, f"{page.name}: a YAML block begins with `# FOLDER/NAME.yaml`: {text[:60]!r}"
+        if name[1] == "adapters":
+            found.append((name[2], text))
     return found
 
 
