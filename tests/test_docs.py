@@ -26,6 +26,8 @@ GENERATED = "architectures.md"
 """Written by `make test-all`: no commands in it."""
 GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GENERATED]
 PAGES = [ROOT / "README.md", *GUIDE]
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "logs/README.md", "examples/README.md")]
+"""Pages beside the guide, with commands and links as well."""
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -61,7 +63,7 @@ def commands(page: Path) -> list[Line]:
     return [line for line in found if line.words]
 
 
-LINES = [line for page in PAGES for line in commands(page)]
+LINES = [line for page in [*PAGES, *OTHERS] for line in commands(page)]
 
 
 def parsed(words: list[str]) -> Any:
@@ -179,7 +181,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page: Path) -> None:
     text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
     for target in _LINK.findall(text):

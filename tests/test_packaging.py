@@ -13,6 +13,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -226,3 +227,11 @@ def load():
 """
     assert imports(source) == {("numpy", False), ("torch", True)}
     assert "torch" in declared("train") and "torch" not in declared() and not is_in("torch", declared())
+
+
+def test_the_citation_says_what_the_package_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    papers = [one["value"] for paper in cited["references"] for one in paper["identifiers"]]
+    assert len(set(papers)) == len(papers) and all(re.fullmatch(r"arXiv:\d{4}\.\d{5}", one) for one in papers)
