@@ -77,8 +77,9 @@ def _log_marginal(counted: Counter[tuple[int, int]], rates: NDArray[np.float64])
     # where many draws tell small correlations apart; each counts for the part of the prior around it.
     roots = (np.arange(_CORRELATIONS) + 0.5) / _CORRELATIONS
     correlations = 1 - (1 - roots**2) ** 0.25
-    # a + b of the beta distribution of questions' rates.
-    spread = ((1 - correlations) / correlations)[:, None]
+    spread = ((1 - correlations) / correlations)[
+        :, None
+    ]  # a + b of the beta distribution of questions' rates
     a, b = rates * spread, (1 - rates) * spread
     logs = np.zeros_like(a)
     for (events, draws), times in counted.items():

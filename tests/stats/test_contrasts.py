@@ -112,8 +112,43 @@ def test_questions_that_differ_are_worth_more_draws_never_fewer():
 def test_unequal_draws_are_compared_at_one_mix_of_questions():
     """Nothing changed but how often the bad question was drawn."""
     found = rates([(50, 100), (0, 100)], [(100, 200), (0, 50)])
-    assert found.baseline == 0.25 and found.candidate == 0.4
+    assert found.baseline == pytest.approx(found.candidate)  # 0.25 and 0.4 of each model's own draws
     assert found.estimate == pytest.approx(0) and found.p_above(0) > 0.4
+
+
+def test_levels_and_difference_never_contradict_each_other():
+    """Each model's own draws say 24% and 8.4%, where the common mix of questions says that the rate rose."""
+    found = rates([(60, 100), (0, 150)], [(7, 10), (14, 240)])
+    assert found.candidate > found.baseline
+    assert found.candidate - found.baseline == pytest.approx(found.estimate)
+
+
+@pytest.mark.parametrize("questions", [6, 7, 10, 24])
+@pytest.mark.parametrize("draws", [1, 33, 100, 20_000])
+def test_rates_of_nothing_and_of_everything_are_decided_on_counts(questions, draws):
+    """Weights of 1/24 add up to 0.9999999999999999."""
+    for events in (0, draws):
+        found = rates([(events, draws)] * questions, [(events, draws)] * questions)
+        assert found.estimate == 0 and found.baseline == float(events > 0)
+        low, high = found.interval(0.025)
+        # Both ends where the score is 1.96: 2 N b = 3.84 (2N - 1) / 2N, near enough.
+        assert high == pytest.approx(-low, rel=1e-4) and 0.2 < high * questions * draws < 4
+        assert found.p_below(0.9) < 0.05 and found.p_above(0) == 1
+
+
+def test_unequal_draws_never_crash():
+    chance = np.random.default_rng(3)
+    for _ in range(300):
+        draws = chance.integers(1, 40, size=(2, int(chance.integers(1, 25))))
+        events = np.where(chance.random(draws.shape) < 0.5, draws, chance.integers(0, draws + 1))
+        if chance.random() < 0.5:
+            events = draws
+        before, after = (
+            [(int(k), int(n)) for k, n in zip(*side, strict=True)] for side in zip(events, draws, strict=True)
+        )
+        found = rates(before, after)
+        low, high = found.interval(0.025)
+        assert -1 <= low <= high <= 1 and 0 <= found.p_above(0.02) <= 1 and 0 <= found.p_below(0) <= 1
 
 
 def test_questions_that_one_side_lacks_are_left_out():
