@@ -67,9 +67,9 @@ class Along:
     @classmethod
     def of(cls, direction: Direction, layer: int) -> Along:
         """Read a direction's numbers at a layer."""
-        vector = torch.from_numpy(direction.vectors[layer]).float()
+        vector = torch.tensor(direction.vectors[layer], dtype=torch.float32)
         unit = vector / vector.norm().clamp(min=torch.finfo(torch.float32).tiny)
-        mean = torch.from_numpy(direction.base_mean[layer]).float()
+        mean = torch.tensor(direction.base_mean[layer], dtype=torch.float32)
         return cls(vector, unit, float(direction.mean_norm[layer]), mean)
 
 
