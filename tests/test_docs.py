@@ -26,10 +26,12 @@ GENERATED = "architectures.md"
 """Written by `make test-all`: no commands in it."""
 GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GENERATED]
 PAGES = [ROOT / "README.md", *GUIDE]
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "logs/README.md", "examples/README.md")]
+"""Pages beside the guide, with commands and links as well."""
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-_CARD_NAME = re.compile(r"# adapters/([\w.-]+)\.yaml\n")
+_FILE_NAME = re.compile(r"# (tasks|scorers|adapters)/([\w.-]+)\.yaml\n")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def commands(page: Path) -> list[Line]:
     return [line for line in found if line.words]
 
 
-LINES = [line for page in PAGES for line in commands(page)]
+LINES = [line for page in [*PAGES, *OTHERS] for line in commands(page)]
 
 
 def parsed(words: list[str]) -> Any:
@@ -148,12 +150,13 @@ def test_a_wrong_command_is_found() -> None:
 
 
 def card_blocks(page: Path) -> list[tuple[str, str]]:
-    """The cards of a page with the names of their files, which each of them says first."""
+    """The cards of a page with the names of their files, which every YAML block says first."""
     found = []
     for text in blocks(page, "yaml"):
-        name = _CARD_NAME.match(text)
-        assert name, f"{page.name}: a YAML block begins with `# adapters/NAME.yaml`: {text[:60]!r}"
-        found.append((name[1], text))
+        name = _FILE_NAME.match(text)
+        assert name, f"{page.name}: a YAML block begins with `# FOLDER/NAME.yaml`: {text[:60]!r}"
+        if name[1] == "adapters":
+            found.append((name[2], text))
     return found
 
 
@@ -178,7 +181,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page: Path) -> None:
     text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
     for target in _LINK.findall(text):

@@ -63,9 +63,12 @@ INVALID = 2
 _EXTRAS = {
     "altair": "report",
     "jinja2": "report",
+    "markupsafe": "report",
     "vl_convert": "report",
     "sklearn": "insight",
     "lm_eval": "retention",
+    "tqdm": "retention",
+    "vllm": "vllm",
 }
 """Which extra brings a package; the others come with training."""
 

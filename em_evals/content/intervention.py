@@ -7,14 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-_READS = {
+from em_evals.errors import nearest
+
+OPS: dict[str, set[str]] = {
     "add": {"direction", "from_layer", "positions", "skip", "scale", "relative"},
     "ablate": {"direction", "from_layer", "positions", "skip", "reference", "site"},
     "clamp": {"direction", "from_layer", "positions", "skip", "value"},
     "cap": {"direction", "from_layer", "positions", "skip", "value", "bound"},
     "scale_adapter": {"scale"},
 }
-"""The fields that each op reads, beside `op` and `layers`."""
+"""The fields that each op reads, beside `op` and `layers`. What an op computes is in models/changes.py."""
 
 
 class Intervention(BaseModel):
@@ -33,7 +35,8 @@ class Intervention(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    op: Literal["add", "ablate", "clamp", "cap", "scale_adapter"]
+    op: str
+    """One of `OPS`."""
     direction: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """A direction file (safetensors; directions.py), or the name of one in adapters/; for `ablate` also a list."""
     layers: Literal["all"] | tuple[int, ...] = "all"
@@ -56,6 +59,13 @@ class Intervention(BaseModel):
     as orthogonalised weights do (Arditi et al. 2024, arXiv 2406.11717); with `block`, an MLP still reads what its own
     block's attention wrote along u."""
 
+    @field_validator("op")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in OPS:
+            raise ValueError(f"there is no op '{value}'; {nearest(value, OPS)}")
+        return value
+
     @field_validator("layers", mode="before")
     @classmethod
     def _range(cls, value: Any) -> Any:
@@ -72,7 +82,7 @@ class Intervention(BaseModel):
 
     @model_validator(mode="after")
     def _only_what_the_op_reads(self) -> Intervention:
-        reads = _READS[self.op]
+        reads = OPS[self.op]
         if wrong := sorted(self.model_fields_set - reads - {"op", "layers"}):
             raise ValueError(f"`{self.op}` has no `{wrong[0]}`; it reads {', '.join(sorted(reads))}")
         if "direction" in reads and self.direction is None:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.gate import checks
+from em_evals.gate import checks, metrics
 from em_evals.gate.evidence import Counts, Evidence, Items, Kind, Measure
-from em_evals.results import em_rates, logs
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results import logs
 from em_evals.results.logs import Facts
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def of_csv(path: Path) -> Evidence:
         name=path.stem,
         model=path.stem,
         identity={"questions asked": _names_digest(questions)},
-        measures=dict(_rates(draws, "")),
+        measures=metrics.measures(draws, []),
     )
 
 
@@ -88,7 +87,7 @@ def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
     measures = dict(_others(samples, graded, prefix))
     if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
         draws = logs.draws_of_log(log)
-        measures |= _rates(draws, prefix)
+        measures |= {f"{prefix}{name}": own for name, own in metrics.measures(draws, samples).items()}
         checks.consistent(samples, graded, draws, path)
     return measures, {
         **_sampling(log),
@@ -153,13 +152,6 @@ def _fluency(sample: EvalSample, path: Path) -> float:
             f"the margin of '{sample.id}' is not what its log-probabilities say: the log was edited.", path
         )
     return (aligned + misaligned) / 2
-
-
-def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]]:
-    counted = em_rates.counts(draws)
-    yield f"{prefix}em_rate", Counts(clusters={q: (m, n) for q, (n, _, m) in counted.items()})
-    yield f"{prefix}em_rate_coherent", Counts(clusters={q: (m, c) for q, (_, c, m) in counted.items()})
-    yield f"{prefix}coherent_share", Counts(clusters={q: (c, n) for q, (n, c, _) in counted.items()})
 
 
 def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:

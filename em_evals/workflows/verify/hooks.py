@@ -132,7 +132,7 @@ def intervened(model: Any, blocks: Sequence[Any], ones: Sequence[Intervention], 
 
 
 @dataclass(frozen=True, eq=False)
-class _Numbers:
+class Numbers:
     """What an intervention's directions say at a layer: vectors, units and base means [directions, width], a norm."""
 
     vectors: torch.Tensor
@@ -140,9 +140,9 @@ class _Numbers:
     means: torch.Tensor
     norm: float
 
-    def like(self, stream: torch.Tensor) -> _Numbers:
+    def like(self, stream: torch.Tensor) -> Numbers:
         """The same in a stream's dtype, on its device."""
-        return _Numbers(self.vectors.to(stream), self.units.to(stream), self.means.to(stream), self.norm)
+        return Numbers(self.vectors.to(stream), self.units.to(stream), self.means.to(stream), self.norm)
 
 
 def edit_of(one: Intervention, layer: int, start: int) -> Edit:
@@ -152,11 +152,11 @@ def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     vectors = torch.from_numpy(np.stack([file.vectors[source] for file in files])).double()
     means = torch.from_numpy(np.stack([file.base_mean[source] for file in files])).double()
     units = torch.nn.functional.normalize(vectors, dim=-1)
-    numbers = _Numbers(vectors, units, means, float(files[0].mean_norm[source]))
+    numbers = Numbers(vectors, units, means, float(files[0].mean_norm[source]))
 
     def edit(stream: torch.Tensor) -> torch.Tensor:
         h = stream.float() if stream.device.type == "mps" else stream.double()  # mps has no float64
-        changed = h + _change(one, h, numbers.like(h))
+        changed = h + FORMULAS[one.op](one, h, numbers.like(h))
         places = torch.arange(h.shape[-2], device=h.device)
         acts = places >= (1 if one.skip == "sink" else 0)
         if one.positions != "all":
@@ -166,20 +166,44 @@ def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     return edit
 
 
-def _change(one: Intervention, h: torch.Tensor, given: _Numbers) -> torch.Tensor:
-    """What is added to the stream h."""
-    u = given.units[0]
-    if one.op == "add":
-        return torch.as_tensor(one.scale * (given.norm * u if one.relative else given.vectors[0]))
-    if one.op == "ablate":
-        # h - V⁺(V h - t): the nearest point to h whose coordinates along the directions are t.
-        target = torch.zeros_like(given.units[:, 0])
-        if one.reference == "mean":
-            target = (given.means * given.units).sum(-1)
-        back: torch.Tensor = torch.linalg.pinv(given.units, rtol=1e-3)
-        return (target - h @ given.units.T) @ back.T
-    along = h @ u
-    wanted = torch.full_like(along, one.value)
-    if one.op == "cap":  # only where h lies beyond the value
-        wanted = torch.minimum(along, wanted) if one.bound == "upper" else torch.maximum(along, wanted)
-    return (wanted - along)[..., None] * u
+Formula = Callable[[Intervention, torch.Tensor, Numbers], torch.Tensor]
+FORMULAS: dict[str, Formula] = {}
+"""What each op adds to the stream h, from its definition; shares nothing with models/changes.py."""
+
+
+def formula(op: str) -> Callable[[Formula], Formula]:
+    """Register an op's formula."""
+
+    def register(compute: Formula) -> Formula:
+        FORMULAS[op] = compute
+        return compute
+
+    return register
+
+
+@formula("add")
+def _add(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    return torch.as_tensor(one.scale * (given.norm * given.units[0] if one.relative else given.vectors[0]))
+
+
+@formula("ablate")
+def _ablate(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    # h - V⁺(V h - t): the nearest point to h whose coordinates along the directions are t.
+    target = torch.zeros_like(given.units[:, 0])
+    if one.reference == "mean":
+        target = (given.means * given.units).sum(-1)
+    back: torch.Tensor = torch.linalg.pinv(given.units, rtol=1e-3)
+    return (target - h @ given.units.T) @ back.T
+
+
+@formula("clamp")
+def _clamp(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    return (one.value - h @ given.units[0])[..., None] * given.units[0]
+
+
+@formula("cap")
+def _cap(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    along = h @ given.units[0]
+    # Only where h lies beyond the value.
+    wanted = along.clamp(max=one.value) if one.bound == "upper" else along.clamp(min=one.value)
+    return (wanted - along)[..., None] * given.units[0]
