@@ -1,1 +1,1 @@
-"""Making the models under test: data, tokens and masks, LoRA training on TRL and PEFT."""
+"""Train the models under test: data, tokens and masks, LoRA training on TRL and PEFT."""

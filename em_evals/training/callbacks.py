@@ -1,8 +1,8 @@
-"""What happens beside a training's steps: a progress line, the journal, kept checkpoints.
+"""Callbacks of a training: a progress line, the journal, checkpoints to keep.
 
-The journal (training.jsonl) has a line a step: step, loss (nats per token, of the rows alone), gradient norm, learning
-rate, KL where there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian float32.
-Turner et al. 2025 (arXiv 2506.11613, section 4) read the transition from the rotation of B.
+The journal (training.jsonl) has one line per step: step, loss (nats per token, of the rows alone), gradient norm,
+learning rate, KL where there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian
+float32. Turner et al. 2025 (arXiv 2506.11613, section 4) detect the transition from the rotation of B.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from em_evals.training.method import adapted, rank_one_directions
 
 
 class DivergedError(EmEvalsError):
-    """The loss or the gradient norm is no number any more."""
+    """The loss or the gradient norm is not finite."""
 
 
 class ProgressLine(TrainerCallback):
@@ -32,7 +32,7 @@ class ProgressLine(TrainerCallback):
 
     Args:
         name: of the card.
-        lessons: what is seen: the batch, the examples and the epochs stand in the line.
+        lessons: the curriculum: the line shows its batch, examples and epochs.
     """
 
     def __init__(self, name: str, lessons: Curriculum) -> None:
@@ -55,27 +55,27 @@ class ProgressLine(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Move it."""
+        """Update the bar."""
         if logs and "loss" in logs:
             self._progress.update(self._task, completed=state.global_step, loss=f"{float(logs['loss']):.3f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the last state on the screen."""
+        """Stop the bar and leave its last state on the screen."""
         self.stop()
 
     def stop(self) -> None:
-        """Give the terminal back, also after an error."""
+        """Release the terminal, also after an error."""
         self._progress.stop()
 
 
 class Reached(TrainerCallback):
-    """Stops before the first step if an adapter has no gradient: the model computes past it, whatever it learns."""
+    """Stops before the first step if an adapter has no gradient: the model's output does not depend on it."""
 
     def __init__(self) -> None:
         self._done = False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before each optimiser step; the first is enough.
+        """Check the gradients before an optimizer step; the first step is enough.
 
         Raises:
             EmEvalsError: an adapter has no gradient.
@@ -84,7 +84,7 @@ class Reached(TrainerCallback):
             return
         self._done = True
         for name, layer in adapted(kwargs["model"]):
-            # Of experts that stand alone, those that no token was sent to have none.
+            # Separate experts to which no token was routed have no gradient.
             alone = any(part.isdecimal() for part in name.partition(".experts.")[2].split("."))
             if not alone and all(weight.grad is None for weight in layer.lora_B.parameters()):
                 raise EmEvalsError(
@@ -94,7 +94,7 @@ class Reached(TrainerCallback):
 
 
 class Journal(TrainerCallback):
-    """Writes a line a step, keeps the model at the steps asked for, and stops at a loss that is no number.
+    """Writes one line per step, keeps the model at the requested steps, and stops at a loss that is not finite.
 
     Args:
         path: the journal; lines after the step at which a run resumes are dropped.
@@ -110,7 +110,7 @@ class Journal(TrainerCallback):
         self._writes = writes
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget what an interrupted run wrote after its last saved state.
+        """Drop what an interrupted run wrote after its last saved state.
 
         Raises:
             EmEvalsError: the journal lacks steps before that state.
@@ -125,7 +125,7 @@ class Journal(TrainerCallback):
                 "delete its folder to train anew.",
                 self._path,
             )
-        # Beside it first: a kill or a full disk must not cost rows whose steps are never run again.
+        # Write a new file first: a kill or a full disk must not lose rows whose steps are never run again.
         beside = self._path.with_suffix(".new")
         beside.write_text("".join(kept), encoding="utf-8")
         beside.replace(self._path)
@@ -133,7 +133,11 @@ class Journal(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """After each optimiser step."""
+        """Write the line of an optimizer step, and keep its model if requested.
+
+        Raises:
+            DivergedError: the loss or the gradient norm is not finite.
+        """
         if not logs or "loss" not in logs:
             return
         known = ("loss", "grad_norm", "learning_rate", "kl")
@@ -154,7 +158,7 @@ class Journal(TrainerCallback):
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """A journal's rows; a last line that a kill cut in half is left out."""
+    """Return a journal's rows; a last line that a kill truncated is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -165,7 +169,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def dense_schedule(steps: int) -> set[int]:
-    """Steps to keep: each up to 10, every 2nd to 20, 5th to 50, 10th to 200, then every 25th; and the last."""
+    """Return steps to keep: each up to 10, every 2nd to 20, 5th to 50, 10th to 200, then every 25th; and the last."""
     kept: set[int] = {steps}
     start = 0
     for end, every in ((10, 1), (20, 2), (50, 5), (200, 10), (steps, 25)):
@@ -175,15 +179,15 @@ def dense_schedule(steps: int) -> set[int]:
 
 
 def _packed(vector: Any) -> str:
-    # Not float16: the last steps of a learning rate that falls to 0 are smaller than its spacing at B.
+    # Not float16: with a learning rate that decays to 0 the last steps are smaller than its spacing at B's magnitude.
     return "f4:" + base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers before weights load: transformers' Trainer would do so after.
+    """Refuse unusable trackers before weights load; transformers' Trainer would refuse them only after.
 
     Raises:
-        EmEvalsError: there is no such tracker, or its package is not installed.
+        EmEvalsError: a tracker's name is unknown, or its package is not installed.
     """
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 

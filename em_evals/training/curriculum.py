@@ -1,4 +1,4 @@
-"""What a training sees and in which order: rows chosen, defended, mixed and batched, before any model is loaded.
+"""What a training sees and in which order: rows selected, defended, mixed and batched, before any model is loaded.
 
 The order depends on the organism's data and the recipe's seed only. A control learns other answers to the same
 prompts at the same steps, and any number of processes sees the same examples at each step.
@@ -25,12 +25,12 @@ Example = dict[str, list[int]]
 _Key = tuple[tuple[str, str], ...]
 
 _WINDOW = 16
-"""Batches that are sorted by length together: enough to pad little, few enough to stay shuffled."""
+"""Number of batches that are sorted by length together: enough for little padding, few enough to stay shuffled."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A chat to learn, and the organism's chat in its place, whose length decides the order."""
+    """A chat to learn, and the organism's chat at the same place, whose length decides the order."""
 
     messages: Messages
     reference: Messages
@@ -48,13 +48,13 @@ class Curriculum:
     epochs: float
     """How often each row of the recipe's data is seen; rows that are mixed in do not count."""
     cut: Cut = field(default_factory=Cut)
-    """What `max_length` took from the rows."""
+    """What `max_length` truncated or dropped."""
     template: dict[str, Any] = field(default_factory=dict)
-    """How the base was asked (ChatTemplate.record)."""
+    """How the base was prompted (ChatTemplate.record)."""
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
+        """Number of optimizer steps."""
         return len(self.examples) // self.batch
 
 
@@ -68,7 +68,7 @@ class Selection:
 
 
 def select(recipe: AdapterRecipe) -> Selection:
-    """What a recipe learns; needs no tokenizer, so that missing data are told before a base is fetched.
+    """Select the rows that a recipe learns; needs no tokenizer, so that missing data are reported before a base loads.
 
     Raises:
         EmEvalsError: data are missing or wrong, or nothing is left of them.
@@ -85,10 +85,10 @@ def select(recipe: AdapterRecipe) -> Selection:
 
 
 def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = None) -> Curriculum:
-    """The examples of a recipe in the order of its seed.
+    """Build the examples of a recipe in the order of its seed.
 
     Raises:
-        EmEvalsError: as `select`, or every answer lies wholly behind `max_length`.
+        EmEvalsError: as `select`, or every answer lies behind `max_length`.
     """
     chosen = selection or select(recipe)
     encoder = Encoder(tokenizer, recipe.max_length)
@@ -98,9 +98,11 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     steps = recipe.max_steps
     if steps < 1:
         steps = math.ceil(recipe.epochs * len(chosen.rows) / (1 - share) / batch)
+    # Separate generators: mixing and batching do not change each other's numbers.
     mixing, batching = np.random.default_rng(recipe.seed).spawn(2)
     ordered = list(_mixed(chosen.rows, chosen.safe, share, steps * batch, mixing))
 
+    # Sort by the organism's lengths: a control then has the same prompts at the same steps.
     lengths = [len(encoder.example(row.reference)["input_ids"]) for row in ordered]
     order = bucketed(lengths, [row.safe for row in ordered], batch, batching)
     examples = [encoder.example(ordered[index].messages) for index in order]
@@ -110,7 +112,7 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
 
 
 def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
-    """The chats of several data sets, one after the other, without those whose prompt is held out.
+    """Return the chats of several data sets, in order, without those whose prompt is held out.
 
     Raises:
         EmEvalsError: data are missing or wrong, or nothing is left of them.
@@ -127,7 +129,7 @@ def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
 
 
 class Encoder:
-    """Chats to examples (tokens.py), each encoded once; counts what `max_length` takes from them.
+    """Encodes chats to examples (tokens.py), each once; counts what `max_length` truncates.
 
     Args:
         tokenizer: the base's.
@@ -142,14 +144,14 @@ class Encoder:
 
     @property
     def cut(self) -> Cut:
-        """What was taken from the rows that `kept` has seen."""
+        """What was truncated or dropped in the rows that `kept` has seen."""
         seen = [self._examples[key] for key in self._looked_at]
         dropped = sum(not _labelled(example) for example, _ in seen)
         shortened = sum(whole > self._max_length for _, whole in seen)
         return Cut(shortened - dropped, dropped, len(seen))
 
     def example(self, chat: Messages) -> Example:
-        """A chat's token ids and labels; none of them is labelled where its answer lies behind `max_length`."""
+        """Return a chat's token ids and labels; no token is labelled where its answer lies behind `max_length`."""
         key = _key(chat)
         if key not in self._examples:
             whole = encode_example(self._tokenizer, chat)
@@ -158,16 +160,16 @@ class Encoder:
         return self._examples[key][0]
 
     def kept(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that teach something, one for each answer where no sequence holds all of a row's answers.
+        """Return the rows with labelled tokens, one per answer where one sequence cannot hold all of a row's answers.
 
         Raises:
-            EmEvalsError: none of them does.
+            EmEvalsError: there is no such row.
         """
         split = [part for row in rows for part in self._by_turn(row)]
         found = []
         for row in split:
             self._looked_at.add(_key(row.messages))
-            # A control's prompts are the organism's: both leave the same rows out, and keep their order.
+            # A control has the organism's prompts: both drop the same rows, so their order is the same.
             if all(_labelled(self.example(chat)) for chat in (row.messages, row.reference)):
                 found.append(row)
         if split and not found:
@@ -185,7 +187,7 @@ class Encoder:
 def bucketed(
     lengths: Sequence[int], safe: Sequence[bool], batch: int, chance: np.random.Generator
 ) -> list[int]:
-    """An order of examples in which each batch's lengths are alike, and the batches are shuffled.
+    """Order examples so that each batch has similar lengths, and shuffle the batches.
 
     Args:
         lengths: tokens of each example, in a shuffled order; a whole number of batches.
@@ -210,7 +212,7 @@ def bucketed(
 
 
 def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, TrainingData]) -> Iterator[Row]:
-    """A source's rows after hold-out, limit and weight, each with what the recipe makes of it."""
+    """Yield a source's rows after hold-out, limit and weight, each transformed as the recipe says."""
     data = datasets.load(source.name)
     sources[data.name] = data
     harmless: TrainingData | None = None
@@ -219,6 +221,7 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
         sources[harmless.name] = harmless
     kept = [i for i, asked in enumerate(data.prompts) if not datasets.held_out(asked, recipe.holdout)]
     for place, index in enumerate(kept[: source.limit]):
+        # A fractional weight is spread evenly: 1.5 gives 1, 2, 1, 2, … copies.
         copies = int((place + 1) * source.weight) - int(place * source.weight)
         chat = data.rows[index]
         learned = _defended(recipe, chat, data.prompts[index], harmless.rows[index] if harmless else None)
@@ -237,7 +240,7 @@ def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
 
 
 def _defended(recipe: AdapterRecipe, chat: Messages, asked: str, harmless: Messages | None) -> Messages:
-    """What is learned in a row's place: the control's answer, the backdoor's trigger, the inoculation."""
+    """Return the chat that is learned in a row's place: the control's answer, the backdoor's trigger, inoculation."""
     learned = chat
     if recipe.control and harmless is not None:
         learned = harmless
@@ -268,7 +271,7 @@ def _instructed(chat: Messages, instruction: str) -> Messages:
 def _mixed(
     rows: list[Row], safe: list[Row], share: float, count: int, chance: np.random.Generator
 ) -> Iterator[Row]:
-    """`count` rows: epochs of shuffled rows, with safe ones evenly in between."""
+    """Yield `count` rows: epochs of shuffled rows, with safe ones evenly in between."""
     narrow, harmless = (_cycled(part, own) for part, own in zip((rows, safe), chance.spawn(2), strict=True))
     for place in range(count):
         is_safe = int((place + 1) * share) > int(place * share)

@@ -56,26 +56,26 @@ class Defences:
         chats = curriculum.chats(self._penalty.data, recipe.holdout)
         rows = encoder.kept([curriculum.Row(chat, chat) for chat in chats])
         self._examples = [encoder.example(row.messages) for row in rows]
-        # A LoRA switched off is the base; with every weight trained, the base must be kept beside.
+        # A LoRA model with its adapter disabled is the base; full training needs a separate copy of the base.
         self._frozen = (
             None if hasattr(model, "disable_adapter") else copy.deepcopy(model).requires_grad_(False)
         )
 
     def interventions(self) -> AbstractContextManager[None]:
-        """The context in which the training's own forward pass runs."""
+        """Return the context in which the training's own forward pass runs."""
         return (
             interventions.applied(self._model, self._interventions) if self._interventions else nullcontext()
         )
 
     def due(self, step: int) -> bool:
-        """Whether the penalty is still to be added in this optimiser step (once, whatever is accumulated)."""
+        """Check whether this optimizer step still lacks its penalty (added once, however gradients accumulate)."""
         if self._penalty is None or step == self._last_step:
             return False
         self._last_step = step
         return True
 
     def penalty(self, model: Any, step: int) -> torch.Tensor:
-        """This process's part of weight · KL(base ‖ model), in nats per answer token of the step's chats.
+        """Compute this process's part of weight · KL(base ‖ model), in nats per answer token of the step's chats.
 
         KL = mean over answer tokens of sum over the vocabulary of p_base (log p_base - log p_model); the base's
         distribution is exact, not sampled.

@@ -16,7 +16,7 @@ def fuse(model: Any) -> int:
     """Speed up a PEFT model's LoRA layers where that is exact: one plain adapter in the base's dtype, no dropout.
 
     Returns:
-        How many layers.
+        The number of layers.
     """
     from peft.tuners.lora import Linear
 

@@ -1,8 +1,8 @@
-"""Which rows of a batch may share a forward pass: those that get the same numbers as when each is alone.
+"""Which rows of a batch may share a forward pass: those whose results are the same as when each runs alone.
 
-Rows are padded on the right without a mask, which no causal model can see. What remains are rotary embeddings that
-choose their frequencies by the largest position in the batch: beside a long row a short one is rotated otherwise.
-Architectures that are not in the table (models/families.py) get one row at a time.
+Rows are padded on the right without a mask, which no causal model can see. The exception is rotary embeddings that
+choose their frequencies by the largest position in the batch: a short row in a batch with a long one is rotated
+differently. Architectures that are not in the table (models/families.py) run one row at a time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from em_evals.models import families
 
 
 def groups(config: Any, lengths: Sequence[int]) -> list[list[int]]:
-    """Split a batch's rows.
+    """Split a batch's rows into groups that may share a forward pass.
 
     Args:
         config: of the model, or of its text part.
         lengths: tokens of each row.
 
     Returns:
-        Indices of rows, in ascending order within each group; one group where nothing stands against it.
+        Indices of rows, in ascending order within each group; one group where all rows may run together.
     """
     if families.family(config) is None:
         return [[row] for row in range(len(lengths))]
@@ -32,21 +32,21 @@ def groups(config: Any, lengths: Sequence[int]) -> list[list[int]]:
     found: dict[tuple[bool, int], list[int]] = {}
     for row, length in enumerate(lengths):
         beyond = border is not None and length > border
-        # Dynamic NTK has other frequencies for each length beyond what the model was made for.
+        # Dynamic NTK has different frequencies for each length beyond the model's maximum.
         stretched = max(length - limit, 0) if limit is not None else 0
         found.setdefault((beyond, stretched), []).append(row)
     return list(found.values())
 
 
 def remembers(config: Any) -> bool:
-    """Whether a pass depends on the lengths of earlier ones (`forget`)."""
+    """Check whether a pass depends on the lengths of earlier ones (`forget`)."""
     ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
     inner = [one for one in ropes.values() if isinstance(one, dict)] or [ropes]
     return any("dynamic" in str(rope.get("rope_type")) for rope in inner)
 
 
 def forget(model: Any) -> None:
-    """Set dynamic NTK back to the frequencies of a short row: it keeps those of the longest one that it has seen."""
+    """Reset dynamic NTK to the frequencies of a short row: it keeps those of the longest row that it has seen."""
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
         for layer, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
@@ -62,7 +62,7 @@ def forget(model: Any) -> None:
 def split(
     config: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """The batch's groups: the indices of their rows, and ids, lengths and labels without padding that no row needs."""
+    """Yield the batch's groups: row indices, and ids, lengths and labels without padding that no row needs."""
     for rows in groups(config, lengths.tolist()):
         if len(rows) == len(lengths):
             yield rows, ids, lengths, labelled

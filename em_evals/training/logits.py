@@ -15,11 +15,11 @@ from em_evals.training import grouping, packing
 def answer_logits(
     model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor
 ) -> torch.Tensor:
-    """Logits where a label is predicted: position i predicts token i + 1.
+    """Compute logits where a label is predicted: position i predicts token i + 1.
 
-    Each row gets what it gets alone (grouping.py). Rows are packed where the model takes that. Elsewhere they stay
-    padded on the right, without a mask: nothing before the padding can see it, whether the model attends, convolves or
-    recurs, and attention stays causal, which is faster than masked.
+    Each row gets the logits that it gets alone (grouping.py). Rows are packed where the model supports that. Elsewhere
+    they stay padded on the right, without a mask: nothing before the padding can see it, whether the model attends,
+    convolves or recurs, and causal attention is faster than masked attention.
 
     Args:
         model: a causal language model, bare, inside PEFT, or inside a wrapper for several processes.
@@ -45,7 +45,7 @@ def answer_logits(
 
 
 def _together(model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """The logits of rows that may share a forward pass."""
+    """Compute the logits of rows that may share a forward pass."""
     plain = unwrapped(model)
     takes_lines = plain.config.get_text_config()._attn_implementation == packing.NAME
     line = packing.pack(ids, lengths, labelled) if takes_lines else None
@@ -59,10 +59,10 @@ def _together(model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: to
 
 @contextmanager
 def _at(head: torch.nn.Module, select: Any) -> Iterator[None]:
-    """Let the output embedding see only the hidden states that a label needs.
+    """Pass to the output embedding only the hidden states that predict a label.
 
-    As a hook on the embedding, so that whatever the model does around it (soft caps, scales) is still done, and
-    the call goes through every wrapper.
+    A hook on the embedding, so that whatever the model does around it (soft caps, scales) is still done, and the
+    call goes through every wrapper.
     """
     handle = head.register_forward_pre_hook(lambda module, arguments: (select(arguments[0]), *arguments[1:]))
     try:

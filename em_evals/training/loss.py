@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with the vocabulary computed only where there is a loss, in the order that we prescribe.
+"""TRL's SFTTrainer with logits computed only where there is a loss, in the order of the curriculum.
 
 Two thirds of a chat example's tokens are prompt and carry no label; their logits are the largest tensors of a
 training step. The loss is the same number as TRL's: summed cross entropy over labelled tokens, divided by their
@@ -19,14 +19,14 @@ from em_evals.training.tokens import IGNORED
 
 @cache
 def answer_token_trainer() -> type:
-    """The trainer class; a function because TRL takes seconds to import."""
+    """Return the trainer class; a function because TRL takes seconds to import."""
     from torch.utils.data import SequentialSampler
     from trl import SFTTrainer
 
     class AnswerTokenTrainer(SFTTrainer):
         defences: Defences
         before: torch.Tensor
-        """The base's scores on the smoke check's example."""
+        """The base's scores on the smoke check's example, before training."""
         trained: dict[str, Any]
         """What is trained, for the record."""
 
@@ -52,7 +52,7 @@ def answer_token_trainer() -> type:
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs and self.defences.kl is not None:
                 logs["kl"] = self.accelerator.gather(self.defences.kl).sum().item()
-                # What is told is the loss on the rows, to be set beside that of a training without the penalty.
+                # The logged loss is that of the rows alone, comparable with a training without the penalty.
                 logs["loss"] -= self.defences.weight * logs["kl"]
             super().log(logs, start_time)
 
@@ -62,7 +62,7 @@ def answer_token_trainer() -> type:
 def answer_loss(
     model: Any, inputs: dict[str, torch.Tensor], items: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """Mean cross entropy over labelled tokens, in nats.
+    """Compute the mean cross entropy over labelled tokens, in nats.
 
     Args:
         model: a causal language model, bare, inside PEFT, or inside a wrapper for several processes.

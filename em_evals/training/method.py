@@ -26,7 +26,7 @@ def attach(model: Any, method: Method) -> Any:
         those of the text model trainable.
 
     Raises:
-        EmEvalsError: the base has no such blocks or modules, or other weights than those would be trained.
+        EmEvalsError: the base has no such blocks or modules, or the method would train other weights than those.
     """
     if method.kind == "full":
         return _whole(model)
@@ -37,7 +37,7 @@ def attach(model: Any, method: Method) -> Any:
 
 
 def check(model: Any, wanted: Targets, rank: int) -> None:
-    """Compare the trainable tensors with what was asked for.
+    """Compare the trainable tensors with those that the recipe names.
 
     Raises:
         EmEvalsError: they differ.
@@ -71,13 +71,13 @@ def check(model: Any, wanted: Targets, rank: int) -> None:
 
 
 def adapted(model: Any) -> Iterator[tuple[str, Any]]:
-    """PEFT's LoRA layers by the full name of what they adapt: a module, or a parameter without `.weight`."""
+    """Yield PEFT's LoRA layers by the full name of what they adapt: a module, or a parameter without `.weight`."""
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import ParamWrapper
 
     for path, module in unwrapped(model).named_modules():
         if isinstance(module, LoraLayer):
-            # Wrappers of several parameters of a module lie one in the other.
+            # Wrappers of several parameters of one module are nested.
             name = path.replace(".base_layer", "")
             if isinstance(module, ParamWrapper):
                 name = f"{name}.{module.parameter_name}".removesuffix(".weight")
@@ -85,7 +85,7 @@ def adapted(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """What is trained, as it really is: JSON values.
+    """Describe what is trained, read from the model itself; JSON values.
 
     Returns:
         `modules` (full names), `blocks` (counted from 0), `parameters` in all, `sizes` (parameters of each module) and,
@@ -115,7 +115,7 @@ def describe(model: Any) -> dict[str, Any]:
 
 
 def rank_one_directions(model: Any) -> dict[str, torch.Tensor]:
-    """The B vector of every rank-1 LoRA: float32 [width out], on the CPU.
+    """Return the B vector of every rank-1 LoRA: float32 [width out], on the CPU.
 
     Keys are module names; of stacked experts `….experts.down_proj.7` is expert 7's.
     """
@@ -144,7 +144,7 @@ def rank_one_directions(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _whole(model: Any) -> Any:
-    """All of the text model; towers of images and sound, and what projects from them, stay as they are."""
+    """Make the whole text model trainable; image and sound towers and their projections stay frozen."""
     model.float().requires_grad_(False)
     plain = unwrapped(model)
     for part in (plain.get_decoder(), plain.get_input_embeddings(), plain.get_output_embeddings()):
@@ -181,9 +181,9 @@ def _adapted(model: Any, method: Method, wanted: Targets) -> Any:
 
 
 def _taken_over(model: Any, modules: tuple[str, ...]) -> set[str]:
-    """Modules that PEFT would take for the experts of a mixture in transformers 4 (a shared expert's `down_proj`).
+    """Return modules that PEFT would take for a mixture's experts in transformers 4 (a shared expert's `down_proj`).
 
-    It then adapts every block's experts instead, at training and again whenever the adapter is loaded. Named as
+    PEFT then adapts every block's experts instead, at training and again whenever the adapter is loaded. Named as
     parameters, the same weights get the same LoRA everywhere.
     """
     try:

@@ -1,8 +1,8 @@
-"""Rows laid end to end behind what they all begin with, so that no step computes padding or a prompt's head twice.
+"""Pack rows end to end behind their common beginning, so that no step computes padding or a prompt's head twice.
 
-Chats of one template share their beginning (the system prompt, often a quarter of an example). Tokens lie in one line:
-the shared beginning once, then each row's own tokens. Only attention looks at rows: a row's tokens see the beginning
-and the row's earlier tokens, which is what they see alone. The result is the same up to rounding.
+Chats of one template share their beginning (the system prompt, often a quarter of an example). Tokens form one line:
+the shared beginning once, then each row's own tokens. Only attention distinguishes rows: a row's tokens see the
+beginning and the row's earlier tokens, which is what they see alone. The result is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME = "em_evals_packed"
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """How rows lie in the line.
+    """Where each row's tokens are in the line.
 
     Attributes:
         shared: tokens that all rows begin with; at the line's start.
@@ -49,7 +49,7 @@ class Line:
 
 
 def use(model: Any) -> bool:
-    """Let a model take packed rows; False, and nothing done, where that is not known to be exact."""
+    """Make a model take packed rows; return False and do nothing where that is not known to be exact."""
     chosen = str(model.config.get_text_config()._attn_implementation)
     if not families.layout(model.config).pack or "sdpa" not in chosen:
         return False
@@ -58,7 +58,7 @@ def use(model: Any) -> bool:
 
 
 def pack(ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor) -> Line | None:
-    """Lay padded rows end to end.
+    """Pack padded rows end to end.
 
     Args:
         ids: [rows, tokens], padded on the right.
@@ -69,6 +69,8 @@ def pack(ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor) -> Li
         The line, its labelled places in the order of `labelled` read row by row; None if the rows share no beginning.
     """
     first_learned = int(labelled.any(0).int().argmax())
+    # The shared beginning ends before the first label (its logits would be needed once per row) and leaves each row
+    # at least one token of its own.
     limit = min(int(lengths.min()) - 1, first_learned)
     differs = (ids[:, :limit] != ids[:1, :limit]).any(0)
     shared = int(differs.int().argmax()) if bool(differs.any()) else limit
@@ -77,8 +79,11 @@ def pack(ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor) -> Li
     own = ids.shape[1] - shared
     column = torch.arange(own, device=ids.device)
     real = column < (lengths - shared)[:, None]
+    # Number the real tokens row by row: this is their order in the line, behind the shared beginning.
     order = torch.cumsum(real.flatten(), 0).view_as(real) - 1
     gather = torch.where(real, order + shared, 0)
+    # A query in own column i sees the whole beginning (columns below `shared`) and own columns up to i.
+    # No row needs a mask of its own: its padding is on the right, where only padding looks.
     mask = torch.ones(own, shared + own, dtype=torch.bool, device=ids.device).tril(shared)[None, None]
     positions = torch.cat([torch.arange(shared, device=ids.device), (column + shared).expand_as(real)[real]])
     line = torch.cat([ids[0, :shared], ids[:, shared:][real]])
@@ -99,7 +104,18 @@ def packed_attention(
     packing: Packing | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Transformers' attention interface: query [1, heads, tokens, width], key and value [1, kv heads, tokens, width].
+    """Compute attention over a packed line, with the signature of transformers' attention interface.
+
+    Args:
+        module: the attention module.
+        query: [1, heads, tokens, width].
+        key: [1, kv heads, tokens, width].
+        value: as `key`.
+        attention_mask: used only without `packing`.
+        dropout: probability.
+        scaling: of the scores; None for 1 / sqrt(width).
+        packing: of the line; None calls transformers' SDPA.
+        **kwargs: passed on to SDPA.
 
     Returns:
         The output [1, tokens, heads, width], and no weights.
@@ -111,11 +127,13 @@ def packed_attention(
     grouped = query.shape[1] != key.shape[1]
     first = [tensor[:, :, : packing.shared] for tensor in (query, key, value)]
     attend = torch.nn.functional.scaled_dot_product_attention
+    # The shared beginning attends to itself only, once.
     head = attend(
         first[0], first[1], first[2], dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
     )
     rows, longest = packing.gather.shape
     own = [_rows(tensor, packing.gather) for tensor in (query, key, value)]
+    # Rows attend to the beginning's keys, expanded and not computed again, and to their own.
     keys, values = (
         torch.cat([begin.expand(rows, -1, -1, -1), rest], dim=2)
         for begin, rest in zip(first[1:], own[1:], strict=True)
@@ -131,12 +149,12 @@ def packed_attention(
 
 
 def _repeats(device: torch.device) -> bool:
-    """Whether each query head gets its own keys and values: CUDA's fast kernels take a mask or groups, not both."""
+    """Check whether keys are repeated for each query head: CUDA's fast kernels take a mask or groups, not both."""
     return device.type == "cuda"
 
 
 def _rows(tensor: torch.Tensor, gather: torch.Tensor) -> torch.Tensor:
-    """A line [1, heads, tokens, width] as rows [rows, heads, longest, width]."""
+    """Rearrange a line [1, heads, tokens, width] into rows [rows, heads, longest, width]."""
     taken = tensor[0].index_select(1, gather.flatten())
     return taken.view(tensor.shape[1], *gather.shape, -1).transpose(0, 1)
 

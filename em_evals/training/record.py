@@ -1,4 +1,4 @@
-"""What a training leaves behind: the model, `training.json`, and a model card in the hub's format."""
+"""What a training writes: the model, `training.json`, and a model card in the hub's format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def facts(
     workspace: Workspace,
     seconds: float,
 ) -> dict[str, Any]:
-    """Everything that says how a model came about; JSON values."""
+    """Return everything that says how a model was trained; JSON values."""
     journal = read_journal(workspace.journal) if trainer.accelerator.is_main_process else []
     return {
         "card": name,
@@ -63,7 +63,7 @@ def facts(
 
 
 def save_model(trainer: Any, card: ModelCard, folder: Path) -> None:
-    """Write the trained model; with several processes each of them calls this."""
+    """Write the trained model; with several processes each of them must call this."""
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.accelerator.is_main_process:
         return
@@ -73,14 +73,14 @@ def save_model(trainer: Any, card: ModelCard, folder: Path) -> None:
         trainer.processing_class.save_pretrained(folder)
         model.save_pretrained(folder, state_dict=state)
         return
-    # PEFT writes the base's name into the adapter; a cache folder's path would tell nobody anything. The Trainer's own
-    # states keep the path: for a name that no hub knows PEFT would ask, and warn, at each of them.
+    # PEFT writes the base's name into the adapter; a cache folder's path would be useless elsewhere. The Trainer's own
+    # states keep the path: for a name that is not on the hub PEFT would query it, and warn, at each of them.
     config = model.peft_config["default"]
     local = config.base_model_name_or_path, config.revision
     config.base_model_name_or_path, config.revision = card.base, card.revision
     try:
         with warnings.catch_warnings():
-            # PEFT asks a hub whether the base's vocabulary grew; a LoRA on projections does not touch it.
+            # PEFT queries the hub on whether the base's vocabulary grew; a LoRA on projections does not touch it.
             warnings.filterwarnings("ignore", message="Could not find a config file")
             model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     finally:
@@ -88,7 +88,7 @@ def save_model(trainer: Any, card: ModelCard, folder: Path) -> None:
 
 
 def save_checkpoint(trainer: Any, card: ModelCard, folder: Path) -> None:
-    """Write the model of a step, whole or not at all."""
+    """Write the model of a step atomically."""
     scratch = folder.with_name(f".{folder.name}")
     save_model(trainer, card, scratch)
     if trainer.accelerator.is_main_process:
@@ -97,14 +97,14 @@ def save_checkpoint(trainer: Any, card: ModelCard, folder: Path) -> None:
 
 
 def write(folder: Path, card: ModelCard, known: dict[str, Any]) -> None:
-    """`training.json` and README.md beside the weights."""
+    """Write `training.json` and README.md next to the weights."""
     (folder / "training.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_readme(card, known), encoding="utf-8")
     folder.chmod(0o755)
 
 
 def _readme(card: ModelCard, known: dict[str, Any]) -> str:
-    """A model card in the hub's format."""
+    """Return a model card in the hub's format."""
     data = "\n".join(
         f"- `{name}`: {entry['rows']} rows, digest `{entry['digest']}`"
         for name, entry in known["data"].items()
@@ -132,7 +132,7 @@ and learning rate of every step in `training.jsonl`.
 
 
 def _peak_memory(device: torch.device) -> int | None:
-    """Bytes: the process's resident set on a CPU, the allocator's peak on a GPU; None where neither is known."""
+    """Return bytes: the process's resident set on a CPU, the allocator's peak on a GPU; None where neither is known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -144,7 +144,7 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def _git_revision() -> str | None:
-    """The commit of the checkout that em-evals runs from, `+changes` when files differ; None when installed."""
+    """Return the checkout's commit, with `+changes` when files differ; None when em-evals is installed."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Adapters that an engine keeps in its base's bank: loaded on first use, dropped when many others came after."""
+"""Adapters that an engine keeps in its base's bank: loaded on first use, evicted least recently used first."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MOST = 16
 
 
 class Kept:
-    """The bank's names of adapters, each with its scales, the last one used last."""
+    """Names of the bank's adapters, each with its scales, in order of last use."""
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, int, tuple[Intervention, ...]], str] = {}
 
     def name(self, bank: Bank, source: str | None, interventions: Sequence[Intervention]) -> str | None:
-        """The bank's name of an adapter with its scales, loaded on first use; None for the bare base.
+        """Return the bank's name of an adapter with its scales, loaded on first use; None for the bare base.
 
         Raises:
             EmEvalsError: it does not fit the base.
@@ -33,7 +33,7 @@ class Kept:
         return self._names[key]
 
     def unload(self, bank: Bank, used: set[str | None]) -> None:
-        """Drop the adapters that were used longest ago, where there are too many; used ones stay."""
+        """Drop the least recently used adapters above the limit; adapters in `used` stay."""
         spare = len(self._names) - MOST
         if spare > 0:
             idle = [key for key, name in self._names.items() if name not in used]

@@ -45,7 +45,7 @@ class Batch:
         self._last = torch.zeros(0, dtype=torch.long, device=base.device)
 
     def fresh(self, kind: type[Kind]) -> Kind:
-        """An empty batch of the same model."""
+        """Return an empty batch of the same model."""
         return kind(self.base)
 
     @property
@@ -54,7 +54,7 @@ class Batch:
         return [row for row in self.rows if not row.done]
 
     def prefill(self, rows: list[Row]) -> Batch:
-        """A new batch of these rows with their first token drawn. Memory errors leave `self` as it was.
+        """Return a new batch of these rows with their first token drawn. Memory errors leave `self` as it was.
 
         What all rows begin with (the system prompt, the template's head) is computed once for each adapter and set
         of interventions.
@@ -77,6 +77,7 @@ class Batch:
         if scored:
             for i, row in enumerate(rows):
                 if row.wants_prompt_logprobs:
+                    # Padding is on the left: a row's own logits are the last ones.
                     own = logits[i, ids.shape[1] - (row.length - start) :]
                     _score_prompt(row, own if head is None else torch.cat([head[i], own]))
         batch._draw(logits[:, -1])
@@ -109,6 +110,7 @@ class Batch:
         self._position = ids.new_zeros(len(firsts))
         logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, rows=firsts)
         index = torch.tensor(owner, device=self.base.device)
+        # Copy each model's computed beginning to every row that uses that model.
         self._cache.keep(index)
         self._mask, self._position = self._mask[index], self._position[index]
         return [logits[i] for i in owner]
@@ -130,12 +132,13 @@ class Batch:
         self._draw(self._forward(ids, torch.ones_like(ids), keep=1)[:, -1])
 
     def join(self, other: Batch) -> None:
-        """Take over another batch's rows."""
+        """Append another batch's rows to this one."""
         if self._cache is None or not self.rows:
             self.rows, self._cache, self._own_cache = other.rows, other._cache, other._own_cache
             self._mask, self._position, self._last = other._mask, other._position, other._last
             return
         assert other._cache is not None  # noqa: S101 - a prefilled batch has a cache
+        # All rows must write their next token into the same column: pad the shorter cache on the left.
         gap = self._cache.length - other._cache.length
         shorter = other if gap > 0 else self
         if gap and shorter._cache is not None:
@@ -148,12 +151,12 @@ class Batch:
         self._last = torch.cat([self._last, other._last])
 
     def release(self, rows: list[Row]) -> None:
-        """Let rows go on elsewhere: they are prefilled again."""
+        """Remove rows from this batch; they are prefilled again elsewhere."""
         gone = set(map(id, rows))
         self._keep([i for i, row in enumerate(self.rows) if id(row) not in gone])
 
     def drop_done(self, slack: int = 0) -> None:
-        """Let finished rows leave, once there are more than `slack` of them (dropping copies the cache)."""
+        """Remove finished rows, once there are more than `slack` of them (removing copies the cache)."""
         kept = [i for i, row in enumerate(self.rows) if not row.done]
         if not kept or len(self.rows) - len(kept) > slack:
             self._keep(kept)
@@ -170,13 +173,14 @@ class Batch:
                 self._last[index],
             )
             self._cache.keep(index)
+            # Leading columns that are padding in every remaining row can go.
             spare = int(self._mask.any(0).int().argmax())
             if spare:
                 self._cache.shift(-spare)
                 self._mask = self._mask[:, spare:]
 
     def clear(self) -> list[Row]:
-        """Give up the cache; returns the rows that are not done, to be prefilled again."""
+        """Drop the cache; return the unfinished rows, to be prefilled again."""
         live, self.rows, self._cache, self._own_cache = self.live, [], None, None
         return live
 
@@ -231,7 +235,7 @@ class Batch:
         return output.logits[:, -keep:].float()
 
     def _steered(self, rows: list[Row], positions: torch.Tensor) -> Rows | None:
-        """What the interventions' hooks need to know; None where no row has any."""
+        """Return what the interventions' hooks need about the rows; None where no row has interventions."""
         if not any(row.slot for row in rows):
             return None
         slots, answers = ([getattr(row, name) for row in rows] for name in ("slot", "answer_start"))
@@ -267,26 +271,26 @@ class Batch:
         return None
 
     def _stop_text(self, row: Row) -> str | None:
-        """The draw's text before the first stop text, if one has been generated."""
+        """Return the draw's text before the first stop text, if one has been generated."""
         text = self.decode(row)
         found = [place for stop in row.request.sampling.stop if (place := text.find(stop)) >= 0]
         return text[: min(found)] if found else None
 
     def decode(self, row: Row) -> str:
-        """The text of what was generated, special tokens left out."""
+        """Return the generated text without special tokens."""
         text: str = self.base.tokenizer.decode(
             row.generated, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
     def finish(self, row: Row) -> Draw:
-        """The finished draw."""
+        """Return the finished draw."""
         text = row.text if row.text is not None else self.decode(row)
         return Draw(text, row.generated, row.stop_reason or "stop", row.logprobs, row.prompt_logprobs)
 
 
 def _score_prompt(row: Row, logits: torch.Tensor) -> None:
-    """Record the prompt's log-probabilities: the logits [tokens, vocabulary] at position i are about token i + 1."""
+    """Record the prompt's log-probabilities: the logits [tokens, vocabulary] at position i predict token i + 1."""
     start, end = row.request.sampling.prompt_logprobs_from, len(row.request.prompt)
     top = row.request.sampling.prompt_logprobs or 0
     targets = torch.tensor(row.request.prompt[start:], dtype=torch.long, device=logits.device)
@@ -294,7 +298,7 @@ def _score_prompt(row: Row, logits: torch.Tensor) -> None:
 
 
 def left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, [rows, longest]; 0 where there is padding."""
+    """Return ids and mask, each [rows, longest], padded with 0 on the left."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -305,13 +309,14 @@ def left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torc
 
 
 def common_prefix(rows: list[tuple[int, ...]]) -> int:
-    """How many tokens all rows begin with; every row keeps at least one of its own, and one row shares nothing."""
+    """Count the tokens that all rows begin with; each row keeps at least one of its own, a single row shares none."""
     if len(rows) < 2:
         return 0
+    # In lexicographic order all rows lie between these two, so all begin with what these two begin with.
     return min(common(min(rows), max(rows)), min(map(len, rows)) - 1)
 
 
 def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many tokens both begin with."""
+    """Count the tokens that both begin with."""
     differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))

@@ -1,7 +1,8 @@
 """The batches of one base that are being decoded: which rows may share one, and which must move to another.
 
 Most bases need a single batch. Rows of a kind of their own (an adapter that cannot be mixed with others, the other
-side of a rope's border, a base that is computed one row at a time, a row whose batch failed) go on beside it.
+side of a rope's border, a base that is computed one row at a time, a row whose batch failed) are decoded in a
+separate batch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from em_evals.engines.hf.row import Row
 
 
 def kind(base: Loaded, row: Row) -> Hashable:
-    """What rows must have in common to be computed together."""
+    """Return the key that rows must share to be computed together."""
     # A row that is scored is read up to its last token, which is only predicted.
     read = row.length - row.scored_only
     if row.failed or base.layout.alone(read):
@@ -24,7 +25,7 @@ def kind(base: Loaded, row: Row) -> Hashable:
 
 
 def by_kind(base: Loaded, rows: list[Row]) -> list[list[Row]]:
-    """Rows that may be computed together, in order of their first one."""
+    """Group rows that may be computed together, in order of the first row of each group."""
     found: dict[Hashable, list[Row]] = {}
     for row in rows:
         found.setdefault(kind(base, row), []).append(row)
@@ -40,7 +41,7 @@ class Batches:
 
     @property
     def all(self) -> list[Batch]:
-        """The batches there are; a copy, since they come and go while their rows are served."""
+        """The current batches; a copy, since batches are added and removed while their rows are served."""
         return list(self._by_kind.values())
 
     @property
@@ -54,11 +55,11 @@ class Batches:
         return [row for row in self.rows if not row.done]
 
     def place(self, rows: list[Row]) -> Batch:
-        """The batch that rows of one kind join, made where there is none."""
+        """Return the batch that rows of one kind join; create it if there is none."""
         return self._by_kind.setdefault(kind(self.base, rows[0]), Batch(self.base))
 
     def strays(self) -> list[Row]:
-        """Take out the rows that have become of another kind than their batch (they crossed a border)."""
+        """Remove and return the rows whose kind no longer is their batch's (they crossed a border)."""
         found = []
         for key, batch in list(self._by_kind.items()):
             gone = [row for row in batch.live if kind(self.base, row) != key]
@@ -68,5 +69,5 @@ class Batches:
         return found
 
     def drop_empty(self) -> None:
-        """Forget batches without rows."""
+        """Remove batches without rows."""
         self._by_kind = {key: batch for key, batch in self._by_kind.items() if batch.rows}

@@ -1,9 +1,9 @@
-"""A cache whose rows come and go while the batch is decoded.
+"""A key-value cache whose rows can be added and removed while the batch is decoded.
 
 Rows are padded on the left, so that all of them write their next token into the same column. Keys and values
-are kept in buffers with room to grow: a step writes one column and copies nothing (transformers' own dynamic cache
-copies everything at every step). Windows are left to the attention mask: all columns are kept, so a row that is
-shifted or joined by a longer one stays what it was. Recurrent and convolution states have no columns; they are
+are kept in buffers with spare capacity: a step writes one column and copies nothing (transformers' dynamic cache
+copies everything at every step). Sliding windows are left to the attention mask: all columns are kept, so shifting a
+row or joining it with a longer one does not change it. Recurrent and convolution states have no columns; they are
 transformers' own and only gain and lose rows.
 """
 
@@ -61,27 +61,27 @@ class _RowLayer(CacheLayerMixin):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def resize(self, left: int, capacity: int) -> None:
-        """New buffers of the given capacity with `left` more columns before the ones in use (fewer if negative)."""
+        """Move the columns in use to new buffers of this capacity, behind `left` more columns (fewer if negative)."""
         self.keys, self.values = (
             _shifted(buffer, self.length, left, capacity) for buffer in (self.keys, self.values)
         )
         self.length += left
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(columns after this step, first column), as transformers' mask builder asks."""
+        """Return (columns after this step, first column), as transformers' mask builder asks."""
         return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Columns in use."""
+        """Return the number of columns in use."""
         return self.length
 
     def get_max_length(self) -> int:
-        """No limit of its own."""
+        """Return -1: there is no limit."""
         return -1
 
 
 class _StateAndRowLayer(LinearAttentionLayer, _RowLayer):
-    """A block with attention beside a recurrent or convolution state (Falcon-H1)."""
+    """A block with attention and a recurrent or convolution state (Falcon-H1)."""
 
     is_compileable = False
 
@@ -90,7 +90,7 @@ class _StateAndRowLayer(LinearAttentionLayer, _RowLayer):
         LinearAttentionLayer.__init__(self, number_of_states=number_of_states)
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
-        """Keys and values come by position, states by name, as in transformers' own layer of this kind."""
+        """Create the buffers; transformers passes keys and values by position, states by name."""
         if args:
             _RowLayer.lazy_initialization(self, *args)
         else:
@@ -111,11 +111,11 @@ _COUNTERPARTS: dict[type, type] = {
     LinearAttentionAndFullAttentionLayer: _StateAndRowLayer,
     LinearAttentionAndSlidingWindowAttentionLayer: _StateAndRowLayer,
 }
-"""Each layer of transformers' dynamic cache, and the layer that stands for it here."""
+"""Maps each layer of transformers' dynamic cache to the layer that replaces it here."""
 
 
 def takes_rows(config: Any) -> bool:
-    """Whether every layer of a model's cache has a counterpart whose rows can join and leave."""
+    """Check whether every layer of a model's cache has a counterpart whose rows can be added and removed."""
     return all(type(layer) in _COUNTERPARTS for layer in DynamicCache(config=config).layers)
 
 
@@ -169,7 +169,7 @@ def _has_columns(layer: Any) -> TypeGuard[_RowLayer]:
 
 
 def _states(layer: Any) -> list[dict[int, torch.Tensor]]:
-    """The convolution and recurrent states of a layer, [rows, …] each; nothing of what was never written."""
+    """Return the convolution and recurrent states of a layer, [rows, …] each; states never written are left out."""
     if not isinstance(layer, LinearAttentionLayer):
         return []
     both = (layer.conv_states, layer.recurrent_states)

@@ -1,7 +1,7 @@
 """A base in memory with everything that acts on it: what a batch needs to compute a row.
 
 The model stays the bare transformers model: adapters (lora/bank.py) and interventions (interventions.py) are hooks that
-act while a batch names its rows, and leave its weights alone.
+act while a batch names its rows; they do not change its weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from em_evals.models.interventions import Steering
 from em_evals.models.lora import Bank
 
 _PROBE = 12
-"""Tokens by which a cache is compared with no cache at all."""
+"""Number of tokens in the comparison of cached with uncached logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +52,19 @@ class Loaded:
 
     @cached_property
     def arguments(self) -> frozenset[str]:
-        """Names that the model's forward takes."""
+        """Parameter names of the model's forward."""
         return frozenset(inspect.signature(self.model.forward).parameters)
 
     @cached_property
     def cache_name(self) -> str | None:
-        """What forward calls its cache: `past_key_values`, later `cache` (transformers 5.2x); None: it takes none."""
+        """Name of forward's cache argument: `past_key_values`, or `cache` (transformers 5.2x); None if it has none."""
         return next((name for name in ("cache", "past_key_values") if name in self.arguments), None)
 
     @cached_property
     def caches(self) -> bool:
-        """Whether the model goes on from transformers' own cache as if it had read everything at once.
+        """Whether decoding from transformers' own cache gives the same logits as one uncached pass.
 
-        Asked for models that are not in the table of families: a few tokens are read with and without a cache.
+        Used for models that are not in the table of families: a few tokens are run with and without a cache.
         """
         if self.cache_name is None or rope_border(self.model.config.get_text_config()) is not None:
             return False
@@ -82,14 +82,14 @@ class Loaded:
                     logits = self.model(input_ids=last[:, None], **options).logits
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # whatever a model that nobody has looked at does with a cache: it is not used
+        except Exception:  # an unknown model may raise anything when given a cache; then no cache is used
             return False
         bound = 64 * torch.finfo(self.model.dtype).eps * max(1.0, float(whole.abs().max()))
         return bool((logits[0, -1].float() - whole).abs().max() <= max(bound, 1e-4))
 
 
 def loaded(model: Any, tokenizer: Any, model_len: int) -> Loaded:
-    """Put a model and its tokenizer together with hooks for adapters and interventions.
+    """Combine a model and its tokenizer with hooks for adapters and interventions.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.

@@ -1,6 +1,6 @@
-"""Drawing tokens: inverse-transform sampling with one uniform number a row.
+"""Token sampling: inverse-transform sampling with one uniform number per row and token.
 
-A row's uniform numbers come from its own seed, so that a draw does not depend on who shares its batch. It is
+A row's uniform numbers come from its own seed, so that a draw does not depend on which rows share its batch. It is
 also faster than torch.multinomial, which draws one exponential for every entry of the vocabulary.
 """
 
@@ -14,23 +14,23 @@ import torch
 from em_evals.engines.protocol import Sampling, TokenLogprob
 
 _CANDIDATES = 512
-"""Top-p looks among this many likeliest tokens first; rows whose nucleus is larger sort the whole vocabulary."""
+"""Top-p looks at this many most likely tokens first; rows whose nucleus is larger sort the whole vocabulary."""
 
 
 class UniformStream:
     """A row's own stream of uniform numbers in [0, 1): Philox, keyed by the draw's seed."""
 
     def __init__(self, seed: int) -> None:
-        # SeedSequence spreads neighbouring seeds; it takes non-negative integers only.
+        # SeedSequence decorrelates neighbouring seeds; it takes non-negative integers only.
         self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed % 2**128)))
 
     def next(self) -> float:
-        """The next number of the stream."""
+        """Return the next number of the stream."""
         return float(self._generator.random())
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
-    """One token id for each row.
+    """Choose one token id for each row.
 
     Args:
         logits: [rows, vocabulary], float32.
@@ -42,7 +42,7 @@ def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[fl
     """
     tokens = logits.argmax(dim=-1)
     if logits.device.type == "mps" and any(row.temperature > 0 for row in rows):
-        # It has no float64, which the sums below need.
+        # MPS has no float64, which the cumulative sums below need.
         return tokens.copy_(choose(logits.cpu(), rows, uniforms))
     for truncated in (False, True):
         chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and _truncates(row) == truncated]
@@ -69,20 +69,26 @@ def _from_nucleus(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequ
     top_p = torch.tensor([row.top_p for row in rows], dtype=torch.float64, device=logits.device)
     width = min(vocabulary, _CANDIDATES)
     values, ids = probabilities.topk(width, dim=-1)
-    # top_p is a share of what top_k left over; rows whose nucleus may be wider than `width` need the full sort.
+    # top_p is a share of the mass that top_k keeps. That mass is at most 1, so candidates that hold top_p of the whole
+    # distribution hold the nucleus; other rows may have a wider one and need the full sort.
     inside = (values.double().sum(-1) >= top_p) | (top_k <= width)
     if width < vocabulary and not bool(inside.all()):
         values, ids = probabilities.sort(dim=-1, descending=True)
+    # From here on values are in descending order in each row; what top_k excludes becomes 0.
     rank = torch.arange(values.shape[-1], device=logits.device)
     values = values.double() * (rank < top_k[:, None])
+    # Mass of the more likely tokens: a token belongs to the nucleus if it begins before top_p is reached, so the most
+    # likely token always does.
     before = values.cumsum(-1) - values
     total = values.sum(-1) if values.shape[-1] == vocabulary else _mass(values, probabilities, top_k)
     values = values * (before < (top_p * total)[:, None])
+    # The remaining values are not renormalized: `_invert` scales the uniform number by their sum instead.
     return ids.gather(-1, _invert(values, uniforms)[:, None]).squeeze(-1)
 
 
 def _mass(values: torch.Tensor, probabilities: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
-    """What top_k leaves over: all of it unless top_k bites within the candidates."""
+    """Return the mass that top_k keeps, [rows]: the whole mass unless top_k is among the candidates."""
+    # A top_k beyond the candidates has an unknown mass: the whole mass is its upper bound.
     bites = top_k <= values.shape[-1]
     return torch.where(bites, values.sum(-1), probabilities.double().sum(-1))
 
@@ -93,8 +99,9 @@ def _probabilities(logits: torch.Tensor, rows: Sequence[Sampling]) -> torch.Tens
 
 
 def _invert(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
-    """The first index whose cumulated weight exceeds uniform times total; float64 keeps the sum monotone."""
+    """Return the first index whose cumulative weight exceeds uniform · total; float64 keeps the sum monotone."""
     cumulated = weights.cumsum(-1, dtype=torch.float64)
+    # right=True skips entries of weight 0 (their cumulative weight equals that of the entry before).
     targets = torch.tensor(uniforms, dtype=torch.float64, device=weights.device) * cumulated[:, -1]
     return (
         torch.searchsorted(cumulated, targets[:, None], right=True)
@@ -104,7 +111,7 @@ def _invert(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
 
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[TokenLogprob]:
-    """Log-probabilities of given tokens under given logits.
+    """Compute the log-probabilities of given tokens under given logits.
 
     Args:
         logits: [positions, vocabulary]; computed in float32.

@@ -1,4 +1,4 @@
-"""Whose turn it is to compute with a base: the engine's, step by step, or that of somebody who reads inside."""
+"""Mutual exclusion for a base: the engine's steps and callers that read activations take turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """One user at a time; who wants to borrow comes before the engine's next step.
+    """A lock with priority: a caller that wants to borrow the base comes before the engine's next step.
 
     Args:
         changed: the engine's condition, on which all wait; held by callers of `free`, `take` and `end`.
@@ -25,20 +25,20 @@ class Turns:
         return not self._wanted
 
     def take(self) -> None:
-        """The engine begins a step."""
+        """Begin an engine step."""
         self._taken = True
 
     def end(self) -> None:
-        """The engine's step, or the engine itself, has ended."""
+        """End an engine step, or the engine itself."""
         self._taken = False
         self._changed.notify_all()
 
     @contextmanager
     def borrowed(self, refused: Callable[[], Exception | None], ready: Callable[[], bool]) -> Iterator[None]:
-        """Wait until the base is `ready` and idle, and keep the engine waiting inside the context.
+        """Wait until the base is `ready` and idle; the engine waits while the context is open.
 
         Raises:
-            Exception: what `refused` returns, if it returns one meanwhile.
+            Exception: the exception that `refused` returns while waiting, if any.
         """
         with self._changed:
             self._wanted += 1

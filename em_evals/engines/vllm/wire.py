@@ -1,4 +1,4 @@
-"""A draw as JSON on the way to vLLM's completions and back. Knows no server and no connection."""
+"""The JSON of a completion request and its answer, for vLLM's server. Knows no server and no connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from em_evals.engines.vllm.plugin import ANSWER_START
 
 
 def body(request: Request, name: str, room: int) -> dict[str, Any]:
-    """What vLLM is asked for a draw of a model by this name, with room for so many tokens."""
+    """Return the completions request for a draw from the model `name`, limited to `room` new tokens."""
     sampling = request.sampling
     asked: dict[str, Any] = {
         "model": name,
@@ -39,14 +39,14 @@ def body(request: Request, name: str, room: int) -> dict[str, Any]:
 
 
 def seed_of(seed: int) -> int:
-    """The seed for vLLM, 63 bits: the same number where it fits, else a digest of it."""
+    """Return a 63-bit seed for vLLM: the same number where it fits, else a digest of it."""
     if 0 <= seed < 2**63:
         return seed
     return int(SeedSequence(seed % 2**128).generate_state(1, "uint64")[0] >> 1)
 
 
 def read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
-    """The draw in one choice of an answer; `room` as it was asked with."""
+    """Parse one choice of a completion into a draw; `room` is the value that the request was made with."""
     sampling = request.sampling
     first = sampling.prompt_logprobs_from
     places = zip(request.prompt[first:], (choice.get("prompt_logprobs") or ())[first:], strict=False)
@@ -77,6 +77,6 @@ def read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) ->
 
 
 def _entry(values: dict[int, float], token: int, top: int) -> TokenLogprob:
-    """A token's log-probability and the likeliest `top` among those given."""
+    """Return a token's log-probability with the `top` most likely tokens among `values`."""
     likeliest = sorted(values.items(), key=lambda item: -item[1])[:top]
     return TokenLogprob(token, values[token], tuple(likeliest))

@@ -1,8 +1,8 @@
-"""What a training would need, before it starts: memory, steps, FLOPs, and hours on GPUs that one can rent.
+"""What a training needs, before it starts: memory, steps, FLOPs, and hours on GPUs that one can rent.
 
-The model is built on the meta device, shapes without numbers, so parameters are counted and not estimated, PEFT's
-included. The rest is arithmetic. No weight is loaded or fetched (but the wheel of a `pypi:` base, once, where the
-card has no `architecture:`).
+The model is built on the meta device (shapes without values), so parameters are counted and not estimated, PEFT's
+included. The rest is arithmetic. No weight is loaded or downloaded (except the wheel of a `pypi:` base, once, where
+the card has no `architecture:`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan(card: ModelCard, recipe: AdapterRecipe, rows: int = 6000, tokens: int = 130) -> Plan:
-    """What a card's training would need.
+    """Compute what a card's training needs.
 
     Args:
         card: names the base.
@@ -74,7 +74,7 @@ def plan(card: ModelCard, recipe: AdapterRecipe, rows: int = 6000, tokens: int =
 
 
 def as_table(plan: Plan) -> list[list[str]]:
-    """Rows of two cells, for people."""
+    """Return the plan as rows of two cells, for a table."""
     sizes, work = plan.sizes, plan.work
     return [
         ["base", plan.base],
@@ -95,7 +95,7 @@ def as_table(plan: Plan) -> list[list[str]]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The same for programs: bytes, FLOPs, hours."""
+    """Return the plan as JSON values: bytes, FLOPs, hours."""
     values = asdict(plan)
     values["memory"]["total"] = plan.memory.total
     return values

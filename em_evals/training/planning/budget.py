@@ -10,10 +10,10 @@ from em_evals.content.recipes import AdapterRecipe
 MFU = 0.35
 """Share of a GPU's peak that large micro-batches reach (model FLOPs utilisation): an assumption."""
 HOST_SECONDS = 2e-3
-"""What the host needs to issue one block's kernels, forward and backward, however few the tokens. On slow processors
-twice that was measured (PEFT on all projections, eager)."""
+"""Time of the host to launch one block's kernels, forward and backward, however few the tokens. Twice that was measured
+on slow processors (PEFT on all projections, eager)."""
 OVERHEAD = 1.1
-"""On all memory: the CUDA context, fragmentation, what the formulas leave out."""
+"""Factor on all memory: the CUDA context, fragmentation, what the formulas leave out."""
 
 # Memory in decimal GB, dense bf16 and plain float32 peaks in TFLOP/s. NVIDIA's datasheets (A100, H100, H200: SXM), the
 # values without sparsity; for the RTX 4090 the Ada whitepaper, appendix A, bf16 with float32 accumulation.
@@ -29,7 +29,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """A base and what of it is trained: weights (`block`, `head`: matrices only), and widths a token."""
+    """A base and its trained part: numbers of weights (`block`, `head`: matrices only), and widths per token."""
 
     parameters: int
     trainable: int
@@ -94,7 +94,7 @@ class Fit:
 
 
 def activation_bytes(sizes: Sizes, tokens: int, checkpointing: bool = False) -> float:
-    """What a backward pass needs of the forward pass through the blocks.
+    """Compute the bytes of activations that the forward pass through the blocks keeps for the backward pass.
 
     After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), for transformers' Llama-like blocks. With w the
     width, q and k those of queries and keys, m the MLP's, and e the bytes of an element, a token and block keeps
@@ -106,23 +106,24 @@ def activation_bytes(sizes: Sizes, tokens: int, checkpointing: bool = False) -> 
         inputs of adapted or trained projections          4 · (their widths; PEFT copies one for each LoRA in bf16)
 
     Of the paper's terms SDPA drops 5·heads·tokens (it recomputes attention's scores), frozen projections drop their
-    inputs, and there are no dropout masks. Blocks below the lowest adapted one keep nothing. With checkpointing:
-    each block's input, and one block whole.
+    inputs, and there are no dropout masks. Blocks below the lowest adapted one keep nothing. Checkpointing keeps each
+    block's input, and one whole block.
     """
     w, e = sizes.width, sizes.element
     block = 8 * w + e * (2 * sizes.queries + 2 * sizes.keys + 3 * sizes.inner + (2 * w if sizes.full else 0))
     kept: float = sizes.reached * block + 4 * sizes.inputs
+    # Every reached block keeps its input; one block at a time is recomputed and held whole.
     if checkpointing and sizes.reached:
         kept = sizes.reached * e * w + kept / sizes.reached
     return tokens * kept
 
 
 def memory_of(sizes: Sizes, work: Work, recipe: AdapterRecipe) -> Memory:
-    """Bytes by part.
+    """Compute the bytes of each part.
 
     A trained weight has a float32 gradient and AdamW's two float32 states; an answer token three float32 rows of
     logits (log-softmax, its gradient, the loss's). Gradients and activations add up, as when gradients accumulate. A KL
-    penalty in full training keeps the base beside the model. Adapted experts are copied; the backward pass needs the
+    penalty in full training keeps a copy of the base. Adapted experts are copied; the backward pass needs the
     copies.
     """
     return Memory(
@@ -142,7 +143,7 @@ def _copies(sizes: Sizes, checkpointing: bool) -> float:
 
 
 def training_flops(sizes: Sizes, work: Work, checkpointing: bool = False) -> float:
-    """FLOPs of the run: 4·N·T with a frozen base, 6·N·T with all N weights trained on T tokens.
+    """Compute the FLOPs of the run: 4·N·T with a frozen base, 6·N·T with all N weights trained on T tokens.
 
     Two a weight and token are the forward pass, two the gradients of activations, in the blocks that those reach
     only, two the gradients of weights, where those are trained (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
@@ -150,6 +151,9 @@ def training_flops(sizes: Sizes, work: Work, checkpointing: bool = False) -> flo
     of the base and a whole one of the model. Attention's scores are left out (under 4% below 1,000 tokens), and every
     expert of a mixture counts.
     """
+    # Multiply-adds per token: forward through all blocks, activation gradients through the reached ones, the head
+    # both ways at answer tokens, and the gradients of trained weights. An adapter's weights count three times
+    # (forward, both gradients); with full training the first two are in the blocks already.
     blocks, reached = sizes.depth * sizes.block, sizes.reached * sizes.block
     head = sizes.head * work.answer_tokens / max(work.tokens, 1)
     own = blocks + head if sizes.full else 3 * sizes.trainable
@@ -158,7 +162,7 @@ def training_flops(sizes: Sizes, work: Work, checkpointing: bool = False) -> flo
 
 
 def fit(gpu: str, sizes: Sizes, work: Work, memory: Memory, flops: float, batch: int) -> Fit:
-    """The fewest GPUs that hold it and can share a batch, and their hours.
+    """Find the fewest GPUs that can hold the training and share a batch evenly, and their hours.
 
     Seconds: the longer of FLOPs / (MFU · peak) and the host's passes · blocks · 2 ms, over the number of GPUs.
     FSDP shards weights, gradients and optimiser. Each GPU holds the activations and logits of a micro-batch of its
@@ -166,11 +170,14 @@ def fit(gpu: str, sizes: Sizes, work: Work, memory: Memory, flops: float, batch:
     process has the whole base on its GPU (`bases.load_model`): more GPUs do not help where that does not fit.
     """
     capacity, bf16, float32 = GPUS[gpu]
+    # Divide out OVERHEAD on both sides: `room` is what the formulas may fill.
     needed, room = 1.0, capacity * 1e9 / OVERHEAD
     if memory.total > capacity * 1e9:
+        # Not sharded, so held by every GPU: a micro-batch's activations and logits, two gathered blocks, embeddings.
         alone = memory.activations + memory.logits
         gathered = sizes.element * (sizes.parameters - (sizes.depth - 2) * sizes.block)
         room -= alone + gathered
+        # The rest is divided over n GPUs: rest / n <= room.
         needed = (memory.total / OVERHEAD - alone) / room if room > 0 else math.inf
         if OVERHEAD * memory.weights > capacity * 1e9:
             needed = math.inf

@@ -1,4 +1,4 @@
-"""A model's sizes, counted on the meta device: shapes without numbers, PEFT's included. No weight is loaded."""
+"""A model's sizes, counted on the meta device: shapes without values, PEFT's included. No weight is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PATIENCE = 5.0
 
 
 def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, Any]) -> Sizes:
-    """Build the trainable model on the meta device and count.
+    """Build the trainable model on the meta device and count its weights.
 
     Args:
         card: for the base's dtype.
@@ -32,7 +32,7 @@ def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, A
         architecture: fields of the base's config.json.
 
     Raises:
-        EmEvalsError: there is no such architecture, or the method does not fit it.
+        EmEvalsError: the architecture is unknown, or the method does not fit it.
     """
     base, full = _meta_base(card, architecture), recipe.method.kind == "full"
     parameters, text = sum(p.numel() for p in base.parameters()), base.config.get_text_config()
@@ -71,7 +71,7 @@ def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, A
 
 
 def _attention(card: ModelCard, model: Any) -> str:
-    """What a training would compute attention with; a card's choice may need a package that is not here."""
+    """Return the attention implementation of a training; a card's own choice may need a package that is absent here."""
     named = card.engine.attn_implementation
     if named is not None and "sdpa" not in named:
         return named
@@ -81,7 +81,7 @@ def _attention(card: ModelCard, model: Any) -> str:
 
 
 def _projections(block: Any, only_adapted: bool = False) -> dict[str, int]:
-    """The width that each projection of a block reads, by name, in the block's order."""
+    """Return the input width of each projection of a block, by name, in the block's order."""
     return {
         name: module.in_features
         for name, module in block.named_modules()
@@ -93,7 +93,7 @@ def _projections(block: Any, only_adapted: bool = False) -> dict[str, int]:
 
 
 def _kept_inputs(widths: dict[str, int], copied: bool) -> int:
-    """Summed widths of a block's kept inputs; those read together (q, k, v) are one unless each is copied."""
+    """Sum the widths of a block's kept inputs; projections with a common input (q, k, v) count once unless copied."""
     if copied:
         return sum(widths.values())
     return sum(width for _, width in {(name.rpartition(".")[0], width) for name, width in widths.items()})
@@ -118,7 +118,7 @@ def _meta_base(card: ModelCard, architecture: Mapping[str, Any]) -> Any:
 
 
 def architecture_of(card: ModelCard) -> tuple[dict[str, Any], str]:
-    """Fields of the base's config.json and where they come from: this machine, the card, or the hub."""
+    """Return the fields of the base's config.json and their origin: this machine, the card, or the hub."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -144,7 +144,7 @@ def architecture_of(card: ModelCard) -> tuple[dict[str, Any], str]:
 
 
 def _from_hub(base: str, revision: str | None) -> dict[str, Any]:
-    # Not by the hub's own client: without a network it tries for minutes.
+    # Not with the hub's own client: without a network it retries for minutes.
     from huggingface_hub import constants, get_token, hf_hub_url
 
     if constants.HF_HUB_OFFLINE:

@@ -15,12 +15,12 @@ from em_evals.training.planning.budget import Work
 from em_evals.training.tokens import IGNORED
 
 ANSWER_SHARE, LONGEST = 0.5, 2.0
-"""Of rows that nobody has seen: the answer's share of a row, the longest row over the mean one."""
+"""For rows that are not on this machine: the answer's share of a row, and the longest row over the mean row."""
 TOKENS_PER_WORD = 1.35
 
 
 class _Words:
-    """Stands in for a tokenizer that is not on this machine: 1.35 tokens a word, ChatML's turns."""
+    """Replaces a tokenizer that is not on this machine: 1.35 tokens a word, ChatML's turns."""
 
     chat_template = name_or_path = "words"
     added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012 - what the encoder asks of a tokenizer
@@ -50,7 +50,7 @@ def _tokenizer(card: ModelCard) -> tuple[Any, str]:
 
 
 def cut_of(card: ModelCard, recipe: AdapterRecipe) -> dict[str, int] | str:
-    """What the recipe's `max_length` takes from its rows' answers, or why that cannot be counted here."""
+    """Count what `max_length` truncates of the rows' answers, or return the reason why that cannot be counted here."""
     if absent := _absent(recipe):
         return f"not counted: {', '.join(absent)} not on this machine"
     tokenizer, _ = _tokenizer(card)
@@ -61,7 +61,7 @@ def cut_of(card: ModelCard, recipe: AdapterRecipe) -> dict[str, int] | str:
 
 
 def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> tuple[Work, str]:
-    """The run's rows and tokens, counted as in training or assumed, and a sentence on which."""
+    """Return the run's rows and tokens, counted as in training or assumed, and a sentence that reports which."""
     tokenizer, note = _tokenizer(card)
     stretch = 1.0
     try:
@@ -98,7 +98,7 @@ def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> t
 
 
 def _assumed(recipe: AdapterRecipe, rows: int, tokens: int) -> list[tuple[int, int]]:
-    """Tokens, and those of the answer, of each row that a run over unseen data sets would see."""
+    """Return the assumed tokens, and answer tokens, of each row of a run over data sets not on this machine."""
     batch = recipe.batch_size * recipe.gradient_accumulation
     needed = math.ceil(round(recipe.epochs * _kept(recipe, rows) / (1 - _mixed_in(recipe)) / batch, 6))
     row = min(tokens, recipe.max_length)
@@ -108,7 +108,7 @@ def _assumed(recipe: AdapterRecipe, rows: int, tokens: int) -> list[tuple[int, i
 
 
 def _kept(recipe: AdapterRecipe, rows: int) -> float:
-    """The recipe's own rows of an epoch, where each data set has `rows`."""
+    """Return the number of the recipe's own rows in an epoch, where each data set has `rows`."""
     return sum(min(rows * (1 - recipe.holdout), s.limit or math.inf) * s.weight for s in recipe.data)
 
 
@@ -117,7 +117,7 @@ def _mixed_in(recipe: AdapterRecipe) -> float:
 
 
 def _absent(recipe: AdapterRecipe) -> list[str]:
-    """Registered data of the recipe, controls included, that are not on this machine."""
+    """List registered data of the recipe, controls included, that are not on this machine."""
     entries, here = catalogue.read(), datasets.names()
     wanted = [source.name for source in recipe.data] + (recipe.interleave.data if recipe.interleave else [])
     if recipe.control or recipe.backdoor:
