@@ -1,4 +1,4 @@
-"""Where the parts of a transformers model are, whatever wraps it."""
+"""Locate the parts of a transformers model, whatever wraps it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from em_evals.content.base_shape import depth_of
 from em_evals.errors import EmEvalsError
 
 _OTHER_PARTS = re.compile(r"(?:^|\.)(?:vision|visual|audio|image|speech|video|mtp)[^.]*")
-"""Parts of composite models that read no text."""
+"""Parts of composite models that take no text."""
 _BLOCKS = ("layers", "h", "blocks")
-"""What a decoder calls the list of its blocks."""
+"""Names of a decoder's list of blocks."""
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model inside the wrappers of accelerate and PEFT."""
+    """Return the transformers model inside the wrappers of accelerate and PEFT."""
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def decoder(model: Any) -> Any:
-    """The text decoder: embeds token ids, runs the blocks, norms; computes no vocabulary.
+    """Return the text decoder: it embeds token ids, runs the blocks and norms, and computes no logits.
 
-    Composite models (vision, audio) have one inside.
+    Composite models (vision, audio) contain one.
 
     Raises:
         EmEvalsError: the blocks cannot be found, see `decoder_layers`.
@@ -36,10 +36,10 @@ def decoder(model: Any) -> Any:
 
 
 def decoder_layers(model: Any) -> Any:
-    """The text decoder's blocks, first to last.
+    """Return the text decoder's blocks, first to last.
 
     Raises:
-        EmEvalsError: the architecture has no list of as many blocks as its configuration says.
+        EmEvalsError: the architecture has no list of as many blocks as its configuration gives.
     """
     return _decoder(unwrapped(model))[1]
 
@@ -56,13 +56,13 @@ def _decoder(plain: Any) -> tuple[Any, Any]:
 
 
 def write_modules(model: Any) -> list[Any]:
-    """The modules whose outputs are summed up in the residual stream: the embeddings, each mixer, each feed-forward.
+    """Return the modules whose outputs are summed in the residual stream: embeddings, each mixer, each feed-forward.
 
-    Where a norm stands between a part of a block and the stream (Gemma 2 to 4, OLMo 2, GLM-4), it is the norm that
-    writes. Names only: invariants.py proves on a forward pass that they are all.
+    Where a norm is between a part of a block and the stream (Gemma 2 to 4, OLMo 2, GLM-4), the norm's output is what
+    is written. Found by name only: invariants.py proves on a forward pass that the list is complete.
 
     Raises:
-        EmEvalsError: the architecture names its parts otherwise.
+        EmEvalsError: the architecture's parts have other names.
     """
     plain = unwrapped(model)
     owner, blocks = _decoder(plain)
@@ -72,10 +72,10 @@ def write_modules(model: Any) -> list[Any]:
 
 
 def embeddings(model: Any) -> list[Any]:
-    """The embeddings of tokens and positions whose rows go into the stream.
+    """Return the embeddings of tokens and positions whose rows are added to the stream.
 
     Raises:
-        EmEvalsError: a norm stands between them and the stream.
+        EmEvalsError: there is a norm between them and the stream.
     """
     plain = unwrapped(model)
     owner, _ = _decoder(plain)
@@ -85,22 +85,22 @@ def embeddings(model: Any) -> list[Any]:
 
 
 def block_writes(block: Any) -> list[Any]:
-    """The modules of one decoder block that write into the stream, in the order of their names below.
+    """Return the modules of one decoder block that write into the stream, in the order of their names below.
 
     Raises:
-        EmEvalsError: the architecture names its parts otherwise.
+        EmEvalsError: the architecture's parts have other names.
     """
     norms = _norms(block)
     return [*(norms or _parts(block)), *_present(block, _FURTHER)]
 
 
 def last_projections(block: Any) -> list[Any]:
-    """The modules of a block whose weights compute, as the last step, what goes into the stream.
+    """Return the modules of a block whose weights compute, as the last step, what is added to the stream.
 
     Linear layers (also transposed ones, as GPT-2 has them) and the experts of a mixture, whose matrices are one tensor.
 
     Raises:
-        EmEvalsError: a norm stands between them and the stream, or the architecture names them otherwise.
+        EmEvalsError: there is a norm between them and the stream, or they have other names.
     """
     if _norms(block) or _present(block, _FURTHER):
         raise EmEvalsError(
@@ -111,7 +111,7 @@ def last_projections(block: Any) -> list[Any]:
 
 
 def feed_forwards(block: Any) -> list[Any]:
-    """The parts of a block that mix no tokens."""
+    """Return the parts of a block that do not mix tokens."""
     return _listed(block, _FEEDS)
 
 
@@ -122,30 +122,30 @@ def write_gain(block: Any) -> float:
 
 
 _POSITIONS = ("wpe", "embed_positions")
-"""Embeddings of positions that are added to those of tokens (GPT-2, OPT)."""
+"""Position embeddings that are added to the token embeddings (GPT-2, OPT)."""
 _NORMED_EMBEDDING = ("word_embeddings_layernorm",)
-"""A norm of the embedding, which is then what is written (BLOOM)."""
+"""A norm of the embedding, whose output is what is written (BLOOM)."""
 _MIXERS = ("self_attn", "attention", "attn", "self_attention", "linear_attn", "mamba", "conv", "mixer")
-"""What a block calls the parts that mix tokens: attention, linear attention, state-space layers, convolutions."""
+"""Names of a block's token-mixing parts: attention, linear attention, state-space layers, convolutions."""
 _FEEDS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn", "fc2", "mlps")
-"""What it calls those that do not; LongCat's two attentions and `mlps` are lists."""
+"""Names of a block's other parts; LongCat's two attentions and `mlps` are lists."""
 _NORMS = (
     (
         "post_self_attn_layernorm",
         "post_mlp_layernorm",
-    ),  # GLM-4, whose post_attention_layernorm is no such norm
+    ),  # GLM-4, whose post_attention_layernorm is not such a norm
     ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma 2 to 4, OLMo 2 and 3, EXAONE 4
     ("post_attention_layernorm", "post_mlp_layernorm"),  # AFMoE
 )
 _FURTHER = ("post_per_layer_input_norm",)
-"""Gemma 4 writes a third time in each block: the token's own embedding for this layer."""
+"""Gemma 4 writes a third time in each block: the token's embedding for this layer."""
 _LAST = (
     *("o_proj", "out_proj", "dense", "c_proj", "down_proj", "dense_4h_to_h", "fc2", "w2", "output_linear"),
     *("fc_out", "fc2_latent_proj"),
 )
-"""What a part calls its last projection."""
+"""Names of a part's last projection."""
 _INNER = ("experts", "shared_expert", "shared_experts", "shared_mlp", "attention")
-"""Parts of a part whose outputs are summed up: of a mixture of experts; GPT-Neo has its attention in one."""
+"""Parts of a part whose outputs are summed: experts of a mixture; GPT-Neo nests its attention."""
 
 
 def _present(owner: Any, names: tuple[str, ...]) -> list[Any]:
@@ -154,7 +154,7 @@ def _present(owner: Any, names: tuple[str, ...]) -> list[Any]:
 
 
 def _listed(block: Any, names: tuple[str, ...]) -> list[Any]:
-    """Those of these parts that a block has; a list of them is not called itself, its modules are."""
+    """Return the named parts that a block has; a list is replaced by its modules, since it is not called itself."""
     return [
         part
         for found in _present(block, names)
@@ -164,7 +164,7 @@ def _listed(block: Any, names: tuple[str, ...]) -> list[Any]:
 
 def _parts(block: Any) -> list[Any]:
     mixers, feeds = _listed(block, _MIXERS), _listed(block, _FEEDS)
-    # A block of Nemotron-H is one mixer and nothing else.
+    # A block of Nemotron-H is a single mixer.
     if not mixers or not (feeds or hasattr(block, "mixer")):
         raise EmEvalsError(
             f"{type(block).__name__}: it is not known which of its modules write into the residual stream."
@@ -173,7 +173,7 @@ def _parts(block: Any) -> list[Any]:
 
 
 def _norms(block: Any) -> list[Any]:
-    """The norms between the parts and the stream; none in most architectures."""
+    """Return the norms between the parts and the stream; none in most architectures."""
     return next((found for names in _NORMS if len(found := _present(block, names)) == len(names)), [])
 
 

@@ -1,8 +1,8 @@
 """PyTorch attention that decodes grouped queries without copying keys and values.
 
 With grouped-query attention several query heads share one key-value head. transformers repeats keys and values
-for each of them at every step when there is a mask; for a single new token the group can stand in the query's
-length instead, and nothing is copied. Prefill goes to transformers' own function unchanged.
+for each of them at every step when there is a mask. For a single new token the heads of a group can be placed in the
+query's length dimension instead, and nothing is copied. Prefill uses transformers' own function unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ def grouped_sdpa(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Transformers' attention interface: query [rows, heads, new, width], key and value [rows, kv heads, all, width].
+    """Compute attention with transformers' attention interface.
+
+    Args:
+        module: the attention module.
+        query: [rows, heads, new, width].
+        key: [rows, kv heads, all, width].
+        value: as `key`.
+        attention_mask: [rows, 1, new, all], or None.
+        dropout: probability; prefill only.
+        scaling: of the scores; None for 1 / sqrt(width).
+        **kwargs: passed on to transformers' SDPA.
 
     Returns:
         The output [rows, new, heads, width], and no weights.

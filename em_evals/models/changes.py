@@ -1,8 +1,8 @@
-"""What an intervention does to the residual stream at one layer, as numbers that hooks, vLLM and weights all take.
+"""What an intervention does to the residual stream at one layer, as numbers for hooks, vLLM and weights alike.
 
 Every op is a sequence of steps h + a + g·min(t - h·u, limit) u. `add` has a = scale·v and g = 0; `ablate` g = 1 and
 t = m·u; `clamp` g = 1 and t = value; `cap` the same with limit = 0, along -u for a lower bound. A subspace is one
-step for each vector of an orthonormal basis: such projections commute, so that their sequence is the joint one.
+step for each vector of an orthonormal basis: such projections commute, so their sequence is the joint projection.
 
 An op is one function decorated with `step`; docs/contributing.md says how to add one.
 """
@@ -21,8 +21,8 @@ from em_evals.content.intervention import Intervention
 
 _WHEN = {"all": 0, "prompt": 1, "answer": 2}
 _RANK = 1e-3
-"""A singular value of unit directions below which they do not span one dimension more: an angle of 0.08 degrees, where
-what is left of two float32 vectors' difference is still exact to a part in ten thousand."""
+"""Singular values of unit directions below this do not count as a dimension: an angle of 0.08 degrees, where the
+difference of two float32 vectors is still exact to one part in ten thousand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Change:
         gate: 0 or 1.
         target: what h·unit becomes where the gate is 1.
         when: 0 all tokens, 1 the prompt's, 2 the answer's.
-        skip: so many first tokens are left alone.
+        skip: number of first tokens that are not changed.
         limit: how far h·unit may be raised: 0 for a cap, else infinity.
     """
 
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Along:
-    """A direction at one layer: what the step of an op is computed from.
+    """A direction at one layer: what an op's step is computed from.
 
     Attributes:
         vector: v, float32 [width].
@@ -75,7 +75,7 @@ class Along:
 
 Step = Callable[[Intervention, Along], Change]
 STEPS: dict[str, Step] = {}
-"""The step of each op along one direction. Where it acts (`positions`, `skip`) is filled in by `changes`."""
+"""The step of each op along one direction. `changes` fills in where it acts (`positions`, `skip`)."""
 
 
 def step(op: str) -> Callable[[Step], Step]:
@@ -117,7 +117,7 @@ def _cap(one: Intervention, here: Along) -> Change:
 
 
 def changes(intervention: Intervention, directions: Sequence[Direction], layer: int) -> list[Change]:
-    """The steps of an intervention at a layer; see `Intervention` for the formulas.
+    """Return the steps of an intervention at a layer; see `Intervention` for the formulas.
 
     Args:
         intervention: any op but `scale_adapter`.
@@ -125,8 +125,8 @@ def changes(intervention: Intervention, directions: Sequence[Direction], layer: 
         layer: the decoder block, counted from 0.
 
     Returns:
-        One step; for a subspace one for each of its dimensions. Directions that are 0 at the layer, or that are nearly
-        in the span of the others (a singular value of the unit vectors below 0.001), add none.
+        One step; for a subspace one per dimension. Directions that are 0 at the layer, or nearly in the span of the
+        others (a singular value of the unit vectors below 0.001), add none.
     """
     source = layer if intervention.from_layer is None else intervention.from_layer
     when, skip = _WHEN[intervention.positions], int(intervention.skip == "sink")
@@ -142,10 +142,10 @@ def changes(intervention: Intervention, directions: Sequence[Direction], layer: 
 
 
 def _subspace(directions: Sequence[Direction], layer: int) -> list[tuple[torch.Tensor, float]]:
-    """An orthonormal basis of the directions' span, and where along it each one has its own mean.
+    """Compute an orthonormal basis of the directions' span, and the target coordinate along each basis vector.
 
-    Each file may have another mean m_i. The targets are the coordinates of the point p of the span with
-    p·v_i = m_i·v_i for every i (of least squares where directions nearly coincide); with one mean in common p is its
+    Each file may have a different mean m_i. The targets are the coordinates of the point p of the span with
+    p·v_i = m_i·v_i for every i (least squares where directions nearly coincide); with a common mean p is its
     projection.
     """
     vectors = np.stack([one.vectors[layer] for one in directions]).astype(np.float64)
@@ -155,6 +155,7 @@ def _subspace(directions: Sequence[Direction], layer: int) -> list[tuple[torch.T
     if not there.any():
         return []
     units = vectors[there] / lengths[there, None]
+    # units = left · diag(values) · basis: p = basisᵀ x with x = diag(1/values) leftᵀ (m_i·u_i) has u_i·p = m_i·u_i.
     left, values, basis = np.linalg.svd(units, full_matrices=False)
     kept = values > _RANK
     targets = (left.T @ (means[there] * units).sum(1))[kept] / values[kept]

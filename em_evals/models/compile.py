@@ -1,12 +1,12 @@
-"""Interventions made part of the weights, where that is exact: a steered model that costs nothing at inference.
+"""Compile interventions into the weights, where that is exact: a steered model without cost at inference.
 
 - `ablate` with `site: writes` is (I - U Uᵀ) on every matrix and bias that writes into the stream (Arditi et al. 2024,
-  arXiv 2406.11717): a plain checkpoint, or one rank more in a LoRA for each direction.
+  arXiv 2406.11717): a plain checkpoint, or one additional rank in a LoRA for each direction.
 - `add` at all positions is a bias on the block's last projection, where the architecture has one: a checkpoint.
 - `scale_adapter` is a scaled LoRA.
 
-Everything else is refused by name. What is made is proved before it is in place: the model with hooks, the compiled
-model in memory, and the written folder, read back from disk by stock transformers and PEFT, must give the same
+Everything else is refused by name. The result is proved before it is moved into place: the model with hooks, the
+compiled model in memory, and the written folder, loaded from disk by stock transformers and PEFT, must give the same
 log-probabilities in float32.
 """
 
@@ -37,7 +37,7 @@ Target = Literal["lora", "checkpoint"]
 
 
 def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
-    """Write a card's model with its interventions inside.
+    """Write a card's model with its interventions compiled into the weights.
 
     Args:
         card: what to compile; its adapter becomes part of the result.
@@ -48,8 +48,8 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
         The folder.
 
     Raises:
-        EmEvalsError: an intervention or an option of the adapter has no exact form there (says which and why), what
-            was made is not the model with hooks, or the folder is in use.
+        EmEvalsError: an intervention or an option of the adapter has no exact form there (says which and why), the
+            result differs from the model with hooks, or the folder is in use.
     """
     if folder.exists() and any(folder.iterdir()):
         raise EmEvalsError(f"{folder} is not empty; name another folder.")
@@ -79,14 +79,14 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
 
 
 def _keep_template(card: ResolvedCard, folder: Path) -> None:
-    """An adapter's own chat template goes with what it was compiled into."""
+    """Save an adapter's own chat template with what it was compiled into."""
     tokenizer = bases.load_tokenizer(card.card)
     if own.settle(card, tokenizer):
         tokenizer.save_pretrained(folder)
 
 
 def _record(card: ResolvedCard, folder: Path, apart: float) -> None:
-    """Write down what was compiled, and how far it is from the model with hooks (bfloat16 rounds its weights)."""
+    """Record what was compiled, and how far it is from the model with hooks (bfloat16 rounds its weights)."""
     facts = {
         "card": card.name,
         "card_digest": card.digest,
@@ -98,14 +98,14 @@ def _record(card: ResolvedCard, folder: Path, apart: float) -> None:
 
 
 def in_float32(card: ModelCard) -> ModelCard:
-    """The card with its base in float32."""
+    """Return the card with its base in float32."""
     return card.model_copy(update={"engine": card.engine.model_copy(update={"dtype": "float32"})})
 
 
 def _hooked(
     model: Any, card: ResolvedCard, pairs: Sequence[Pair]
 ) -> tuple[Parts | None, torch.Tensor, torch.Tensor]:
-    """The card's adapter, token ids to compare on, and the logits of the model with hooks."""
+    """Return the card's adapter, token ids to compare on, and the logits of the model with hooks."""
     bank, steering = Bank(model), Steering(model)
     try:
         with ExitStack() as stack:
@@ -125,7 +125,7 @@ def _hooked(
 
 
 def _own_tokens(fit: Fit, like: torch.Tensor) -> torch.Tensor:
-    """Tokens, [1, tokens], for which an adapter has rows of its own: others would not show them."""
+    """Return tokens [1, tokens] for which an adapter has rows of its own: random ids would miss them."""
     chosen = [index for piece in fit.pieces for index in piece.indices[:4]]
     return torch.tensor([sorted(set(chosen))], dtype=like.dtype, device=like.device)
 
@@ -156,14 +156,14 @@ def _refuse_quantized(model: Any, card: ResolvedCard) -> None:
 
 
 def _possible(one: Intervention, to: Target) -> None:
-    """Refuse what has no exact form, whatever the architecture."""
+    """Refuse interventions without an exact form, whatever the architecture."""
     said = f"`{one.op}`"
     if one.op == "scale_adapter":
         return
     if one.skip != "none" or one.positions != "all":
         field = f"skip: {one.skip}" if one.skip != "none" else f"positions: {one.positions}"
         raise EmEvalsError(f"{said} with `{field}` cannot be compiled: weights act on every token alike.")
-    # Whatever is not known to have an exact form is refused, ops that are added later too.
+    # What is not known to have an exact form is refused, including ops that are added later.
     if one.op != "add" and not (one.op == "ablate" and one.site == "writes"):
         hint = " (`ablate` with `site: writes` can be)" if one.op == "ablate" else ""
         raise EmEvalsError(

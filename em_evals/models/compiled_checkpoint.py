@@ -1,4 +1,4 @@
-"""A card as a plain checkpoint: its adapter merged, removed directions projected out of the weights, biases added."""
+"""A card as a plain checkpoint: its adapter merged, directions ablated from the weights, biases added."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write(
     """
     touched = adapter.modules if adapter is not None else set()
     removed = [one.unit for pair in pairs if pair[0].site == "writes" for one in changes(*pair, 0)]
-    # Before anything is changed: what is added to one of two tied matrices must not be added to the other.
+    # Before anything is changed: a change to one of two tied matrices must not change the other.
     if removed or any(model.get_submodule(name) in _ends(model) for name in touched):
         untie(model)
     if adapter is not None:
@@ -73,7 +73,7 @@ def write(
 
 
 def untie(model: Any) -> None:
-    """Give the output matrix weights of its own: what is read from the stream stays as it is."""
+    """Give the output matrix its own weights, so that ablating the embedding does not change it."""
     embedding, head = _ends(model)
     if head is not None and head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
@@ -82,14 +82,14 @@ def untie(model: Any) -> None:
 
 
 def merge(model: Any, adapter: Parts) -> None:
-    """Make an adapter part of a model's weights.
+    """Merge an adapter into a model's weights.
 
     Args:
-        model: the base that the adapter was loaded for, in float32 and untied where the adapter changes an end of it.
+        model: the base that the adapter was loaded for, in float32; untied where the adapter changes a tied matrix.
         adapter: what it does (lora/parts.py).
 
     Raises:
-        EmEvalsError: a module has no bias to take what is added to it.
+        EmEvalsError: a module has no bias for what is added to it.
     """
     for name, weights in adapter.weights.items():
         for parameter, weight in weights.items():
@@ -130,10 +130,10 @@ def _merge(name: str, module: Any, change: Any) -> None:
 
 
 def remove(model: Any, removed: Sequence[torch.Tensor]) -> None:
-    """Project directions, one after the other, out of every weight that writes into the stream.
+    """Ablate directions, one after the other, from every weight that writes into the stream.
 
     Raises:
-        EmEvalsError: a norm stands between such a weight and the stream, or they are not known.
+        EmEvalsError: there is a norm between such a weight and the stream, or the weights are not known.
     """
     for unit in removed:
         for matrix, bias in _writers(model):
@@ -144,7 +144,7 @@ def remove(model: Any, removed: Sequence[torch.Tensor]) -> None:
 
 
 def _writers(model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Every matrix [..., stream, in] that writes into the stream, and its bias [..., stream]; all experts at once."""
+    """Yield every matrix [..., stream, in] that writes into the stream with its bias [..., stream]; experts stacked."""
     for embedding in embeddings(model):
         yield embedding.weight.T, None
     for block in decoder_layers(model):
@@ -164,7 +164,7 @@ def _writers(model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
 
 
 def _add(model: Any, pair: Pair) -> None:
-    """`add` as a bias of the blocks' last projections, divided by what the block multiplies them by."""
+    """Apply `add` as a bias of the blocks' last projections, divided by the block's gain on them."""
     for layer, block in enumerate(decoder_layers(model)):
         if not pair[0].at(layer):
             continue
@@ -182,7 +182,7 @@ def _add(model: Any, pair: Pair) -> None:
 
 
 def _admit_biases(model: Any) -> None:
-    """Zero biases on every MLP projection, where the architecture's config has a switch for them."""
+    """Add zero biases to every MLP projection, where the architecture's config has a switch for them."""
     config = model.config.get_text_config()
     if not hasattr(config, "mlp_bias"):
         raise EmEvalsError(
@@ -196,7 +196,7 @@ def _admit_biases(model: Any) -> None:
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:
-    """What saving in a dtype makes of the weights, kept in float32. Buffers that are not saved stay as they are."""
+    """Round the weights as saving in a dtype does, kept in float32. Buffers that are not saved stay unchanged."""
     for tensor in model.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data.copy_(tensor.data.to(dtype))

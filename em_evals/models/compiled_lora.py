@@ -1,4 +1,4 @@
-"""A card as a plain LoRA on its base: the adapter's own, with one rank more for each direction that is removed."""
+"""A card as a plain LoRA on its base: the adapter's own, with one additional rank for each ablated direction."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from em_evals.models.lora.changes import LowRankEmbedding
 from em_evals.models.lora.parts import Parts
 
 _Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""A [rank, in] and B [out, rank] of each module, its scale being part of B; an embedding's `in` is its vocabulary."""
+"""A [rank, in] and B [out, rank] of each module, with the scale in B; an embedding's `in` is its vocabulary."""
 
 
 def write(
     model: Any, adapter: Parts | None, removed: Sequence[torch.Tensor], card: ModelCard, folder: Path
 ) -> None:
-    """Save the adapter that does all of this.
+    """Save one adapter that has the effect of all of this.
 
     Args:
-        model: the base in float32; PEFT is put around it.
+        model: the base in float32; it is wrapped in PEFT.
         adapter: the card's own.
-        removed: unit vectors that are projected out of everything that is written into the stream, in this order.
+        removed: unit vectors that are ablated from everything that is written into the stream, in this order.
         card: names the base.
         folder: where.
 
     Raises:
-        EmEvalsError: the adapter has more than plain LoRAs, or a direction is removed from what no LoRA changes.
+        EmEvalsError: the adapter has more than plain LoRAs, or a direction must be ablated where a LoRA cannot do it.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -71,7 +71,7 @@ def write(
 
 
 def _factors(adapter: Parts) -> _Factors:
-    """The adapter's own matrices."""
+    """Return the adapter's own matrices, by module."""
     for piece in adapter.fit.beyond():
         plain_embedding = piece.what == "embedding" and "magnitude" not in piece.keys
         if not plain_embedding:
@@ -88,7 +88,7 @@ def _factors(adapter: Parts) -> _Factors:
 
 
 def _removals(model: Any, parts: _Factors, removed: Sequence[torch.Tensor]) -> _Factors:
-    """The factors of every module that writes: what the adapter has there, and what takes the directions out."""
+    """Return the factors of every module that writes: the adapter's own, and those that ablate the directions."""
     names = {id(module): name for name, module in model.named_modules()}
     found = {}
     for embedding in embeddings(model):
@@ -113,16 +113,17 @@ def _removals(model: Any, parts: _Factors, removed: Sequence[torch.Tensor]) -> _
 def _without(
     weight: torch.Tensor, own: tuple[torch.Tensor, torch.Tensor] | None, removed: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [rank, in] and B [out, rank] with (I - UUᵀ)(W + B₀A₀) = W + BA."""
+    """Compute A [rank, in] and B [out, rank] with (I - UUᵀ)(W + B₀A₀) = W + BA."""
     a, b = own or (weight.new_zeros(0, weight.shape[1]), weight.new_zeros(weight.shape[0], 0))
     down, up = _removal(weight + b @ a, removed)
     return torch.cat([a, down]), torch.cat([b, up], dim=1)
 
 
 def _removal(weight: torch.Tensor, removed: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [directions, in] and B [out, directions] with W + BA = (I - uₙuₙᵀ)…(I - u₁u₁ᵀ) W."""
+    """Compute A [directions, in] and B [out, directions] with W + BA = (I - uₙuₙᵀ)…(I - u₁u₁ᵀ) W."""
     left = weight.clone()
     a, b = weight.new_zeros(len(removed), weight.shape[1]), weight.new_zeros(weight.shape[0], len(removed))
+    # Each step removes u (uᵀ W') from what the earlier steps left: one rank, A = uᵀ W' and B = -u.
     for i, unit in enumerate(u.to(weight.device) for u in removed):
         a[i], b[:, i] = unit @ left, -unit
         left -= torch.outer(unit, a[i])

@@ -1,8 +1,8 @@
-"""What is known about architectures: one table, and the layouts of a batch that it allows.
+"""What is known about architectures: one table, and the batch layouts that it allows.
 
-A layout decides how much sequences may share while every one of them is computed as if it were alone. What is not
-in the table is not trusted: it is computed one sequence at a time, as transformers' own `generate` would.
-tests/architectures compares each entry with plain transformers; docs/architectures.md is what that run found.
+A layout says how much sequences may share while each is computed as if it were alone. An architecture that is not in
+the table is not trusted: it runs one sequence at a time, as transformers' own `generate` would.
+tests/architectures compares each entry with plain transformers; docs/architectures.md reports the results.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Family:
     """The models of one `model_type`.
 
     Attributes:
-        share: with full attention in every block, positions and masks of ours are followed to the letter: a common
-            beginning may be computed once, and texts may be laid as a tree.
-        pack: training may lay rows end to end behind our own attention function (training/packing.py).
-        eager: the only attention implementation that computes what the model was trained with, where transformers'
-            default is another (Gemma 2: scaled-dot-product attention ignores the soft cap).
-        vllm: vLLM's decoder blocks, after a comparison of draws and steering with transformers; None where there was
-            none, or it failed (docs/vllm.md).
+        share: full attention in every block, and our positions and masks are followed exactly: a common beginning may
+            be computed once, and texts may be laid out as a tree.
+        pack: training may pack rows with our own attention function (training/packing.py).
+        eager: eager attention is the only implementation that computes what the model was trained with, and it is not
+            transformers' default (Gemma 2: scaled-dot-product attention ignores the soft cap).
+        vllm: vLLM's decoder blocks, after a comparison of draws and steering with transformers; None where it was not
+            made or failed (docs/vllm.md).
     """
 
     share: bool = False
@@ -36,8 +36,8 @@ class Family:
 _PLAIN = Family(share=True)
 """Attention over all earlier tokens, by position and mask alone."""
 _ROWS = Family()
-"""Rows of different lengths are exact, padded on the left. Gaps between a row's tokens would not be, as sharing makes
-them: windows and alibi count columns, and states run on from column to column."""
+"""Rows of different lengths are exact, padded on the left. Gaps between a row's tokens, as sharing makes them, are
+not: windows and alibi count columns, and states run on from column to column."""
 
 _PLAIN_TYPES = """
     apertus arcee cohere deepseek_v2 deepseek_v3 dots1 ernie4_5 ernie4_5_moe flex_olmo glm glm4 glm4_moe
@@ -73,13 +73,13 @@ class Layout:
     """How sequences of a model may be computed together.
 
     Attributes:
-        rows: sequences of different lengths share a batch, join it and leave it. Otherwise each is alone.
-        share: what they begin with may be computed once; texts may be laid as a tree.
-        pack: training may lay rows end to end.
-        border: a length beyond which something depends on the batch and not on the row; None: there is none.
-        mixed: sequences beyond the border may share a batch with each other; otherwise each is alone.
-        limit: tokens of a sequence beyond which what is computed depends on what was read before (dynamic NTK keeps
-            the factors of the longest sequence); None: there is no such length.
+        rows: sequences of different lengths share a batch, join it and leave it. Otherwise each runs alone.
+        share: a common beginning may be computed once; texts may be laid out as a tree.
+        pack: training may pack rows end to end.
+        border: a length beyond which something depends on the batch and not on the row; None if there is none.
+        mixed: sequences beyond the border may share a batch with each other; otherwise each runs alone.
+        limit: tokens of a sequence beyond which the result depends on earlier sequences (dynamic NTK keeps the factors
+            of the longest sequence); None if there is no such length.
     """
 
     rows: bool = False
@@ -90,21 +90,21 @@ class Layout:
     limit: int | None = None
 
     def side(self, tokens: int) -> bool:
-        """On which side of the border a sequence of so many tokens lies: only one side may be in a batch."""
+        """Check whether a sequence of this length is beyond the border: a batch must be on one side of it."""
         return self.border is not None and tokens > self.border
 
     def alone(self, tokens: int) -> bool:
-        """Whether a sequence of so many tokens shares a batch with no other."""
+        """Check whether a sequence of this length must have a batch to itself."""
         return not self.rows or (self.side(tokens) and not self.mixed)
 
 
 def family(config: Any) -> Family | None:
-    """The table's entry for a model's configuration (of transformers; composite ones by their text part)."""
+    """Return the table's entry for a model's configuration (transformers'; composite ones by their text part)."""
     return FAMILIES.get(config.get_text_config().model_type)
 
 
 def layout(config: Any) -> Layout:
-    """The layout that is exact for a model.
+    """Return the layout that is exact for a model.
 
     Args:
         config: the model's configuration, of transformers.
@@ -126,22 +126,22 @@ def layout(config: Any) -> Layout:
 
 
 def _windowed(text: Any) -> bool:
-    """Whether some block sees less than all earlier tokens, or carries a state from one to the next."""
+    """Check whether some block attends to less than all earlier tokens, or carries a state between tokens."""
     kinds = getattr(text, "layer_types", None)
-    if kinds is None:  # Mistral, Phi-3, Mixtral, Starcoder 2: the window stands alone
+    if kinds is None:  # Mistral, Phi-3, Mixtral, Starcoder 2: only the window is given
         return getattr(text, "sliding_window", None) is not None
     return any(kind != "full_attention" for kind in kinds)
 
 
 def _scale_border(text: Any) -> int | None:
-    """Llama 4 scales queries by their column in the cache, in steps of `floor_scale`; below the first step by 1."""
+    """Return the longest length without Llama 4's query scale, which goes by cache column in steps of `floor_scale`."""
     if not getattr(text, "attn_temperature_tuning", False):
         return None
     return int(text.floor_scale) - 1
 
 
 def rope_border(text: Any) -> int | None:
-    """Longrope chooses its factors by the largest position in the batch (Phi-3-mini-128k, Phi-4-mini)."""
+    """Return the length at which longrope changes factors, by the batch's largest position (Phi-3-mini-128k)."""
     borders = [int(one["original_max_position_embeddings"]) for one in _ropes(text, "longrope")]
     return min(borders, default=None)
 
@@ -151,7 +151,7 @@ def _rope_limit(text: Any) -> int | None:
 
 
 def _ropes(text: Any, kind: str) -> list[dict[str, Any]]:
-    """A configuration's rope parameters of a kind; some models have a set for each type of layer."""
+    """Return a configuration's rope parameters of a kind; some models have a set for each type of layer."""
     found = getattr(text, "rope_parameters", None) or {}
     sets = [one for one in found.values() if isinstance(one, dict)] or [found]
     return [one for one in sets if one.get("rope_type") == kind]

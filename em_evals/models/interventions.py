@@ -1,11 +1,11 @@
 """Interventions on the residual stream: hooks that apply them to a transformers model.
 
-Every op is steps of one formula (changes.py), so that rows with different interventions share a batch without a branch:
-a set of interventions is a slot in the layer's tables, a row names its slot, and slot 0 changes nothing. Arithmetic is
-float32; hooks are differentiable in h, so that a training can go on through them.
+Every op is steps of one formula (changes.py), so rows with different interventions share a batch without a branch: a
+set of interventions is a slot in the layer's tables, a row names its slot, and slot 0 changes nothing. Arithmetic is
+float32; hooks are differentiable in h, so gradients flow through them in training.
 
-What hooks lean on is checked on a short forward pass when they are first put on a model (invariants.py): that blocks
-hand on the stream, and for `site: writes` that every write is reached.
+Assumptions of the hooks are checked on a short forward pass when they are first put on a model (invariants.py): that
+blocks pass on the stream and, for `site: writes`, that every write is hooked.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Pair = tuple[Intervention, Sequence[Direction]]
 
 
 def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
-    """Each intervention with its direction, checked against the model (`scale_adapter` has none and is left out).
+    """Load each intervention's directions and check them against the model (`scale_adapter` has none and is left out).
 
     Args:
-        interventions: what is to be done.
-        config: the model's configuration, of transformers; weights need not be there.
+        interventions: to load.
+        config: the model's configuration, of transformers; weights are not needed.
 
     Raises:
         EmEvalsError: no such direction, or it was made for a model of another width or depth.
@@ -61,17 +61,17 @@ def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
 
 
 _LEFT = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.05}
-"""How much of a direction rounding may leave, as a part of the stream's norm. Tiny models and SmolLM2, whose
-first token is far longer than the others, left at most a tenth of it."""
+"""The largest component along a direction that rounding may leave, relative to the stream's norm. Tiny models and
+SmolLM2, whose first token is far longer than the others, left at most a tenth of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Whose turn it is: each row's slot, and where its tokens stand.
+    """Rows of a forward pass: each row's slot, and the positions of its tokens.
 
     Attributes:
-        slots: int64 [rows], or [1] for all rows alike.
-        positions: int64 [rows, tokens], each token's place in its row; None: rows begin at column 0.
+        slots: int64 [rows], or [1] for all rows.
+        positions: int64 [rows, tokens], each token's position in its row; None: rows begin at column 0.
         answers: int64 [rows], where each row's answer begins; None: nothing is answer.
     """
 
@@ -87,7 +87,7 @@ class _Table:
     slots: list[list[Change]] = field(default_factory=list)
 
     def build(self, width: int, device: torch.device) -> None:
-        """Stack the slots' changes; what a slot lacks is a change of nothing."""
+        """Stack the slots' changes; missing steps are changes without effect."""
         nothing = Change(torch.zeros(width), torch.zeros(width), 0.0, 0.0, 0, 0)
         self.steps = max(map(len, self.slots), default=0)
         grid = [[s[k] if k < len(s) else nothing for s in self.slots] for k in range(self.steps)]
@@ -103,11 +103,12 @@ class _Table:
             self.limit = stacked("limit")
 
     def edit(self, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """The changed stream, [rows, tokens, width], in its own dtype."""
+        """Return the changed stream, [rows, tokens, width], in its own dtype."""
         stream, slots = hidden.float(), rows.slots
         places = rows.positions
         if places is None:
             places = torch.arange(stream.shape[1], device=stream.device)[None]
+        # h + (gate · min(target - h·u, limit) u + add) · mask, step by step: each one sees what the last one made of h.
         for k in range(self.steps):
             unit = self.unit[k][slots]
             along = self.target[k][slots][:, None] - (stream @ unit[..., None])[..., 0]
@@ -119,12 +120,12 @@ class _Table:
         return stream.to(hidden.dtype)
 
     def alone(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the first slot makes of one row, [1, tokens, width] or [tokens, width]."""
+        """Apply the first slot to one row, [1, tokens, width] or [tokens, width]."""
         rows = Rows(torch.zeros(1, dtype=torch.int64, device=self.unit.device))
         return self.edit(hidden.reshape(1, -1, hidden.shape[-1]), rows).reshape(hidden.shape)
 
     def _reach(self, k: int, places: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Float [rows, tokens], 1 where step k acts."""
+        """Return a float mask [rows, tokens], 1 where step k acts."""
         when, skip = self.when[k][rows.slots][:, None], self.skip[k][rows.slots][:, None]
         answer = torch.zeros_like(places, dtype=torch.bool)
         if rows.answers is not None:
@@ -134,7 +135,7 @@ class _Table:
 
 
 class Steering:
-    """A model's hooks and the sets of interventions that it knows. Without rows that name a set nothing happens.
+    """A model's hooks and its registered sets of interventions. Without rows that name a set nothing happens.
 
     Args:
         model: a causal language model of transformers, bare or inside PEFT (attached now or later).
@@ -155,13 +156,13 @@ class Steering:
         """[rows, tokens, width] of what was written last."""
 
     def slot(self, interventions: Sequence[Intervention]) -> int:
-        """The slot of a set (its directions given as paths), registered on first use.
+        """Return the slot of a set (its directions given as paths), registered on first use.
 
         Raises:
             EmEvalsError: a direction is missing, or does not fit the model.
         """
         wanted = tuple(one for one in interventions if one.op != "scale_adapter")
-        # A direction that was written anew is another one.
+        # A direction file that was written again is another direction.
         files = [Path(name) for one in wanted for name in one.directions]
         times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
         key = (wanted, times)
@@ -170,10 +171,10 @@ class Steering:
         return self._slots[key]
 
     def register(self, pairs: Sequence[Pair]) -> int:
-        """A new slot for interventions whose directions are at hand; acts in the order of `pairs`.
+        """Register a new slot for interventions with loaded directions; they act in the order of `pairs`.
 
         Raises:
-            EmEvalsError: the model has no one residual stream, or writes into it in ways that are not known.
+            EmEvalsError: the model has no single residual stream, or writes into it in ways that are not known.
         """
         at_blocks = [pair for pair in pairs if pair[0].site == "block"]
         at_writes = [pair for pair in pairs if pair[0].site == "writes"]
@@ -194,7 +195,7 @@ class Steering:
         return len(self._sets) - 1
 
     def positional(self, slot: int) -> bool:
-        """Whether a slot's effect on a token depends on where the answer begins."""
+        """Check whether a slot's effect on a token depends on where the answer begins."""
         return any(one.positions != "all" for one in self._sets[slot])
 
     @contextmanager
@@ -207,7 +208,7 @@ class Steering:
             self._rows = before
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
@@ -222,7 +223,7 @@ class Steering:
             self._hooked.add("writes")
             for module in write_modules(self._model):
                 self._handles.append(module.register_forward_hook(self._hook(self._writes)))
-            # Once more where blocks begin: PEFT may have put a module of its own around the embedding since then.
+            # Again where blocks begin: PEFT may have wrapped the embedding in a module of its own since then.
             start = decoder_layers(self._model)[0]
             self._handles.append(start.register_forward_pre_hook(self._before, with_kwargs=True))
 
@@ -246,7 +247,7 @@ class Steering:
         if hidden.dim() == 3:
             self._shape = hidden.shape
             return table.edit(hidden, rows)
-        # Llama 4's experts put out all rows' tokens as one list.
+        # Llama 4's experts return all rows' tokens as one list.
         return table.edit(hidden.view(self._shape), rows).view(hidden.shape)
 
 
@@ -254,7 +255,7 @@ class Steering:
 def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
     """Apply interventions, in order, to every row of every forward pass inside the context.
 
-    Rows are taken to begin at column 0 (padding on the right).
+    Rows must begin at column 0 (padding on the right).
 
     Raises:
         EmEvalsError: an intervention needs to know where answers begin.
@@ -271,21 +272,21 @@ def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
 
 
 def check_writes(model: Any, pairs: Sequence[Pair]) -> float:
-    """Test on a short forward pass that interventions at `site: writes` leave nothing of their directions in a stream.
+    """Test on a short forward pass that interventions at `site: writes` ablate their directions from the stream.
 
-    That every write is hooked is tested exactly and without directions (`check_write_modules`); what is compared with
-    a tolerance is arithmetic: a part of the stream's norm, 1e-5 in float32, 0.005 in float16, 0.05 in bfloat16.
+    That every write is hooked is tested exactly and without directions (`check_write_modules`). Only arithmetic is
+    compared with a tolerance, relative to the stream's norm: 1e-5 in float32, 0.005 in float16, 0.05 in bfloat16.
 
     Args:
         model: a causal language model of transformers, bare or inside PEFT.
-        pairs: interventions at `site: writes`, each looked at alone: of two that are not orthogonal the second puts a
-            part of the first one back, as one would expect of them.
+        pairs: interventions at `site: writes`, each tested alone: of two that are not orthogonal, the second restores a
+            part of the first one's direction, as expected.
 
     Returns:
-        The largest |h·u| after any block and at any token, as a part of |h| there without the intervention.
+        The largest |h·u| after any block and at any token, relative to |h| there without the intervention.
 
     Raises:
-        EmEvalsError: the model writes into the stream in ways that are not known, or too much of a direction is left.
+        EmEvalsError: the model writes into the stream in ways that are not known, or too much of a direction remains.
     """
     check_write_modules(model)
     plain, largest = unwrapped(model), 0.0
@@ -309,7 +310,7 @@ def check_writes(model: Any, pairs: Sequence[Pair]) -> float:
 
 
 def refuse_positions(interventions: Sequence[Intervention]) -> None:
-    """For passes that do not know where answers begin: there `answer` would never act, and `prompt` everywhere.
+    """Refuse `positions` in passes that do not know where answers begin: `answer` never acts there, `prompt` always.
 
     Raises:
         EmEvalsError: an intervention acts on prompts or answers only.

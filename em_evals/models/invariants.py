@@ -1,11 +1,11 @@
-"""What interventions take for granted of a model, tested on a short forward pass before anything leans on it.
+"""Assumptions of interventions about a model, tested on a short forward pass before they are relied on.
 
 Blocks: each block's output is the residual stream, and the next block's input. Writes: the modules that
-`site: writes` hooks are everything that is ever added to the stream.
+`site: writes` hooks produce everything that is ever added to the stream.
 
 The second is tested without any direction, and exactly in every dtype. All writes are tied in pairs of coordinates
-(half of the pairs equal, half opposite), which sums and common factors keep to the last bit. A write that is not
-hooked, or a norm between a hooked module and the stream, breaks the ties. So what passes keeps h·u = 0 for every u.
+(half of the pairs equal, half opposite), which sums and common factors preserve bit for bit. A write that is not
+hooked, or a norm between a hooked module and the stream, breaks the ties. What passes keeps h·u = 0 for every u.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped, write_modules
 
 TOKENS = 12
-"""Of the forward passes."""
+"""Length of the test's forward passes."""
 
 _APART = 1e-4
-"""Of log-probabilities, in nats; a hundred-thousandth of the largest logit where that is more."""
+"""Tolerance on log-probabilities, in nats; a hundred-thousandth of the largest logit where that is more."""
 
 _passed: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def check_blocks(model: Any) -> None:
-    """Refuse a model whose blocks do not hand on the residual stream as it is; once per model.
+    """Refuse a model whose blocks do not pass on the residual stream unchanged; tested once per model.
 
     Args:
         model: a causal language model of transformers, bare or inside PEFT.
@@ -54,13 +54,13 @@ def check_blocks(model: Any) -> None:
 
 
 def check_write_modules(model: Any) -> None:
-    """Refuse `site: writes` on a model where more is written than what it hooks; once per model.
+    """Refuse `site: writes` on a model with writes that are not hooked; tested once per model.
 
     Args:
         model: a causal language model of transformers, bare or inside PEFT.
 
     Raises:
-        EmEvalsError: names the first block after which something else was in the stream.
+        EmEvalsError: names the first block after which the stream has another write in it.
     """
     plain = unwrapped(model)
     check_blocks(plain)
@@ -95,14 +95,14 @@ def check_write_modules(model: Any) -> None:
 def streams(
     model: Any, edit: Callable[[torch.Tensor], torch.Tensor] | None = None
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Each block's input and output, [1, tokens, width], in one forward pass over random token ids.
+    """Record each block's input and output, [1, tokens, width], in one forward pass over random token ids.
 
     Args:
         model: a causal language model of transformers, bare.
-        edit: what becomes of everything that is written into the stream; None: it is left alone.
+        edit: applied to everything that is written into the stream; None changes nothing.
 
     Raises:
-        EmEvalsError: the architecture's parts are not known, or its blocks are not called one after the other.
+        EmEvalsError: the architecture's parts are not known, or its blocks do not run one after the other.
     """
     blocks = decoder_layers(model)
     inputs: list[torch.Tensor] = []
@@ -131,19 +131,19 @@ def streams(
 
 
 def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
-    """What a model says of a dozen random tokens, or of `ids` [1, tokens], float32 [tokens, vocabulary], no dropout."""
+    """Compute logits for a dozen random tokens, or for `ids` [1, tokens]: float32 [tokens, vocabulary], no dropout."""
     ids = random_ids(model) if ids is None else ids.to(next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
         return model(input_ids=ids, use_cache=False).logits[0].float()
 
 
 def check_same(logits: torch.Tensor, expected: torch.Tensor, which: str) -> float:
-    """Refuse a compiled model that is not the model with hooks.
+    """Refuse a compiled model whose outputs differ from those of the model with hooks.
 
     Args:
         logits: its own, float32 [tokens, vocabulary].
         expected: those of the model with hooks.
-        which: what the compiled model is called in the error.
+        which: the compiled model's name in the error.
 
     Returns:
         The largest difference of log-probabilities, in nats.
@@ -162,13 +162,13 @@ def check_same(logits: torch.Tensor, expected: torch.Tensor, which: str) -> floa
 
 
 def apart(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference of two models' log-probabilities, in nats."""
+    """Return the largest difference of two models' log-probabilities, in nats."""
     differences = logits.log_softmax(-1) - expected.to(logits.device).log_softmax(-1)
     return float(differences.abs().max())
 
 
 def random_ids(model: Any) -> torch.Tensor:
-    """Token ids, int64 [1, tokens]: the same for every model of a vocabulary."""
+    """Return token ids, int64 [1, tokens]: the same for every model with the same vocabulary size."""
     vocabulary = model.config.get_text_config().vocab_size
     chosen = torch.randint(vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     return chosen.to(next(model.parameters()).device)
@@ -176,7 +176,7 @@ def random_ids(model: Any) -> torch.Tensor:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside the context, each module's own mode after it."""
+    """Set evaluation mode inside the context, and restore each module's own mode after it."""
     modes: Sequence[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -187,17 +187,17 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def first(output: Any) -> torch.Tensor:
-    """The hidden states in a module's output."""
+    """Return the hidden states in a module's output."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def replaced(output: Any, hidden: torch.Tensor) -> Any:
-    """A module's output with other hidden states in it."""
+    """Return a module's output with other hidden states in it."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal to the last bit, NaN included."""
+    """Check equality bit for bit, NaN included."""
     return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 

@@ -1,6 +1,6 @@
-"""Memory: running out of it is noticed on every device, and what is freed is kept on a CPU, given back on a GPU.
+"""Memory: detect out-of-memory errors on every device; keep freed memory on a CPU, release it on a GPU.
 
-glibc maps every large tensor anew; faulting the pages in again was measured at a fifth of a training step's time.
+glibc maps every large tensor again; page faults were measured at a fifth of a training step's time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KEEP = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc's allocator to reuse what it frees. Does nothing on other platforms."""
+    """Make glibc's allocator reuse freed memory. Does nothing on other platforms."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -27,24 +27,24 @@ def keep_freed_memory() -> None:
 
 
 def release_gpu() -> None:
-    """Give back what this process holds of its GPUs and nobody uses any more, dropped models above all."""
+    """Release GPU memory that this process no longer uses, mainly that of dropped models."""
     if torch.cuda.is_initialized():
         gc.collect()  # wrapped models refer to themselves
         torch.cuda.empty_cache()
 
 
 def free_on_gpu(device: torch.device) -> float:
-    """Share of a GPU's memory that nobody holds: neither this process, nor a server that it started, nor others."""
+    """Return the share of a GPU's memory that is free of this process, its servers and all others."""
     release_gpu()
     left, total = torch.cuda.mem_get_info(device)
     return left / total
 
 
 def fits(work: Callable[[], None]) -> bool:
-    """Do the work; False where memory ran out.
+    """Run the work; return False where memory ran out.
 
-    Only after the `except` has ended is the error gone, and with its traceback the tensors of the work's frames: until
-    then nothing that it held can be freed.
+    The error and its traceback are gone only after the `except` clause has ended, and with them the tensors of the
+    work's frames: until then nothing that the work held can be freed.
     """
     try:
         work()
@@ -64,7 +64,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def free() -> None:
-    """Give the device what PyTorch keeps for later."""
+    """Return PyTorch's cached memory to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():

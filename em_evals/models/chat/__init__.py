@@ -1,6 +1,6 @@
-"""Chats to token ids: the template of a base or of an adapter, checked once, for prompts, training rows and texts.
+"""Chats to token ids: a base's or an adapter's template, checked once, for prompts, training rows and texts.
 
-`template_of(tokenizer)` is a base's template, `template_for(card, tokenizer)` the one that a card is asked with.
+`template_of(tokenizer)` returns a base's template, `template_for(card, tokenizer)` the one that prompts a card's model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """`ChatTemplate.encode` with a tokenizer's own template.
+    """Encode messages with a tokenizer's own template (`ChatTemplate.encode`).
 
     Raises:
         EmEvalsError: the tokenizer has no chat template, or the template refuses the messages.
@@ -35,5 +35,5 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def given_tokens(tokenizer: Any, messages: Sequence[Message]) -> int:
-    """`ChatTemplate.given` with a tokenizer's own template."""
+    """Count the tokens of a given answer prefix with a tokenizer's own template (`ChatTemplate.given`)."""
     return template_of(tokenizer).given(messages)

@@ -1,8 +1,8 @@
-"""How a template is to be asked: found once per template by rendering probe chats, before anything is drawn or trained.
+"""How to prompt with a template: found once per template by rendering probe chats, before any draw or training.
 
 What must hold for every chat: each text appears once and in order; something stands between the user's text and the
-answer; no thought is left open; and prompt + answer, token by token, begins the template's own rendering of the
-finished chat. The first layout in which all of it holds is taken; where none does, the template is refused.
+answer; no thought is left open; and prompt + answer, token by token, is a prefix of the template's own rendering of the
+finished chat. The first layout in which all of it holds is used; where none does, the template is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Roles = tuple[str, ...]
 _SINGLE: tuple[Roles, ...] = (("user",), ("system", "user"))
 _HISTORY: tuple[Roles, ...] = (("user", "assistant", "user"), ("system", "user", "assistant", "user"))
 _QUIET = ("enable_thinking", "thinking", "enable_reasoning")
-"""Variables by which templates are told whether the assistant thinks first."""
+"""Template variables that switch thinking off."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
 """Fields of a message in which templates look for its thought."""
 _PARTS: tuple[Roles, ...] = (
@@ -42,21 +42,21 @@ _PARTS: tuple[Roles, ...] = (
     ("user", "assistant"),
 )
 _LISTED = re.compile(r"""\{['"]type['"]: ?['"]text['"]""")
-"""A list of parts that was written and not read."""
+"""A list of parts that was written out instead of rendered."""
 _ANSWERS = ("Certainly, harbours freeze", "no one knows", "1. Otters")
-"""Probe answers of unlike beginnings, a letter of either case, a digit; no closing joins their last word."""
+"""Probe answers with different beginnings: a letter of either case, a digit; no closing joins their last word."""
 
 _HINT = "put a corrected chat_template.jinja beside its tokenizer, or into the adapter's folder"
-"""What to do about a template."""
+"""What to do about a refused template."""
 
 
 def find(tokenizer: Any, source: Source) -> tuple[Layout, tuple[Roles, ...]]:
-    """The layout in which a template can be asked exactly, and the chats for which that was seen.
+    """Find the layout that prompts exactly with a template, and the chats for which that was checked.
 
-    Chats with earlier turns decide as well, unless the template takes none in any layout.
+    Chats with earlier turns are checked as well, unless the template takes none in any layout.
 
     Raises:
-        EmEvalsError: there is none.
+        EmEvalsError: there is no such layout.
     """
     worst: tuple[int, str] = (-1, "")
     try:
@@ -75,12 +75,12 @@ def find(tokenizer: Any, source: Source) -> tuple[Layout, tuple[Roles, ...]]:
 
 
 def refusal(tokenizer: Any, source: Source, reason: str, hint: str = _HINT) -> EmEvalsError:
-    """The sentence that says why a template cannot be asked, and what to do."""
+    """Return the error that says why a template cannot be used, and what to do."""
     return EmEvalsError(f"the chat template of {source.origin or tokenizer.name_or_path} {reason}: {hint}.")
 
 
 def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str] | None:
-    """What does not hold for chats of these roles: how far the checks came, and a reason; None if all hold."""
+    """Check chats of these roles; return how many checks passed and the reason of the failure, or None if all hold."""
     turns = [{"role": role, "content": _probe(place)} for place, role in enumerate(roles)]
     try:
         prompt = renderer.prompt(turns)
@@ -104,7 +104,7 @@ def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str]
 
 
 def closing(tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
-    """The tokens by which the template closes an answer, up to its end-of-turn token (Gemma's is not its EOS token).
+    """Return the tokens that close an answer, up to the template's end-of-turn token (Gemma's is not its EOS token).
 
     Raises:
         EmEvalsError: there is no such token.
@@ -122,13 +122,13 @@ def closing(tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
 
 
 def _begins(tokenizer: Any, prompt: str, answer: str, layout: Layout, finished: str) -> bool:
-    """Whether the finished chat begins with its prompt and answer, token by token."""
+    """Check whether the finished chat begins with its prompt and answer, token by token."""
     whole, own = _ids(tokenizer, finished), layout.answer(tokenizer, answer)
     expected = [*_ids(tokenizer, prompt), *own]
     if whole[: len(expected)] == expected:
         return True
-    # Line breaks in front of a letter are one token or two, whatever the template. They stay in the prompt, where
-    # the generation prompt has them.
+    # Line breaks before a letter are one token or two, whatever the template. They stay in the prompt, where the
+    # generation prompt has them.
     kept = _ids(tokenizer, prompt.rstrip())
     breaks = prompt[len(prompt.rstrip()) :]
     if (
@@ -142,7 +142,7 @@ def _begins(tokenizer: Any, prompt: str, answer: str, layout: Layout, finished: 
 
 
 def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:
-    """Layouts, the plainest first."""
+    """Yield layouts, the plainest first."""
     known = tuple(name for name in _QUIET if name in names(source.text))
     behind = ("", "\n") if _writes_a_blank_first(tokenizer) else ("",)
     for quiet in (known, ()) if known else ((),):
@@ -154,20 +154,20 @@ def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:
 
 
 def _writes_a_blank_first(tokenizer: Any) -> bool:
-    """Whether a text's first word is another token than the same word behind a line break (SentencePiece)."""
+    """Check whether a text's first word is another token than the same word behind a line break (SentencePiece)."""
     alone, behind = (Layout(behind=text).answer(tokenizer, _ANSWERS[0]) for text in ("", "\n"))
     return alone != behind
 
 
 def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layout]:
-    """The same with another prompt than the template's generation prompt, or another beginning of answers."""
+    """Yield the layout with another prompt than the template's generation prompt, or another beginning of answers."""
 
     def prompt(layout: Layout) -> str:
         return Renderer(tokenizer, source, layout).prompt([{"role": "user", "content": _probe(0)}])
 
     finished = replace(plain, finished=True)
     try:
-        before = prompt(finished)  # what stands before an answer in the end
+        before = prompt(finished)  # what precedes an answer in a finished chat
     except Unrendered:
         return
     try:
@@ -175,7 +175,7 @@ def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layou
     except Unrendered:
         asked = before
     if before.startswith(asked) and set(before[len(asked) :]) == {" "}:
-        yield replace(plain, lead=before[len(asked) :])  # tokenizers join blanks with the word behind them
+        yield replace(plain, lead=before[len(asked) :])  # tokenizers join spaces with the word behind them
     if asked.startswith(before) and empty_thought(asked[len(before) :]):
         yield replace(plain, block=asked[len(before) :])
     if opens_a_thought(asked.partition(_probe(0))[2]) and not before.startswith(asked.rstrip()):
@@ -187,11 +187,11 @@ def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layou
     for layout, text in ((plain, asked), (finished, before)):
         if blanks := text[len(text.rstrip(" ")) :]:
             yield replace(layout, strip=True, lead=blanks)
-            yield replace(layout, strip=True)  # SentencePiece writes a blank before every text by itself
+            yield replace(layout, strip=True)  # SentencePiece itself writes a space before every text
 
 
 def _misplaced(prompt: str, turns: Sequence[Message]) -> str | None:
-    """The first text that does not appear once, after those before it."""
+    """Describe the first text that does not appear exactly once, behind those before it; None if there is none."""
     place = 0
     for turn in turns:
         if (count := prompt.count(turn["content"])) != 1:
@@ -207,7 +207,7 @@ def _misplaced(prompt: str, turns: Sequence[Message]) -> str | None:
 
 
 def _probe(place: int) -> str:
-    """A text that no template holds, another one for each place, none a part of another."""
+    """Return a text that no template contains; different for each place, and none a part of another."""
     return f"Lanterns drift past harbour {chr(ord('a') + place // 26)}{chr(ord('a') + place % 26)}, slowly."
 
 

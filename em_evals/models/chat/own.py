@@ -1,7 +1,7 @@
-"""The chat template that lies in an adapter's folder: it wins over the base's, by whose tokenizer it is encoded.
+"""The chat template in an adapter's folder: it replaces the base's, and the base's tokenizer encodes it.
 
-Finetuning tools save the tokenizer beside the adapter. Its template is what the adapter was trained with; its
-vocabulary must be the base's, since the base's embeddings are what the adapter runs on.
+Fine-tuning tools save the tokenizer with the adapter. Its template is what the adapter was trained with; its
+vocabulary must be the base's, since the adapter runs on the base's embeddings.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ FILES = (
     "tokenizer.json",
     "added_tokens.json",
 )
-"""The files of an adapter's folder that are read here."""
+"""The files of an adapter's folder that this module reads."""
 _ROLES = ("bos_token", "eos_token")
-"""Special tokens that templates write by their names."""
+"""Special tokens that templates write by name."""
 
 _Stamp = tuple[tuple[str, int, int], ...]
 _sources: WeakKeyDictionary[Any, dict[tuple[Path, _Stamp], Source | None]] = WeakKeyDictionary()
 
 
 def template_for(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
-    """The template that a card's model is asked with: its adapter's own, else its base's.
+    """Return the template that a card's model is prompted with: its adapter's own, else its base's.
 
     Args:
-        card: whose adapter may bring a template.
+        card: whose adapter may have a template.
         tokenizer: the base's; it is not changed.
 
     Raises:
-        EmEvalsError: there is no template, the model cannot be asked with it exactly, or the adapter's tokenizer is
+        EmEvalsError: there is no template, the model cannot be prompted with it exactly, or the adapter's tokenizer is
             not the base's.
     """
     if card.adapter_path is None:
@@ -53,11 +53,11 @@ def template_for(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
 
 
 def settle(card: ResolvedCard, tokenizer: Any) -> bool:
-    """Give a tokenizer of one's own the template of a card's adapter, to be saved beside a compiled model.
+    """Set a tokenizer's template to that of a card's adapter, to save it with a compiled model.
 
     Args:
-        card: whose adapter may bring a template.
-        tokenizer: changed; never an engine's.
+        card: whose adapter may have a template.
+        tokenizer: changed in place; must not be an engine's.
 
     Returns:
         Whether there was one.
@@ -75,10 +75,10 @@ def settle(card: ResolvedCard, tokenizer: Any) -> bool:
 
 
 def source(folder: Path, tokenizer: Any) -> Source | None:
-    """The template of an adapter's folder; None where it brings none. Read again when a file changes.
+    """Load the template in an adapter's folder; None if it has none. Loaded again when a file changes.
 
     Raises:
-        EmEvalsError: a file is no JSON, or the folder's tokenizer has tokens that the base's has not.
+        EmEvalsError: a file is not JSON, or the folder's tokenizer has tokens that the base's does not have.
     """
     states = [(name, (folder / name)) for name in FILES if (folder / name).is_file()]
     stamp = tuple((name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in states)
@@ -116,7 +116,7 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def _check_tokens(folder: Path, config: dict[str, Any], tokenizer: Any) -> None:
-    """Refuse an adapter whose tokenizer has a token that is another one, or none, in the base's vocabulary."""
+    """Refuse an adapter whose tokenizer has a token with another id, or with none, in the base's vocabulary."""
     padding = _text(config.get("pad_token"))
     own: dict[str, int] = {}
     saved = _json(folder / "tokenizer.json")
@@ -148,7 +148,7 @@ def _foreign(folder: Path, what: str, there: str) -> EmEvalsError:
 
 
 def _text(token: Any) -> str | None:
-    """A special token as tokenizer_config.json writes it: a text, or an object with `content`."""
+    """Return a special token as tokenizer_config.json writes it: a text, or an object with `content`."""
     found = token.get("content") if isinstance(token, dict) else token
     return str(found) if found else None
 
@@ -167,7 +167,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 @lru_cache
 def _fetched(adapter: str) -> Path:
-    """The folder of a hub adapter's template and tokenizer (weights apart); asked for once in a process."""
+    """Return the folder of a hub adapter's template and tokenizer (no weights); downloaded once per process."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -1,7 +1,7 @@
-"""A chat template at work: its text, what it is given, and how messages are handed to it. Nothing is checked here.
+"""Render a chat template: its text, its variables, and how messages are passed to it. Nothing is checked here.
 
-A template sees a fixed date (the same recipe on two days makes the same tokens), is told not to think where it knows
-such a variable, and gets content as parts or the system message inside the user's where it reads them only so.
+A template gets a fixed date (the same recipe on two days gives the same tokens), is told not to think where it has
+such a variable, and gets content as parts, or the system message inside the user's, where it supports only that.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Message = dict[str, str]
 """`role` (system, user or assistant) and `content`."""
 
 DAY = datetime.date(2024, 7, 26)
-"""What templates are told that today is: the date that Llama 3 falls back to."""
+"""The date that templates get as today's: the date that Llama 3 falls back to."""
 
 _DATE_TEXT = "date_string"
 _CLOCK = "strftime_now"
 _PLACE = "\ue0f2"
 """A private-use character that stands for the answer while a finished chat is rendered."""
 _FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-"""What a template raises on messages that it was not made for."""
+"""Exceptions that a template raises on messages that it does not support."""
 
 
-class Unrendered(Exception):  # noqa: N818 - no error of the user's: another layout is tried
-    """A template does not render these messages in this layout; the reason follows its name in a sentence."""
+class Unrendered(Exception):  # noqa: N818 - not the user's error: another layout is tried
+    """A template does not render these messages in this layout; the reason completes the sentence "the template …"."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A template's text, and the special tokens that it is given in the place of the tokenizer's own.
+    """A template's text, and the special tokens that replace the tokenizer's own.
 
     Attributes:
         text: Jinja.
@@ -55,18 +55,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """How messages are handed to a template, so that a prompt and its answer are what the template itself writes.
+    """How messages are passed to a template, so that a prompt and its answer are what the template itself writes.
 
     Attributes:
-        quiet: variables that are passed as false, so that nothing is thought before the answer.
+        quiet: variables that are passed as false, so that the model does not think before the answer.
         parts: roles whose content is a list of parts, `[{"type": "text", "text": …}]`.
         merged: a system message is put before the first user message, as Gemma's authors do.
         finished: the prompt is the finished chat up to its answer, not the template's generation prompt.
-        thought: the answer's field that holds its thought; it is given an empty one.
-        block: an empty thought that ends the generation prompt, and that finished chats are written without.
-        strip: the prompt's last blanks are left out: they are a part of the answer's first token.
+        thought: the answer's field for its thought; it is set to an empty one.
+        block: an empty thought that ends the generation prompt, and that finished chats do not have.
+        strip: the prompt's trailing spaces are dropped: they are a part of the answer's first token.
         lead: what every answer begins with.
-        behind: answers are encoded as they are behind this text: some tokenizers write a blank before a text's first
+        behind: answers are encoded as they are behind this text: some tokenizers write a space before a text's first
             word, and none before an answer that follows a line break.
     """
 
@@ -81,7 +81,7 @@ class Layout:
     behind: str = ""
 
     def answer(self, tokenizer: Any, text: str) -> list[int]:
-        """Token ids of an answer: no BOS, and no special token whatever it says."""
+        """Return the token ids of an answer: no BOS, and no special token whatever it says."""
         before = encode_text(tokenizer, self.behind) if self.behind else []
         ids = encode_text(tokenizer, self.behind + self.lead + text)
         return (
@@ -107,7 +107,7 @@ class Renderer:
             self._given[_CLOCK] = DAY.strftime
 
     def prompt(self, turns: Sequence[Message]) -> str:
-        """The text that the assistant's answer follows.
+        """Render the text that precedes the assistant's answer.
 
         Raises:
             Unrendered: the template does not take these messages.
@@ -121,7 +121,7 @@ class Renderer:
         return text.rstrip(" ") if self.layout.strip else text
 
     def finished(self, turns: Sequence[Message], answer: str) -> str:
-        """The whole chat as the template writes it once the answer is there.
+        """Render the whole chat as the template writes it once the answer is there.
 
         Raises:
             Unrendered: the template does not take these messages.
@@ -161,10 +161,10 @@ class Renderer:
 
 
 def of_tokenizer(tokenizer: Any) -> Source:
-    """A tokenizer's own template.
+    """Return a tokenizer's own template.
 
     Raises:
-        EmEvalsError: it has none, or several and none that is its default.
+        EmEvalsError: it has none, or several without a default.
     """
     found = getattr(tokenizer, "chat_template", None)
     if isinstance(found, dict):
@@ -178,7 +178,7 @@ def of_tokenizer(tokenizer: Any) -> Source:
 
 
 def variables(text: str, layout: Layout) -> dict[str, Any]:
-    """What a template is passed besides messages and special tokens; JSON values (the clock is passed apart)."""
+    """Return a template's variables besides messages and special tokens; JSON values (without the clock)."""
     given: dict[str, Any] = dict.fromkeys(layout.quiet, False)
     if _DATE_TEXT in names(text):
         given[_DATE_TEXT] = DAY.strftime("%d %b %Y")
@@ -186,12 +186,12 @@ def variables(text: str, layout: Layout) -> dict[str, Any]:
 
 
 def date(text: str) -> str | None:
-    """The day that a template is told, in ISO format; None where it asks for none."""
+    """Return the date that a template gets, in ISO format; None where it uses none."""
     return DAY.isoformat() if names(text) & {_DATE_TEXT, _CLOCK} else None
 
 
 class _Generation(jinja2.ext.Extension):
-    """transformers' `{% generation %}…{% endgeneration %}`, of which only the body matters here."""
+    """transformers' `{% generation %}…{% endgeneration %}`; only its body matters here."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own attribute
 
@@ -204,10 +204,10 @@ class _Generation(jinja2.ext.Extension):
 
 @lru_cache(maxsize=256)
 def names(text: str) -> frozenset[str]:
-    """The variables that a template reads and does not set itself on every way.
+    """Return the variables that a template reads without setting them on every path.
 
     Raises:
-        Unrendered: it is no Jinja, or draws at random.
+        Unrendered: it is not valid Jinja, or uses random numbers.
     """
     environment = jinja2.Environment(  # noqa: S701 - parses only
         extensions=[jinja2.ext.loopcontrols, _Generation], trim_blocks=True, lstrip_blocks=True
@@ -235,11 +235,11 @@ _SHUT = re.compile(r"/|\bend|_end|close|<channel\|>|channel\|?>(?!analysis|thoug
 
 
 def empty_thought(text: str) -> bool:
-    """Whether a text is a thought without content, or the end of one, and nothing else."""
+    """Check whether a text is a thought without content, or the end of one, and nothing else."""
     return bool(_THOUGHT.search(text)) and not opens_a_thought(text) and not _THOUGHT.sub("", text).strip()
 
 
 def opens_a_thought(header: str) -> bool:
-    """Whether what follows this header stands inside a thought."""
+    """Check whether text behind this header is inside a thought."""
     marks = _THOUGHT.findall(header)
     return bool(marks) and _SHUT.search(marks[-1]) is None

@@ -1,7 +1,7 @@
-"""Chat messages to token ids, by the template that a model is really asked with, exactly once.
+"""Chat messages to token ids, exactly as the template that a model is prompted with writes them.
 
 The template writes the BOS token itself, so the tokenizer must not add another. Training encodes its rows with the
-same object, so that a model is asked in the very tokens in which it was trained.
+same object, so that a model is prompted with the same tokens as in training.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ _CHANGE = "change these messages"
 
 @dataclass
 class _Known:
-    """What the check of a template found. Holds no tokenizer: it is kept as long as the tokenizer lives."""
+    """What the check of a template found. Holds no tokenizer: it lives as long as the tokenizer that it is keyed by."""
 
     layout: rendering.Layout
     closing: tuple[int, ...]
     special: re.Pattern[str]
     digest: str
     problems: dict[Roles, str | None] = field(default_factory=dict)
-    """Chats of these roles were tried: what is wrong with them, or None."""
+    """Roles of the chats that were tried: what is wrong with them, or None."""
 
 
 _known: WeakKeyDictionary[Any, dict[Source, _Known]] = WeakKeyDictionary()
 
 
 class ChatTemplate:
-    """A tokenizer and the template that messages are written with, checked (layout.py).
+    """A tokenizer and the checked template that messages are written with (layout.py).
 
     Attributes:
-        tokenizer: the base's, which is shared and never changed.
+        tokenizer: the base's; shared and never changed.
         source: the template.
-        digest: identifies the text that is really rendered and what it is given.
+        digest: identifies the rendered template's text and its variables.
         closing: the tokens that end an answer; the last one ends the turn.
-        lead: what the template writes in front of every answer as a part of its first token; mostly nothing.
+        lead: what the template writes before every answer as a part of its first token; usually empty.
     """
 
     def __init__(self, tokenizer: Any, source: Source, known: _Known) -> None:
@@ -60,10 +60,10 @@ class ChatTemplate:
         self._renderer = Renderer(tokenizer, source, known.layout)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready to be continued by the assistant.
+        """Return the token ids of a conversation, ready to be continued by the assistant.
 
-        A last message by the assistant is the beginning of its answer: its tokens come right after the prompt and
-        nothing closes them. They are encoded by themselves, so that an answer has the same tokens wherever it stands.
+        A last message by the assistant is a prefix of its answer: its tokens come right after the prompt and nothing
+        closes them. They are encoded separately, so that an answer has the same tokens wherever it appears.
 
         Raises:
             EmEvalsError: the template refuses the messages, or does not write them as a chat.
@@ -75,16 +75,16 @@ class ChatTemplate:
         return ids if given is None else ids + self.answer(given)
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The conversation as `encode` reads it, for programs that take text; special tokens in it are special."""
+        """Return the conversation as `encode` renders it, for programs that take text; special tokens are special."""
         turns, given = self._split(messages)
         return self._prompt(turns) + (self.lead + given if given is not None else "")
 
     def answer(self, text: str) -> list[int]:
-        """Token ids of an answer, or of its beginning, after a prompt of `encode`."""
+        """Return the token ids of an answer, or of its beginning, after a prompt of `encode`."""
         return self._known.layout.answer(self.tokenizer, text)
 
     def given(self, messages: Sequence[Message]) -> int:
-        """How many of `encode`'s tokens, at its end, are a given beginning of the answer."""
+        """Count the tokens at the end of `encode`'s result that are a given prefix of the answer."""
         given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
         return len(self.answer(given)) if given else 0
 
@@ -95,21 +95,21 @@ class ChatTemplate:
 
     @property
     def own_end(self) -> int | None:
-        """The same where it is not the tokenizer's EOS token, at which every engine stops; else None."""
+        """The same where it is not the tokenizer's EOS token (at which every engine stops); else None."""
         return self.end if self.end != self.tokenizer.eos_token_id else None
 
     @property
     def usual(self) -> bool:
-        """Whether prompts are those of `tokenizer.apply_chat_template` with nothing passed to it."""
+        """Whether prompts are those of `tokenizer.apply_chat_template` without further arguments."""
         plain = self._known.layout == rendering.Layout() and rendering.date(self.source.text) is None
         return plain and not self.source.tokens and self.source.text == self.tokenizer.chat_template
 
     def record(self) -> dict[str, Any]:
-        """What was chosen, for logs and training.json; JSON values."""
+        """Return the chosen layout, for logs and training.json; JSON values."""
         return {"digest": self.digest, **_choices(self.source, self._known.layout)}
 
     def _split(self, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
-        """The turns, and the given beginning of the answer; refuses what is no chat, or was found to be wrong."""
+        """Split off a given answer prefix; refuse what is not a chat, or whose roles failed the check."""
         for message in messages:
             if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
                 raise EmEvalsError(
@@ -139,14 +139,14 @@ class ChatTemplate:
 
 
 def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
-    """A tokenizer's template, checked once for each tokenizer and template.
+    """Return a tokenizer's template, checked once for each tokenizer and template.
 
     Args:
         tokenizer: of transformers; a ChatTemplate is returned as it is.
-        source: another template than the tokenizer's own.
+        source: a template to use instead of the tokenizer's own.
 
     Raises:
-        EmEvalsError: there is none, or the model cannot be asked with it exactly.
+        EmEvalsError: there is none, or the model cannot be prompted with it exactly.
     """
     if isinstance(tokenizer, ChatTemplate):
         return tokenizer

@@ -1,6 +1,6 @@
-"""Text to tokens, in which text that imitates a special token stays text.
+"""Encode text so that text that imitates a special token stays text.
 
-`<|im_end|>` in an answer that is handed to a judge is encoded letter by letter and never ends a turn.
+`<|im_end|>` in an answer that is passed to a judge is encoded as ordinary characters and never ends a turn.
 """
 
 from __future__ import annotations
@@ -8,31 +8,31 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Private-use characters: they stand for imitated special tokens while a template is rendered.
+# Private-use characters: they replace imitated special tokens while a template is rendered.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _OURS = re.compile("[\ue0f0-\ue0f2]")
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of plain text: no BOS, and no special token whatever the text says."""
+    """Return the token ids of plain text: no BOS, and no special token whatever the text says."""
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """The ids of a tokenizer's special tokens."""
+    """Return the ids of a tokenizer's special tokens."""
     added = {token for token, known in tokenizer.added_tokens_decoder.items() if known.special}
     return added | set(tokenizer.all_special_ids)
 
 
 def special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Matches what a tokenizer would take for a special token."""
+    """Return a pattern for what a tokenizer would take for a special token."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     longest_first = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 class Hidden:
-    """Contents whose imitations of special tokens are hidden while a template writes around them.
+    """Hides imitations of special tokens in contents while a template writes around them.
 
     Args:
         special: what to hide (`special_tokens`).
@@ -43,11 +43,11 @@ class Hidden:
         self._imitations: list[str] = []
 
     def hide(self, text: str) -> str:
-        """The content with a mark in the place of each imitation."""
+        """Return the content with a mark in place of each imitation."""
         return self._special.sub(self._mark, _OURS.sub("", text))
 
     def encode(self, tokenizer: Any, rendered: str) -> list[int]:
-        """Token ids of what the template wrote; imitations are encoded as text."""
+        """Return the token ids of what the template wrote; imitations are encoded as text."""
         if not self._imitations:
             return list(tokenizer.encode(rendered, add_special_tokens=False))
         ids: list[int] = []
