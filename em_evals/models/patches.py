@@ -1,4 +1,4 @@
-"""Where transformers' two forms of one layer disagree: made to agree with the form that reads a whole text.
+"""Patches for layers of transformers whose decoding step disagrees with their pass over a whole text.
 
 A score is computed by one forward pass over a text, a draw token by token from a cache. Both must be the same model.
 """
@@ -12,12 +12,12 @@ import torch
 
 
 def mend(model: Any) -> None:
-    """Correct the layers of a model that are known to need it; all others are left alone.
+    """Patch the layers of a model that are known to need it; all others are left unchanged.
 
-    Mamba 2 layers clamp their time steps, softplus(dt + dt_bias), to `time_step_limit` while they read a text, but not
-    when they go on from a state (transformers 5.19; it matters in Nemotron-H and Zamba 2, whose lower limit is
-    `time_step_min`). Clamping dt itself, where the layer projects it, acts on both, and changes nothing that has been
-    clamped already.
+    Mamba 2 layers clamp their time steps, softplus(dt + dt_bias), to `time_step_limit` in a pass over a text, but not
+    when they continue from a state (transformers 5.19; it matters in Nemotron-H and Zamba 2, whose lower limit is
+    `time_step_min`). Clamping dt itself, where the layer projects it, acts on both, and does not change what is already
+    clamped.
     """
     for module in model.modules():
         limit = getattr(module, "time_step_limit", None)
@@ -29,7 +29,7 @@ def mend(model: Any) -> None:
 
 
 def _clamp(bias: torch.Tensor, low: float, high: float) -> Any:
-    """A hook on a projection whose last outputs are dt, one for each head."""
+    """Return a hook on a projection whose last outputs are dt, one for each head."""
     # The inverse of softplus: log(exp(x) - 1).
     least = math.log(math.expm1(low)) if low > 0 else -math.inf
     most = math.log(math.expm1(high)) if math.isfinite(high) else math.inf

@@ -1,8 +1,8 @@
-"""vLLM's decoder blocks, by model type: classes, and what they give. The table's `vllm` (models/families.py).
+"""vLLM's decoder blocks, by model type: classes, and what they return. The table's `vllm` (models/families.py).
 
-A model type is here after its draws and steering were compared with transformers and hooks on tiny models (tests/
-vllm_lab.py; docs/vllm.md tells the rest). A class is written as its module's last name and
-its own: vLLM's, or transformers' own (`modeling_…`), which vLLM runs where it has none.
+A model type is listed after its draws and steering were compared with transformers and hooks on tiny models
+(tests/vllm_lab.py; docs/vllm.md has the results). A class is written as its module's last name and its own name: it
+is vLLM's, or transformers' (`modeling_…`), which vLLM runs where it has none.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Blocks:
     """The blocks of a model type.
 
     Attributes:
-        classes: every class among them.
-        stream: what they give: (hidden, residual) whose `sum` is the stream, or the stream `first`.
-        windows: models in which only some blocks have a window were compared; else vLLM may give all of them the same.
+        classes: the class of each block.
+        stream: what they return: (hidden, residual) whose `sum` is the stream, or the stream as the `first` output.
+        windows: models with a window in only some blocks were compared; else vLLM may give all blocks the same one.
         states: some blocks are recurrent.
-        lora: vLLM's class takes adapters at all.
+        lora: vLLM's class supports adapters.
     """
 
     classes: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""The vLLM engine: a server of our own with steering, its client, and what vLLM can be trusted with."""
+"""The vLLM engine: our server with steering, its client, and what vLLM computes exactly."""

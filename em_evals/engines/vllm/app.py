@@ -1,9 +1,9 @@
 """Cards as model names on vLLM's OpenAI-compatible server: an ASGI middleware inside the server's process.
 
-A request names a card; here the name becomes what vLLM understands: a LoRA, a slot of the steering tables, and a
-salt that keeps prefixes of different interventions apart in the prefix cache. Which cards there are is told by whoever
-started the server, on a route with a key of its own (PUT /em-evals/models): clients can choose among them, and can
-neither load files nor reach an unsteered model by another route.
+A request names a card; here the name is replaced with what vLLM knows: a LoRA, a slot of the steering tables, and a
+salt that separates prefixes of different interventions in the prefix cache. The process that started the server
+registers cards on a route with a key of its own (PUT /em-evals/models): clients can choose among them, and can neither
+load files nor reach an unsteered model by another route.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from em_evals.engines.vllm.variants import SETS, Variant, from_json
 from em_evals.errors import nearest
 
 API_KEY = "VLLM_API_KEY"
-"""Environment variable, vLLM's: who knows this may ask."""
+"""Environment variable, vLLM's: clients must send this key."""
 ADMIN_KEY = "EM_EVALS_ADMIN_KEY"
-"""Environment variable: who knows this may add models."""
+"""Environment variable: a client with this key may add models."""
 BASE = "em-evals-base"
-"""vLLM's own name of the base; clients never say it."""
+"""vLLM's own name of the base; clients never use it."""
 REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
 
 _GENERATE = {"/v1/completions", "/v1/chat/completions"}
@@ -42,7 +42,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class RefusedError(Exception):
-    """An answer with an error status.
+    """A request that is answered with an error status.
 
     Args:
         status: HTTP status.
@@ -55,7 +55,7 @@ class RefusedError(Exception):
 
 
 class Cards:
-    """The middleware; vLLM makes one (`--middleware`).
+    """The middleware; vLLM creates it (`--middleware`).
 
     Args:
         app: the rest of vLLM's application.
@@ -77,7 +77,7 @@ class Cards:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, refuse or pass on one request."""
         if scope["type"] == "websocket":
-            return  # nothing here speaks it; leaving closes it
+            return  # no route here uses websockets; returning closes it
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -119,7 +119,7 @@ class Cards:
         await _answer(send, 200, {"name": fields["name"], "key": variant.key})
 
     async def _hold(self, variant: Variant, held: AsyncExitStack) -> tuple[str, int]:
-        """The model name for vLLM and the steering slot of a variant, both kept until `held` closes."""
+        """Return a variant's model name in vLLM and its steering slot, both kept until `held` closes."""
         model, slot = BASE, 0
         self._by_key.setdefault(variant.adapter_key, variant)
         self._by_key.setdefault(variant.steering_key, variant)
@@ -174,7 +174,7 @@ class Cards:
         await self._app(*_again(scope, {**request, "model": BASE}, receive), send)
 
     async def _request(self, receive: Receive) -> tuple[dict[str, Any], str]:
-        """A request and the model that it names."""
+        """Return a request and the name of its model."""
         try:
             request = json.loads(await _body(receive))
             name = str(request.get("model"))
@@ -185,7 +185,7 @@ class Cards:
         return request, name
 
     def _listing(self, send: Send) -> Send:
-        """Answers of /v1/models with the cards in place of vLLM's own names."""
+        """Wrap `send` for /v1/models: list the cards in place of vLLM's own names."""
         start: Message = {}
         parts: list[bytes] = []
 
@@ -213,11 +213,11 @@ class Cards:
 
 
 def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -> None:
-    """Make a client's request vLLM's own.
+    """Rewrite a client's request for vLLM.
 
     Raises:
-        RefusedError: it meddles with steering, asks for what would not be steered, or its answer's beginning cannot be
-            known where that matters.
+        RefusedError: it sets steering itself, asks for what would not be steered, or hides where its answer begins
+            although the interventions depend on that.
     """
     own = request.get("vllm_xargs") or {}
     if not isinstance(own, dict):
@@ -244,14 +244,14 @@ def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -
                 f"send token ids to /v1/completions with vllm_xargs {{'{ANSWER_START}': N}}.",
             )
         begins = str(start) if start is not None else _digest(request.get("prompt"), request.get("messages"))
-        # Of fixed length: vLLM takes 128 characters, and the client may have a salt of its own.
+        # Of fixed length: vLLM allows 128 characters, and the client may have a salt of its own.
         salts = (variant.salt(begins), request.get("cache_salt") or "")
         request["cache_salt"] = files.digest(*[salt.encode() for salt in salts])
     request["vllm_xargs"] = own or None
 
 
 def _digest(*parts: Any) -> str:
-    """The same prompt has the same tokens, so its answer begins at the same place."""
+    """Digest the prompt: equal prompts have equal tokens, so their answers begin at the same place."""
     return files.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
 
 
@@ -274,7 +274,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _again(scope: Scope, request: dict[str, Any], receive: Receive) -> tuple[Scope, Receive]:
-    """The scope and `receive` of a changed request; after its body comes whatever else does (a client that leaves)."""
+    """Return the scope and `receive` of a changed request; after its body come the client's other messages."""
     body = json.dumps(request).encode()
     headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
     handed = False
@@ -290,7 +290,7 @@ def _again(scope: Scope, request: dict[str, Any], receive: Receive) -> tuple[Sco
 
 
 def _renamed(send: Send, model: str, name: str) -> Send:
-    """Answers that say the name that was asked for. In a text these bytes would be escaped, so none is changed."""
+    """Wrap `send`: answers get the requested name. In a text these bytes would be escaped, so none is changed."""
     old, new = f'"model":"{model}"'.encode(), f'"model":{json.dumps(name)}'.encode()
     start: Message = {}
 

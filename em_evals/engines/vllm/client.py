@@ -1,4 +1,4 @@
-"""A client of a vLLM server, ours or somebody else's: what it serves, under which names, and how long texts may be."""
+"""A client of a vLLM server, ours or a remote one: what it serves, under which names, and how long texts may be."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from em_evals.engines.vllm.variants import BARE
 from em_evals.errors import EmEvalsError
 
 API_KEY = "EM_EVALS_API_KEY"
-"""Environment variable: the key of a server that somebody else runs."""
+"""Environment variable: the API key of a remote server."""
 
 
 class Client:
-    """HTTP connections to a server, and what it was last seen to serve.
+    """HTTP connections to a server, and what it was last found to serve.
 
     Args:
-        card: names the base and, where the server is somebody else's, its address.
-        server: ours; None for somebody else's.
-        api_key: of somebody else's.
+        card: names the base and, for a remote server, its address.
+        server: ours; None for a remote one.
+        api_key: of a remote server.
 
     Attributes:
         http: the connections.
-        names: what the server calls each variant, by the variant's key; of our own server, those added so far.
-        model_len: tokens of prompt and draw together, at most; 0 until it was asked.
+        names: the server's name of each variant, by the variant's key; of our own server, those added so far.
+        model_len: maximum tokens of prompt and draw together; 0 until it is known.
     """
 
     def __init__(self, card: ModelCard, server: Server | None = None, api_key: str = "") -> None:
@@ -44,15 +44,15 @@ class Client:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(None, connect=30),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=not self._own,  # a proxy that the environment names does not lead to this machine
+            trust_env=not self._own,  # the environment's proxy does not lead to this machine
         )
 
     async def learn(self) -> None:
-        """Ask what is served.
+        """Query what is served.
 
         Raises:
-            EmEvalsError: it refuses; or it is somebody else's, and not there.
-            httpx.TransportError: it is ours, and not there.
+            EmEvalsError: the server refuses, or a remote one cannot be reached.
+            httpx.TransportError: our own server cannot be reached.
         """
         try:
             answer = await self.http.get("/v1/models")
@@ -84,10 +84,10 @@ class Client:
             self.model_len = int(entry.get("max_model_len") or 0) or self.model_len
 
     async def name(self, key: str) -> str:
-        """What somebody else's server calls a variant, which may have been added since it was last asked.
+        """Return a remote server's name of a variant; queries again, since it may have been added.
 
         Raises:
-            EmEvalsError: it serves no such variant, or cannot be asked.
+            EmEvalsError: it serves no such variant, or cannot be queried.
         """
         if key not in self.names:
             await self.learn()
@@ -100,9 +100,11 @@ class Client:
         return self.names[key]
 
     async def ending(self) -> bool:
-        """Whether the server is ending: vLLM answers 500 to what was in flight when its engine died."""
+        """Check whether the server is ending: vLLM answers 500 to requests in flight when its engine died."""
         for _ in range(10):
-            if (await self.http.get("/health")).status_code != 200:  # a broken connection says it too
+            if (
+                await self.http.get("/health")
+            ).status_code != 200:  # a broken connection is an error of its own
                 return True
             await asyncio.sleep(0.1)
         return False

@@ -1,4 +1,4 @@
-"""What a vLLM server is told at its start, for a card and a plan: its command line, and its environment for secrets."""
+"""The command line of a vLLM server for a card and a plan, and its environment, which holds the secrets."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from em_evals.engines.vllm.variants import SETS, Plan
 from em_evals.models import bases
 
 _CPU_CACHE_BYTES = 2 * 1024**3
-"""On CPU vLLM would take nearly all memory for its cache."""
+"""On CPU vLLM's cache would take nearly all memory by default."""
 _RAY_COPIES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 
 
 def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> list[str]:
-    """Arguments of vLLM for a card's base and a plan."""
+    """Return vLLM's arguments for a card's base and a plan."""
     options = card.engine
     device = bases.choose_device(options.device)
     given: dict[str, Any] = {
@@ -30,7 +30,7 @@ def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> li
         "dtype": str(bases.choose_dtype(options.dtype, device)).removeprefix("torch."),
         "max-num-seqs": options.max_num_seqs,
         "max-num-batched-tokens": options.max_num_batched_tokens,
-        # A card says how to sample; the checkpoint's own taste (repetition penalties) must not creep in.
+        # The card sets the sampling; defaults of the checkpoint (repetition penalties) must not change it.
         "generation-config": "vllm",
         "middleware": "em_evals.engines.vllm.app.Cards",
         "disable-uvicorn-access-log": True,
@@ -42,7 +42,7 @@ def command(card: ModelCard, plan: Plan, model: str, host: str, port: int) -> li
     if device.type == "cpu":
         given["kv-cache-memory-bytes"] = _CPU_CACHE_BYTES
     if plan.loras:
-        # One more than may be filled: on CPU vLLM gives rows without an adapter that of the last slot (vllm#48421).
+        # One more than is used: on CPU vLLM gives rows without an adapter that of the last slot (vllm#48421).
         given |= {"enable-lora": True, "max-loras": plan.loras + 1, "max-lora-rank": plan.rank}
     if plan.steps:
         given["worker-extension-cls"] = "em_evals.engines.vllm.plugin.SteeringWorker"
@@ -61,7 +61,7 @@ def _argument(name: str, value: Any) -> list[str]:
 
 
 def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, str]:
-    """The server's environment; secrets travel here."""
+    """Return the server's environment; secrets are passed here."""
     inherited = {name: value for name, value in os.environ.items() if name != ENABLE}
     own = {
         API_KEY: key,
@@ -78,17 +78,17 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
         own["CUDA_VISIBLE_DEVICES"] = ",".join(bases.visible_from(device.index))
     on_cpu = device.type == "cpu"
     if on_cpu:
-        # vLLM 0.32 cannot read back what it compiled ahead of time for a CPU, and compiles for minutes at each start;
-        # Inductor's own cache holds.
+        # vLLM 0.32 cannot load what it compiled ahead of time for a CPU, and compiles for minutes at each start;
+        # Inductor's own cache works.
         own["VLLM_USE_AOT_COMPILE"] = "0"
     if on_cpu and (plan.loras or options.enforce_eager):
-        # vLLM compiles no model then, but small functions all the same: minutes, and a C++ compiler must be there.
+        # vLLM compiles no model then, but small functions all the same: it takes minutes and needs a C++ compiler.
         own["TORCH_COMPILE_DISABLE"] = "1"
     alone = not (options.tensor_parallel_size or options.pipeline_parallel_size or options.data_parallel_size)
     if on_cpu and alone:
-        # The worker then shares the engine's process, as it does on a GPU: one import of vLLM less.
+        # The worker then shares the engine's process, as on a GPU: one import of vLLM less.
         own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # Workers of Ray get vLLM's own variables, and those that are named here.
+    # Ray's workers get vLLM's own variables, and those that are named here.
     copied = os.environ.get(_RAY_COPIES, "")
     own[_RAY_COPIES] = ",".join(filter(None, (copied, ENABLE, PLAN)))
     if plan.steps:

@@ -1,8 +1,8 @@
-"""LoRA on a CPU in vLLM, adapter by adapter.
+"""LoRA on a CPU in vLLM, computed adapter by adapter.
 
 vLLM 0.32 copies an adapter's two matrices once for every token of the batch and multiplies token by token. Here the
-tokens are put in order of their adapters, and each adapter's go through its matrices together: the same numbers, and
-nothing copied but the tokens. CUDA has its own kernels, which this leaves alone.
+tokens are sorted by adapter, and each adapter's tokens are multiplied with its matrices together: the same numbers, and
+nothing copied but the tokens. CUDA has its own kernels, which this does not change.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class GroupedLoRA(PunicaWrapperCPU):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._spans: list[tuple[int, int, int]] = []
-        """Of the coming forward pass: slots, each with the first and the last of its rows, in order of the slots."""
+        """For the next forward pass: each slot's number, first row and one past its last row, in order of the slots."""
         self._order: torch.Tensor | None = None
-        """Rows in order of their slots; None: as they come."""
+        """Rows in order of their slots; None: in their own order."""
         self._back: torch.Tensor | None = None
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Learn which token of the coming forward pass belongs to which slot; the base's are of slot -1."""
+        """Record the slot of each token of the next forward pass; the base's tokens have slot -1."""
         super().update_metadata(*args, **kwargs)
         ordered, order = self.token_lora_indices.sort(stable=True)
         slots, counts = ordered.unique_consecutive(return_counts=True)
@@ -50,13 +50,13 @@ class GroupedLoRA(PunicaWrapperCPU):
         """Add scale · B A x to y, with each row's own A and B.
 
         Args:
-            y: [tokens, the slices' sum], what the layer without adapters computed.
+            y: [tokens, sum of the slices], the output of the layer without adapters.
             x: [tokens, in], its input.
             lora_a_stacked: for each slice [slots, 1, rank, in].
             lora_b_stacked: for each slice [slots, 1, slice, rank].
-            scale: factor, 1 where it is in B already.
-            output_slices: widths of the slices, which B's shapes say too.
-            kwargs: vLLM's own, of no use here.
+            scale: factor, 1 where B contains it already.
+            output_slices: widths of the slices; B's shapes have them too.
+            kwargs: vLLM's own, not used here.
         """
         if not self._spans:
             return

@@ -1,10 +1,10 @@
-"""The vLLM engine: draws over HTTP from a local server of our own, or from one that somebody else runs.
+"""The vLLM engine: draws over HTTP from a local server of our own, or from a remote one.
 
-The local server starts with the first draw, for everybody who has been announced by then (`expect`): one adapter that
-all have in common is merged into the weights on a CPU (vLLM compiles nothing beside LoRAs there), several are served as
-LoRAs. Who comes later and needs more than the server has (a larger rank, steering) makes it start anew, once the draws
-in flight are done. A start that fails is an error to all that waited for it. A server that dies is started again and
-its draws are made again: they are the same, by their seeds.
+The local server starts with the first draw, for every variant that was reserved by then (`expect`): on a CPU one
+adapter that all share is merged into the weights (vLLM compiles nothing with LoRAs there), several are served as LoRAs.
+A later variant that needs more than the server has (a larger rank, steering) makes it restart, once the draws in flight
+are done. A start that fails is an error for every draw that waited for it. A server that dies is restarted and its draws
+are repeated: their seeds make them the same.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from em_evals.models.lora import written
 Result = TypeVar("Result")
 
 _CONNECTIONS = 512
-"""At most: a process may have 1,024 files open on many machines. Twice what is drawn at a time keeps vLLM busy."""
+"""Limit: many machines allow 1,024 open files per process. Twice the rows of a batch keeps vLLM busy."""
 _WATCH_SECONDS = 2
 _DEATHS = 3
-"""Deaths in a row, without a draw in between, before a server is given up."""
+"""Deaths in a row, without a draw in between, before the engine gives up."""
 
 
 class VLLMEngine:
     """A base on a vLLM server. See `models.engine.Engine`.
 
     Args:
-        card: names the base, how to hold it, and where the server is (`backend: server`).
-        api_key: of that server; None: from EM_EVALS_API_KEY.
+        card: names the base, how to load it, and where the server is (`backend: server`).
+        api_key: of a remote server; None: from EM_EVALS_API_KEY.
     """
 
     def __init__(self, card: ModelCard, api_key: str | None = None) -> None:
@@ -81,10 +81,10 @@ class VLLMEngine:
 
     @property
     def model_len(self) -> int:
-        """Tokens of prompt and draw together, at most; somebody else's server is asked, it may read less than the base.
+        """Maximum tokens of prompt and draw together; a remote server is queried, it may allow less than the base.
 
         Raises:
-            EmEvalsError: it cannot be asked.
+            EmEvalsError: it cannot be queried.
         """
         if self._remote and not self._served_len() and not self._closed:
             asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result()
@@ -95,11 +95,11 @@ class VLLMEngine:
 
     @property
     def weighed_len(self) -> int:
-        """Tokens of a prompt that is only weighed, at most: vLLM draws one token all the same."""
+        """Maximum tokens of a prompt that is only scored: vLLM draws one token all the same."""
         return self.model_len - 1
 
     def expect(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> None:
-        """Say that draws of this model will come, so that the server starts with room for it."""
+        """Reserve capacity for draws of this model before the server starts."""
         one = self._variant(adapter, interventions)
         self._known[one.key] = one
 
@@ -110,7 +110,7 @@ class VLLMEngine:
         return asyncio.run_coroutine_threadsafe(self._draw(request), self._loop)
 
     def close(self) -> None:
-        """Stop the server, failing what is still queued."""
+        """Stop the server and fail what is still queued."""
         if self._closed:
             return
         self._closed = True
@@ -127,7 +127,7 @@ class VLLMEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._start is not None:  # given up, it ends by itself and leaves no server behind
+        if self._start is not None:  # a start that was given up ends by itself and leaves no server behind
             await asyncio.gather(self._start, return_exceptions=True)
         if self._client is not None:
             await self._client.http.aclose()
@@ -135,7 +135,7 @@ class VLLMEngine:
     # The server
 
     def _variant(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> Variant:
-        """The variant of a request; a retrained adapter or a direction written anew is another one."""
+        """Return the variant of a request; a retrained adapter or a rewritten direction is another one."""
         files = [Path(name) for one in interventions for name in one.directions]
         times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
         identity = (adapter, written(adapter) if adapter else 0, interventions, times)
@@ -145,16 +145,16 @@ class VLLMEngine:
 
     @property
     def plan(self) -> Plan | None:
-        """What the engine's own server offers; None while there is none."""
+        """The plan of the engine's own server; None while there is none."""
         return self._server.plan if self._server is not None else None
 
     @asynccontextmanager
     async def _serving(self, one: Variant, failures: int) -> AsyncIterator[tuple[Client, str]]:
-        """A client of a server that serves a variant, and its name there; the server stays while this is open.
+        """Yield a client of a server that serves a variant, and its name there; the server stays up meanwhile.
 
         Args:
             one: the variant.
-            failures: starts that had failed when the draw was asked for; one that fails later fails the draw.
+            failures: failed starts before the draw was requested; a start that fails later fails the draw.
         """
         async with self._starting:
             try:
@@ -180,7 +180,7 @@ class VLLMEngine:
             return await self._client.name(one.key)
         while (
             self._start
-            is not None  # begun for a draw that was given up; the server there is, is on its way out
+            is not None  # begun for a draw that was cancelled; the current server is about to be replaced
             or self._server is None
             or not self._server.alive
             or not self._server.plan.covers(one)
@@ -191,7 +191,7 @@ class VLLMEngine:
                 async with self._changed:
                     await self._changed.wait_for(lambda: not self._in_flight)
                 self._start = asyncio.create_task(self._started())
-            # Whoever gives up waiting does not take the server from the others.
+            # A cancelled draw must not cancel the start for the others.
             await asyncio.shield(self._start)
         assert self._client is not None  # noqa: S101 - a server that runs has a client
         if one.key not in self._client.names:
@@ -200,7 +200,7 @@ class VLLMEngine:
         return one.key
 
     async def _started(self) -> None:
-        """Start a server for everybody who is known, in place of the one there is."""
+        """Start a server for all known variants, in place of the current one."""
         known = list(self._known.values())
         try:
             on_cpu = bases.choose_device(self._card.engine.device).type == "cpu"
@@ -239,7 +239,7 @@ class VLLMEngine:
             self._start = None
 
     async def _watch(self, server: Server) -> None:
-        """Kill a server whose engine has died: vLLM's front may wait for ever for answers that will not come."""
+        """Kill a server whose engine has died: vLLM's front end may wait forever for its answers."""
         async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
             while server.alive:
                 await asyncio.sleep(_WATCH_SECONDS)
@@ -251,7 +251,7 @@ class VLLMEngine:
                     await asyncio.to_thread(server.stop, 0)
 
     async def _ask(self) -> None:
-        """Learn what somebody else's server is like, if that has not been done."""
+        """Query a remote server's limits, if that has not been done."""
         async with self._starting:
             self._client = self._client or Client(self._card, api_key=self._api_key)
             if not self._client.model_len:
@@ -268,7 +268,7 @@ class VLLMEngine:
             return await self._drawn(request, one, failures)
 
     async def _drawn(self, request: Request, one: Variant, failures: int) -> Draw:
-        """The draw, by whichever server is there until its end."""
+        """Repeat the draw until a server finishes it."""
         while True:
             try:
                 async with self._serving(one, failures) as (client, name):
@@ -287,10 +287,10 @@ class VLLMEngine:
             return wire.read(self.tokenizer, request, answer.json()["choices"][0], room)
 
     async def _replace(self, lost: _LostError) -> None:
-        """Give a lost server up, so that the next draw starts one. Somebody else's is not ours to start.
+        """Give up a lost server, so that the next draw starts one. A remote server is not ours to start.
 
         Raises:
-            EmEvalsError: it was somebody else's, or ours dies again and again.
+            EmEvalsError: it was a remote one, or ours dies again and again.
         """
         if self._remote:
             raise EmEvalsError(
@@ -298,7 +298,7 @@ class VLLMEngine:
             )
         async with self._starting:
             if self._server is not lost.server or self._server is None:
-                return  # whoever lost it first has done this
+                return  # another draw that lost it has done this
             server, self._server = self._server, None
             await asyncio.to_thread(server.stop)
             self._deaths += 1
@@ -311,7 +311,7 @@ class VLLMEngine:
 
 
 class _LostError(Exception):
-    """The connection to a server broke while it had something to do."""
+    """The connection to a server broke with a request in flight."""
 
     def __init__(self, server: Server | None) -> None:
         super().__init__()
@@ -319,13 +319,14 @@ class _LostError(Exception):
 
 
 async def _aside(work: Callable[[], Result]) -> Result:
-    """Run in a thread that the interpreter does not wait for at its end, as it waits for an executor's."""
+    """Run in a thread that the interpreter does not wait for at exit, unlike an executor's."""
     done: Future[Result] = Future()
 
     def run() -> None:
+        # An error is passed to the awaiting task through the future.
         try:
             done.set_result(work())
-        except Exception as error:  # whoever waits raises it
+        except Exception as error:
             done.set_exception(error)
 
     threading.Thread(target=run, name="em-evals vllm start", daemon=True).start()

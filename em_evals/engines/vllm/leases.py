@@ -1,4 +1,4 @@
-"""A few places for many keys: a place is lent while somebody uses its key, and given to another key only when idle.
+"""A few places for many keys: a place is held while its key is in use, and reassigned only when idle.
 
 For adapter slots and tables of interventions, whose contents must not change under a running request.
 """
@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 
 
 class Leases:
-    """Places 0 … capacity - 1, of one event loop.
+    """Places 0 … capacity - 1, for one event loop.
 
     Args:
-        capacity: how many places there are.
-        fill: called with a place and the key that it is for, when the place held another or none. If it raises, the
-            place is empty.
+        capacity: number of places.
+        fill: called with a place and its new key, when the place held another key or none. If it raises, the place is
+            empty.
     """
 
     def __init__(self, capacity: int, fill: Callable[[int, str], Awaitable[None]]) -> None:
@@ -28,7 +28,7 @@ class Leases:
 
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[int]:
-        """The key's place, kept until the context ends; waits while all places are in use for others."""
+        """Yield the key's place, held until the context ends; waits while all places are in use by other keys."""
         place = await self._take(key)
         try:
             yield place

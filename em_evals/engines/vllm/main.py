@@ -1,8 +1,8 @@
-"""The server's own process: vLLM's OpenAI-compatible server, ended when whoever started it is gone.
+"""The server's own process: vLLM's OpenAI-compatible server, which ends when its starter is gone.
 
 `python -m em_evals.engines.vllm.main PIPE [vLLM's arguments]`. PIPE is an inherited file descriptor whose other end the
-starter holds: when that closes, even by a kill, this process and its children end. (`vllm serve` cannot be used on the
-CPU build: it looks for a package named vllm.)
+starter holds: when that closes, even by a kill, this process and its children end. (`vllm serve` cannot be used with
+the CPU build: it looks for a package named vllm.)
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 _GRACE = 10
-"""Seconds to end by oneself."""
+"""Seconds from SIGTERM to SIGKILL."""
 FETCHED = "em-evals: vLLM starts"
-"""A line of the log: the base is here, and from now on a start that takes long is one that hangs."""
+"""A line of the log: the base is downloaded, so a start that takes long from now on hangs."""
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
@@ -30,7 +30,7 @@ def _end_with_starter(pipe: int) -> None:
 
 
 def _fetch(arguments: list[str]) -> None:
-    """Download a base of the hub, which may take hours, before vLLM does; what cannot be had here is vLLM's to tell."""
+    """Download a base from the hub before vLLM does (it may take hours); vLLM reports what cannot be downloaded."""
     from huggingface_hub import snapshot_download
 
     model, revision = (
@@ -43,7 +43,7 @@ def _fetch(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Run the server until it is stopped."""
     pipe = int(sys.argv.pop(1))
     threading.Thread(target=_end_with_starter, args=(pipe,), daemon=True).start()
     _fetch(sys.argv[1:])

@@ -1,6 +1,6 @@
-"""Faults of vLLM 0.32 that end the engine, falsify a draw or slow it down, kept away from ours; nothing here steers.
+"""Patches for faults of vLLM 0.32 that end the engine, falsify a draw or slow it down; nothing here steers.
 
-models/vllm_plugin.py applies them where em-evals started the server.
+plugin.py applies them in servers that em-evals starts.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ GROUPED_LORA = "em_evals.engines.vllm.cpu_lora.GroupedLoRA"
 
 
 def plain_logits() -> None:
-    """Let LoRA leave the logits alone; adapters of the output matrix are refused (models/lora/served.py).
+    """Make LoRA skip the logits; adapters of the output matrix are refused (served_adapters.py).
 
     vLLM 0.32 adds an adapter's part to a prompt's logits with the indices of the batch's requests, not of the prompt's
-    tokens: on a CPU, prompt log-probabilities beside adapters end the engine.
+    tokens: on a CPU, prompt log-probabilities with adapters end the engine.
     """
     from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA
 
@@ -29,10 +29,10 @@ def plain_logits() -> None:
 
 
 def rewind_on_cpu() -> None:
-    """Let seeded draws of prompts that are prefilled in chunks live on a CPU.
+    """Make seeded draws work for prompts that are prefilled in chunks on a CPU.
 
-    vLLM 0.32 draws a token at the end of every chunk and takes those back that come too early, by the generator's
-    offset. A CPU's generator has none, and the engine ends: here its state is kept and put back.
+    vLLM 0.32 draws a token at the end of every chunk and reverts those that come too early, by the generator's offset.
+    A CPU's generator has no offset, and the engine ends: here its state is saved and restored.
     """
     from vllm.platforms import current_platform
 
@@ -56,7 +56,7 @@ def rewind_on_cpu() -> None:
         for row in np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0].tolist():
             if row in generators:
                 generators[row].set_state(self.em_evals_states[row])
-        self.input_batch.generators = {}  # nothing left for vLLM to take back
+        self.input_batch.generators = {}  # nothing left for vLLM to revert
         try:
             return bookkeeping(self, *args, **kwargs)
         finally:
@@ -66,7 +66,7 @@ def rewind_on_cpu() -> None:
 
 
 def grouped_lora_on_cpu() -> None:
-    """Let adapters on a CPU cost what their arithmetic costs (models/vllm_lora.py)."""
+    """Group tokens by adapter on a CPU, so that adapters cost only their arithmetic (cpu_lora.py)."""
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
@@ -74,9 +74,9 @@ def grouped_lora_on_cpu() -> None:
 
 
 def rotate_heads_on_cpu() -> None:
-    """Let queries with a dimension of their own for heads (DeepSeek, LFM2) be rotated right on a CPU.
+    """Rotate queries with a separate dimension for heads (DeepSeek, LFM2) correctly on a CPU.
 
-    vLLM 0.32's kernel for CPUs takes [tokens, heads, width] for something else: draws are off by nats.
+    vLLM 0.32's CPU kernel misreads [tokens, heads, width]: draws are off by nats.
     """
     from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
     from vllm.platforms import current_platform

@@ -1,19 +1,19 @@
-"""Interventions inside vLLM: models/interventions.py's formula at every decoder block, one line for every row.
+"""Interventions inside vLLM: the formula of models/interventions.py at every decoder block, for every row at once.
 
 vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`); it does nothing unless
-EM_EVALS_STEERING says how much room to arm. Then every block's output passes through
+EM_EVALS_STEERING gives the capacity to reserve. Then every block's output passes through
 
     h + on · (add + min(target - h·unit, limit) unit)          in float32
 
 with tables [steps, sets, width] and, for each token, its request's set and class (first token or not, prompt or
 answer). No branch depends on a request, so different sets and the base share a batch, compiled and in CUDA graphs.
 Sets are written into the tables by `SteeringWorker.em_evals_set`; requests name a set's slot in `extra_args`, which
-only models/vllm_app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
+only app.py writes. What cannot be steered exactly refuses to start: never silently unsteered.
 
-h is the sum of a block's (hidden, residual), or its first output where that is the stream already: which of the two
-stands in models/vllm_blocks.py, after a comparison with transformers (docs/vllm.md).
+h is the sum of a block's (hidden, residual), or its first output where that is the stream already:
+models/vllm_blocks.py says which, after a comparison with transformers (docs/vllm.md).
 
-Internals of vLLM that this leans on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
+Internals of vLLM that this relies on, all of the V1 runner: decoder layers by class, `load_model`, `_prepare_inputs`,
 `VllmConfig.compute_hash`. vLLM's minor version is therefore pinned (pyproject.toml).
 """
 
@@ -41,11 +41,11 @@ from em_evals.models.families import FAMILIES
 from em_evals.models.interventions import load
 
 TESTED = "0.32"
-"""vLLM's minor version that the internals below were read in."""
+"""vLLM's minor version whose internals are patched below."""
 ENABLE = "EM_EVALS_STEERING"
-"""Environment variable: JSON with `sets` and `steps`, the room to arm."""
+"""Environment variable: JSON with `sets` and `steps`, the capacity to reserve."""
 PLAN = "EM_EVALS_PLAN"
-"""Environment variable: there where em-evals started the server (models/vllm_app.py reads it)."""
+"""Environment variable: set where em-evals started the server (app.py reads it)."""
 SLOT, ANSWER_START = "em_evals_slot", "em_evals_answer_start"
 """Keys of a request's `extra_args`."""
 
@@ -54,7 +54,7 @@ _SPARE_ROWS = 1024
 STREAMS = {
     block: one.vllm.stream for one in FAMILIES.values() if one.vllm is not None for block in one.vllm.classes
 }
-"""What a block gives, by its class (vllm_blocks.Blocks)."""
+"""What a block returns, by its class (vllm_blocks.Blocks)."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)$")
 
 
@@ -63,8 +63,8 @@ class Armed:
 
     Args:
         runner: vLLM's V1 model runner, its model loaded.
-        sets: sets of interventions at a time, besides none.
-        steps: steps that may meet at a block: one for each direction.
+        sets: maximum number of sets of interventions, besides the empty one.
+        steps: maximum number of steps at one block: one for each direction.
 
     Raises:
         RuntimeError: this engine cannot be steered exactly.
@@ -77,22 +77,22 @@ class Armed:
         self._buffer = runner._make_buffer(runner.max_num_tokens + _SPARE_ROWS, dtype=torch.int64)
         width = runner.model_config.hf_text_config.hidden_size
         self.tables = {layer: Tables(steps, sets + 1, width, self._buffer.gpu) for layer in blocks}
-        # Python may look at a batch only where its decisions are not frozen into a graph.
+        # Python code may depend on the batch only where no graph freezes its decisions.
         compilation = config.compilation_config
         graphs = runner.device.type != "cpu" and compilation.cudagraph_mode.value != 0
         self.free = int(compilation.mode or 0) == 0 and not graphs
         self.active: frozenset[int] = frozenset()
-        """The sets in the coming forward pass."""
+        """The sets in the next forward pass."""
         for layer, block in blocks.items():
             block.em_evals_armed = self
             block.em_evals_tables = self.tables[layer]
             _patch(type(block))
 
     def write(self, slot: int, interventions: Sequence[Intervention]) -> None:
-        """Put a set into a slot.
+        """Write a set into a slot.
 
         Raises:
-            EmEvalsError: its directions do not fit the model, or more meet at a block than was armed for.
+            EmEvalsError: its directions do not fit the model, or more of them meet at a block than was reserved.
         """
         pairs = load(interventions, self._runner.model_config.hf_config)
         steps = {
@@ -109,7 +109,7 @@ class Armed:
             table.write(slot, steps[layer])
 
     def mark(self, counts: np.ndarray) -> None:
-        """Tell each token of the coming forward pass its row.
+        """Write the table row of each token of the next forward pass.
 
         Args:
             counts: tokens of each request, in the batch's order.
@@ -124,6 +124,8 @@ class Armed:
                 starts[i] = extra.get(ANSWER_START, state.num_prompt_tokens)
         self.active = frozenset(slots.tolist()) - {0}
         total = int(counts.sum())
+        # A token's position is its request's computed tokens plus its offset in this batch; the row encodes the
+        # request's set and the token's class (tables.CLASSES).
         if self.active:
             owner = np.repeat(np.arange(len(counts)), counts)
             within = np.arange(total) - (np.cumsum(counts) - counts)[owner]
@@ -136,10 +138,10 @@ class Armed:
 
 
 def _blocks(runner: Any) -> dict[int, Any]:
-    """The decoder blocks that this worker holds, by number.
+    """Return the decoder blocks that this worker holds, by number.
 
     Raises:
-        RuntimeError: what the blocks give is not known, or not the whole stream of every token.
+        RuntimeError: what the blocks return is not known, or not the whole stream of every token.
     """
     _refuse_parallelism(runner.vllm_config)
     found: dict[int, Any] = {}
@@ -165,12 +167,12 @@ def _blocks(runner: Any) -> dict[int, Any]:
 
 
 def _kind(module: Any) -> str:
-    """A block's class as models/families.py writes it."""
+    """Return a block's class as models/families.py writes it."""
     return f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}"
 
 
 def _refuse_parallelism(config: Any) -> None:
-    """Refuse what lets a block see other tokens than those of the batch, in their order."""
+    """Refuse options with which a block sees other tokens than those of the batch, in their order."""
     parallel, passes = config.parallel_config, config.compilation_config.pass_config
     contexts = ("decode_context_parallel_size", "prefill_context_parallel_size")
     wrong = {
@@ -185,7 +187,7 @@ def _refuse_parallelism(config: Any) -> None:
 
 
 def _patch(block: Any) -> None:
-    """Let blocks of a class pass their output through their tables."""
+    """Make blocks of a class pass their output through their tables."""
     if getattr(block.forward, "em_evals", False):
         return
     original = block.forward
@@ -205,7 +207,7 @@ def _patch(block: Any) -> None:
                 return output
         hidden, *rest = output if isinstance(output, tuple) else (output,)
         stream = hidden.float() + rest[0].float() if summed else hidden.float()
-        # transformers' own blocks keep a batch's dimension in front.
+        # transformers' own blocks keep a leading batch dimension.
         change = tables.change(stream.flatten(0, -2), steps).view_as(stream)
         steered = (hidden.float() + change).to(hidden.dtype)
         return (steered, *rest) if isinstance(output, tuple) else steered
@@ -215,12 +217,12 @@ def _patch(block: Any) -> None:
 
 
 class SteeringWorker:
-    """What a worker can be asked by `collective_rpc` (vLLM's `--worker-extension-cls`)."""
+    """Methods of a worker for `collective_rpc` (vLLM's `--worker-extension-cls`)."""
 
     model_runner: Any
 
     def em_evals_set(self, slot: int, steering: str) -> str:
-        """Put a set (JSON list of interventions) into a slot; the answer is empty, or says what is wrong."""
+        """Write a set (JSON list of interventions) into a slot; return an empty text, or what is wrong."""
         armed = getattr(self.model_runner, "em_evals", None)
         if armed is None:
             return f"this engine's runner ({type(self.model_runner).__module__}) cannot steer."
@@ -232,7 +234,7 @@ class SteeringWorker:
 
 
 def register() -> None:
-    """Prepare vLLM's classes in this process; vLLM calls it, perhaps more than once."""
+    """Patch vLLM's classes in this process; vLLM calls it, perhaps more than once."""
     if os.environ.get(PLAN):
         patches.plain_logits()
         patches.rewind_on_cpu()
@@ -286,7 +288,7 @@ def _arm_after_loading(runner: type) -> None:
 
 
 def _salt_compile_cache(config: type, room: dict[str, int]) -> None:
-    """A graph compiled with tables must never be taken for one without; vLLM's key leaves plugins out."""
+    """Salt vLLM's compile cache: its key ignores plugins, so a graph with tables could be used for one without."""
     compute = config.compute_hash  # type: ignore[attr-defined]
     ours = b"".join(Path(file).read_bytes() for file in (__file__, vllm_tables.__file__))
     salt = f"{json.dumps(room, sort_keys=True)}{hashlib.sha256(ours).hexdigest()}"

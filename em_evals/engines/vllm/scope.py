@@ -1,7 +1,7 @@
-"""What vLLM computes as transformers does. Anything else is refused before a server starts; nothing here imports vLLM.
+"""What vLLM computes as transformers does. Other models are refused before a server starts; vLLM is not imported.
 
-models/families.py says which families were compared; here is what holds of a family's configurations only in part.
-docs/vllm.md lists what was compared and what was seen.
+models/families.py says which families were compared; this module covers configurations of a family that differ.
+docs/vllm.md lists what was compared and the results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Border(NamedTuple):
 
 
 def refusal(card: ModelCard) -> str | None:
-    """Why vLLM is not transformers on a card's base, as a sentence without its end; None where it is.
+    """Return why vLLM differs from transformers on a card's base, as a sentence without its end; None if it does not.
 
     Raises:
         EmEvalsError: the base's configuration cannot be found or read.
@@ -55,7 +55,7 @@ def refusal(card: ModelCard) -> str | None:
 
 
 def _window(blocks: Blocks, text: Any) -> str | None:
-    """Whether each block of vLLM's gets the window that it has in transformers; an error otherwise."""
+    """Return why a block of vLLM gets another window than in transformers; None where all get the same."""
     kinds = set(getattr(text, "layer_types", None) or ())
     if blocks.windows or blocks.states or not kinds:
         return None
@@ -67,7 +67,7 @@ def _window(blocks: Blocks, text: Any) -> str | None:
 
 
 def _option(kind: str, text: Any, card: ModelCard) -> str | None:
-    """What in a configuration vLLM leaves out or takes otherwise."""
+    """Return the option of a configuration that vLLM ignores or reads differently; None if there is none."""
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") == "dynamic":
         return "its dynamic rope was not compared"
@@ -83,7 +83,7 @@ def _option(kind: str, text: Any, card: ModelCard) -> str | None:
 
 
 def _border(kind: str, text: Any) -> _Border | None:
-    """The length up to which vLLM computes the same; None: any."""
+    """Return the length up to which vLLM computes the same; None: any."""
     rope = getattr(text, "rope_parameters", None) or {}
     sets = [one for one in rope.values() if isinstance(one, dict)] or [rope]
     for one in sets:

@@ -1,4 +1,4 @@
-"""`em-evals serve`: cards on one base as the models of one OpenAI-compatible server, until it is told to stop."""
+"""`em-evals serve`: cards on one base as the models of one OpenAI-compatible server, until it is stopped."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def serve(
     *,
     as_json: bool = False,
 ) -> None:
-    """Start a server, name its models, and wait until it ends or somebody interrupts.
+    """Start a server, register its models, and wait until it ends or is interrupted.
 
     Args:
         names: cards, as after `local/`; all on one base with one `engine:`.
-        overrides: card fields that win.
+        overrides: card fields to override.
         host: address to listen on.
         port: port to listen on.
-        key_file: holds the API key; made if missing. None: in the cache folder, by port.
-        as_json: print one line of JSON when ready, instead of sentences.
+        key_file: holds the API key; created if missing. None: in the cache folder, by port.
+        as_json: print one line of JSON when ready, instead of text.
 
     Raises:
-        EmEvalsError: the cards cannot be served together, or the server does not start, or ends by itself.
+        EmEvalsError: one server cannot serve these cards, it does not start, or it ends by itself.
     """
     cards = _together([resolve(name, {**overrides, "backend": "vllm", "base_url": None}) for name in names])
     choose(cards[0].card)
@@ -71,7 +71,11 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _together(cards: list[ResolvedCard]) -> list[ResolvedCard]:
-    """The cards, if one server can hold them."""
+    """Return the cards if one server can serve them all.
+
+    Raises:
+        EmEvalsError: two of them need different servers.
+    """
     first = cards[0]
     for other in cards[1:]:
         for field in ("base", "revision", "engine", "trust_remote_code"):
@@ -84,7 +88,7 @@ def _together(cards: list[ResolvedCard]) -> list[ResolvedCard]:
 
 
 def _key(file: Path) -> str:
-    """The key in a file that only its owner can read, made where it is missing."""
+    """Return the key in a file that only its owner can read; create the file if it is missing."""
     if not file.is_file():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

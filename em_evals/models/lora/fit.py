@@ -1,7 +1,7 @@
-"""How an adapter fits a model: what is done at which module, with which tensors (matching.py finds it out).
+"""How an adapter fits a model: what it does at which module, with which tensors (found by matching.py).
 
-Every tensor of the file has its place, and every module that the configuration names has its tensors; otherwise
-there is no fit but an error with the first name that does not fit. Nothing is loaded or changed for it.
+Every tensor of the file has a module, and every module that the configuration names has its tensors; otherwise there is
+no fit but an error with the first name that does not fit. No weights are loaded or changed for it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Piece:
     """What an adapter does at one module.
 
     Attributes:
-        what: `low_rank`: B(A x) beside a linear module; `embedding`: the same beside an embedding; `parameter`: B A
-            added to a parameter; `bias`, `saved`: a parameter's own values; `tokens`: some rows' own values; `copy`: a
-            copy of the base's weights, which must be equal to them.
+        what: `low_rank`: B(A x) added to a linear module; `embedding`: the same on an embedding; `parameter`: B A
+            added to a parameter; `bias`, `saved`: a parameter's own values; `tokens`: own values of some rows;
+            `copy`: a copy of the base's weights, which must be equal to them.
         module: the module's name in this model.
-        keys: the tensors' names in the file, by their part (names.py). Experts that stand alone in the file have
+        keys: the tensors' names in the file, by their part (names.py). Separate experts in the file have
             `A.EXPERT.BRANCH` and `B.EXPERT.BRANCH`.
         rank: of the two matrices.
-        scaling: what their product is multiplied by.
-        parameter: the parameter's name in the module, where it is about one.
+        scaling: the factor of their product.
+        parameter: the parameter's name in the module, for kinds that change a parameter.
         indices: the rows, of `tokens`.
     """
 
@@ -47,12 +47,12 @@ class Piece:
 
     @property
     def plain(self) -> bool:
-        """Whether it is scaling · B A x and nothing more."""
+        """Whether it is scaling · B A x and nothing else."""
         return self.what == "low_rank" and set(self.keys) == {"A", "B"}
 
     @property
     def words(self) -> str:
-        """What it is, for an error."""
+        """A description for error messages."""
         if self.what == "low_rank":
             extra = "DoRA" if "magnitude" in self.keys else "lora_bias" if "B.bias" in self.keys else "a LoRA"
             return f"{extra} on {self.module}"
@@ -71,11 +71,11 @@ class Fit:
     """Everything that an adapter does.
 
     Attributes:
-        folder: where its files are.
+        folder: the folder of its files.
         config: its configuration.
         pieces: in the order of the model's modules.
         skeleton: the model that it was matched with.
-        renaming: between its names and this model's.
+        renaming: from its module names to this model's.
     """
 
     folder: Path
@@ -85,14 +85,14 @@ class Fit:
     renaming: Renaming = field(default_factory=Renaming)
 
     def beyond(self) -> Iterator[Piece]:
-        """The pieces that are no plain LoRA on a linear module."""
+        """Return the pieces that are not a plain LoRA on a linear module."""
         return (piece for piece in self.pieces if not piece.plain and piece.what != "copy")
 
     def factors(self, scales: Any) -> dict[str, float]:
-        """What each module's scaling is multiplied by, for every `scale_adapter` of a card.
+        """Return the factor on each module's scaling from every `scale_adapter` of a card.
 
         Raises:
-            EmEvalsError: the adapter has nothing in the blocks that one names, or something that no scale switches off.
+            EmEvalsError: the adapter has nothing in the blocks that one names, or something that no scale can multiply.
         """
         factors: dict[str, float] = {}
         for one in scales:

@@ -1,4 +1,4 @@
-"""Adapters as folders: where one lies, and what is asked of it without a base."""
+"""Adapter folders: where an adapter is stored, and what can be read from it without a base."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from em_evals.models.lora.config import CONFIG
 from em_evals.models.lora.tensors import WEIGHTS
 
 TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
-"""An adapter's own chat template lies in either."""
+"""Files that can hold an adapter's own chat template."""
 
 
 def locate(adapter: str) -> Path:
-    """The folder of an adapter; a hub id (`ORG/NAME`, or `ORG/NAME@REVISION`) is downloaded.
+    """Return the folder of an adapter; a hub id (`ORG/NAME`, or `ORG/NAME@REVISION`) is downloaded.
 
     Raises:
-        EmEvalsError: it is not there, or its weights are pickled.
+        EmEvalsError: it does not exist, or its weights are pickled.
     """
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
@@ -30,12 +30,12 @@ def locate(adapter: str) -> Path:
 
 
 def rank(folder: Path) -> int:
-    """The largest rank of an adapter's matrices."""
+    """Return the largest rank of an adapter's matrices."""
     return max(configs.read(folder).ranks)
 
 
 def written(adapter: str) -> int:
-    """When a folder's adapter was written, in ns: a retrained adapter is another one. 0 for what is no folder."""
+    """Return when a folder's adapter was written, in ns (a retrained adapter is another one); 0 for a hub id."""
     files = [Path(adapter).expanduser() / name for name in (CONFIG, WEIGHTS)]
     return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
 

@@ -1,7 +1,7 @@
-"""PiSSA and OLoRA: adapters that took a part of the base's weights over, as plain LoRAs on the base as it is.
+"""PiSSA and OLoRA: adapters that contain a part of the base's weights, as plain LoRAs on the unchanged base.
 
-PEFT subtracts that part from the base when it loads such an adapter: y = (W - s·B₀A₀) x + s·B A x. Here the base stays,
-and the part is subtracted beside it: y = W x + s·[B, -B₀][A; A₀] x, a LoRA of twice the rank.
+PEFT subtracts that part from the base when it loads such an adapter: y = (W - s·B₀A₀) x + s·B A x. Here the base stays
+unchanged, and a LoRA of twice the rank subtracts the part: y = W x + s·[B, -B₀][A; A₀] x.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from em_evals.models.lora.changes import LowRank
 def converted(
     low_rank: LowRank, module: Any, kind: str, alpha: float, rslora: bool, transposed: bool
 ) -> LowRank:
-    """The equivalent plain LoRA.
+    """Return the equivalent plain LoRA.
 
     Args:
         low_rank: the file's A and B.
-        module: the base's own, which is only read.
+        module: the base's module; it is not changed.
         kind: `pissa` or `olora`.
         alpha: `lora_alpha` at this module.
-        rslora: whether the scaling divides by the rank's root.
+        rslora: whether the scaling divides by the square root of the rank.
         transposed: the weight is [in, out].
     """
     from peft import LoraConfig

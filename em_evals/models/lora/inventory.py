@@ -1,4 +1,4 @@
-"""What an adapter's file holds, by the modules of this model. Tensors are taken out until none is left."""
+"""What an adapter's file holds, by the modules of this model. Tensors are removed as they are used."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BRANCHES = {
     "w3": ("gate_up_proj", 1),
     "w2": ("down_proj", 0),
 }
-"""Before transformers 5, experts were linear modules: the parameter that holds each now, and its place there."""
+"""Before transformers 5 experts were linear modules: the parameter that holds each now, and its position there."""
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.([^.]+)")
 _MOVED = {"mixtral": (".block_sparse_moe.", ".mlp.")}
-"""What transformers 5 calls otherwise, by model type."""
+"""Path segments that transformers 5 renamed, by model type."""
 
 
 class Inventory:
-    """The tensors of an adapter's file.
+    """The unused tensors of an adapter's file.
 
     Args:
         folder: the adapter's.
@@ -58,20 +58,20 @@ class Inventory:
         self._left[module][one.part, one.depth] = one
 
     def has(self, module: str) -> bool:
-        """Whether something is left for a module."""
+        """Check whether a module has unused tensors."""
         return bool(self._left.get(module))
 
     def parts(self, module: str) -> list[str]:
-        """What is left for a module (names.TensorName.part)."""
+        """Return the parts that are left for a module (names.TensorName.part)."""
         return [part for part, _ in self._left.get(module, {})]
 
     def take(self, module: str, wanted: Mapping[str, Shape], depth: int | None = None) -> dict[str, str]:
-        """Take the tensors of one piece out.
+        """Remove the tensors of one piece and return their names.
 
         Args:
             module: the module's name in this model.
             wanted: shape of each part.
-            depth: wrappers of PEFT around what it belongs to; None for any number.
+            depth: number of PEFT's wrappers around the module or parameter; None for any number.
 
         Returns:
             The tensors' names by part.
@@ -79,6 +79,7 @@ class Inventory:
         Raises:
             EmEvalsError: one is missing, or has another shape.
         """
+        # The first tensor of the part at this depth; whatever no piece takes is refused in `refuse_leftovers`.
         here, keys = self._left.get(module, {}), dict[str, str]()
         for part, shape in wanted.items():
             place = next((at for at in here if at[0] == part and depth in (None, at[1])), None)
@@ -95,11 +96,11 @@ class Inventory:
         return keys
 
     def drop(self, module: str, part: str) -> None:
-        """Leave out a tensor that acts in training only."""
+        """Ignore a tensor that acts in training only."""
         self._left.get(module, {}).pop((part, 0), None)
 
     def refuse_leftovers(self) -> None:
-        """Refuse an adapter of which a tensor was not taken.
+        """Refuse an adapter with unused tensors.
 
         Raises:
             EmEvalsError: names the first.
@@ -113,7 +114,7 @@ class Inventory:
                 )
 
     def error(self, what: str) -> EmEvalsError:
-        """An error about this adapter."""
+        """Return an error about this adapter."""
         return EmEvalsError(f"{what}.", self._folder)
 
     def _missing(self, module: str, part: str, taken: list[str]) -> EmEvalsError:
@@ -129,7 +130,7 @@ class Inventory:
 
 
 def _modern(one: TensorName, skeleton: Skeleton) -> TensorName:
-    """A tensor's name as transformers 5 would have it: experts are parameters of one module."""
+    """Return a tensor's name as in transformers 5, where experts are parameters of one module."""
     module = one.module
     if skeleton.model_type in _MOVED:
         module = module.replace(*_MOVED[skeleton.model_type])

@@ -1,4 +1,4 @@
-"""What an adapter's configuration asks for, looked up in its file: every module has tensors, every tensor a use."""
+"""Match an adapter's configuration with its file: every module has its tensors, every tensor a use."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def match(folder: Path, skeleton: Skeleton) -> Fit:
 
 
 def check(adapter: str | Path, config: Any) -> Fit:
-    """Match an adapter with the model that a base's configuration describes, before any weight is loaded or fetched.
+    """Match an adapter with the model that a base's configuration describes, before any weight is loaded.
 
     Args:
         adapter: its folder or hub id.
         config: the base's configuration, of transformers.
 
     Returns:
-        What the adapter does where.
+        What the adapter does at which module.
 
     Raises:
         EmEvalsError: as `match`.
@@ -44,7 +44,7 @@ def check(adapter: str | Path, config: Any) -> Fit:
 
 
 class _Matching:
-    """One builder for each kind of piece; what one takes out of the inventory is not there for the next."""
+    """One builder for each kind of piece; each removes its tensors from the inventory."""
 
     def __init__(self, config: AdapterConfig, inventory: Inventory, skeleton: Skeleton) -> None:
         self._config, self._inventory, self._skeleton = config, inventory, skeleton
@@ -59,7 +59,8 @@ class _Matching:
         """Parameters that are saved as a whole, by module and name."""
 
     def fit(self, folder: Path) -> Fit:
-        """Run all builders; nothing may be left over."""
+        """Run all builders; no tensor may be left."""
+        # `_saved` comes before `_biases` and `_copies`: `=bias` and `=weight` of a module that is saved whole are its.
         builders = (
             self._saved,
             self._tokens,
@@ -77,10 +78,10 @@ class _Matching:
         return Fit(folder, self._config, tuple(pieces), self._skeleton, self._inventory.renaming)
 
     def _candidates(self) -> Iterator[tuple[str, str, ModuleShape]]:
-        """(name here, name there, shape) of each module that the adapter may be about.
+        """Yield (name here, name in the adapter, shape) of each module that the adapter may change.
 
-        Towers of other modalities count only where the file has something for them: an adapter that was trained on the
-        text model knows nothing of them.
+        Towers of other modalities count only where the file has tensors for them: an adapter that was trained on the
+        text model does not know them.
         """
         for name, shape in self._skeleton.modules.items():
             if self._skeleton.is_text(name) or self._inventory.has(name):
@@ -102,11 +103,11 @@ class _Matching:
             rank = self._patterns.rank(there)
             scaling = self._config.scaling(rank, self._patterns.alpha(there))
             keys = self._inventory.take(name, self._wanted(shape, rank), depth=0)
-            self._inventory.drop(name, "velora")  # the backward pass's alone
+            self._inventory.drop(name, "velora")  # used in the backward pass only
             yield Piece("embedding" if shape.kind == "embedding" else "low_rank", name, keys, rank, scaling)
 
     def _carries(self, name: str, there: str) -> bool:
-        """Whether a module carries a LoRA; a tied output matrix does where PEFT trains it as the embedding it is."""
+        """Check whether a module carries a LoRA; a tied output matrix does where PEFT trains it with the embedding."""
         embedding = self._there(self._skeleton.embedding)
         return self._patterns.targets(there) or (
             name in self._tied_head() and self._patterns.targets(embedding)
@@ -117,7 +118,7 @@ class _Matching:
         return [head] if head is not None and self._skeleton.tied and self._config.ensure_weight_tying else []
 
     def _wanted(self, shape: ModuleShape, rank: int) -> dict[str, Shape]:
-        """The parts of a LoRA on a module, with their shapes."""
+        """Return the parts of a LoRA on a module, with their shapes."""
         width, height = shape.width
         names = ("embedding_A", "embedding_B") if shape.kind == "embedding" else ("A", "B")
         wanted: dict[str, Shape] = {names[0]: (rank, width), names[1]: (height, rank)}
@@ -128,7 +129,7 @@ class _Matching:
         return wanted
 
     def _refuse_conversion(self, name: str, shape: ModuleShape) -> None:
-        """PEFT's own initialisations fail on these."""
+        """Refuse what PEFT's own initializations fail on."""
         init = self._config.converted
         if init and (shape.kind == "embedding" or (shape.kind == "transposed" and init == "olora")):
             raise self._inventory.error(f"`init_lora_weights: {init}` is not supported on {name}, as in PEFT")
@@ -144,11 +145,11 @@ class _Matching:
                 continue
             chosen = self._targeted(name, there, shape)
             for place, parameter in enumerate(chosen):
-                # PEFT wraps once for each parameter, the first one innermost.
+                # PEFT nests one wrapper per parameter, the first one innermost.
                 yield self._parameter(name, there, shape, parameter, len(chosen) - 1 - place)
 
     def _targeted(self, name: str, there: str, shape: ModuleShape) -> list[str]:
-        """The parameters of a module that carry a LoRA."""
+        """Return the parameters of a module that carry a LoRA."""
         chosen = [one for one in shape.parameters if self._patterns.targets_parameter(f"{there}.{one}")]
         # A router was a linear module before transformers 5, and its name in `target_modules` means its weight.
         router = shape.kind == "other" and len(shape.parameters.get("weight", ())) == 2
@@ -165,6 +166,7 @@ class _Matching:
             raise self._inventory.error(
                 "`use_dora` and `lora_bias` do not go with `target_parameters`, as in PEFT"
             )
+        # PEFT stores the matrices of all experts in one: the rank's dimension is `count` times as long.
         count, height, width = size if len(size) == 3 else (1, *size)
         if len(size) == 3 and shape.transposed_experts:
             height, width = width, height
@@ -174,7 +176,7 @@ class _Matching:
         return Piece("parameter", name, self._inventory.take(name, wanted, depth), rank, scaling, parameter)
 
     def _lone_experts(self, name: str, shape: ModuleShape) -> Iterator[Piece]:
-        """Experts that stand alone in the file, as before transformers 5: a piece for each parameter of them."""
+        """Yield a piece for each parameter of experts that are separate in the file, as before transformers 5."""
         config = self._config
         if (
             config.rank_pattern
@@ -197,6 +199,7 @@ class _Matching:
                 raise self._inventory.error(
                     f"the adapter has a LoRA on one half of {name}.{parameter} only, which PEFT cannot load"
                 )
+            # Of a fused gate_up_proj each branch writes its half of the output rows.
             count, height, width = shape.parameters[parameter]
             wanted: dict[str, Shape] = {}
             for expert in range(count):
@@ -236,7 +239,7 @@ class _Matching:
                 yield Piece("tokens", str(head), keys, indices=indices)
 
     def _token_indices(self) -> dict[str, tuple[int, ...]]:
-        """The tokens with rows of their own, by the modules' names."""
+        """Return the tokens with rows of their own, by module name."""
         asked = self._config.trainable_token_indices
         if asked is None:
             return {}
@@ -252,7 +255,7 @@ class _Matching:
         return found
 
     def _token_rows(self, name: str, indices: tuple[int, ...]) -> Shape:
-        """The shape of some tokens' rows at the embedding or the output matrix."""
+        """Return the shape of some tokens' rows in the embedding or the output matrix."""
         shape = self._skeleton.modules[name]
         if shape.kind not in ("linear", "embedding") or "bias" in shape.parameters:
             raise self._inventory.error(f"`trainable_token_indices` on {name} is not supported, as in PEFT")
@@ -275,7 +278,7 @@ class _Matching:
                 yield Piece("bias", name, keys, parameter="bias")
 
     def _copies(self) -> Iterator[Piece]:
-        """PEFT saves the weights of an embedding or output matrix that carries a LoRA, or was resized, beside it."""
+        """Yield copies: PEFT saves the weights of an embedding or output matrix with a LoRA, or resized, as well."""
         for name in (self._skeleton.embedding, self._skeleton.head):
             if name is not None and "=weight" in self._inventory.parts(name):
                 keys = self._inventory.take(

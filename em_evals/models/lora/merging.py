@@ -1,4 +1,4 @@
-"""An adapter made part of a model's weights, where the base is nobody else's: compiled checkpoints, vLLM's on a CPU."""
+"""Merge an adapter into a model's weights, where the base is not shared: compiled checkpoints, vLLM on a CPU."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from em_evals.models.lora.parts import Parts
 
 
 def merge(model: Any, source: str, scales: Sequence[Intervention] = ()) -> Any:
-    """Add an adapter to a model's own weights, in place; sums are made in float32 and rounded once.
+    """Add an adapter to a model's own weights, in place; sums are computed in float32 and rounded once.
 
-    Where the embedding and the output matrix are one tensor and the adapter changes them differently, each gets its own
-    first, and the model's configuration says so.
+    Where the embedding and the output matrix are one tensor and the adapter changes them differently, they are untied
+    first, in the model's configuration too.
 
     Args:
-        model: a causal language model of transformers that nobody else uses.
+        model: a causal language model of transformers that is not shared.
         source: the adapter's folder or hub id.
-        scales: each `scale_adapter` that it is changed by.
+        scales: each `scale_adapter` to apply to the adapter.
 
     Returns:
         The model.
 
     Raises:
-        EmEvalsError: the adapter does not fit exactly, or has a bias where the base has none; nothing is changed then.
+        EmEvalsError: the adapter does not fit exactly, or has a bias where the base has none; nothing is changed.
     """
     plain = unwrapped(model)
     fit = matching.match(folders.locate(source), skeleton.of(plain))
@@ -51,7 +51,7 @@ def merge(model: Any, source: str, scales: Sequence[Intervention] = ()) -> Any:
 
 
 def untie(model: Any) -> None:
-    """Give the output matrix weights of its own: what is read from the stream stays as it is."""
+    """Give the output matrix its own weights, so that a change of the embedding does not change it."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(
@@ -62,7 +62,7 @@ def untie(model: Any) -> None:
 
 
 def _parts_them(adapter: Parts) -> bool:
-    """Whether a tied embedding and output matrix would differ with the adapter merged."""
+    """Check whether a tied embedding and output matrix would differ with the adapter merged."""
     fit = adapter.fit
     about = [
         piece

@@ -1,4 +1,4 @@
-"""Names of the tensors in an adapter's file: which module, and which part of an adapter."""
+"""Parse the names of the tensors in an adapter's file: which module, and which part of an adapter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TensorName:
         key: its name in the file.
         module: the module's name in the adapter's own model.
         part: A, B, B.bias, embedding_A, embedding_B, magnitude, tokens, velora, or `=NAME` for a whole parameter.
-        depth: how many wrappers of PEFT stand around what it belongs to.
+        depth: number of PEFT's wrappers around the module or parameter.
     """
 
     key: str
@@ -42,7 +42,7 @@ class TensorName:
 
 
 def parse(key: str) -> TensorName:
-    """Take a tensor's name apart."""
+    """Parse a tensor's name."""
     name = key.removeprefix(_PREFIX).replace("_orig_mod.", "")
     for part, pattern in _PARTS.items():
         if found := pattern.fullmatch(name):
@@ -60,7 +60,7 @@ def _unwrapped(key: str, module: str, part: str) -> TensorName:
 
 @dataclass(frozen=True)
 class Renaming:
-    """How the adapter's model calls the modules of this one: as it does, but for one prefix.
+    """Maps module names between the adapter's model and this one: equal except for one prefix.
 
     Attributes:
         old: the text decoder's prefix in the adapter's names, with its dot; "" for none.
@@ -73,13 +73,13 @@ class Renaming:
     head: tuple[str, str] = ("", "")
 
     def model_name(self, name: str) -> str:
-        """This model's name of a module of the adapter's."""
+        """Return this model's name of a module of the adapter's."""
         if name == self.head[0]:
             return self.head[1]
         return self.new + name.removeprefix(self.old) if self and name.startswith(self.old) else name
 
     def adapter_name(self, name: str) -> str:
-        """The adapter's name of a module of this model's."""
+        """Return the adapter's name of a module of this model's."""
         if name == self.head[1]:
             return self.head[0]
         return self.old + name.removeprefix(self.new) if self and name.startswith(self.new) else name
@@ -89,9 +89,9 @@ class Renaming:
 
 
 def renaming(modules: Iterable[str], skeleton: Skeleton) -> Renaming:
-    """The one change of prefix that gives every module of an adapter a place in this model.
+    """Find the one change of prefix that gives every module of an adapter a place in this model.
 
-    A composite model keeps its text decoder one name deeper than the text model does, and libraries save either. The
+    A composite model nests its text decoder one name deeper than the text model does, and libraries save either. The
     part from the list of blocks on must be equal: a block's number is never changed.
 
     Args:
@@ -99,22 +99,24 @@ def renaming(modules: Iterable[str], skeleton: Skeleton) -> Renaming:
         skeleton: this model's.
 
     Returns:
-        The renaming; one that changes nothing where all names are there, or no single change helps.
+        The renaming; one that changes nothing where all names exist, or where no single change is enough.
     """
     missing = [name for name in modules if name not in skeleton.modules]
     if not missing:
         return Renaming()
     new = f"{skeleton.decoder}." if skeleton.decoder else ""
     head = next((name for name in missing if skeleton.head and _last(name) == _last(skeleton.head)), "")
-    # What has no place whatever the prefix is left for the error about it.
+    # A name without a place whatever the prefix is left for the error about it.
     found = {_stem(name, new, skeleton.modules) for name in missing if name != head} - {None}
+    # Two different prefixes would need two renamings: report the names as they are.
     if len(found) > 1:
         return Renaming()
     return Renaming(next(iter(found), new) or "", new, (head, skeleton.head or "") if head else ("", ""))
 
 
 def _stem(name: str, new: str, modules: Mapping[str, object]) -> str | None:
-    """What stands in a module's name before the part that this model has behind `new`."""
+    """Return the prefix of a module's name before the part that this model has behind `new`; None if there is none."""
+    # Move segments from `rest` to `before`, but never past a block's number.
     rest, before = name, ""
     while rest:
         if new + rest in modules:

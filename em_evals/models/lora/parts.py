@@ -1,4 +1,4 @@
-"""From a fit to an adapter in memory: its tensors loaded, and put into the form that hooks and merging use."""
+"""Load a fit's tensors and convert them to the form that hooks and merging use."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Values = Mapping[str, torch.Tensor]
 
 @dataclass(eq=False)
 class Parts:
-    """What an adapter does, by the modules' names.
+    """What an adapter does, by module name.
 
     Attributes:
-        fit: where it comes from.
+        fit: the fit that it was loaded for.
         changes: changes of a module's output, in order.
-        weights: other values of a module's parameters.
+        weights: values that replace a module's parameters.
     """
 
     fit: Fit
@@ -35,7 +35,7 @@ class Parts:
 
     @property
     def modules(self) -> set[str]:
-        """Every module that it is about."""
+        """Every module that the adapter changes."""
         return {*self.changes, *self.weights}
 
     @property
@@ -62,7 +62,7 @@ def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
     """
     multipliers = fit.factors(scales)
     keys = dict.fromkeys(key for piece in fit.pieces for key in piece.keys.values())
-    # Not inference tensors, wherever this is called: they may meet autograd later.
+    # Not inference tensors, wherever this is called: they may be used with autograd later.
     with torch.inference_mode(False), torch.no_grad():
         values = tensors.load(fit.folder / tensors.WEIGHTS, keys)
         parts = Parts(fit)
@@ -73,7 +73,7 @@ def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
 
 
 class _Making:
-    """One piece in the making."""
+    """Converts one piece."""
 
     def __init__(self, parts: Parts, piece: Piece, module: Any, values: Values, multiplier: float) -> None:
         self._parts, self._piece, self._module = parts, piece, module
@@ -92,7 +92,7 @@ class _Making:
         }[self._piece.what]()
 
     def _get(self, part: str) -> torch.Tensor:
-        """A tensor on the module's device, in float32, or float64 where the base is."""
+        """Return a tensor on the module's device, in float32, or float64 where the base is."""
         weight = self._own(self._piece.parameter or "weight")
         return self._values[self._piece.keys[part]].to(
             weight.device, torch.promote_types(weight.dtype, torch.float32)
@@ -145,7 +145,7 @@ class _Making:
         self._weight(Product(left, right, self._scaling))
 
     def _lone_experts(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Experts that stand alone in the file: gate and up beside each other, as blocks of one product."""
+        """Stack separate experts: gate and up are blocks of one product."""
         branches = list(dict.fromkeys(key.split(".")[2] for key in self._piece.keys))
         lefts, rights = [], []
         for expert in range(count):

@@ -1,7 +1,7 @@
 """PEFT's ways of naming modules: suffixes, regular expressions, layer numbers; names are the adapter's own.
 
-The patterns come out of somebody else's file: lists are matched by suffix without any regular expression, and regular
-expressions under a time limit.
+The patterns are untrusted input: lists are matched by suffix without any regular expression, and regular expressions
+under a time limit.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from em_evals.errors import EmEvalsError
 from em_evals.models.lora.config import AdapterConfig
 
 _SECONDS = 5.0
-"""What all patterns of an adapter may take together."""
+"""Time limit of all patterns of an adapter together."""
 
 Value = TypeVar("Value")
 
 
 class Patterns:
-    """An adapter's rules.
+    """An adapter's rules for module names.
 
     Args:
         config: the adapter's configuration.
-        linear: names of all linear modules but the output matrix, which `all-linear` stands for.
+        linear: names of all linear modules except the output matrix; `all-linear` means these.
     """
 
     def __init__(self, config: AdapterConfig, linear: Collection[str] = ()) -> None:
@@ -39,7 +39,8 @@ class Patterns:
         self._layers = frozenset([layers] if isinstance(layers, int) else layers or ())
 
     def targets(self, name: str) -> bool:
-        """Whether the LoRA is on this module."""
+        """Check whether the LoRA is on this module."""
+        # In PEFT's order: exclusions first, then modules that are trained whole, then targets.
         config = self._config
         if isinstance(config.exclude_modules, str):
             if self._match(rf"(?:{config.exclude_modules})\Z", name):
@@ -52,24 +53,24 @@ class Patterns:
             return name in self._linear
         if isinstance(config.target_modules, str):
             return self._match(rf"(?:{config.target_modules})\Z", name) is not None
-        if name in self._targets:  # PEFT asks for the layer only where the end of a name matched
+        if name in self._targets:  # PEFT tests the layer number only where a suffix matched
             return True
         return _listed(name, self._targets) and (not self._layers or self._layer(name) in self._layers)
 
     def targets_parameter(self, name: str) -> bool:
-        """Whether the LoRA is on this parameter (`…experts.down_proj`)."""
+        """Check whether the LoRA is on this parameter (`…experts.down_proj`)."""
         return _listed(name, self._parameters)
 
     def saves(self, name: str) -> bool:
-        """Whether a module is trained as a whole. PEFT compares the ends of names as text."""
+        """Check whether a module is trained as a whole. PEFT compares suffixes as plain text."""
         return any(name.endswith(one) for one in self._config.modules_to_save or ())
 
     def rank(self, name: str) -> int:
-        """The rank at a module or parameter."""
+        """Return the rank at a module or parameter."""
         return self._first(self._config.rank_pattern or {}, name, self._config.r)
 
     def alpha(self, name: str) -> float:
-        """`lora_alpha` at a module or parameter."""
+        """Return `lora_alpha` at a module or parameter."""
         return self._first(self._config.alpha_pattern or {}, name, self._config.lora_alpha)
 
     def _first(self, patterns: Mapping[str, Value], name: str, otherwise: Value) -> Value:
@@ -79,10 +80,10 @@ class Patterns:
         return otherwise
 
     def _layer(self, name: str) -> int | None:
-        """The first number in the name, or the one behind `layers_pattern`."""
+        """Return the first number in the name, or the one behind `layers_pattern`."""
         if not self._config.layers_pattern:
             parts = name.split(".")
-            # As in PEFT: two names before it, and something behind.
+            # As in PEFT: at least two segments before it, and one behind.
             return next((int(part) for part in parts[2:-1] if part.isdecimal()), None)
         for pattern in self._config.layers_pattern:
             if found := self._match(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", name):
@@ -91,8 +92,8 @@ class Patterns:
         return None
 
     def _match(self, pattern: str, name: str) -> Any:
-        """The match of a regular expression at the beginning of a name, within the time that is left."""
-        # Installed with transformers. It can be stopped; Python's own cannot.
+        """Match a regular expression at the beginning of a name, within the time that is left."""
+        # `regex` is installed with transformers. It has a timeout; Python's `re` has none.
         import regex  # type: ignore[import-untyped]
 
         began = time.monotonic()
@@ -111,7 +112,7 @@ class Patterns:
 
 
 def _listed(name: str, listed: Collection[str]) -> bool:
-    """Whether a name or one of its dotted ends is in a list."""
+    """Check whether a name or one of its dotted suffixes is in a list."""
     return any(end in listed for end in _ends(name))
 
 

@@ -1,4 +1,4 @@
-"""Which rows of a batch belong to which adapter, and where their tokens are in what a module sees."""
+"""Which rows of a batch use which adapter, and where their tokens are in a module's input."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from em_evals.errors import EmEvalsError
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Some places in a tensor's first dimension.
+    """Some indices of a tensor's first dimension.
 
     Attributes:
         index: int64, ascending.
-        span: first and one behind the last, where they are neighbours.
+        span: first and one past the last, where they are contiguous.
     """
 
     index: torch.Tensor
     span: tuple[int, int] | None
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The part of a tensor at these places: a view of neighbours, a copy of others."""
+        """Return the part of a tensor at these places: a view if they are contiguous, else a copy."""
         if self.span is not None:
             return tensor[self.span[0] : self.span[1]]
         return tensor.index_select(0, self.index)
 
 
 class Assignment:
-    """The rows of the coming forward passes.
+    """The rows of the next forward passes.
 
     Args:
-        names: each row's adapter, None for the base; a single one stands for all rows.
+        names: each row's adapter, None for the base; a single one applies to all rows.
     """
 
     def __init__(self, names: Sequence[str | None]) -> None:
@@ -44,21 +44,21 @@ class Assignment:
         self._places: dict[tuple[int, bool, torch.device], Mapping[str | None, Places]] = {}
 
     def begin(self, tokens: int) -> None:
-        """A forward pass of so many tokens a row begins."""
+        """Begin a forward pass with this many tokens per row."""
         if tokens != self._tokens:
             self._tokens, self._places = tokens, {}
 
     def places(self, tensor: torch.Tensor, stacked: bool = False) -> Mapping[str | None, Places]:
-        """For each adapter, its places in the first dimension of what a module sees.
+        """Return each adapter's places in the first dimension of a module's input.
 
-        That dimension is rows, or rows with their tokens (and heads) flattened, rows outside.
+        That dimension is rows, or rows with their tokens (and heads) flattened, rows outermost.
 
         Args:
             tensor: a module's input.
-            stacked: all tokens may be there once for each expert, experts outside (Llama 4).
+            stacked: all tokens may be repeated for each expert, experts outermost (Llama 4).
 
         Raises:
-            EmEvalsError: it is none of these, so that tokens cannot be told apart.
+            EmEvalsError: it is none of these, so tokens cannot be assigned to rows.
         """
         key = len(tensor), stacked, tensor.device
         if key not in self._places:
@@ -67,7 +67,7 @@ class Assignment:
         return self._places[key]
 
     def _owners(self, length: int, stacked: bool) -> list[str | None]:
-        """Whose each place is."""
+        """Return each place's adapter."""
         rows = len(self._names)
         if length == rows:
             return list(self._names)

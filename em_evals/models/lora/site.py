@@ -1,7 +1,7 @@
 """One module that adapters change: the hooks around its forward pass, and what each adapter does there.
 
-Changes of the output are made after the module has run for all rows. Where an adapter has other weights, the module
-runs once for each kind of row, with their weights: so every row goes through the module once.
+Changes of the output are applied after the module has run for all rows. Where an adapter replaces weights, the module
+runs once for each kind of row, with their weights, so every row goes through the module once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _Group = tuple[Mapping[str, Weight], Places]
 
 
 class Site:
-    """A module's hooks, from the first adapter that is about it until the last one is gone.
+    """A module's hooks, from the first adapter that changes it until the last one is removed.
 
     Args:
         module: the base's own.
         stacked: it may see all tokens once for each of its experts.
-        rows: says whose rows the forward pass that runs has; None: nobody's.
+        rows: returns the rows of the current forward pass; None outside one.
     """
 
     def __init__(self, module: torch.nn.Module, stacked: bool, rows: Callable[[], Assignment | None]) -> None:
@@ -33,11 +33,11 @@ class Site:
         self._module, self._stacked, self._rows = module, stacked, rows
         self._before: dict[str, torch.Tensor] = {}
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        # The first of all hooks: others (interventions, recordings) see what the adapter made of the output.
+        # Prepended to all hooks: others (interventions, recordings) see the output that the adapter changed.
         self._handles = [module.register_forward_hook(self._leave, with_kwargs=True, prepend=True)]
 
     def add(self, name: str, changes: Sequence[Change], weights: Mapping[str, Weight]) -> None:
-        """Make an adapter's part known."""
+        """Register an adapter's part."""
         if changes:
             self.changes[name] = changes
         if weights and not self.weights:
@@ -49,7 +49,7 @@ class Site:
             self.weights[name] = weights
 
     def drop(self, name: str) -> bool:
-        """Forget an adapter's part; returns whether nothing is left, the hooks being gone then."""
+        """Remove an adapter's part; return whether none is left (then the hooks are removed too)."""
         self.changes.pop(name, None)
         self.weights.pop(name, None)
         if self.changes or self.weights:
@@ -59,14 +59,14 @@ class Site:
         return True
 
     def restore(self) -> None:
-        """Give the module its own weights back."""
+        """Restore the module's own weights."""
         before, self._before, self._call = self._before, {}, None
         put_back(self._module, before)
 
     # Hooks
 
     def _enter(self, module: torch.nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Put in the weights of the first kind of rows, and let the module see these rows alone."""
+        """Swap in the weights of the first kind of rows, and pass the module these rows only."""
         rows = self._rows()
         if rows is None:
             return None
@@ -83,7 +83,7 @@ class Site:
     def _leave(
         self, module: torch.nn.Module, arguments: tuple[Any, ...], options: dict[str, Any], output: Any
     ) -> Any:
-        """Run the module for the other kinds of rows, and make the changes of its output."""
+        """Run the module for the other kinds of rows, and apply the changes of its output."""
         rows = self._rows()
         if rows is None:
             return None
@@ -106,7 +106,7 @@ class Site:
     # One call as several
 
     def _whole(self, rows: Assignment, output: Any) -> Any:
-        """The output for all rows, of which the first kind's has been computed."""
+        """Return the output for all rows, given that of the first kind."""
         groups = self._groups(rows)
         self.restore_weights()
         outputs = [output]
@@ -118,12 +118,12 @@ class Site:
         return _joined(outputs, order.argsort())
 
     def restore_weights(self) -> None:
-        """Give the module its own weights back in the middle of a call."""
+        """Restore the module's own weights in the middle of a call."""
         before, self._before = self._before, {}
         put_back(self._module, before)
 
     def _groups(self, rows: Assignment) -> list[_Group]:
-        """The kinds of rows that go through the module together; those without weights of their own do."""
+        """Return the groups of rows that go through the module together: rows without weights of their own are one."""
         assert self._call is not None  # noqa: S101 - set by _enter
         places = rows.places(_first(*self._call), self._stacked)
         own: list[_Group] = [
@@ -135,7 +135,7 @@ class Site:
         return own
 
     def _of(self, where: Places) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments for some places only."""
+        """Return the call's arguments for some places only."""
         assert self._call is not None  # noqa: S101 - set by _enter
         arguments, options = self._call
         length = len(_first(arguments, options))
@@ -148,7 +148,7 @@ class Site:
 
 
 def _first(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> torch.Tensor:
-    """What a module is called with, whether by place or by name."""
+    """Return a module's first argument, positional or by name."""
     value: torch.Tensor = arguments[0] if arguments else next(iter(options.values()))
     return value
 
@@ -156,7 +156,7 @@ def _first(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> torch.Tens
 def _changed(
     change: Change, module: torch.nn.Module, inputs: torch.Tensor, output: torch.Tensor, where: Places
 ) -> torch.Tensor:
-    """An output with the change made at some places of its first dimension."""
+    """Apply a change at some places of an output's first dimension."""
     in_place = not torch.is_grad_enabled()
     if in_place and where.span is not None:
         part = where.of(output)
@@ -175,7 +175,7 @@ def _changed(
 
 
 def _joined(outputs: Sequence[Any], order: torch.Tensor) -> Any:
-    """The outputs of several calls as one, in the order of the rows."""
+    """Join the outputs of several calls, in the order of the rows."""
     first = outputs[0]
     if isinstance(first, torch.Tensor):
         return torch.cat(list(outputs)).index_select(0, order)

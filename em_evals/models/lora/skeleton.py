@@ -1,7 +1,7 @@
-"""What an adapter is matched with: a model's modules by name, kind and shape, without weights.
+"""A model's modules by name, kind and shape, without weights: what an adapter is matched with.
 
 A skeleton is made from a loaded model, or from a configuration alone (on the meta device, in less than a second), so
-that a card whose adapter does not fit is refused before any weight is fetched.
+that a card whose adapter does not fit is refused before any weight is downloaded.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Kind = Literal["linear", "transposed", "embedding", "convolution", "other"]
 Shape = tuple[int, ...]
 
 _CALLED = ("Norm", "Router", "Gate")
-"""Classes of modules that are run by a call, by a part of their names."""
+"""Parts of the class names of modules that are run by a call."""
 _ROUTES = {"top_k_index", "router_indices"}
-"""Arguments of experts that are given all tokens, and whose each is."""
+"""Arguments of experts that get all tokens and their routing."""
 
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """One module.
+    """The kind and shapes of one module.
 
     Attributes:
         kind: `linear` and `embedding` as in torch, `transposed` the Conv1D of transformers (weight [in, out]).
@@ -38,9 +38,9 @@ class ModuleShape:
         buffers: its own persistent buffers' shapes.
         transposed_experts: whether 3-D parameters are [experts, in, out] (gpt-oss, Llama 4).
         own_forward: a subclass with a forward pass of its own (Falcon's linear modules, routers).
-        takes_lora: whether PEFT can run a LoRA beside it, so far as its kind tells.
+        takes_lora: whether PEFT can run a LoRA on it, as far as its kind determines that.
         name: its class's name.
-        routes: experts that are given all tokens in order, and distribute them themselves.
+        routes: experts that get all tokens in order, and distribute them themselves.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class ModuleShape:
 
     @property
     def is_called(self) -> bool:
-        """Whether its parameters are read in its own forward pass only, on all tokens in order, as its class tells.
+        """Whether its parameters are read in its own forward pass only, on all tokens in order, judged by its class.
 
         A convolution's weight is often read by the mixer around it, and some experts see tokens sorted by expert.
         """
@@ -87,7 +87,7 @@ class Skeleton:
         blocks: name of the list of its blocks.
         embedding: name of the input embedding.
         head: name of the output matrix; None without one.
-        tied: whether the output matrix is the embedding.
+        tied: whether the output matrix is the embedding's weight.
     """
 
     model_type: str
@@ -99,7 +99,7 @@ class Skeleton:
     tied: bool
 
     def block(self, name: str) -> int | None:
-        """The decoder block that a module is in; None for the others."""
+        """Return the decoder block that a module is in; None outside the blocks."""
         if not name.startswith(f"{self.blocks}."):
             return None
         return int(name.removeprefix(f"{self.blocks}.").partition(".")[0])
@@ -115,24 +115,24 @@ class Skeleton:
         return any("experts" in name.split(".") for name in self.modules)
 
     def is_text(self, name: str) -> bool:
-        """Whether a module is part of the text model: not of a vision or audio tower."""
+        """Check whether a module is part of the text model: not of a vision or audio tower."""
         return name == self.head or name == self.decoder or name.startswith(f"{self.decoder}.")
 
     def sees_part(self, name: str) -> bool:
-        """Whether a module may see some of the tokens only (a list of experts), or one row for all (positions)."""
+        """Check whether a module may see only some tokens (a list of experts), or one row for all (positions)."""
         if self.modules[name].kind == "embedding" and name != self.embedding:
             return True
         return any(part.isdecimal() for part in name.removeprefix(f"{self.blocks}.").split(".")[1:])
 
 
 def of(model: Any) -> Skeleton:
-    """The skeleton of a causal language model of transformers."""
+    """Return the skeleton of a causal language model of transformers."""
     plain = unwrapped(model)
     names = {id(module): name for name, module in plain.named_modules()}
     blocks = names[id(decoder_layers(plain))]
     embedding, head = plain.get_input_embeddings(), plain.get_output_embeddings()
     text = plain.config.get_text_config()
-    # Qwen3-VL's text part has no such field: its whole model's says it.
+    # Qwen3-VL's text config has no such field; the whole model's has it.
     ties = getattr(text, "tie_word_embeddings", getattr(plain.config, "tie_word_embeddings", False))
     tied = head is not None and (head.weight is embedding.weight or (head.weight.is_meta and bool(ties)))
     return Skeleton(
@@ -147,11 +147,11 @@ def of(model: Any) -> Skeleton:
 
 
 def of_config(config: Any, named_class: bool = False) -> Skeleton:
-    """The skeleton that a configuration of transformers describes; made once for each content.
+    """Return the skeleton that a configuration of transformers describes; cached by content.
 
     Args:
         config: of a base.
-        named_class: take the class that the checkpoint names (`architectures`), as vLLM does, not the one for text.
+        named_class: use the class that the checkpoint names (`architectures`), as vLLM does, not the one for text.
 
     Raises:
         EmEvalsError: transformers has no causal language model of this kind.
@@ -161,7 +161,7 @@ def of_config(config: Any, named_class: bool = False) -> Skeleton:
 
 
 class _Hidden:
-    """Leaves the configuration out of the cache's key."""
+    """Hides the configuration from the cache's key."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -178,7 +178,7 @@ def _of_config(key: str, hidden: _Hidden, named_class: bool) -> Skeleton:
     from em_evals.models.bases import LOADING
 
     config = hidden.config
-    # A configuration whose class is a checkpoint's own code was loaded by leave of the card.
+    # A configuration whose class is a checkpoint's own code was loaded because the card allows it.
     trusted = type(config).__module__.startswith("transformers_modules")
     try:
         with LOADING, torch.device("meta"):
@@ -193,7 +193,7 @@ def _of_config(key: str, hidden: _Hidden, named_class: bool) -> Skeleton:
 
 
 def _named(config: Any) -> Any:
-    """A model of the class that a checkpoint names, where transformers has it."""
+    """Build a model of the class that a checkpoint names, where transformers has it."""
     import transformers
 
     name = next(iter(getattr(config, "architectures", None) or ()), "")
@@ -202,7 +202,7 @@ def _named(config: Any) -> Any:
 
 
 def _maker(config: Any) -> Any:
-    """The class of transformers that loads such a model for text (as models/bases.py)."""
+    """Return the class of transformers that loads such a model for text (as models/bases.py)."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
     makers = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
@@ -232,7 +232,7 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         {name: tuple(parameter.shape) for name, parameter in module.named_parameters(recurse=False)},
         {name: tuple(buffer.shape) for name, buffer in persistent},
         bool(getattr(module, "is_transposed", False)),
-        # An embedding that scales its output is still one; PEFT scales what it adds alike.
+        # An embedding that scales its output counts as one; PEFT scales what it adds in the same way.
         own_forward,
         not own_forward or _gives_tensor(module),
         type(module).__name__,
@@ -241,7 +241,7 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
 
 
 def _gives_tensor(module: Any) -> bool:
-    """Whether a linear module of its own kind gives one tensor, as PEFT needs; tried on a shadow without weights."""
+    """Check whether a custom linear module returns one tensor, as PEFT needs; tried on a copy without weights."""
     shadow = copy.copy(module)
     shadow._parameters = {
         name: None if own is None else torch.empty_like(own, device="meta")
@@ -251,6 +251,6 @@ def _gives_tensor(module: Any) -> bool:
         output = type(module).forward(
             shadow, torch.empty(1, module.in_features, device="meta", dtype=module.weight.dtype)
         )
-    except Exception:  # whatever a class of its own does on the meta device: PEFT is not known to run it
+    except Exception:  # a custom class may raise anything on the meta device: PEFT is not known to run it
         return False
     return isinstance(output, torch.Tensor) and output.shape == (1, module.out_features)

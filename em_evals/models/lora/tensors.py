@@ -1,4 +1,4 @@
-"""adapter_model.safetensors: names, shapes and dtypes from its header, values when they are needed. Never pickles."""
+"""adapter_model.safetensors: names, shapes and dtypes from its header, values on demand. Never pickles."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NUMBERS = frozenset({"F64", "F32", "F16", "BF16"})
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says that it holds.
+    """The contents of the file's header.
 
     Attributes:
         path: the file.
-        shapes: each tensor's shape by its name, in the order of the names.
+        shapes: each tensor's shape by name, in order of the names.
     """
 
     path: Path
@@ -30,10 +30,10 @@ class Header:
 
 
 def header(folder: Path) -> Header:
-    """The names and shapes of an adapter's tensors.
+    """Return the names and shapes of an adapter's tensors.
 
     Raises:
-        EmEvalsError: no such file, not safetensors, empty, or a tensor that holds no floating-point numbers.
+        EmEvalsError: no such file, not safetensors, empty, or a tensor that does not hold floating-point numbers.
     """
     path = folder / WEIGHTS
     with _open(path) as file:
@@ -53,10 +53,10 @@ def header(folder: Path) -> Header:
 
 
 def load(path: Path, keys: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The named tensors, on the CPU, in the file's dtype.
+    """Load the named tensors, on the CPU, in the file's dtype.
 
     Raises:
-        EmEvalsError: a tensor is not there (the file was replaced), or holds NaN or infinity.
+        EmEvalsError: a tensor is missing (the file was replaced), or holds NaN or infinity.
     """
     from safetensors import SafetensorError
 

@@ -1,4 +1,4 @@
-"""Other values of a module's parameters, for the rows of one adapter. The module's own are put back after each call."""
+"""Values that replace a module's parameters for the rows of one adapter; the module's own are restored after use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 
 class Weight(Protocol):
-    """What a parameter is for an adapter."""
+    """A parameter's value for an adapter."""
 
     def of(self, base: torch.Tensor) -> torch.Tensor:
-        """The adapter's value; the base's own is not changed."""
+        """Return the adapter's value; the base's is not changed."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """A value of the adapter's own.
+    """A value that the adapter's file holds.
 
     Attributes:
         value: of the parameter's shape and dtype.
@@ -56,10 +56,10 @@ class Product:
 def factors(
     a: torch.Tensor, b: torch.Tensor, shape: torch.Size, transposed: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two factors of what is added to a parameter, out of the file's matrices.
+    """Return the two factors of what is added to a parameter, from the file's matrices.
 
-    PEFT keeps the experts of a stack in the rank's dimension: A [experts · rank, in] with the experts outside,
-    B [out, rank · experts] with the experts inside.
+    PEFT stores the experts of a stack in the rank's dimension: A [experts · rank, in] with the experts outermost,
+    B [out, rank · experts] with the experts innermost.
 
     Args:
         a: the file's A.
@@ -77,7 +77,7 @@ def factors(
 
 @contextmanager
 def swapped(module: torch.nn.Module, weights: Mapping[str, Weight]) -> Iterator[None]:
-    """Run a module with other values, by name of its own parameters or buffers."""
+    """Run a module with other values, given by name of its own parameters or buffers."""
     before = put_in(module, weights)
     try:
         yield
@@ -86,7 +86,7 @@ def swapped(module: torch.nn.Module, weights: Mapping[str, Weight]) -> Iterator[
 
 
 def put_in(module: torch.nn.Module, weights: Mapping[str, Weight]) -> dict[str, torch.Tensor]:
-    """Replace parameters or buffers by an adapter's values; returns what was there."""
+    """Replace parameters or buffers with an adapter's values; return the previous ones."""
     before = {name: getattr(module, name) for name in weights}
     values = {name: weight.of(before[name]) for name, weight in weights.items()}
     for name, value in values.items():
@@ -95,11 +95,11 @@ def put_in(module: torch.nn.Module, weights: Mapping[str, Weight]) -> dict[str, 
 
 
 def put_back(module: torch.nn.Module, before: Mapping[str, torch.Tensor]) -> None:
-    """Give a module its own parameters and buffers back: the same objects."""
+    """Restore a module's own parameters and buffers: the same objects."""
     for name, value in before.items():
         _slots(module, name)[name] = value
 
 
 def _slots(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor | None]:
-    """Where a module keeps it. Set there, a plain tensor may stand for a parameter."""
+    """Return the module's dict that holds a name. Set there, a plain tensor can replace a parameter."""
     return module._parameters if name in module._parameters else module._buffers  # type: ignore[return-value]
