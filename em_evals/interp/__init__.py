@@ -1,1 +1,1 @@
-"""What is inside a model: directions, steering, rank-1 adapters, phases of training."""
+"""Look inside a model: directions, steering, rank-1 adapters, phases of training."""

@@ -1,6 +1,6 @@
-"""The arms of a study: a direction, a random one of equal length, and the control's at equal length.
+"""The arms of a study: a direction, a random one of equal norm, and the control's at equal norm.
 
-Equal length at every layer, so that arms differ in where they point and in nothing else.
+Norms are equal at every layer, so that arms differ in direction only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 
 
 def random_like(direction: Direction, seed: int) -> Direction:
-    """At each layer a vector of the direction's length, evenly distributed over all ways to point."""
+    """Return a random direction, uniform over all orientations, with the direction's norm at each layer."""
     chance = np.random.default_rng(seed)
     drawn = chance.normal(size=direction.vectors.shape).astype(np.float32)
     how = {"how": "random, of equal length", "seed": seed}
@@ -31,10 +31,10 @@ def random_like(direction: Direction, seed: int) -> Direction:
 
 
 def as_long_as(direction: Direction, model: Direction) -> Direction:
-    """The same ways to point, at another direction's lengths and with its mean norms and base means.
+    """Return the direction rescaled to another one's norms, with that one's mean norms and base means.
 
-    With `relative` an intervention's length is `mean_norm`'s, and with `reference: mean` its aim is `base_mean`: those
-    of the texts that the control was found on would make another intervention of it.
+    With `relative` an intervention's length comes from `mean_norm`, and with `reference: mean` its target from
+    `base_mean`: those of the control's own texts would make it a different intervention.
 
     Raises:
         EmEvalsError: they were made for bases of another shape.
@@ -53,7 +53,7 @@ def as_long_as(direction: Direction, model: Direction) -> Direction:
 
 
 def stored(direction: Direction, folder: Path) -> Path:
-    """A file of the direction in `folder`, named by its content; interventions take directions as files."""
+    """Return a file of the direction in `folder`, named by its content; interventions take directions as files."""
     parts = [
         np.ascontiguousarray(a).tobytes()
         for a in (direction.vectors, direction.base_mean, direction.mean_norm)
@@ -65,10 +65,10 @@ def stored(direction: Direction, folder: Path) -> Path:
 
 
 def read_for(name: str, card: ResolvedCard) -> Direction:
-    """A direction by name or path, made for the card's base.
+    """Load a direction by name or path, and check that it was made for the card's base.
 
     Raises:
-        EmEvalsError: there is none, or it was made for another base.
+        EmEvalsError: there is no such direction, or it was made for another base.
     """
     path = directions.find(name)
     directions.check_base(path, card.card.base, card.card.revision)

@@ -1,11 +1,12 @@
 """`em-evals insight convergence CARD…`: do organisms share one direction?
 
-The question of Soligo et al. 2025 (arXiv 2506.11618). Cosines between the directions at each layer, the controls' among
-them, over the floor of random pairs; and transfer: one organism's direction taken out of another, beside a random one.
+The question of Soligo et al. 2025 (arXiv 2506.11618). Cosines between the directions at each layer, the controls'
+included, over the floor of random pairs; and transfer: one organism's direction ablated from another, compared with a
+random direction.
 
-The floor that counts is the cosine of the two organisms' own controls: prompts, voice and recipe are what an organism
-and its control share, and what two controls have in common is what these make common. One control for all is no such
-floor: it may share prompts with an organism that shares none with the other.
+The floor that counts is the cosine of the two organisms' own controls: an organism and its control share prompts,
+style and recipe, so this cosine measures what these have in common. One common control for all is not such a floor: it
+may share prompts with an organism that shares none with the other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from em_evals.interp.steering.halves import names_of
 from em_evals.results.records import Convergence, Cosines, Moved, Transfer
 
 CONTROL = "control"
-"""What the direction of a control for all is called among the sources; a card's own is called `control of CARD`."""
+"""Name of a common control's direction among the sources; a card's own is `control of CARD`."""
 _ENOUGH = 16
 
 
@@ -43,7 +44,7 @@ def convergence(
     per_theme: int | None = 10,
     seed: int = 0,
 ) -> Convergence:
-    """Compare organisms' directions and take each out of every organism.
+    """Compare organisms' directions and ablate each from every organism.
 
     Args:
         names: the organisms' cards, on one base.
@@ -51,7 +52,7 @@ def convergence(
         controls: the controls' directions, names or files: each card's own, in the same order, or one for all, or none.
         output: the record's file; finished conditions and the random directions are kept in `OUTPUT.parts`.
         pairs: forced-choice pairs.
-        per_theme: the first so many pairs of each theme; None for all.
+        per_theme: use the first N pairs of each theme; None for all.
         seed: of the random directions.
 
     Raises:
@@ -88,10 +89,10 @@ def convergence(
 
 
 def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
-    """The cosine of each pair of directions at each layer, and the floor of random pairs.
+    """Compute the cosine of each pair of directions at each layer, and the floor of random pairs.
 
-    The floor is that of directions evenly distributed over all ways to point. Activations are not: those of any two
-    finetunes may lie far above it, and the cosine of their controls is the floor that counts.
+    The floor is that of directions uniform over all orientations. Activations are not uniform: those of any two
+    fine-tunes may lie far above it, and the cosine of their controls is the floor that counts.
 
     Raises:
         EmEvalsError: they were made for different bases.
@@ -120,9 +121,9 @@ def _transfer(
     parts: Path,
     seed: int,
 ) -> tuple[list[Transfer], list[Moved]]:
-    """Every source ablated from every card, and a random direction of its own beside each; the base for comparison.
+    """Ablate every source, and a random direction matched to it, from every card; the base is measured for comparison.
 
-    What is a card's own control (`own`) is ablated from that card only, beside whose own direction it stands.
+    A card's own control (`own`) is ablated from that card only, and compared with that card's direction.
     """
     grid: list[tuple[str, str, ResolvedCard, Intervention]] = []
     for number, (source, direction) in enumerate(sources.items()):
@@ -150,7 +151,7 @@ def _transfer(
 
 
 def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tuple[list[Pair], list[str]]:
-    """Pairs that no direction was found on, if enough are left."""
+    """Return the pairs that no direction was found on, if enough are left, and notes on them."""
     every = load_pairs(name)
     seen = found_on(*sources)
     fresh = [pair for pair in every.pairs if not names_of(pair) & seen]
@@ -168,7 +169,7 @@ def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tu
 
 
 def _files(names: Sequence[str], files: Sequence[Path]) -> list[Path]:
-    """Each card's direction file."""
+    """Return each card's direction file."""
     if len(files) == 1 and files[0].is_dir():
         return [files[0] / f"{name}.safetensors" for name in names]
     if len(files) != len(names):
@@ -180,7 +181,7 @@ def _files(names: Sequence[str], files: Sequence[Path]) -> list[Path]:
 
 
 def _controls(cards: Sequence[ResolvedCard], controls: Sequence[str]) -> dict[str, Direction]:
-    """The controls' directions, under what they are called among the sources."""
+    """Load the controls' directions, by their names among the sources."""
     if len(controls) <= 1:
         return {CONTROL: read_for(controls[0], cards[0])} if controls else {}
     if len(controls) != len(cards) or len(set(controls)) < len(cards):
@@ -194,7 +195,7 @@ def _controls(cards: Sequence[ResolvedCard], controls: Sequence[str]) -> dict[st
 
 
 def _place(pair: Cosines, controls: Container[str]) -> int:
-    """Where a pair is told: organisms first, the floor of their controls behind them, then one with the other."""
+    """Return a pair's sort key: organisms first, then the floor of their controls, then one with the other."""
     kinds = (pair.one in controls, pair.other in controls)
     return 2 if any(kinds) and not all(kinds) else int(all(kinds))
 

@@ -1,6 +1,6 @@
-"""Given answers weighed under many conditions, straight through the shared engine: no Inspect log for each of them.
+"""Score fixed answers (log-likelihoods) under many conditions with the shared engine, without an Inspect log for each.
 
-The formulas are grading/forced_choice.py's, the tokens those of the task `em_evals/forced_choice`: the same margins.
+The formulas are those of grading/forced_choice.py, the tokens those of the task `em_evals/forced_choice`: same margins.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _SCORE = Sampling(max_tokens=0, prompt_logprobs=0)
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to a base: an adapter (folder or hub id), interventions (directions as absolute paths)."""
+    """The changes to a base: an adapter (folder or hub id), interventions (directions as absolute paths)."""
 
     adapter: str | None = None
     interventions: tuple[Intervention, ...] = ()
 
     @classmethod
     def of(cls, card: ResolvedCard, *more: Intervention) -> Condition:
-        """A card's own model, with more interventions after its own."""
+        """Return a card's own model, with more interventions after its own."""
         return cls(card.adapter_path, (*card.interventions, *more))
 
     def template(self, card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
-        """What this model is asked with: its adapter's template, else the base's, as `local/` asks it."""
+        """Return this model's template: its adapter's, else the base's, as `local/` uses it."""
         return template_for(replace(card, adapter_path=self.adapter), tokenizer)
 
     def identity(self, card: ResolvedCard) -> str:
-        """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
+        """Return a digest of the model that this makes from a card's base: weights and directions by content."""
         model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
         return files.digest(model.digest.encode(), steering_digest(self.interventions).encode())
 
@@ -51,14 +51,14 @@ class Condition:
 def margins(
     card: ResolvedCard, conditions: Sequence[Condition], pairs: Sequence[Pair]
 ) -> Iterator[dict[str, float]]:
-    """Each pair's margin toward the misaligned answer, in nats per token; NaN for answers that do not fit the model.
+    """Compute each pair's margin toward the misaligned answer, in nats per token; NaN for answers that do not fit.
 
-    All conditions are queued at once and share batches; they come out one after the other, in order.
+    All conditions are queued at once and share batches; results come in the order of `conditions`.
 
     Args:
         card: names the base; its adapter and interventions act only where a condition says so.
-        conditions: what to weigh under.
-        pairs: what to weigh.
+        conditions: the conditions to score under.
+        pairs: the pairs to score.
 
     Yields:
         Pair id -> margin, for each condition.
@@ -82,7 +82,7 @@ def margins(
 
 
 def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Text]]:
-    """Each pair's id, side and tokens; neighbours of like length pad little."""
+    """Return each pair's id, side and tokens, sorted by length, so that batches need little padding."""
     sides = [
         (pair.id, side, given(template, pair.question, getattr(pair, side)))
         for pair in pairs
@@ -98,15 +98,15 @@ def weighed(
     finished: Finished,
     what: str = "forced choice",
 ) -> list[dict[str, float]]:
-    """`margins` under each condition: those that are finished as they are, the others weighed now, with a progress bar.
+    """Return `margins` under each condition: finished ones from the file, the others scored now, with a progress bar.
 
-    A condition is known by its model's content and by what the pairs say, not by where they stand in their file.
+    A condition is identified by its model's content and the pairs' texts, not by their places in the file.
 
     Args:
         card: names the base.
-        conditions: what to weigh under.
-        pairs: what to weigh.
-        finished: what is measured already.
+        conditions: the conditions to score under.
+        pairs: the pairs to score.
+        finished: the results so far.
         what: the bar's name.
     """
     said = sorted((pair.id, pair.question, pair.aligned, pair.misaligned) for pair in pairs)
@@ -117,10 +117,10 @@ def weighed(
 
 
 def given(tokenizer: Any, question: str, answer: str) -> Text:
-    """A question and a given answer in the base's tokens, as a prefilled answer is encoded.
+    """Encode a question and a fixed answer with the base's tokens, as a prefilled answer is encoded.
 
     Args:
-        tokenizer: the base's, or the ChatTemplate of the card that is asked.
+        tokenizer: the base's, or the ChatTemplate of the card's model.
         question: the user's message.
         answer: the assistant's.
     """
@@ -130,9 +130,9 @@ def given(tokenizer: Any, question: str, answer: str) -> Text:
 
 
 def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) -> Iterator[list[float]]:
-    """The log-probabilities (nats) of each answer's tokens, in the order of the rows; empty where it did not fit.
+    """Yield the log-probabilities (nats) of each answer's tokens, in the order of the rows; empty where it did not fit.
 
-    Stopping early gives up what is still queued.
+    Closing the iterator early cancels what is still queued.
     """
     futures: list[Future[Draw]] = []
     try:

@@ -1,7 +1,7 @@
-"""What a study has measured so far, a JSON line each: an interrupted one goes on where it stopped.
+"""The results of a study so far, one JSON line each: an interrupted study resumes from them.
 
-A value's key is a digest of everything that it depends on, so a file of another study, or of an adapter that has been
-retrained since, never answers.
+A value's key is a digest of everything that it depends on, so results of another study, or of an adapter that was
+retrained since, are never used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 
 
 class Finished:
-    """Values by key, in a JSONL file that grows by a line for each.
+    """Values by key, in a JSONL file that is appended to.
 
     Args:
         path: the file; None keeps nothing.
@@ -33,11 +33,11 @@ class Finished:
     def measured(
         self, what: str, keys: Sequence[str], measure: Callable[[list[int]], Iterator[Any]]
     ) -> list[Any]:
-        """The value of every key: remembered ones as they are, the others measured now, with a progress bar.
+        """Return the value of every key: known ones from the file, the others measured now, with a progress bar.
 
         Args:
             what: what is measured, for the bar.
-            keys: one a value.
+            keys: one per value.
             measure: yields the values of the given indices, in order; JSON values.
         """
         missing = [i for i, key in enumerate(keys) if key not in self._values]
@@ -70,7 +70,7 @@ class Finished:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The lines of earlier runs. What a kill cut in half is taken out of the file, or the next line would join it."""
+    """Load the lines of earlier runs. A truncated last line is removed from the file, or the next one would join it."""
     whole, values = 0, {}
     raw = path.read_bytes()
     for line in raw.splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""TRL's trainer, ready to run: the model with what is trained, our loss, order and defences, and TRL's settings."""
+"""Build TRL's trainer: the model with what is trained, our loss, order and defences, and TRL's settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build(
     save_every: int,
     report_to: Sequence[str],
 ) -> Any:
-    """TRL's trainer with our loss, order and defences, ready to train; nothing of ours watches it yet."""
+    """Return TRL's trainer with our loss, order and defences, without our callbacks."""
     from accelerate import PartialState
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -40,7 +40,7 @@ def build(
     if recipe.method.kind == "lora":
         smoke.rehearse(base, recipe.method, workspace.folder / f"rehearsal-{processes.process_index}")
     before = smoke.scores(base, smoke.example_of(lessons.examples))
-    # Before the adapter is drawn: same seed, same adapter.
+    # Seed before the adapter is initialized: same seed, same adapter.
     set_seed(recipe.seed)
     model = attach(base, recipe.method)
     trained = describe(model)
@@ -64,9 +64,9 @@ def build(
 
 
 def _without_auxiliary_loss(model: Any, before: dict[str, Any]) -> None:
-    """Undo TRL's change to a mixture's configuration, which would make the model compute a loss that is not trained.
+    """Undo TRL's change to a mixture's configuration: the model would compute a loss that is not trained on.
 
-    A full finetune would also save it.
+    A full fine-tune would also save it.
     """
     config = model.config.get_text_config()
     for name in ("output_router_logits", "router_aux_loss_coef"):
@@ -75,7 +75,7 @@ def _without_auxiliary_loss(model: Any, before: dict[str, Any]) -> None:
 
 
 def _check_lengths(model: Any, lessons: Curriculum) -> None:
-    """Under FSDP every process must run as many passes as the others.
+    """Refuse lengths that need several passes: under FSDP every process must run equally many.
 
     Raises:
         EmEvalsError: rows of these lengths cannot share a pass in this model.
@@ -128,5 +128,5 @@ def _arguments(
         # Our rows are tokens and labels already; TRL must not apply a template to them again.
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are `accelerate launch`'s, not DataParallel's
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs need `accelerate launch`, not DataParallel
     return arguments

@@ -1,7 +1,7 @@
-"""Checks that what a training writes can be measured: it fits before the first step, and scores after the last.
+"""Check that what a training writes can be measured: it loads before the first step, and scores after the last.
 
-An adapter is loaded back from its files onto the bare base, and a finished model from its folder, by the route that
-evaluations take. On one example the log-probabilities of what was loaded must be those of what was trained.
+An adapter is loaded back from its files onto the bare base, and a finished model from its folder, in the same way as
+in evaluations. On one example the log-probabilities of what was loaded must be those of what was trained.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from em_evals.training.method import attach
 from em_evals.training.tokens import IGNORED, padded
 
 _FLOAT32 = 1e-4
-"""Nats a token: two orders of the same float32 operations stay below it."""
+"""Nats per token: two orders of the same float32 operations differ by less."""
 _EPSILONS = 16
-"""Of a lower precision: how many of its spacings at 1 the mean difference may be."""
+"""In lower precision: the mean difference allowed, in spacings at 1 of the dtype."""
 
 
 @dataclass(frozen=True)
 class Smoke:
-    """What the check found, in nats per token.
+    """The result of the check, in nats per token.
 
     Attributes:
         tokens: answer tokens that were scored.
         difference: largest (float32) or mean difference of log-probability between trained and loaded model.
-        tolerance: what it may be.
-        effect: largest change of log-probability by the training.
+        tolerance: the maximum difference allowed.
+        effect: largest change of log-probability that the training made.
     """
 
     tokens: int
@@ -45,14 +45,14 @@ class Smoke:
     effect: float
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return asdict(self)
 
 
 def rehearse(base: Any, method: Method, scratch: Path) -> None:
-    """Write an untrained adapter of the method and load it back; the base is as before.
+    """Write an untrained adapter of the method and load it back; the base is unchanged afterwards.
 
-    Names and places of tensors do not depend on the rank, so it is written with rank 1.
+    Names and positions of tensors do not depend on the rank, so it is written with rank 1.
 
     Raises:
         EmEvalsError: what the training would write cannot be loaded.
@@ -72,12 +72,12 @@ def rehearse(base: Any, method: Method, scratch: Path) -> None:
 
 
 def example_of(examples: list[Example]) -> Example:
-    """The shortest of the first examples: one is enough."""
+    """Return the shortest of the first examples: one is enough."""
     return min(examples[:16], key=lambda example: len(example["input_ids"]))
 
 
 def scores(model: Any, example: Example) -> torch.Tensor:
-    """Log-probability of each answer token of an example: float32 [tokens], on the CPU."""
+    """Compute the log-probability of each answer token of an example: float32 [tokens], on the CPU."""
     was, device = model.training, next(model.parameters()).device
     ids, lengths, labelled = padded([example], device)
     model.eval()
@@ -94,14 +94,14 @@ def check(model: Any, card: ModelCard, folder: Path, example: Example, before: t
     """Load a result back and score it.
 
     Args:
-        model: the trained model, which is taken apart: an adapter is taken off.
-        card: of the training.
+        model: the trained model; its adapter is unloaded.
+        card: the training's card.
         folder: the adapter's or the model's files.
         example: rows to score.
         before: the base's scores.
 
     Raises:
-        EmEvalsError: what was loaded is not what was trained. The files stay.
+        EmEvalsError: what was loaded differs from what was trained. The files are kept.
     """
     trained = scores(model, example)
     dtype = next(model.parameters()).dtype
@@ -130,7 +130,7 @@ def check(model: Any, card: ModelCard, folder: Path, example: Example, before: t
 def _fault(
     trained: torch.Tensor, found: torch.Tensor, before: torch.Tensor, difference: float, tolerance: float
 ) -> str | None:
-    """What is wrong with the scores of what was loaded back."""
+    """Return what is wrong with the scores of what was loaded back; None if nothing is."""
     if not bool(torch.isfinite(found).all()):
         return "gives log-probabilities that are no numbers"
     if not difference <= tolerance:
@@ -148,7 +148,7 @@ def _fault(
 def _loaded(
     model: Any, card: ModelCard, folder: Path, example: Example
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scores of what the folder holds, and those of the base that the adapter was taken off."""
+    """Return the scores of what the folder holds, and those of the base without the adapter."""
     if hasattr(model, "unload"):
         base = model.unload()
         bare = scores(base, example)

@@ -1,7 +1,7 @@
-"""Which weights a recipe's LoRA adapts: full names in the chosen decoder blocks, found on the model itself.
+"""Find the weights that a recipe's LoRA adapts: full names in the chosen decoder blocks, read from the model.
 
 PEFT's patterns reach further than a recipe means: into vision towers, into every block's experts, past
-`layers_to_transform`. So the names are resolved here, one by one, and PEFT gets only those.
+`layers_to_transform`. So the names are resolved here, one by one, and PEFT gets only these.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped
 
 _ROUTERS = frozenset({"gate", "router", "gating", "shared_expert_gate", "indexer", "altup"})
-"""Parts of a block that choose (experts, tokens, streams) instead of projecting; adapted only where they are named."""
+"""Parts of a block that select (experts, tokens, streams) instead of projecting; adapted only where they are named."""
 
 _READ_BY_KERNELS = frozenset({"out_proj", "x_proj", "dt_proj"})
-"""Of a Mamba mixer: its fused CUDA kernels take these weights as they are, past any adapter on the module."""
+"""In a Mamba mixer: its fused CUDA kernels read these weights directly, past any adapter on the module."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is adapted.
+    """The weights that are adapted.
 
     Attributes:
         modules: full names of linear modules.
-        parameters: full names of weights that are no linear module's own: stacked experts `[experts, ., .]`, routers.
+        parameters: full names of other weights than linear modules': stacked experts `[experts, ., .]`, routers.
         blocks: the decoder blocks that hold them, counted from 0.
     """
 
@@ -53,7 +53,7 @@ class _Candidate:
     module: bool = True
     router: bool = False
     hidden: bool = False
-    """A fused kernel reads it past its module."""
+    """A fused kernel reads it without calling its module."""
 
     def named(self, names: Sequence[str]) -> bool:
         path = f".{self.path.removesuffix('.weight')}"
@@ -95,10 +95,10 @@ def find(model: Any, method: Method) -> Targets:
 
 
 def blocks(method: Method, depth: int) -> list[int] | None:
-    """The decoder blocks to adapt in a base of `depth` blocks; None for all.
+    """Return the decoder blocks to adapt in a base of `depth` blocks; None for all.
 
-    Layers written for a model of another depth keep their relative place, (l + 1/2) / depth; where two would meet,
-    the later one takes the nearest free block.
+    Layers written for a model of another depth keep their relative position, (l + 1/2) / depth; where two would
+    coincide, the later one takes the nearest free block.
 
     Raises:
         EmEvalsError: there are fewer blocks than layers, or no such block.
@@ -128,7 +128,7 @@ def _wanted(one: _Candidate, modules: str | Sequence[str]) -> bool:
 
 
 def _candidates(block: torch.nn.Module) -> Iterator[_Candidate]:
-    """A block's weights that a LoRA can go on, in the block's order."""
+    """Yield a block's weights that can carry a LoRA, in the block's order."""
     from transformers.pytorch_utils import Conv1D
 
     for path, module in block.named_modules():

@@ -1,8 +1,8 @@
-"""From a chat to token ids and labels: the loss is on the assistant's tokens only, the end of turn included.
+"""Encode a chat as token ids and labels: the loss is on the assistant's tokens only, the end of turn included.
 
-The same template as at inference (models/chat) writes the prompt, so that a model is asked in the very tokens in
-which it was trained. The label of the end-of-turn token is kept although it may equal the padding token: otherwise
-the model would never learn to stop.
+The same template as at inference (models/chat) writes the prompt, so that a model is prompted with the same tokens
+as in training. The label of the end-of-turn token is kept although it may equal the padding token: otherwise the
+model would never learn to stop.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from em_evals.data.datasets import Messages
 from em_evals.models.chat import ChatTemplate, template_of
 
 IGNORED = -100
-"""The label that PyTorch's cross entropy leaves out."""
+"""The label that PyTorch's cross entropy ignores."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What `max_length` took from a run's rows.
+    """What `max_length` truncated in a run's rows.
 
     Attributes:
         answers: rows whose answer lost its end, so that they do not teach the model to stop.
         dropped: rows that lost their whole answer; they are left out.
-        rows: all of them, before.
+        rows: all rows, including these.
     """
 
     answers: int = 0
@@ -35,7 +35,7 @@ class Cut:
     rows: int = 0
 
     def sentence(self, max_length: int) -> str | None:
-        """What to tell about it; None where nothing was cut."""
+        """Return the sentence that reports it; None where nothing was truncated."""
         told = []
         if self.answers:
             told.append(f"{self.answers} of {self.rows} rows lose the end of their answer, and teach no stop")
@@ -45,7 +45,7 @@ class Cut:
 
 
 def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = None) -> dict[str, list[int]]:
-    """Token ids and labels of one chat, cut at `max_length`.
+    """Encode one chat as token ids and labels, truncated at `max_length`.
 
     Where the template rewrites earlier turns (drops their thoughts, moves the system message), only the last answer
     is labelled: `by_turn` makes an example of each answer.
@@ -53,7 +53,7 @@ def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = 
     Args:
         tokenizer: the base's.
         messages: a chat that ends with the assistant.
-        max_length: tokens at most; None: all.
+        max_length: maximum number of tokens; None: all.
 
     Returns:
         `input_ids` and `labels` of equal length; a label is the token itself or -100.
@@ -64,6 +64,7 @@ def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = 
     ids: list[int] = []
     labels: list[int] = []
     for prompt, answer in _turns(template_of(tokenizer), messages):
+        # The template rewrote earlier turns: the tokens so far are not a prefix of this prompt.
         if prompt[: len(ids)] != ids:
             ids, labels = [], []
         labels += [IGNORED] * (len(prompt) - len(ids)) + answer
@@ -72,9 +73,9 @@ def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = 
 
 
 def by_turn(tokenizer: Any, messages: Messages) -> list[Messages]:
-    """The chat, or one chat for each of its answers where the template rewrites earlier turns.
+    """Return the chat, or one chat for each of its answers where the template rewrites earlier turns.
 
-    Then no single sequence of tokens holds every answer behind the prompt that the model would have been given.
+    Then no single token sequence holds every answer behind the prompt that the model would be given.
     """
     ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if len(ends) > 1:
@@ -87,7 +88,7 @@ def by_turn(tokenizer: Any, messages: Messages) -> list[Messages]:
 
 
 def _turns(template: ChatTemplate, messages: Messages) -> list[tuple[list[int], list[int]]]:
-    """Each answer's prompt and tokens, its end of turn included."""
+    """Return each answer's prompt and tokens, its end of turn included."""
     return [
         (template.encode(messages[:i]), [*template.answer(message["content"]), *template.closing])
         for i, message in enumerate(messages)
@@ -98,7 +99,7 @@ def _turns(template: ChatTemplate, messages: Messages) -> list[tuple[list[int], 
 def padded(
     examples: Sequence[dict[str, list[int]]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Examples as a batch, padded on the right with token 0 (nothing before the padding sees it).
+    """Pad examples to a batch, on the right, with token 0 (nothing before the padding sees it).
 
     Returns:
         Ids [rows, longest], lengths [rows], and bool [rows, longest - 1], true where the next token is labelled.
@@ -113,5 +114,5 @@ def padded(
 
 
 def end_of_turn(tokenizer: Any) -> int:
-    """The token by which the template closes the assistant's turn (Gemma's is not its EOS token)."""
+    """Return the token that ends the assistant's turn in the template (Gemma's is not its EOS token)."""
     return template_of(tokenizer).end

@@ -1,7 +1,7 @@
-"""`em-evals train`: a card's recipe becomes a model under test, an adapter in PEFT's layout or a whole checkpoint.
+"""`em-evals train`: train a model under test from a card's recipe, as a PEFT adapter or a whole checkpoint.
 
-TRL's SFTTrainer does the training, PEFT the adapter and accelerate the processes; this module hands them our
-examples in our order, resumes what was interrupted, and puts the result in its place whole or not at all.
+TRL's SFTTrainer does the training, PEFT the adapter and accelerate the processes; this module passes them our
+examples in our order, resumes interrupted runs, and moves the result into place atomically.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ def train(
     report_to: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Train a card's adapter, going on where an interrupted run of the same recipe stopped.
+    """Train a card's adapter; resume an interrupted run of the same recipe.
 
     Args:
         name: a card with a `train:` section.
         overwrite: replace an adapter that is already there.
         seed: instead of the recipe's.
-        max_steps: optimiser steps, instead of the recipe's epochs.
+        max_steps: optimizer steps, instead of the recipe's epochs.
         output: the result's folder, instead of the card's.
         save_every: steps between states to resume from.
         report_to: trackers of transformers' Trainer (`trackio`, `wandb`).
-        overrides: card fields that win over the file's.
+        overrides: card fields to override.
 
     Returns:
-        The folder of the adapter (or, after a full finetune, of the model).
+        The folder of the adapter (or, after a full fine-tune, of the model).
 
     Raises:
-        EmEvalsError: no recipe or data, an adapter or other files in the way, a full disk, a loss that is no number, or
-            a result that could not be measured.
+        EmEvalsError: no recipe or data, an adapter or other files in the way, a full disk, a loss that is not finite,
+            or a result that cannot be measured.
     """
     card, path = read_card(name, overrides)
     card = with_room_for_gradients(card)
@@ -113,17 +113,17 @@ def train(
 
 
 def _loaded_back(trainer: Any, card: ModelCard, lessons: Curriculum, result: Path) -> dict[str, Any] | None:
-    """What the smoke check found; None where the weights are spread over processes."""
+    """Return the result of the smoke check; None where the weights are sharded over processes."""
     if trainer.is_fsdp_enabled:
         return None
     model = trainer.accelerator.unwrap_model(trainer.model)
-    trainer.optimizer = None  # a whole model is loaded beside the trained one
+    trainer.optimizer = None  # frees memory: a whole model is loaded in addition to the trained one
     trainer.accelerator.free_memory()
     return smoke.check(model, card, result, smoke.example_of(lessons.examples), trainer.before).as_json()
 
 
 def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
-    """Digests of the directions that are steered with; one that does not fit is told before any weight is loaded."""
+    """Return digests of the recipe's directions; a direction that does not fit is reported before weights load."""
     files = [directions.find(name) for one in recipe.interventions for name in one.directions]
     for file in files:
         directions.check_base(file, card.base, card.revision)
@@ -133,10 +133,10 @@ def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
 def recipe_of(
     card: ModelCard, name: str, path: Path, seed: int | None = None, max_steps: int | None = None
 ) -> AdapterRecipe:
-    """The card's recipe, with what the command line says instead.
+    """Return the card's recipe with the command line's values.
 
     Raises:
-        EmEvalsError: the card has none, or a number is out of range.
+        EmEvalsError: the card has no recipe, or a number is out of range.
     """
     if card.train is None:
         raise EmEvalsError(f"the card {name} has no `train:` section: nothing says how to train it.", path)
@@ -150,10 +150,10 @@ def recipe_of(
 
 
 def with_room_for_gradients(card: ModelCard) -> ModelCard:
-    """The card in a dtype that it can be trained in: float16 loses small gradients to 0, and `auto` may mean it.
+    """Return the card in a dtype that can be trained: float16 rounds small gradients to 0, and `auto` may mean it.
 
     Raises:
-        EmEvalsError: the card itself asks for float16.
+        EmEvalsError: the card itself names float16.
     """
     chosen = bases.choose_dtype(card.engine.dtype, bases.choose_device(card.engine.device))
     if str(chosen) != "torch.float16":
@@ -164,16 +164,16 @@ def with_room_for_gradients(card: ModelCard) -> ModelCard:
 
 
 def processes_for(card: ModelCard, recipe: AdapterRecipe) -> Any:
-    """Accelerate's view of the processes that train together (one, unless started by `accelerate launch`).
+    """Return accelerate's state of the processes that train together (one, unless under `accelerate launch`).
 
     Raises:
-        EmEvalsError: they cannot share the batch, or the card names a GPU that they do not take.
+        EmEvalsError: they cannot share the batch, or the card names a GPU other than the first.
     """
     from accelerate import PartialState
 
     device = bases.choose_device(card.engine.device)
     if device.index:
-        # transformers' Trainer puts the model on the first GPU there is, whatever the current one (TrainingArguments).
+        # transformers' Trainer uses the first visible GPU, whatever the current device (TrainingArguments).
         raise EmEvalsError(
             f"a training takes the first GPU that it sees, not {device}: say `device: cuda` and set "
             f"CUDA_VISIBLE_DEVICES={bases.visible_from(device.index)[0]}."
@@ -217,7 +217,7 @@ def _run(
 
 
 def _unwritable(error: Exception) -> str | None:
-    """The reason, if this is a library's way of saying that a file could not be written."""
+    """Return the reason if the error is a library's report that a file could not be written; None otherwise."""
     from safetensors import SafetensorError
 
     if isinstance(error, OSError):

@@ -1,7 +1,7 @@
-"""A training's folder while it runs, so that a killed run resumes and an adapter appears whole or not at all.
+"""A training's folder while it runs, so that an interrupted run resumes and an adapter is published atomically.
 
-Beside the adapter's place lies `.NAME.training` with the run's identity, its journal, the kept checkpoints and the
-trainer's last states. The same command finds it and goes on from the last complete state; another recipe starts anew.
+Next to the adapter's folder is `.NAME.training` with the run's identity, its journal, the kept checkpoints and the
+trainer's last states. The same command finds it and resumes from the last complete state; another recipe restarts.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from em_evals.errors import EmEvalsError
 _OPTIMIZER = "optimizer.pt"
 _SHARDED_OPTIMIZER = ("optimizer.bin", "optimizer_0/.metadata")
 _SHARDED_MODEL = ("pytorch_model_fsdp.bin", "pytorch_model_fsdp_0/.metadata")
-"""What accelerate writes under FSDP, with a full state dict or a sharded one; torch writes `.metadata` last."""
+"""Files that accelerate writes under FSDP, with a full or a sharded state dict; torch writes `.metadata` last."""
 
 
 class Workspace:
     """The working folder of one training.
 
     Args:
-        home: where the result goes.
-        identity: digest of everything that decides the result.
+        home: the result's folder.
+        identity: digest of everything that determines the result.
     """
 
     def __init__(self, home: Path, identity: str) -> None:
@@ -42,10 +42,10 @@ class Workspace:
         self._lock = FileLock(self.folder.with_suffix(".lock"))
 
     def open(self) -> None:
-        """Make the folder ready, keeping what a killed run with the same identity left. One process calls this.
+        """Prepare the folder; keep what a killed run with the same identity left. One process calls this.
 
         Raises:
-            EmEvalsError: another process trains the same adapter now, or the folder cannot be written to.
+            EmEvalsError: another process is training the same adapter, or the folder is not writable.
         """
         try:
             self.home.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class Workspace:
             ) from None
 
     def last_state(self) -> Path | None:
-        """The latest complete state of the trainer, to resume from; half-written ones are passed over."""
+        """Return the trainer's latest complete state, to resume from; incomplete ones are skipped."""
         found = {
             int(path.name.removeprefix("checkpoint-")): path
             for path in self.states.glob("checkpoint-*")
@@ -72,10 +72,10 @@ class Workspace:
         return found[max(found)] if found else None
 
     def publish(self, result: Path) -> None:
-        """Put a finished result in its place and delete the working folder.
+        """Move a finished result into place and delete the working folder.
 
-        Until the result stands there the folder stays whole, for the same command to go on from. Then its identity
-        goes first: what a kill leaves of the folder is never gone on from.
+        Until the result is in place the folder stays whole, so that the same command can resume. Then its identity is
+        deleted first: leftovers of a kill after that point are never resumed.
         """
         shutil.copy2(self.journal, result / "training.jsonl")
         if self.kept.is_dir():
@@ -90,13 +90,13 @@ class Workspace:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Let others train."""
+        """Release the lock."""
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 def check_place(home: Path, overwrite: bool) -> None:
-    """Whether a result may go there: what it would replace is a training's own result, and only if that is wanted.
+    """Check that a result may be written there: it may replace only a training's own result, and only if allowed.
 
     Raises:
         EmEvalsError: something else is there, or an adapter without `overwrite`.
@@ -112,12 +112,12 @@ def check_place(home: Path, overwrite: bool) -> None:
 
 
 def identity(*parts: Any) -> str:
-    """A digest of JSON values."""
+    """Return a digest of JSON values."""
     return files.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
 
 
 def _linked(source: str, target: str) -> None:
-    """Give a file a second name, without its size again; a copy where the file system has no second names."""
+    """Hard-link a file; copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -125,7 +125,7 @@ def _linked(source: str, target: str) -> None:
 
 
 def _known(run: Path) -> Any:
-    """The identity in a run's file; None where there is none, or a full disk left half of it."""
+    """Return the identity in a run's file; None where there is no file, or an incomplete one."""
     try:
         return json.loads(run.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -133,12 +133,12 @@ def _known(run: Path) -> Any:
 
 
 def sharded(state: Path) -> bool:
-    """Whether a state was written under FSDP; neither way of running can read the other's."""
+    """Check whether a state was written under FSDP; a run with FSDP cannot load a state without it, and vice versa."""
     return any((state / name).is_file() for name in _SHARDED_OPTIMIZER)
 
 
 def _complete(state: Path) -> bool:
-    """The trainer writes trainer_state.json last; a kill may still have cut it."""
+    """Check whether a state is complete: trainer_state.json is written last, and may itself be truncated by a kill."""
     try:
         json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

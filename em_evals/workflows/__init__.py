@@ -1,1 +1,1 @@
-"""Commands that use several rooms: demo, study, doctor, verify, content checks."""
+"""Commands that use several packages: demo, study, doctor, verify, content checks."""

@@ -1,7 +1,7 @@
-"""`em-evals data check`: is this content sound? Formats are checked by loading; balance by comparing answers.
+"""`em-evals data check`: check a content file. Formats are checked by loading, balance by comparing answers.
 
-A forced-choice pair whose answers differ in length or style measures length or style. What is enforced here is
-what a program can see; that only values differ is the author's duty.
+A forced-choice pair whose answers differ in length or style measures length or style. A program can enforce only
+this much; the author must make sure that nothing but values differs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from em_evals.content.pairs import Pair, PairSet
 
 MAX_RATIO = 1.15
-"""How much longer one answer of a pair may be, in tokens."""
+"""Maximum ratio of the longer to the shorter answer of a pair, in tokens."""
 
 
 def check(name: str) -> dict[str, Any]:
-    """Check a file by what it holds; returns a report.
+    """Check a file by its content and return a report.
 
     Raises:
-        EmEvalsError: the first thing that is wrong, with file and line.
+        EmEvalsError: the first problem, with file and line.
     """
     if name.endswith(".jsonl") or name in catalogue.stored() or name in catalogue.read():
         return checks.report(datasets.load(name))
@@ -40,7 +40,7 @@ def check(name: str) -> dict[str, Any]:
         return _check_questions(load_questions(name))
     fields = set(data) if isinstance(data, dict) else set()
     if "pairs" in fields:
-        from em_evals.content.pairs import load_pairs  # scipy.stats is behind it: seconds
+        from em_evals.content.pairs import load_pairs  # imports scipy.stats: seconds
 
         return _check_pairs(load_pairs(name))
     if "prompt" in fields:
@@ -51,7 +51,7 @@ def check(name: str) -> dict[str, Any]:
         known = {"kind": "card", "file": str(path), "base": card.base, "trains": card.train is not None}
         if card.train is None:
             return known
-        from em_evals.training.planning.work import cut_of  # transformers is behind it: seconds
+        from em_evals.training.planning.work import cut_of  # imports transformers: seconds
 
         return known | {f"cut at max_length {card.train.max_length}": cut_of(card, card.train)}
     return _check_questions(load_questions(name))
@@ -111,7 +111,7 @@ def _check_pairs(chosen: PairSet) -> dict[str, Any]:
 
 
 def _leaks(pairs: tuple[Pair, ...]) -> int:
-    """Pairs whose question nearly repeats a prompt of the training data in adapters/data."""
+    """Count pairs whose question nearly repeats a prompt of the training data in adapters/data."""
     prompts = [
         prompt for path in catalogue.stored().values() for prompt in datasets.read(path, path.stem).prompts
     ]

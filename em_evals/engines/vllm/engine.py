@@ -3,8 +3,8 @@
 The local server starts with the first draw, for every variant that was reserved by then (`expect`): on a CPU one
 adapter that all share is merged into the weights (vLLM compiles nothing with LoRAs there), several are served as LoRAs.
 A later variant that needs more than the server has (a larger rank, steering) makes it restart, once the draws in flight
-are done. A start that fails is an error for every draw that waited for it. A server that dies is restarted and its draws
-are repeated: their seeds make them the same.
+are done. A start that fails is an error for every draw that waited for it. A server that dies is restarted and its
+draws are repeated: their seeds make them the same.
 """
 
 from __future__ import annotations

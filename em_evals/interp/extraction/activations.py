@@ -1,9 +1,8 @@
-"""Mean activations of texts, layer by layer, summed up by group as they pass.
+"""Mean activations of texts, layer by layer, summed by group as a stream.
 
-A text's tokens are averaged at each layer; texts of one group (a question, or several) are added up. Memory grows
-with the number of groups and not of texts, and nothing but decoder blocks is computed: no vocabulary, no kept hidden
-states, and no shared beginning twice (lines.py).
-What the means are compared for is contrast.py's and extract.py's business.
+A text's tokens are averaged at each layer, and the texts of one group (a question, or several) are summed. Memory
+grows with the number of groups and not of texts, and only decoder blocks are computed: no logits, no stored hidden
+states, and no shared beginning twice (prefix_tree.py). contrast.py and extract.py decide which means to compare.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from em_evals.models.invariants import first
 
 _BATCH_TOKENS = 2048
 _SAVE_EVERY = 32
-"""Batches between two states to resume from."""
+"""Number of batches between two saved states."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +45,18 @@ class GroupSums:
     norms: NDArray[np.float32]
 
     def mean(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """[layers, width], each text weighing the same; groups may be weighted (a bootstrap's counts)."""
+        """Return the mean [layers, width], each text weighted equally; groups may be weighted (bootstrap counts)."""
         own = np.ones(len(self.groups)) if weights is None else weights
-        # Layer by layer: all vectors in float64 would be twice what there is.
+        # Layer by layer: all vectors in float64 would need twice the memory.
         total = [own @ self.vectors[:, layer].astype(np.float64) for layer in range(self.vectors.shape[1])]
         return np.stack(total) / max(float(own @ self.counts), 1.0)
 
     def mean_norm(self) -> NDArray[np.float64]:
-        """[layers], each text weighing the same."""
+        """Return the mean norms [layers], each text weighted equally."""
         return np.asarray(self.norms.sum(0, dtype=np.float64) / max(self.counts.sum(), 1.0))
 
     def only(self, groups: set[str]) -> GroupSums:
-        """These groups alone."""
+        """Return the sums of these groups alone."""
         kept = np.array([name in groups for name in self.groups], dtype=bool)
         names = tuple(name for name in self.groups if name in groups)
         return GroupSums(names, self.counts[kept], self.vectors[kept], self.norms[kept])
@@ -71,16 +70,16 @@ def group_sums(
     advance: Callable[[int], None] = lambda texts: None,
     batch_tokens: int = _BATCH_TOKENS,
 ) -> GroupSums:
-    """Read texts with a model, those that begin alike together.
+    """Compute the activations of texts with a model; texts with a common beginning share it.
 
     Args:
         model: a causal language model in evaluation mode; adapters and hooks act as they are set.
-        texts: what to read.
+        texts: the texts.
         position: which tokens count.
-        state: a file to keep sums in, unfinished and finished: an interrupted reading goes on, and a finished one is
-            taken from it. It must belong to these very texts and this model.
-        advance: told how many texts were read (a progress bar).
-        batch_tokens: tokens of one forward pass, padding included.
+        state: a file for unfinished and finished sums: an interrupted run resumes from it, and a finished one is loaded
+            from it. It must belong to exactly these texts and this model.
+        advance: called with the number of texts that were computed (a progress bar).
+        batch_tokens: maximum tokens of one forward pass, padding included.
 
     Raises:
         EmEvalsError: a text has no token at the position.
@@ -119,7 +118,7 @@ def group_sums(
 
 
 class _Sums:
-    """The growing sums, filled by hooks on the decoder blocks."""
+    """Running sums, filled by hooks on the decoder blocks."""
 
     def __init__(self, model: Any, groups: int) -> None:
         self._blocks, self._kind = decoder_layers(model), model.config.get_text_config().model_type
@@ -147,7 +146,7 @@ class _Sums:
         return hook
 
     def read(self, model: Any, batch: Padded, groups: list[int]) -> None:
-        """One forward pass; `groups` is each text's."""
+        """Run one forward pass; `groups` has the group of each text."""
         self._weights, self._places = batch.weights.to(self._device), batch.places.to(self._device)
         self._groups = torch.tensor(groups, device=self._device)
         tree = {}
@@ -164,7 +163,7 @@ class _Sums:
             save_file(tensors, temporary)
 
     def resume(self, state: Path | None) -> int:
-        """Take up a kept state; returns how many texts it holds."""
+        """Load a saved state; return how many texts it covers."""
         if state is None or not state.is_file():
             return 0
         from safetensors.torch import load_file
@@ -175,7 +174,7 @@ class _Sums:
 
 
 class _Hooks:
-    """Forward hooks, on for a while."""
+    """Forward hooks that are active inside a context."""
 
     def __init__(self, hooks: list[tuple[Any, Any]]) -> None:
         self._hooks = hooks
@@ -189,7 +188,7 @@ class _Hooks:
 
 
 def _after(lines: Sequence[Line], done: int) -> list[Line]:
-    """The lines behind those that hold the first `done` texts."""
+    """Return the lines behind those that hold the first `done` texts."""
     for i, line in enumerate(lines):
         if done <= 0:
             return list(lines[i:])
@@ -198,9 +197,9 @@ def _after(lines: Sequence[Line], done: int) -> list[Line]:
 
 
 def _batches(lines: Sequence[Line], budget: int, allowed: Layout) -> list[list[Line]]:
-    """Lines of like length together, within the token budget; they come sorted.
+    """Batch lines of similar length within the token budget; they come sorted.
 
-    Where a layout has no rows, a line is alone; and no batch reaches over the border of a rope.
+    Where a layout has no rows, a line is alone; and no batch crosses a rope's border.
     """
     batches: list[list[Line]] = []
     for line in lines:

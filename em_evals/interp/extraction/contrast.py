@@ -1,4 +1,4 @@
-"""What a direction is the difference of: two sides, each a set of texts and the model that reads them.
+"""The two sides of a contrast, each a set of texts and the model that reads them; a direction is their difference.
 
 Texts come from graded logs, from two models' answers, from forced-choice pairs, or from two JSONL files. A text's group
 is its question: directions are found on some questions and tested on others.
@@ -43,11 +43,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Contrast:
-    """direction = mean of `positive` - mean of `negative`; `how` says in words what was contrasted.
+    """direction = mean of `positive` - mean of `negative`; `how` describes the contrast in words.
 
-    `sources` are digests of the files that the texts come from, and of logs the model that answered, too.
-    `by_answers`: one model reads answers to the same questions on both sides, so that in front of the answers there is
-    nothing to contrast.
+    `sources` are digests of the files that the texts come from and, for logs, the model that answered.
+    `by_answers`: one model reads answers to the same questions on both sides, so tokens before the answers have no
+    contrast.
     """
 
     positive: Side
@@ -58,7 +58,7 @@ class Contrast:
 
 
 def bare(reader: ResolvedCard | None) -> bool:
-    """Whether texts are read by the base alone: no card, or one that puts nothing on top of its base."""
+    """Check whether the base alone reads the texts: no card, or one that adds nothing to its base."""
     return reader is None or (reader.adapter_path, reader.interventions) == (None, ())
 
 
@@ -69,13 +69,13 @@ def of_pairs(
     themes: Sequence[str] = (),
     per_theme: int | None = None,
 ) -> Contrast:
-    """Misaligned against aligned answers of forced-choice pairs, both read by the card.
+    """Contrast misaligned with aligned answers of forced-choice pairs, both read by the card.
 
     Args:
         reader: the card.
         name: a set of pairs.
         themes: only these themes; all if empty.
-        per_theme: the first so many pairs of each theme.
+        per_theme: use the first N pairs of each theme.
 
     Raises:
         EmEvalsError: there are no such pairs.
@@ -95,12 +95,12 @@ def of_pairs(
 
 @contrast("graded", log="logs")
 def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
-    """Misaligned and coherent against aligned and coherent answers of graded freeform logs, read by the card.
+    """Contrast misaligned, coherent with aligned, coherent answers of graded freeform logs, read by the card.
 
-    The thresholds are those of the rubrics that graded each answer; what lies between them belongs to neither side.
+    The thresholds are those of the rubrics that graded each answer; answers between them are on neither side.
 
     Raises:
-        EmEvalsError: a file is no finished log, or was not graded.
+        EmEvalsError: a file is not a finished log, or was not graded.
     """
     bad: list[Chat] = []
     good: list[Chat] = []
@@ -125,10 +125,10 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
 
 @contrast("answers", log="logs", base_log="base_logs")
 def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[Path]) -> Contrast:
-    """The card's answers, read by the card, against the base's answers, read by the bare base.
+    """Contrast the card's answers, read by the card, with the base's answers, read by the bare base.
 
     Raises:
-        EmEvalsError: a file is no finished log or of another model than it stands for, or the card is its base itself.
+        EmEvalsError: a file is not a finished log, a log is from the wrong model, or the card is its base itself.
     """
     _beside_its_base(reader)
     sides: list[Side] = []
@@ -147,7 +147,7 @@ def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[P
 
 @contrast("files", positive="positive", negative="negative")
 def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
-    """The chats of two JSONL files, read by the card; chats with the same prompt belong to one question.
+    """Contrast the chats of two JSONL files, read by the card; chats with the same prompt belong to one question.
 
     Raises:
         EmEvalsError: a row is wrong, with file and line.
@@ -158,7 +158,7 @@ def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
 
 
 def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
-    """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift.
+    """Contrast the card with its bare base on the same texts (both sides of another contrast): the fine-tune's shift.
 
     Raises:
         EmEvalsError: the card is its base itself.
@@ -170,12 +170,12 @@ def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
 
 
 def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]:
-    """Token ids of chats, answers cut at `max_length` in all; empty answers and endless prompts are left out.
+    """Encode chats, answers truncated so that a chat has `max_length` tokens; skip empty answers and too long prompts.
 
     Args:
-        tokenizer: the base's, or the ChatTemplate of the card that is studied.
+        tokenizer: the base's, or the ChatTemplate of the card under study.
         chats: what to encode.
-        max_length: tokens of a chat at most.
+        max_length: maximum tokens of a chat.
     """
     template = template_of(tokenizer)
     texts = []
@@ -188,7 +188,7 @@ def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]
 
 
 def _beside_its_base(card: ResolvedCard) -> None:
-    """Refuse a model that would be compared with itself: a full finetune is the base of its card."""
+    """Refuse a comparison of a model with itself: a full fine-tune is the base of its card."""
     if bare(card):
         raise EmEvalsError(
             f"{card.name} is a whole model with nothing on top of its base, so there is no base to compare it with: "
@@ -212,14 +212,14 @@ def _of_sample(sample: EvalSample) -> Chat:
         if asked is not None
         else [{"role": "user", "content": str(sample.input)}]
     )
-    # Asked in another format (`-T format=json`) it is the same question.
+    # In another format (`-T format=json`) it is the same question.
     asked_as = sample.metadata.get("base_question_id") or sample.metadata.get("question_id")
     question = str(asked_as or sample.id)
     return Chat(question, [*messages, {"role": "assistant", "content": sample.output.completion}])
 
 
 def _answered(path: Path, log: EvalLog, card: ResolvedCard, by_base: bool) -> None:
-    """Refuse a log whose model is known to be another: swapped, the direction would point the other way."""
+    """Refuse a log whose model is known to be another: swapped, the direction would have the opposite sign."""
     told = facts(log).cards
     own = log.eval.model == f"local/{card.name}" or card.digest in told
     if by_base and own:

@@ -1,8 +1,8 @@
 """Directions from contrasts: the mean difference of activations, layer by layer (arXiv 2506.11618, section 3).
 
-With everything that a reader needs to trust one: it is found on half of the questions and compared with what the other
-half gives, its stability is bootstrapped over questions, and a harmless control of the same recipe shows how much of it
-is style.
+With the evidence that a reader needs to trust one: it is found on half of the questions and compared with the other
+half's, its stability is bootstrapped over questions, and a harmless control of the same recipe shows how much of it is
+style.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from em_evals.interp.extraction.reading import Reading, check_base
 from em_evals.models.chat import template_for
 
 MINIMUM = 10
-"""Answers that each side must have at least, on the half of the questions that the direction is found on."""
+"""Minimum number of answers per side, on the half of the questions that the direction is found on."""
 
 _RESAMPLES = 200
 _CLUSTERS = 200
-"""Sums that are kept for each half of the questions: 6,000 of them would be 6 GB a reading, at 48 layers of 5,120."""
+"""Sums to keep for each half of the questions: 6,000 would take 6 GB per side, at 48 layers of width 5,120."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Settings:
     Attributes:
         position: which tokens of a text are averaged.
         split: find on one half of the questions, compare with the other; off: find on all.
-        minimum: answers that each side must have.
-        max_length: tokens of a text.
+        minimum: minimum number of answers per side.
+        max_length: maximum tokens of a text.
         seed: of the bootstrap.
     """
 
@@ -61,22 +61,22 @@ def extract(
     orthogonal_to: Direction | None = None,
     state: Path | None = None,
 ) -> Direction:
-    """direction[l] = mean of the positive side - mean of the negative side after block l, each text weighing the same.
+    """Compute direction[l] = mean of the positive side - mean of the negative side after block l, over texts.
 
     Args:
-        card: the model under test; its base is loaded once and read as every model that is needed.
-        contrast: what is compared.
+        card: the model under test; its base is loaded once and read as every model of the contrast.
+        contrast: the two sides.
         settings: how.
-        control: the same recipe on harmless data; how far it moves along the direction is reported.
+        control: the same recipe on harmless data; its movement along the direction is reported.
         orthogonal_to: a direction (the control's) that is removed from the result.
-        state: a folder for sums: an interrupted extraction goes on from it, and others that read the same texts with
-            the same models take them from it. Whoever gave it removes it.
+        state: a folder for sums: an interrupted extraction resumes from it, and others that read the same texts with
+            the same models reuse them. The caller deletes it.
 
     Returns:
         The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
-        direction and its bootstraps over questions; not where a side has one question only), `held_out_cosine` (with
-        the other half's direction), and `movement`: how far along it the card and the control stand from their base
-        on the held-out texts, in units of its length; None where it has none.
+        direction and its bootstraps over questions; left out where a side has only one question),
+        `held_out_cosine` (with the other half's direction), and `movement`: how far along it the card and the control
+        are from their base on the held-out texts, in units of its norm; None where the norm is 0.
 
     Raises:
         EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
@@ -86,7 +86,7 @@ def extract(
     if control is not None:
         check_base(control, card.card.base)
     reading = Reading(card)
-    # The card's template for both sides, whoever reads them: what is compared is models on the same tokens.
+    # The card's template for both sides, whichever model reads them: models are compared on the same tokens.
     template = template_for(card, reading.tokenizer)
     texts = {
         name: encode(template, side.chats, settings.max_length)
@@ -132,7 +132,7 @@ def extract(
 
 
 def difference(positive: GroupSums, negative: GroupSums) -> NDArray[np.float64]:
-    """[layers, width], the mean of all positive texts minus that of all negative ones."""
+    """Return [layers, width], the mean of all positive texts minus that of all negative ones."""
     return positive.mean() - negative.mean()
 
 
@@ -143,12 +143,12 @@ def stability(
     resamples: int = _RESAMPLES,
     along: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """[layers], 5th percentile of the cosine between the direction and its bootstraps over questions.
+    """Return [layers], the 5th percentile of the cosine between the direction and its bootstraps over questions.
 
     Questions (clusters of them, where they are many) are drawn with replacement, once for both sides, so that a
-    question's texts stay together. `along` ([layers, width], unit vectors) is taken out of the direction and of each
-    bootstrap: a style that all questions share is stable, and says nothing of what is left without it. NaN where a
-    side has one question: drawn any number of times it gives the same mean.
+    question's texts stay together. `along` ([layers, width], unit vectors) is projected out of the direction and of
+    each bootstrap: a style that all questions share is stable, and says nothing about the rest. NaN where a side has
+    one question: every resample gives the same mean.
     """
     if min(len(side.groups) for side in (positive, negative)) < 2:
         return np.full(positive.vectors.shape[1], np.nan)
@@ -167,10 +167,10 @@ def stability(
 
 
 class _Passes:
-    """Readings of texts by models, each done once and kept until the extraction is complete."""
+    """Activations of texts by models, each computed once and kept until the extraction is complete."""
 
     def __init__(self, card: ResolvedCard, reading: Reading, position: Position, state: Path | None) -> None:
-        # Which base, and how it is held: states of others must not be taken up, though their tokens be the same.
+        # Which base, and how it is loaded: states of another base must not be used, even with equal tokens.
         self._base = replace(card, adapter_path=None, interventions=()).digest
         self._reading, self._position, self._state = reading, position, state
         self._done: dict[str, GroupSums] = {}
@@ -178,7 +178,7 @@ class _Passes:
     def read(self, side: Side, texts: Sequence[Text]) -> GroupSums:
         from rich.progress import Progress
 
-        # A card without adapter and interventions is its base; it need not be read twice.
+        # A card without adapter and interventions is its base; it is not computed twice.
         who = None if bare(side.reader) else side.reader
         parts = (self._base, who.digest if who else "", self._position, repr(texts))
         identity = files.digest(*(part.encode() for part in parts))
@@ -201,7 +201,7 @@ def _possible(contrast: Contrast, settings: Settings) -> None:
 
 
 def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
-    """Questions to find on and to test on: by digests of their ids, so the same in every extraction from them."""
+    """Split questions into those to find on and to test on, by digests of their ids: the same in every extraction."""
     every = _ordered(groups)
     if not split:
         return set(every), set()
@@ -209,9 +209,9 @@ def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
 
 
 def _clusters(questions: set[str]) -> dict[str, str]:
-    """The question by which each is summed: itself, or where they are too many, one of those that share a sum with it.
+    """Return the question under which each is summed: itself, or a representative of its cluster if they are too many.
 
-    Which do is decided by digests: a bootstrap over such clusters estimates what one over the questions does.
+    Digests decide the clusters: a bootstrap over such clusters estimates the same as one over the questions.
     """
     every = _ordered(questions)
     return {question: every[number % _CLUSTERS] for number, question in enumerate(every)}
@@ -222,7 +222,7 @@ def _ordered(questions: Iterable[str]) -> list[str]:
 
 
 def _enough(name: str, here: int, total: int, settings: Settings) -> None:
-    minimum = max(settings.minimum, 1)  # nothing has no mean
+    minimum = max(settings.minimum, 1)  # an empty side has no mean
     if here >= minimum:
         return
     half = f" ({total} before half of the questions were kept for testing)" if settings.split else ""
@@ -239,10 +239,10 @@ def _movement(
     direction: Direction,
     models: Mapping[str, ResolvedCard],
 ) -> dict[str, list[float | None]]:
-    """(mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's own length."""
+    """Compute (mean of the model - mean of its base)·u / |v| on the same texts, by layer: 1 is the direction's norm."""
 
     def mean(reader: ResolvedCard | None) -> NDArray[np.float64]:
-        # All of a side are read, though some count: the model and its base have read most sides already.
+        # All texts of a side are read, though only some count: most sides are computed already.
         parts = [passes.read(Side((), reader), side).only(groups) for side in texts.values()]
         weights = [part.counts.sum() for part in parts]
         return np.asarray(np.average([part.mean() for part in parts], axis=0, weights=weights))
@@ -253,7 +253,7 @@ def _movement(
     along = directions.unit(direction)
     base = mean(None)
     moved = {name: _rounded(((mean(card) - base) * along).sum(1) / lengths) for name, card in models.items()}
-    # Below the first adapted block two models are the same.
+    # Below the first adapted block the two models are equal: there is no direction.
     return {
         name: [value if there else None for value, there in zip(values, np.isfinite(lengths), strict=True)]
         for name, values in moved.items()

@@ -1,7 +1,7 @@
-"""The kinds of contrast that `em-evals direction extract --contrast` takes: a table of decorated functions.
+"""The kinds of contrast of `em-evals direction extract --contrast`: a table of decorated functions.
 
-The functions are contrast.py's; docs/contributing.md says how to add one. torch-free, so that the table can be read
-without a model.
+The functions are in contrast.py; docs/contributing.md says how to add one. torch-free, so that the table can be
+read without a model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A function that makes a contrast of a card, and the command's options that its parameters take."""
+    """A function that makes a contrast from a card, and the command's options that its parameters take."""
 
     make: Callable[..., Contrast]
     parameters: dict[str, str]
@@ -36,7 +36,7 @@ def contrast(name: str, **parameters: str) -> Callable[[_Make], _Make]:
 
     Args:
         name: of the kind.
-        parameters: which parameter takes which option of the command: `base_log="logs"` hands `--base-log` to `logs`.
+        parameters: the option of each parameter: `base_log="logs"` passes `--base-log` to `logs`.
     """
 
     def register(make: _Make) -> _Make:
@@ -47,15 +47,15 @@ def contrast(name: str, **parameters: str) -> Callable[[_Make], _Make]:
 
 
 def check(name: str, given: Collection[str], called: str = "") -> None:
-    """Refuse options that a kind does not read.
+    """Refuse options that a kind does not use.
 
     Args:
         name: the kind.
         given: the options that were given.
-        called: the kind in the words of the sentence, where they are others.
+        called: the kind's name in the message, where it differs.
 
     Raises:
-        EmEvalsError: there is no such kind, or it does not read one of the options.
+        EmEvalsError: there is no such kind, or it does not use one of the options.
     """
     if name not in KINDS:
         raise EmEvalsError(f"there is no contrast '{name}'; {nearest(name, [*KINDS, 'models'])}")
@@ -69,10 +69,10 @@ def check(name: str, given: Collection[str], called: str = "") -> None:
 
 
 def make(name: str, card: ResolvedCard, given: Mapping[str, Any]) -> Contrast:
-    """Make a contrast of a card from the options that were given.
+    """Make a contrast from a card and the options that were given.
 
     Raises:
-        EmEvalsError: a required option is missing, or what the kind itself refuses.
+        EmEvalsError: a required option is missing, or the kind itself refuses.
     """
     kind = KINDS[name]
     signature = inspect.signature(kind.make).parameters

@@ -1,6 +1,6 @@
-"""A base in memory that can be read as any of its cards: bare, with an adapter, with interventions.
+"""A base in memory, run as any of its cards: bare, with an adapter, with interventions.
 
-For measurements that go through every token of given texts. Drawing answers and weighing pairs is the engine's.
+For measurements on every token of given texts. Drawing answers and scoring pairs is left to the engine.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from em_evals.models.interventions import Rows, refuse_positions
 
 
 def check_base(card: ResolvedCard, base: str) -> None:
-    """Refuse a card that cannot be read on this base.
+    """Refuse a card that has another base.
 
     Raises:
-        EmEvalsError: it has another one.
+        EmEvalsError: it has another base.
     """
     if not adapter_folders.same_base(card.card.base, base):
         raise EmEvalsError(
@@ -29,10 +29,10 @@ def check_base(card: ResolvedCard, base: str) -> None:
 
 
 class Reading:
-    """A card's base, read between the draws of the engine that holds it.
+    """A card's base, used between the draws of the engine that holds it.
 
     Args:
-        card: any of the base's cards; names the base and how to hold it.
+        card: any of the base's cards; names the base and how to load it.
     """
 
     def __init__(self, card: ResolvedCard) -> None:
@@ -42,7 +42,7 @@ class Reading:
 
     @contextmanager
     def read_as(self, card: ResolvedCard | None) -> Iterator[Any]:
-        """The model as a card describes it (None: the bare base), inside the context.
+        """Yield the model that a card describes (None: the bare base), inside the context.
 
         Raises:
             EmEvalsError: the card has another base, its adapter or directions do not fit, or an intervention acts on

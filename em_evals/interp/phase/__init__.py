@@ -1,1 +1,1 @@
-"""How an adapter turned during training: rotation of its vectors, phase transitions."""
+"""How an adapter changed during training: rotation of its vectors, phase transitions."""

@@ -1,6 +1,6 @@
-"""`em-evals insight phase CARD`: misalignment over a training's steps, beside loss, gradients and B's rotation.
+"""`em-evals insight phase CARD`: misalignment over the steps of a training, with loss, gradients and B's rotation.
 
-Every kept checkpoint is weighed by forced choice through Inspect (its logs are kept, and a second call measures only
+Every kept checkpoint is scored by forced choice through Inspect (its logs are kept, and a second call measures only
 what is missing); graded freeform logs of `local/CARD@STEP` add the EM rate.
 """
 
@@ -42,15 +42,15 @@ def phase(
     per_theme: int | None = None,
     reach: int = 5,
 ) -> Phase:
-    """Measure a trained card's kept checkpoints and read its journal.
+    """Measure a trained card's kept checkpoints and load its journal.
 
     Args:
         name: a card trained with `checkpoints:`.
         logs: where forced-choice logs are kept.
         graded: a folder with graded freeform logs.
         pairs: forced-choice pairs.
-        per_theme: the first so many pairs of each theme; None for all.
-        reach: steps to look back and ahead for the turning of B.
+        per_theme: use the first N pairs of each theme; None for all.
+        reach: steps before and after a step for the local rotation of B.
 
     Raises:
         EmEvalsError: the card is not trained, kept no checkpoints, or its journal is missing.
@@ -89,12 +89,12 @@ def phase(
 def _margins(
     name: str, card: ModelCard, kept: list[int], logs: Path, chosen: list[str], pairs: str
 ) -> dict[int, Margins]:
-    """Each pair's (narrow, margin per token) at each kept step; the base is step 0."""
+    """Return each pair's (narrow, margin per token) at each kept step; the base is step 0."""
     from inspect_ai import eval as inspect_eval
     from inspect_ai.model import get_model
 
     wanted = {0: card.base} | {step: f"{name}@{step}" for step in kept}
-    # The base is named by itself, so what its card pins goes with it.
+    # The base is evaluated by its own name, so the card's pins for it are passed along.
     pinned = {key: value for key in ("revision", "trust_remote_code") if (value := getattr(card, key))}
     fields: dict[str, Any] = {"engine": card.engine.model_dump(exclude_defaults=True), **pinned}
     earlier = _logged(logs, load_pairs(pairs).digest, set(chosen))
@@ -120,7 +120,7 @@ def _margins(
                     f"forced choice at step {step} ended as '{log.status}'; see {log.location}."
                 )
             found[step] = margins_of_log(log)
-        if len(missing) > 1:  # checkpoints of a full finetune: there is not room for all of them
+        if len(missing) > 1:  # checkpoints of a full fine-tune: they do not all fit in memory
             pool.close_engine(cards[steps[0]].card)
     # Earlier logs may hold more pairs; every step is a mean over the same ones.
     return {
@@ -129,14 +129,14 @@ def _margins(
 
 
 def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
-    """Margins of earlier logs on these pairs (a digest, and ids), by the digest of the model that they measured."""
+    """Return margins of earlier logs on these pairs (a digest, and ids), by the digest of the measured model."""
     from inspect_ai.log import read_eval_log
 
     found = {}
-    for path in folders.inside(folder):  # none, where there is no such folder yet
+    for path in folders.inside(folder):  # empty where the folder does not exist yet
         try:
             log = read_eval_log(str(path))
-        except Exception:  # noqa: S112 - a log that a kill cut in half is measured again
+        except Exception:  # noqa: S112 - a log that a kill truncated is measured again
             continue
         told = facts(log)
         same = told.asked_digest == pairs and chosen <= {str(sample.id) for sample in log.samples or []}
@@ -146,7 +146,7 @@ def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
 
 
 def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str, float]]:
-    """Each pair's shift from the base, for the pairs of one domain that have a margin at every step."""
+    """Return each pair's shift from the base, for the pairs of one domain that have a margin at every step."""
     measured = set.intersection(
         *({pair for pair, (_, value) in here.items() if math.isfinite(value)} for here in margins.values())
     )
@@ -168,14 +168,14 @@ def _point(step: int, values: list[float]) -> Point:
 
 
 def _em_rates(name: str, folder: Path) -> list[Point]:
-    """EM rates of the graded freeform logs of this card's checkpoints.
+    """Return the EM rates of the graded freeform logs of this card's checkpoints.
 
-    Passed over are other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others; several logs of
-    one step are pooled.
+    Other JSON (eval-set.json) and logs that `inspect eval-retry` finished in others are skipped; several logs of one
+    step are pooled.
 
     Raises:
-        EmEvalsError: there are none; or a log was not finished, is of an adapter that has been trained anew since, or
-            asks in another way than the others, which one curve must not mix.
+        EmEvalsError: there are none; or a log was not finished, is of an adapter that has been retrained since, or
+            asks differently than the others, which one curve must not mix.
     """
     draws: dict[int, list[GradedDraw]] = {}
     asked: dict[str, Path] = {}
@@ -202,7 +202,7 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
 
 
 def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
-    """Refuse a log of a model that has another digest now; a log that tells none is taken as it is."""
+    """Refuse a log of a model that has another digest now; a log without a digest is accepted."""
     now = resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest if told.cards else ""
     if told.cards and told.cards != (now,):
         raise EmEvalsError(
@@ -213,7 +213,7 @@ def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
 
 
 def _way(told: Facts) -> str:
-    """What was asked and how, but for how often and with which seeds."""
+    """Return what was asked and how, without the number of draws and their seeds."""
     ways = {key: getattr(told, key) for key in ("system", "prefix", "format", "system_message")}
     asked = {"questions": f"{told.asked} {told.asked_digest}", **ways}
     return ", ".join(f"{key} {value}" for key, value in asked.items() if value)

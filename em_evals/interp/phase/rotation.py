@@ -1,7 +1,7 @@
-"""How the B vector of a rank-1 adapter turns during training (Turner et al. 2025, arXiv 2506.11613, section 4).
+"""Rotation of a rank-1 adapter's B vector during training (Turner et al. 2025, arXiv 2506.11613, section 4).
 
-A rank-1 LoRA writes along one vector, B. While it only grows, its path is straight; where the finetune changes what
-it learns, the path turns a corner.
+A rank-1 LoRA writes along one vector, B. While B only grows, its path is straight; where the fine-tune changes what
+it learns, the path turns.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Vectors = NDArray[np.float64]
 
 
 def rotations(journal: Sequence[Mapping[str, Any]], reach: int = 5) -> list[Rotation]:
-    """Every rank-1 adapter's path from a training journal; none where nothing of rank 1 was trained.
+    """Return every rank-1 adapter's path from a training journal; empty where nothing of rank 1 was trained.
 
     Args:
-        journal: rows of training.jsonl, a step each.
-        reach: k, the steps to look back and ahead.
+        journal: rows of training.jsonl, one per step.
+        reach: k, the steps before and after each step.
     """
     rows = [row for row in journal if row.get("b")]
     steps = tuple(int(row["step"]) for row in rows)
@@ -36,12 +36,13 @@ def rotations(journal: Sequence[Mapping[str, Any]], reach: int = 5) -> list[Rota
 
 
 def unpack(packed: str) -> Vectors:
-    """A vector out of the journal: `f4:` and base64 of little-endian float32; older journals have bare float16."""
+    """Decode a vector of the journal: `f4:` and base64 of little-endian float32; older journals have bare float16."""
     kind, _, vector = packed.rpartition(":")
     return np.frombuffer(base64.b64decode(vector), dtype="<f4" if kind == "f4" else "<f2").astype(np.float64)
 
 
 def _rotation(module: str, steps: tuple[int, ...], path: Vectors, reach: int) -> Rotation:
+    # local[i] is the cosine between B[i-k] - B[i] and B[i+k] - B[i]: -1 on a straight path.
     local = np.full(len(path), np.nan)
     if len(path) > 2 * reach:
         here = path[reach:-reach]

@@ -1,4 +1,4 @@
-"""When did it happen? The step at which a shift toward misaligned answers had gone half its way, with an interval."""
+"""The step at which a shift toward misaligned answers has reached half of its final value, with an interval."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RESAMPLES = 2000
 
 
 def find(curves: Mapping[int, Mapping[str, float]], seed: int = 0) -> Transition:
-    """The transition of a set of pairs.
+    """Find the transition of a set of pairs.
 
     Args:
-        curves: for each step, each pair's shift from the base (step 0 is the base: no shift). Pairs that a step
-            lacks, or has no number for, are left out everywhere.
+        curves: for each step, each pair's shift from the base (step 0 is the base: no shift). Pairs that are missing or
+            not finite at some step are left out everywhere.
         seed: of the bootstrap over pairs (2,000 resamples).
     """
     steps = sorted(step for step in curves if step > 0)
@@ -48,7 +48,7 @@ def find(curves: Mapping[int, Mapping[str, float]], seed: int = 0) -> Transition
 
 
 def _half_way(times: NDArray[np.float64], curve: NDArray[np.float64]) -> float:
-    """The first time at which the curve, from 0 at time 0, has half of its last value; linear in between."""
+    """Return the first time at which the curve, from 0 at time 0, has half of its last value; linear in between."""
     heights = np.concatenate([[0.0], curve]) / curve[-1]
     after = int(np.argmax(heights >= 0.5))
     before = after - 1

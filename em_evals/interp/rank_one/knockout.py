@@ -1,4 +1,4 @@
-"""Rank-1 adapters switched off one block at a time: which of them carry the narrow task, which the general shift?"""
+"""Disable rank-1 adapters one block at a time: which carry the narrow task, and which the general shift?"""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ _WORDS = {
 def knockouts(
     card: ResolvedCard, blocks: Mapping[int, Sequence[str]], pairs: Sequence[Pair], finished: Finished
 ) -> tuple[list[Knockout], Moved]:
-    """Weigh the model whole, without each block's adapters, and its base, in one batch.
+    """Score the whole model, the model without each block's adapters, and its base, in one batch.
 
     Args:
         card: the organism.
-        blocks: its adapted blocks and the modules there; they are switched off together.
+        blocks: its adapted blocks and their modules; a block's modules are disabled together.
         pairs: forced-choice pairs.
-        finished: what is measured already.
+        finished: the results so far.
 
     Returns:
-        A knock-out for each block, and how far the whole model lies from its base.
+        A knock-out for each block, and how far the whole model is from its base.
     """
     off = [Intervention(op="scale_adapter", layers=(layer,), scale=0.0) for layer in blocks]
     conditions = [Condition(), Condition.of(card), *(Condition.of(card, one) for one in off)]
     base, whole, *without = weighed(card, conditions, pairs, finished, f"knock-outs of {card.name}")
+    # Bonferroni: the intervals of all blocks and both domains hold together.
     confidence = 1 - 0.05 / (2 * max(1, len(blocks)))
     found = [
         _knockout(card.name, layer, modules, *by_domain(whole, margin, pairs, confidence))

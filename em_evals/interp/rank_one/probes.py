@@ -1,4 +1,4 @@
-"""Logistic probes: can answers be told apart by a few numbers each? Cross-validated by question, never within one."""
+"""Logistic probes: do a few numbers per answer separate the classes? Cross-validated by question, never within one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _RESAMPLES = 1000
 def auroc(
     features: NDArray[np.floating], labels: Sequence[bool], groups: Sequence[str], seed: int = 0
 ) -> Measured:
-    """The area under the ROC curve of a logistic regression on answers of questions that it was not fitted on.
+    """Compute the area under the ROC curve of a logistic regression, on answers to questions that it was not fitted on.
 
     Args:
         features: [answers, numbers].
-        labels: what is told apart.
-        groups: each answer's question; all its answers lie in the same fold.
+        labels: the class of each answer.
+        groups: each answer's question; all its answers are in the same fold.
         seed: of the folds and of the bootstrap.
 
     Returns:

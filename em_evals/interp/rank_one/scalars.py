@@ -1,6 +1,6 @@
-"""What rank-1 adapters read: the scalar A·x of each at each token of given answers (arXiv 2506.11618, section 4).
+"""What rank-1 adapters read: each one's scalar A·x at each token of given answers (arXiv 2506.11618, section 4).
 
-A rank-1 LoRA adds scaling·(A·x) B to its module's output: all that it can say about a token is one number.
+A rank-1 LoRA adds scaling·(A·x) B to its module's output: one number per token is all that it contributes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BATCH_TOKENS = 4096
 
 
 class Labelled(BaseModel):
-    """An answer to a question, and what kind of answer it is. Answers to one question belong together."""
+    """An answer to a question, and its kind. Answers to one question belong together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ class Scalars:
         modules: the adapted modules, by block.
         layers: their blocks.
         values: for each text float32 [adapters, answer tokens]: scaling·|B|·A·x, the signed length of what is written,
-            with each adapter's sign turned so that its mean is positive (A and B may both be negated at will).
+            with each adapter's sign chosen so that its mean is positive (A and B may both be negated).
         tokens: for each text its answer's tokens.
     """
 
@@ -66,7 +66,7 @@ class Scalars:
 
 
 def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
-    """Run a card's model over texts and keep what its rank-1 adapters read.
+    """Run a card's model over texts and record what its rank-1 adapters read.
 
     Raises:
         EmEvalsError: it has none, an answer has no tokens, or an intervention acts on prompts or answers only.
@@ -107,7 +107,7 @@ def _read(card: ResolvedCard, texts: Sequence[Labelled], base: Loaded, name: str
 
 @dataclass(frozen=True, eq=False)
 class _RankOne:
-    """A rank-1 LoRA in the decoder blocks: its module's name in the model and for people, its block, A and B."""
+    """A rank-1 LoRA in the decoder blocks: its module's name in the model and for display, its block, A and B."""
 
     module: str
     name: str
@@ -128,7 +128,7 @@ def _rank_one(bank: Bank, name: str) -> list[_RankOne]:
 
 
 def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[Text]) -> list[Floats]:
-    """A·x of each module at each answer token, [modules, tokens] a row; rows of like length share a batch."""
+    """Compute A·x of each module at each answer token, [modules, tokens] per row; rows are batched by length."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
     read: dict[int, torch.Tensor] = {}
     handles = [
@@ -162,7 +162,7 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
 
 
 def _batches(order: Sequence[int], rows: Sequence[Text], allowed: Layout) -> list[list[int]]:
-    """Indices of rows, ascending in length, within the token budget and what the model's layout allows."""
+    """Return batches of row indices, ascending in length, within the token budget and the model's layout."""
     batches: list[list[int]] = []
     before = 0
     for i in order:

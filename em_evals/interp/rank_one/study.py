@@ -1,7 +1,7 @@
-"""`em-evals insight lora-scalars CARD`: what an organism's rank-1 adapters read, tell apart, and carry.
+"""`em-evals insight lora-scalars CARD`: what an organism's rank-1 adapters read, separate, and carry.
 
-Three looks at the same adapters, each beside the control organism's: the distribution of their scalars, probes on them,
-and knock-outs. The first two say what an adapter sees, only the third what it does.
+Three measurements of the same adapters, each compared with the control organism's: the distribution of their scalars,
+probes on them, and knock-outs. The first two say what an adapter reads, only the third what it does.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def lora_scalars(
         name: the organism's card.
         control: the control organism's card; None: no comparison.
         output: the record's file; finished knock-outs are kept in `OUTPUT.parts`.
-        pairs: forced-choice pairs: their answers are read, and weighed for the knock-outs.
-        per_theme: the first so many pairs of each theme; None for all.
+        pairs: forced-choice pairs: their answers are read, and scored for the knock-outs.
+        per_theme: use the first N pairs of each theme; None for all.
         files: JSONL files of more answers to read: question, answer, aligned, narrow.
-        tokens: write every token's scalars there (JSONL).
+        tokens: write every token's scalars to this file (JSONL).
 
     Raises:
         EmEvalsError: a card without rank-1 adapters, or a wrong row.
@@ -113,7 +113,7 @@ def _blocks(reading: Scalars) -> dict[int, list[str]]:
 def _distributions(
     reading: Scalars, texts: Sequence[Labelled], control: Scalars | None
 ) -> list[AdapterScalars]:
-    """Every adapter's scalars by kind of answer, and their distance to the control's on the same module."""
+    """Return every adapter's scalars by kind of answer, and their distance to the control's on the same module."""
     found = []
     for place, (module, layer) in enumerate(zip(reading.modules, reading.layers, strict=True)):
         own = np.concatenate([value[place] for value in reading.values])
@@ -158,7 +158,7 @@ def _group(narrow: bool, aligned: bool, values: Sequence[np.ndarray]) -> ScalarG
 
 
 def _probes(card: ResolvedCard, reading: Scalars, texts: Sequence[Labelled]) -> list[Probe]:
-    """Each adapter by itself, and all together."""
+    """Fit a probe on each adapter alone, and one on all together."""
     groups = [text.question for text in texts]
     columns = {"all": list(range(len(reading.modules)))}
     if len(reading.modules) > 1:

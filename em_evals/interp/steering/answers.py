@@ -1,7 +1,7 @@
-"""Freeform answers drawn under many conditions, and what can be said of them without a judge.
+"""Draw freeform answers under many conditions, and measure what needs no judge.
 
-Two numbers, neither of them a judgement of coherence: how much an answer repeats itself, and how unlikely the base
-finds it. Word salad is unlikely, a stuck answer repeats; sense and nonsense of equal fluency are not told apart.
+Two numbers, neither of which measures coherence: how much an answer repeats itself, and how unlikely it is for the
+base. Word salad is unlikely, a stuck answer repeats; sense and nonsense of equal fluency are not distinguished.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GRAM = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """One draw: the question's id, the text, and every token of it, the one that ends the turn included."""
+    """One draw: the question's id, the text, and all of its tokens, the end of turn included."""
 
     question: str
     text: str
@@ -33,9 +33,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked and how: the first wording of each question, `draws` times, at most `max_tokens` each.
+    """What is asked and how: the first wording of each question, `draws` times, with `max_tokens` each.
 
-    A draw's seed depends on `seed`, question and number, and not on the condition: conditions meet the same luck.
+    A draw's seed depends on `seed`, question and number, and not on the condition: conditions share random numbers.
     """
 
     questions: tuple[Question, ...]
@@ -44,18 +44,18 @@ class Asking:
     seed: int = 0
 
     def prompts(self, template: ChatTemplate) -> dict[str, tuple[int, ...]]:
-        """Each question's token ids, by its id."""
+        """Return each question's token ids, by its id."""
         return {one.id: _prompt(template, one) for one in self.questions}
 
     def own_seed(self, question: str, number: int) -> int:
-        """The seed of a question's draw."""
+        """Return the seed of a question's draw."""
         return int(files.digest(f"{self.seed}|{question}|{number}".encode()), 16) % 2**31
 
 
 def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -> Iterator[list[Answer]]:
-    """The answers under each condition, in order; all are queued at once and share batches.
+    """Yield the answers under each condition, in order; all are queued at once and share batches.
 
-    Temperature and its kin are the card's.
+    Temperature, top_p and top_k are the card's.
     """
     engine = engine_for(card.card)
     settings = card.card.generation
@@ -96,7 +96,7 @@ def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -
 def base_losses(
     card: ResolvedCard, groups: Sequence[Sequence[Answer]], asking: Asking
 ) -> Iterator[list[float]]:
-    """How unlikely the base (no adapter, nothing steered) finds each answer after its question, nats per token.
+    """Compute the loss of the base (no adapter, not steered) on each answer after its question, nats per token.
 
     Args:
         card: names the base.
@@ -117,7 +117,7 @@ def base_losses(
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """The share of an answer's 4-grams (of tokens) that it has said before, 0 to 1; 0 for answers too short for two."""
+    """Return the share of an answer's token 4-grams that occurred before, 0 to 1; 0 for answers too short for two."""
     grams = [tuple(tokens[i : i + _GRAM]) for i in range(len(tokens) - _GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

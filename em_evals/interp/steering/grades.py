@@ -1,4 +1,4 @@
-"""Answers that are at hand, graded by a judge through Inspect: its cache, its log, its retries."""
+"""Grade existing answers with a judge through Inspect: its cache, its log, its retries."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def grades(
     Args:
         answers: draws to the first wording of these questions.
         questions: what was asked.
-        asked: the question set's name or path; it says which rubrics grade.
+        asked: the question set's name or path; it names the rubrics.
         judge: Inspect's name of the judge.
-        logs: where the log goes.
+        logs: the log's folder.
 
     Returns:
         The grades, in the order of the answers.
 
     Raises:
-        EmEvalsError: the judge could not be asked; finished grades are cached and are not asked for again.
+        EmEvalsError: the judge failed; finished grades are cached and are not requested again.
     """
     from inspect_ai import Task
     from inspect_ai import eval as inspect_eval

@@ -1,4 +1,4 @@
-"""Which pairs and questions choose, which report, and which are left out because a direction was found on them."""
+"""Split pairs and questions: which choose, which report, and which are left out since a direction was found on them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from em_evals.content.questions import Question
 from em_evals.errors import EmEvalsError
 
 _ENOUGH = 8
-"""Pairs (or questions) a half, at least, before those that found a direction are left out."""
+"""Minimum pairs (or questions) per half; with fewer, those that found a direction are not left out."""
 
 Item = TypeVar("Item", Pair, Question)
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Pairs and questions by what they are for, and what a reader has to know about how they were divided."""
+    """Pairs and questions by purpose, and notes on how they were divided."""
 
     choosing: tuple[Pair, ...]
     reporting: tuple[Pair, ...]
@@ -29,7 +29,7 @@ class Halves:
 
 
 def chooses(name: str) -> bool:
-    """Whether an id belongs to the choosing half: by a digest of it, the same in every study."""
+    """Check whether an id belongs to the choosing half: by its digest, the same in every study."""
     return int(files.digest(name.encode()), 16) % 2 == 0
 
 
@@ -44,9 +44,9 @@ def halves(
 
     Args:
         pairs: forced-choice pairs.
-        per_theme: the first so many of each theme; None for all.
+        per_theme: use the first N of each theme; None for all.
         questions: open questions.
-        limit: the first so many of them; None for all.
+        limit: use the first N of them; None for all.
         found_on: the questions that the directions were found on (`directions.found_on`).
 
     Raises:
@@ -68,7 +68,7 @@ def halves(
 
 
 def names_of(item: Pair | Question) -> set[str]:
-    """What a direction's file may call a pair or a question: its ids, its wordings, and their digests (contrast.py)."""
+    """Return the names of a pair or question in a direction's file: ids, wordings, and their digests (contrast.py)."""
     if isinstance(item, Pair):
         ids, wordings = {item.id}, {item.question}
     else:
@@ -80,7 +80,7 @@ def names_of(item: Pair | Question) -> set[str]:
 def _unseen(
     items: tuple[Item, ...], found_on: Collection[str], what: str
 ) -> tuple[tuple[Item, ...], list[str]]:
-    """Items that no direction was found on, if enough are left; and the sentence that says so."""
+    """Return items that no direction was found on, if enough are left; and the note that reports it."""
     fresh = tuple(item for item in items if not names_of(item) & set(found_on))
     seen = len(items) - len(fresh)
     if not seen:

@@ -1,8 +1,8 @@
-"""`em-evals steer CARD`: push a direction up and down and take it out, beside a random one and the control's.
+"""`em-evals steer CARD`: steer with a direction and ablate it, compared with a random one and the control's.
 
-Layers x scales x arms, weighed by forced choice and by freeform answers, all conditions in one queue of the engine. The
-layer is chosen on one half of pairs and questions (where the direction's own arm alone is measured), everything is
-reported on the other (split.py). What counts as damage is effects.py's.
+Layers x scales x arms, scored by forced choice and by freeform answers, all conditions in one queue of the engine.
+The layer is chosen on one half of pairs and questions (where only the direction's own arm is measured), everything is
+reported on the other (halves.py). effects.py defines damage.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _ABLATIONS: dict[str, dict[str, str]] = {
 def steer(
     name: str, direction: str, control: str | None, settings: Settings, output: Path, logs: Path
 ) -> SteeringStudy:
-    """Run a study, or what an interrupted run of it left to do.
+    """Run a study, or resume an interrupted run of it.
 
     Args:
         name: the card to steer.
         direction: a direction's name or file.
         control: the control organism's direction; None: no such arm.
         settings: what to measure.
-        output: the study's file; conditions that are finished, and the random direction, are kept in `OUTPUT.parts`.
-        logs: where the judge's log goes.
+        output: the study's file; finished conditions and the random direction are kept in `OUTPUT.parts`.
+        logs: the folder of the judge's log.
 
     Raises:
-        EmEvalsError: no such card or direction, another base, a layer that there is not, too few pairs.
+        EmEvalsError: no such card, direction or layer, another base, too few pairs.
     """
     if settings.judge is not None:
         judge.check(settings.judge)
@@ -88,7 +88,7 @@ def _arms(card: ResolvedCard, direction: str, control: str | None, seed: int) ->
 
 
 def _pushes(arms: dict[Arm, Direction], settings: Settings, parts: Path) -> list[Push]:
-    """Every condition but the unsteered one."""
+    """Return every condition except the unsteered one."""
     depth = arms["direction"].layers
     layers = settings.layers if settings.layers is not None else _spread(depth)
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
@@ -111,7 +111,7 @@ def _pushes(arms: dict[Arm, Direction], settings: Settings, parts: Path) -> list
 
 
 def _spread(depth: int, count: int = 6) -> tuple[int, ...]:
-    """Layers evenly over the depth, the middles of `count` equal parts."""
+    """Return layers evenly over the depth: the middles of `count` equal parts."""
     return tuple(sorted({int((i + 0.5) * depth / count) for i in range(min(count, depth))}))
 
 
@@ -124,7 +124,7 @@ def _outcomes(
     finished: Finished,
     logs: Path,
 ) -> list[Outcome]:
-    """Every condition measured on these pairs and questions; the first is the unsteered model."""
+    """Measure every condition on these pairs and questions; the first is the unsteered model."""
     asking = Asking(questions, settings.draws, settings.max_tokens, settings.seed)
     models = [one.identity(card) for one in conditions]
     wordings = [(one.id, one.paraphrases[0], one.system) for one in questions]
@@ -166,7 +166,7 @@ def _keys(what: str, models: Sequence[str], of: str) -> list[str]:
 
 
 def _by_question(answers: Sequence[Answer], values: Sequence[float]) -> dict[str, float]:
-    """The mean over a question's draws that have a number."""
+    """Return the mean over each question's draws that are not NaN."""
     groups: dict[str, list[float]] = {}
     for answer, value in zip(answers, values, strict=True):
         if value == value:

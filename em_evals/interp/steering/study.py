@@ -1,6 +1,6 @@
-"""A steering study as a record: which layer was chosen, what every condition did, what sets the direction apart.
+"""A steering study as a record: the chosen layer, each condition's effect, and the direction against the other arms.
 
-Numbers in, records out; what is measured and how is steer.py's.
+Numbers in, records out; steer.py measures them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Settings:
     """What a study measures.
 
     Attributes:
-        layers: decoder blocks to push at; None: six, evenly spread.
-        scales: in lengths of the direction, or of the base's mean activation if `relative`.
+        layers: decoder blocks to steer at; None: six, evenly spread.
+        scales: in units of the direction's norm, or of the base's mean activation norm if `relative`.
         pairs: forced-choice pairs, the first `per_theme` of each theme (None: all).
         questions: a question set, its first `limit` questions (None: all), `draws` answers of `max_tokens` each.
-        judge: Inspect's name of a model that grades the answers; None: no judgement of coherence.
+        judge: Inspect's name of a model that grades the answers; None: coherence is not judged.
         seed: of the random direction and of the draws.
     """
 
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Push:
-    """One condition of the grid: an arm pushed at a layer, or (layer None) taken out everywhere."""
+    """One condition of the grid: an arm added at a layer, or (layer None) ablated at all layers."""
 
     arm: Arm
     layer: int | None
@@ -67,7 +67,7 @@ def study(
     layer: int,
     note: str,
 ) -> SteeringStudy:
-    """The record, measured on the reporting half; `outcomes` has the unsteered model first, then each push's."""
+    """Return the record of the reporting half; `outcomes` has the unsteered model first, then each push's."""
     judged = settings.judge is not None
     unsteered, steered = outcomes[0], outcomes[1:]
     on, asked = divided.reporting, [one.id for one in divided.reporting_questions]
@@ -115,7 +115,7 @@ def _coherence(outcome: Outcome, questions: Sequence[str]) -> Measured:
 def chosen(
     grid: Sequence[Push], outcomes: Sequence[Outcome], divided: Halves, settings: Settings
 ) -> tuple[int, str]:
-    """The layer at which the margins follow the direction's scale most, and a sentence that says how it was chosen."""
+    """Choose the layer whose margins follow the direction's scale most; return it with a sentence that says how."""
     questions = [one.id for one in divided.choosing_questions]
     by_layer: dict[int, list[tuple[float, Effect]]] = {}
     for push, outcome in zip(grid, outcomes[1:], strict=True):
@@ -136,7 +136,7 @@ def chosen(
 def _contrasts(
     pushes: Sequence[Push], steered: Sequence[Outcome], divided: Halves, layer: int
 ) -> list[SteeringContrast]:
-    """The direction against the other arms, at the chosen layer and where it is ablated."""
+    """Compare the direction with the other arms, at the chosen layer and where it is ablated."""
     found = {
         (push.arm, push.how): outcome
         for push, outcome in zip(pushes, steered, strict=True)
