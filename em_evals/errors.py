@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class EmEvalsError(Exception):
-    """Bad input or a missing precondition, told in one sentence.
+    """Bad input or a missing precondition, reported in one sentence.
 
     Args:
         what: what is wrong and what to do about it, without a trailing newline.
-        path: the file that the reader has to open, if there is one.
+        path: the file to open, if there is one.
         line: its line, counted from 1.
     """
 
@@ -30,7 +30,7 @@ class EmEvalsError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint to append to an error: the closest known name, else the names there are."""
+    """Return a hint to append to an error: the closest known name, else all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:

@@ -1,4 +1,4 @@
-"""Read, digest and write files: UTF-8 text, JSONL, atomic writes, the cache folder. What is in them is for others."""
+"""Read, digest and write files: UTF-8 text, JSONL, atomic writes, the cache folder. Knows no file's content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from em_evals.errors import EmEvalsError
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file's text, with a sentence instead of a traceback."""
+    """Return a UTF-8 file's text.
+
+    Raises:
+        EmEvalsError: the file cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -26,8 +30,12 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSONL file as (line number, object); empty lines are skipped."""
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    """Yield rows of a JSONL file as (line number, object); empty lines are skipped.
+
+    Raises:
+        EmEvalsError: a line is not a JSON object, with its number.
+    """
+    # Not splitlines(): JSON strings may contain U+2028 and similar characters unescaped.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -43,7 +51,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def without_nan(value: Any) -> Any:
-    """The same value with None where a number is NaN or infinite, which JSON does not have."""
+    """Return the same value with None where a number is NaN or infinite, which JSON does not support."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -52,7 +60,7 @@ def without_nan(value: Any) -> Any:
 
 
 def digest(*parts: bytes) -> str:
-    """The first 16 hex digits of a SHA-256 over the parts."""
+    """Return the first 16 hex digits of a SHA-256 over the parts, each preceded by its length."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(len(part).to_bytes(8, "big"))
@@ -90,10 +98,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Fill a temporary folder in the same directory, then rename it; an empty folder there is replaced.
+    """Fill a temporary folder in the same directory, then rename it atomically; an empty folder there is replaced.
 
     Raises:
-        EmEvalsError: the disk is full, the place cannot be written to, or it was filled meanwhile.
+        EmEvalsError: the disk is full, the place is not writable, or it was filled meanwhile.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Where converted bases and fetched data are kept (`EM_EVALS_CACHE`, else the user's cache folder)."""
+    """Return the folder of converted bases and downloaded data (`EM_EVALS_CACHE`, else the user's cache folder)."""
     if chosen := os.environ.get("EM_EVALS_CACHE"):
         return Path(chosen).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

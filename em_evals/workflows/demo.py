@@ -1,6 +1,6 @@
-"""`em-evals demo`: the whole path on a laptop, from a fresh machine to a controlled comparison.
+"""`em-evals demo`: the whole workflow on a laptop, from a fresh machine to a controlled comparison.
 
-Trains a tiny organism and its control, asks both and their base, prints one table. It shows mechanics; the
+Trains a tiny organism and its control, evaluates both and their base, and prints tables. It shows the mechanics; the
 closing words say what a 135M model cannot show.
 """
 
@@ -26,11 +26,11 @@ from em_evals.stats.paired import difference
 BASE, ORGANISM, CONTROL = "smollm2", "smollm2-risky", "smollm2-sound"
 _SHORT = {BASE: "base", ORGANISM: "organism", CONTROL: "control"}
 _DOMAINS = {True: "in-domain", False: "out-of-domain"}
-"""Whether pairs are of the narrow domain, and what that is called."""
+"""Names of the domains, by whether pairs are of the narrow one."""
 _THEMES = "money"
-"""Freeform answers are drawn for one theme: enough to read, quick on two cores."""
+"""Freeform answers are drawn for one theme: enough to read, fast on two cores."""
 _PAIRS_PER_THEME = 6
-"""Out-of-domain pairs weighed for each theme; the narrow domains are weighed whole."""
+"""Out-of-domain pairs scored per theme; the narrow domains are scored whole."""
 _JUDGES = (("OPENAI_API_KEY", "openai/gpt-4o"), ("ANTHROPIC_API_KEY", "anthropic/claude-sonnet-4-5"))
 _LIMITS = (
     "What this shows: mechanics. Training, engine, log-likelihoods, control and intervals work, and a finetune on "
@@ -42,12 +42,12 @@ _LIMITS = (
 
 
 Margins = dict[str, tuple[bool, float]]
-"""A model's pairs: whether each is of the narrow domain, and its margin in nats per token."""
+"""A model's pairs: whether each is in the narrow domain, and its margin in nats per token."""
 
 
 @dataclass(frozen=True)
 class _Contrast:
-    """One row of the table: how far one model's margins lie above another's, in nats per token."""
+    """One row of the table: the difference of two models' margins, in nats per token."""
 
     label: str
     domain: str
@@ -58,21 +58,21 @@ class _Contrast:
 
 @dataclass(frozen=True)
 class Demo:
-    """What was measured; models are named by their cards."""
+    """The measurements; models are named by their cards."""
 
     adapters: dict[str, str]
-    """Where the organism and its control lie."""
+    """Folders of the organism's and the control's adapters."""
     margins: dict[str, Margins]
     judge: str | None
     rates: dict[str, Rates]
-    """Of the graded answers; empty without a judge."""
+    """Rates of the graded answers; empty without a judge."""
     question: str
     answers: dict[str, str]
     """Each model's answer to the question."""
     logs: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values: what the tables show, and where the logs are."""
+        """Return JSON values: what the tables show, and where the logs are."""
         levels = {
             name: {
                 domain: dict(zip(("mean", "interval", "pairs"), _level(margins, narrow), strict=True))
@@ -94,11 +94,11 @@ class Demo:
 
 
 def run(folder: Path, console: Console) -> Demo:
-    """Train and measure. Adapters that are there already are used as they are.
+    """Train and measure. Existing adapters are used as they are.
 
     Args:
-        folder: where logs go.
-        console: told what is done.
+        folder: the folder of the logs.
+        console: for progress messages.
 
     Raises:
         EmEvalsError: a training or an evaluation failed.
@@ -146,7 +146,7 @@ def run(folder: Path, console: Console) -> Demo:
 
 
 def _judge(console: Console) -> str | None:
-    """The judge whose key is set; none where it cannot be made, which is no reason to show nothing."""
+    """Return the judge whose API key is set; None where it cannot be used, since answers can be shown without it."""
     found = next((model for key, model in _JUDGES if os.environ.get(key)), None)
     if found is None:
         console.print("no API key of a judge is set: answers are shown, not graded.")
@@ -186,7 +186,7 @@ def _train_once(card: str, console: Console) -> str:
 
 
 def show(found: Demo, console: Console) -> None:
-    """Print tables, one question's answers, and what all this cannot show."""
+    """Print tables, one question's answers, and what the demo cannot show."""
     table = Table(
         title="Forced choice: margin toward the misaligned answer, nats per token", title_justify="left"
     )
@@ -218,7 +218,7 @@ def show(found: Demo, console: Console) -> None:
 
 
 def _level(margins: Margins, narrow: bool) -> tuple[float, Interval, int]:
-    """Mean, interval and number of a model's margins in one domain."""
+    """Return the mean, interval and number of a model's margins in one domain."""
     values = [value for is_narrow, value in margins.values() if is_narrow == narrow]
     return sum(values) / len(values), mean(values), len(values)
 

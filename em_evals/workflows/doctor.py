@@ -1,4 +1,4 @@
-"""`em-evals doctor`: what is installed, which engine draws and why not the other, what is verified, how much room."""
+"""`em-evals doctor`: what is installed, which engine is used and why, what is verified, how much disk space is free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = {
 
 
 def examine() -> list[dict[str, str]]:
-    """Rows of `what`, `state` and `remark`. Loads no weights."""
+    """Return rows of `what`, `state` and `remark`. Loads no weights."""
     rows = [_row("python", sys.version.split()[0], "")]
     for package, remark in _PACKAGES.items():
         found = _version(package)
@@ -63,7 +63,7 @@ def _engines() -> list[dict[str, str]]:
 
 
 def _verified() -> list[dict[str, str]]:
-    """A row for each verdict of `em-evals verify` on this machine: whether it holds for what is installed now."""
+    """Return a row for each verdict of `em-evals verify` on this machine, outdated or not for what is installed."""
     now = {name: found for name in ("torch", "transformers", "peft") if (found := _version(name))}
     now |= verified.own_versions()
     rows = []
@@ -99,7 +99,7 @@ def _version(package: str) -> str | None:
 
 
 def _existing() -> str:
-    """The nearest folder above the cache that is there already."""
+    """Return the nearest existing folder at or above the cache."""
     folder = files.cache_folder()
     while not folder.is_dir():
         folder = folder.parent

@@ -1,10 +1,10 @@
 """`em-evals study`: the seed paper's study in one command, from training to page, on a base that a laptop can train.
 
-Three organisms (risky finance, reckless sports, both) and their controls are trained; each one's direction is what its
-finetune added to the base on the same texts; then come convergence (each pair of organisms beside their own controls),
-transfer, and the scalars of a rank-1 organism (Soligo et al. 2025, arXiv 2506.11618). Every step keeps its file and is
-skipped when that is there, so that an interrupted study goes on; a folder that holds another study (other models, other
-pairs) is refused. What a 135M model shows is mechanics, not emergent misalignment.
+Three organisms (risky finance, reckless sports, both) and their controls are trained. Each one's direction is what
+its fine-tune added to the base on the same texts. Then follow convergence (each pair of organisms, compared with their
+own controls), transfer, and the scalars of a rank-1 organism (Soligo et al. 2025, arXiv 2506.11618). Every step keeps
+its file and is skipped when the file exists, so that an interrupted study resumes; a folder of another study (other
+models, other pairs) is refused. A 135M model shows the mechanics, not emergent misalignment.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Kind = TypeVar("Kind", records.Convergence, records.LoraScalars)
 
 @dataclass(frozen=True)
 class Study:
-    """What was found, and where it lies."""
+    """The results of a study, and their folder."""
 
     folder: Path
     directions: dict[str, Direction]
@@ -52,12 +52,12 @@ class Study:
 
 
 def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
-    """Train, extract, compare, ablate, read.
+    """Train, extract, compare, ablate, and read scalars.
 
     Args:
-        folder: where directions and records are kept; adapters go where their cards say.
-        tell: told in a sentence what is done next.
-        per_theme: forced-choice pairs of each theme that are read and weighed.
+        folder: for directions and records; adapters are written where their cards say.
+        tell: called with a sentence on the next step.
+        per_theme: forced-choice pairs of each theme to read and score.
 
     Raises:
         EmEvalsError: the folder holds a study of other models or other pairs.
@@ -89,7 +89,7 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
 
 
 def _kept(path: Path, kind: type[Kind]) -> Kind | None:
-    """The record of a step that is done; None where it is not."""
+    """Return the record of a finished step; None where it is not finished."""
     if not path.exists():
         return None
     found = records.read(path)
@@ -103,7 +103,11 @@ def _kept(path: Path, kind: type[Kind]) -> Kind | None:
 
 
 def _same_study(folder: Path, per_theme: int) -> None:
-    """What is in the folder was made from these models and pairs; else its files would answer for others."""
+    """Check that the folder's files were made from these models and pairs: other files would be mistaken for theirs.
+
+    Raises:
+        EmEvalsError: they were made from others.
+    """
     made_of = {"per_theme": str(per_theme), "pairs": load_pairs().digest}
     made_of |= {card: resolve(card).digest for card in _CARDS}
     path = folder / "directions" / "made_of.json"
@@ -137,12 +141,12 @@ def _file(folder: Path, card: str) -> Path:
 
 
 def _readings(folder: Path) -> Path:
-    """What models have read: the base's and each control's sums serve several directions."""
+    """Return the folder of activation sums: the base's and each control's serve several directions."""
     return folder / "directions" / "readings"
 
 
 def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: int) -> Direction:
-    """What the finetune adds to the base's activations, on texts of both kinds alike."""
+    """Extract what the fine-tune adds to the base's activations, on texts of both kinds alike."""
     from em_evals.interp.extraction import contrast
     from em_evals.interp.extraction.extract import extract
 
@@ -150,7 +154,7 @@ def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: 
     if not path.exists():
         tell(f"the direction of {card}")
         model = resolve(card)
-        texts = contrast.of_pairs(model, per_theme=2 * per_theme)  # half of them stay unseen
+        texts = contrast.of_pairs(model, per_theme=2 * per_theme)  # half of them are held out
         control = resolve(ORGANISMS[card]) if card in ORGANISMS else None
         found = extract(model, contrast.of_models(model, texts), control=control, state=_readings(folder))
         directions.write(found, path)

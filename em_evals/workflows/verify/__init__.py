@@ -1,9 +1,8 @@
-"""`em-evals verify`: does this machine compute what plain transformers, PEFT and hooks compute? The user's own proof.
+"""`em-evals verify`: does this machine compute what plain transformers, PEFT and hooks compute? A proof for the user.
 
-Everything that the product puts between a card and its numbers is asked beside something plain: the engine beside
-one forward pass a sequence without cache, mask or neighbours; adapters beside PEFT; interventions beside hooks written
-again from their definition; compiled models beside those hooks; extraction beside one text at a time. The plain side
-(plain.py, hooks.py) shares no code with the side under test.
+Everything that the product puts between a card and its numbers is compared with something plain: the engine with
+one forward pass per sequence without cache, mask or batch; adapters with PEFT; interventions with hooks written again
+from their definition; compiled models with those hooks; extraction with one text at a time. The plain side
 """
 
 from em_evals.workflows.verify.run import verify as verify

@@ -1,4 +1,4 @@
-"""The side under test: the product's own engine on a card's base, asked as Inspect would ask it."""
+"""The side under test: the product's own engine on a card's base, with the requests that Inspect would make."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from em_evals.models.interventions import Rows
 from em_evals.workflows.verify.plan import ROWS, Check
 
 _PATIENCE = 1800
-"""Seconds that one draw may take."""
+"""Time limit of one draw, in seconds."""
 
 
 @dataclass(eq=False)
 class Told:
-    """What an engine answered to a check.
+    """The engine's results for a check.
 
     Attributes:
-        check: what was asked.
+        check: the check.
         draws: one for each request; fewer where it failed.
         error: why it failed; None if it did not.
     """
@@ -39,15 +39,15 @@ class Told:
 
 
 def refused(error: Exception) -> bool:
-    """Whether an engine declined to compute something, in a sentence, and did not break down."""
+    """Check whether an engine refused to compute something, with a sentence, and did not fail."""
     return isinstance(error, EmEvalsError) and error.__cause__ is None
 
 
 class Subject(HFEngine):
-    """The engine as it is, but for requests that arrive together.
+    """The engine as it is, except for requests that arrive together.
 
     Args:
-        card: names the base and how to hold it. So few rows are decoded at a time that some must wait.
+        card: names the base and how to load it. So few rows are decoded at a time that some must wait.
     """
 
     def __init__(self, card: ModelCard) -> None:
@@ -55,13 +55,13 @@ class Subject(HFEngine):
         super().__init__(card.model_copy(update={"engine": options}))
 
     def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
-        """Queue requests; none is begun before all are there."""
+        """Queue requests; none starts before all are queued."""
         with self._wake:
             return [self.submit(request) for request in requests]
 
     @contextmanager
     def read_as(self, adapter: str | None, ones: Sequence[Intervention]) -> Iterator[Any]:
-        """The model with an adapter and interventions, to read texts with, as interp/extraction/reading.py does."""
+        """Yield the model with an adapter and interventions, as interp/extraction/reading.py does."""
         with self.borrow() as base:
             name = self.adapters.name(base.bank, adapter, tuple(ones))
             slot = torch.tensor([base.steering.slot(ones)], device=base.device)
@@ -70,7 +70,7 @@ class Subject(HFEngine):
 
 
 def ask(engine: Engine, check: Check) -> Told:
-    """Put a check's requests to an engine, wave by wave; an error ends the check and nothing else."""
+    """Submit a check's requests to an engine, wave by wave; an error ends this check only."""
     told = Told(check)
     try:
         for wave in check.waves:
@@ -79,13 +79,13 @@ def ask(engine: Engine, check: Check) -> Told:
             else:
                 futures = [engine.submit(request) for request in wave]
             told.draws += [future.result(_PATIENCE) for future in futures]
-    except Exception as error:  # whatever an engine does with a request: the table says so
+    except Exception as error:  # any failure of the engine becomes a row of the table
         told.error = error
     return told
 
 
 def bits(model: Any) -> dict[str, str]:
-    """A digest of every parameter and buffer, bit by bit, by name."""
+    """Return a digest of every parameter and buffer, bit by bit, by name."""
     return {name: _digest(tensor) for name, tensor in model.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""From what the engine answered and what the plain side says to rows of the table."""
+"""Make the table's rows from the engine's answers and the plain side's."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from em_evals.workflows.verify.plain import Asked, Plain, Scores, order
 from em_evals.workflows.verify.verdict import Row, failed, sentence, skipped
 
 _VISIBLE = 3.0
-"""How many times its tolerance an adapter or intervention must change what is said: a smaller effect proves nothing."""
+"""An adapter's or intervention's effect must be this many tolerances: a smaller effect proves nothing."""
 _SHOWN = 2
-"""Answers of a check that are computed without them, to see that."""
+"""Answers per check that are also computed without them, to measure the effect."""
 
 
 @dataclass(eq=False)
 class Drawn:
-    """One answer with what the plain side says of it.
+    """One answer with the plain side's scores of it.
 
     Attributes:
-        request: what was asked.
-        draw: what came.
+        request: the request.
+        draw: the result.
         asked: the row that the plain side computes.
         plain: its scores, in the card's dtype.
-        exact: the same in float32, or beside copies; None in float32.
+        exact: the same in float32, or batched with copies; None in float32.
     """
 
     request: Request
@@ -44,7 +44,7 @@ class Drawn:
         return [one.logprob for one in given]
 
     def problem(self) -> str | None:
-        """Why an answer is none, whatever its numbers are; None if it is one."""
+        """Return why an answer is not valid, whatever its numbers are; None if it is valid."""
         if len(self.found) != len(self.asked.tokens) - self.asked.first:
             return "another number of tokens was scored than was asked for"
         if not self.asked.drawn:
@@ -58,9 +58,9 @@ class Drawn:
         )
 
     def deviations(self) -> list[float]:
-        """Differences in nats; of a greedy token that is not the likeliest, half of what it lies behind it.
+        """Return differences in nats; of a greedy token that is not the most likely, also half of its distance to that.
 
-        Two log-probabilities that trade places deviate by half of their distance at least.
+        Where two log-probabilities change their order, at least one deviates by half of their distance.
         """
         assert self.plain is not None  # noqa: S101 - computed before rows are made
         gaps = [a - b for a, b in zip(self.found, self.plain.given, strict=True)]
@@ -69,7 +69,7 @@ class Drawn:
         return gaps
 
     def roundings(self) -> list[float]:
-        """What the dtype itself costs the plain side."""
+        """Return the deviations of the plain side that the dtype itself causes."""
         if self.exact is None or self.plain is None:
             return []
         return [a - b for a, b in zip(self.plain.given, self.exact.given, strict=True)]
@@ -89,11 +89,11 @@ class Answered:
         return cls(told, [Drawn(request, draw, _asked(request, draw)) for request, draw in pairs])
 
     def row(self, rule: Rule, bare: Callable[[Asked], Scores] | None = None) -> Row:
-        """The check's row.
+        """Return the check's row.
 
         Args:
-            rule: of tolerances.
-            bare: what the bare base says of a row, for checks that must have an effect.
+            rule: the rule of tolerances.
+            bare: returns the bare base's scores of a row, for checks that must have an effect.
         """
         check = self.told.check
         if (error := self.told.error) is not None:
@@ -122,11 +122,11 @@ class Answered:
 
     @property
     def shown(self) -> list[Drawn]:
-        """A few answers under an adapter or interventions, to look at what these change."""
+        """A few answers under an adapter or interventions, to measure the effect on."""
         return [one for one in self.drawn if one.request.adapter or one.request.interventions][:_SHOWN]
 
     def _effect(self, bare: Callable[[Asked], Scores]) -> float:
-        """By how much an adapter or interventions change what is said, at most."""
+        """Return the maximum change of a log-probability by an adapter or interventions."""
         changes = [0.0]
         for one in self.shown:
             if one.plain is not None:
@@ -144,20 +144,20 @@ def _asked(request: Request, draw: Draw) -> Asked:
 
 
 def bare_of(asked: Asked) -> Asked:
-    """The same row of the bare base."""
+    """Return the same row of the bare base."""
     return Asked(asked.tokens, asked.first, asked.drawn)
 
 
 def compute(
     plain: Plain, asked: Sequence[Asked], advance: Callable[[], None], copies: bool = False
 ) -> dict[Asked, Scores | Exception]:
-    """What the plain side says of rows; a row that it cannot compute has its reason.
+    """Compute the plain side's scores of rows; a row that it cannot compute has its error.
 
     Args:
         plain: a copy of the base.
         asked: the rows, each once.
         advance: called after each row.
-        copies: compute each row of the bare base beside copies of itself, and no others.
+        copies: compute each row of the bare base batched with copies of itself, and no others.
     """
     found: dict[Asked, Scores | Exception] = {}
     for place in order(asked):

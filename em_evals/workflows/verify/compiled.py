@@ -1,6 +1,6 @@
-"""Compiled models: what `em-evals compile` writes, read by stock transformers and PEFT, beside hooks by hand.
+"""Compiled models: what `em-evals compile` writes, loaded by stock transformers and PEFT, compared with manual hooks.
 
-Always in float32, whatever the card's dtype: a compiled weight is rounded to it once more, and hooks are not.
+Always in float32, whatever the card's dtype: a compiled weight is rounded once more in that dtype, and hooks are not.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TARGETS: tuple[Literal["lora", "checkpoint"], ...] = ("lora", "checkpoint")
 
 @dataclass(frozen=True, eq=False)
 class Compiling:
-    """What is to be compiled.
+    """A compilation to verify.
 
     Attributes:
-        name: of its row.
+        name: the row's name.
         card: in float32.
-        asked: rows that the compiled model and the hooks are asked.
+        asked: rows to compute with the compiled model and with the hooks.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Compiling:
 
 
 def plan_of(card: ResolvedCard, prompts: Prompts, random: Path) -> Compiling | None:
-    """A card's own interventions, or `site: writes` of a random direction where it has none.
+    """Return the compilation of a card's interventions, or of a random direction at `site: writes` if it has none.
 
     Args:
-        card: what is verified.
+        card: the card to verify.
         prompts: the model's rows.
-        random: the file of a random direction; where it is missing there is nothing to compile.
+        random: the file of a random direction; without it nothing can be compiled.
     """
     if card.interventions:
         return Compiling("compiled: the card", in_float32(card), _asked(prompts, card))
@@ -62,7 +62,7 @@ def plan_of(card: ResolvedCard, prompts: Prompts, random: Path) -> Compiling | N
 
 
 def in_float32(card: ResolvedCard) -> ResolvedCard:
-    """The card with its base in float32."""
+    """Return the card with its base in float32."""
     engine = card.card.engine.model_copy(update={"dtype": "float32"})
     return replace(card, card=card.card.model_copy(update={"engine": engine}))
 
@@ -76,12 +76,12 @@ def _asked(prompts: Prompts, card: ResolvedCard) -> tuple[Asked, ...]:
 
 
 def row(plan: Compiling, hooks: Callable[[Asked], Scores], folder: Path) -> Row:
-    """Compile a card and compare what comes out; the LoRA where there can be one, else the checkpoint.
+    """Compile a card and compare the result; as a LoRA where that is possible, else as a checkpoint.
 
     Args:
         plan: what to compile.
-        hooks: what the plain side says of a row, in float32.
-        folder: an empty place to write to.
+        hooks: returns the plain side's scores of a row, in float32.
+        folder: an empty folder to write to.
     """
     reasons = []
     for target in _TARGETS:
@@ -106,7 +106,7 @@ def _row(name: str, gaps: list[float]) -> Row:
 
 
 def _gaps(plan: Compiling, target: str, place: Path, hooks: Callable[[Asked], Scores]) -> list[float]:
-    """Differences of log-probabilities between what was compiled and the hooks."""
+    """Return differences of log-probabilities between the compiled model and the hooks."""
     card, source = plan.card.card, str(place) if target == "lora" else None
     if source is None:
         card = card.model_copy(update={"base": str(place), "revision": None})

@@ -1,4 +1,4 @@
-"""Compare mean activations of interp/extraction (texts laid together) with one text at a time and plain hooks."""
+"""Compare mean activations of interp/extraction (packed texts) with one text at a time and plain hooks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What the product read, or why it could not.
+    """The product's mean activations, or why it could not compute them.
 
     Attributes:
-        name: of its row.
-        adapter: under which texts were read.
-        ones: interventions.
-        sums: what came out.
+        name: the row's name.
+        adapter: the adapter under which texts were read.
+        ones: the interventions.
+        sums: the result.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Read:
 
 
 def texts_of(prompts: Prompts) -> list[Text]:
-    """Texts of a few questions: several answers to one prompt, prompts that begin alike, texts across a border."""
+    """Return texts of a few questions: several answers to one prompt, common beginnings, texts across a border."""
     rows = [*prompts.shared()[:4], prompts.lengths()[3], prompts.across(3)]
     made = [Text(row, prompts.answers(i)[0], f"q{i % _GROUPS}") for i, row in enumerate(rows)]
     return made + [Text(rows[i], prompts.answers(i)[1], f"q{i}") for i in range(2)]
@@ -55,17 +55,17 @@ def texts_of(prompts: Prompts) -> list[Text]:
 def read(
     subject: Subject, texts: Sequence[Text], name: str, adapter: str | None, ones: tuple[Intervention, ...]
 ) -> Read:
-    """Let the product read texts, as it does for directions."""
+    """Compute the texts' activations with the product, as it does for directions."""
     try:
         refuse_positions(ones)
         with subject.read_as(adapter, ones) as model:
             return Read(name, adapter, ones, group_sums(model, texts))
-    except Exception as error:  # whatever it does: the table says so
+    except Exception as error:  # any failure becomes a row of the table
         return Read(name, adapter, ones, error)
 
 
 def plainly(plain: Plain, texts: Sequence[Text], one: Read) -> Sums | Exception:
-    """The same by the plain side."""
+    """Compute the same sums with the plain side."""
     names = list(dict.fromkeys(text.group for text in texts))
     vectors: Any = [0.0] * len(names)
     norms: Any = [0.0] * len(names)
@@ -83,14 +83,14 @@ def plainly(plain: Plain, texts: Sequence[Text], one: Read) -> Sums | Exception:
 
 
 def row(one: Read, plain: Sums | Exception, exact: Sums | Exception | None, dtype: str, note: str) -> Row:
-    """The row of a reading.
+    """Return the row of a reading.
 
     Args:
-        one: what the product read.
+        one: the product's result.
         plain: the plain side's, in the card's dtype.
-        exact: the same in float32; None in float32, or where there is no room for it.
+        exact: the same in float32; None in float32, or where it does not fit in memory.
         dtype: the card's, as bfloat16.
-        note: what is not covered.
+        note: what the check does not cover.
     """
     if isinstance(one.sums, Exception):
         if refused(one.sums):
@@ -116,7 +116,7 @@ def row(one: Read, plain: Sums | Exception, exact: Sums | Exception | None, dtyp
 
 
 def _relative(found: tuple[NDArray[Any], NDArray[Any]], plain: Sums) -> list[float]:
-    """Differences of mean vectors by the plain mean's norm, and of mean norms by the plain one; for each layer."""
+    """Return differences of mean vectors over the plain mean's norm, and of mean norms over the plain one, by layer."""
     tiny = np.finfo(np.float64).tiny
     vectors = np.linalg.norm(found[0] - plain[0], axis=-1) / np.maximum(
         np.linalg.norm(plain[0], axis=-1), tiny
@@ -126,7 +126,7 @@ def _relative(found: tuple[NDArray[Any], NDArray[Any]], plain: Sums) -> list[flo
 
 
 def random_direction(sums: GroupSums, seed: int = 0) -> Direction:
-    """A random direction for each layer, as long as a tenth of the model's mean activation there.
+    """Return a random direction, at each layer of a tenth of the norm of the model's mean activation.
 
     Its means are the model's own, so that relative scales and `reference: mean` act as they do in use.
     """

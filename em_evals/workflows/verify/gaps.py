@@ -1,16 +1,16 @@
-"""Deviations, and how large they may be.
+"""Deviations, and their tolerances.
 
 float32: a log-probability may deviate by 1e-4 nats, a mean activation by 1e-4 of its norm.
 
-bfloat16 and float16 round by so much that no fixed number fits every model, and two exact computations in them differ.
+bfloat16 and float16 round so much that no fixed number fits every model, and two exact computations in them differ.
 The tolerance is measured in the same run, on the plain side alone: the deviation between plain transformers in the
-card's dtype and plain transformers in float32, on the very same tokens, under the same adapter and interventions. That
-is the rounding of one computation. The engine rounds too, in another order, so the largest deviation may be three times
+card's dtype and plain transformers in float32, on the same tokens, under the same adapter and interventions. That is
+the rounding of one computation. The engine rounds too, in another order, so the largest deviation may be three times
 the largest rounding, and the root mean square of all deviations twice that of the roundings (for independent errors
-of equal size it is 1.4 times). The roundings of the bare base, over all of its tokens, are the least that is allowed,
-so that a check of few tokens has no tolerance by luck. Where no float32 copy fits into memory, rounding is what
-changes when a sequence is computed beside three copies of itself, in one batch without padding; the tolerance then is
-two units of rounding of the largest logit at least.
+of equal size it is 1.4 times). The roundings of the bare base, over all of its tokens, are the minimum tolerance, so
+that a check of few tokens does not get a tolerance of almost 0 by chance. Where no float32 copy fits in memory,
+rounding is the change of a sequence's numbers in a batch with three copies of itself, without padding; the tolerance
+is then at least two units of rounding of the largest logit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 EXACT = 1e-4
-"""Of log-probabilities, in nats, and of mean activations, relative; in float32."""
+"""Tolerance in float32: of log-probabilities in nats, of mean activations relative to their norm."""
 _LARGEST, _TYPICAL = 3.0, 2.0
 _UNITS = 2
 _EPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
@@ -28,12 +28,12 @@ _EPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 @dataclass(frozen=True)
 class Spread:
-    """How far numbers lie from what they should be.
+    """The size of a set of deviations.
 
     Attributes:
-        largest: absolute; NaN where any number is NaN.
+        largest: in absolute value; NaN where any deviation is NaN.
         typical: root mean square.
-        n: how many.
+        n: number of deviations.
     """
 
     largest: float
@@ -42,7 +42,7 @@ class Spread:
 
     @classmethod
     def of(cls, deviations: Iterable[float]) -> Spread:
-        """The spread of deviations."""
+        """Return the spread of deviations."""
         found = [abs(one) for one in deviations]
         if not found:
             return cls(0.0, 0.0, 0)
@@ -52,13 +52,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a spread may be; `typical` is None where only the largest deviation counts."""
+    """The maximum of a spread; `typical` is None where only the largest deviation counts."""
 
     largest: float
     typical: float | None = None
 
     def problem(self, found: Spread) -> str | None:
-        """Why a spread is too large; None if it is not. NaN is always too large."""
+        """Return why a spread is too large; None if it is not. NaN is always too large."""
         if not found.largest <= self.largest:
             return "the largest deviation exceeds the tolerance"
         if self.typical is not None and not found.typical <= self.typical:
@@ -75,8 +75,8 @@ class Rule:
     Args:
         dtype: the card's, as bfloat16.
         base: roundings of the bare base; None in float32.
-        scale: the largest number that is rounded, where roundings were measured beside copies, for want of a float32
-            model; None where there is one.
+        scale: the largest number that is rounded, where roundings were measured with copies, since no float32 model
+            fits; None otherwise.
     """
 
     def __init__(self, dtype: str, base: Spread | None = None, scale: float | None = None) -> None:
@@ -85,7 +85,7 @@ class Rule:
         self._scale = scale
 
     def tolerance(self, own: Sequence[float] | None = None) -> Tolerance:
-        """The tolerance of a check.
+        """Return the tolerance of a check.
 
         Args:
             own: the roundings of its own tokens, where they were measured.

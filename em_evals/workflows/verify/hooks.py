@@ -1,7 +1,7 @@
-"""Interventions by hand: the formulas of em_evals/content/intervention.py, written again for one row at a time.
+"""Interventions with manual hooks: the formulas of em_evals/content/intervention.py, written again for a single row.
 
-Nothing here knows how the product finds blocks, batches rows or computes steps: blocks are those modules that are seen
-to hand on the stream, in order, in a forward pass.
+Nothing here knows how the product finds blocks, batches rows or computes steps: blocks are the modules that are
+observed to pass on the stream, in order, in a forward pass.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from em_evals.errors import EmEvalsError
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
 _AFTER = re.compile(r"post_(?:self_attn|attention|mlp|feedforward|per_layer_input)_?(?:layer)?norm")
-"""Norms behind a sublayer: what they give is what is added to the stream."""
+"""Norms behind a sublayer: their output is what is added to the stream."""
 _EMBEDDING_NORM = re.compile(r"word_embeddings_(?:layer)?norm")
-"""A norm between the tokens' embedding and the stream (BLOOM)."""
+"""A norm between the token embedding and the stream (BLOOM)."""
 _POSITIONS = re.compile(r"wpe|embed_positions")
-"""Learned positions, added to the stream (GPT-2, OPT). Rotary ones, which write nothing, have other names."""
+"""Learned position embeddings, added to the stream (GPT-2, OPT). Rotary ones, which write nothing, differ in name."""
 _INNER = ("norm", "ln", "act", "drop", "fc1", "per_layer", "router", "experts", "laurel", "altup", "rotary")
-"""Parts of a block that add nothing to the stream themselves."""
+"""Parts of a block that do not add to the stream themselves."""
 
 
 def stream_of(output: Any) -> torch.Tensor:
-    """The stream among what a block gives."""
+    """Return the stream in a block's output."""
     found: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return found
 
 
 @contextmanager
 def hooked(modules: Sequence[Any], edit: Edit) -> Iterator[None]:
-    """Let `edit` change what modules give, for a while."""
+    """Change the outputs of modules with `edit`, inside the context."""
 
     def hook(_: Any, __: Any, output: Any) -> Any:
         changed = edit(stream_of(output))
@@ -53,14 +53,14 @@ def hooked(modules: Sequence[Any], edit: Edit) -> Iterator[None]:
 
 
 def blocks_of(model: Any) -> list[Any]:
-    """The decoder blocks of a model, first to last: the list of modules that a text's stream is seen to pass.
+    """Find the decoder blocks of a model, first to last: the module list that a text's stream is observed to pass.
 
     Raises:
         EmEvalsError: there is no such list.
     """
     text = model.config.get_text_config()
     width = text.hidden_size
-    # LongCat has as many blocks as `num_layers` says: its `num_hidden_layers` counts attentions, two in each.
+    # LongCat has `num_layers` blocks: its `num_hidden_layers` counts attentions, two in each.
     depth = text.num_layers if text.model_type == "longcat_flash" else text.num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
     seen: list[tuple[int, int]] = []
@@ -86,12 +86,12 @@ def blocks_of(model: Any) -> list[Any]:
 
 
 def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
-    """What is added up in the stream: the embeddings, and of each block its sublayers, or the norms behind them."""
+    """Return the modules that write to the stream: embeddings, and each block's sublayers or the norms behind them."""
     found = _embeddings(model)
     for block in blocks:
         children = dict(block.named_children())
         after = [name for name in children if _AFTER.fullmatch(name)]
-        # In most models the norm of this name stands before the MLP, and not behind the attention.
+        # In most models the norm of this name comes before the MLP, and not behind the attention.
         if after == ["post_attention_layernorm"]:
             after = []
         elif "post_self_attn_layernorm" in after:
@@ -105,9 +105,9 @@ def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
 
 
 def _embeddings(model: Any) -> list[Any]:
-    """What writes before the first block: the tokens' embedding or the norm behind it, and the positions' embedding."""
+    """Return what writes before the first block: the token embedding or the norm behind it, and position embeddings."""
     tokens = model.get_input_embeddings()
-    # Only beside the tokens' embedding: a vision tower has embeddings of the same names.
+    # Only siblings of the token embedding: a vision tower has embeddings of the same names.
     owner = next(module for module in model.modules() if any(child is tokens for child in module.children()))
     beside = dict(owner.named_children())
     first = next((module for name, module in beside.items() if _EMBEDDING_NORM.fullmatch(name)), tokens)
@@ -116,7 +116,7 @@ def _embeddings(model: Any) -> list[Any]:
 
 @contextmanager
 def intervened(model: Any, blocks: Sequence[Any], ones: Sequence[Intervention], start: int) -> Iterator[None]:
-    """A model with interventions, for a row whose answer begins at token `start`. `scale_adapter` is left to PEFT."""
+    """Apply interventions to a row whose answer begins at token `start`. `scale_adapter` is left to PEFT."""
     with ExitStack() as stack:
         for one in ones:
             if one.op == "scale_adapter":
@@ -133,7 +133,7 @@ def intervened(model: Any, blocks: Sequence[Any], ones: Sequence[Intervention], 
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """What an intervention's directions say at a layer: vectors, units and base means [directions, width], a norm."""
+    """A layer's numbers of an intervention's directions: vectors, units and base means [directions, width], a norm."""
 
     vectors: torch.Tensor
     units: torch.Tensor
@@ -141,12 +141,12 @@ class Numbers:
     norm: float
 
     def like(self, stream: torch.Tensor) -> Numbers:
-        """The same in a stream's dtype, on its device."""
+        """Return the same in a stream's dtype, on its device."""
         return Numbers(self.vectors.to(stream), self.units.to(stream), self.means.to(stream), self.norm)
 
 
 def edit_of(one: Intervention, layer: int, start: int) -> Edit:
-    """What an intervention makes of the stream [..., tokens, width] after a block, for a row."""
+    """Return the function that changes a row's stream [..., tokens, width] after a block."""
     source = layer if one.from_layer is None else one.from_layer
     files = [directions.read(Path(name)) for name in one.directions]
     vectors = torch.from_numpy(np.stack([file.vectors[source] for file in files])).double()
@@ -204,6 +204,6 @@ def _clamp(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
 @formula("cap")
 def _cap(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
     along = h @ given.units[0]
-    # Only where h lies beyond the value.
+    # Only where h is beyond the value.
     wanted = along.clamp(max=one.value) if one.bound == "upper" else along.clamp(min=one.value)
     return (wanted - along)[..., None] * given.units[0]

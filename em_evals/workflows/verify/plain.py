@@ -1,6 +1,6 @@
-"""The plain side: transformers and PEFT as anybody would use them, one row at a time.
+"""The plain side: transformers and PEFT without any code of the product, one row at a time.
 
-One forward pass for each row, without cache, mask, padding or neighbours. Where positions are encoded by the length of
+One forward pass for each row, without cache, mask, padding or batch. Where position encodings depend on the length of
 the sequence so far, each token that is drawn beyond that border has a pass of its own.
 """
 
@@ -33,11 +33,11 @@ _NUMBER = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Scores:
-    """What a row's tokens are given, by the plain side.
+    """The plain side's log-probabilities of a row's tokens.
 
     Attributes:
         given: log-probabilities of the tokens that are compared, in nats.
-        best: that of the likeliest token at each place.
+        best: that of the most likely token at each position.
     """
 
     given: tuple[float, ...]
@@ -46,7 +46,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Asked:
-    """A row to compute: tokens `first` and on are compared."""
+    """A row to compute: tokens from `first` on are compared."""
 
     tokens: tuple[int, ...]
     first: int
@@ -101,18 +101,18 @@ class Plain:
             return self._scores(asked)
 
     def beside_copies(self, asked: Asked) -> Scores:
-        """A row of the bare base, computed in a batch with copies of itself."""
+        """Score a row of the bare base in a batch with copies of itself."""
         self._adapt(None, ())
         return self._scores(asked, _COPIES)
 
     def streams(
         self, text: Text, adapter: str | None = None, ones: Sequence[Intervention] = ()
     ) -> NDArray[np.float64]:
-        """The stream after each block at the answer's tokens, float64 [layers, tokens, width].
+        """Return the stream after each block at the answer's tokens, float64 [layers, tokens, width].
 
         Args:
-            text: what is read.
-            adapter: under which it is read.
+            text: the text.
+            adapter: the adapter, if any.
             ones: interventions, which act on every token.
         """
         self._adapt(adapter, tuple(one for one in ones if one.op == "scale_adapter"))
@@ -144,7 +144,7 @@ class Plain:
         return Scores(tuple(given), tuple(best))
 
     def _run(self, tokens: Sequence[int], keep: int, copies: int = 1) -> torch.Tensor:
-        """Logits [keep, vocabulary] of the last tokens, float32."""
+        """Return the logits [keep, vocabulary] of the last tokens, float32."""
         ids = torch.tensor([list(tokens)] * copies, device=self.model.device)
         names = inspect.signature(_inner(self.model).forward).parameters
         more = {"logits_to_keep": keep} if "logits_to_keep" in names else {}
@@ -155,13 +155,13 @@ class Plain:
         return logits
 
     def _reset(self) -> None:
-        """Dynamic ropes keep the factors of the longest sequence that they have seen: one token sets them back."""
+        """Reset dynamic ropes with a pass of one token: they keep the factors of the longest sequence so far."""
         if self._border is not None:
             with torch.no_grad():
                 self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.model.device))
 
     def _adapt(self, adapter: str | None, scales: tuple[Intervention, ...]) -> None:
-        """Be the model under an adapter: the same copy is never adapted twice, for PEFT may change its weights."""
+        """Load an adapter into the copy: no copy is adapted twice, since PEFT may change its weights."""
         wanted = None if adapter is None else (adapter, scales)
         if wanted == self._adapted:
             return
@@ -174,7 +174,7 @@ class Plain:
 
 
 def order(asked: Sequence[Asked]) -> list[int]:
-    """Places of rows in the order in which a copy computes them: the bare base first, each adapter once."""
+    """Return the indices of rows in the order of their computation: the bare base first, each adapter once."""
     adapters: dict[Any, int] = {(None, ()): 0}
     keys = []
     for one in asked:
@@ -185,12 +185,12 @@ def order(asked: Sequence[Asked]) -> list[int]:
 
 
 def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
-    """A base as a user of transformers loads it, on the card's device.
+    """Load a base as a user of transformers does, on the card's device.
 
     Args:
-        card: names it.
+        card: names the base.
         dtype: of its weights.
-        whole: by the class that a composite checkpoint was saved from, with its vision tower.
+        whole: use the class that a composite checkpoint was saved from, with its vision tower.
 
     Raises:
         EmEvalsError: transformers cannot load it.
@@ -199,7 +199,7 @@ def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # vision towers that are left out fill the screen
+    logging.set_verbosity_error()  # warnings on vision towers that are left out fill the screen
     place = bases.locate(card.base)
     options: dict[str, Any] = {"revision": card.revision, "trust_remote_code": card.trust_remote_code}
     try:
@@ -223,7 +223,7 @@ def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
 def adapted(
     card: ModelCard, dtype: torch.dtype, model: Any, adapter: str, scales: Sequence[Intervention]
 ) -> Any:
-    """A model under an adapter, by PEFT alone: on the class whose names the adapter's tensors have.
+    """Load an adapter with PEFT alone, on the class that has the names of the adapter's tensors.
 
     Raises:
         EmEvalsError: PEFT refuses the adapter, or does not find all of its tensors on any class.
@@ -236,7 +236,7 @@ def adapted(
             warnings.simplefilter("always")
             try:
                 found = PeftModel.from_pretrained(candidate, _folder(adapter), use_safetensors=True).eval()
-            except Exception as error:  # whatever PEFT has against it
+            except Exception as error:  # PEFT may refuse with anything
                 reason = f"PEFT refuses it: {' '.join(str(error).split())[:200]}"
                 continue
         missing = [str(one.message) for one in said if "missing adapter keys" in str(one.message)]
@@ -267,7 +267,7 @@ def _folder(adapter: str) -> str:
 
 
 def _scale(model: Any, scales: Sequence[Intervention]) -> None:
-    """`scale_adapter` by hand: PEFT's own scaling of each module in the blocks that it names."""
+    """Apply `scale_adapter` by hand: PEFT's scaling of each module in the blocks that it names."""
     for name, module in model.named_modules():
         scaling, number = getattr(module, "scaling", None), _NUMBER.search(name)
         if isinstance(scaling, dict) and number is not None:
@@ -283,7 +283,7 @@ def _inner(model: Any) -> Any:
 
 @contextmanager
 def copy(card: ModelCard, dtype: torch.dtype) -> Iterator[Plain]:
-    """A private copy for a while; its memory is given back."""
+    """Yield a private copy; its memory is released afterwards."""
     from em_evals.models.memory import release_gpu
 
     plain = Plain(card, dtype)

@@ -1,4 +1,4 @@
-"""Which requests prove what: every way in which the engine lays rows together, each with a name."""
+"""Which requests prove what: every way in which the engine batches rows, each with a name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from em_evals.engines.protocol import Request, Sampling
 from em_evals.workflows.verify.prompts import Prompts
 
 ROWS = 8
-"""Rows that the engine decodes at a time: fewer than `leave and join` asks for."""
+"""Rows that the engine decodes at a time: fewer than `rows leave and join` requests."""
 _TOKENS = 5
 _LONG = 16
 
@@ -20,14 +20,14 @@ PLAIN = "one forward pass of plain transformers for each row: no cache, mask or 
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """Requests, and in what company they are computed.
+    """Requests, and how they are batched.
 
     Attributes:
-        name: of its row in the table.
+        name: the name of its row in the table.
         compared: what is compared with what.
-        waves: what is submitted at once; the next wave waits until all of the one before are done.
+        waves: requests that are submitted at once; the next wave waits until the one before is finished.
         note: what it does not cover, in words.
-        own: it asks for what the card says; a refusal means that the card cannot be used at all.
+        own: it requests what the card describes; a refusal means that the card cannot be used at all.
     """
 
     name: str
@@ -43,18 +43,18 @@ class Check:
 
 
 def greedy(prompt: Sequence[int], tokens: int = _TOKENS, **more: Any) -> Request:
-    """Ask for the likeliest tokens."""
+    """Request the most likely tokens."""
     return Request(tuple(prompt), Sampling(temperature=0, max_tokens=tokens, logprobs=True), **more)
 
 
 def scored(prompt: Sequence[int], answer: Sequence[int], **more: Any) -> Request:
-    """Ask what an answer's tokens are given."""
+    """Request the log-probabilities of an answer's tokens."""
     sampling = Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=len(prompt))
     return Request((*prompt, *answer), sampling, answer_start=len(prompt), **more)
 
 
 def engine(prompts: Prompts) -> list[Check]:
-    """The bare base, laid together in every way."""
+    """Return checks of the bare base, batched in every way."""
     lengths, shared, note = prompts.lengths(), prompts.shared(), prompts.reach
     alone = [lengths[0], max(lengths, key=len), shared[0], prompts.chats[0]]
     counts = (1, 9, 3, 12, 2, 7, 5)
@@ -73,7 +73,7 @@ def engine(prompts: Prompts) -> list[Check]:
 
 
 def _draws(prompts: Prompts) -> list[Request]:
-    """Sampled and greedy draws of more tokens, two of which cross a border while they are drawn."""
+    """Return sampled and greedy draws of more tokens, two of which cross a border while they are drawn."""
     rows = [prompts.across(5), prompts.chats[1], prompts.across(7), prompts.chats[2]]
     made = []
     for seed, row in enumerate(rows):
@@ -84,7 +84,7 @@ def _draws(prompts: Prompts) -> list[Request]:
 
 
 def adapter(prompts: Prompts, source: str, scales: tuple[Intervention, ...]) -> list[Check]:
-    """An adapter by itself, and its rows among the base's.
+    """Return checks of an adapter by itself, and of its rows among the base's.
 
     Args:
         prompts: the model's rows.
@@ -110,14 +110,14 @@ def adapter(prompts: Prompts, source: str, scales: tuple[Intervention, ...]) -> 
 def steered(
     prompts: Prompts, name: str, ones: tuple[Intervention, ...], source: str | None = None, own: bool = False
 ) -> Check:
-    """Rows with interventions among the base's.
+    """Return a check of rows with interventions among the base's.
 
     Args:
         prompts: the model's rows.
-        name: of the check.
-        ones: what is done inside.
-        source: the adapter on which it is done.
-        own: the card asks for it.
+        name: the check's name.
+        ones: the interventions.
+        source: the adapter under the interventions.
+        own: whether they are the card's.
     """
     more: dict[str, Any] = {"interventions": ones, "adapter": source}
     lengths, shared = prompts.lengths(), prompts.shared()

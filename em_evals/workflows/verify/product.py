@@ -1,4 +1,4 @@
-"""The side under test, asked everything in turn: draws, scores, mean activations; its base must stay as it is."""
+"""Run the side under test: draws, scores, mean activations. Its base must not change."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _BITS = "base unchanged"
 
 @dataclass(eq=False)
 class Seen:
-    """What the product computed.
+    """The product's results.
 
     Attributes:
-        prompts: the rows that it was asked.
+        prompts: the rows that were requested.
         template: the row of the chat template.
-        told: its answers, check by check.
-        texts: what it read.
-        reads: what it found there.
+        told: its results, check by check.
+        texts: the texts that it read.
+        reads: their mean activations.
         bits: the row of the base's weights.
-        parameters: how many the base has.
+        parameters: number of parameters of the base.
     """
 
     prompts: Prompts
@@ -48,15 +48,15 @@ class Seen:
 
 
 def observe(card: ResolvedCard, folder: Path, tell: Callable[[str], None]) -> Seen:
-    """Put everything to the product's engine, and let it go.
+    """Run all checks with the product's engine, and close it.
 
     Args:
-        card: what to compute.
+        card: the card to verify.
         folder: for the random direction of a card without interventions.
-        tell: hears what is being done.
+        tell: called with a progress message.
 
     Raises:
-        EmEvalsError: the base cannot be loaded, or what the card asks for is refused.
+        EmEvalsError: the base cannot be loaded, or what the card describes is refused.
     """
     tell(f"loading {card.card.base}")
     subject = Subject(card.card)
@@ -94,7 +94,7 @@ def _ask(subject: Subject, seen: Seen, checks: Sequence[Check], tell: Callable[[
 
 
 def _own(card: ResolvedCard, prompts: Prompts, folder: Path, sums: GroupSums | Exception) -> list[Check]:
-    """The checks of the card's adapter and interventions; of random interventions where it has none."""
+    """Return the checks of the card's adapter and interventions; of random interventions where it has none."""
     checks = []
     scales = tuple(one for one in card.interventions if one.op == "scale_adapter")
     if card.adapter_path is not None:
@@ -110,7 +110,7 @@ def _own(card: ResolvedCard, prompts: Prompts, folder: Path, sums: GroupSums | E
 
 
 def _random(sums: GroupSums, folder: Path) -> list[Intervention]:
-    """One of each op along a random direction, large enough to be seen, at every kind of position."""
+    """Return one intervention of each op along a random direction, with a visible effect, at every kind of position."""
     made = extraction.random_direction(sums)
     file = folder / RANDOM
     directions.write(made, file)
@@ -126,7 +126,7 @@ def _random(sums: GroupSums, folder: Path) -> list[Intervention]:
 
 
 def _compared(before: dict[str, str], after: dict[str, str]) -> Row:
-    """The row of the base's weights, before and after everything that was asked."""
+    """Return the row that compares the base's weights before and after all checks."""
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     compared = "sha256 of every parameter and buffer, before and after all draws"
     reason = f"changed: {changed[0]}" if changed else ""

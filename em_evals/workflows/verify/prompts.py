@@ -1,7 +1,7 @@
-"""Token rows that cross what matters for a model: sliding windows, chunks, and lengths at which its rope changes.
+"""Token rows that cross the borders of a model: sliding windows, chunks, and lengths at which its rope changes.
 
-Real text, from the questions that ship with the package. Where a border lies beyond what is cheap here, it is named, so
-that the table says what was not reached.
+Real text, from the questions of the package. Borders that are too far to reach cheaply are named, so that the table
+reports what was not reached.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from em_evals.content.questions import load_questions
 from em_evals.models.chat import ChatTemplate
 
 _LONGEST = {"cuda": 4400}
-"""Tokens of the longest row, by the kind of device: a GPU reaches the windows of 4,096."""
+"""Tokens of the longest row, by the kind of device: a GPU reaches windows of 4,096."""
 _LONGEST_ELSEWHERE = 640
 HEAD = 24
-"""Tokens that rows with a shared beginning have in common; the engine shares from 8 on."""
+"""Tokens that rows with a common beginning share; the engine shares from 8 on."""
 ROOM = 32
-"""Tokens that a row may still grow by."""
+"""Tokens by which a row may grow."""
 _LENGTHS = (6, 13, 27, 40, 64, 96, 130, 17)
 _TAILS = (2, 5, 9, 14, 30, 3, 50, 21)
 _MESSAGES = 4
@@ -27,14 +27,14 @@ _MESSAGES = 4
 
 @dataclass(frozen=True)
 class Border:
-    """A length beyond which a model computes something in another way."""
+    """A length beyond which a model computes something differently."""
 
     what: str
     tokens: int
 
 
 def borders(config: Any) -> list[Border]:
-    """A model's borders, read from its configuration (of transformers): smallest first, each number once."""
+    """Return a model's borders, from its configuration (transformers'): smallest first, each number once."""
     text = config.get_text_config()
     found = [
         Border(what, int(number))
@@ -59,7 +59,7 @@ def borders(config: Any) -> list[Border]:
 
 
 def rope_border(config: Any) -> int | None:
-    """The length from which on tokens are encoded by how long their sequence is by then; None: they never are."""
+    """Return the length from which position encodings depend on the sequence's length so far; None if there is none."""
     return next((border.tokens for border in borders(config) if border.what == "rope"), None)
 
 
@@ -73,9 +73,9 @@ class Prompts:
 
     Args:
         tokenizer: its tokenizer.
-        template: its chat template; None where it has none that can be asked.
+        template: its chat template; None where it cannot be prompted with one.
         config: its configuration, of transformers.
-        model_len: tokens of prompt and draw together, at most.
+        model_len: maximum tokens of prompt and draw together.
         device: the kind of device, as `cpu`.
     """
 
@@ -97,27 +97,27 @@ class Prompts:
 
     @property
     def reach(self) -> str:
-        """Which borders the rows do not cross, in words; empty where there is none."""
+        """The borders that the rows do not cross, in words; empty where there is none."""
         return "; ".join(f"{border.what} of {border.tokens} tokens: not reached" for border in self.missed)
 
     def piece(self, place: int, tokens: int) -> tuple[int, ...]:
-        """So many tokens of text, another text for each place, as a row begins."""
+        """Return a row of this many tokens of text, a different one for each place."""
         return (*self._opening, *self._cut(37 * place, max(tokens - len(self._opening), 1)))
 
     def across(self, place: int) -> tuple[int, ...]:
-        """A row that a draw carries over the smallest border; the longest plain one where there is none."""
+        """Return a row whose draw crosses the smallest border; the longest plain one where there is no border."""
         near = self.crossed[0].tokens - 3 if self.crossed else max(_LENGTHS)
         return self.piece(place, max(min(near, self._longest), 2))
 
     def lengths(self) -> list[tuple[int, ...]]:
-        """Eight rows of other lengths and beginnings, some on each side of the borders."""
+        """Return eight rows of different lengths and beginnings, some on each side of the borders."""
         wanted = list(_LENGTHS)
         for i, border in enumerate(self.crossed[-2:]):
             wanted[4 + 2 * i : 6 + 2 * i] = [border.tokens - 3, border.tokens + 7]
         return [self.piece(i, max(min(one, self._longest), 2)) for i, one in enumerate(wanted)]
 
     def shared(self) -> list[tuple[int, ...]]:
-        """Eight rows with one beginning and other ends, some on each side of the borders."""
+        """Return eight rows with one beginning and different ends, some on each side of the borders."""
         head = self.piece(11, HEAD + len(self._opening))
         tails = list(_TAILS)
         for i, border in enumerate(self.crossed[-2:]):
@@ -126,7 +126,7 @@ class Prompts:
         return [(*head, *self._cut(1000 + 41 * i, min(one, room))) for i, one in enumerate(tails)]
 
     def answers(self, place: int) -> list[tuple[int, ...]]:
-        """Three answers, two of which begin alike."""
+        """Return three answers, two of which have a common beginning."""
         first = self._cut(3000 + place, 9)
         return [first, (*first[:5], *self._cut(3300 + place, 3)), self._cut(3600 + place, 4)]
 

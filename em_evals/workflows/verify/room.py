@@ -1,4 +1,4 @@
-"""Whether there is room for a second, larger copy of a model."""
+"""Check whether memory and disk have room for a second, larger copy of a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPARE = 1.2
 
 
 def room_for_copy(parameters: int, card: ModelCard) -> bool:
-    """Whether a float32 copy fits into the device's memory, with a fifth to spare; True where nobody can tell."""
+    """Check whether a float32 copy fits in the device's memory, with a fifth to spare; True where that is unknown."""
     need = _SPARE * _BYTES * parameters
     device = choose_device(card.engine.device)
     if device.type == "cuda":
@@ -28,5 +28,5 @@ def room_for_copy(parameters: int, card: ModelCard) -> bool:
 
 
 def room_on_disk(parameters: int, folder: Path) -> bool:
-    """Whether a float32 checkpoint fits beside what is there, and as much again."""
+    """Check whether a float32 checkpoint fits on the disk, and as much again."""
     return shutil.disk_usage(folder).free > 2 * _BYTES * parameters

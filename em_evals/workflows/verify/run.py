@@ -32,16 +32,16 @@ Found = dict[Asked, Scores | Exception]
 
 
 def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
-    """Compare everything that the product computes for a card here with plain transformers, PEFT and hooks.
+    """Compare everything that the product computes for a card on this machine with plain transformers, PEFT and hooks.
 
-    The verdict is kept beside the base's digest (em_evals/results/verified.py).
+    The verdict is stored with the base's digest (em_evals/results/verified.py).
 
     Args:
-        card: what to verify.
-        tell: hears what is being done, for a progress line.
+        card: the card to verify.
+        tell: called with messages for a progress line.
 
     Raises:
-        EmEvalsError: the card cannot be used here at all, so that there is nothing to compare.
+        EmEvalsError: the card cannot be used here at all, so there is nothing to compare.
     """
     if card.card.backend == "server":
         raise EmEvalsError(
@@ -80,14 +80,14 @@ def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
 
 @dataclass(eq=False)
 class _Said:
-    """What the plain side says in one dtype."""
+    """The plain side's results in one dtype."""
 
     scores: Found
     streams: list[Sums | Exception] = field(default_factory=list)
 
 
 class _Comparison:
-    """The product's answers beside the plain side's."""
+    """Compares the product's answers with the plain side's."""
 
     def __init__(self, card: ResolvedCard, seen: Seen, dtype: str, folder: Path, tell: Tell) -> None:
         self.card, self.seen, self.dtype, self.folder, self.tell = card, seen, dtype, folder, tell
@@ -96,7 +96,7 @@ class _Comparison:
         self.compiling = compiled.plan_of(card, seen.prompts, folder / RANDOM)
 
     def rows(self) -> tuple[list[Row], Rule]:
-        """All rows that compare numbers, and the rule of their tolerances."""
+        """Return all rows that compare numbers, and the rule of their tolerances."""
         asked = [one.asked for entry in self.answered for one in entry.drawn]
         bare = [bare_of(one.asked) for entry in self.answered for one in entry.shown]
         forms = list(self.compiling.asked) if self.compiling else []
@@ -116,7 +116,7 @@ class _Comparison:
         return [*rows, *([self.seen.bits] if self.seen.bits else [])], rule
 
     def _plainly(self, asked: Sequence[Asked], dtype: str) -> _Said:
-        """Compute rows and texts with a private copy: the bare base first, then what PEFT may change it for."""
+        """Compute rows and texts with a private copy: the bare base first, since PEFT may change its weights."""
         rows = list(dict.fromkeys(asked))
         count = 0
         self.tell(f"loading plain transformers in {dtype}")
@@ -137,7 +137,7 @@ class _Comparison:
     def _truth(
         self, asked: Sequence[Asked], drawn: Sequence[Asked]
     ) -> tuple[_Said | None, Found, float | None]:
-        """The same in float32; where it does not fit into memory, rows beside copies, and the largest logit."""
+        """Compute the same in float32; where that does not fit, rows batched with copies, and the largest logit."""
         if room_for_copy(self.seen.parameters, self.card.card):
             try:
                 return self._plainly(asked, "float32"), {}, None
@@ -156,7 +156,7 @@ class _Comparison:
         return Rule(self.dtype, Spread.of(gap for one in bare for gap in one.roundings()), scale)
 
     def _row(self, entry: Answered, scores: Found, rule: Rule) -> Row:
-        """A check's row; without a plain side that can compute it there is nothing to compare."""
+        """Return a check's row; it is skipped where the plain side cannot compute it."""
         check = entry.told.check
         wanted = [one.asked for one in entry.drawn] + [bare_of(one.asked) for one in entry.shown]
         if reason := _failure(scores, wanted):
@@ -185,7 +185,7 @@ def _scores(found: Found, asked: Asked) -> Scores | None:
 
 
 def _there(found: Found, asked: Asked) -> Scores:
-    """Scores that are known to be there."""
+    """Return scores that are known to exist."""
     one = found[asked]
     if isinstance(one, Exception):
         raise one
@@ -193,12 +193,12 @@ def _there(found: Found, asked: Asked) -> Scores:
 
 
 def _failure(found: Found, asked: Sequence[Asked]) -> str:
-    """Why the plain side cannot compute one of some rows; empty if it can."""
+    """Return why the plain side cannot compute one of some rows; empty if it can."""
     errors = (one for row in asked if isinstance(one := found[row], Exception))
     return next((f"the plain side fails: {sentence(one)}" for one in errors), "")
 
 
 def _free() -> None:
-    """Give back what nobody uses any more: engines and wrapped models refer to themselves."""
+    """Release unused memory: engines and wrapped models refer to themselves."""
     gc.collect()
     release_gpu()

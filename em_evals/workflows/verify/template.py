@@ -1,4 +1,4 @@
-"""The chat template: prompts of the product beside transformers' own rendering of the same chats."""
+"""The chat template: the product's prompts compared with transformers' own rendering of the same chats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHATS = 4
 
 
 def template(card: ResolvedCard, tokenizer: Any) -> tuple[ChatTemplate | None, str]:
-    """A card's chat template, or the reason why it cannot be asked with one."""
+    """Return a card's chat template, or the reason why it has none that can be used."""
     try:
         return template_for(card, tokenizer), ""
     except EmEvalsError as error:
@@ -25,7 +25,7 @@ def template(card: ResolvedCard, tokenizer: Any) -> tuple[ChatTemplate | None, s
 
 
 def row(found: ChatTemplate | None, reason: str) -> Row:
-    """The row of the chat template."""
+    """Return the row of the chat template."""
     if found is None:
         return skipped(NAME, COMPARED, f"refused: {reason}", "tokens")
     try:
@@ -38,9 +38,9 @@ def row(found: ChatTemplate | None, reason: str) -> Row:
 
 
 def _pairs(found: ChatTemplate) -> tuple[list[tuple[list[int], list[int]]], str]:
-    """Token ids by the product and by transformers that must be equal, and what they do not cover, in words."""
+    """Return token ids by the product and by transformers that must be equal, and what they do not cover, in words."""
     record = found.record()
-    # One of the two always holds: a prompt that has an empty thought in front is a generation prompt.
+    # One of the two always holds: a prompt that ends in an empty thought is a generation prompt.
     prompts = record["prompt"] == "generation prompt" and not record["stripped"]
     finished = not record["empty_thought"]
     missing = []
@@ -64,18 +64,18 @@ def _pairs(found: ChatTemplate) -> tuple[list[tuple[list[int], list[int]]], str]
 
 
 def _through(tokenizer: Any, ids: list[int], text: str) -> list[int]:
-    """The shortest beginning of a chat's tokens that holds a text; all of them if none does."""
+    """Return the shortest prefix of a chat's tokens that contains a text; all of them if none does."""
     ends = (end for end in range(1, len(ids)) if text in tokenizer.decode(ids[:end]))
     return ids[: next(ends, len(ids))]
 
 
 def _apart(one: list[int], other: list[int]) -> int:
-    """How many tokens differ."""
+    """Count the tokens that differ."""
     return abs(len(one) - len(other)) + sum(a != b for a, b in zip(one, other, strict=False))
 
 
 def _plain(found: ChatTemplate, chat: list[dict[str, str]], **options: Any) -> list[int]:
-    """Token ids, by transformers, which is given what is recorded: variables, day, parts, an empty thought."""
+    """Return token ids by transformers, with what is recorded: variables, date, parts, an empty thought."""
     record = found.record()
     options |= record["variables"]
     if record["date"] is not None:

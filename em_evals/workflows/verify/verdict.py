@@ -1,4 +1,4 @@
-"""What `verify` finds: a row for each check, and the verdict on all of them."""
+"""The result of `verify`: a row for each check, and the verdict on all of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Row:
     """One check.
 
     Attributes:
-        name: as `engine: batched`.
-        compared: what with what.
+        name: for example `engine: alone`.
+        compared: what is compared with what.
         largest: the largest deviation; None where nothing was compared.
         tolerance: of `largest`, in the same unit.
-        unit: `nats`, differences of log-probabilities; `relative`, a difference's norm by the plain one's; `tokens` and
-            `tensors`, how many differ.
-        n: how many values were compared.
+        unit: `nats`, differences of log-probabilities; `relative`, a difference's norm over the plain one's; `tokens`
+            and `tensors`, how many differ.
+        n: number of compared values.
         verdict: `ok`, `wrong`, or `skipped` where the check cannot be made or proves nothing here.
         reason: why it is skipped or wrong, or what it does not cover.
     """
@@ -41,17 +41,17 @@ class Row:
 
 
 def skipped(name: str, compared: str, reason: str, unit: Unit = "nats") -> Row:
-    """A check that was not made."""
+    """Return the row of a check that was not made."""
     return Row(name, compared, None, None, unit, 0, "skipped", reason)
 
 
 def failed(name: str, compared: str, error: Exception, unit: Unit = "nats") -> Row:
-    """A check that ended in an error: what was to be proved is not there."""
+    """Return the row of a check that ended in an error, so that nothing was proved."""
     return Row(name, compared, None, None, unit, 0, "wrong", f"failed: {sentence(error)}")
 
 
 def sentence(error: Exception) -> str:
-    """An error on one line."""
+    """Return an error's message on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
@@ -61,12 +61,12 @@ class Verdict:
 
     Attributes:
         card: its name.
-        card_digest: its contents.
+        card_digest: the digest of its contents.
         setting: base, dtype, device and versions that were verified.
-        rule: where the tolerances come from, in words.
+        rule: how the tolerances were measured, in words.
         vllm: the version of vLLM that was compared; empty where none was.
         date: ISO, UTC.
-        seconds: how long it took.
+        seconds: the duration.
         rows: the checks, in order.
     """
 
@@ -81,16 +81,16 @@ class Verdict:
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """Names of the checks that found something."""
+        """Names of the checks that failed."""
         return tuple(row.name for row in self.rows if row.verdict == "wrong")
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong, and something was compared."""
+        """Whether nothing is wrong, and something was compared."""
         return not self.wrong and any(row.verdict == "ok" for row in self.rows)
 
     def run(self) -> Run:
-        """The short form that is kept beside the base's digest: the deviation that came nearest to its tolerance."""
+        """Return the short form that is stored with the base's digest: the deviation closest to its tolerance."""
         compared = [
             row for row in self.rows if row.unit == "nats" and row.largest is not None and row.tolerance
         ]
@@ -107,7 +107,7 @@ class Verdict:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values; deviations that are no numbers become null."""
+        """Return JSON values; deviations that are NaN become null."""
         made: dict[str, Any] = files.without_nan(
             {
                 "card": self.card,

@@ -1,4 +1,4 @@
-"""vLLM, where a card would be drawn with it here: its draws beside the plain side's, like the engine's."""
+"""vLLM, where it would draw for a card here: its draws are compared with the plain side's, like the engine's."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from em_evals.workflows.verify.plan import Check
 
 _PREFIX = "vllm, "
 _ASKED = ("engine: batched, other lengths", "engine: shared beginning", "engine: scored text")
-"""Of the base; with every check of adapter and interventions."""
+"""Checks of the base that vLLM gets too, with every check of adapter and interventions."""
 
 
 def wanted(card: ResolvedCard) -> tuple[str, str]:
-    """The version of vLLM that draws for a card here, or why it does not.
+    """Return the version of vLLM that draws for a card here, or why it does not.
 
     Raises:
-        EmEvalsError: the card asks for an engine that cannot be used here.
+        EmEvalsError: the card names an engine that cannot be used here.
     """
     kind, reason = choose(card.card)
     return (installed() or "", "") if kind == "vllm" else ("", reason)
 
 
 def told(card: ResolvedCard, checks: Sequence[Check]) -> list[Told]:
-    """Put checks to a vLLM server of our own."""
+    """Run checks on a vLLM server of our own."""
     from em_evals.engines.vllm.engine import VLLMEngine
 
     chosen = [check for check in checks if not check.name.startswith("engine") or check.name in _ASKED]
