@@ -26,7 +26,7 @@ _SCORE = Sampling(max_tokens=0, prompt_logprobs=0)
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to a base: an adapter (folder or hub id), interventions (directions as absolute paths)."""
+    """What is done to a base: an adapter (folder or hub id), interventions (directions by path or in memory)."""
 
     adapter: str | None = None
     interventions: tuple[Intervention, ...] = ()
@@ -42,11 +42,7 @@ class Condition:
 
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
-        model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
-        done: list[Any] = [one.model_dump_json(exclude={"direction"}) for one in self.interventions]
-        # The digest goes through all files in a row: which of them are one subspace must be part of it.
-        done += [("directions", i, n) for i, n in enumerate(map(_subspace, self.interventions)) if n]
-        return files.digest(model.digest.encode(), repr(done).encode())
+        return replace(card, adapter_path=self.adapter, interventions=self.interventions).digest
 
 
 @dataclass(frozen=True)
@@ -155,11 +151,6 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -
     finally:
         for future in futures:
             future.cancel()
-
-
-def _subspace(one: Intervention) -> int:
-    """How many directions an intervention removes at once; 0 for a single one."""
-    return len(one.directions) if len(one.directions) > 1 else 0
 
 
 def _margin(aligned: list[float], misaligned: list[float]) -> float:

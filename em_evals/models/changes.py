@@ -67,7 +67,7 @@ def changes(intervention: Intervention, directions: Sequence[Direction], layer: 
             for unit, target in _subspace(directions, source)
         ]
     (direction,) = directions
-    vector = torch.from_numpy(direction.vectors[source]).float()
+    vector = torch.tensor(direction.vectors[source])
     unit = vector / vector.norm().clamp(min=torch.finfo(torch.float32).tiny)
     add, gate, target, limit = torch.zeros_like(vector), 1.0, 0.0, math.inf
     if intervention.op == "add":
@@ -80,7 +80,7 @@ def changes(intervention: Intervention, directions: Sequence[Direction], layer: 
         sign = 1.0 if intervention.bound == "upper" else -1.0
         unit, target, limit = sign * unit, sign * intervention.value, 0.0
     elif intervention.reference == "mean":
-        target = float(torch.from_numpy(direction.base_mean[source]).float() @ unit)
+        target = float(torch.tensor(direction.base_mean[source]) @ unit)
     return [Change(add, unit, gate, target, when, skip, limit)]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from em_evals import files
 from em_evals.content import directions, identity
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
@@ -90,7 +91,7 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
             "vLLM does not take `site: writes`: compile the card into a plain checkpoint (`em-evals compile`), "
             "or say `backend: transformers`."
         )
-    steering = tuple(one for one in interventions if one.op != "scale_adapter")
+    steering = tuple(map(_on_disk, (one for one in interventions if one.op != "scale_adapter")))
     folder, adapter_key, rank = None, "", 0
     if adapter is not None:
         from em_evals.engines.vllm.served_adapters import served
@@ -106,12 +107,18 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
 
 
 def _steering_key(steering: Sequence[Intervention]) -> str:
-    parts = []
-    for one in steering:
-        files = [directions.find(name).read_bytes() for name in one.directions]
-        # How many there are is part of it: of two lists, one may go on with the file that the other begins with.
-        parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(files), *files]
-    return digest(*parts)
+    return digest(*(one.digest.encode() for one in steering))
+
+
+def _on_disk(one: Intervention) -> Intervention:
+    """The intervention with its directions as files, which vLLM's processes read."""
+    folder = files.cache_folder() / "directions"
+    return one.along(
+        [
+            named if isinstance(named, str) else str(directions.stored(named, folder))
+            for named in one.directions
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from em_evals.content import adapter_folders
 from em_evals.content.cards import ResolvedCard
 from em_evals.engines.pool import base_in_memory
 from em_evals.errors import EmEvalsError
-from em_evals.models.interventions import Rows, refuse_positions
 
 
 def check_base(card: ResolvedCard, base: str) -> None:
@@ -48,16 +47,8 @@ class Reading:
             EmEvalsError: the card has another base, its adapter or directions do not fit, or an intervention acts on
                 prompts or answers only.
         """
-        import torch
-
         if card is not None:
             check_base(card, self._base)
-            refuse_positions(card.interventions)
-        with self._engine.borrow() as base:
-            if card is None:
-                yield base.model
-                return
-            name = self._engine.adapters.name(base.bank, card.adapter_path, card.interventions)
-            slot = torch.tensor([base.steering.slot(card.interventions)], device=base.device)
-            with base.bank.rows([name]), base.steering.rows(Rows(slot)):
-                yield base.model
+        adapter, interventions = (card.adapter_path, card.interventions) if card is not None else (None, ())
+        with self._engine.activations(adapter, interventions) as base:
+            yield base.model
