@@ -19,7 +19,7 @@ from em_evals.engines.pool import engine_for
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.interp.resume import Finished
 from em_evals.models.chat import ChatTemplate, template_for, template_of
-from em_evals.results.forced_choice import compare
+from em_evals.results.forced_choice import KEYS, compare
 
 _SCORE = Sampling(max_tokens=0, prompt_logprobs=0)
 
@@ -71,6 +71,18 @@ def margins(
     Raises:
         EmEvalsError: an adapter or a direction does not fit the base.
     """
+    for values in scores(card, conditions, pairs):
+        yield {pair: one["margin_per_token"] for pair, one in values.items()}
+
+
+def scores(
+    card: ResolvedCard, conditions: Sequence[Condition], pairs: Sequence[Pair]
+) -> Iterator[dict[str, dict[str, float]]]:
+    """Each pair's scores, all of `results.forced_choice.compare`; otherwise as `margins`.
+
+    Yields:
+        Pair id -> name of a score -> value, for each condition.
+    """
     engine = engine_for(card.card)
     templates = [one.template(card, engine.tokenizer) for one in conditions]
     distinct = {template.digest: template for template in templates}
@@ -83,7 +95,7 @@ def margins(
         values: dict[str, dict[str, list[float]]] = {}
         for name, side, _given in rows:
             values.setdefault(name, {})[side] = next(found)
-        yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+        yield {pair.id: _scores(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
 
 
 def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Given]]:
@@ -121,16 +133,18 @@ def weighed(
     )
 
 
-def given(tokenizer: Any, question: str, answer: str) -> Given:
+def given(tokenizer: Any, question: str, answer: str, system: str | None = None) -> Given:
     """A question and a given answer in the base's tokens, as a prefilled answer is encoded.
 
     Args:
         tokenizer: the base's, or the ChatTemplate of the card that is asked.
         question: the user's message.
         answer: the assistant's.
+        system: a system message in front.
     """
     template = template_of(tokenizer)
-    prompt = template.encode([{"role": "user", "content": question}])
+    head = [{"role": "system", "content": system}] if system is not None else []
+    prompt = template.encode([*head, {"role": "user", "content": question}])
     return Given(tuple(prompt), tuple(template.answer(answer)))
 
 
@@ -153,5 +167,5 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -
             future.cancel()
 
 
-def _margin(aligned: list[float], misaligned: list[float]) -> float:
-    return compare(aligned, misaligned)["margin_per_token"] if aligned and misaligned else math.nan
+def _scores(aligned: list[float], misaligned: list[float]) -> dict[str, float]:
+    return compare(aligned, misaligned) if aligned and misaligned else dict.fromkeys(KEYS, math.nan)
