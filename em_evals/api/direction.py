@@ -96,6 +96,16 @@ class Direction(directions.Direction):
             )
         return np.asarray((activations * directions.unit(self)).sum(-1), dtype=np.float32)
 
+    def random(self, seed: int = 0) -> Direction:
+        """Return a random direction of the same length at every layer: the control for whatever this one does.
+
+        Args:
+            seed: of the random vectors.
+        """
+        from em_evals.interp.controls import random_like
+
+        return Direction.of(random_like(self, seed))
+
     @explained
     def frame(self) -> pandas.DataFrame:
         """One row for each layer: its length, and how far it can be trusted (as `em-evals direction show`).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import load_pairs
 from em_evals.content.validation_errors import checked
 from em_evals.engines import pool
-from em_evals.engines.protocol import Draw, Engine, Sampling
+from em_evals.engines.protocol import Engine, Sampling
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class Model:
         asked_chats = chats(prompts, system)
         given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         chosen = {key: value for key, value in given.items() if value is not None}
-        from em_evals.engines.requests import requests
+        from em_evals.engines.requests import all_draws, requests
 
         generation = self._generation(n, chosen)
         sampling = Sampling(
@@ -149,7 +148,7 @@ class Model:
                 self.card, template, chat, replace(sampling, seed=seed + (place << 96)), n
             )
         ]
-        draws = _all([engine.submit(request) for _, request in asked])
+        draws = all_draws(engine, [request for _, request in asked])
         return [
             Answer(place, draw.text, draw.stop_reason, request.sampling.seed, tuple(draw.tokens))
             for (place, request), draw in zip(asked, draws, strict=True)
@@ -342,12 +341,3 @@ class Model:
             raise EmEvalsError(f"n is {n}; draw at least one answer.")
         own = self.card.card.generation.model_dump()
         return checked(GenerationOptions, own | dict(chosen))
-
-
-def _all(futures: Sequence[Future[Draw]]) -> list[Draw]:
-    """Wait for every draw; where one fails the others are given up."""
-    try:
-        return [future.result() for future in futures]
-    finally:
-        for future in futures:
-            future.cancel()

@@ -88,15 +88,16 @@ class Logprobs:
 def chats(prompts: Prompts, system: str | None) -> list[list[dict[str, str]]]:
     """Every chat as messages; a question is a chat of one message."""
     many: Sequence[str | Mapping[str, str] | Chat] = [prompts] if isinstance(prompts, str) else prompts
-    if many and isinstance(many[0], Mapping):
-        many = [[turn for turn in many if isinstance(turn, Mapping)]]
+    turns = [one for one in many if isinstance(one, Mapping)]
+    if turns and len(turns) == len(many):  # one chat
+        many = [turns]
     head = [{"role": "system", "content": system}] if system is not None else []
     found = []
     for one in many:
         if isinstance(one, Mapping):
             raise EmEvalsError("these prompts mix messages and chats: put each chat into a list of its own.")
-        turns = [{"role": "user", "content": one}] if isinstance(one, str) else [dict(turn) for turn in one]
-        found.append([*head, *turns])
+        said = [{"role": "user", "content": one}] if isinstance(one, str) else [dict(turn) for turn in one]
+        found.append([*head, *said])
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from em_evals.content.cards import ResolvedCard
-from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.models.chat import ChatTemplate, Message
 
 
@@ -37,3 +37,13 @@ def requests(
         )
         for index in range(n)
     ]
+
+
+def all_draws(engine: Engine, asked: Sequence[Request]) -> list[Draw]:
+    """Submit requests together and wait for every draw; where one fails, the others are given up."""
+    futures = [engine.submit(request) for request in asked]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
