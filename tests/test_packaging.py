@@ -123,10 +123,10 @@ def test_the_lock_holds_what_pyproject_asks_for():
 def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch, capsys):
     import tomllib
 
-    from em_evals import cli
+    from em_evals import cli, errors
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(cli._EXTRAS.values()) <= set(known)
+    assert set(errors._EXTRAS.values()) <= set(known)
 
     def without(*arguments):
         raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval.tasks")
