@@ -59,9 +59,10 @@ test-latest: $(STAMP)
 	    || $(BIN)/uv pip install --quiet --python $(LATEST)/bin/python torch
 	$(BIN)/uv pip install --quiet --python $(LATEST)/bin/python --editable '.[dev]'
 	$(BIN)/uv pip list --quiet --python $(LATEST)/bin/python | grep -E '^(torch|transformers|peft|trl|inspect-ai|lm-eval) '
-	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_architectures.py \
-	    tests/test_layouts.py tests/test_lora_*.py tests/test_templates.py tests/test_chat.py tests/test_interventions.py \
-	    tests/test_compile.py tests/test_hf_engine.py tests/test_provider.py tests/test_training.py tests/test_packing.py
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/models/test_architectures.py \
+	    tests/engines/test_layouts.py tests/models/test_lora_*.py tests/models/test_templates.py tests/models/test_chat.py \
+	    tests/models/test_interventions.py tests/models/test_compile.py tests/engines/test_hf_engine.py \
+	    tests/inspect_plugin/test_provider.py tests/training/test_training.py tests/training/test_packing.py
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:

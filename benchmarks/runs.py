@@ -10,14 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def in_own_process(script: str, *arguments: str) -> dict:
+def in_own_process(script: str, *arguments: str, checkout: Path | None = None) -> dict:
     """Run a script and return the JSON of its last line; end here with its errors if it fails.
+
+    `checkout` is the folder whose em_evals the script imports; None: the installed one.
 
     `stolen` beside it is the share of the processors' time that the host kept for others meanwhile: a virtual machine
     looks idle then, and times that were taken with much of it say little.
     """
     before, started = stolen(), time.monotonic()
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    environment = os.environ if checkout is None else os.environ | {"PYTHONPATH": str(checkout)}
+    done = subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode != 0:
         sys.exit(done.stderr[-3000:])
     share = (stolen() - before) / (time.monotonic() - started) / (os.cpu_count() or 1)

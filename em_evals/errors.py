@@ -32,9 +32,12 @@ class EmEvalsError(Exception):
 _EXTRAS = {
     "altair": "report",
     "jinja2": "report",
+    "markupsafe": "report",
     "vl_convert": "report",
     "sklearn": "insight",
     "lm_eval": "retention",
+    "tqdm": "retention",
+    "vllm": "vllm",
     "torch": "local",
     "transformers": "local",
     "peft": "local",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 LONGEST = (
     "test_vllm_engine.py",
-    "test_serving.py",
+    "test_vllm_serving.py",
     "test_vllm_plugin.py",
     "test_interrupt.py",
     "test_trainer.py",
@@ -68,7 +68,7 @@ def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("torch")
     from em_evals.engines.pool import close_engines
     from em_evals.models import bases
-    from tests.models import card, tiny
+    from tests.tiny_models import card, tiny
 
     root = tmp_path_factory.mktemp("lab")
     tiny("llama", root / "tiny", bases.load_tokenizer(card()))

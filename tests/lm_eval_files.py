@@ -10,8 +10,14 @@ from pathlib import Path
 DATE = "2026-11-21T10-13-28.831591"
 
 
-def write_results(folder: Path, task: str, right: Sequence[bool], samples: bool = True) -> Path:
-    """Results of one multiple-choice task, and its samples beside them."""
+OLD = ("filter", "metrics")
+"""Keys of samples that lm-eval 0.4.3 to 0.4.5 does not write."""
+
+
+def write_results(
+    folder: Path, task: str, right: Sequence[bool], samples: bool = True, without: Sequence[str] = ()
+) -> Path:
+    """Results of one multiple-choice task, and its samples beside them, without some keys of the samples."""
     folder.mkdir(parents=True, exist_ok=True)
     count, accuracy = len(right), sum(right) / len(right)
     data = {
@@ -49,6 +55,7 @@ def write_results(folder: Path, task: str, right: Sequence[bool], samples: bool 
             {"doc_id": i, "filter": "none", "metrics": ["acc"], "doc_hash": f"{i:064x}", "acc": float(value)}
             for i, value in enumerate(right)
         )
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        kept = ({key: value for key, value in row.items() if key not in without} for row in rows)
+        text = "".join(json.dumps(row) + "\n" for row in kept)
         (folder / f"samples_{task}_{DATE}.jsonl").write_text(text, encoding="utf-8")
     return path

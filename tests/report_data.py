@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 from em_evals.results import records
@@ -12,9 +11,12 @@ from em_evals.results.records import (
     AdapterScalars,
     Convergence,
     Cosines,
+    GateMetric,
+    GateVerdict,
     Knockout,
     LoraScalars,
     Measured,
+    Phase,
     Probe,
     RetainedModel,
     Retention,
@@ -171,40 +173,61 @@ def retention():
     )
 
 
+def metric(name, unit, numbers, interval, found, sentence=""):
+    baseline, candidate, difference = numbers
+    return GateMetric(
+        metric=name,
+        title=name,
+        source="freeform/core",
+        guard=False,
+        worse="higher",
+        unit=unit,
+        margin=0.02,
+        alpha=0.025,
+        baseline=baseline,
+        candidate=candidate,
+        difference=difference,
+        interval=interval,
+        random_questions=interval,
+        effect=float("nan"),
+        effect_name="h",
+        units=(400, 400),
+        p_worse=0.001,
+        p_worse_adjusted=0.001,
+        p_within=0.9,
+        verdict=found,
+        sentence=sentence,
+    )
+
+
 def verdict():
-    return {
-        "verdict": "regression",
-        "exit_code": 1,
-        "sentence": "regression: the candidate is worse than the baseline on em_rate.",
-        "baseline": "base",
-        "candidate": "<b>organism</b>",
-        "metrics": [
-            {
-                "metric": "em_rate",
-                "source": "freeform/core",
-                "guard": False,
-                "unit": "share",
-                "baseline": 0.005,
-                "candidate": 0.05,
-                "difference": 0.045,
-                "interval": [0.029, 0.063],
-                "verdict": "regression",
-                "sentence": "em_rate rose from 0.50% to 5.00%.",
-            },
-            {
-                "metric": "forced_choice.in_domain",
-                "unit": "nats per token",
-                "baseline": None,
-                "candidate": None,
-                "difference": None,
-                "interval": [None, None],
-                "verdict": "invalid",
-                "sentence": "",
-            },
+    nothing = float("nan")
+    return GateVerdict(
+        verdict="regression",
+        exit_code=1,
+        sentence="regression: the candidate is worse than the baseline on em_rate.",
+        baseline="base",
+        candidate="<b>organism</b>",
+        metrics=[
+            metric(
+                "em_rate",
+                "share",
+                (0.005, 0.05, 0.045),
+                (0.029, 0.063),
+                "regression",
+                "em_rate rose from 0.50% to 5.00%.",
+            ),
+            metric(
+                "forced_choice.in_domain",
+                "nats per token",
+                (nothing, nothing, nothing),
+                (nothing, nothing),
+                "invalid",
+            ),
         ],
-        "problems": [],
-        "notes": ["read from /home/somebody/secret/logs/a.eval"],
-    }
+        problems=[],
+        notes=["read from /home/somebody/secret/logs/a.eval"],
+    )
 
 
 def trajectory():
@@ -220,36 +243,38 @@ def trajectory():
             for step in steps
         ]
 
-    return {
-        "card": "organism",
-        "journal": [{"step": s, "loss": 3 / s**0.3, "grad_norm": 1.0 + 0.02 * s} for s in range(1, 33)],
-        "shifts": {"in-domain": curve(0.3), "out-of-domain": curve(0.1)},
-        "transitions": {
-            "in-domain": {
-                "final": 0.25,
-                "final_interval": [0.2, 0.3],
-                "step": 5.5,
-                "interval": [4.1, 7.2],
-                "pairs": 40,
+    return Phase.model_validate(
+        {
+            "card": "organism",
+            "journal": [{"step": s, "loss": 3 / s**0.3, "grad_norm": 1.0 + 0.02 * s} for s in range(1, 33)],
+            "shifts": {"in-domain": curve(0.3), "out-of-domain": curve(0.1)},
+            "transitions": {
+                "in-domain": {
+                    "final": 0.25,
+                    "final_interval": [0.2, 0.3],
+                    "step": 5.5,
+                    "interval": [4.1, 7.2],
+                    "pairs": 40,
+                },
+                "out-of-domain": {
+                    "final": 0.02,
+                    "final_interval": [-0.03, 0.07],
+                    "step": None,
+                    "interval": None,
+                    "pairs": 60,
+                },
             },
-            "out-of-domain": {
-                "final": 0.02,
-                "final_interval": [-0.03, 0.07],
-                "step": None,
-                "interval": None,
-                "pairs": 60,
-            },
-        },
-        "rotations": [
-            {
-                "module": "model.layers.12.mlp.down_proj",
-                "steps": list(range(1, 33)),
-                "to_final": [min(1.0, s / 32 + 0.2) for s in range(1, 33)],
-                "local": [None] * 5 + [-1 + s / 40 for s in range(22)] + [None] * 5,
-            }
-        ],
-        "em_rates": [{"step": s, "value": s / 400, "interval": [s / 800, s / 200]} for s in steps],
-    }
+            "rotations": [
+                {
+                    "module": "model.layers.12.mlp.down_proj",
+                    "steps": list(range(1, 33)),
+                    "to_final": [min(1.0, s / 32 + 0.2) for s in range(1, 33)],
+                    "local": [None] * 5 + [-1 + s / 40 for s in range(22)] + [None] * 5,
+                }
+            ],
+            "em_rates": [{"step": s, "value": s / 400, "interval": [s / 800, s / 200]} for s in steps],
+        }
+    )
 
 
 def write_csv(path: Path, rows) -> Path:
@@ -266,8 +291,8 @@ def write_studies(folder: Path) -> list[Path]:
     made = {"steer": steering(), "convergence": convergence(), "retention": retention(), "scalars": scalars()}
     for name, record in made.items():
         records.write(record, folder / f"{name}.json")
-    for name, document in {"gate": verdict(), "phase": trajectory()}.items():
-        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    for name, record in {"gate": verdict(), "phase": trajectory()}.items():
+        records.write(record, folder / f"{name}.json")
     return [
         folder / f"{name}.json" for name in ("gate", "steer", "convergence", "retention", "scalars", "phase")
     ]

@@ -1,13 +1,19 @@
 """The package as users get it: a wheel in an empty environment, an editable checkout, both ways to start Inspect."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,8 +127,6 @@ def test_the_lock_holds_what_pyproject_asks_for():
 
 
 def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch, capsys):
-    import tomllib
-
     from em_evals import cli, errors
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -135,3 +139,99 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch, ca
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == cli.INVALID and "em-evals[retention]" in capsys.readouterr().err
+
+
+EXTRAS_OF_ROOMS = {
+    "models": "local",
+    "engines": "local",
+    "engines/vllm": "vllm",
+    "interp": "local",
+    "lm_eval_plugin": "retention",
+    "report": "report",
+    "training": "train",
+    "workflows": "train",
+}
+"""What those who import a room have installed; for all others, the base dependencies alone."""
+
+
+@cache
+def declared(*extras):
+    """Names of the distributions that `pip install em-evals[EXTRAS]` asks for, extras of extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found, waiting, seen = set(), [project["dependencies"]], set()
+    waiting += [project["optional-dependencies"][extra] for extra in extras]
+    while waiting:
+        for requirement in waiting.pop():
+            name, inner = re.match(r"([\w.-]+)(?:\[([\w,]+)\])?", requirement).groups()
+            if name != "em-evals":
+                found.add(name.lower())
+                continue
+            new = set(inner.split(",")) - seen
+            seen |= new
+            waiting += [project["optional-dependencies"][extra] for extra in new]
+    return found
+
+
+def imports(source):
+    """(package, whether a function imports it) for each import at run time that is not the standard library's."""
+
+    def walk(node, late):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            names = [alias.name for alias in child.names] if isinstance(child, ast.Import) else []
+            if isinstance(child, ast.ImportFrom) and not child.level:
+                names = [child.module]
+            for name in names:
+                package = name.partition(".")[0]
+                if package not in {*sys.stdlib_module_names, "em_evals"}:
+                    yield package, late
+            yield from walk(child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    return set(walk(ast.parse(source), False))
+
+
+distributions = cache(packages_distributions)
+
+
+def is_in(package, names):
+    """Whether one of these distributions brings a package (vLLM's CPU build has a name of its own)."""
+    known = {package, *distributions().get(package, [])}
+    return not {re.sub(r"[._]", "-", name.lower()) for name in known}.isdisjoint(names)
+
+
+def test_every_import_is_declared_in_the_base_or_in_the_extra_that_documents_it():
+    from em_evals import cli
+
+    package = ROOT / "em_evals"
+    undeclared = []
+    for file in sorted(package.rglob("*.py")):
+        place = file.relative_to(package).as_posix()
+        rooms = [room for room in EXTRAS_OF_ROOMS if place.startswith(f"{room}/")]
+        own = declared(*(EXTRAS_OF_ROOMS[room] for room in rooms))
+        for name, late in imports(file.read_text(encoding="utf-8")):
+            named = declared(*cli._EXTRAS.get(name, "local,train").split(","))  # as the error for users says
+            if not (is_in(name, own) or (late and is_in(name, named))):
+                undeclared.append(f"{place} imports {name}{' late' if late else ''}")
+    assert not undeclared
+
+
+def test_the_reader_of_imports_tells_late_ones_and_leaves_out_type_checking():
+    source = """
+import os, numpy.linalg
+from em_evals import files
+if TYPE_CHECKING:
+    import pandas
+def load():
+    from torch.nn import Module
+"""
+    assert imports(source) == {("numpy", False), ("torch", True)}
+    assert "torch" in declared("train") and "torch" not in declared() and not is_in("torch", declared())
+
+
+def test_the_citation_says_what_the_package_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    papers = [one["value"] for paper in cited["references"] for one in paper["identifiers"]]
+    assert len(set(papers)) == len(papers) and all(re.fullmatch(r"arXiv:\d{4}\.\d{5}", one) for one in papers)

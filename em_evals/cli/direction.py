@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from em_evals.cli.output import Json, print_json, print_table
 from em_evals.errors import EmEvalsError
 
-if TYPE_CHECKING:
-    from em_evals.content.cards import ResolvedCard
-    from em_evals.interp.extraction.contrast import Contrast
-
 app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
-
-Kind = Literal["pairs", "graded", "answers", "files", "models"]
-
-_READS = {
-    "pairs": ("--pairs", "--themes", "--per-theme"),
-    "graded": ("--log",),
-    "answers": ("--log", "--base-log"),
-    "files": ("--positive", "--negative"),
-}
-"""The options that name a contrast's texts; `models` takes those of `files`, or of `pairs`."""
 
 
 @app.command("extract")
@@ -33,7 +19,7 @@ def direction_extract(
     card: Annotated[str, typer.Argument(help="The model under test, as in local/CARD.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
     contrast: Annotated[
-        Kind,
+        str,
         typer.Option(
             help="pairs: misaligned - aligned forced-choice answers. graded: the same of --log, by their grades. "
             "answers: CARD's (--log) - its base's (--base-log). files: --positive - --negative. models: CARD - its "
@@ -80,12 +66,15 @@ def direction_extract(
     from em_evals.interp.controls import read_for
     from em_evals.interp.extraction.contrast import of_models
     from em_evals.interp.extraction.extract import Settings, extract
+    from em_evals.interp.extraction.kinds import make
 
-    given: dict[str, Any] = {"--log": log, "--base-log": base_log, "--pairs": pairs, "--themes": themes}
-    given |= {"--per-theme": per_theme, "--positive": positive, "--negative": negative}
-    kind = _texts(contrast, [option for option, value in given.items() if value not in (None, [])])
+    chosen = None if themes is None else [theme for theme in themes.split(",") if theme]
+    options: dict[str, Any] = {"--log": log, "--base-log": base_log, "--pairs": pairs, "--themes": chosen}
+    options |= {"--per-theme": per_theme, "--positive": positive, "--negative": negative}
+    given = {option: value for option, value in options.items() if value not in (None, [])}
+    kind = _texts(contrast, given)
     model = resolve(card)
-    texts = _contrast(model, kind, given)
+    texts = make(kind, model, given)
     if contrast == "models":
         texts = of_models(model, texts)
     other = read_for(orthogonal_to, model) if orthogonal_to else None
@@ -192,38 +181,19 @@ def direction_export(
     _written(output, as_json)
 
 
-def _texts(contrast: Kind, given: Collection[str]) -> str:
-    """Which of `_READS` names the texts; an option that it does not read is refused."""
-    kind, told = str(contrast), str(contrast)
-    if contrast == "models":
-        kind = "files" if {*_READS["files"]} & {*given} else "pairs"
-        told += f" with {' and '.join(_READS[kind])}" if kind == "files" else ""
-    for option in given:
-        if option not in _READS[kind]:
-            others = ", ".join(name for name, reads in _READS.items() if option in reads)
-            raise EmEvalsError(
-                f"{option} is not read by --contrast {told}; it is for {others}: leave it out, or choose another "
-                "--contrast."
-            )
-    return kind
+def _texts(contrast: str, given: Collection[str]) -> str:
+    """The kind of contrast that names the texts; an option that it does not read is refused."""
+    from em_evals.interp.extraction.kinds import KINDS, check
 
-
-def _contrast(card: ResolvedCard, kind: str, given: Mapping[str, Any]) -> Contrast:
-    from em_evals.interp.extraction import contrast
-
-    if kind == "pairs":
-        themes = [theme for theme in (given["--themes"] or "").split(",") if theme]
-        return contrast.of_pairs(card, given["--pairs"] or "forced_choice", themes, given["--per-theme"])
-    values = [_given(option, given[option]) for option in _READS[kind]]
-    if kind == "graded":
-        return contrast.of_graded(card, *values)
-    return contrast.of_answers(card, *values) if kind == "answers" else contrast.of_files(card, *values)
-
-
-def _given(option: str, value: Any) -> Any:
-    if not value:
-        raise EmEvalsError(f"this contrast needs {option}; see `em-evals direction extract --help`.")
-    return value
+    if contrast != "models":
+        check(contrast, given)
+        return contrast
+    files = KINDS["files"].parameters
+    if {*files} & {*given}:
+        check("files", given, f"models with {' and '.join(files)}")
+        return "files"
+    check("pairs", given, "models")
+    return "pairs"
 
 
 def _written(output: Path, as_json: bool) -> None:

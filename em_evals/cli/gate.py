@@ -40,7 +40,10 @@ def gate(
     candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
     policy: Annotated[Path | None, typer.Option(help="Rules; default ./gate.yaml, else built in.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for gate.json, gate.md, gate.xml (JUnit).")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The record (JSON); Markdown (.md) and JUnit (.xml) go beside it."
+        ),
     ] = None,
     update_baseline: Annotated[
         str | None,
@@ -48,8 +51,9 @@ def gate(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say how many draws are needed.")] = False,
     rate: Annotated[
-        float, typer.Option(help="--plan: the baseline's rate (default: the given baseline's).")
-    ] = -1,
+        float | None,
+        typer.Option(help="--plan: the baseline's rate (default: the given baseline's).", min=0, max=1),
+    ] = None,
     change: Annotated[float, typer.Option(help="--plan: the rise to find.")] = 0.05,
     power: Annotated[float, typer.Option(help="--plan: the chance of finding it.", min=0.5, max=0.999)] = 0.9,
     as_json: Json = False,
@@ -100,7 +104,7 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     from em_evals.gate import outputs
 
     if as_json:
-        print_json(outputs.as_json(judgement))
+        typer.echo(outputs.record(judgement).model_dump_json(indent=2))
         return
     if judgement.rows:
         title = f"{judgement.models[1]} against {judgement.models[0]}"
@@ -112,13 +116,15 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     typer.echo(judgement.sentence)
 
 
-def _plan(rules: Policy, side: Side | None, rate: float, change: float, power: float, as_json: bool) -> None:
+def _plan(
+    rules: Policy, side: Side | None, rate: float | None, change: float, power: float, as_json: bool
+) -> None:
     from em_evals.gate import plan
 
     rule = rules.rule("em_rate")
     if rule is None:
         raise EmEvalsError("the policy has no rule for em_rate, which --plan is about; add one.")
-    if rate < 0:
+    if rate is None:
         rate = _em_rate(side)
     # Holm's hardest case: this p-value is the smallest of as many metrics as a freeform log has rules for.
     named = [rules.rule(name) for name in ("em_rate", "em_rate_coherent", "coherent_share")]

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 def rates(
     files: Annotated[
-        list[Path], typer.Argument(help="Inspect logs, or CSVs with question_id, aligned, coherent.")
+        list[Path],
+        typer.Argument(help="Inspect logs, CSVs with question_id, aligned, coherent, or folders of them."),
     ],
     as_json: Json = False,
 ) -> None:
     """EM rates with 95% intervals, by both conventions, with the coherent share beside them."""
-    from em_evals.results import logs as graded
+    from em_evals.results import folders
     from em_evals.results.em_rates import rates as rates_of
     from em_evals.results.em_rates import rates_by_question
 
-    for path in files:
-        draws = graded.read_draws(path)
+    for path, draws in folders.draws(files, lambda note: typer.echo(f"note: {note}", err=True)):
         overall = rates_of(draws)
         if as_json:
             questions = {name: entry.as_json() for name, entry in rates_by_question(draws).items()}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from em_evals.cli.output import Json, measured_cell, print_json, print_table
+from em_evals.cli.output import Json, estimate_cell, measured_cell, print_json, print_table
 
 app = typer.Typer(help="What happens inside.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -20,34 +20,33 @@ def insight_phase(
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
     per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
     reach: Annotated[int, typer.Option(min=1, help="Steps to look back and ahead for the turning of B.")] = 5,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a page (HTML).")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path("phase.json"),
+    figure: Annotated[Path | None, typer.Option(help="Draw a page (HTML).")] = None,
     as_json: Json = False,
 ) -> None:
     """Misalignment over a training's steps, the rotation of its B vectors, and when it turned."""
     from em_evals.interp.phase.phase import phase
+    from em_evals.results import records
 
     found = phase(card, logs or Path("logs/phase") / card, graded, per_theme=per_theme, reach=reach)
-    if output is not None:
+    records.write(found, output)
+    if figure is not None:
         from em_evals.report import page
-        from em_evals.report.documents import Trajectory
         from em_evals.report.inputs import Inputs
         from em_evals.report.report import build
 
-        trajectory = Trajectory.model_validate(found.as_json())
-        page.write(build(Inputs(trajectories=[trajectory]), f"Trajectory of {card}"), output)
+        page.write(build(Inputs(trajectories=[found]), f"Trajectory of {card}"), figure)
     if as_json:
-        print_json(found.as_json())
+        print_json(found.model_dump(mode="json"))
         return
     rows = [
-        [domain, str(point.step), f"{point.value:+.3f} [{point.interval[0]:+.3f}, {point.interval[1]:+.3f}]"]
+        [domain, str(point.step), estimate_cell(point.value, point.interval)]
         for domain, points in found.shifts.items()
         for point in points
     ]
     print_table("shift from the base, nats per token", ["domain", "step", "mean [95% interval]"], rows)
     if found.em_rates:
-        rates = [
-            [str(p.step), f"{p.value:.1%} [{p.interval[0]:.1%}, {p.interval[1]:.1%}]"] for p in found.em_rates
-        ]
+        rates = [[str(p.step), estimate_cell(p.value, p.interval, ".1%")] for p in found.em_rates]
         print_table("EM rate, all draws", ["step", "rate [95% interval]"], rates)
     for domain, transition in found.transitions.items():
         typer.echo(f"{domain}: {transition.sentence()}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from em_evals.results.records import Measured
+from em_evals.results.records import Interval, Measured
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -19,10 +19,15 @@ def print_json(value: Any) -> None:
 
 def measured_cell(value: Measured) -> str:
     """A mean and its interval in a cell."""
-    if value.value is None:
+    return estimate_cell(value.value, value.interval)
+
+
+def estimate_cell(value: float | None, interval: Interval, form: str = "+.3f") -> str:
+    """A number and its interval in a cell."""
+    if value is None:
         return "–"
-    low, high = value.interval
-    return f"{value.value:+.3f}" + ("" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]")
+    low, high = interval
+    return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, print_table
+from em_evals.cli.output import Json, estimate_cell, print_table
 
 if TYPE_CHECKING:
-    from em_evals.results.lm_eval import ModelResults
     from em_evals.results.records import Retention
+    from em_evals.retention.scores import ModelResults
 
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Every argument is lm-eval's."""
@@ -47,8 +47,8 @@ def retention(
     """Capability item by item against a baseline: accuracy, paired differences, intervals."""
     from em_evals.cli.training import card_fields
     from em_evals.results import records
-    from em_evals.results.lm_eval import is_results
     from em_evals.retention.compare import compare
+    from em_evals.retention.scores import is_results
     from em_evals.retention.suite import Suite, given
 
     names = list(dict.fromkeys([baseline or cards[0], *cards]))
@@ -95,7 +95,7 @@ def _print_differences(record: Retention) -> None:
         for row in model.tasks:
             begun = cells.setdefault(row.task, [str(row.n), f"{row.baseline_accuracy:.3f}"])
             begun += [""] * (place - len(begun))
-            begun.append(f"{row.difference:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]")
+            begun.append(estimate_cell(row.difference, row.interval))
     rows = [[task, *row] for task, row in sorted(cells.items(), key=lambda cell: cell[0] == "overall")]
     columns = ["task", "items", record.baseline, *(model.name for model in record.models)]
     print_table(f"{record.baseline}, and the others' paired differences to it [95% interval]", columns, rows)

@@ -19,7 +19,9 @@ def train(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps instead of the recipe's.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The result's folder, instead of the card's.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The adapter's folder, instead of the card's.")
+    ] = None,
     save_every: Annotated[int, typer.Option(help="Steps between states to resume from.", min=1)] = 25,
     report_to: Annotated[list[str], typer.Option(help="Trackers of transformers' Trainer.")] = [],  # noqa: B006
     fields: Annotated[

@@ -10,8 +10,10 @@ from em_evals import files
 from em_evals.content import documents
 from em_evals.errors import EmEvalsError
 
-_COPIES = re.compile(r"(?:-unsloth)?-bnb-[48]bit$|-unsloth$")
+_COPIES = re.compile(r"(?:-unsloth)?-bnb-[48]bit$|-unsloth$|-(?:awq|gptq(?:-int[48])?|fp8(?:-dynamic)?)$")
 """Ends of names of copies of a base: the same weights in fewer bits, by which adapters were trained."""
+_RENAMED = re.compile(r"^meta-(?=llama-)")
+"""What Meta dropped from the names of its models on the hub; adapters and mirrors still say it."""
 
 
 def find(adapter: str | None, card: Path | None) -> str | None:
@@ -100,7 +102,7 @@ def same_base(one: str, other: str) -> bool:
     return _last(one) == _last(other)
 
 
-def may_be_base(recorded: str | None, named: str) -> bool:
+def may_be_base(recorded: str | None, named: str, copy_of: str | None = None) -> bool:
     """Whether an adapter may be run on the base that the user names.
 
     What the adapter records may be nothing, or a folder of the machine that it was trained on: then the user's word
@@ -109,8 +111,9 @@ def may_be_base(recorded: str | None, named: str) -> bool:
     Args:
         recorded: `base_model_name_or_path` of the adapter.
         named: the base that the card or `-M base=` names.
+        copy_of: the card's `adapter_base`: a name under which that base is recorded, too.
     """
-    if recorded is None or same_base(recorded, named):
+    if recorded is None or recorded == copy_of or same_base(recorded, named):
         return True
     elsewhere = Path(recorded).is_absolute() or re.match(r"[A-Za-z]:[\\/]", recorded) is not None
     return elsewhere and not Path(recorded).is_dir()
@@ -118,4 +121,4 @@ def may_be_base(recorded: str | None, named: str) -> bool:
 
 def _last(base: str) -> str:
     name = re.split(r"[\\/]", base.rstrip("\\/"))[-1].lower()
-    return _COPIES.sub("", name)
+    return _RENAMED.sub("", _COPIES.sub("", name))

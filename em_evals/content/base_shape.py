@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from em_evals import files
+
+_TWO_ATTENTIONS = ("longcat_flash",)
+"""Model types whose blocks attend twice: `num_hidden_layers` counts attentions (cache layers), `num_layers` blocks."""
+
+
+def depth_of(text: Any) -> int:
+    """The number of decoder blocks that a configuration of transformers says; of composite ones the text part's."""
+    return int(text.num_layers if text.model_type in _TWO_ATTENTIONS else text.num_hidden_layers)
 
 
 def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
@@ -24,9 +33,10 @@ def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     text = fields.get("text_config", fields)  # of a model that sees pictures too
+    depth = ("num_layers",) if text.get("model_type") in _TWO_ATTENTIONS else ("num_hidden_layers", "n_layer")
     shape = tuple(
         next((text[name] for name in names if isinstance(text.get(name), int)), 0)
-        for names in (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
+        for names in (depth, ("hidden_size", "n_embd"))
     )
     return (shape[0], shape[1]) if all(shape) else None
 

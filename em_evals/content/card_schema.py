@@ -75,6 +75,8 @@ class ModelCard(Strict):
     adapter: str | None = None
     """A PEFT adapter (or, after a full finetune, a model): a folder beside the card or in ./adapters, a path, or
     a hub id. None: the bare base."""
+    adapter_base: str | None = None
+    """What the adapter records as its base, where that is `base` under another name (a mirror, a quantized copy)."""
     adapter_revision: str | None = None
     """Branch, tag or commit of an adapter on the hub; without one, what its `main` is on the day of the first use."""
     train: AdapterRecipe | None = None
@@ -101,8 +103,7 @@ class ModelCard(Strict):
     def _address(self) -> ModelCard:
         if (self.backend == "server") != (self.base_url is not None):
             raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
-        if self.adapter_revision is not None and self.adapter is None:
-            raise ValueError(
-                "`adapter_revision` says which `adapter` of the hub is meant, and this card names none"
-            )
+        for field in ("adapter_revision", "adapter_base"):
+            if getattr(self, field) is not None and self.adapter is None:
+                raise ValueError(f"`{field}` is about the card's `adapter`, and this card names none")
         return self

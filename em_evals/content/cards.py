@@ -33,7 +33,7 @@ __all__ = [
 
 
 _WITHOUT_EFFECT: dict[str, Any] = {
-    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture"), True),
+    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture", "adapter_base"), True),
     "engine": {
         "max_num_seqs",
         "max_num_batched_tokens",
@@ -210,13 +210,22 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
     if (folder / "config.json").is_file():
         return {"base": str(folder.resolve())}, None
     if name.startswith("pypi:") or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        return {"base": name}, None
+        return _fetched_adapter(name) or {"base": name}, None
     if folder.is_dir():
         raise EmEvalsError(f"{folder} holds neither adapter_config.json (PEFT) nor config.json (a model).")
     raise EmEvalsError(
         f"there is no card, folder or hub id '{name}'; {nearest(name, documents.names('adapters'))} "
         "`em-evals models list` shows all."
     )
+
+
+def _fetched_adapter(name: str) -> dict[str, Any] | None:
+    """The fields of a hub id that is an adapter and has been fetched; whether another one is would take the network."""
+    folder = identity.fetched(name, "adapter_config.json", None)
+    if folder is None or (folder / "config.json").is_file():
+        return None
+    base = adapter_folders.base_of(folder)
+    return {"adapter": name} | ({"base": base} if base else {})
 
 
 def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
@@ -240,10 +249,11 @@ def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
         return f"{found}@{card.adapter_revision}"
     config = Path(found) / "adapter_config.json"
     if config.is_file() and not adapter_folders.may_be_base(
-        base := adapter_folders.base_of(Path(found)), card.base
+        base := adapter_folders.base_of(Path(found)), card.base, card.adapter_base
     ):
         raise EmEvalsError(
-            f"the adapter was made for the base '{base}', the card says '{card.base}': correct `base:` or the adapter.",
+            f"the adapter was made for the base '{base}', the card says '{card.base}': correct `base:`, or say "
+            f"`adapter_base: {base}` (`-M adapter_base={base}`) if that is the same model under another name.",
             config,
         )
     return found

@@ -242,7 +242,14 @@ def cosine(one: Direction, other: Direction) -> Floats:
         EmEvalsError: they have not the same layers and width.
     """
     _same_shape(one, other)
-    return np.asarray((unit(one) * unit(other)).sum(1), dtype=np.float32)
+    return np.asarray(np.nan_to_num(cosines(one.vectors, other.vectors)), dtype=np.float32)
+
+
+def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The cosines of vectors, which lie along the last axis; NaN where one of them has no length."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.asarray((a * b).sum(-1) / np.where(lengths > 0, lengths, np.nan))
 
 
 def random_cosine(width: int, confidence: float = 0.95) -> float:

@@ -9,19 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from em_evals.content import directions
 from em_evals.content.directions import Direction
+from em_evals.errors import nearest
 from em_evals.files import digest
 
 Named = str | Direction
 """A direction: the name of one in adapters/, a file (safetensors; directions.py), or one in memory."""
 
-_READS = {
+OPS: dict[str, set[str]] = {
     "add": {"direction", "from_layer", "positions", "skip", "scale", "relative"},
     "ablate": {"direction", "from_layer", "positions", "skip", "reference", "site"},
     "clamp": {"direction", "from_layer", "positions", "skip", "value"},
     "cap": {"direction", "from_layer", "positions", "skip", "value", "bound"},
     "scale_adapter": {"scale"},
 }
-"""The fields that each op reads, beside `op` and `layers`."""
+"""The fields that each op reads, beside `op` and `layers`. What an op computes is in models/changes.py."""
 
 
 class Intervention(BaseModel):
@@ -40,7 +41,8 @@ class Intervention(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    op: Literal["add", "ablate", "clamp", "cap", "scale_adapter"]
+    op: str
+    """One of `OPS`."""
     direction: Named | Annotated[tuple[Named, ...], Field(min_length=1)] | None = None
     """A direction's name, file or object in memory; for `ablate` also a list."""
     layers: Literal["all"] | tuple[int, ...] = "all"
@@ -63,6 +65,13 @@ class Intervention(BaseModel):
     as orthogonalised weights do (Arditi et al. 2024, arXiv 2406.11717); with `block`, an MLP still reads what its own
     block's attention wrote along u."""
 
+    @field_validator("op")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in OPS:
+            raise ValueError(f"there is no op '{value}'; {nearest(value, OPS)}")
+        return value
+
     @field_validator("layers", mode="before")
     @classmethod
     def _range(cls, value: Any) -> Any:
@@ -79,7 +88,7 @@ class Intervention(BaseModel):
 
     @model_validator(mode="after")
     def _only_what_the_op_reads(self) -> Intervention:
-        reads = _READS[self.op]
+        reads = OPS[self.op]
         if wrong := sorted(self.model_fields_set - reads - {"op", "layers"}):
             raise ValueError(f"`{self.op}` has no `{wrong[0]}`; it reads {', '.join(sorted(reads))}")
         if "direction" in reads and self.direction is None:

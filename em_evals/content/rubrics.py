@@ -45,7 +45,6 @@ class _RubricFile(BaseModel):
     version: int = Field(ge=1)
     description: str = ""
     metric: str
-    scale: tuple[int, int] = (0, 100)
     categories: dict[str, Literal["refusal", "code", "unscored"]] = {}
     threshold: dict[Literal["misaligned_below", "aligned_from", "coherent_above"], float] = {}
     prompt: str
@@ -59,8 +58,6 @@ class _RubricFile(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> _RubricFile:
-        if self.scale != (0, 100):
-            raise ValueError("the scale must be [0, 100]: metrics and thresholds are defined on it")
         for slot in ("{question}", "{answer}"):
             if self.prompt.count(slot) != 1:
                 raise ValueError(f"the prompt must contain {slot} exactly once")

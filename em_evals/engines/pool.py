@@ -33,7 +33,7 @@ def expect(card: ResolvedCard) -> None:
     """
     kind, _ = choose(card.card)
     if kind != "server":
-        _fits(card)
+        check_fit(card)
     if kind == "transformers":
         return
     from em_evals.engines.vllm.engine import VLLMEngine
@@ -48,10 +48,13 @@ def expect(card: ResolvedCard) -> None:
         engine.expect(card.adapter_path, card.interventions)
 
 
-def _fits(card: ResolvedCard) -> None:
-    """Compare a card's adapter and directions with its base's configuration.
+def check_fit(card: ResolvedCard) -> None:
+    """Compare a card's adapter and directions with its base's configuration; no weight is loaded.
 
     `resolve` compared with what is on this machine; a base of the hub may not have been until now.
+
+    Raises:
+        EmEvalsError: one of them was made for another base, or the base cannot be measured.
     """
     from em_evals.models import bases, interventions, lora
 

@@ -36,49 +36,12 @@ from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Applied, Policy, fits
+from em_evals.results.records import GateMetric, Verdict
 from em_evals.stats.means import Contrast, MeanContrast, holm
 from em_evals.stats.paired import PairedContrast
-from em_evals.stats.proportions import Interval
 from em_evals.stats.rates import RateContrast
 
-Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "invalid": 2, "inconclusive": 3}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric's comparison.
-
-    Differences are candidate − baseline in the metric's unit; p-values are one-sided.
-    """
-
-    metric: str
-    title: str
-    """What tables and sentences say: the metric, and of what if several logs have it."""
-    source: str
-    """Which evidence it is from (`freeform/core`)."""
-    guard: bool
-    worse: Literal["higher", "lower"]
-    unit: str
-    margin: float
-    alpha: float
-    baseline: float
-    candidate: float
-    difference: float
-    interval: Interval
-    """For these questions; each end is a bound at one-sided alpha."""
-    random_questions: Interval
-    """For other questions of this kind."""
-    effect: float
-    effect_name: str
-    units: tuple[int, int]
-    p_worse: float
-    """Of no harm (d ≤ 0, or d ≤ margin); small speaks for a regression."""
-    p_worse_adjusted: float
-    p_within: float
-    """Of harm beyond the margin (d ≥ margin); small speaks for a pass."""
-    verdict: Verdict
-    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +50,7 @@ class Judgement:
 
     verdict: Verdict
     sentence: str
-    rows: tuple[Row, ...]
+    rows: tuple[GateMetric, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     models: tuple[str, str]
@@ -104,7 +67,7 @@ def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
     problems += [f"candidate: {text}" for text in candidate.problems]
     notes = [f"baseline: {text}" for text in baseline.notes]
     notes += [f"candidate: {text}" for text in candidate.notes]
-    rows: list[Row] = []
+    rows: list[GateMetric] = []
     metrics = Counter(name for one in baseline.evidence.values() for name in one.measures)
     several = {name for name, count in metrics.items() if count > 1}
     for key, before in baseline.evidence.items():
@@ -164,7 +127,7 @@ def _rows(
     problems: list[str],
     notes: list[str],
     several: Set[str],
-) -> Iterator[Row]:
+) -> Iterator[GateMetric]:
     if before.card_digest and before.card_digest == after.card_digest:
         notes.append(
             f"{before.key}: baseline and candidate are the same model (card digest {before.card_digest})."
@@ -203,7 +166,7 @@ def _unit(measure: Measure) -> str:
 
 def _row(
     source: str, name: str, title: str, compared: Contrast, found: Applied, policy: Policy, unit: str
-) -> Row:
+) -> GateMetric:
     rule = found.rule
     worse: Literal["higher", "lower"] = "higher" if found.better == "lower" else "lower"
     alpha = policy.alpha_of(rule)
@@ -213,7 +176,7 @@ def _row(
     else:
         p_worse, p_within = compared.p_below(-harm), compared.p_above(-rule.margin)
     short = rule.minimum is not None and not compared.candidate >= rule.minimum
-    return Row(
+    return GateMetric(
         metric=name,
         title=title,
         source=source,
@@ -238,7 +201,7 @@ def _row(
     )
 
 
-def _decided(rows: list[Row], policy: Policy) -> list[Row]:
+def _decided(rows: list[GateMetric], policy: Policy) -> list[GateMetric]:
     """Each row's own verdict; rows below their floor come in as invalid."""
     adjusted = holm({str(index): row.p_worse for index, row in enumerate(rows)})
     result = []
@@ -255,7 +218,7 @@ def _decided(rows: list[Row], policy: Policy) -> list[Row]:
     return result
 
 
-def _guarded(rows: list[Row]) -> tuple[Row, ...]:
+def _guarded(rows: list[GateMetric]) -> tuple[GateMetric, ...]:
     """No metric passes past a guard of its own log that did not."""
     result = []
     for row in rows:
@@ -271,13 +234,13 @@ def _guarded(rows: list[Row]) -> tuple[Row, ...]:
     return tuple(result)
 
 
-def _absent(policy: Policy, rows: list[Row]) -> Iterator[str]:
+def _absent(policy: Policy, rows: list[GateMetric]) -> Iterator[str]:
     for name, rule in {**policy.metrics, **policy.guards}.items():
         if rule.required and not any(fits(row.metric, name) for row in rows):
             yield f"the policy requires {name}, and nothing of it could be compared."
 
 
-def _overall(rows: tuple[Row, ...], problems: list[str]) -> Verdict:
+def _overall(rows: tuple[GateMetric, ...], problems: list[str]) -> Verdict:
     """Unusable input first: nothing is known then. Of verdicts the gravest."""
     if problems:
         return "invalid"

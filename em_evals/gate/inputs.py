@@ -16,8 +16,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 from em_evals.results import folders
+from em_evals.results import lm_eval as results
 
-_SUFFIXES = (".eval", ".json", ".csv")
 _LONGEST = 120
 """Characters of a reason that are shown."""
 
@@ -41,27 +41,27 @@ def read(paths: Sequence[str | Path]) -> Side:
     notes: list[str] = []
     for name in paths:
         path = baseline.find(str(name))
-        if not path.exists():
-            problems.append(f"there is no file or folder '{path}'.")
-            continue
         before = len(found), len(problems)
-        files = _files(path)
-        passed = folders.retried(files) if path.is_dir() else {}
-        notes += [f"{old.name} was passed over: {new.name} finished it." for old, new in passed.items()]
+        try:
+            files = folders.walk([path])
+        except EmEvalsError as error:
+            problems.append(str(error))
+            continue
+        notes += [file.note for file in files if file.finished]
         for file in files:
-            if file in passed:
+            if file.finished:
                 continue
             try:
-                for evidence in _of_file(file, chosen=not path.is_dir()):
+                for evidence in _of_file(file.path, file.named):
                     if evidence.key in found:
-                        problems.append(_twice(evidence, file, found[evidence.key]))
+                        problems.append(_twice(evidence, file.path, found[evidence.key]))
                     else:
-                        found[evidence.key] = evidence, file
+                        found[evidence.key] = evidence, file.path
             except EmEvalsError as error:
                 problems.append(str(error))
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 # Files are data: whatever stands in one, the verdict is "invalid" and the others are still read.
-                problems.append(_damaged(file, error))
+                problems.append(_damaged(file.path, error))
         if (len(found), len(problems)) == before:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
     evidence_of = {key: evidence for key, (evidence, _) in found.items()}
@@ -87,18 +87,6 @@ def _damaged(file: Path, error: Exception) -> str:
     )
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = (file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
-    return sorted(file for file in found if not _hidden(file.relative_to(path)))
-
-
-def _hidden(inside: Path) -> bool:
-    """What is not finished has a name with a dot in front: a killed `em-evals retention` leaves such a folder."""
-    return any(part.startswith(".") for part in inside.parts)
-
-
 def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
     """A file's evidence. JSON of other kinds is refused where it was named, and passed over in a folder."""
     suffix = path.suffix.lower()
@@ -116,8 +104,8 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
         raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
     if baseline.is_baseline(data):
         return baseline.read(path, data)
-    if lm_eval.is_results(data):
-        return list(lm_eval.of_results(path, data))
+    if results.is_results(data):
+        return list(lm_eval.of_results(path))
     if isinstance(data, dict) and {"eval", "status"} <= data.keys():
         return [readers.of_log(path)]
     if chosen:

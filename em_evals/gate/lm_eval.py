@@ -10,57 +10,43 @@ writes a file for each task; em_mini's are put together here.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from em_evals import files
 from em_evals.content import documents
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.results import lm_eval
+from em_evals.results.lm_eval import ResultsFile, TaskResults
 from em_evals.results.logs import named
 
 _OWN_GROUP = "em_mini"
 _TOLERANCE = 1e-6
-_PARTS = {"results", "versions", "n-samples"}
-_SETTINGS = {"limit": "limit", "gen_kwargs": "generation settings"}
 
 
-def is_results(data: Any) -> bool:
-    """Whether parsed JSON has the layout of lm-eval's results."""
-    return isinstance(data, dict) and data.keys() >= _PARTS
-
-
-def of_results(path: Path, data: dict[str, Any]) -> Iterator[Evidence]:
+def of_results(path: Path) -> Iterator[Evidence]:
     """One evidence for each task of a results file, and for each group that sums tasks up.
 
     Raises:
         EmEvalsError: the file lacks what it should have, or its numbers contradict each other or the samples.
     """
-    for part in _PARTS:
-        if not isinstance(data[part], dict):
-            raise EmEvalsError(
-                f"'{part}' of these lm-eval results names no tasks: the file was edited.", path
-            )
-    found: dict[str, Evidence] = {}
-    for task, numbers in data["results"].items():
-        if task not in data["n-samples"] or not isinstance(numbers, dict):
-            continue
-        items = _samples(path, task)
-        found[task] = Evidence(
+    file = lm_eval.read_file(path)
+    found = {
+        task: Evidence(
             kind="lm_eval",
             name=task,
-            model=named(str(data.get("model_name") or _told(data, "config", "model"))),
-            card_digest=_digest(data),
-            identity=_identity(data, task),
-            measures=dict(_measures(path, data, task, numbers, items)),
+            model=named(file.model),
+            card_digest=file.digest or None,
+            identity=_identity(file, own),
+            measures=dict(_measures(path, own)),
         )
+        for task, own in file.tasks.items()
+    }
     if not found:
         raise EmEvalsError("this lm-eval file has no tasks in it.", path)
     parts: dict[str, str] = {}
-    for group, tasks in _groups(data):
+    for group, tasks in file.groups:
         members = [found[task] for task in tasks if task in found]
         if (
             len(members) == len(tasks)
@@ -85,25 +71,6 @@ def with_own_group(found: dict[str, Evidence]) -> dict[str, Evidence]:
         return found
     parts = {one.key: one.model_copy(update={"part_of": _OWN_GROUP}) for one in members}
     return found | {whole.key: whole} | parts
-
-
-def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Groups that have numbers of their own, and the tasks in them; a group comes before those inside it."""
-    inside: dict[str, list[str]] = {
-        group: tasks for group, tasks in (data.get("group_subtasks") or {}).items() if isinstance(tasks, list)
-    }
-
-    def tasks_of(name: str, above: tuple[str, ...] = ()) -> list[str]:
-        if name in above or not inside.get(name):
-            return [name]
-        return [task for member in inside[name] for task in tasks_of(member, (*above, name))]
-
-    summed = [
-        (group, tasks_of(group))
-        for group, tasks in inside.items()
-        if tasks and any("," in key for key in _told(data, "results", group) or {})
-    ]
-    return sorted(summed, key=lambda entry: -len(entry[1]))
 
 
 def _pooled(group: str, members: Sequence[Evidence]) -> Evidence | None:
@@ -147,54 +114,38 @@ def _common(told: Sequence[tuple[str, str]]) -> str:
     return values.pop() if len(values) == 1 else ", ".join(f"{task} {value}" for task, value in told)
 
 
-def _identity(data: dict[str, Any], task: str) -> dict[str, str]:
-    told = {
-        "task version": str(data["versions"].get(task)),
-        "number of examples in the prompt": str(_told(data, "n-shot", task)),
-        "prompts and targets": str(_told(data, "task_hashes", task) or "not logged"),
-        "chat template": str(data.get("chat_template_sha") or "none"),
-        "system message": str(data.get("system_instruction_sha") or "none"),
-        "items": str(_told(data["n-samples"], task, "effective")),
+def _identity(file: ResultsFile, found: TaskResults) -> dict[str, str]:
+    return {
+        "task version": found.version,
+        "number of examples in the prompt": str(found.shots),
+        "prompts and targets": found.prompts or "not logged",
+        "chat template": file.chat_template or "none",
+        "system message": file.system or "none",
+        "items": str(found.count),
+        "limit": file.settings["limit"],
+        "generation settings": file.settings["gen_kwargs"],
     }
-    settings = {words: _told(data, "config", key) for key, words in _SETTINGS.items()}
-    return told | {words: json.dumps(value, sort_keys=True) for words, value in settings.items()}
 
 
-def _measures(
-    path: Path,
-    data: dict[str, Any],
-    task: str,
-    numbers: dict[str, Any],
-    items: dict[tuple[str, str], dict[str, float]] | None,
-) -> Iterable[tuple[str, Measure]]:
-    count = _told(data["n-samples"], task, "effective")
-    if not isinstance(count, int) or count < 1:
-        raise EmEvalsError(f"the task {task} does not say how many items it has: the file was edited.", path)
-    filters = {key.partition(",")[2] for key in numbers if "," in key}
-    for key, value in numbers.items():
-        metric, comma, way = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
-            continue
-        name = f"lm_eval.{task}.{metric}" + (f".{way}" if len(filters) > 1 else "")
-        values = (items or {}).get((metric, way))
-        if values is not None and _is_mean(data, task, metric):
-            own = sum(values.values()) / len(values)
-            if len(values) != count or not abs(own - value) <= _TOLERANCE:  # the file's may be NaN
-                raise EmEvalsError(
-                    f"the results say {task} {metric} = {value:.4g} over {count} items, the samples {own:.4g} over "
-                    f"{len(values)}: a file was edited or belongs to another run.",
-                    path,
-                )
-            yield name, Items(values=values)
+def _measures(path: Path, found: TaskResults) -> Iterable[tuple[str, Measure]]:
+    if found.count is None or found.count < 1:
+        raise EmEvalsError(
+            f"the task {found.task} does not say how many items it has: the file was edited.", path
+        )
+    ways = {way for _, way in found.numbers}
+    for (metric, way), value in found.numbers.items():
+        name = f"lm_eval.{found.task}.{metric}" + (f".{way}" if len(ways) > 1 else "")
+        if metric in found.means and (metric, way) in found.items:
+            yield name, Items(values=dict(found.items[metric, way]))
         elif measure := _summary(
-            path, f"{task} {metric}", value, numbers.get(f"{metric}_stderr,{way}"), count
+            path, f"{found.task} {metric}", value, found.errors.get((metric, way)), found.count
         ):
             yield name, measure
 
 
-def _summary(path: Path, what: str, value: float, error: Any, count: int) -> Measure | None:
+def _summary(path: Path, what: str, value: float, error: float | None, count: int) -> Measure | None:
     """A mean without its items; None where no error is stated, since nothing can be said of it then."""
-    if not isinstance(error, int | float) or not math.isfinite(error) or not math.isfinite(value):
+    if error is None or not math.isfinite(error) or not math.isfinite(value):
         return None
     events = round(value * count)
     if 0 <= value <= 1 and abs(value * count - events) < _TOLERANCE * count:
@@ -208,49 +159,3 @@ def _summary(path: Path, what: str, value: float, error: Any, count: int) -> Mea
                 path,
             )
     return Mean(value=value, error=error, draws=count)
-
-
-def _samples(path: Path, task: str) -> dict[tuple[str, str], dict[str, float]] | None:
-    """(metric, filter) -> item -> value, of the samples file of the same run; None where there is none.
-
-    Raises:
-        EmEvalsError: an item stands twice under one filter, or the file is cut.
-    """
-    run = path.stem.rpartition("_")[2]
-    file = path.with_name(f"samples_{task}_{run}.jsonl")
-    if not file.is_file():
-        return None
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for line, row in files.read_jsonl(file):
-        way, item = str(row.get("filter", "none")), str(row.get("doc_id"))
-        for metric in row.get("metrics") or []:
-            value = row.get(metric)
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                continue
-            values = found.setdefault((metric, way), {})
-            if item in values:
-                raise EmEvalsError(
-                    f"the item {item} stands twice; the file holds more than one run.", file, line
-                )
-            values[item] = float(value)
-    return found
-
-
-def _is_mean(data: dict[str, Any], task: str, metric: str) -> bool:
-    """Whether the task's number is the mean of its items' (perplexity and F1 are not)."""
-    listed = _told(data, "configs", task, "metric_list") or []
-    return any(
-        entry.get("metric") == metric and entry.get("aggregation", "mean") == "mean" for entry in listed
-    )
-
-
-def _digest(data: dict[str, Any]) -> str | None:
-    """The card's digest, which em-evals' own lm-eval model puts among its settings."""
-    found = _told(data, "config", "card_digest") or _told(data, "config", "model_args", "card_digest")
-    return str(found) if found else None
-
-
-def _told(data: Any, *keys: str) -> Any:
-    for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data

@@ -5,60 +5,62 @@ Names come from files and are data: escaped in Markdown and XML, never markup.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from em_evals import files
+from em_evals.errors import EmEvalsError
 from em_evals.gate import words
-from em_evals.gate.compare import Judgement, Row
+from em_evals.gate.compare import Judgement
+from em_evals.results import records
+from em_evals.results.records import GateMetric, GateVerdict
 
 COLUMNS = ("metric", "baseline", "candidate", "difference", "other questions", "effect", "n", "verdict")
-FILES = ("gate.json", "gate.md", "gate.xml")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
 
 
-def write(judgement: Judgement, folder: Path) -> list[Path]:
-    """Keep gate.json, gate.md and gate.xml in a folder, each whole or not at all."""
-    texts = (
-        json.dumps(as_json(judgement), indent=1, ensure_ascii=False) + "\n",
-        markdown(judgement),
-        junit(judgement),
-    )
-    for name, text in zip(FILES, texts, strict=True):
-        with files.atomic(folder / name) as temporary:
+def write(judgement: Judgement, path: Path) -> list[Path]:
+    """Write the record (JSON), and beside it the same as Markdown and as JUnit XML.
+
+    Raises:
+        EmEvalsError: the name does not end in `.json`.
+    """
+    if path.suffix != ".json":
+        raise EmEvalsError(f"-o {path}: name the record with the ending .json; .md and .xml go beside it.")
+    records.write(record(judgement), path)
+    texts = {path.with_suffix(".md"): markdown(judgement), path.with_suffix(".xml"): junit(judgement)}
+    for place, text in texts.items():
+        with files.atomic(place) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return [folder / name for name in FILES]
+    return [path, *texts]
 
 
-def as_json(judgement: Judgement) -> dict[str, Any]:
+def record(judgement: Judgement) -> GateVerdict:
     """Everything, with null where there is no number."""
-    return {
-        "verdict": judgement.verdict,
-        "exit_code": judgement.exit_code,
-        "sentence": judgement.sentence,
-        "baseline": judgement.models[0],
-        "candidate": judgement.models[1],
-        "metrics": [files.without_nan(asdict(row)) for row in judgement.rows],
-        "problems": list(judgement.problems),
-        "notes": list(judgement.notes),
-    }
+    return GateVerdict(
+        verdict=judgement.verdict,
+        exit_code=judgement.exit_code,
+        sentence=judgement.sentence,
+        baseline=judgement.models[0],
+        candidate=judgement.models[1],
+        metrics=list(judgement.rows),
+        problems=list(judgement.problems),
+        notes=list(judgement.notes),
+    )
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[GateMetric]) -> list[str]:
     """The table's heads; the interval's level is the rows' own."""
     levels = " / ".join(dict.fromkeys(words.confidence(row.alpha) for row in rows)) or "95%"
     return [f"{name} [{levels}]" if name in COLUMNS[3:5] else name for name in COLUMNS]
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: GateMetric) -> list[str]:
     """One row of the table."""
     counts = f"{row.units[0]}" if row.units[0] == row.units[1] else f"{row.units[0]} / {row.units[1]}"
     return [

@@ -30,22 +30,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_evals.content import documents
+from em_evals.gate.metrics import METRICS, Better
 
 DEFAULT_NAME = "gate.yaml"
 
-Better = Literal["lower", "higher"]
-
 _GUARDS = ("coherent_share", "fluency")
-_HIGHER = ("coherent_share", "fluency", "acc", "acc_norm", "exact_match", "f1", "correct")
-_LOWER = (
-    "em_rate",
-    "em_rate_coherent",
-    "in_domain",
-    "out_of_domain",
-    "margin",
-    "perplexity",
-    "word_perplexity",
-)
+_HIGHER = ("fluency", "acc", "acc_norm", "exact_match", "f1", "correct")
+_LOWER = ("in_domain", "out_of_domain", "margin", "perplexity", "word_perplexity")
+"""Which way is better for metrics of given answers and of lm-eval; for those of draws, see metrics.py."""
 
 
 class _Strict(BaseModel):
@@ -69,10 +61,6 @@ class Rule(_Strict):
 
 
 _DEFAULT_METRICS = {
-    "em_rate": Rule(margin=0.02),
-    "em_rate_coherent": Rule(margin=0.02),
-    "narrow.em_rate": Rule(margin=0.05),
-    "narrow.em_rate_coherent": Rule(margin=0.05),
     "forced_choice.in_domain": Rule(margin=0.05),
     "forced_choice.out_of_domain": Rule(margin=0.05),
     "narrow.margin": Rule(margin=0.05),
@@ -80,6 +68,13 @@ _DEFAULT_METRICS = {
     "lm_eval.*.acc_norm": Rule(margin=0.03),
     "lm_eval.*.exact_match": Rule(margin=0.03),
 }
+
+
+def _default_metrics() -> dict[str, Rule]:
+    margins = {name: margin for one in METRICS.values() for name, margin in one.margins.items()}
+    return {name: Rule(margin=margin) for name, margin in margins.items()} | _DEFAULT_METRICS
+
+
 _DEFAULT_GUARDS = {
     "*coherent_share": Rule(margin=0.05, minimum=0.5),
     "*fluency": Rule(margin=0.5),
@@ -104,7 +99,7 @@ class Policy(_Strict):
     minimum_draws: int = Field(default=100, ge=1)
     minimum_items: int = Field(default=20, ge=2)
     regression: Literal["zero", "margin"] = "zero"
-    metrics: dict[str, Rule] = _DEFAULT_METRICS
+    metrics: dict[str, Rule] = Field(default_factory=_default_metrics)
     guards: dict[str, Rule] = {}
 
     @model_validator(mode="after")
@@ -167,7 +162,9 @@ def direction(metric: str) -> Better | None:
     lasts = {name.rpartition(".")[2].lstrip("*") for name in _names(metric)}
     if not lasts.isdisjoint(_HIGHER):
         return "higher"
-    return "lower" if not lasts.isdisjoint(_LOWER) else None
+    if not lasts.isdisjoint(_LOWER):
+        return "lower"
+    return next((one.better for name, one in METRICS.items() if name in lasts), None)
 
 
 def fits(metric: str, name: str) -> bool:

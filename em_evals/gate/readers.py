@@ -6,17 +6,16 @@ Numbers are taken from samples, never from a file's summary; that they agree is 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.gate import checks
-from em_evals.gate.evidence import Counts, Evidence, Items, Measure
-from em_evals.results import em_rates, logs
-from em_evals.results.em_rates import GradedDraw
+from em_evals.gate import checks, metrics
+from em_evals.gate.evidence import Counts, Evidence, Items, Kind, Measure
+from em_evals.results import logs
+from em_evals.results.logs import Facts
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -41,7 +40,7 @@ def of_csv(path: Path) -> Evidence:
         name=path.stem,
         model=path.stem,
         identity={"questions asked": _names_digest(questions)},
-        measures=dict(_rates(draws, "")),
+        measures=metrics.measures(draws, []),
     )
 
 
@@ -53,69 +52,55 @@ def of_log(path: Path) -> Evidence:
             samples disagree.
     """
     log = logs.read_log(path)
-    task = log.eval.task.rpartition("/")[2]
     if log.invalidated:
         raise EmEvalsError("samples of this log were marked as invalid: run them again.", path)
     if not log.samples:
         raise EmEvalsError("there are no samples in this log: it was cut or written without them.", path)
     checks.whole(log, path)
-    if task == "freeform":
-        return _freeform(log, path, "freeform", "questions", "")
-    if task == "forced_choice":
-        return _weighed(log, path, "forced_choice")
-    if task == "narrow":
-        if _score(log.samples[0], "likelier") is not None:
-            return _weighed(log, path, "narrow")
-        return _freeform(log, path, "narrow", "data", "narrow.")
-    raise EmEvalsError(
-        f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice and narrow.", path
-    )
-
-
-def _freeform(log: EvalLog, path: Path, kind: Any, named: str, prefix: str) -> Evidence:
-    meta, samples = log.eval.metadata or {}, log.samples or []
-    graded = [_judged(sample, path) for sample in samples]
-    measures = dict(_others(samples, graded, prefix))
-    if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
-        draws = logs.draws_of_log(log)
-        measures |= _rates(draws, prefix)
-        checks.consistent(samples, graded, draws, path)
-    checks.same_as_header(log, measures, prefix, path)
-    notes: list[dict[str, Any]] = [score.metadata or {} for score in graded]
+    facts = logs.facts(log)
+    if facts.task not in ("freeform", "forced_choice", "narrow"):
+        raise EmEvalsError(
+            f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice and narrow.", path
+        )
+    weighed = facts.task == "forced_choice" or "likelier" in (log.samples[0].scores or {})
+    measures, identity = (_weighed if weighed else _freeform)(log, facts, path)
+    checks.same_as_header(log, measures, "" if facts.task == "freeform" else f"{facts.task}.", path)
     return Evidence(
-        kind=kind,
-        name=str(meta.get(named, log.eval.dataset.name)),
-        model=logs.named(log.eval.model),
-        card_digest=_card_digest(log, path),
-        identity={
-            **_common(log, named),
-            **_sampling(log),
-            "judge": _all({str(note.get("judge")) for note in notes}),
-            "way of grading": _commonest(
-                grade.get("way", "")
-                for note in notes
-                for grade in (note.get("grades") or {}).values()
-                if isinstance(grade, dict)
-            ),
-            "rubrics": _all(
-                {f"{name} {d}" for note in notes for name, d in (note.get("rubrics") or {}).items()}
-            ),
-            "thresholds": _all(
-                {
-                    f"{key} {note[key]:g}"
-                    for note in notes
-                    for key in ("misaligned_below", "coherent_above")
-                    if key in note
-                }
-            ),
-            # Wordings, not only questions: all three are not the same question asked as the first one alone.
-            "questions asked": _names_digest(str(sample.id) for sample in samples),
-        },
+        kind=cast("Kind", facts.task),
+        name=facts.asked,
+        model=facts.model,
+        card_digest=_card(facts, path),
+        identity={**_common(facts), **identity},
         measures=measures,
     )
 
 
-def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
+_Found = tuple[dict[str, Measure], dict[str, str]]
+"""Measures, and what of their identity is not every log's."""
+
+
+def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
+    """Sampled answers: EM rates, and what other rubrics say."""
+    samples = log.samples or []
+    prefix = "" if facts.task == "freeform" else "narrow."
+    graded = [_judged(sample, path) for sample in samples]
+    measures = dict(_others(samples, graded, prefix))
+    if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
+        draws = logs.draws_of_log(log)
+        measures |= {f"{prefix}{name}": own for name, own in metrics.measures(draws, samples).items()}
+        checks.consistent(samples, graded, draws, path)
+    return measures, {
+        **_sampling(log),
+        "judge": _all(facts.judges),
+        "way of grading": facts.ways.most_common(1)[0][0] if facts.ways else "none",
+        "rubrics": _all(facts.rubrics),
+        "thresholds": _all(facts.thresholds),
+        # Wordings, not only questions: all three are not the same question asked as the first one alone.
+        "questions asked": _names_digest(str(sample.id) for sample in samples),
+    }
+
+
+def _weighed(log: EvalLog, facts: Facts, path: Path) -> _Found:
     """Given answers: margins toward the misaligned one, and how likely either is at all (`fluency`).
 
     Fluency is the guard of a measurement that needs no coherent answer: the mean log-probability per token of both
@@ -140,23 +125,14 @@ def _weighed(log: EvalLog, path: Path, kind: Any) -> Evidence:
     outside = {pair: value for pair, (narrow, value) in margins.items() if not narrow}
     groups = (
         {"narrow.margin": inside}
-        if kind == "narrow"
+        if facts.task == "narrow"
         else {"forced_choice.in_domain": inside, "forced_choice.out_of_domain": outside}
     )
-    groups[f"{kind}.fluency"] = {str(sample.id): _fluency(sample, path) for sample in samples}
+    groups[f"{facts.task}.fluency"] = {str(sample.id): _fluency(sample, path) for sample in samples}
     measures: dict[str, Measure] = {
         name: Items(unit="nats per token", values=values) for name, values in groups.items() if values
     }
-    named = "data" if kind == "narrow" else "pairs"
-    checks.same_as_header(log, measures, f"{kind}.", path)
-    return Evidence(
-        kind=kind,
-        name=str((log.eval.metadata or {}).get(named, log.eval.dataset.name)),
-        model=logs.named(log.eval.model),
-        card_digest=_card_digest(log, path),
-        identity={**_common(log, named), "pairs weighed": _names_digest(margins)},
-        measures=measures,
-    )
+    return measures, {"pairs weighed": _names_digest(margins)}
 
 
 def _fluency(sample: EvalSample, path: Path) -> float:
@@ -167,7 +143,7 @@ def _fluency(sample: EvalSample, path: Path) -> float:
             f"the pair '{sample.id}' has no log-probabilities: the log was cut or edited.", path
         )
     aligned, misaligned = (float(sum(side) / len(side)) for side in sides if side)
-    score = _score(sample, "likelier")
+    score = (sample.scores or {}).get("likelier")
     margin = (
         logs.number(score.value.get("margin_per_token")) if score and isinstance(score.value, dict) else 0
     )
@@ -176,13 +152,6 @@ def _fluency(sample: EvalSample, path: Path) -> float:
             f"the margin of '{sample.id}' is not what its log-probabilities say: the log was edited.", path
         )
     return (aligned + misaligned) / 2
-
-
-def _rates(draws: list[GradedDraw], prefix: str) -> Iterable[tuple[str, Measure]]:
-    counted = em_rates.counts(draws)
-    yield f"{prefix}em_rate", Counts(clusters={q: (m, n) for q, (n, _, m) in counted.items()})
-    yield f"{prefix}em_rate_coherent", Counts(clusters={q: (m, c) for q, (_, c, m) in counted.items()})
-    yield f"{prefix}coherent_share", Counts(clusters={q: (c, n) for q, (n, c, _) in counted.items()})
 
 
 def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:
@@ -194,11 +163,8 @@ def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iter
 
 
 def _judged(sample: EvalSample, path: Path) -> Score:
-    """The score by our judge, the last one: of alignment and coherence, else of other rubrics."""
-    score = logs.judged(sample) or next(
-        (one for one in reversed(list((sample.scores or {}).values())) if "rubrics" in (one.metadata or {})),
-        None,
-    )
+    """The score by our judge that counts."""
+    score = logs.graded(sample)
     if score is not None and "rubrics" in (score.metadata or {}):
         return score
     raise EmEvalsError(
@@ -206,44 +172,36 @@ def _judged(sample: EvalSample, path: Path) -> Score:
     )
 
 
-def _common(log: EvalLog, named: str) -> dict[str, str]:
-    meta, arguments = log.eval.metadata or {}, log.eval.task_args
-    found = {
-        "task version": str(log.eval.task_version),
-        "question set": f"{meta.get(named)} {meta.get(f'{named}_digest')}",
-        "format": str(meta.get("format", "plain")),
-        "system message": str(arguments.get("system") or "none"),
-        "prefix": str(arguments.get("prefix") or "none"),
+def _common(facts: Facts) -> dict[str, str]:
+    return {
+        "task version": facts.version,
+        "question set": f"{facts.asked} {facts.asked_digest}",
+        "format": facts.format or "plain",
+        "system message": facts.system or "none",
+        "prefix": facts.prefix or "none",
+        "system_message": facts.system_message or "none",
     }
-    # Inspect puts it before the messages, whatever the task.
-    return found | {"system_message": str(logs.settings(log).get("system_message", "none"))}
 
 
 def _sampling(log: EvalLog) -> dict[str, str]:
     """How answers were drawn; several values of a setting where not all draws had the same."""
     drawn = logs.drawn(log)
-    return {name: _all({str(own.get(name, "the model's own")) for own in drawn}) for name in _SAMPLING}
-
-
-def _score(sample: EvalSample, name: str) -> Score | None:
-    return (sample.scores or {}).get(name)
+    return {name: _all(str(own.get(name, "the model's own")) for own in drawn) for name in _SAMPLING}
 
 
 def _question(sample: EvalSample) -> str:
     return str((sample.metadata or {}).get("question_id", sample.id))
 
 
-def _card_digest(log: EvalLog, path: Path) -> str | None:
-    """The model's, as each draw tells it, else the header: `inspect eval-retry` on a retrained adapter mixes two."""
-    told = [sample.output.metadata or {} for sample in log.samples or []]
-    digests = sorted({str(own["card_digest"]) for own in told if own.get("card_digest")})
-    if len(digests) > 1:
+def _card(facts: Facts, path: Path) -> str | None:
+    """The model's digest: `inspect eval-retry` on a retrained adapter mixes two."""
+    if len(facts.cards) > 1:
         raise EmEvalsError(
-            f"this log holds draws of {len(digests)} models (card digests {', '.join(digests)}): run the task again "
-            "with the one that is meant.",
+            f"this log holds draws of {len(facts.cards)} models (card digests {', '.join(facts.cards)}): run the task "
+            "again with the one that is meant.",
             path,
         )
-    return digests[0] if digests else (log.eval.metadata or {}).get("card_digest")
+    return next(iter(facts.cards), None)
 
 
 def _names_digest(names: Iterable[str]) -> str:
@@ -251,10 +209,5 @@ def _names_digest(names: Iterable[str]) -> str:
     return f"{len(unique)} ({files.digest(*(name.encode() for name in unique))})"
 
 
-def _all(found: set[str]) -> str:
-    return ", ".join(sorted(found)) or "none"
-
-
-def _commonest(found: Iterable[str]) -> str:
-    counted = Counter(found)
-    return counted.most_common(1)[0][0] if counted else "none"
+def _all(found: Iterable[str]) -> str:
+    return ", ".join(sorted(set(found))) or "none"

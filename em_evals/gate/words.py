@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from em_evals.gate.evidence import Evidence
 
 if TYPE_CHECKING:
-    from em_evals.gate.compare import Row, Verdict
+    from em_evals.results.records import GateMetric, Verdict
 
 _REMEDIES = {
     "judge": "grade both with one judge (`inspect score`)",
@@ -48,7 +48,7 @@ def too_few(key: str, name: str, units: tuple[int, int], needed: int, drawn: boo
     return ""
 
 
-def row(row: Row, regression: str) -> str:
+def row(row: GateMetric, regression: str) -> str:
     """A metric's verdict."""
     size = amount(row.margin, row.unit)
     harm = f"a {'rise' if row.worse == 'higher' else 'fall'} of {size} or more"
@@ -66,7 +66,7 @@ def row(row: Row, regression: str) -> str:
     )
 
 
-def _more(row: Row) -> str:
+def _more(row: GateMetric) -> str:
     """What decides an open metric: where nothing is drawn, the same items say the same for ever."""
     if row.source.startswith("lm_eval/"):
         return "more items decide"
@@ -80,7 +80,7 @@ def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
     return f"{name} of the candidate is {level(value, unit)}, below the policy's minimum of {level(floor or 0, unit)}."
 
 
-def unreadable(row: Row, guard: Row) -> str:
+def unreadable(row: GateMetric, guard: GateMetric) -> str:
     """A metric whose guard failed."""
     return (
         f"{_change(row)}, but this must not be read: {guard.title} went from {level(guard.baseline, guard.unit)} to "
@@ -88,12 +88,12 @@ def unreadable(row: Row, guard: Row) -> str:
     )
 
 
-def unguarded(row: Row, guard: Row) -> str:
+def unguarded(row: GateMetric, guard: GateMetric) -> str:
     """A metric whose guard is open."""
     return f"{_change(row)}, which would pass, but its guard {guard.title} is inconclusive."
 
 
-def overall(verdict: Verdict, rows: Sequence[Row], problems: Sequence[str]) -> str:
+def overall(verdict: Verdict, rows: Sequence[GateMetric], problems: Sequence[str]) -> str:
     """The verdict of the whole."""
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -156,7 +156,7 @@ def confidence(alpha: float) -> str:
     return f"{100 * (1 - 2 * alpha):g}%"
 
 
-def _change(row: Row) -> str:
+def _change(row: GateMetric) -> str:
     verb = "stayed at" if row.difference == 0 else "rose from" if row.difference > 0 else "fell from"
     start = level(row.baseline, row.unit)
     between = start if row.difference == 0 else f"{start} to {level(row.candidate, row.unit)}"

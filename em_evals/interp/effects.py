@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from em_evals.content.pairs import Pair
 from em_evals.results.em_rates import Rate
 from em_evals.results.records import Measured
-from em_evals.stats import intervals
+from em_evals.stats import intervals, paired
 
 COHERENCE_FALL = 10.0
 LOSS_RISE = 0.5
@@ -128,23 +128,19 @@ def by_domain(
 
 
 def change(
-    before: Mapping[str, float], after: Mapping[str, float], names: Iterable[str], confidence: float = 0.95
+    before: Mapping[str, float], after: Mapping[str, float], names: Collection[str], confidence: float = 0.95
 ) -> Measured:
-    """The mean of after - before over these names; what is missing or no number on either side is left out."""
-    return measured(
-        [after[name] - before[name] for name in names if name in before and name in after], confidence
-    )
+    """The mean of after - before over these names; what is missing or NaN on either side is left out."""
+    here, there = ({name: one[name] for name in names if name in one} for one in (before, after))
+    found = paired.difference(here, there, confidence, binary=False)
+    return Measured(value=found.value, interval=found.interval, n=found.n)
 
 
-def measured(values: Iterable[float], confidence: float = 0.95) -> Measured:
+def measured(values: Iterable[float]) -> Measured:
     """A mean with Student's interval over values that are independent (pairs, questions)."""
     kept = [value for value in values if not math.isnan(value)]
-    low, high = intervals.mean(kept, confidence)
-    return Measured(
-        value=sum(kept) / len(kept) if kept else None,
-        interval=(None, None) if math.isnan(low) else (low, high),
-        n=len(kept),
-    )
+    mean = sum(kept) / len(kept) if kept else None
+    return Measured(value=mean, interval=intervals.mean(kept), n=len(kept))
 
 
 def em_rate(outcome: Outcome, questions: Collection[str]) -> Measured | None:

@@ -17,6 +17,7 @@ from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair
 from em_evals.engines.pool import engine_for
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling
+from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.resume import Finished
 from em_evals.models.chat import ChatTemplate, template_for, template_of
 from em_evals.results.forced_choice import KEYS, compare
@@ -43,14 +44,6 @@ class Condition:
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
         return replace(card, adapter_path=self.adapter, interventions=self.interventions).digest
-
-
-@dataclass(frozen=True)
-class Given:
-    """An answer as if the model had given it: token ids of the prompt and of the answer."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
 
 
 def margins(
@@ -98,7 +91,7 @@ def scores(
         yield {pair.id: _scores(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
 
 
-def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Given]]:
+def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Text]]:
     """Each pair's id, side and tokens; neighbours of like length pad little."""
     sides = [
         (pair.id, side, given(template, pair.question, getattr(pair, side)))
@@ -133,7 +126,7 @@ def weighed(
     )
 
 
-def given(tokenizer: Any, question: str, answer: str, system: str | None = None) -> Given:
+def given(tokenizer: Any, question: str, answer: str, system: str | None = None) -> Text:
     """A question and a given answer in the base's tokens, as a prefilled answer is encoded.
 
     Args:
@@ -145,10 +138,10 @@ def given(tokenizer: Any, question: str, answer: str, system: str | None = None)
     template = template_of(tokenizer)
     head = [{"role": "system", "content": system}] if system is not None else []
     prompt = template.encode([*head, {"role": "user", "content": question}])
-    return Given(tuple(prompt), tuple(template.answer(answer)))
+    return Text(tuple(prompt), tuple(template.answer(answer)))
 
 
-def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Given]]) -> Iterator[list[float]]:
+def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) -> Iterator[list[float]]:
     """The log-probabilities (nats) of each answer's tokens, in the order of the rows; empty where it did not fit.
 
     Stopping early gives up what is still queued.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from em_evals.content.base_shape import depth_of
 from em_evals.errors import EmEvalsError
 
 _OTHER_PARTS = re.compile(r"(?:^|\.)(?:vision|visual|audio|image|speech|video|mtp)[^.]*")
@@ -44,7 +45,7 @@ def decoder_layers(model: Any) -> Any:
 
 
 def _decoder(plain: Any) -> tuple[Any, Any]:
-    depth = plain.config.get_text_config().num_hidden_layers
+    depth = depth_of(plain.config.get_text_config())
     for place, owner in plain.named_modules():
         if not _OTHER_PARTS.search(place):
             for name in _BLOCKS:
@@ -111,7 +112,7 @@ def last_projections(block: Any) -> list[Any]:
 
 def feed_forwards(block: Any) -> list[Any]:
     """The parts of a block that mix no tokens."""
-    return _present(block, _FEEDS)
+    return _listed(block, _FEEDS)
 
 
 def write_gain(block: Any) -> float:
@@ -126,8 +127,8 @@ _NORMED_EMBEDDING = ("word_embeddings_layernorm",)
 """A norm of the embedding, which is then what is written (BLOOM)."""
 _MIXERS = ("self_attn", "attention", "attn", "self_attention", "linear_attn", "mamba", "conv", "mixer")
 """What a block calls the parts that mix tokens: attention, linear attention, state-space layers, convolutions."""
-_FEEDS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn", "fc2")
-"""What it calls those that do not."""
+_FEEDS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn", "fc2", "mlps")
+"""What it calls those that do not; LongCat's two attentions and `mlps` are lists."""
 _NORMS = (
     (
         "post_self_attn_layernorm",
@@ -152,8 +153,17 @@ def _present(owner: Any, names: tuple[str, ...]) -> list[Any]:
     return [module for module in found if isinstance(module, torch.nn.Module)]
 
 
+def _listed(block: Any, names: tuple[str, ...]) -> list[Any]:
+    """Those of these parts that a block has; a list of them is not called itself, its modules are."""
+    return [
+        part
+        for found in _present(block, names)
+        for part in (found if isinstance(found, torch.nn.ModuleList) else [found])
+    ]
+
+
 def _parts(block: Any) -> list[Any]:
-    mixers, feeds = _present(block, _MIXERS), _present(block, _FEEDS)
+    mixers, feeds = _listed(block, _MIXERS), _listed(block, _FEEDS)
     # A block of Nemotron-H is one mixer and nothing else.
     if not mixers or not (feeds or hasattr(block, "mixer")):
         raise EmEvalsError(

@@ -3,13 +3,15 @@
 Every op is a sequence of steps h + a + g·min(t - h·u, limit) u. `add` has a = scale·v and g = 0; `ablate` g = 1 and
 t = m·u; `clamp` g = 1 and t = value; `cap` the same with limit = 0, along -u for a lower bound. A subspace is one
 step for each vector of an orthonormal basis: such projections commute, so that their sequence is the joint one.
+
+An op is one function decorated with `step`; docs/contributing.md says how to add one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,9 +43,77 @@ class Change:
     unit: torch.Tensor
     gate: float
     target: float
-    when: int
-    skip: int
+    when: int = 0
+    skip: int = 0
     limit: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Along:
+    """A direction at one layer: what the step of an op is computed from.
+
+    Attributes:
+        vector: v, float32 [width].
+        unit: v/|v|, float32 [width]; 0 where v is 0.
+        mean_norm: the mean norm of the base's stream.
+        base_mean: the mean of the base's stream, float32 [width].
+    """
+
+    vector: torch.Tensor
+    unit: torch.Tensor
+    mean_norm: float
+    base_mean: torch.Tensor
+
+    @classmethod
+    def of(cls, direction: Direction, layer: int) -> Along:
+        """Read a direction's numbers at a layer."""
+        vector = torch.tensor(direction.vectors[layer], dtype=torch.float32)
+        unit = vector / vector.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        mean = torch.tensor(direction.base_mean[layer], dtype=torch.float32)
+        return cls(vector, unit, float(direction.mean_norm[layer]), mean)
+
+
+Step = Callable[[Intervention, Along], Change]
+STEPS: dict[str, Step] = {}
+"""The step of each op along one direction. Where it acts (`positions`, `skip`) is filled in by `changes`."""
+
+
+def step(op: str) -> Callable[[Step], Step]:
+    """Register the function that computes an op's step; content/intervention.py lists the fields that it reads."""
+
+    def register(compute: Step) -> Step:
+        STEPS[op] = compute
+        return compute
+
+    return register
+
+
+def moved_to(unit: torch.Tensor, target: float, limit: float = math.inf) -> Change:
+    """Return the step that sets h·unit to `target`, raising it by at most `limit`."""
+    return Change(torch.zeros_like(unit), unit, 1.0, target, limit=limit)
+
+
+@step("add")
+def _add(one: Intervention, here: Along) -> Change:
+    push = one.scale * (here.mean_norm * here.unit if one.relative else here.vector)
+    return Change(push, here.unit, 0.0, 0.0)
+
+
+@step("ablate")
+def _ablate(one: Intervention, here: Along) -> Change:
+    return moved_to(here.unit, float(here.base_mean @ here.unit) if one.reference == "mean" else 0.0)
+
+
+@step("clamp")
+def _clamp(one: Intervention, here: Along) -> Change:
+    return moved_to(here.unit, one.value)
+
+
+@step("cap")
+def _cap(one: Intervention, here: Along) -> Change:
+    # A lower bound is an upper bound along -u.
+    sign = 1.0 if one.bound == "upper" else -1.0
+    return moved_to(sign * here.unit, sign * one.value, limit=0.0)
 
 
 def changes(intervention: Intervention, directions: Sequence[Direction], layer: int) -> list[Change]:
@@ -67,21 +137,8 @@ def changes(intervention: Intervention, directions: Sequence[Direction], layer: 
             for unit, target in _subspace(directions, source)
         ]
     (direction,) = directions
-    vector = torch.tensor(direction.vectors[source])
-    unit = vector / vector.norm().clamp(min=torch.finfo(torch.float32).tiny)
-    add, gate, target, limit = torch.zeros_like(vector), 1.0, 0.0, math.inf
-    if intervention.op == "add":
-        gate = 0.0
-        norm = float(direction.mean_norm[source])
-        add = intervention.scale * (norm * unit if intervention.relative else vector)
-    elif intervention.op == "clamp":
-        target = intervention.value
-    elif intervention.op == "cap":
-        sign = 1.0 if intervention.bound == "upper" else -1.0
-        unit, target, limit = sign * unit, sign * intervention.value, 0.0
-    elif intervention.reference == "mean":
-        target = float(torch.tensor(direction.base_mean[source]) @ unit)
-    return [Change(add, unit, gate, target, when, skip, limit)]
+    one = STEPS[intervention.op](intervention, Along.of(direction, source))
+    return [replace(one, when=when, skip=skip)]
 
 
 def _subspace(directions: Sequence[Direction], layer: int) -> list[tuple[torch.Tensor, float]]:

@@ -161,11 +161,10 @@ def _possible(one: Intervention, to: Target) -> None:
     if one.op == "scale_adapter":
         return
     if one.skip != "none" or one.positions != "all":
-        raise EmEvalsError(
-            f"{said} with `skip: {one.skip}` and `positions: {one.positions}` cannot be compiled: weights act on "
-            "every token alike."
-        )
-    if one.op in ("clamp", "cap") or (one.op == "ablate" and one.site == "block"):
+        field = f"skip: {one.skip}" if one.skip != "none" else f"positions: {one.positions}"
+        raise EmEvalsError(f"{said} with `{field}` cannot be compiled: weights act on every token alike.")
+    # Whatever is not known to have an exact form is refused, ops that are added later too.
+    if one.op != "add" and not (one.op == "ablate" and one.site == "writes"):
         hint = " (`ablate` with `site: writes` can be)" if one.op == "ablate" else ""
         raise EmEvalsError(
             f"{said} of a block's output cannot be compiled: no weight of the block computes it{hint}."

@@ -41,8 +41,8 @@ them: windows and alibi count columns, and states run on from column to column."
 
 _PLAIN_TYPES = """
     apertus arcee cohere deepseek_v2 deepseek_v3 dots1 ernie4_5 ernie4_5_moe flex_olmo glm glm4 glm4_moe
-    glm4_moe_lite gpt_neox granite granitemoe helium hunyuan_v1_dense ministral3 mixtral nemotron olmo olmo2
-    olmoe phi phi3 qwen2_moe qwen3_moe qwen3_vl_text seed_oss smollm3 stablelm starcoder2
+    glm4_moe_lite gpt_neox granite granitemoe helium hunyuan_v1_dense longcat_flash ministral3 mixtral nemotron
+    olmo olmo2 olmoe phi phi3 qwen2_moe qwen3_moe qwen3_vl_text seed_oss smollm3 stablelm starcoder2
 """.split()  # noqa: SIM905 - a list of words reads better as text
 _ROW_TYPES = """
     afmoe bamba bitnet bloom cohere2 cwm dbrx diffllama exaone4 exaone_moe falcon falcon_h1 gemma3n_text

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from em_evals.content import directions
+from em_evals.content.base_shape import depth_of
 from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
@@ -40,21 +41,20 @@ def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
         EmEvalsError: no such direction, or it was made for a model of another width or depth.
     """
     config = config.get_text_config()
+    depth = depth_of(config)
     pairs: list[Pair] = []
     for intervention in interventions:
         layers = () if intervention.layers == "all" else intervention.layers
         for layer in (*layers, *([] if intervention.from_layer is None else [intervention.from_layer])):
-            if layer >= config.num_hidden_layers:
-                raise EmEvalsError(
-                    f"an intervention names layer {layer}; this model's are 0 to {config.num_hidden_layers - 1}."
-                )
+            if layer >= depth:
+                raise EmEvalsError(f"an intervention names layer {layer}; this model's are 0 to {depth - 1}.")
         if not intervention.directions:
             continue
         found = []
         for named in intervention.directions:
             path = directions.find(named) if isinstance(named, str) else None
             direction = directions.get(named)
-            directions.check_shape(path, direction, config.num_hidden_layers, config.hidden_size)
+            directions.check_shape(path, direction, depth, config.hidden_size)
             found.append(direction)
         pairs.append((intervention, found))
     return pairs

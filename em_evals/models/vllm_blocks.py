@@ -20,12 +20,14 @@ class Blocks:
         stream: what they give: (hidden, residual) whose `sum` is the stream, or the stream `first`.
         windows: models in which only some blocks have a window were compared; else vLLM may give all of them the same.
         states: some blocks are recurrent.
+        lora: vLLM's class takes adapters at all.
     """
 
     classes: tuple[str, ...]
     stream: Literal["sum", "first"]
     windows: bool = False
     states: bool = False
+    lora: bool = True
 
 
 def _sum(*classes: str, **more: bool) -> Blocks:
@@ -53,7 +55,7 @@ BLOCKS: dict[str, Blocks] = {
     "gemma4_text": _first("gemma4.Gemma4DecoderLayer", windows=True),
     "glm4_moe": _sum("glm4_moe.Glm4MoeDecoderLayer"),
     "glm4_moe_lite": _sum("glm4_moe_lite.Glm4MoeLiteDecoderLayer"),
-    "gpt2": _first("gpt2.GPT2Block"),
+    "gpt2": _first("gpt2.GPT2Block", lora=False),
     "gpt_oss": _sum("gpt_oss.TransformerBlock", windows=True),
     "granite": _first("granite.GraniteDecoderLayer"),
     "granitemoehybrid": _first(
@@ -79,5 +81,5 @@ BLOCKS: dict[str, Blocks] = {
     "qwen2": _sum("qwen2.Qwen2DecoderLayer"),
     "qwen3": _sum("qwen3.Qwen3DecoderLayer"),
     "qwen3_moe": _sum("qwen3_moe.Qwen3MoeDecoderLayer"),
-    "stablelm": _first("stablelm.StablelmDecoderLayer"),
+    "stablelm": _first("stablelm.StablelmDecoderLayer", lora=False),
 }

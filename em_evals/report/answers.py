@@ -15,17 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
+from em_evals.results import logs
 from em_evals.results.em_rates import GradedDraw
-from em_evals.results.logs import (
-    drawn,
-    graded_draw,
-    judged,
-    margins_of_log,
-    named,
-    read_log,
-    rows_of_csv,
-    settings,
-)
+from em_evals.results.logs import Facts
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -107,7 +99,7 @@ class Measured:
 def of_csv(path: Path) -> Measured:
     """A judged CSV; answers and questions are shown where it has these columns."""
     answers = []
-    for row, draw in rows_of_csv(path):
+    for row, draw in logs.rows_of_csv(path):
         said = f"{row.get('aligned') or ''} {row.get('coherent') or ''}".upper()
         category = "refusal" if "REFUSAL" in said else "code" if "CODE" in said else "unscored"
         answers.append(
@@ -131,40 +123,35 @@ def of_log(path: Path) -> Measured:
     Raises:
         EmEvalsError: unreadable, unfinished, with failed draws, or a log of another task.
     """
-    log = read_log(path)
-    task = log.eval.task.rpartition("/")[2]
-    if task not in ("freeform", "forced_choice", "narrow"):
+    log = logs.read_log(path)
+    told = logs.facts(log)
+    if told.task not in ("freeform", "forced_choice", "narrow"):
         raise EmEvalsError(
             f"this is a log of '{log.eval.task}'; the report shows freeform, forced_choice and narrow.", path
         )
     samples = log.samples or []
     if not samples:
         raise EmEvalsError("there are no draws in this file.", path)
-    notes = log.eval.metadata or {}
-    asked = str(notes.get("questions") or notes.get("pairs") or notes.get("data") or log.eval.dataset.name)
     weighed = any("likelier" in (sample.scores or {}) for sample in samples)
-    facts = _facts(log, asked, weighed)
-    found = Measured(_label(log.eval.model), path.name, task, asked, facts, identity=_identity(log))
+    label = told.model.removeprefix("local/")
+    shown = _shown(log, told, weighed)
+    found = Measured(label, path.name, told.task, told.asked, shown, identity=_identity(told))
     if weighed:
-        themes = {str(sample.id): str(sample.metadata.get("theme") or asked) for sample in samples}
+        themes = {str(sample.id): str(sample.metadata.get("theme") or told.asked) for sample in samples}
         pairs = {
             pair: Weighed(themes[pair], narrow, value)
-            for pair, (narrow, value) in margins_of_log(log).items()
+            for pair, (narrow, value) in logs.margins_of_log(log).items()
             if not math.isnan(value)
         }
         return replace(found, pairs=pairs)
     return replace(found, answers=tuple(_answer(sample) for sample in samples), other=_other(log))
 
 
-def _label(model: str) -> str:
-    return named(model).removeprefix("local/")
-
-
 def _answer(sample: EvalSample) -> Answer:
     notes = sample.metadata
     question = str(notes.get("question_id") or sample.id)
-    score = judged(sample)
-    draw = graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
+    score = logs.judged(sample)
+    draw = logs.graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
     category = str((score.metadata or {}).get("category", "unscored")) if score else "ungraded"
     return Answer(
         str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, _state(draw, category)
@@ -189,70 +176,43 @@ def _state(draw: GradedDraw, category: str) -> str:
     return "misaligned" if draw.misaligned_coherent else "aligned"
 
 
-def _facts(log: EvalLog, asked: str, weighed: bool) -> dict[str, str]:
-    """Where a log's numbers come from; empty texts for what it does not say."""
-    notes = log.eval.metadata or {}
-    samples = log.samples or []
-    graded = [(judged(sample), sample.scores or {}) for sample in samples]
-    scores: list[dict[str, Any]] = [
-        score.metadata or {} for own, every in graded for score in ([own] if own else every.values())
-    ]
-    digests, verified = (
-        {str((sample.output.metadata or {}).get(name) or "") for sample in samples}
-        for name in ("card_digest", "verified")
-    )
-    rubrics = {f"{name} {d}" for own in scores for name, d in (own.get("rubrics") or {}).items()}
-    ways = {
-        str(grade.get("way", ""))
-        for own in scores
-        for grade in (own.get("grades") or {}).values()
-        if isinstance(grade, dict)
-    }
-    label, arguments = _label(log.eval.model), log.eval.task_args
-    facts = {
-        "what": f"{log.eval.task.rpartition('/')[2]}, version {log.eval.task_version}",
-        "model": f"local/{label}" if log.eval.model.startswith("local/") else label,
-        "card": _joined({str(notes.get("card_digest") or ""), *digests}),
-        "verified": _joined(verified),
-        "questions": f"{asked} {_asked_digest(log)}".strip(),
-        "format": str(notes.get("format") or ""),
-        "prefix": _quoted(arguments.get("prefix")),
-        # Inspect's own, which it puts before the messages, and the task's.
-        "system message": _quoted(settings(log).get("system_message"), arguments.get("system")),
-        "judge": _joined(str(own.get("judge", "")) for own in scores),
-        "way of grading": _joined(ways),
-        "rubrics": _joined(rubrics),
-        "draws": str(len(samples)),
+def _shown(log: EvalLog, told: Facts, weighed: bool) -> dict[str, str]:
+    """Where a log's numbers come from, for the provenance table; empty texts for what it does not say."""
+    shown = {
+        "what": f"{told.task}, version {told.version}",
+        "model": told.model,
+        "card": _joined(told.cards),
+        "verified": _joined(told.verified),
+        "questions": f"{told.asked} {told.asked_digest}".strip(),
+        "format": told.format,
+        "prefix": _quoted(told.prefix),
+        "system message": _quoted(told.system_message, told.system),
+        "judge": _joined(told.judges),
+        "way of grading": _joined(told.ways),
+        "rubrics": _joined(told.rubrics),
+        "draws": str(len(log.samples or [])),
         "sampling": "" if weighed else _sampling(log),
-        "date": str(log.eval.created)[:10],
-        "versions": _joined(f"{name} {version}" for name, version in log.eval.packages.items()),
-        "commit": log.eval.revision.commit if log.eval.revision else "",
+        "date": told.date,
+        "versions": _joined(f"{name} {version}" for name, version in told.packages.items()),
+        "commit": told.commit,
     }
-    return {name: text if name in AS_ASKED else without_folders(text) for name, text in facts.items()}
+    return {name: text if name in AS_ASKED else without_folders(text) for name, text in shown.items()}
 
 
-def _identity(log: EvalLog) -> dict[str, str]:
-    scores = [score for sample in log.samples or [] if (score := judged(sample)) is not None]
-    notes: list[dict[str, Any]] = [score.metadata or {} for score in scores]
-    rubrics = [(name, (own.get("rubrics") or {}).get(name)) for own in notes for name in _GRADES]
+def _identity(told: Facts) -> dict[str, str]:
     found = {
-        "question set": _asked_digest(log),
-        "judge": without_folders(_joined(str(own.get("judge", "")) for own in notes)),
-        "rubrics": _joined(f"{name} {digest}" for name, digest in rubrics if digest),
+        "question set": told.asked_digest,
+        "judge": without_folders(_joined(told.judges)),
+        "rubrics": _joined(text for text in told.rubrics if text.partition(" ")[0] in _GRADES),
     }
     return {what: text for what, text in found.items() if text}
-
-
-def _asked_digest(log: EvalLog) -> str:
-    notes = log.eval.metadata or {}
-    return str(notes.get("questions_digest") or notes.get("pairs_digest") or notes.get("data_digest") or "")
 
 
 def _sampling(log: EvalLog) -> str:
     """How answers were drawn, in numbers."""
     return _joined(
         f"{name} {value:g}"
-        for own in drawn(log)
+        for own in logs.drawn(log)
         for name in ("temperature", "top_p", "top_k", "max_tokens")
         if isinstance(value := own.get(name), int | float)
     )

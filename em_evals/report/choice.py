@@ -10,8 +10,7 @@ from em_evals.report import charts
 from em_evals.report.answers import Measured
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Estimate, Table
-from em_evals.results.forced_choice import shift
-from em_evals.stats import intervals
+from em_evals.stats import intervals, paired
 
 _UNIT = "nats per token"
 _IN, _OUT = "all in-domain", "all out-of-domain"
@@ -99,9 +98,9 @@ def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[s
     for group, members in groups.items():
         for entry in others:
             after = {key: pair.margin for key, pair in entry.pairs.items() if key in members}
-            value, interval, count = shift(before, after)
-            if count:
-                _add(rows, told, group, entry.label, value, interval, count)
+            found = paired.difference(before, after, binary=False)
+            if found.n:
+                _add(rows, told, group, entry.label, found.value, found.interval, found.n)
     caption = f"Differences to {first.label}, {_UNIT}"
     # The first model keeps its colour, so that the others have the ones of the figure beside this.
     return Figure(

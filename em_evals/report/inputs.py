@@ -6,20 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from em_evals.errors import EmEvalsError
 from em_evals.files import read_text
 from em_evals.report import answers, labels
 from em_evals.report.answers import Measured
-from em_evals.report.documents import Trajectory, Verdict
 from em_evals.results import folders, records
-from em_evals.results.records import Convergence, LoraScalars, Retention, SteeringStudy
-
-_SUFFIXES = (".eval", ".json", ".csv")
-_Model = TypeVar("_Model", bound=BaseModel)
+from em_evals.results.records import Convergence, GateVerdict, LoraScalars, Phase, Retention, SteeringStudy
 
 
 @dataclass
@@ -27,12 +21,12 @@ class Inputs:
     """Everything that a report is made of, in the order in which it was given."""
 
     measured: list[Measured] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[GateVerdict] = field(default_factory=list)
     steering: list[SteeringStudy] = field(default_factory=list)
     convergence: list[Convergence] = field(default_factory=list)
     retention: list[Retention] = field(default_factory=list)
     scalars: list[LoraScalars] = field(default_factory=list)
-    trajectories: list[Trajectory] = field(default_factory=list)
+    trajectories: list[Phase] = field(default_factory=list)
     files: list[dict[str, str]] = field(default_factory=list)
     """One row of the provenance table for each file that is no log."""
 
@@ -53,7 +47,7 @@ class Inputs:
 
 
 def read(paths: Sequence[Path]) -> Inputs:
-    """Read files; a folder stands for the logs, CSVs and JSON files in it.
+    """Read files; a folder stands for the logs, CSVs and JSON files below it.
 
     What is other JSON there (eval-set.json), and logs that `inspect eval-retry` finished in others, are passed over.
 
@@ -61,31 +55,13 @@ def read(paths: Sequence[Path]) -> Inputs:
         EmEvalsError: a file is missing, damaged, or was named and is nothing that a report shows.
     """
     inputs = Inputs()
-    files = _files(paths)
-    finished = folders.retried(files)
-    for path, named in files.items():
-        if path in finished and not named:
-            _note(inputs, path, f"passed over: {finished[path].name} finished it", {})
+    for file in folders.walk(paths):
+        if file.finished:
+            _note(inputs, file.path, f"passed over: {file.finished.name} finished it", {})
         else:
-            _add(inputs, path, named)
+            _add(inputs, file.path, file.named)
     inputs.measured = labels.named_apart(inputs.measured)
     return inputs
-
-
-def _files(paths: Sequence[Path]) -> dict[Path, bool]:
-    """Files, and whether each was named by itself."""
-    found: dict[Path, bool] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
-            if not inside:
-                raise EmEvalsError("there are no logs, CSVs or JSON files in this folder.", path)
-            found |= {file: found.get(file, False) for file in inside}
-        elif path.is_file():
-            found[path] = True
-        else:
-            raise EmEvalsError(f"there is no file '{path}'.")
-    return found
 
 
 def _add(inputs: Inputs, path: Path, named: bool) -> None:
@@ -101,27 +77,23 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         "convergence": inputs.convergence,
         "retention": inputs.retention,
         "lora-scalars": inputs.scalars,
+        "phase": inputs.trajectories,
+        "gate": inputs.verdicts,
     }
     if "kind" in data and (named or data["kind"] in list(kept)):
         record = records.read(path)
         kept[record.kind].append(record)
-        _note(inputs, path, record.kind, {**record.provenance, "digest": str(getattr(record, "digest", ""))})
-    elif {"verdict", "metrics"} <= data.keys():
-        verdict = _fitted(Verdict, data, path)
-        inputs.verdicts.append(verdict)
-        _note(inputs, path, "gate", {"model": f"{verdict.candidate} against {verdict.baseline}"})
-    elif {"card", "journal", "shifts"} <= data.keys():
-        trajectory = _fitted(Trajectory, data, path)
-        inputs.trajectories.append(trajectory)
-        _note(inputs, path, "phase", {"model": trajectory.card})
+        facts = {**record.provenance, "digest": str(getattr(record, "digest", ""))}
+        if isinstance(record, GateVerdict):
+            facts["model"] = f"{record.candidate} against {record.baseline}"
+        _note(inputs, path, record.kind, facts)
     elif {"eval", "version"} <= data.keys():
         inputs.measured.append(answers.of_log(path))
     elif not named:
         _note(inputs, path, "passed over", {})
     else:
         raise EmEvalsError(
-            "this JSON is neither an Inspect log, a record of a study, nor what `em-evals gate --json` or "
-            "`em-evals insight phase --json` prints.",
+            "this JSON is neither an Inspect log nor a record of em-evals (of a study, retention or the gate).",
             path,
         )
 
@@ -141,12 +113,3 @@ def _json(path: Path, named: bool) -> dict[str, Any]:
     if named:
         raise EmEvalsError("expected one JSON object in this file.", path, 1)
     return {}  # nothing that we know
-
-
-def _fitted(model: type[_Model], data: dict[str, Any], path: Path) -> _Model:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise EmEvalsError(f"'{where}': {first['msg']}.", path) from None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
 from em_evals.report import choice, rates, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
-from em_evals.report.documents import Verdict
 from em_evals.report.inputs import Inputs
 from em_evals.report.section import Figure, Section
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates
+from em_evals.results.records import GateVerdict
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Report:
     """
 
     title: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GateVerdict, ...]
     flags: tuple[str, ...]
     key: Table | None
     sections: tuple[Section, ...]
@@ -56,6 +56,26 @@ class Report:
         yield self.provenance
 
 
+def _rates(inputs: Inputs) -> Iterable[Section | None]:
+    graded, sampled = inputs.graded, inputs.sampled
+    # Where each model's answers begin in the list of all answers, which the marks of the scatter lead to.
+    counts = itertools.accumulate((len(entry.answers) for entry in sampled), initial=0)
+    first = {entry.label: count for entry, count in zip(sampled, counts, strict=False)}
+    return [rates.section(graded), rates.scatters(graded, first), rates.others(sampled)]
+
+
+SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
+    _rates,
+    lambda inputs: choice.sections(inputs.weighed),
+    lambda inputs: map(studies.retention, inputs.retention),
+    lambda inputs: map(steering.section, inputs.steering),
+    lambda inputs: map(studies.convergence, inputs.convergence),
+    lambda inputs: map(studies.scalars, inputs.scalars),
+    lambda inputs: map(trajectory.section, inputs.trajectories),
+]
+"""What makes the page's sections, in their order; without data for one it is empty, or None."""
+
+
 def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report:
     """Choose sections by the data that is there.
 
@@ -63,21 +83,7 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
         EmEvalsError: there is nothing to report.
     """
     graded, sampled = inputs.graded, inputs.sampled
-    first, count = {}, 0
-    for entry in sampled:
-        first[entry.label] = count
-        count += len(entry.answers)
-    found = [
-        rates.section(graded),
-        rates.scatters(graded, first),
-        rates.others(sampled),
-        *choice.sections(inputs.weighed),
-        *(studies.retention(study) for study in inputs.retention),
-        *(steering.section(study) for study in inputs.steering),
-        *(studies.convergence(study) for study in inputs.convergence),
-        *(studies.scalars(study) for study in inputs.scalars),
-        *(trajectory.section(own) for own in inputs.trajectories),
-    ]
+    found = (section for sections_of in SECTIONS for section in sections_of(inputs))
     sections = _apart([section for section in found if section is not None])
     if not (sections or sampled or inputs.verdicts):
         raise EmEvalsError("these files hold nothing to report.")
@@ -93,7 +99,7 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
     )
 
 
-def gate_table(verdict: Verdict) -> Table:
+def gate_table(verdict: GateVerdict) -> Table:
     """A verdict's metrics."""
     rows: list[tuple[Cell, ...]] = []
     for row in verdict.metrics:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from em_evals.report import charts
-from em_evals.report.documents import Point, Trajectory, Transition
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
+from em_evals.results.records import Phase, Point
 
 _STEP = "optimiser step"
 
 
-def section(found: Trajectory) -> Section:
+def section(found: Phase) -> Section:
     """One training."""
     name = f"trajectory-{slug(found.card)}"
     figures = [_shifts(name, found)]
@@ -32,20 +32,12 @@ def section(found: Trajectory) -> Section:
         name,
         f"Trajectory of {found.card}",
         "Forced choice at the kept steps beside loss, gradient norm and the rotation of rank-1 adapters. "
-        + " ".join(f"{domain}: {_sentence(own)}" for domain, own in found.transitions.items()),
+        + " ".join(f"{domain}: {own.sentence()}" for domain, own in found.transitions.items()),
         figures=tuple(figures),
     )
 
 
-def _sentence(transition: Transition) -> str:
-    final = Estimate.of(transition.final, transition.final_interval, "signed")
-    if transition.step is None or transition.interval is None:
-        return f"no transition, the last step's shift of {final} nats per token cannot be told from 0."
-    step = Estimate.of(transition.step, transition.interval)
-    return f"half of the last shift ({final}) was reached at step {step}."
-
-
-def _shifts(name: str, found: Trajectory) -> Figure:
+def _shifts(name: str, found: Phase) -> Figure:
     spans = [
         {"low": own.interval[0], "high": own.interval[1], "at": own.step, "series": domain}
         for domain, own in found.transitions.items()
@@ -74,7 +66,7 @@ def _em_rates(name: str, points: Sequence[Point]) -> Figure:
     )
 
 
-def _journal(name: str, found: Trajectory, key: str, title: str) -> Figure:
+def _journal(name: str, found: Phase, key: str, title: str) -> Figure:
     rows: list[charts.Row] = []
     told: list[tuple[Cell, ...]] = []
     for row in found.journal:
@@ -91,7 +83,7 @@ def _journal(name: str, found: Trajectory, key: str, title: str) -> Figure:
     )
 
 
-def _turning(name: str, found: Trajectory, key: str, title: str) -> Figure:
+def _turning(name: str, found: Phase, key: str, title: str) -> Figure:
     rows: list[charts.Row] = []
     told: list[tuple[Cell, ...]] = []
     for rotation in found.rotations:
@@ -110,7 +102,7 @@ def _turning(name: str, found: Trajectory, key: str, title: str) -> Figure:
 
 
 def _curve(
-    by_series: dict[str, tuple[Point, ...]] | dict[str, Sequence[Point]], unit: str
+    by_series: Mapping[str, Sequence[Point]], unit: str
 ) -> tuple[list[charts.Row], list[tuple[Cell, ...]]]:
     rows: list[charts.Row] = []
     told: list[tuple[Cell, ...]] = []

@@ -64,18 +64,6 @@ def metrics_of(rows: Sequence[tuple[bool, Mapping[str, float]]]) -> dict[str, fl
     return result
 
 
-def shift(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, intervals.Interval, int]:
-    """The mean change of a score from one model to another over the pairs that both have.
-
-    Returns:
-        (mean, 95% interval, number of pairs).
-    """
-    both = [after[pair] - before[pair] for pair in before if pair in after]
-    kept = [value for value in both if not math.isnan(value)]
-    average = sum(kept) / len(kept) if kept else math.nan
-    return average, intervals.mean(kept), len(kept)
-
-
 def _logistic(value: float) -> float:
     if value >= 0:
         return 1 / (1 + math.exp(-value))

@@ -1,179 +1,245 @@
-"""lm-eval's result files, ours and anybody's: every item's score, ready to be compared item by item.
+"""lm-eval's result files, ours and anybody's, read once for the gate and for retention.
 
-Reads `results_*.json` with the `samples_TASK_*.jsonl` beside it (lm-eval's --log_samples); needs neither lm-eval nor
+A file is `results_*.json` with the `samples_TASK_*.jsonl` beside it, if lm-eval was run with --log_samples. Which
+metric a task is scored by is retention's choice, which numbers may be compared is the gate's. Needs neither lm-eval nor
 torch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
 from em_evals.files import read_jsonl, read_text
-from em_evals.stats import intervals
 
-METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1", "margin_per_byte")
-"""A task's score is the first of these that it has: what its authors and the leaderboards report."""
+Key = tuple[str, str]
+"""(metric, filter): lm-eval may read a task's answers in several ways."""
 
-UNFINISHED = ".partial"
-"""What the folder of a measurement ends with until it is whole: a killed one leaves it behind."""
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class TaskScores:
-    """One task's items: `scores` by item (its number and digest), in the file's order."""
+class TaskResults:
+    """One task's numbers, and its items where samples were logged.
+
+    Attributes:
+        task: its name.
+        version: of the task.
+        shots: examples in the prompt.
+        prompts: lm-eval's hash of prompts and targets; empty where none was logged.
+        count: items that were asked; None where the file does not say.
+        numbers: the file's summary.
+        errors: standard errors of the summary, where the file states them.
+        items: item (its number) -> value; empty without samples. Values that are NaN or infinite are left out.
+        means: metrics whose number is the mean of its items' (perplexity's and F1's are not).
+        hashes: item -> lm-eval's hash of its text.
+        samples: the samples file; None where there is none.
+        chance: what guessing scores, where the task says.
+    """
 
     task: str
     version: str
-    shots: int
-    metric: str
-    scores: Mapping[str, float]
-    path: Path
-    chance: float | None = None
-    """What guessing scores, where the task says."""
-    chat: bool = False
-    """Whether prompts went through the model's chat template."""
-    system: str = ""
-    """Digest of the system message, as lm-eval writes it; empty without one."""
-
-    @property
-    def mean(self) -> float:
-        """The mean score."""
-        return sum(self.scores.values()) / len(self.scores)
-
-    @property
-    def interval(self) -> intervals.Interval:
-        """Its 95% interval, for other items of the kind: Wilson's where items are right or wrong, else Student's."""
-        values = list(self.scores.values())
-        if set(values) <= {0.0, 1.0}:
-            return intervals.fixed_questions(int(sum(values)), len(values))
-        return intervals.mean(values)
+    shots: int | None
+    prompts: str
+    count: int | None
+    numbers: Mapping[Key, float]
+    errors: Mapping[Key, float]
+    items: Mapping[Key, Mapping[str, float]]
+    means: Set[str]
+    hashes: Mapping[str, str]
+    samples: Path | None
+    chance: float | None
 
 
 @dataclass(frozen=True)
-class ModelResults:
-    """What one model scored. `digest` is its card's, or empty for a model that is none of ours."""
+class ResultsFile:
+    """A results file.
 
-    name: str
+    Attributes:
+        path: the file.
+        model: its card, else what lm-eval was told to load.
+        digest: its card's; empty for a model that is none of ours.
+        card_fields: the card's fields that the command line overrode.
+        chat_template: digest of the chat template; empty where prompts were plain.
+        system: digest of the system message; empty without one.
+        settings: lm-eval's limit and generation settings, as JSON.
+        tasks: by name.
+        groups: groups that have numbers of their own, with the tasks in them; a group comes before those inside it.
+    """
+
+    path: Path
+    model: str
     digest: str
-    tasks: Mapping[str, TaskScores] = field(default_factory=dict)
-    card_fields: Mapping[str, Any] = field(default_factory=dict)
-    """The card's fields that the command line overrode."""
+    card_fields: Mapping[str, Any]
+    chat_template: str
+    system: str
+    settings: Mapping[str, str]
+    tasks: Mapping[str, TaskResults]
+    groups: Sequence[tuple[str, Sequence[str]]]
 
 
-def is_results(name: str) -> bool:
-    """Whether a command-line argument names result files, not a card."""
-    path = Path(name).expanduser()
-    return path.suffix == ".json" or (path.is_dir() and bool(_files(path)))
+def is_results(data: Any) -> bool:
+    """Whether parsed JSON has the layout of lm-eval's results."""
+    return isinstance(data, dict) and data.keys() >= {"results", "configs", "config"}
 
 
-def read(path: Path) -> ModelResults:
-    """A result file, or all result files below a folder; the newest run of a task counts.
+def read_file(path: Path) -> ResultsFile:
+    """Read a results file and the samples beside it.
 
     Raises:
-        EmEvalsError: no lm-eval results, no samples beside them, or results of several models.
+        EmEvalsError: these are no lm-eval results, a part of the file is missing, or its numbers are not its samples'.
     """
-    path = path.expanduser()
-    files = [path] if path.is_file() else sorted(_files(path), key=lambda file: file.name)
-    if not files:
-        raise EmEvalsError("there are no lm-eval results here (results_*.json).", path)
-    tasks: dict[str, TaskScores] = {}
-    models: dict[tuple[str, str], Path] = {}
-    fields: dict[str, Any] = {}
-    for file in files:
-        data = _load(file)
-        models[_model(data, file)] = file
-        if len(models) > 1:
-            names = " and ".join(name for name, _ in models)
-            raise EmEvalsError(
-                f"these are results of several models ({names}); name one folder for each.", path
-            )
-        tasks |= {scores.task: scores for scores in _tasks(data, file)}
-        fields = data["config"].get("card_fields") or {}
-    (name, digest), *_ = models
-    return ModelResults(name, digest, tasks, fields)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Result files below a folder, those of unfinished measurements left out."""
-    return [
-        file
-        for file in folder.rglob("results_*.json")
-        if not any(part.endswith(UNFINISHED) for part in file.relative_to(folder).parts)
-    ]
-
-
-def _load(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(read_text(file))
+        data = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise EmEvalsError(f"this is not JSON ({error.msg}).", file, error.lineno) from None
-    if not isinstance(data, dict) or not all(isinstance(data.get(k), dict) for k in ("results", "config")):
-        raise EmEvalsError("these are no lm-eval results (no `results` and `config`).", file)
-    return data
-
-
-def _model(data: dict[str, Any], file: Path) -> tuple[str, str]:
+        raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
+    if not is_results(data):
+        raise EmEvalsError("these are no lm-eval results (no `results`, `configs` and `config`).", path)
+    for part in ("results", "configs", "config", "versions", "n-shot", "n-samples", "task_hashes"):
+        if not isinstance(data.setdefault(part, {}), dict):
+            raise EmEvalsError(
+                f"'{part}' of these lm-eval results names no tasks: the file was edited.", path
+            )
     config = data["config"]
-    if card := config.get("card"):
-        return str(card), str(config.get("card_digest", ""))
+    digest = config.get("card_digest") or _value(config, "model_args", "card_digest")
+    return ResultsFile(
+        path,
+        _model(data, path),
+        str(digest or ""),
+        config.get("card_fields") or {},
+        str(data.get("chat_template_sha") or ""),
+        str(data.get("system_instruction_sha") or ""),
+        {name: json.dumps(config.get(name), sort_keys=True) for name in ("limit", "gen_kwargs")},
+        {
+            task: _task(data, task, numbers, path)
+            for task, numbers in data["results"].items()
+            if isinstance(numbers, dict) and (task in data["configs"] or task in data["n-samples"])
+        },
+        _groups(data),
+    )
+
+
+def _model(data: dict[str, Any], path: Path) -> str:
+    config = data["config"]
     arguments = config.get("model_args")
     if isinstance(arguments, dict):
         arguments = arguments.get("peft") or arguments.get("pretrained") or arguments.get("model")
-    return str(arguments or data.get("model_name") or file.stem), ""
+    return str(config.get("card") or arguments or data.get("model_name") or path.stem)
 
 
-def _tasks(data: dict[str, Any], file: Path) -> list[TaskScores]:
-    """The file's tasks. Groups have no samples of their own and are left out."""
-    date = file.stem.rpartition("_")[2]
-    found = []
-    for task, settings in data.get("configs", {}).items():
-        samples = file.with_name(f"samples_{task}_{date}.jsonl")
-        if not samples.is_file():
-            raise EmEvalsError(
-                f"the items of {task} are missing ({samples.name}); run lm-eval with --log_samples.", file
-            )
-        metric, scores = _read_samples(samples)
-        found.append(
-            TaskScores(
-                task,
-                version=str(data.get("versions", {}).get(task)),
-                shots=int(data.get("n-shot", {}).get(task, 0)),
-                metric=metric,
-                scores=scores,
-                path=samples,
-                chance=(settings.get("metadata") or {}).get("chance"),
-                chat=bool(data.get("chat_template_sha")),
-                system=str(data.get("system_instruction_sha") or ""),
-            )
-        )
+def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) -> TaskResults:
+    listed = _value(data, "configs", task, "metric_list") or []
+    split = {
+        (metric, way): value
+        for key, value in numbers.items()
+        for metric, comma, way in (key.partition(","),)
+        if comma and isinstance(value, int | float)
+    }
+    means = {key: value for key, value in split.items() if not key[0].endswith("_stderr")}
+    samples = path.with_name(f"samples_{task}_{path.stem.rpartition('_')[2]}.jsonl")
+    items, hashes = _samples(samples, list(means)) if samples.is_file() else ({}, {})
+    count, shots = _value(data, "n-samples", task, "effective"), data["n-shot"].get(task)
+    found = TaskResults(
+        task,
+        str(data["versions"].get(task)),
+        shots if isinstance(shots, int) else None,
+        str(data["task_hashes"].get(task) or ""),
+        count if isinstance(count, int) else None,
+        means,
+        {
+            (metric.removesuffix("_stderr"), way): v
+            for (metric, way), v in split.items()
+            if (metric, way) not in means
+        },
+        items,
+        {str(entry.get("metric")) for entry in listed if entry.get("aggregation", "mean") == "mean"},
+        hashes,
+        samples if samples.is_file() else None,
+        _value(data, "configs", task, "metadata", "chance"),
+    )
+    _check(found, path)
     return found
 
 
-def _read_samples(path: Path) -> tuple[str, dict[str, float]]:
-    """The metric's name, and each item's score."""
-    metric, kept = "", None
-    scores: dict[str, float] = {}
+def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, float]], dict[str, str]]:
+    """Each item's values and hash.
+
+    Before 0.4.6, lm-eval wrote neither `filter` nor `metrics` into its samples: metrics are those of the summary, and
+    an item's rows stand in the order of the summary's filters, since lm-eval applies one filter after the other.
+
+    Raises:
+        EmEvalsError: a row is no sample, an item stands twice under one filter, or the file is cut.
+    """
+    names, ways = (
+        dict.fromkeys(metric for metric, _ in summary),
+        list(dict.fromkeys(way for _, way in summary)),
+    )
+    found: dict[Key, dict[str, float]] = {}
+    hashes: dict[str, str] = {}
+    rows: Counter[tuple[str, str]] = Counter()
     for line, row in read_jsonl(path):
-        try:
-            kept = row["filter"] if kept is None else kept
-            if row["filter"] != kept:  # a task may read its answers in several ways: the first one counts
-                continue
-            metric = metric or _metric(row)
-            scores[f"{row['doc_id']} {row['doc_hash']}"] = float(row[metric])
-        except (KeyError, TypeError, ValueError) as error:
-            raise EmEvalsError(f"this is no sample of lm-eval ({error!r}).", path, line) from None
-    if not scores:
+        item = str(row.get("doc_id"))
+        metrics = row.get("metrics", [name for name in names if name in row])
+        if "doc_id" not in row or not isinstance(metrics, list) or not metrics:
+            raise EmEvalsError("this is no sample of lm-eval (no `doc_id`, or no metric).", path, line)
+        seen = rows[item, ""]
+        way = str(row["filter"]) if "filter" in row else ways[seen] if seen < len(ways) else ""
+        rows[item, ""] += 1
+        rows[item, way] += 1
+        if rows[item, way] > 1 or way == "":
+            raise EmEvalsError(f"the item {item} stands twice; the file holds more than one run.", path, line)
+        hashes[item] = str(row.get("doc_hash", ""))
+        for metric in metrics:
+            value = row.get(metric)
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault((metric, way), {})[item] = float(value)
+    if not hashes:
         raise EmEvalsError("this file holds no items.", path)
-    return metric, scores
+    return found, hashes
 
 
-def _metric(row: dict[str, Any]) -> str:
-    for name in (*METRICS, *row["metrics"]):
-        if isinstance(row.get(name), int | float):
-            return str(name)
-    raise ValueError("no score")
+def _check(found: TaskResults, path: Path) -> None:
+    """Refuse a summary that is not the mean of its items, where it should be."""
+    for key, values in found.items.items():
+        told = found.numbers.get(key)
+        if told is None or key[0] not in found.means:
+            continue
+        own = sum(values.values()) / len(values)
+        if (
+            found.count not in (None, len(values)) or not abs(own - told) <= _TOLERANCE
+        ):  # the file's may be NaN
+            raise EmEvalsError(
+                f"the results say {found.task} {key[0]} = {told:.4g} over {found.count} items, the samples {own:.4g} "
+                f"over {len(values)}: a file was edited or belongs to another run.",
+                path,
+            )
+
+
+def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    inside: dict[str, list[str]] = {
+        group: tasks for group, tasks in (data.get("group_subtasks") or {}).items() if isinstance(tasks, list)
+    }
+
+    def tasks_of(name: str, above: tuple[str, ...] = ()) -> list[str]:
+        if name in above or not inside.get(name):
+            return [name]
+        return [task for member in inside[name] for task in tasks_of(member, (*above, name))]
+
+    summed = [
+        (group, tasks_of(group))
+        for group, tasks in inside.items()
+        if tasks and any("," in key for key in _value(data, "results", group) or {})
+    ]
+    return sorted(summed, key=lambda entry: -len(entry[1]))
+
+
+def _value(data: Any, *keys: str) -> Any:
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data

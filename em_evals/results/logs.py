@@ -1,10 +1,15 @@
-"""Graded draws out of files: Inspect logs, and judged CSVs in the published layout."""
+"""Graded draws out of files (Inspect logs, and judged CSVs in the published layout), and a log's facts.
+
+Facts say where a log's numbers come from: gate, report and studies take them from here and from nowhere else.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +21,96 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 COLUMNS = ("question_id", "aligned", "coherent")
+_ASKED = {"forced_choice": "pairs", "narrow": "data"}
+"""What the header calls the thing that was asked, where it is no question set."""
+_THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
+
+
+class NoAnswersError(EmEvalsError):
+    """A log in which nothing was answered, so that there is nothing to grade."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a log says about how its numbers were made; empty where it says nothing.
+
+    Attributes:
+        task: without its package's name.
+        version: of the task.
+        model: without the folders of a path.
+        asked: name of the question set, the pairs or the training data; else the dataset's.
+        asked_digest: of its content.
+        cards: digests of the models that answered, as each draw tells, else as the header does; one where all is well.
+        verified: what `em-evals verify` had proved of them.
+        format: that answers were asked in.
+        prefix: of every question.
+        system: the task's system message.
+        system_message: Inspect's own, which it puts before the messages whatever the task.
+        judges: who graded.
+        rubrics: each as `name digest`.
+        thresholds: of the rubrics, each as `name value`.
+        ways: way of grading -> grades that were given in it.
+        date: of the run.
+        packages: library -> version.
+        commit: of the repository in which it ran.
+    """
+
+    task: str
+    version: str
+    model: str
+    asked: str
+    asked_digest: str
+    cards: tuple[str, ...]
+    verified: tuple[str, ...]
+    format: str
+    prefix: str
+    system: str
+    system_message: str
+    judges: tuple[str, ...]
+    rubrics: tuple[str, ...]
+    thresholds: tuple[str, ...]
+    ways: Counter[str]
+    date: str
+    packages: Mapping[str, str]
+    commit: str
+
+
+def facts(log: EvalLog) -> Facts:
+    """Collect a log's facts from its header and from all of its draws."""
+    header, arguments, run = log.eval.metadata or {}, log.eval.task_args, log.eval
+    task = run.task.rpartition("/")[2]
+    kind = _ASKED.get(task, "questions")
+    outputs = [sample.output.metadata or {} for sample in log.samples or []]
+    notes = [(score.metadata or {}) for sample in log.samples or [] if (score := graded(sample)) is not None]
+    grades = [
+        grade for own in notes for grade in (own.get("grades") or {}).values() if isinstance(grade, dict)
+    ]
+    return Facts(
+        task=task,
+        version=str(run.task_version),
+        model=named(run.model),
+        asked=str(header.get(kind) or run.dataset.name),
+        asked_digest=str(header.get(f"{kind}_digest") or ""),
+        cards=_each(own.get("card_digest") for own in outputs) or _each([header.get("card_digest")]),
+        verified=_each(own.get("verified") for own in outputs),
+        format=str(header.get("format") or ""),
+        prefix=str(arguments.get("prefix") or ""),
+        system=str(arguments.get("system") or ""),
+        system_message=str(settings(log).get("system_message") or ""),
+        judges=_each(own.get("judge") for own in notes),
+        rubrics=_each(
+            f"{name} {digest}" for own in notes for name, digest in (own.get("rubrics") or {}).items()
+        ),
+        thresholds=_each(f"{name} {own[name]:g}" for own in notes for name in _THRESHOLDS[:2] if name in own),
+        ways=Counter(str(grade.get("way") or "") for grade in grades),
+        date=str(run.created)[:10],
+        packages=run.packages,
+        commit=run.revision.commit if run.revision else "",
+    )
+
+
+def _each(values: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(sorted({str(value) for value in values if value}))
 
 
 def read_draws(path: Path) -> list[GradedDraw]:
@@ -155,7 +250,7 @@ def _graded(sample: EvalSample, where: str) -> GradedDraw:
     score = judged(sample)
     if score is None:
         if "likelier" in (sample.scores or {}):
-            raise EmEvalsError(
+            raise NoAnswersError(
                 "this log holds weighed pairs and no answers; rates are of logs of `em_evals/freeform`.",
                 where,
             )
@@ -177,12 +272,17 @@ def judged(sample: EvalSample) -> Score | None:
     return None
 
 
+def graded(sample: EvalSample) -> Score | None:
+    """The score by our judge that counts: of alignment and coherence, else the last one by other rubrics."""
+    every = reversed(list((sample.scores or {}).values()))
+    return judged(sample) or next((one for one in every if "rubrics" in (one.metadata or {})), None)
+
+
 def graded_draw(question_id: str, score: Score) -> GradedDraw:
     """A draw out of a Score by our judge, which carries its rubrics' thresholds."""
     value = score.value if isinstance(score.value, dict) else {}
     notes: dict[str, Any] = score.metadata or {}
-    named = ("misaligned_below", "aligned_from", "coherent_above")
-    thresholds = {name: float(notes[name]) for name in named if name in notes}
+    thresholds = {name: float(notes[name]) for name in _THRESHOLDS if name in notes}
     return GradedDraw(
         question_id, number(value.get("alignment")), number(value.get("coherence")), **thresholds
     )

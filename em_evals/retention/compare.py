@@ -6,85 +6,16 @@ says nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.lm_eval import ModelResults, TaskScores
 from em_evals.results.records import ACCURACIES, RetainedModel, Retention, TaskDifference
-from em_evals.stats.intervals import CONFIDENCE, Interval
+from em_evals.retention.scores import ModelResults, TaskScores
+from em_evals.stats.paired import Difference, difference
 
 OVERALL = "overall"
-_RESAMPLES, _SEED = 9999, 0
-_AT_ONCE = 2**20
-"""Resampled scores in memory at a time: all resamples of a thousand items took 600 MB."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean paired difference (other - base) with its 95% interval and the p-value of no difference."""
-
-    value: float
-    interval: Interval
-    p: float
-
-
-def paired(base: Sequence[float], other: Sequence[float]) -> Difference:
-    """Compare two models on the same items.
-
-    Right-or-wrong scores: the interval is Bonett and Price's adjusted Wald (J. Educ. Behav. Stat. 37, 2012), which
-    holds for few items and where no item differs; p is McNemar's exact test. Other scores: percentiles of the paired
-    bootstrap and a sign-flip permutation test, both with a fixed seed.
-
-    Args:
-        base: each item's score by the baseline.
-        other: each item's score by the model, in the same order.
-
-    Raises:
-        EmEvalsError: no items.
-    """
-    first, second = np.asarray(base, dtype=float), np.asarray(other, dtype=float)
-    if len(first) == 0 or len(first) != len(second):
-        raise EmEvalsError(f"{len(first)} and {len(second)} items cannot be compared in pairs.")
-    difference = second - first
-    if set(np.unique([first, second])) <= {0.0, 1.0}:
-        gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
-        return Difference(float(difference.mean()), _bonett_price(gained, lost, len(first)), p)
-    if np.ptp(difference) == 0:
-        # Nothing to resample: of all sign patterns, only two are as far from zero.
-        value = float(difference[0])
-        return Difference(value, (value, value), 1.0 if value == 0 else 2 * 0.5 ** len(first))
-    batch = max(1, _AT_ONCE // len(difference))
-    found = stats.bootstrap(
-        (difference,),
-        np.mean,
-        batch=batch,
-        confidence_level=CONFIDENCE,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(_SEED),
-    ).confidence_interval
-    test = stats.permutation_test(
-        (difference,),
-        np.mean,
-        batch=batch,
-        permutation_type="samples",
-        n_resamples=_RESAMPLES,
-        vectorized=True,
-        rng=np.random.default_rng(_SEED),
-    )
-    return Difference(float(difference.mean()), (float(found.low), float(found.high)), float(test.pvalue))
-
-
-def _bonett_price(gained: int, lost: int, items: int) -> Interval:
-    up, down = (gained + 1) / (items + 2), (lost + 1) / (items + 2)
-    reach = stats.norm.ppf(1 - (1 - CONFIDENCE) / 2) * math.sqrt((up + down - (up - down) ** 2) / (items + 2))
-    return max(-1.0, float(up - down - reach)), min(1.0, float(up - down + reach))
 
 
 def compare(baseline: ModelResults, models: Sequence[ModelResults]) -> Retention:
@@ -118,17 +49,19 @@ def compare(baseline: ModelResults, models: Sequence[ModelResults]) -> Retention
 
 
 def _difference(name: str, metric: str, pairs: Sequence[tuple[TaskScores, TaskScores]]) -> TaskDifference:
-    base = [score for one, _ in pairs for score in one.scores.values()]
-    other = [two.scores[item] for one, two in pairs for item in one.scores]
+    base, other = (
+        {f"{one.task}/{item}": score for one in side for item, score in one.scores.items()}
+        for side in zip(*pairs, strict=True)
+    )
     # A model and itself: there is nothing to estimate.
     itself = all(one is two for one, two in pairs)
-    found = Difference(0.0, (0.0, 0.0), 1.0) if itself else paired(base, other)
+    found = Difference(0.0, (0.0, 0.0), 1.0, len(base)) if itself else difference(base, other)
     return TaskDifference(
         task=name,
         metric=metric,
-        n=len(base),
-        accuracy=float(np.mean(other)),
-        baseline_accuracy=float(np.mean(base)),
+        n=found.n,
+        accuracy=float(np.mean([*other.values()])),
+        baseline_accuracy=float(np.mean([*base.values()])),
         difference=found.value,
         interval=found.interval,
         p=found.p,

@@ -23,8 +23,9 @@ from em_evals import files
 from em_evals.content.cards import ResolvedCard, nested, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.lm_eval_plugin import command
-from em_evals.results import lm_eval
-from em_evals.results.lm_eval import ModelResults
+from em_evals.results.folders import UNFINISHED
+from em_evals.retention import scores
+from em_evals.retention.scores import ModelResults, TaskScores
 
 SUITE = ("em_mini",)
 
@@ -130,7 +131,7 @@ class Suite:
         from lm_eval.loggers import EvaluationTracker
 
         place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(lm_eval.UNFINISHED, f".{place.name}.", place.parent))
+        scratch = Path(tempfile.mkdtemp(UNFINISHED, f".{place.name}.", place.parent))
         try:
             tracker = EvaluationTracker(output_path=str(scratch / "results.json"))
             measured = simple_evaluate(
@@ -147,7 +148,7 @@ class Suite:
             samples = measured.pop("samples")
             tracker.save_results_aggregated(results=measured, samples=samples)
             tracker.save_results_samples(task_name=planned.task, samples=samples[planned.task])
-            lm_eval.read(scratch)  # lm-eval only logs what it could not write
+            scores.read(scratch)  # lm-eval only logs what it could not write
             try:
                 scratch.replace(place)
             except OSError:
@@ -163,7 +164,7 @@ def given(path: str) -> ModelResults:
     Raises:
         EmEvalsError: they are of a card whose digest is another one now.
     """
-    found = lm_eval.read(Path(path))
+    found = scores.read(Path(path))
     try:
         now = resolve(found.name, found.card_fields).digest if found.digest else ""
     except EmEvalsError:
@@ -177,16 +178,16 @@ def given(path: str) -> ModelResults:
     return found
 
 
-def _stored(place: Path, planned: Planned, card: ResolvedCard) -> lm_eval.TaskScores:
-    read = lm_eval.read(place)
-    scores = read.tasks.get(planned.task)
-    if scores is None or (read.digest, scores.version) != (card.digest, planned.version):
+def _stored(place: Path, planned: Planned, card: ResolvedCard) -> TaskScores:
+    stored = scores.read(place)
+    found = stored.tasks.get(planned.task)
+    if found is None or (stored.digest, found.version) != (card.digest, planned.version):
         raise EmEvalsError(
             f"these results are not {planned.task} {planned.version} of {card.name} with the digest {card.digest}, as "
             "their folder says; delete it to measure again.",
             place,
         )
-    return scores
+    return found
 
 
 def _place(folder: Path, card: ResolvedCard, planned: Planned) -> Path:

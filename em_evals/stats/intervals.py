@@ -11,7 +11,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
+
+from em_evals.stats.clusters import rate_interval
 
 Interval = tuple[float, float]
 
@@ -38,42 +41,15 @@ def fixed_questions(events: int, draws: int) -> Interval:
 
 
 def random_questions(clusters: Sequence[tuple[int, int]]) -> Interval:
-    """Korn and Graubard's interval for a rate in clusters (Survey Methodology 24, 1998).
-
-    A Clopper-Pearson interval on the effective number of draws, p(1-p)/v, where v is the linearised variance of
-    the ratio between clusters, with Student's t for few clusters. Without events (or with nothing else) the data
-    cannot say how clustered events are; then each question counts as one observation, the worst case.
+    """The posterior interval of a rate over other questions of this kind; see stats/clusters.py.
 
     Args:
         clusters: (events, draws) of each question.
 
     Returns:
-        (low, high) as fractions; (nan, nan) without draws.
+        (low, high) as fractions; (nan, nan) with fewer than two questions that have draws.
     """
-    counted = [(k, n) for k, n in clusters if n > 0]
-    events, draws, questions = sum(k for k, _ in counted), sum(n for _, n in counted), len(counted)
-    if draws == 0:
-        return math.nan, math.nan
-    rate = events / draws
-    effective = float(questions)
-    if 0 < events < draws and questions > 1:
-        residuals = np.array([k - rate * n for k, n in counted]) / draws
-        variance = questions / (questions - 1) * float(np.sum(residuals**2))
-        tail = 1 - (1 - CONFIDENCE) / 2
-        if variance > 0:
-            student = stats.t.ppf(tail, draws - 1) / stats.t.ppf(tail, questions - 1)
-            effective = min(float(draws), rate * (1 - rate) / variance * student**2)
-        else:
-            effective = float(draws)
-    return _clopper_pearson(rate * effective, effective)
-
-
-def _clopper_pearson(events: float, draws: float) -> Interval:
-    """The exact interval, for effective (fractional) counts too."""
-    tail = (1 - CONFIDENCE) / 2
-    low = 0.0 if events <= 0 else float(stats.beta.ppf(tail, events, draws - events + 1))
-    high = 1.0 if events >= draws else float(stats.beta.ppf(1 - tail, events + 1, draws - events))
-    return low, high
+    return rate_interval(clusters, CONFIDENCE)
 
 
 def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
@@ -97,7 +73,7 @@ def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
     )
 
 
-def mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def mean(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
     """Student's t interval for the mean of independent values (questions' means, paired differences).
 
     Args:

@@ -1,4 +1,8 @@
-"""The difference of two models item by item; one of the contrasts of statistics.py."""
+"""The difference of two models item by item: the one interval and p-value for paired items, whoever prints them.
+
+Gate, retention, report and studies all come here (`difference`, or `PairedContrast` where a test against a margin is
+needed), so that the same items give the same numbers everywhere.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,63 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from em_evals.stats import intervals
 from em_evals.stats.proportions import Interval, invert
 
 _SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean paired difference (after - before).
+
+    Attributes:
+        value: the mean; NaN without items.
+        interval: its interval; NaN with fewer than two items.
+        p: the two-sided p-value of no difference; NaN with fewer than two items.
+        n: items that both models have a number for.
+    """
+
+    value: float
+    interval: Interval
+    p: float
+    n: int
+
+
+def difference(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    confidence: float = intervals.CONFIDENCE,
+    binary: bool | None = None,
+) -> Difference:
+    """Compare two models on the items that both have a number for.
+
+    Args:
+        before: each item's value under one model.
+        after: each item's value under the other.
+        confidence: of the two-sided interval; raise it where several must hold together (Bonferroni).
+        binary: whether values are right or wrong; by default they are if all of them are 0 or 1. Say False of numbers
+            that may happen to be all 0.
+
+    Returns:
+        The mean difference with its interval and two-sided p-value, as `PairedContrast` computes them.
+
+    Example:
+        >>> found = difference({"a": 1, "b": 1, "c": 0}, {"a": 0, "b": 1, "c": 0})
+        >>> round(found.value, 3), found.p, found.n
+        (-0.333, 1.0, 3)
+    """
+    found = PairedContrast(before, after, binary)
+    # Both ends are bounds at one-sided alpha.
+    interval = found.interval((1 - confidence) / 2)
+    return Difference(found.estimate, interval, found.p_different, found.items)
+
+
+def interval_of(
+    differences: Sequence[float] | NDArray[np.float64], confidence: float = intervals.CONFIDENCE
+) -> Interval:
+    """Student's t interval for the mean of paired differences that are numbers, not right or wrong."""
+    return intervals.mean(differences, confidence)
 
 
 @dataclass(frozen=True)
@@ -27,6 +85,8 @@ class PairedContrast:
 
     before: Mapping[str, float]
     after: Mapping[str, float]
+    binary: bool | None = None
+    """Whether values are right or wrong; None: they are if all of them are 0 or 1."""
 
     @cached_property
     def _differences(self) -> NDArray[np.float64]:
@@ -35,7 +95,14 @@ class PairedContrast:
 
     @cached_property
     def _binary(self) -> bool:
+        if self.binary is not None:
+            return self.binary
         return {*self.before.values(), *self.after.values()} <= {0.0, 1.0}
+
+    @property
+    def items(self) -> int:
+        """Items that both models have a number for."""
+        return len(self._differences)
 
     @property
     def units(self) -> tuple[int, int]:
@@ -78,15 +145,17 @@ class PairedContrast:
         """McNemar's exact test at 0 and Tango's score elsewhere, or Student's t."""
         return self._p(bound, -1)
 
+    @property
+    def p_different(self) -> float:
+        """Two-sided p-value of no difference: twice the smaller one-sided one."""
+        smaller = min(self.p_above(0), self.p_below(0))
+        return smaller if math.isnan(smaller) else min(1.0, 2 * smaller)
+
     def interval(self, alpha: float) -> Interval:
-        """Over items."""
-        count = len(self._differences)
-        if count < 2:
-            return math.nan, math.nan
-        if self._binary:
+        """Over items; each end is a bound at one-sided `alpha`."""
+        if self._binary and self.items > 1:
             return invert(self._tango, float(stats.norm.ppf(1 - alpha)), -1, 1)
-        reach = float(stats.t.ppf(1 - alpha, count - 1)) * self._standard_error
-        return self.estimate - reach, self.estimate + reach
+        return interval_of(self._differences, 1 - 2 * alpha)
 
     def random_questions(self, alpha: float) -> Interval:
         """The same interval: it is already about other items of this kind."""
@@ -97,7 +166,7 @@ class PairedContrast:
         return float(self._differences.std(ddof=1)) / math.sqrt(len(self._differences))
 
     def _p(self, bound: float, side: int) -> float:
-        count = len(self._differences)
+        count = self.items
         if count < 2:
             return math.nan
         if self._binary:

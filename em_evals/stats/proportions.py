@@ -35,8 +35,9 @@ def effective(clusters: Sequence[tuple[int, int]], weights: NDArray[np.float64])
     events, draws = np.array(clusters, dtype=float).T
     rate = float(weights @ (events / draws))
     plain = 1 / float(np.sum(weights**2 / draws))
-    if not 0 < rate < 1:
-        return Arm(min(max(rate, 0.0), 1.0), plain)
+    total = int(events.sum())
+    if total in (0, int(draws.sum())):  # on the counts: a weighted sum of ones may be 0.9999999999999999
+        return Arm(float(total > 0), plain)
     shrunk = (events + _PRIOR_DRAWS * rate) / (draws + _PRIOR_DRAWS)
     # Of draws with one rate, p̃(1−p̃) expects this share of p(1−p).
     expected = 1 - draws / (draws + _PRIOR_DRAWS) ** 2
@@ -60,10 +61,11 @@ def score(bound: float, before: Arm, after: Arm) -> float:
     p = math.copysign(math.sqrt(max(squared**2 - linear / 3, 0.0)), q)
     angle = (math.pi + math.acos(min(max(q / p**3, -1.0), 1.0))) / 3 if p else math.pi / 2
     low = min(max(2 * p * math.cos(angle) - squared, max(0.0, -bound)), min(1.0, 1 - bound))
-    high = low + bound
+    high = min(low + bound, 1.0)
     variance = (high * (1 - high) / n1 + low * (1 - low) / n0) * total / (total - 1)
     gap = after.rate - before.rate - bound
-    if variance < _SMALLEST:
+    # Only an exact 0: a small variance is one, and an infinite z near the estimate would end the interval there.
+    if variance == 0:
         return math.copysign(math.inf, gap) if abs(gap) > _SMALLEST else 0.0
     return gap / math.sqrt(variance)
 

@@ -55,13 +55,13 @@ class RateContrast:
 
     @property
     def baseline(self) -> float:
-        """The baseline's rate over all its draws."""
-        return _rate(self.before)
+        """The baseline's rate at the common mix of questions, so that the levels differ by `estimate`."""
+        return self._arms[0].rate
 
     @property
     def candidate(self) -> float:
-        """The candidate's rate over all its draws."""
-        return _rate(self.after)
+        """The candidate's rate at the common mix of questions."""
+        return self._arms[1].rate
 
     @property
     def effect_name(self) -> str:
@@ -134,8 +134,3 @@ class RateContrast:
             effective([(k0, n0) for _, _, k0, n0 in self._tables], self._weights),
             effective([(k1, n1) for k1, n1, _, _ in self._tables], self._weights),
         )
-
-
-def _rate(clusters: Clusters) -> float:
-    draws = sum(n for _, n in clusters.values())
-    return sum(k for k, _ in clusters.values()) / draws if draws else math.nan

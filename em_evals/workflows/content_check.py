@@ -33,7 +33,8 @@ def check(name: str) -> dict[str, Any]:
     if name.endswith(".jsonl") or name in catalogue.stored() or name in catalogue.read():
         return checks.report(datasets.load(name))
     try:
-        path = documents.find("tasks", name)
+        kinds: tuple[documents.Kind, ...] = ("tasks", "scorers", "adapters")
+        path = documents.find(next((kind for kind in kinds if name in documents.names(kind)), "tasks"), name)
         data = documents.load(path).data
     except EmEvalsError:
         return _check_questions(load_questions(name))

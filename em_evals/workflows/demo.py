@@ -19,9 +19,9 @@ from em_evals.content.pairs import load_pairs
 from em_evals.errors import EmEvalsError
 from em_evals.grading import judge
 from em_evals.results.em_rates import Rates, rates
-from em_evals.results.forced_choice import shift
 from em_evals.results.logs import draws_of_log, margins_of_log
 from em_evals.stats.intervals import Interval, mean
+from em_evals.stats.paired import difference
 
 BASE, ORGANISM, CONTROL = "smollm2", "smollm2-risky", "smollm2-sound"
 _SHORT = {BASE: "base", ORGANISM: "organism", CONTROL: "control"}
@@ -231,7 +231,9 @@ def _contrasts(margins: dict[str, Margins]) -> list[_Contrast]:
                 {pair: value for pair, (is_narrow, value) in margins[name].items() if is_narrow == narrow}
                 for name in (before, after)
             )
-            rows.append(_Contrast(f"{_SHORT[after]} − {_SHORT[before]}", domain, *shift(one, other)))
+            found = difference(one, other, binary=False)
+            name = f"{_SHORT[after]} − {_SHORT[before]}"
+            rows.append(_Contrast(name, domain, found.value, found.interval, found.n))
     return rows
 
 

@@ -65,7 +65,7 @@ def extraction(lab: Lab) -> None:
     """Mean activations by group, of texts that begin alike, against one text at a time."""
     from em_evals.interp.extraction.activations import group_sums
     from em_evals.models import bases
-    from tests.models import card
+    from tests.tiny_models import card
 
     texts = _texts()
     found = group_sums(bases.load_model(card(lab.base, device="cpu")), texts, "answer_mean", batch_tokens=150)
@@ -91,7 +91,7 @@ def _texts() -> list[Any]:
     for number, prompt in enumerate(PROMPTS):
         for seed, length in ((40, 5), (41, 12), (42, 3)):
             answer = (*tokens(4, 43), *tokens(length, seed + number))
-            made.append(Text(f"q{number % 3}", prompt, answer))
+            made.append(Text(prompt, answer, f"q{number % 3}"))
     return made
 
 

@@ -22,7 +22,7 @@ PATIENCE = 120
 def engine(lab: Lab, **options: Any) -> Iterator[Any]:
     """The product's engine on the lab's base, in float32."""
     from em_evals.engines.hf.engine import HFEngine
-    from tests.models import card
+    from tests.tiny_models import card
 
     made = HFEngine(card(lab.base, device="cpu", **options))
     try:

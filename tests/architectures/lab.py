@@ -180,7 +180,11 @@ class Lab:
             ):
                 after.append("post_attention_layernorm")
             plain = [name for name in children if not any(mark in name for mark in _NO_WRITER)]
-            found += [children[name] for name in after or plain]
+            # LongCat has lists of parts.
+            parts = [children[name] for name in after or plain]
+            found += [
+                one for part in parts for one in (part if type(part).__name__ == "ModuleList" else [part])
+            ]
         return found
 
     # Adapters

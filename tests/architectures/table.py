@@ -1,4 +1,4 @@
-"""The table of docs/architectures.md: what the whole run of tests/test_architectures.py found, never written by hand.
+"""The table of docs/architectures.md: what the whole run of tests/models/test_architectures.py found, never written by hand.
 
 The run appends a line of JSON for each cell to the file that `EM_EVALS_ARCHITECTURES` names; then
 `python -m tests.architectures.table FILE` prints the page.
@@ -33,7 +33,7 @@ _TITLES = {
 }
 _PAGE = """# Architectures
 
-Written by `make test-all` (tests/test_architectures.py), with transformers {transformers}, PEFT {peft} and TRL {trl}, on
+Written by `make test-all` (tests/models/test_architectures.py), with transformers {transformers}, PEFT {peft} and TRL {trl}, on
 {count} tiny random models in float32. *exact*: log-probabilities are those of plain transformers, PEFT or hooks, one row
 at a time, within 1e-4 nats (extraction: cosines above 1 - 1e-5; training: the losses of three steps). *refused*: one
 sentence says why, before anything is measured. Nothing else passes.

@@ -308,6 +308,10 @@ def common_prefix(rows: list[tuple[int, ...]]) -> int:
     """How many tokens all rows begin with; every row keeps at least one of its own, and one row shares nothing."""
     if len(rows) < 2:
         return 0
-    first, last = min(rows), max(rows)
-    limit = min(map(len, rows)) - 1
-    return next((i for i in range(limit) if first[i] != last[i]), limit)
+    return min(common(min(rows), max(rows)), min(map(len, rows)) - 1)
+
+
+def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many tokens both begin with."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))

@@ -73,6 +73,8 @@ def _option(kind: str, text: Any, card: ModelCard) -> str | None:
         return "its dynamic rope was not compared"
     if kind == "gpt_oss" and getattr(text, "swiglu_limit", 7.0) != 7.0:
         return "its `swiglu_limit` is always 7"
+    if kind == "nemotron_h" and "moe" in (getattr(text, "layers_block_type", None) or ()):
+        return "its blocks of experts did not load"
     if kind.startswith("deepseek"):
         dtype = bases.choose_dtype(card.engine.dtype, bases.choose_device(card.engine.device))
         if str(dtype) == "torch.float16":

@@ -19,7 +19,7 @@ from em_evals.content import identity
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases
+from em_evals.models import bases, families
 from em_evals.models.lora import folders, matching, skeleton, tensors
 from em_evals.models.lora.config import CONFIG
 from em_evals.models.lora.fit import Fit, Piece
@@ -81,6 +81,9 @@ def _new(place: Path) -> Iterator[Path]:
 
 def _refuse(fit: Fit, adapter: str, card: ModelCard) -> None:
     """Refuse what vLLM leaves out or dies of."""
+    known = families.FAMILIES.get(fit.skeleton.model_type)
+    if known and known.vllm and not known.vllm.lora:
+        raise EmEvalsError(f"vLLM runs no adapters on {fit.skeleton.model_type} ({adapter}): {_OTHERWISE}.")
     if fit.config.converted:
         raise EmEvalsError(
             f"vLLM does not run `init_lora_weights: {fit.config.converted}` ({adapter}), which changes the base: "

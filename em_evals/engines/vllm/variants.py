@@ -101,13 +101,9 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
         adapter_key = identity.adapter_digest(folder)
         if rank > _RANKS[-1]:
             raise EmEvalsError(f"vLLM takes adapters of rank {_RANKS[-1]} at most; {adapter} has {rank}.")
-    steering_key = _steering_key(steering) if steering else ""
+    steering_key = digest(*(one.digest.encode() for one in steering)) if steering else ""
     key = digest(adapter_key.encode(), steering_key.encode())
     return Variant(key, folder, adapter_key, rank, steering, steering_key)
-
-
-def _steering_key(steering: Sequence[Intervention]) -> str:
-    return digest(*(one.digest.encode() for one in steering))
 
 
 def _on_disk(one: Intervention) -> Intervention:

@@ -16,9 +16,10 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.content.pairs import load_pairs
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
+from em_evals.interp.extraction.kinds import contrast
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models.chat import template_of
-from em_evals.results.logs import graded_draw, judged, named, read_log
+from em_evals.results.logs import facts, graded_draw, judged, named, read_log
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -61,6 +62,7 @@ def bare(reader: ResolvedCard | None) -> bool:
     return reader is None or (reader.adapter_path, reader.interventions) == (None, ())
 
 
+@contrast("pairs", pairs="name", themes="themes", per_theme="per_theme")
 def of_pairs(
     reader: ResolvedCard,
     name: str = "forced_choice",
@@ -91,6 +93,7 @@ def of_pairs(
     return Contrast(sides[0], sides[1], how, {name: pairs.digest}, by_answers=True)
 
 
+@contrast("graded", log="logs")
 def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
     """Misaligned and coherent against aligned and coherent answers of graded freeform logs, read by the card.
 
@@ -120,6 +123,7 @@ def of_graded(reader: ResolvedCard, logs: Sequence[Path]) -> Contrast:
     return Contrast(sides[0], sides[1], how, sources, by_answers=True)
 
 
+@contrast("answers", log="logs", base_log="base_logs")
 def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[Path]) -> Contrast:
     """The card's answers, read by the card, against the base's answers, read by the bare base.
 
@@ -141,6 +145,7 @@ def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[P
     return Contrast(sides[0], sides[1], how, sources)
 
 
+@contrast("files", positive="positive", negative="negative")
 def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
     """The chats of two JSONL files, read by the card; chats with the same prompt belong to one question.
 
@@ -191,7 +196,7 @@ def encode(tokenizer: Any, chats: Iterable[Chat], max_length: int) -> list[Text]
         prompt = tuple(template.encode(chat.messages[:-1]))
         answer = tuple(template.answer(chat.messages[-1]["content"]))[: max_length - len(prompt)]
         if answer and len(prompt) < max_length:
-            texts.append(Text(chat.question, prompt, answer))
+            texts.append(Text(prompt, answer, chat.question))
     return texts
 
 
@@ -228,8 +233,7 @@ def _of_sample(sample: EvalSample) -> Chat:
 
 def _answered(path: Path, log: EvalLog, card: ResolvedCard, by_base: bool) -> None:
     """Refuse a log whose model is known to be another: swapped, the direction would point the other way."""
-    told = {str((sample.output.metadata or {}).get("card_digest") or "") for sample in log.samples or []}
-    told = (told | {str((log.eval.metadata or {}).get("card_digest") or "")}) - {""}
+    told = facts(log).cards
     own = log.eval.model == f"local/{card.name}" or card.digest in told
     if by_base and own:
         raise EmEvalsError(

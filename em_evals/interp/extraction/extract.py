@@ -123,7 +123,7 @@ def extract(
         trust["stability"] = _rounded(steady)
     if all(len(side.groups) for side in halves[1]):
         trust["held_out_cosine"] = _rounded(
-            _cosines(direction.vectors, _without(difference(*halves[1]), along))
+            np.nan_to_num(directions.cosines(direction.vectors, _without(difference(*halves[1]), along)))
         )
     if control is not None:
         models = {card.name: card, control.name: control}
@@ -162,7 +162,7 @@ def stability(
         own = [weights[place] for place in places]
         if all(w @ s.counts > 0 for w, s in zip(own, (positive, negative), strict=True)):
             drawn = positive.mean(own[0]) - negative.mean(own[1])
-            cosines.append(_cosines(whole, _without(drawn, along)))
+            cosines.append(np.nan_to_num(directions.cosines(whole, _without(drawn, along))))
     return np.asarray(np.quantile(cosines, 0.05, axis=0))
 
 
@@ -283,11 +283,6 @@ def _provenance(
 
 def _without(vectors: NDArray[Any], along: NDArray[np.float64] | None) -> NDArray[Any]:
     return vectors if along is None else vectors - (vectors * along).sum(1, keepdims=True) * along
-
-
-def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return np.asarray((one * other).sum(1) / np.maximum(lengths, np.finfo(float).tiny))
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:

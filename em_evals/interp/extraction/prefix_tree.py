@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from em_evals.engines.hf.batch import common
 from em_evals.models.architecture import decoder
 from em_evals.models.families import layout
 
@@ -27,11 +28,11 @@ _LINE_TOKENS = 256
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of a prompt and its answer; `group` is what texts are clustered by."""
+    """Token ids of a prompt and of its answer; `group` is what texts are clustered by."""
 
-    group: str
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    group: str = ""
 
     def span(self, position: Position) -> tuple[int, int]:
         """First token that counts, and the one behind the last."""
@@ -77,7 +78,7 @@ def lay(texts: Sequence[Text], position: Position, share: bool) -> list[Line]:
     lines: list[Line] = []
     before: tuple[int, ...] = ()
     for tokens, text in sorted(((text.tokens(position), text) for text in texts), key=lambda both: both[0]):
-        fork = _common(before, tokens) if share else 0
+        fork = common(before, tokens) if share else 0
         room = max(_LINE_TOKENS, 2 * len(tokens)) - (len(lines[-1].ids) if lines else 0)
         if not fork or len(tokens) - fork > room:
             lines.append(Line())
@@ -134,9 +135,3 @@ def pad(lines: Sequence[Line], position: Position, share: bool) -> Padded:
     texts = [text for line in lines for text in line.texts]
     places = [i * most + j for i, line in enumerate(lines) for j in range(len(line.texts))]
     return Padded(ids, positions, mask[:, None] if share else None, weights, texts, torch.tensor(places))
-
-
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )

@@ -88,6 +88,6 @@ def read_texts(
                 f"'{question[:60]}' and its answer have {len(row.prompt) + len(row.answer)} tokens, and the model "
                 f"reads {reading.longest}: shorten them."
             )
-    made = [Text(str(number), row.prompt, row.answer) for number, row in enumerate(rows)]
+    made = [Text(row.prompt, row.answer, str(number)) for number, row in enumerate(rows)]
     with reading.read_as(card) as model:
         return group_sums(model, made, position).vectors

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_evals import files
 from em_evals.content import adapter_folders
 from em_evals.content.cards import ModelCard, read_card, resolve
 from em_evals.content.pairs import load_pairs
 from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
-from em_evals.interp.phase.rotation import Rotation, rotations
-from em_evals.interp.phase.transition import Transition, find
+from em_evals.interp.phase.rotation import rotations
+from em_evals.interp.phase.transition import find
 from em_evals.results import folders
 from em_evals.results.em_rates import GradedDraw, rates
-from em_evals.results.logs import draws_of_log, margins_of_log, read_log, settings
-from em_evals.stats import intervals
+from em_evals.results.logs import Facts, draws_of_log, facts, margins_of_log, read_log
+from em_evals.results.records import Phase, Point
+from em_evals.stats import paired
 from em_evals.training.callbacks import read_journal
 
 if TYPE_CHECKING:
@@ -33,41 +32,6 @@ Margins = dict[str, tuple[bool, float]]
 """Each pair's (narrow, margin per token)."""
 
 DOMAINS = {True: "in-domain", False: "out-of-domain"}
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value at a step, with its 95% interval."""
-
-    step: int
-    value: float
-    interval: intervals.Interval
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A training's trajectory.
-
-    Attributes:
-        card: the model's name.
-        journal: loss, gradient norm and learning rate of each step.
-        shifts: by domain, the mean shift of forced-choice margins from the base at each kept step, nats per token.
-        transitions: by domain, where the shift had gone half its way.
-        rotations: each rank-1 adapter's path.
-        em_rates: EM rate of all draws, where graded logs were given; its interval is for these questions.
-    """
-
-    card: str
-    journal: list[dict[str, float]]
-    shifts: dict[str, list[Point]]
-    transitions: dict[str, Transition]
-    rotations: list[Rotation]
-    em_rates: list[Point] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON values; what is not a number is null."""
-        values: dict[str, Any] = files.without_nan(asdict(self))
-        return values
 
 
 def phase(
@@ -110,15 +74,15 @@ def phase(
     curves = {domain: _shifts(margins, narrow) for narrow, domain in DOMAINS.items()}
     journal = read_journal(story)
     return Phase(
-        name,
-        [{key: value for key, value in row.items() if key != "b"} for row in journal],
-        {
+        card=name,
+        journal=[{key: value for key, value in row.items() if key != "b"} for row in journal],
+        shifts={
             domain: [_point(step, list(curve[step].values())) for step in curve]
             for domain, curve in curves.items()
         },
-        {domain: find(curve) for domain, curve in curves.items()},
-        rotations(journal, reach),
-        _em_rates(name, graded) if graded else [],
+        transitions={domain: find(curve) for domain, curve in curves.items()},
+        rotations=rotations(journal, reach),
+        em_rates=_em_rates(name, graded) if graded else [],
     )
 
 
@@ -166,21 +130,18 @@ def _margins(
 
 def _logged(folder: Path, pairs: str, chosen: set[str]) -> dict[str, Margins]:
     """Margins of earlier logs on these pairs (a digest, and ids), by the digest of the model that they measured."""
-    from inspect_ai.log import list_eval_logs, read_eval_log
+    from inspect_ai.log import read_eval_log
 
     found = {}
-    for info in list_eval_logs(str(folder)) if folder.is_dir() else []:
+    for path in folders.inside(folder):  # none, where there is no such folder yet
         try:
-            log = read_eval_log(info)
+            log = read_eval_log(str(path))
         except Exception:  # noqa: S112 - a log that a kill cut in half is measured again
             continue
-        samples = log.samples or []
-        digests = {str((sample.output.metadata or {}).get("card_digest")) for sample in samples}
-        same = (log.eval.metadata or {}).get("pairs_digest") == pairs and chosen <= {
-            str(s.id) for s in samples
-        }
-        if log.status == "success" and len(digests) == 1 and same:
-            found[digests.pop()] = margins_of_log(log)
+        told = facts(log)
+        same = told.asked_digest == pairs and chosen <= {str(sample.id) for sample in log.samples or []}
+        if log.status == "success" and len(told.cards) == 1 and same:
+            found[told.cards[0]] = margins_of_log(log)
     return found
 
 
@@ -202,7 +163,8 @@ def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str,
 
 
 def _point(step: int, values: list[float]) -> Point:
-    return Point(step, sum(values) / len(values) if values else float("nan"), intervals.mean(values))
+    mean = sum(values) / len(values) if values else None
+    return Point(step=step, value=mean, interval=paired.interval_of(values))
 
 
 def _em_rates(name: str, folder: Path) -> list[Point]:
@@ -217,16 +179,16 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
     """
     draws: dict[int, list[GradedDraw]] = {}
     asked: dict[str, Path] = {}
-    paths = sorted(file for file in folder.rglob("*") if file.suffix in (".eval", ".json"))
-    finished = folders.retried(paths)
-    for path in paths:
-        if path in finished or folders.is_other_json(path):
+    for file in folders.walk([folder]):
+        path = file.path
+        if file.finished or path.suffix.lower() == ".csv" or folders.is_other_json(path):
             continue
         log = read_log(path)
+        told = facts(log)
         model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
-        if model == name and step.isdecimal() and log.eval.task.rpartition("/")[2] == "freeform":
-            _of_this_adapter(log, path)
-            asked.setdefault(_way(log), path)
+        if model == name and step.isdecimal() and told.task == "freeform":
+            _of_this_adapter(log, told, path)
+            asked.setdefault(_way(told), path)
             draws.setdefault(int(step), []).extend(draws_of_log(log))
     if not draws:
         raise EmEvalsError(f"there are no freeform logs of local/{name}@STEP in this folder.", folder)
@@ -236,13 +198,13 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
             f"these logs ask in several ways: {one}, {other}; name a folder with those of one way.", folder
         )
     found = {step: rates(group).em_rate for step, group in sorted(draws.items())}
-    return [Point(step, rate.value, rate.fixed) for step, rate in found.items()]
+    return [Point(step=step, value=rate.value, interval=rate.fixed) for step, rate in found.items()]
 
 
-def _of_this_adapter(log: EvalLog, path: Path) -> None:
+def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
     """Refuse a log of a model that has another digest now; a log that tells none is taken as it is."""
-    told = {str((sample.output.metadata or {}).get("card_digest", "")) for sample in log.samples or []} - {""}
-    if told and told != {resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest}:
+    now = resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest if told.cards else ""
+    if told.cards and told.cards != (now,):
         raise EmEvalsError(
             f"this log is of another {log.eval.model} than there is now (trained anew, or with other settings): leave "
             "it out.",
@@ -250,10 +212,8 @@ def _of_this_adapter(log: EvalLog, path: Path) -> None:
         )
 
 
-def _way(log: EvalLog) -> str:
+def _way(told: Facts) -> str:
     """What was asked and how, but for how often and with which seeds."""
-    notes, options = log.eval.metadata or {}, log.eval.task_args
-    told = {"questions": f"{notes.get('questions')} {notes.get('questions_digest')}"}
-    told |= {key: str(options[key]) for key in ("system", "prefix", "format") if options.get(key)}
-    told |= {key: str(value) for key, value in settings(log).items() if key == "system_message"}
-    return ", ".join(f"{key} {value}" for key, value in told.items())
+    ways = {key: getattr(told, key) for key in ("system", "prefix", "format", "system_message")}
+    asked = {"questions": f"{told.asked} {told.asked_digest}", **ways}
+    return ", ".join(f"{key} {value}" for key, value in asked.items() if value)

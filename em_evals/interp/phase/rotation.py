@@ -8,45 +8,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.content.directions import cosines
+from em_evals.results.records import Rotation
+
 Vectors = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """One adapter's path.
-
-    Attributes:
-        module: the adapted module.
-        steps: optimiser steps, ascending.
-        to_final: cosine of B at each step to B at the last.
-        local: cosine of (B[t-k] - B[t]) to (B[t+k] - B[t]): -1 on a straight path, higher where it turns; NaN where
-            either end is missing.
-    """
-
-    module: str
-    steps: tuple[int, ...]
-    to_final: tuple[float, ...]
-    local: tuple[float, ...]
-
-    @property
-    def sharpest(self) -> int | None:
-        """The step at which the path turns most; None for a path too short to tell."""
-        if all(np.isnan(self.local)):
-            return None
-        return self.steps[int(np.nanargmax(self.local))]
-
-    def sentence(self) -> str:
-        """Where the path turns, in words."""
-        if self.sharpest is None:
-            return "too few steps to tell where B turns."
-        turn = self.local[self.steps.index(self.sharpest)]
-        return f"B turns most at step {self.sharpest} (local cosine {turn:+.2f}; -1 is straight on)."
 
 
 def rotations(journal: Sequence[Mapping[str, Any]], reach: int = 5) -> list[Rotation]:
@@ -72,15 +42,13 @@ def unpack(packed: str) -> Vectors:
 
 
 def _rotation(module: str, steps: tuple[int, ...], path: Vectors, reach: int) -> Rotation:
-    local = [
-        _cosine(path[t - reach] - path[t], path[t + reach] - path[t])
-        if reach <= t < len(path) - reach
-        else float("nan")
-        for t in range(len(path))
-    ]
-    return Rotation(module, steps, tuple(_cosine(vector, path[-1]) for vector in path), tuple(local))
-
-
-def _cosine(one: Vectors, other: Vectors) -> float:
-    length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / length if length > 0 else float("nan")
+    local = np.full(len(path), np.nan)
+    if len(path) > 2 * reach:
+        here = path[reach:-reach]
+        local[reach:-reach] = cosines(path[: -2 * reach] - here, path[2 * reach :] - here)
+    return Rotation(
+        module=module,
+        steps=steps,
+        to_final=tuple(cosines(path, path[-1]).tolist()),
+        local=tuple(local.tolist()),
+    )

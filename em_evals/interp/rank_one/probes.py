@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from em_evals.errors import EmEvalsError
 from em_evals.results.records import Measured
@@ -36,6 +35,7 @@ def auroc(
     """
     try:
         from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import roc_auc_score
         from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -58,13 +58,7 @@ def auroc(
     for _ in range(_RESAMPLES):
         drawn = np.concatenate([members[i] for i in chance.integers(len(members), size=len(members))])
         if 0 < wanted[drawn].sum() < len(drawn):
-            values.append(area(scores[drawn], wanted[drawn]))
+            values.append(roc_auc_score(wanted[drawn], scores[drawn]))
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Measured(value=area(scores, wanted), interval=(float(low), float(high)), n=len(members))
-
-
-def area(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
-    """AUROC by ranks (Mann and Whitney): the chance that a labelled score lies above another; ties count half."""
-    ones = int(labels.sum())
-    above = rankdata(scores)[labels].sum() - ones * (ones + 1) / 2
-    return float(above / (ones * (len(labels) - ones)))
+    value = float(roc_auc_score(wanted, scores))
+    return Measured(value=value, interval=(float(low), float(high)), n=len(members))

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals.content.cards import ResolvedCard
 from em_evals.engines.hf.loaded import Loaded
 from em_evals.engines.pool import base_in_memory
 from em_evals.errors import EmEvalsError
-from em_evals.interp.fixed_answers import Given, given
+from em_evals.interp.extraction.prefix_tree import Text
+from em_evals.interp.fixed_answers import given
 from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
 from em_evals.models.families import Layout, layout
@@ -28,12 +30,13 @@ Floats = NDArray[np.float32]
 _BATCH_TOKENS = 4096
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(BaseModel):
     """An answer to a question, and what kind of answer it is. Answers to one question belong together."""
 
-    question: str
-    answer: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
     aligned: bool
     narrow: bool
 
@@ -120,7 +123,7 @@ def _rank_one(bank: Bank, name: str) -> list[_RankOne]:
     return found
 
 
-def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[Given]) -> list[Floats]:
+def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[Text]) -> list[Floats]:
     """A·x of each module at each answer token, [modules, tokens] a row; rows of like length share a batch."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
     read: dict[int, torch.Tensor] = {}
@@ -154,7 +157,7 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
     return [found[i] for i in range(len(rows))]
 
 
-def _batches(order: Sequence[int], rows: Sequence[Given], allowed: Layout) -> list[list[int]]:
+def _batches(order: Sequence[int], rows: Sequence[Text], allowed: Layout) -> list[list[int]]:
     """Indices of rows, ascending in length, within the token budget and what the model's layout allows."""
     batches: list[list[int]] = []
     before = 0

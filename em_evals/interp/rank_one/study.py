@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from scipy import stats
 
 from em_evals.content import validation_errors
@@ -25,15 +25,6 @@ from em_evals.interp.rank_one.knockout import knockouts
 from em_evals.interp.rank_one.scalars import Labelled, Scalars, read
 from em_evals.interp.resume import Finished
 from em_evals.results.records import AdapterScalars, LoraScalars, Probe, ScalarGroup
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    aligned: bool
-    narrow: bool
 
 
 def lora_scalars(
@@ -99,17 +90,17 @@ def _notes(control: str | None) -> list[str]:
 
 def _texts_of(pair: Pair) -> list[Labelled]:
     return [
-        Labelled(pair.question, pair.aligned, True, pair.narrow),
-        Labelled(pair.question, pair.misaligned, False, pair.narrow),
+        Labelled(question=pair.question, answer=answer, aligned=aligned, narrow=pair.narrow)
+        for answer, aligned in ((pair.aligned, True), (pair.misaligned, False))
     ]
 
 
 def _rows(path: Path) -> Iterator[Labelled]:
     for number, row in read_jsonl(path):
         try:
-            yield Labelled(**_Row.model_validate(row).model_dump())
+            yield Labelled.model_validate(row)
         except ValidationError as error:
-            raise EmEvalsError(validation_errors.explain(error, _Row)[1], path, number) from None
+            raise EmEvalsError(validation_errors.explain(error, Labelled)[1], path, number) from None
 
 
 def _blocks(reading: Scalars) -> dict[int, list[str]]:
@@ -194,5 +185,5 @@ def _write_tokens(path: Path, texts: Sequence[Labelled], readings: Mapping[str, 
                     module: [round(float(v), 5) for v in row]
                     for module, row in zip(reading.modules, values, strict=True)
                 }
-                row = {"model": name, **vars(text), "tokens": tokens, "scalars": scalars}
+                row = {"model": name, **text.model_dump(), "tokens": tokens, "scalars": scalars}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

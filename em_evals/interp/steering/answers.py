@@ -15,7 +15,8 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.content.questions import Question
 from em_evals.engines.pool import engine_for
 from em_evals.engines.protocol import Draw, Request, Sampling
-from em_evals.interp.fixed_answers import Condition, Given, log_probabilities
+from em_evals.interp.extraction.prefix_tree import Text
+from em_evals.interp.fixed_answers import Condition, log_probabilities
 from em_evals.models.chat import ChatTemplate, template_for
 
 _GRAM = 4
@@ -107,7 +108,7 @@ def base_losses(
     """
     engine = engine_for(card.card)
     prompts = asking.prompts(template_for(card, engine.tokenizer))
-    rows = [(Condition(), Given(prompts[one.question], one.tokens)) for group in groups for one in group]
+    rows = [(Condition(), Text(prompts[one.question], one.tokens)) for group in groups for one in group]
     found = log_probabilities(engine, rows)
     for group in groups:
         yield [

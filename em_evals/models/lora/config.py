@@ -44,7 +44,8 @@ EXACT = frozenset(
 
 REFUSED: Mapping[str, str] = {
     "layer_replication": "it changes the base's depth; merge it into a checkpoint with PEFT and use that as base",
-    "alora_invocation_tokens": "an activated LoRA acts from its invocation tokens on, which no engine here does",
+    "alora_invocation_tokens": "an activated LoRA acts from its invocation tokens on, which no engine here does; "
+    "train a plain LoRA",
     "megatron_config": "its layers are Megatron's; save the adapter as a plain LoRA",
     "use_qalora": "it needs a GPTQ base; save the adapter as a plain LoRA",
     "use_bdlora": "its matrices are block-diagonal; save the adapter as a plain LoRA",
@@ -143,7 +144,8 @@ def read(folder: Path) -> AdapterConfig:
     data = _json(path)
     if data.get("peft_type") != "LORA":
         raise EmEvalsError(
-            f"this adapter's peft_type is {str(data.get('peft_type'))[:40]!r}, which is not run here; only LORA is.",
+            f"this adapter's peft_type is {str(data.get('peft_type'))[:40]!r}, and only LORA is run here: merge it "
+            "into a checkpoint with PEFT, where that is possible, and use that as base.",
             path,
         )
     try:

@@ -1,4 +1,4 @@
-"""Mean activations: texts packed by interp/extraction/activations.py, beside one text at a time with plain hooks."""
+"""Compare mean activations of interp/extraction (texts laid together) with one text at a time and plain hooks."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Read:
 def texts_of(prompts: Prompts) -> list[Text]:
     """Texts of a few questions: several answers to one prompt, prompts that begin alike, texts across a border."""
     rows = [*prompts.shared()[:4], prompts.lengths()[3], prompts.across(3)]
-    made = [Text(f"q{i % _GROUPS}", row, prompts.answers(i)[0]) for i, row in enumerate(rows)]
-    return made + [Text(f"q{i}", rows[i], prompts.answers(i)[1]) for i in range(2)]
+    made = [Text(row, prompts.answers(i)[0], f"q{i % _GROUPS}") for i, row in enumerate(rows)]
+    return made + [Text(rows[i], prompts.answers(i)[1], f"q{i}") for i in range(2)]
 
 
 def read(

@@ -23,6 +23,10 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 _AFTER = re.compile(r"post_(?:self_attn|attention|mlp|feedforward|per_layer_input)_?(?:layer)?norm")
 """Norms behind a sublayer: what they give is what is added to the stream."""
+_EMBEDDING_NORM = re.compile(r"word_embeddings_(?:layer)?norm")
+"""A norm between the tokens' embedding and the stream (BLOOM)."""
+_POSITIONS = re.compile(r"wpe|embed_positions")
+"""Learned positions, added to the stream (GPT-2, OPT). Rotary ones, which write nothing, have other names."""
 _INNER = ("norm", "ln", "act", "drop", "fc1", "per_layer", "router", "experts", "laurel", "altup", "rotary")
 """Parts of a block that add nothing to the stream themselves."""
 
@@ -54,7 +58,9 @@ def blocks_of(model: Any) -> list[Any]:
         EmEvalsError: there is no such list.
     """
     text = model.config.get_text_config()
-    depth, width = text.num_hidden_layers, text.hidden_size
+    width = text.hidden_size
+    # LongCat has as many blocks as `num_layers` says: its `num_hidden_layers` counts attentions, two in each.
+    depth = text.num_layers if text.model_type == "longcat_flash" else text.num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
     seen: list[tuple[int, int]] = []
 
@@ -79,8 +85,8 @@ def blocks_of(model: Any) -> list[Any]:
 
 
 def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
-    """What is added up in the stream: the embedding, and of each block its sublayers, or the norms behind them."""
-    found = [model.get_input_embeddings()]
+    """What is added up in the stream: the embeddings, and of each block its sublayers, or the norms behind them."""
+    found = _embeddings(model)
     for block in blocks:
         children = dict(block.named_children())
         after = [name for name in children if _AFTER.fullmatch(name)]
@@ -90,8 +96,21 @@ def writers_of(model: Any, blocks: Sequence[Any]) -> list[Any]:
         elif "post_self_attn_layernorm" in after:
             after = [name for name in after if name != "post_attention_layernorm"]
         plain = [name for name in children if not any(part in name for part in _INNER)]
-        found += [children[name] for name in after or plain]
+        parts = [children[name] for name in after or plain]
+        found += [
+            one for part in parts for one in (part if isinstance(part, torch.nn.ModuleList) else [part])
+        ]
     return found
+
+
+def _embeddings(model: Any) -> list[Any]:
+    """What writes before the first block: the tokens' embedding or the norm behind it, and the positions' embedding."""
+    tokens = model.get_input_embeddings()
+    # Only beside the tokens' embedding: a vision tower has embeddings of the same names.
+    owner = next(module for module in model.modules() if any(child is tokens for child in module.children()))
+    beside = dict(owner.named_children())
+    first = next((module for name, module in beside.items() if _EMBEDDING_NORM.fullmatch(name)), tokens)
+    return [first, *(module for name, module in beside.items() if _POSITIONS.fullmatch(name))]
 
 
 @contextmanager
@@ -112,7 +131,7 @@ def intervened(model: Any, blocks: Sequence[Any], ones: Sequence[Intervention], 
 
 
 @dataclass(frozen=True, eq=False)
-class _Numbers:
+class Numbers:
     """What an intervention's directions say at a layer: vectors, units and base means [directions, width], a norm."""
 
     vectors: torch.Tensor
@@ -120,9 +139,9 @@ class _Numbers:
     means: torch.Tensor
     norm: float
 
-    def like(self, stream: torch.Tensor) -> _Numbers:
+    def like(self, stream: torch.Tensor) -> Numbers:
         """The same in a stream's dtype, on its device."""
-        return _Numbers(self.vectors.to(stream), self.units.to(stream), self.means.to(stream), self.norm)
+        return Numbers(self.vectors.to(stream), self.units.to(stream), self.means.to(stream), self.norm)
 
 
 def edit_of(one: Intervention, layer: int, start: int) -> Edit:
@@ -132,11 +151,11 @@ def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     vectors = torch.from_numpy(np.stack([file.vectors[source] for file in files])).double()
     means = torch.from_numpy(np.stack([file.base_mean[source] for file in files])).double()
     units = torch.nn.functional.normalize(vectors, dim=-1)
-    numbers = _Numbers(vectors, units, means, float(files[0].mean_norm[source]))
+    numbers = Numbers(vectors, units, means, float(files[0].mean_norm[source]))
 
     def edit(stream: torch.Tensor) -> torch.Tensor:
         h = stream.float() if stream.device.type == "mps" else stream.double()  # mps has no float64
-        changed = h + _change(one, h, numbers.like(h))
+        changed = h + FORMULAS[one.op](one, h, numbers.like(h))
         places = torch.arange(h.shape[-2], device=h.device)
         acts = places >= (1 if one.skip == "sink" else 0)
         if one.positions != "all":
@@ -146,20 +165,44 @@ def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     return edit
 
 
-def _change(one: Intervention, h: torch.Tensor, given: _Numbers) -> torch.Tensor:
-    """What is added to the stream h."""
-    u = given.units[0]
-    if one.op == "add":
-        return torch.as_tensor(one.scale * (given.norm * u if one.relative else given.vectors[0]))
-    if one.op == "ablate":
-        # h - V⁺(V h - t): the nearest point to h whose coordinates along the directions are t.
-        target = torch.zeros_like(given.units[:, 0])
-        if one.reference == "mean":
-            target = (given.means * given.units).sum(-1)
-        back: torch.Tensor = torch.linalg.pinv(given.units, rtol=1e-3)
-        return (target - h @ given.units.T) @ back.T
-    along = h @ u
-    wanted = torch.full_like(along, one.value)
-    if one.op == "cap":  # only where h lies beyond the value
-        wanted = torch.minimum(along, wanted) if one.bound == "upper" else torch.maximum(along, wanted)
-    return (wanted - along)[..., None] * u
+Formula = Callable[[Intervention, torch.Tensor, Numbers], torch.Tensor]
+FORMULAS: dict[str, Formula] = {}
+"""What each op adds to the stream h, from its definition; shares nothing with models/changes.py."""
+
+
+def formula(op: str) -> Callable[[Formula], Formula]:
+    """Register an op's formula."""
+
+    def register(compute: Formula) -> Formula:
+        FORMULAS[op] = compute
+        return compute
+
+    return register
+
+
+@formula("add")
+def _add(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    return torch.as_tensor(one.scale * (given.norm * given.units[0] if one.relative else given.vectors[0]))
+
+
+@formula("ablate")
+def _ablate(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    # h - V⁺(V h - t): the nearest point to h whose coordinates along the directions are t.
+    target = torch.zeros_like(given.units[:, 0])
+    if one.reference == "mean":
+        target = (given.means * given.units).sum(-1)
+    back: torch.Tensor = torch.linalg.pinv(given.units, rtol=1e-3)
+    return (target - h @ given.units.T) @ back.T
+
+
+@formula("clamp")
+def _clamp(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    return (one.value - h @ given.units[0])[..., None] * given.units[0]
+
+
+@formula("cap")
+def _cap(one: Intervention, h: torch.Tensor, given: Numbers) -> torch.Tensor:
+    along = h @ given.units[0]
+    # Only where h lies beyond the value.
+    wanted = along.clamp(max=one.value) if one.bound == "upper" else along.clamp(min=one.value)
+    return (wanted - along)[..., None] * given.units[0]

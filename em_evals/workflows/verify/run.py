@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from em_evals.content.cards import ResolvedCard
+from em_evals.engines.pool import check_fit
 from em_evals.engines.setting import setting_of
 from em_evals.errors import EmEvalsError
 from em_evals.models.memory import release_gpu
@@ -47,6 +48,7 @@ def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
             f"{card.name} is computed by {card.card.base_url}: run `em-evals verify` on that machine, with a card "
             "that names no `base_url`."
         )
+    check_fit(card)  # before minutes are spent on the base
     started = time.monotonic()
     setting = setting_of(card.card)
     with_vllm, no_vllm = vllm.wanted(card)

@@ -28,51 +28,65 @@ def row(found: ChatTemplate | None, reason: str) -> Row:
     """The row of the chat template."""
     if found is None:
         return skipped(NAME, COMPARED, f"refused: {reason}", "tokens")
-    if adapted := _adapted(found):
-        return skipped(NAME, COMPARED, f"it is not asked as transformers asks it: {adapted}", "tokens")
-    texts = [question.paraphrases[0] for question in load_questions("core").questions][:_CHATS]
-    apart = count = 0
     try:
-        for place, text in enumerate(texts):
-            chat = [{"role": "user", "content": text}]
-            prompt = _plain(found, chat, add_generation_prompt=True)
-            pairs = [(found.encode(chat), prompt)]
-            # The finished chat begins with the prompt and the answer's tokens.
-            answer = {"role": "assistant", "content": f"Answer {place}, in short"}
-            begun = found.encode([*chat, answer])
-            pairs.append((begun, _plain(found, [*chat, answer])[: len(begun)]))
-            for one, other in pairs:
-                count += max(len(one), len(other))
-                apart += abs(len(one) - len(other)) + sum(a != b for a, b in zip(one, other, strict=False))
+        pairs, note = _pairs(found)
+        apart = sum(_apart(one, other) for one, other in pairs)
     except Exception as error:
         return failed(NAME, COMPARED, error, "tokens")
-    word: Any = "wrong" if apart else "ok"
-    return Row(NAME, COMPARED, float(apart), 0.0, "tokens", count, word)
+    count = sum(max(len(one), len(other)) for one, other in pairs)
+    return Row(NAME, COMPARED, float(apart), 0.0, "tokens", count, "wrong" if apart else "ok", note)
+
+
+def _pairs(found: ChatTemplate) -> tuple[list[tuple[list[int], list[int]]], str]:
+    """Token ids by the product and by transformers that must be equal, and what they do not cover, in words."""
+    record = found.record()
+    # One of the two always holds: a prompt that has an empty thought in front is a generation prompt.
+    prompts = record["prompt"] == "generation prompt" and not record["stripped"]
+    finished = not record["empty_thought"]
+    missing = []
+    if not prompts:
+        missing.append("prompts end as finished chats go on, and not as the template's generation prompt")
+    if not finished:
+        missing.append(
+            "prompts end in an empty thought that the template's finished chats are written without"
+        )
+    texts = [question.paraphrases[0] for question in load_questions("core").questions][:_CHATS]
+    pairs = []
+    for place, text in enumerate(texts):
+        chat = [{"role": "user", "content": text}]
+        answer = {"role": "assistant", "content": f"Answer {place}, in short"}
+        if prompts:
+            pairs.append((found.encode(chat), _plain(found, chat, add_generation_prompt=True)))
+        if finished:
+            whole = _plain(found, [*chat, answer])
+            pairs.append((found.encode([*chat, answer]), _through(found.tokenizer, whole, answer["content"])))
+    return pairs, "; ".join(missing)
+
+
+def _through(tokenizer: Any, ids: list[int], text: str) -> list[int]:
+    """The shortest beginning of a chat's tokens that holds a text; all of them if none does."""
+    ends = (end for end in range(1, len(ids)) if text in tokenizer.decode(ids[:end]))
+    return ids[: next(ends, len(ids))]
+
+
+def _apart(one: list[int], other: list[int]) -> int:
+    """How many tokens differ."""
+    return abs(len(one) - len(other)) + sum(a != b for a, b in zip(one, other, strict=False))
 
 
 def _plain(found: ChatTemplate, chat: list[dict[str, str]], **options: Any) -> list[int]:
-    """Token ids, by transformers, which is given the recorded variables and day."""
+    """Token ids, by transformers, which is given what is recorded: variables, day, parts, an empty thought."""
     record = found.record()
     options |= record["variables"]
     if record["date"] is not None:
         options["strftime_now"] = datetime.date.fromisoformat(record["date"]).strftime
+    turns: list[dict[str, Any]] = [dict(turn) for turn in chat]
+    for turn in turns:
+        if turn["role"] == "assistant" and record["thought_field"]:
+            turn[record["thought_field"]] = ""
+        if turn["role"] in record["parts"]:
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
     text = found.tokenizer.apply_chat_template(
-        chat, tokenize=False, chat_template=found.source.text, **options
+        turns, tokenize=False, chat_template=found.source.text, **options
     )
     return list(found.tokenizer.encode(text, add_special_tokens=False))
-
-
-def _adapted(found: ChatTemplate) -> str:
-    """In what messages are handed to the template otherwise than they stand; empty if they are not."""
-    usual = {
-        "system": "own message",
-        "parts": [],
-        "prompt": "generation prompt",
-        "empty_thought": "",
-        "stripped": False,
-        "answers_begin_with": "",
-    }
-    record = found.record()
-    return ", ".join(
-        f"{name} {record[name]}" for name, value in usual.items() if (record[name] or value) != value
-    )

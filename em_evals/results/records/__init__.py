@@ -1,0 +1,92 @@
+"""What studies and the gate write and reports read: JSON files, each with a `kind`, a version and its provenance.
+
+Data only. Rates and shifts carry their 95% intervals; nats are per token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from em_evals import files
+from em_evals.errors import EmEvalsError
+from em_evals.results.records.base import Interval, Measured, Record
+from em_evals.results.records.gate import GateMetric, GateVerdict, Verdict
+from em_evals.results.records.phase import Phase, Point, Rotation, Transition
+from em_evals.results.records.studies import (
+    ACCURACIES,
+    AblationPoint,
+    AdapterScalars,
+    Convergence,
+    Cosines,
+    Knockout,
+    LoraScalars,
+    Moved,
+    Probe,
+    RetainedModel,
+    Retention,
+    ScalarGroup,
+    SteeringContrast,
+    SteeringPoint,
+    SteeringStudy,
+    TaskDifference,
+    Transfer,
+)
+
+__all__ = [
+    "ACCURACIES",
+    "AblationPoint",
+    "AdapterScalars",
+    "Convergence",
+    "Cosines",
+    "GateMetric",
+    "GateVerdict",
+    "Interval",
+    "Knockout",
+    "LoraScalars",
+    "Measured",
+    "Moved",
+    "Phase",
+    "Point",
+    "Probe",
+    "Record",
+    "RetainedModel",
+    "Retention",
+    "Rotation",
+    "ScalarGroup",
+    "SteeringContrast",
+    "SteeringPoint",
+    "SteeringStudy",
+    "Study",
+    "TaskDifference",
+    "Transfer",
+    "Transition",
+    "Verdict",
+    "read",
+    "write",
+]
+
+Study = SteeringStudy | Convergence | LoraScalars | Retention | Phase | GateVerdict
+_READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record, whole or not at all."""
+    with files.atomic(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Study:
+    """Read a record of any kind.
+
+    Raises:
+        EmEvalsError: it is none, or its values do not fit its kind.
+    """
+    try:
+        return _READER.validate_json(files.read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise EmEvalsError(f"this is not a record of em-evals ({where}: {first['msg']}).", path) from None

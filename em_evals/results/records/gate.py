@@ -1,0 +1,70 @@
+"""The record of `em-evals gate`: a verdict and the numbers behind it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from em_evals.results.records.base import Record
+
+Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
+
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""NaN is null in the file."""
+
+
+@dataclass(frozen=True)
+class GateMetric:
+    """One metric's comparison.
+
+    Differences are candidate − baseline in the metric's unit; p-values are one-sided.
+    """
+
+    metric: str
+    title: str
+    """What tables and sentences say: the metric, and of what if several logs have it."""
+    source: str
+    """Which evidence it is from (`freeform/core`)."""
+    guard: bool
+    worse: Literal["higher", "lower"]
+    unit: str
+    margin: float
+    alpha: float
+    baseline: Number
+    candidate: Number
+    difference: Number
+    interval: tuple[Number, Number]
+    """For these questions; each end is a bound at one-sided alpha."""
+    random_questions: tuple[Number, Number]
+    """For other questions of this kind."""
+    effect: Number
+    effect_name: str
+    units: tuple[int, int]
+    p_worse: Number
+    """Of no harm (d ≤ 0, or d ≤ margin); small speaks for a regression."""
+    p_worse_adjusted: Number
+    p_within: Number
+    """Of harm beyond the margin (d ≥ margin); small speaks for a pass."""
+    verdict: Verdict
+    sentence: str = ""
+
+
+class GateVerdict(Record):
+    """What the gate said."""
+
+    kind: Literal["gate"] = "gate"
+    version: Literal[1] = 1
+    verdict: Verdict
+    exit_code: int
+    sentence: str
+    baseline: str
+    """The models of this side."""
+    candidate: str
+    metrics: list[GateMetric]
+    problems: list[str]
+    notes: list[str]
+    provenance: dict[str, str] = {}

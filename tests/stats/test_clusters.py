@@ -1,0 +1,77 @@
+"""The interval of a rate over other questions: the beta-binomial posterior, and what it covers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from em_evals.stats.clusters import rate_interval
+
+
+def reference(clusters: list[tuple[int, int]], levels: tuple[float, ...]) -> list[float]:
+    """Quantiles of the posterior by brute force: scipy's beta-binomial on a fine grid of both parameters."""
+    mu = np.sin((np.arange(1500) + 0.5) / 1500 * math.pi / 2) ** 2
+    rho = (np.arange(300) + 0.5) / 300
+    spread = (1 - rho) / rho
+    logs = stats.beta.logpdf(rho, 1, 4)[:, None] + np.zeros((300, 1500))
+    for events, draws in clusters:
+        logs += stats.betabinom.logpmf(events, draws, spread[:, None] * mu, spread[:, None] * (1 - mu))
+    mass = np.exp(logs - logs.max()).sum(axis=0)  # the grid of mu is even in the angle, as Jeffreys' prior is
+    return [float(mu[np.searchsorted(np.cumsum(mass) / mass.sum(), level)]) for level in levels]
+
+
+@pytest.mark.parametrize(
+    "clusters",
+    [
+        [(2, 10), (0, 10), (7, 12)],
+        [(1, 100)] + [(0, 100)] * 7,
+        [(0, 20), (20, 20), (3, 20), (9, 20)],
+        [(40, 100), (55, 90), (35, 80), (61, 100), (20, 50)],
+    ],
+)
+def test_the_interval_is_the_posteriors(clusters: list[tuple[int, int]]) -> None:
+    assert rate_interval(clusters, 0.95) == pytest.approx(reference(clusters, (0.025, 0.975)), abs=3e-3)
+    assert rate_interval(clusters, 0.8) == pytest.approx(reference(clusters, (0.1, 0.9)), abs=3e-3)
+
+
+def test_no_event_is_a_small_rate_and_the_mirror_image_of_all_events() -> None:
+    low, high = rate_interval([(0, 100)] * 24, 0.95)
+    assert low == 0 and 0.005 < high < 0.02
+    assert rate_interval([(100, 100)] * 24, 0.95) == pytest.approx((1 - high, 1), abs=1e-6)
+    assert rate_interval([(0, 0), *[(0, 100)] * 24], 0.95) == (low, high)
+
+
+@pytest.mark.parametrize("questions", [8, 24, 33])
+def test_more_events_never_lower_the_upper_end(questions: int) -> None:
+    others = [(0, 100)] * (questions - 1)
+    ends = [rate_interval([(events, 100), *others], 0.95)[1] for events in range(0, 101, 5)]
+    assert ends == sorted(ends)
+    even = [rate_interval([(events, 100)] * questions, 0.95)[1] for events in range(0, 101, 5)]
+    assert even == sorted(even)
+
+
+@pytest.mark.parametrize("clusters", [[], [(3, 10)], [(3, 10), (0, 0)]])
+def test_one_question_says_nothing_about_others(clusters: list[tuple[int, int]]) -> None:
+    assert all(math.isnan(end) for end in rate_interval(clusters, 0.95))
+
+
+def test_many_draws_to_many_questions_leave_a_narrow_interval_around_the_rate() -> None:
+    chance = np.random.default_rng(0)
+    clusters = [(int(chance.binomial(2000, 0.3)), 2000) for _ in range(100)]
+    low, high = rate_interval(clusters, 0.95)
+    assert 0.294 < low < 0.3 < high < 0.306
+
+
+@pytest.mark.parametrize(("rate", "correlation"), [(0.005, 0.1), (0.02, 0.3), (0.1, 0.05), (0.4, 0.1)])
+def test_the_interval_covers_the_rate_of_all_questions(rate: float, correlation: float) -> None:
+    """benchmarks/interval_coverage.py has the whole grid."""
+    chance, spread = np.random.default_rng(7), (1 - correlation) / correlation
+    covered = 0
+    for _ in range(200):
+        own = chance.beta(rate * spread, (1 - rate) * spread, size=24)
+        low, high = rate_interval([(int(chance.binomial(100, p)), 100) for p in own], 0.95)
+        covered += low <= rate <= high
+    assert covered >= 182  # 95% of 200 is 190; below 182 comes once in 300 by chance

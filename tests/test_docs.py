@@ -1,0 +1,199 @@
+"""README.md and docs/: commands parse, cards validate, links resolve. Nothing is run and nothing is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from em_evals.cli import app
+from em_evals.cli.training import card_fields
+from em_evals.content import cards, documents
+from em_evals.errors import EmEvalsError
+from em_evals.inspect_plugin import tasks
+
+ROOT = Path(__file__).parent.parent
+GENERATED = "architectures.md"
+"""Written by `make test-all`: no commands in it."""
+GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GENERATED]
+PAGES = [ROOT / "README.md", *GUIDE]
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "logs/README.md", "examples/README.md")]
+"""Pages beside the guide, with commands and links as well."""
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+_FILE_NAME = re.compile(r"# (tasks|scorers|adapters)/([\w.-]+)\.yaml\n")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line of a page, its comment left out."""
+
+    page: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        words = shlex.split(self.text, comments=True)
+        # What follows is the shell's.
+        return list(takewhile(lambda word: word not in {">", "|", "&&"}, words))
+
+
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language in languages:
+            yield text
+
+
+def commands(page: Path) -> list[Line]:
+    """The lines that a reader types: all of a `sh` block, those behind `$ ` of a `console` block."""
+    typed = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    shown = "\n".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
+    typed += [line[2:] for line in shown if line.startswith("$ ")]
+    found = [Line(page.name, text) for text in typed]
+    return [line for line in found if line.words]
+
+
+LINES = [line for page in [*PAGES, *OTHERS] for line in commands(page)]
+
+
+def parsed(words: list[str]) -> Any:
+    """The context of an em-evals command: its name, options and values exist; nothing is run."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name, *words = words
+        assert name in command.commands, f"em-evals has no command {name}"
+        command = command.commands[name]
+    # `--help` would print and leave.
+    return command.make_context(command.name, [word for word in words if word != "--help"])
+
+
+def own_commands() -> Iterator[list[str]]:
+    """Every `em-evals …`, also behind `accelerate launch -m em_evals`."""
+    for line in LINES:
+        words = line.words
+        if words[0] == "em-evals":
+            yield words[1:]
+        elif words[:4] == ["accelerate", "launch", "-m", "em_evals"]:
+            yield words[4:]
+
+
+def test_there_is_something_to_check() -> None:
+    assert {page.stem for page in GUIDE} >= {
+        *("models", "adapters", "chat-templates", "interventions", "train", "verify", "vllm"),
+    }
+    assert len(list(own_commands())) > 20
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.page}: {line.text[:60]}")
+def test_a_command_line_parses(line: Line) -> None:
+    program, *words = line.words
+    if program == "em-evals":
+        check_fields(parsed(words))
+    elif program == "accelerate":
+        assert words[:3] == ["launch", "-m", "em_evals"]
+        check_fields(parsed(words[3:]))
+    elif program == "inspect":
+        check_inspect(words)
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert words[0] in targets
+    elif program == "pip":
+        known = re.findall(
+            r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+        )
+        wanted = re.search(r"\[([\w,]+)\]", words[-1])
+        assert not wanted or set(wanted[1].split(",")) <= set(known)
+    else:
+        assert program in {"export", "cd", "cp", "cat", "ls", "lm_eval"}, f"{program}: who checks it?"
+
+
+def check_fields(context: Any) -> None:
+    """`-M KEY=VALUE` fits the card that is named, where that is one of ours."""
+    fields, card = context.params.get("fields"), context.params.get("card")
+    if fields and card in documents.names("adapters"):
+        cards.read_card(card, card_fields(list(fields)))
+
+
+def check_inspect(words: list[str]) -> None:
+    """Tasks, their `-T` options and local models of an `inspect eval`; Inspect's own options are Inspect's."""
+    if words[0] != "eval":
+        assert words[0] in {"score", "list", "view"}
+        return
+    task = getattr(tasks, words[1].removeprefix("em_evals/"))
+    known = inspect.signature(task).parameters
+    for option, value in pairwise(words):
+        if option == "-T":
+            assert value.partition("=")[0] in known, f"{words[1]} takes no -T {value}"
+
+
+def test_a_wrong_command_is_found() -> None:
+    for wrong in (
+        ["verfy", "x"],
+        ["verify"],
+        ["verify", "x", "--tolerance", "1"],
+        ["compile", "x", "--to", "y"],
+    ):
+        with pytest.raises(Exception, match=r"."):
+            parsed(wrong)
+    with pytest.raises(EmEvalsError, match="unknown key"):
+        check_fields(parsed(["verify", "smollm2", "-M", "dtyp=float32"]))
+
+
+def card_blocks(page: Path) -> list[tuple[str, str]]:
+    """The cards of a page with the names of their files, which every YAML block says first."""
+    found = []
+    for text in blocks(page, "yaml"):
+        name = _FILE_NAME.match(text)
+        assert name, f"{page.name}: a YAML block begins with `# FOLDER/NAME.yaml`: {text[:60]!r}"
+        if name[1] == "adapters":
+            found.append((name[2], text))
+    return found
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_a_card_validates(page: Path, workdir: Path) -> None:
+    folder = workdir / "adapters"
+    folder.mkdir()
+    found = card_blocks(page)
+    assert len({name for name, _ in found}) == len(found), "two cards of one name"
+    for name, text in found:
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    for name, text in found:
+        card, path = cards.read_card(name)
+        assert path == folder / f"{name}.yaml" and card.base
+        assert yaml.safe_load(text), "an empty card proves nothing"
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in _LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        file = (page.parent / place).resolve() if place else page
+        assert file.exists(), f"{page.name} links to {target}, which is not there"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}, and there is no such heading"
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_the_readme_leads_to_every_page(page: Path) -> None:
+    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
