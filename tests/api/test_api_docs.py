@@ -11,7 +11,7 @@ import pytest
 
 import em_evals as em
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 MODULES = ("extras", "values", "measured", "direction", "model")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
