@@ -12,9 +12,9 @@ from em_evals.errors import EmEvalsError
 if TYPE_CHECKING:
     import pandas
 
-    from em_evals.gate.compare import Judgement
     from em_evals.gate.policy import Policy
     from em_evals.results.em_rates import Rates
+    from em_evals.results.records import GateVerdict
 
 Paths = str | Path | Sequence[str | Path]
 """Files and folders."""
@@ -104,27 +104,27 @@ def gate(
     candidate: Paths,
     policy: str | Path | Policy | None = None,
     output: str | Path | None = None,
-) -> Judgement:
+) -> GateVerdict:
     r"""Compare a candidate with a baseline, metric by metric: may it ship?
 
     Args:
         baseline: logs, lm-eval results, judged CSVs, folders, or a baseline's name.
         candidate: the same.
         policy: rules, or their file; None: ./gate.yaml, else the built-in ones.
-        output: a folder for gate.json, gate.md and gate.xml.
+        output: where to write the record (.json); Markdown and JUnit XML go beside it.
 
     Returns:
-        `verdict` (pass, regression, invalid, inconclusive), its `sentence`, and `rows`, one for each metric.
+        The record: `verdict` (pass, regression, invalid, inconclusive), its `sentence`, and `metrics`.
 
     Raises:
-        EmEvalsError: the policy does not fit. Files that cannot be used make the verdict `invalid`.
+        EmEvalsError: the policy or the output's name is wrong. Files that cannot be used make the verdict `invalid`.
 
     Example:
         >>> from pathlib import Path
         >>> rows = ["question_id,aligned,coherent", *["gender,95,90"] * 200]
         >>> _ = Path("base.csv").write_text("\n".join(rows) + "\n")
         >>> verdict = em.gate(baseline="base.csv", candidate="base.csv")
-        >>> verdict.verdict, [row.metric for row in verdict.rows][0]
+        >>> verdict.verdict, verdict.metrics[0].metric
         ('pass', 'em_rate')
     """
     from em_evals.gate import compare, inputs, outputs
@@ -136,7 +136,7 @@ def gate(
     found = compare.judge(inputs.read(_paths(baseline)), inputs.read(_paths(candidate)), rules)
     if output is not None:
         outputs.write(found, Path(output))
-    return found
+    return outputs.record(found)
 
 
 @explained

@@ -95,7 +95,7 @@ def test_rates_of_what_is_not_graded_are_refused(workdir):
     Path("empty.csv").write_text(ROWS[0] + "\n")
     with pytest.raises(EmEvalsError, match="no draws in this file"):
         em.rates("empty.csv")
-    with pytest.raises(EmEvalsError, match="there is no file 'missing"):
+    with pytest.raises(EmEvalsError, match="there is no file or folder 'missing"):
         em.rates("missing.eval")
 
 
@@ -119,14 +119,11 @@ def test_gate_gives_the_verdict_of_the_command_line_and_writes_its_files(workdir
     for name, bad in (("base", 2), ("tuned", 90)):
         rows = [ROWS[0], *["gender,10,90"] * bad, *["gender,95,90"] * (200 - bad)]
         Path(f"{name}.csv").write_text("\n".join(rows) + "\n")
-    found = em.gate(baseline="base.csv", candidate="tuned.csv", output="out")
+    found = em.gate(baseline="base.csv", candidate="tuned.csv", output="gate.json")
     done = CliRunner().invoke(app, ["gate", "--baseline", "base.csv", "--candidate", "tuned.csv", "--json"])
     told = json.loads(done.stdout)
     assert found.verdict == told["verdict"] == "regression" and found.sentence == told["sentence"]
-    assert (
-        json.loads(Path("out/gate.json").read_text())["metrics"][0]["p_worse"]
-        == told["metrics"][0]["p_worse"]
-    )
+    assert json.loads(Path("gate.json").read_text())["metrics"][0]["p_worse"] == told["metrics"][0]["p_worse"]
     Path("strict.yaml").write_text("version: 1\nmetrics: {em_rate: {margin: 0.6}}\n")
     assert em.gate(baseline="base.csv", candidate="tuned.csv", policy="strict.yaml").verdict == "pass"
     assert em.gate(baseline="nothing.csv", candidate="tuned.csv").verdict == "invalid"
@@ -386,7 +383,9 @@ def test_an_eval_a_study_and_an_extraction_hold_one_base_in_the_process(lab, mon
     organism = em.load("mine")
     organism.forced_choice(themes=["power"], per_theme=1)
     em.extract(organism, per_theme=2, themes=["power"], minimum=1, against_base=True)
-    scalars.read(organism.card, [scalars.Labelled(QUESTION, ANSWER, True, True)])
+    scalars.read(
+        organism.card, [scalars.Labelled(question=QUESTION, answer=ANSWER, aligned=True, narrow=True)]
+    )
     organism.ablate(direction).generate(QUESTION, max_tokens=3)
     organism.activations([QUESTION], [ANSWER])
     gc.collect()
