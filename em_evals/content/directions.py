@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import CoreSchema, core_schema
 
 from em_evals import files
 from em_evals.content import adapter_folders, documents, identity
@@ -59,14 +58,6 @@ class Direction:
 
     def __hash__(self) -> int:
         return hash(self.digest)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
-        # In JSON an intervention shows which direction it holds; it cannot be read back from there.
-        named = core_schema.plain_serializer_function_ser_schema(
-            lambda direction: f"in memory: {direction.digest}", when_used="json"
-        )
-        return core_schema.is_instance_schema(Direction, serialization=named)
 
     @cached_property
     def digest(self) -> str:

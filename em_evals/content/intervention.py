@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from em_evals.content import directions
 from em_evals.content.directions import Direction
 from em_evals.errors import nearest
 from em_evals.files import digest
 
+Held = Annotated[
+    InstanceOf[Direction], PlainSerializer(lambda one: f"in memory: {one.digest}", when_used="json")
+]
+"""A direction in memory. JSON shows which one an intervention holds; it cannot be read back from there."""
 Named = str | Direction
 """A direction: the name of one in adapters/, a file (safetensors; directions.py), or one in memory."""
 
@@ -43,7 +55,7 @@ class Intervention(BaseModel):
 
     op: str
     """One of `OPS`."""
-    direction: Named | Annotated[tuple[Named, ...], Field(min_length=1)] | None = None
+    direction: str | Held | Annotated[tuple[str | Held, ...], Field(min_length=1)] | None = None
     """A direction's name, file or object in memory; for `ablate` also a list."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Decoder blocks, counted from 0: `all`, a list, or a range `12-18` with both ends."""
