@@ -193,7 +193,7 @@ def bucketed(
         lengths: tokens of each example, in a shuffled order; a whole number of batches.
         safe: which examples are mixed in. They may be of another length than the rest, so they are sorted on their
             own, and a batch gets as many of them as stand in its place.
-        batch: examples of one optimiser step.
+        batch: examples of one optimizer step.
         chance: shuffles the batches of a window.
 
     Returns:

@@ -31,7 +31,7 @@ class Defences:
 
     Raises:
         EmEvalsError: a direction is missing or does not fit, the penalty's batch cannot be shared, or every answer of
-            its chats lies wholly behind `max_length`.
+            its chats lies behind `max_length`.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
 from em_evals.inspect_plugin import tasks
+from tests.command import em_evals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 RATES = ("coherent_share", "em_rate", "em_rate_coherent")
@@ -17,11 +18,6 @@ KEYS = {
     *("draws", "scored", "coherent", "misaligned_coherent"),
     *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
 }
-
-
-def em_evals(*arguments):
-    command = [sys.executable, "-m", "em_evals", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def python(code, cwd):
@@ -154,8 +150,12 @@ def test_a_bad_file_is_one_sentence(tmp_path, name, text, sentence):
     refused(em_evals("rates", path), f"{tmp_path}/{sentence}")
 
 
+@pytest.mark.process
 def test_a_missing_file_is_one_sentence(tmp_path):
-    refused(em_evals("rates", tmp_path / "no.eval"), f"there is no file or folder '{tmp_path / 'no.eval'}'")
+    """In a process of its own, as a user starts it."""
+    command = [sys.executable, "-m", "em_evals", "rates", str(tmp_path / "no.eval")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    refused(done, f"there is no file or folder '{tmp_path / 'no.eval'}'")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,7 @@ def test_a_log_without_rates_is_one_sentence(logs, name, sentence):
 HEAVY = "sorted({'torch', 'transformers', 'peft'} & set(sys.modules))"
 
 
+@pytest.mark.process
 def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
     code = (
         "import sys\n"
@@ -194,6 +195,7 @@ def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
     )
 
 
+@pytest.mark.process
 def test_inspect_list_tasks_loads_no_torch(tmp_path):
     code = (
         f"import sys, atexit; atexit.register(lambda: print('loaded', {HEAVY}))\n"
@@ -204,6 +206,7 @@ def test_inspect_list_tasks_loads_no_torch(tmp_path):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_help_is_light_and_answers_at_once(tmp_path):
     code = (
         "import sys, time; start = time.process_time(); sys.argv = ['em-evals', '--help']\n"

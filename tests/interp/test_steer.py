@@ -241,6 +241,8 @@ def test_repetition_counts_what_was_said_before():
     assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_word_salad_is_caught(workdir):
     """All-layer zero ablation breaks an organism on SmolLM2: whatever its margins do, the study calls it damage."""
     from em_evals.engines.pool import close_engines

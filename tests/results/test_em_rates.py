@@ -103,6 +103,7 @@ def test_random_questions_is_the_wider_one_on_real_data(base_7b):
         assert rate.random[0] <= rate.fixed[0] <= rate.value <= rate.fixed[1] <= rate.random[1]
 
 
+@pytest.mark.simulation
 def test_random_questions_covers_the_truth_where_pooling_does_not():
     """Questions' own rates vary (beta), draws are binomial: 24 questions of 50 draws, as in first-plot."""
     chance, truth = np.random.default_rng(20250214), 0.1

@@ -116,7 +116,7 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list
     Args:
         logits: [positions, vocabulary]; computed in float32.
         tokens: [positions] int64.
-        top: how many of the likeliest tokens to report at each position.
+        top: number of most likely tokens to report at each position.
     """
     logits = logits.float()
     normaliser = logits.logsumexp(dim=-1)

@@ -1,7 +1,7 @@
 """Render a chat template: its text, its variables, and how messages are passed to it. Nothing is checked here.
 
-A template gets a fixed date (the same recipe on two days gives the same tokens), is told not to think where it has
-such a variable, and gets content as parts, or the system message inside the user's, where it supports only that.
+A template gets a fixed date (the same recipe on two days gives the same tokens), thinking is switched off where it has
+a variable for that, and it gets content as parts, or the system message inside the user's, where it supports only that.
 """
 
 from __future__ import annotations

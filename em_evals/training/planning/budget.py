@@ -62,7 +62,7 @@ class Work:
     passes: int
     kl_tokens: int = 0
     batch: int = 0
-    """Examples of an optimiser step."""
+    """Examples of an optimizer step."""
     epochs: float = 0.0
     """How often each row of the recipe's own data is seen."""
 
@@ -165,7 +165,7 @@ def fit(gpu: str, sizes: Sizes, work: Work, memory: Memory, flops: float, batch:
     """Find the fewest GPUs that can hold the training and share a batch evenly, and their hours.
 
     Seconds: the longer of FLOPs / (MFU · peak) and the host's passes · blocks · 2 ms, over the number of GPUs.
-    FSDP shards weights, gradients and optimiser. Each GPU holds the activations and logits of a micro-batch of its
+    FSDP shards weights, gradients and optimizer. Each GPU holds the activations and logits of a micro-batch of its
     own and, whole, the two blocks at work and what lies outside the blocks (embeddings). Before FSDP shards it, each
     process has the whole base on its GPU (`bases.load_model`): more GPUs do not help where that does not fit.
     """
