@@ -156,7 +156,7 @@ class Steering:
         """[rows, tokens, width] of what was written last."""
 
     def slot(self, interventions: Sequence[Intervention]) -> int:
-        """Return the slot of a set, registered on first use; sets are keyed by content: a rewritten direction is another.
+        """Return the slot of a set, registered on first use; keyed by content: a rewritten file is another direction.
 
         Raises:
             EmEvalsError: a direction is missing, or does not fit the model.
