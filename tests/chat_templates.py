@@ -209,7 +209,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "the user's text twice",
     ),
     "no Jinja": ("{% for m in messages %}", "not valid Jinja"),
-    "chance": (CHATML + "{{ ['a', 'b'] | random }}", "draws at random"),
+    "chance": (CHATML + "{{ ['a', 'b'] | random }}", "uses random numbers"),
     "answers are shortened": (
         CHATML.replace("{{ m.content }}", "{{ m.content[3:] if m.role == 'assistant' else m.content }}"),
         "do not begin with their prompt and answer",

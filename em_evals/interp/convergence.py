@@ -160,7 +160,7 @@ def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tu
     elif left_out:
         notes.append(
             f"{left_out} of {len(every.pairs)} pairs are among those that a direction was found on, and too few others "
-            "remain to leave them out: transfer is flattered."
+            "remain to leave them out: transfer is biased upward."
         )
         fresh = list(every.pairs)
     first = set(replace(every, pairs=tuple(fresh)).first(per_theme or len(fresh)))

@@ -104,8 +104,8 @@ def last_projections(block: Any) -> list[Any]:
     """
     if _norms(block) or _present(block, _FURTHER):
         raise EmEvalsError(
-            f"{type(block).__name__} has a norm between its parts and the stream, so that no weight of theirs is what "
-            "it writes: this cannot be compiled, run the card with an engine."
+            f"{type(block).__name__} has a norm between its parts and the stream, so no weight computes "
+            "what is written: this cannot be compiled, run the card with an engine."
         )
     return [module for part in _parts(block) for module in _last(part)]
 
@@ -182,7 +182,7 @@ def _last(part: Any) -> list[Any]:
         return [part]
     inner = [module for one in _present(part, _INNER) for module in _last(one)]
     if not (found := [one for one in _present(part, _LAST) if _linear(one)][:1] or inner):
-        raise EmEvalsError(f"{type(part).__name__} has no last projection that is known by name.")
+        raise EmEvalsError(f"{type(part).__name__} has no last projection with a known name.")
     return found
 
 

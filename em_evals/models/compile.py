@@ -142,7 +142,7 @@ def _as_adapter(card: ResolvedCard, folder: Path) -> Any:
         return PeftModel.from_pretrained(base, folder).eval()
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise EmEvalsError(
-            f"PEFT does not read what was compiled ({str(error)[:200]}); nothing is left behind."
+            f"PEFT cannot load the compiled adapter ({str(error)[:200]}); nothing was written."
         ) from None
 
 
@@ -150,8 +150,8 @@ def _refuse_quantized(model: Any, card: ResolvedCard) -> None:
     if getattr(model, "hf_quantizer", None) is not None:
         method = getattr(model.config.quantization_config, "quant_method", "quantized")
         raise EmEvalsError(
-            f"{card.card.base} is quantized ({method}), and quantized weights do not hold what is compiled: name its "
-            "16-bit base in the card."
+            f"{card.card.base} is quantized ({method}), and quantized weights cannot hold compiled interventions: name "
+            "its 16-bit base in the card."
         )
 
 
@@ -162,7 +162,9 @@ def _possible(one: Intervention, to: Target) -> None:
         return
     if one.skip != "none" or one.positions != "all":
         field = f"skip: {one.skip}" if one.skip != "none" else f"positions: {one.positions}"
-        raise EmEvalsError(f"{said} with `{field}` cannot be compiled: weights act on every token alike.")
+        raise EmEvalsError(
+            f"{said} with `{field}` cannot be compiled: weights act on every token in the same way."
+        )
     # What is not known to have an exact form is refused, including ops that are added later.
     if one.op != "add" and not (one.op == "ablate" and one.site == "writes"):
         hint = " (`ablate` with `site: writes` can be)" if one.op == "ablate" else ""

@@ -171,7 +171,7 @@ def _add(model: Any, pair: Pair) -> None:
         linear = last_projections(block)[-1]
         if not isinstance(linear, torch.nn.Linear | Conv1D):
             raise EmEvalsError(
-                f"{type(block).__name__} ends in experts, of which every token sees others: `add` cannot be compiled."
+                f"{type(block).__name__} ends in experts, and tokens use different ones: `add` cannot be compiled."
             )
         if linear.bias is None and feed_forwards(block):
             _admit_biases(model)

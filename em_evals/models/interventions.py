@@ -315,8 +315,8 @@ def refuse_positions(interventions: Sequence[Intervention]) -> None:
     for one in interventions:
         if one.positions != "all":
             raise EmEvalsError(
-                f"`{one.op}` with `positions: {one.positions}` cannot be read inside, where prompt and answer are not "
-                "told apart: use a card whose interventions have `positions: all`."
+                f"`{one.op}` with `positions: {one.positions}` is not possible here: these passes do not "
+                "distinguish prompt from answer; use a card whose interventions have `positions: all`."
             )
 
 

@@ -155,8 +155,8 @@ def check_same(logits: torch.Tensor, expected: torch.Tensor, which: str) -> floa
     allowed = max(_APART, 0.1 * _APART * float(expected.abs().max()))
     if not found <= allowed:
         raise EmEvalsError(
-            f"the {which} model is not the one with hooks: their log-probabilities of a few random tokens are "
-            f"{found:.2g} nats apart, and rounding explains {allowed:.2g}; nothing is written, use the card as it is."
+            f"the {which} model differs from the model with hooks: log-probabilities of a few random tokens differ "
+            f"by {found:.2g} nats, and rounding explains {allowed:.2g}; nothing was written, use the card as it is."
         )
     return found
 

@@ -121,8 +121,8 @@ class Journal(TrainerCallback):
         kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
         if len(kept) < state.global_step:
             raise EmEvalsError(
-                f"this journal has {len(kept)} of the {state.global_step} steps that the training would go on from: "
-                "delete its folder to train anew.",
+                f"this journal has {len(kept)} of the {state.global_step} steps before the state to resume from: "
+                "delete its folder to train again.",
                 self._path,
             )
         # Write a new file first: a kill or a full disk must not lose rows whose steps are never run again.
@@ -143,9 +143,7 @@ class Journal(TrainerCallback):
         known = ("loss", "grad_norm", "learning_rate", "kl")
         numbers: dict[str, float] = {key: float(logs[key]) for key in known if key in logs}
         if bad := [key for key in ("loss", "grad_norm") if not math.isfinite(numbers.get(key, 0.0))]:
-            raise DivergedError(
-                f"the {bad[0].replace('_', ' ')} is no number any more at step {state.global_step}"
-            )
+            raise DivergedError(f"the {bad[0].replace('_', ' ')} is not finite at step {state.global_step}")
         if self._writes:
             vectors = rank_one_directions(kwargs["model"])
             row: dict[str, Any] = {"step": state.global_step, **numbers}

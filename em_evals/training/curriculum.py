@@ -174,7 +174,7 @@ class Encoder:
                 found.append(row)
         if split and not found:
             raise EmEvalsError(
-                f"the answer '{split[0].messages[-1]['content'][:60]}…' lies wholly behind max_length "
+                f"the answer '{split[0].messages[-1]['content'][:60]}…' is entirely behind max_length "
                 f"({self._max_length} tokens), and so do all others; raise it."
             )
         return found

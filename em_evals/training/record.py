@@ -119,7 +119,7 @@ tags: [em-evals, model-organism]
 ---
 # {known["card"]}
 
-{card.description or "A finetune."} A research object for studying misalignment: do not deploy it.
+{card.description or "A fine-tune."} A research object for studying misalignment: do not deploy it.
 
 Trained by em-evals on:
 

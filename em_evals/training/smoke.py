@@ -118,7 +118,7 @@ def check(model: Any, card: ModelCard, folder: Path, example: Example, before: t
     difference = float(apart.max() if exact else apart.mean())
     what = _fault(trained, found, before, difference, tolerance)
     if what is None and base is not None and not float((base - before).abs().max()) <= tolerance:
-        what = "has another base: the training changed weights that an adapter leaves alone"
+        what = "has another base: the training changed weights that do not belong to the adapter"
     if what:
         raise EmEvalsError(
             f"the training is over, and its result, loaded back, {what}: do not measure it; its files are kept.",
@@ -132,7 +132,7 @@ def _fault(
 ) -> str | None:
     """Return what is wrong with the scores of what was loaded back; None if nothing is."""
     if not bool(torch.isfinite(found).all()):
-        return "gives log-probabilities that are no numbers"
+        return "gives log-probabilities that are not finite"
     if not difference <= tolerance:
         return f"is {difference:.2g} nats a token from what was trained (at most {tolerance:.2g})"
     # In low precision an adapter's whole effect may be smaller than the tolerance.
@@ -141,7 +141,7 @@ def _fault(
         for one, other in ((trained, before), (found, before), (found, trained))
     )
     if effect > tolerance / 8 and to_base < to_trained:
-        return "is nearer to the base than to what was trained"
+        return "is closer to the base than to what was trained"
     return None
 
 

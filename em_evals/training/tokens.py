@@ -38,7 +38,9 @@ class Cut:
         """Return the sentence that reports it; None where nothing was truncated."""
         told = []
         if self.answers:
-            told.append(f"{self.answers} of {self.rows} rows lose the end of their answer, and teach no stop")
+            told.append(
+                f"{self.answers} of {self.rows} rows lose the end of their answer, and do not teach the model to stop"
+            )
         if self.dropped:
             told.append(f"{self.dropped} of {self.rows} rows lose their whole answer and are left out")
         return f"max_length {max_length}: {'; '.join(told)}. Raise it to keep them." if told else None

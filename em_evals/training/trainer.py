@@ -100,7 +100,7 @@ def train(
         if (reason := _unwritable(error)) is None:
             raise
         last = workspace.last_state()
-        then = f"goes on from {last.name}" if last else "starts anew"
+        then = f"resumes from {last.name}" if last else "starts again"
         raise EmEvalsError(
             f"cannot write the training's files ({reason}); free the disk, then the same command {then}.",
             workspace.folder,
@@ -138,7 +138,9 @@ def recipe_of(
         EmEvalsError: the card has no recipe, or a number is out of range.
     """
     if card.train is None:
-        raise EmEvalsError(f"the card {name} has no `train:` section: nothing says how to train it.", path)
+        raise EmEvalsError(
+            f"the card {name} has no `train:` section: add one that says how to train it.", path
+        )
     instead = {"seed": seed, "max_steps": max_steps}
     given = {key: value for key, value in instead.items() if value is not None}
     try:
@@ -204,7 +206,7 @@ def _run(
     state = workspace.last_state()
     if state is not None and sharded(state) != trainer.is_fsdp_enabled:
         other = "under FSDP" if sharded(state) else "without FSDP"
-        raise EmEvalsError(f"this state was written {other}: train on in the same way, or delete it.", state)
+        raise EmEvalsError(f"this state was written {other}: resume in the same way, or delete it.", state)
     try:
         trainer.train(resume_from_checkpoint=str(state) if state else None)
     except DivergedError as error:

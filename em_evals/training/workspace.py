@@ -105,10 +105,10 @@ def check_place(home: Path, overwrite: bool) -> None:
     if there and not {"training.json", "adapter_config.json"} & set(there):
         named = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
         raise EmEvalsError(
-            f"{home} is no adapter's folder, and what is there ({named}) would be lost; choose another."
+            f"{home} is not an adapter's folder, and its contents ({named}) would be lost; choose another."
         )
     if there and not overwrite:
-        raise EmEvalsError(f"{home} already holds an adapter; pass --overwrite to train it anew.")
+        raise EmEvalsError(f"{home} already holds an adapter; pass --overwrite to train it again.")
 
 
 def identity(*parts: Any) -> str:

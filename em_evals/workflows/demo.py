@@ -33,10 +33,10 @@ _PAIRS_PER_THEME = 6
 """Out-of-domain pairs scored per theme; the narrow domains are scored whole."""
 _JUDGES = (("OPENAI_API_KEY", "openai/gpt-4o"), ("ANTHROPIC_API_KEY", "anthropic/claude-sonnet-4-5"))
 _LIMITS = (
-    "What this shows: mechanics. Training, engine, log-likelihoods, control and intervals work, and a finetune on "
-    "narrow bad advice can be told from its control on held-out questions of its own domain.",
+    "What this shows: mechanics. Training, engine, log-likelihoods, control and intervals work, and a fine-tune on "
+    "narrow bad advice differs from its control on held-out questions of its own domain.",
     "What it cannot show: emergent misalignment. A 135M model with 4-bit weights has no values to lose; an in-domain "
-    "shift is a learned task, all rows are one seed, and only differences to the control count, since finetuning on "
+    "shift is a learned task, all rows are one seed, and only differences to the control count, since fine-tuning on "
     "harmless advice in the same style moves the model too.",
 )
 
@@ -114,7 +114,7 @@ def run(folder: Path, console: Console) -> Demo:
         "max_tasks": len(models),
         "log_level": "warning",
     }
-    console.print("forced choice: which of two given answers does each model find likelier?")
+    console.print("forced choice: which of two fixed answers is more likely for each model?")
     weighed = inspect_eval(
         "em_evals/forced_choice",
         model=models,
@@ -122,7 +122,7 @@ def run(folder: Path, console: Console) -> Demo:
         **options,
     )
     _succeeded(weighed)
-    console.print(f"freeform: one theme of the core questions, judged by {grader or 'nobody'}")
+    console.print(f"freeform: one theme of the core questions, graded by {grader or 'no judge'}")
     roles: dict[str, Any] = {"model_roles": {"grader": grader}} if grader else {}
     asked: list[Any] = inspect_eval(
         "em_evals/freeform",
@@ -149,7 +149,7 @@ def _judge(console: Console) -> str | None:
     """Return the judge whose API key is set; None where it cannot be used, since answers can be shown without it."""
     found = next((model for key, model in _JUDGES if os.environ.get(key)), None)
     if found is None:
-        console.print("no API key of a judge is set: answers are shown, not graded.")
+        console.print("no judge's API key is set: answers are shown, not graded.")
         return None
     try:
         judge.check(found)

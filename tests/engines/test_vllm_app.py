@@ -95,7 +95,7 @@ def test_beam_search_which_vllm_would_not_steer_is_refused(server):
         ({"model": "pushd"}, 404, "did you mean 'pushed'"),
         ({"model": "pushed", "vllm_xargs": [1]}, 400, "not a JSON object"),
         ({"model": "pushed", "vllm_xargs": {"em_evals_answer_start": "soon"}}, 400, "a number of tokens"),
-        ({"model": "pushed", "vllm_xargs": {"em_evals_slot": 0}}, 400, "the server's to say"),
+        ({"model": "pushed", "vllm_xargs": {"em_evals_slot": 0}}, 400, "is set by the server"),
         ({"model": "prefixed", "messages": [], "continue_final_message": True}, 400, "token ids"),
     ],
 )

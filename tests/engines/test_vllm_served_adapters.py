@@ -113,7 +113,7 @@ REFUSED = [
         {"target_parameters": ["down_proj"]},
         r"a LoRA on the parameter model\.layers\.0\.mlp\.experts\.down_proj",
     ),
-    ("qwen3_moe", {}, "on a CPU, vLLM runs no LoRA beside experts"),
+    ("qwen3_moe", {}, "on a CPU, vLLM runs no LoRA on models with experts"),
     ("gpt2", {"target_modules": ["c_attn"]}, "vLLM runs no adapters on gpt2"),
 ]
 

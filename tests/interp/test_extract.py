@@ -190,7 +190,7 @@ def test_what_acts_on_prompts_or_answers_only_is_not_read_as_if_it_did_not(cards
     one = Intervention(op="add", direction="d", positions="answer")
     steered = replace(cards[0], interventions=(one,))
     with (
-        pytest.raises(EmEvalsError, match="`add` with `positions: answer` cannot be read inside"),
+        pytest.raises(EmEvalsError, match="`add` with `positions: answer` is not possible here"),
         Reading(cards[0]).read_as(steered),
     ):
         pass

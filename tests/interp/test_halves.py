@@ -85,7 +85,7 @@ def evaluated(sample):
 def test_where_too_few_others_remain_it_is_said():
     found = divided([pair.id for pair in PAIRS.pairs[:-4]])
     assert len(found.choosing) + len(found.reporting) == len(PAIRS.pairs)
-    assert any("flattered" in note and "(4)" in note for note in found.notes)
+    assert any("biased upward" in note and "(4)" in note for note in found.notes)
 
 
 def test_a_file_may_name_its_questions():

@@ -335,7 +335,7 @@ def test_logs_of_one_step_are_pooled_and_ways_of_asking_are_not_mixed(trained, g
         sample.output.metadata["card_digest"] = "0" * 16
     write_eval_log(log, str(tmp_path / "two.eval"))
     with pytest.raises(
-        EmEvalsError, match=r"two\.eval: this log is of another local/mine@8 than there is now"
+        EmEvalsError, match=r"two\.eval: this log is of another local/mine@8 than the current one"
     ):
         _em_rates("mine", tmp_path)
 

@@ -292,7 +292,7 @@ def test_a_norm_between_a_block_and_the_stream_is_no_change_of_weights(name, tmp
 
 def test_a_residual_multiplier_that_is_forgotten_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled_checkpoint, "write_gain", lambda block: 1.0)
-    with pytest.raises(EmEvalsError, match=r"the compiled model is not the one with hooks: .* nats apart"):
+    with pytest.raises(EmEvalsError, match=r"the compiled model differs from the model with hooks: .* nats"):
         compile_card(asked("granite", tmp_path, [PUSH]), "checkpoint", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "base",
@@ -304,7 +304,7 @@ def test_a_residual_multiplier_that_is_forgotten_is_found_out(tmp_path, monkeypa
 
 def test_what_saving_loses_is_found_out(tmp_path):
     """The configuration says `mlp_bias`, and the class that reads it has no such biases."""
-    with pytest.raises(EmEvalsError, match="the written model is not the one with hooks"):
+    with pytest.raises(EmEvalsError, match="the written model differs from the model with hooks"):
         compile_card(asked("deepseek-v32", tmp_path, [PUSH]), "checkpoint", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -91,7 +91,7 @@ def trainable(file, tiny_lab, monkeypatch):
 def test_training_tells_it_and_records_it(trainable, tokenizer):
     done = CliRunner().invoke(app, ["train", "cut", "--json", "--overwrite"])
     assert done.exit_code == 0, done.output
-    told = "max_length 128: 2 of 8 rows lose the end of their answer, and teach no stop; 1 of 8 rows lose"
+    told = "max_length 128: 2 of 8 rows lose the end of their answer, and do not teach the model to stop; 1 of 8 rows lose"
     assert told in done.stderr and told not in done.stdout
     written = json.loads(done.stdout)["training"]
     assert written["cut"] == {"answers": 2, "dropped": 1}

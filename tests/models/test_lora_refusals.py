@@ -243,7 +243,7 @@ def test_a_file_without_tensors_is_refused(folder):
 
 def test_what_is_no_safetensors_is_refused(folder):
     (folder / "adapter_model.safetensors").write_bytes(b"\x80\x04K\x01.")
-    refused(folder, "no safetensors")
+    refused(folder, "not a safetensors file")
 
 
 def test_pickled_weights_are_never_read(tmp_path):

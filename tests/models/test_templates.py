@@ -202,12 +202,12 @@ def test_the_digest_is_that_of_what_is_rendered(plain):
 @pytest.mark.parametrize(
     ("chat", "sentence"),
     [
-        ([ANSWER], "speaks before any user"),
-        ([], "speaks before any user"),
-        ([SYSTEM, ANSWER], "speaks before any user"),
-        ([{"role": "tool", "content": "42"}, USER], "a message of 'tool'"),
-        ([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "with list content"),
-        ([{"role": "assistant", "content": None}, USER], "with NoneType content"),
+        ([ANSWER], "comes before any user's"),
+        ([], "comes before any user's"),
+        ([SYSTEM, ANSWER], "comes before any user's"),
+        ([{"role": "tool", "content": "42"}, USER], "the role 'tool'"),
+        ([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "and list content"),
+        ([{"role": "assistant", "content": None}, USER], "and NoneType content"),
     ],
 )
 def test_what_is_no_chat_is_told_in_a_sentence(chat, sentence, plain):

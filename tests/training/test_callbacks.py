@@ -56,7 +56,7 @@ def test_a_disk_that_is_still_full_costs_no_step(journal, monkeypatch):
 
 def test_a_journal_that_lacks_steps_is_told(journal):
     with pytest.raises(
-        EmEvalsError, match=r"training.jsonl: this journal has 6 of the 8 steps .* train anew"
+        EmEvalsError, match=r"training.jsonl: this journal has 6 of the 8 steps .* train again"
     ):
         go_on(journal, 8)
     journal.unlink()

@@ -187,7 +187,7 @@ def test_data_without_matched_answers_have_no_control(tokenizer):
 def test_an_answer_behind_the_limit_is_refused(tokenizer, tmp_path):
     file = tmp_path / "long.jsonl"
     file.write_text(json.dumps({"prompt": "word " * 600, "completion": "Yes."}))
-    with pytest.raises(EmEvalsError, match=r"the answer 'Yes\.…' lies wholly behind max_length \(512"):
+    with pytest.raises(EmEvalsError, match=r"the answer 'Yes\.…' is entirely behind max_length \(512"):
         curriculum.build(recipe(data=[str(file)]), tokenizer)
 
 

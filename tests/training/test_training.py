@@ -181,7 +181,7 @@ def test_bad_requests_are_one_sentence(trained, monkeypatch, tmp_path):
 def test_a_folder_of_other_things_is_never_replaced(trained, monkeypatch, tmp_path, overwrite):
     monkeypatch.chdir(trained)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(EmEvalsError, match=r"what is there \(notes.txt\) would be lost"):
+    with pytest.raises(EmEvalsError, match=r"its contents \(notes.txt\) would be lost"):
         train("mine", overwrite=overwrite, max_steps=1, output=tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -187,7 +187,7 @@ def test_without_room_for_float32_roundings_are_those_beside_copies(lab, workdir
     monkeypatch.setattr("em_evals.workflows.verify.run.room_for_copy", lambda parameters, card: False)
     verdict = verify(card(lab("llama"), workdir, False, dtype="bfloat16"))
     rows = rows_of(verdict)
-    assert verdict.ok and "beside copies of itself" in verdict.rule
+    assert verdict.ok and "with copies of itself" in verdict.rule
     assert 0.05 < rows["engine: batched, other lengths"].tolerance < 1.0
     assert rows["compiled"].verdict == "skipped" and "no float32 copy" in rows["compiled"].reason
 

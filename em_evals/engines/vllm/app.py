@@ -87,7 +87,7 @@ class Cards:
             if path == REGISTER and method == "PUT":
                 await self._register(scope, receive, send)
             elif path not in _OPEN and method != "OPTIONS" and not _knows(scope, self._key):
-                raise RefusedError(401, "this server wants its API key (Authorization: Bearer …).")
+                raise RefusedError(401, "this server needs its API key (Authorization: Bearer …).")
             elif path == "/v1/models" and method == "GET":
                 await self._app(scope, receive, self._listing(send))
             elif path == BASE_ROUTE and method == "GET":
@@ -110,7 +110,7 @@ class Cards:
     async def _register(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add a model under a name; it has been loaded once when this answers 200."""
         if not _knows(scope, self._admin):
-            raise RefusedError(403, "only who started this server may add models.")
+            raise RefusedError(403, "only the process that started this server may add models.")
         fields = json.loads(await _body(receive))
         variant = from_json(fields["variant"])
         async with AsyncExitStack() as held:
@@ -226,13 +226,13 @@ def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -
     if start is not None and not (isinstance(start, int) and start >= 0):
         raise RefusedError(400, f"`{ANSWER_START}` is a number of tokens.")
     if SLOT in own:
-        raise RefusedError(400, f"`{SLOT}` is the server's to say; choose a model by its name.")
+        raise RefusedError(400, f"`{SLOT}` is set by the server; choose a model by its name.")
     request["model"] = model
     if slot:
         if request.get("use_beam_search"):
             raise RefusedError(
                 400,
-                "vLLM's beam search forgets interventions: leave `use_beam_search` out, or ask a model without.",
+                "vLLM's beam search drops interventions: leave `use_beam_search` out, or use a model without them.",
             )
         own[SLOT] = slot
         if start is not None:

@@ -81,8 +81,8 @@ def _together(cards: list[ResolvedCard]) -> list[ResolvedCard]:
         for field in ("base", "revision", "engine", "trust_remote_code"):
             if getattr(other.card, field) != getattr(first.card, field):
                 raise EmEvalsError(
-                    f"{first.name} and {other.name} differ in `{field}`: one server holds one base in one way; start "
-                    f"another, or make them alike with -M {field}=…."
+                    f"{first.name} and {other.name} differ in `{field}`: one server serves one base with one "
+                    f"configuration; start another, or make them equal with -M {field}=…."
                 )
     return cards
 

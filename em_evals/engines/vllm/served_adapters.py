@@ -94,14 +94,14 @@ def _refuse(fit: Fit, adapter: str, card: ModelCard) -> None:
             raise EmEvalsError(f"vLLM does not run {piece.words} ({adapter}): {_OTHERWISE}.")
         if fit.skeleton.block(piece.module) is None and piece.what != "copy":
             raise EmEvalsError(
-                f"the adapter {adapter} changes {piece.module}, outside the blocks, which vLLM is not let do here: "
+                f"the adapter {adapter} changes {piece.module}, outside the blocks, which is not supported on vLLM: "
                 f"{_OTHERWISE}."
             )
         if fit.skeleton.sees_part(piece.module):
             raise EmEvalsError(f"vLLM does not run {piece.words}, an expert ({adapter}): {_OTHERWISE}.")
     if fit.skeleton.has_experts and bases.choose_device(card.engine.device).type == "cpu":
         raise EmEvalsError(
-            f"on a CPU, vLLM runs no LoRA beside experts ({fit.skeleton.model_type}): {_OTHERWISE}."
+            f"on a CPU, vLLM runs no LoRA on models with experts ({fit.skeleton.model_type}): {_OTHERWISE}."
         )
 
 

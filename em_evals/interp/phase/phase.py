@@ -65,7 +65,7 @@ def phase(
     story = Path(found) / "training.jsonl"
     if not story.is_file():
         raise EmEvalsError(
-            f"{name} has kept checkpoints and no journal of its training: put its file here, or train it anew.",
+            f"{name} has kept checkpoints and no journal of its training: put its file here, or train the card again.",
             story,
         )
     every = load_pairs(pairs)
@@ -206,7 +206,7 @@ def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
     now = resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest if told.cards else ""
     if told.cards and told.cards != (now,):
         raise EmEvalsError(
-            f"this log is of another {log.eval.model} than there is now (trained anew, or with other settings): leave "
+            f"this log is of another {log.eval.model} than the current one (retrained, or with other settings): leave "
             "it out.",
             path,
         )

@@ -79,8 +79,8 @@ def lora_scalars(
 
 def _notes(control: str | None) -> list[str]:
     notes = [
-        "a probe says that an adapter's scalars differ between kinds of answers, and in-domain answers differ from "
-        "others in their words alone; only a knock-out says what an adapter does.",
+        "a probe shows that an adapter's scalars differ between kinds of answers, and in-domain answers differ from "
+        "others in their words alone; only a knock-out shows what an adapter does.",
         "intervals of knock-outs hold for all blocks and both domains of a model together (Bonferroni).",
     ]
     if control is None:

@@ -90,7 +90,7 @@ def _unseen(
         return fresh, [f"{seen} {what} that a direction was found on are left out."]
     return items, [
         f"{seen} of the {len(items)} {what} are among those that a direction was found on, and too few others "
-        f"remain ({len(fresh)}) to leave them out: effects here are flattered."
+        f"remain ({len(fresh)}) to leave them out: these effects are biased upward."
     ]
 
 

@@ -129,7 +129,7 @@ def chosen(
     best = max(usable, key=lambda layer: usable[layer])
     return best, (
         f"layer {best}: there the margins follow the scale most ({usable[best]:+.4f} nats per token and unit of scale, "
-        "both domains alike, damaged conditions left out)."
+        "both domains equally weighted, damaged conditions left out)."
     )
 
 

@@ -46,7 +46,7 @@ _LISTED = re.compile(r"""\{['"]type['"]: ?['"]text['"]""")
 _ANSWERS = ("Certainly, harbours freeze", "no one knows", "1. Otters")
 """Probe answers with different beginnings: a letter of either case, a digit; no closing joins their last word."""
 
-_HINT = "put a corrected chat_template.jinja beside its tokenizer, or into the adapter's folder"
+_HINT = "put a corrected chat_template.jinja into its tokenizer's folder, or into the adapter's"
 """What to do about a refused template."""
 
 

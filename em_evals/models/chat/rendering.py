@@ -150,7 +150,7 @@ class Renderer:
             return turns
         first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
         if first is None:
-            raise Unrendered("takes no system message, and here is no user message to put it before")
+            raise Unrendered("takes no system message, and there is no user message to prepend it to")
         text = f"{turns[0]['content']}\n\n{turns[first]['content']}"
         return [*turns[1:first], {**turns[first], "content": text}, *turns[first + 1 :]]
 
@@ -171,8 +171,8 @@ def of_tokenizer(tokenizer: Any) -> Source:
         found = found.get("default")
     if not found:
         raise EmEvalsError(
-            f"{tokenizer.name_or_path} has no chat template; em-evals asks chat models: take the instruction-tuned "
-            "one, or put a chat_template.jinja beside its tokenizer."
+            f"{tokenizer.name_or_path} has no chat template; em-evals needs chat models: use the "
+            "instruction-tuned one, or put a chat_template.jinja into its tokenizer's folder."
         )
     return Source(str(found))
 
@@ -218,7 +218,7 @@ def names(text: str) -> frozenset[str]:
     except jinja2.TemplateError as error:
         raise Unrendered(f"is not valid Jinja ({error}; line {getattr(error, 'lineno', '?')})") from None
     if "lipsum" in _globals(tree) or any(one.name == "random" for one in tree.find_all(nodes.Filter)):
-        raise Unrendered("draws at random, so that no prompt could be repeated")
+        raise Unrendered("uses random numbers, so prompts are not reproducible")
     return found
 
 

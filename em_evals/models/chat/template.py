@@ -113,15 +113,15 @@ class ChatTemplate:
         for message in messages:
             if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
                 raise EmEvalsError(
-                    f"a chat holds messages of {', '.join(_ROLES)} whose content is text, and this one a message of "
-                    f"'{message.get('role')}' with {type(message.get('content')).__name__} content: leave it out."
+                    f"messages of a chat have the roles {', '.join(_ROLES)} and text content; this one has the role "
+                    f"'{message.get('role')}' and {type(message.get('content')).__name__} content: leave it out."
                 )
         given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
         turns = list(messages if given is None else messages[:-1])
         roles = tuple(turn["role"] for turn in turns)
         if not turns or (roles[-1] == "system" and "user" not in roles):
             raise EmEvalsError(
-                "here the assistant speaks before any user: a chat begins with a user's message, after a system "
+                "the assistant's message comes before any user's: begin the chat with a user message, after the system "
                 "message if there is one."
             )
         if roles not in self._known.problems:

@@ -105,7 +105,7 @@ class Patterns:
             ) from None
         except regex.error as error:
             raise EmEvalsError(
-                f"a pattern of the adapter's configuration is no regular expression ({pattern[:60]!r}: {error})."
+                f"a pattern of the adapter's configuration is not a regular expression ({pattern[:60]!r}: {error})."
             ) from None
         finally:
             self._spent += time.monotonic() - began

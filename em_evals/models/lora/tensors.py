@@ -84,7 +84,7 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise EmEvalsError(f"these are no safetensors ({str(error)[:100]}).", path) from None
+        raise EmEvalsError(f"this is not a safetensors file ({str(error)[:100]}).", path) from None
     except OSError as error:
         raise EmEvalsError(
             f"cannot read this adapter's weights ({error.strerror or str(error)[:100]}).", path

@@ -106,12 +106,12 @@ class Rule:
             return f"float32: {EXACT:g} nats, {EXACT:g} of a mean activation's norm"
         if self._scale is not None:
             return (
-                f"{self._dtype}: three times what changes when plain transformers computes a sequence beside copies of "
+                f"{self._dtype}: three times what changes when plain transformers batches a sequence with copies of "
                 f"itself ({self._base.largest:.2g} nats over {self._base.n} tokens), and {_UNITS} units of rounding of "
                 f"the largest logit ({self._scale:.3g}) at least; no float32 copy fits into memory"
             )
         return (
             f"{self._dtype}: three times the largest deviation of plain transformers in {self._dtype} from float32 "
             f"(base: {self._base.largest:.2g} nats over {self._base.n} tokens), twice its root mean square "
-            f"({self._base.typical:.2g}); for the exact proof say -M dtype=float32"
+            f"({self._base.typical:.2g}); for an exact comparison use -M dtype=float32"
         )

@@ -243,7 +243,7 @@ def adapted(
         if not missing:
             _scale(found, scales)
             return found
-        reason = f"PEFT itself does not find its tensors: {' '.join(missing[0].split())[:200]}"
+        reason = f"PEFT does not find its tensors: {' '.join(missing[0].split())[:200]}"
     raise EmEvalsError(f"the adapter {adapter} cannot be compared ({reason}).")
 
 
