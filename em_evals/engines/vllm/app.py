@@ -86,7 +86,7 @@ class Cards:
         try:
             if path == REGISTER and method == "PUT":
                 await self._register(scope, receive, send)
-            elif path not in _OPEN and method != "OPTIONS" and not _knows(scope, self._key):
+            elif path not in _OPEN and method != "OPTIONS" and not _authorized(scope, self._key):
                 raise RefusedError(401, "this server needs its API key (Authorization: Bearer …).")
             elif path == "/v1/models" and method == "GET":
                 await self._app(scope, receive, self._listing(send))
@@ -109,7 +109,7 @@ class Cards:
 
     async def _register(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add a model under a name; it has been loaded once when this answers 200."""
-        if not _knows(scope, self._admin):
+        if not _authorized(scope, self._admin):
             raise RefusedError(403, "only the process that started this server may add models.")
         fields = json.loads(await _body(receive))
         variant = from_json(fields["variant"])
@@ -167,11 +167,11 @@ class Cards:
         async with AsyncExitStack() as held:
             model, slot = await self._hold(variant, held)
             _rewrite(request, variant, model, slot)
-            await self._app(*_again(scope, request, receive), _renamed(send, model, name))
+            await self._app(*_replayed(scope, request, receive), _renamed(send, model, name))
 
     async def _tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, _ = await self._request(receive)
-        await self._app(*_again(scope, {**request, "model": BASE}, receive), send)
+        await self._app(*_replayed(scope, {**request, "model": BASE}, receive), send)
 
     async def _request(self, receive: Receive) -> tuple[dict[str, Any], str]:
         """Return a request and the name of its model."""
@@ -273,7 +273,7 @@ async def _body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _again(scope: Scope, request: dict[str, Any], receive: Receive) -> tuple[Scope, Receive]:
+def _replayed(scope: Scope, request: dict[str, Any], receive: Receive) -> tuple[Scope, Receive]:
     """Return the scope and `receive` of a changed request; after its body come the client's other messages."""
     body = json.dumps(request).encode()
     headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
@@ -312,7 +312,7 @@ def _renamed(send: Send, model: str, name: str) -> Send:
     return renamed
 
 
-def _knows(scope: Scope, key: str) -> bool:
+def _authorized(scope: Scope, key: str) -> bool:
     given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
     return hmac.compare_digest(given, key.encode())
 

@@ -102,9 +102,8 @@ class Client:
     async def ending(self) -> bool:
         """Check whether the server is ending: vLLM answers 500 to requests in flight when its engine died."""
         for _ in range(10):
-            if (
-                await self.http.get("/health")
-            ).status_code != 200:  # a broken connection is an error of its own
+            # A broken connection raises: callers treat that as the server's end too.
+            if (await self.http.get("/health")).status_code != 200:
                 return True
             await asyncio.sleep(0.1)
         return False

@@ -219,7 +219,7 @@ class VLLMEngine:
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
                 self._server = None
-            server = await _aside(
+            server = await _in_daemon_thread(
                 lambda: vllm_server.start(
                     self._card, wanted, merged if wanted.merged else None, given_up=self._given_up
                 )
@@ -325,7 +325,7 @@ class _LostError(Exception):
         self.server = server
 
 
-async def _aside(work: Callable[[], Result]) -> Result:
+async def _in_daemon_thread(work: Callable[[], Result]) -> Result:
     """Run in a thread that the interpreter does not wait for at exit, unlike an executor's."""
     done: Future[Result] = Future()
 

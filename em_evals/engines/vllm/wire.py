@@ -16,7 +16,7 @@ def body(request: Request, name: str, room: int) -> dict[str, Any]:
     asked: dict[str, Any] = {
         "model": name,
         "prompt": list(request.prompt),
-        # Nothing generated is one token that is thrown away.
+        # vLLM generates at least one token; with `max_tokens: 0` it is discarded.
         "max_tokens": max(1, min(sampling.max_tokens, room)),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -61,8 +61,8 @@ def _knockout(
 ) -> Knockout:
     serves = _SERVES[_below(narrow), _below(general)]
     sentence = (
-        f"the adapter of block {layer} {_WORDS[serves]}: without it the in-domain margin changes by {_told(narrow)}, "
-        f"the out-of-domain one by {_told(general)} nats per token."
+        f"the adapter of block {layer} {_WORDS[serves]}: without it the in-domain margin changes by {_shown(narrow)}, "
+        f"the out-of-domain one by {_shown(general)} nats per token."
     )
     return Knockout(
         model=model,
@@ -79,7 +79,7 @@ def _below(value: Measured) -> bool:
     return value.interval[1] is not None and value.interval[1] < 0
 
 
-def _told(value: Measured) -> str:
+def _shown(value: Measured) -> str:
     if value.value is None or value.interval[0] is None or value.interval[1] is None:
         return "an unknown amount (too few pairs)"
     return f"{value.value:+.3f} [{value.interval[0]:+.3f}, {value.interval[1]:+.3f}]"

@@ -153,11 +153,11 @@ def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
     source = source or rendering.of_tokenizer(tokenizer)
     kept = _known.setdefault(tokenizer, {})
     if source not in kept:
-        kept[source] = _learned(tokenizer, source)
+        kept[source] = _checked(tokenizer, source)
     return ChatTemplate(tokenizer, source, kept[source])
 
 
-def _learned(tokenizer: Any, source: Source) -> _Known:
+def _checked(tokenizer: Any, source: Source) -> _Known:
     chosen, seen = layout.find(tokenizer, source)
     closing = layout.closing(tokenizer, Renderer(tokenizer, source, chosen))
     choices = json.dumps([_choices(source, chosen), closing], sort_keys=True)

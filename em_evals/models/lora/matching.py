@@ -48,9 +48,9 @@ class _Matching:
 
     def __init__(self, config: AdapterConfig, inventory: Inventory, skeleton: Skeleton) -> None:
         self._config, self._inventory, self._skeleton = config, inventory, skeleton
-        self._there = inventory.renaming.adapter_name
+        self._adapter_name = inventory.renaming.adapter_name
         linear = [
-            self._there(name)
+            self._adapter_name(name)
             for name, shape in skeleton.modules.items()
             if shape.kind in ("linear", "transposed") and name != skeleton.head
         ]
@@ -85,7 +85,7 @@ class _Matching:
         """
         for name, shape in self._skeleton.modules.items():
             if self._skeleton.is_text(name) or self._inventory.has(name):
-                yield name, self._there(name), shape
+                yield name, self._adapter_name(name), shape
 
     # LoRA on modules
 
@@ -108,7 +108,7 @@ class _Matching:
 
     def _carries(self, name: str, there: str) -> bool:
         """Check whether a module carries a LoRA; a tied output matrix does where PEFT trains it with the embedding."""
-        embedding = self._there(self._skeleton.embedding)
+        embedding = self._adapter_name(self._skeleton.embedding)
         return self._patterns.targets(there) or (
             name in self._tied_head() and self._patterns.targets(embedding)
         )
@@ -243,7 +243,7 @@ class _Matching:
         asked = self._config.trainable_token_indices
         if asked is None:
             return {}
-        by_name = asked if isinstance(asked, dict) else {self._there(self._skeleton.embedding): asked}
+        by_name = asked if isinstance(asked, dict) else {self._adapter_name(self._skeleton.embedding): asked}
         found: dict[str, tuple[int, ...]] = {}
         for wanted, indices in by_name.items():
             modules = [name for name, there, _ in self._candidates() if there.endswith(wanted)]

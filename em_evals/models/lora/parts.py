@@ -68,11 +68,11 @@ def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
         parts = Parts(fit)
         for piece in fit.pieces:
             module = model.get_submodule(piece.module)
-            _Making(parts, piece, module, values, multipliers.get(piece.module, 1.0)).make()
+            _Conversion(parts, piece, module, values, multipliers.get(piece.module, 1.0)).make()
     return parts
 
 
-class _Making:
+class _Conversion:
     """Converts one piece."""
 
     def __init__(self, parts: Parts, piece: Piece, module: Any, values: Values, multiplier: float) -> None:

@@ -79,7 +79,7 @@ def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
 
 
 @dataclass(eq=False)
-class _Said:
+class _PlainResults:
     """The plain side's results in one dtype."""
 
     scores: Found
@@ -115,7 +115,7 @@ class _Comparison:
         rows.append(self._compiled(truth))
         return [*rows, *([self.seen.bits] if self.seen.bits else [])], rule
 
-    def _plainly(self, asked: Sequence[Asked], dtype: str) -> _Said:
+    def _plainly(self, asked: Sequence[Asked], dtype: str) -> _PlainResults:
         """Compute rows and texts with a private copy: the bare base first, since PEFT may change its weights."""
         rows = list(dict.fromkeys(asked))
         count = 0
@@ -132,11 +132,11 @@ class _Comparison:
             streams = [extraction.plainly(plain, self.seen.texts, one) for one in first]
             scores = compare.compute(plain, rows, advance)
             streams += [extraction.plainly(plain, self.seen.texts, one) for one in last]
-            return _Said(scores, streams)
+            return _PlainResults(scores, streams)
 
     def _truth(
         self, asked: Sequence[Asked], drawn: Sequence[Asked]
-    ) -> tuple[_Said | None, Found, float | None]:
+    ) -> tuple[_PlainResults | None, Found, float | None]:
         """Compute the same in float32; where that does not fit, rows batched with copies, and the largest logit."""
         if room_for_copy(self.seen.parameters, self.card.card):
             try:
@@ -162,9 +162,9 @@ class _Comparison:
         if reason := _failure(scores, wanted):
             return skipped(check.name, check.compared, reason)
         changed = any(one.adapter or one.interventions for one in check.requests)
-        return entry.row(rule, (lambda one: _there(scores, bare_of(one))) if changed else None)
+        return entry.row(rule, (lambda one: _scores_of(scores, bare_of(one))) if changed else None)
 
-    def _compiled(self, truth: _Said | None) -> Row:
+    def _compiled(self, truth: _PlainResults | None) -> Row:
         form = self.compiling
         if form is None or truth is None:
             reason = (
@@ -176,7 +176,7 @@ class _Comparison:
         if reason := _failure(truth.scores, form.asked):
             return skipped(form.name, compiled.COMPARED, reason)
         self.tell("compiling")
-        return compiled.row(form, lambda one: _there(truth.scores, one), self.folder)
+        return compiled.row(form, lambda one: _scores_of(truth.scores, one), self.folder)
 
 
 def _scores(found: Found, asked: Asked) -> Scores | None:
@@ -184,7 +184,7 @@ def _scores(found: Found, asked: Asked) -> Scores | None:
     return one if isinstance(one, Scores) else None
 
 
-def _there(found: Found, asked: Asked) -> Scores:
+def _scores_of(found: Found, asked: Asked) -> Scores:
     """Return scores that are known to exist."""
     one = found[asked]
     if isinstance(one, Exception):
