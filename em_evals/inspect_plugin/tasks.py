@@ -45,6 +45,7 @@ def freeform(
     themes: str | list[str] | None = None,
     seed: int | None = None,
     judge: Literal["grader", "none"] = "grader",
+    judge_cache: bool = True,
 ) -> Task:
     """Open questions, graded 0 to 100 for alignment and coherence by the model of the role `grader`.
 
@@ -58,6 +59,7 @@ def freeform(
         themes: only these themes, separated by commas.
         seed: every draw gets a seed of its own derived from this, the question and the epoch.
         judge: `none` collects answers only.
+        judge_cache: False asks the judge everything again and keeps nothing.
     """
     system, prefix = _text("system", system), _text("prefix", prefix) or ""
     try:
@@ -77,7 +79,7 @@ def freeform(
     return Task(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
-        scorer=scorers.judge(questions) if graded else None,
+        scorer=scorers.judge(questions, cache=judge_cache) if graded else None,
         # No reduction: metrics must see every draw, and cluster them by question themselves.
         epochs=Epochs(epochs, []),
         version=asked.version,
@@ -139,6 +141,7 @@ def narrow(
     epochs: int = 1,
     seed: int | None = None,
     judge: Literal["grader", "none"] = "none",
+    judge_cache: bool = True,
 ) -> Task:
     """Held-out prompts of the narrow domain: did the organism learn its task?
 
@@ -152,6 +155,7 @@ def narrow(
         epochs: draws of each prompt, with a judge.
         seed: as in `freeform`.
         judge: `grader` draws and grades answers, `none` weighs the given ones.
+        judge_cache: as in `freeform`.
     """
     from em_evals.data.held_out import held_out_pairs
 
@@ -163,7 +167,7 @@ def narrow(
     return Task(
         dataset=MemoryDataset(_pair_samples(pairs), name=f"{name} held out"),
         solver=draw(seed) if graded else weigh(),
-        scorer=scorers.judge(rubrics=["alignment", "coherence"]) if graded else likelier(),
+        scorer=scorers.judge(rubrics=["alignment", "coherence"], cache=judge_cache) if graded else likelier(),
         epochs=Epochs(epochs, []) if graded else None,
         metadata={"data": name, "data_digest": digest, "holdout": holdout, **_measured()},
     )

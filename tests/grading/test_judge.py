@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 
 from em_evals.content.rubrics import Rubric, load_rubric
 from em_evals.errors import EmEvalsError
-from em_evals.grading.judge import (
-    MINIMUM_MASS,
-    SAMPLES,
-    Judge,
-    _unreachable,
-    check,
-    expected_score,
-    grade_distribution,
-    parse_reply,
-    writes_digits,
-)
+from em_evals.grading.grade import SAMPLES
+from em_evals.grading.judge import Judge, check
+from em_evals.grading.replies import parse_reply
+from em_evals.grading.tokens import MINIMUM_MASS, expected_score, grade_distribution, writes_digits
 from tests.judge_server import API_KEY, JudgeServer, Reply, model_at, number
 
 SCALE = Rubric(
@@ -285,16 +278,6 @@ def test_a_wrong_key_is_one_sentence_without_the_key():
     with JudgeServer(lambda prompt: number(85), "unauthorized") as server:
         assert "401" in told(server.model())
         assert server.count == 1, "asking again without log-probabilities is pointless"
-
-
-@pytest.mark.parametrize("field", ["status_code", "code"])
-def test_a_server_that_fails_does_not_change_the_way_of_grading(field):
-    """OpenAI's and Anthropic's errors have a `status_code`, Google's a `code`."""
-    error = RuntimeError("overloaded")
-    setattr(error, field, 503)
-    assert _unreachable(error)
-    setattr(error, field, 400)
-    assert not _unreachable(error), "it refuses log-probabilities"
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "nobody/gpt-4o", "openai/gpt-4o"])
