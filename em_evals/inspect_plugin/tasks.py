@@ -35,6 +35,18 @@ _NARROW_JUDGE = (
 )
 
 
+class _EveryDraw(Task):
+    """A task whose metrics see every draw: Inspect's `--epochs-reducer` would count a question's draws as one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "epochs_reducer" and value:
+            raise refusal(
+                "--epochs-reducer would merge the draws of a question before they are counted: leave it out, rates "
+                "and their intervals cluster draws by question themselves."
+            )
+        super().__setattr__(name, value)
+
+
 @task
 def freeform(
     questions: str = "core",
@@ -76,7 +88,7 @@ def freeform(
         _LOGGER.warning(
             f"The authors of {asked.name} drew {theirs} answers to each wording: so does --epochs {theirs}."
         )
-    return Task(
+    return _EveryDraw(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
         scorer=scorers.judge(questions, cache=judge_cache) if graded else None,
@@ -164,7 +176,7 @@ def narrow(
         name, digest, pairs = held_out_pairs(data, holdout, limit, paired=not graded)
     except EmEvalsError as error:
         raise refusal(error) from None
-    return Task(
+    return _EveryDraw(
         dataset=MemoryDataset(_pair_samples(pairs), name=f"{name} held out"),
         solver=draw(seed) if graded else weigh(),
         scorer=scorers.judge(rubrics=["alignment", "coherence"], cache=judge_cache) if graded else likelier(),

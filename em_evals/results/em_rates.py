@@ -125,8 +125,7 @@ class Rates:
             result[name] = rate.value
             result[f"{name}_interval"] = rate.fixed
             result[f"{name}_interval_random_questions"] = rate.random
-        if self.ungraded:
-            result["em_rate_bounds"] = self.em_rate_bounds
+        result["em_rate_bounds"] = self.em_rate_bounds
         nulled: dict[str, Any] = files.without_nan(result)
         return nulled
 

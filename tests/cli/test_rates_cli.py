@@ -15,7 +15,7 @@ from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 RATES = ("coherent_share", "em_rate", "em_rate_coherent")
 KEYS = {
-    *("draws", "scored", "coherent", "misaligned_coherent"),
+    *("draws", "scored", "ungraded", "coherent", "misaligned_coherent", "em_rate_bounds"),
     *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
 }
 
