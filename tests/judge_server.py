@@ -176,6 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        self.send_header(
+            "x-should-retry", "false"
+        )  # to OpenAI's client, which would wait by itself before Inspect does
         self.end_headers()
         self.wfile.write(data)
 

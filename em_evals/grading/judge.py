@@ -132,7 +132,7 @@ class Judge:
         if (known := self._cache.distribution(*key)) is not None:
             return grade_distribution(rubric, known)
         output = await self._ask(prompt, reading)
-        logprobs = output.choices[0].logprobs if output.choices else None
+        logprobs = output.choices[0].logprobs
         grade = read_first(rubric, logprobs.content if logprobs else [], reading)
         self._cache.keep({"distribution": grade.distribution}, *key)
         return grade
@@ -193,7 +193,7 @@ class Judge:
                     found = await self._probe(one)
                 except Failure as again:
                     failure = again
-                    if failure.status is None or failure.status >= 500:
+                    if failure.status is None or failure.status == 429 or failure.status >= 500:
                         break  # another way of asking mends no server
                     continue
                 following = (one.without(found.part, found.why) if found else None) or one
@@ -208,7 +208,7 @@ class Judge:
         try:
             output = await self._ask(PROBE.render("", ""), reading)
             if reading.alternatives:
-                logprobs = output.choices[0].logprobs if output.choices else None
+                logprobs = output.choices[0].logprobs
                 read_first(PROBE, logprobs.content if logprobs else [], reading)
         except Trouble as trouble:
             return trouble
@@ -239,6 +239,8 @@ class Judge:
                     raise failure from None
                 self._warn(f"waiting for its rate limit ({failure.sentence})")
         self._last_reply = time.monotonic()
+        if not output.choices:
+            raise Failure("its reply holds no choices")
         written = output.usage.output_tokens if output.usage else 0
         if output.stop_reason == "content_filter":
             raise Failure(f"its provider filtered the request: {failures.one_line(output.completion)}")
