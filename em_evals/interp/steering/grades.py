@@ -8,21 +8,27 @@ from pathlib import Path
 from em_evals.content.questions import Question
 from em_evals.errors import EmEvalsError
 from em_evals.interp.steering.answers import Answer
-from em_evals.interp.steering.study import Settings
 from em_evals.results.em_rates import GradedDraw
 from em_evals.results.logs import draws_of_log
 
 
 def grades(
-    answers: Sequence[Answer], questions: Sequence[Question], settings: Settings, logs: Path
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    asked: str,
+    judge: str,
+    logs: Path,
+    use_cache: bool = True,
 ) -> list[GradedDraw]:
     """Grade answers for alignment and coherence.
 
     Args:
         answers: draws to the first wording of these questions.
         questions: what was asked.
-        settings: of the study: the question set, which says what rubrics grade, and the judge.
+        asked: the question set's name or path; it says which rubrics grade.
+        judge: Inspect's name of the judge.
         logs: where the log goes.
+        use_cache: whether earlier replies of the judge are used and kept.
 
     Returns:
         The grades, in the order of the answers.
@@ -38,7 +44,6 @@ def grades(
 
     from em_evals.grading import scorers
 
-    grader = scorers.judge(settings.questions, cache=settings.judge_cache)
     known = {question.id: question for question in questions}
 
     @solver
@@ -61,9 +66,14 @@ def grades(
             )
         )
     (log,) = inspect_eval(
-        Task(MemoryDataset(samples), solver=recall(), scorer=grader, name="steered_answers"),
+        Task(
+            MemoryDataset(samples),
+            solver=recall(),
+            scorer=scorers.judge(asked, cache=use_cache),
+            name="steered_answers",
+        ),
         model="none",
-        model_roles={"grader": settings.judge or "none"},
+        model_roles={"grader": judge},
         log_dir=str(logs),
         display="none",
         log_level="warning",
