@@ -358,7 +358,7 @@ def test_factual_questions_give_the_share_of_true(subject, monkeypatch, shared_d
     assert log.status == "success" and all(set(value) == {"correct", "unscored"} for value in values(log))
     found = metrics(log)
     assert found["correct"] == 1 / 5 and found["correct_low"] < 1 / 5 < found["correct_high"]
-    assert "em_rate" not in found
+    assert "em_rate" not in found and found["ungraded_share"] == pytest.approx(1 / 6)
 
 
 # ---- what is asked ----

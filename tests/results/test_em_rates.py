@@ -226,7 +226,7 @@ def other(kind, *values):
 
 def test_a_set_graded_true_or_false_gets_the_share_of_true():
     result = em_rates()(other("binary", 1.0, 0.2, 0.9, NAN))
-    assert set(result) == {"mine", "mine_low", "mine_high"}
+    assert set(result) == {"mine", "mine_low", "mine_high", "ungraded_share"}
     assert result["mine"] == 2 / 3 and (result["mine_low"], result["mine_high"]) == intervals.fixed_questions(
         2, 3
     )
