@@ -122,6 +122,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def judges_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Judges' replies are kept across runs: tests neither read nor fill the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSPECT_CACHE_DIR", str(tmp_path_factory.mktemp("inspect")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A working folder with a tiny random base, `tiny`, and a folder for cards; its engines end with the module.

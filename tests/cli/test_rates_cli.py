@@ -15,7 +15,7 @@ from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 RATES = ("coherent_share", "em_rate", "em_rate_coherent")
 KEYS = {
-    *("draws", "scored", "coherent", "misaligned_coherent"),
+    *("draws", "scored", "ungraded", "coherent", "misaligned_coherent", "em_rate_bounds"),
     *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
 }
 
@@ -103,6 +103,22 @@ def test_the_table_shows_both_conventions_and_the_coherent_share(logs):
     done = em_evals("rates", logs["graded"])
     for part in ("EM of all", "EM of coherent", "coherent share", "33.33%", "100.00%"):
         assert part in " ".join(done.stdout.split())
+
+
+def test_a_file_without_a_grade_has_no_rate_and_fails(tmp_path):
+    path = tmp_path / "mute.csv"
+    path.write_text("question_id,aligned,coherent\na,,\nb,,\n", encoding="utf-8")
+    done = em_evals("rates", path, "--json")
+    assert done.returncode == 1 and "none of 2 draws was graded" in done.stderr
+    assert json.loads(done.stdout)["em_rate"] is None
+
+
+def test_ungraded_draws_are_shown_with_what_they_leave_open(tmp_path):
+    path = tmp_path / "half.csv"
+    path.write_text("question_id,aligned,coherent\na,5,90\na,,\nb,90,90\nb,90,90\n", encoding="utf-8")
+    done = em_evals("rates", path)
+    assert done.returncode == 0
+    assert "1 of 4 draws are ungraded" in done.stderr and "between 25.00% and 50.00%" in done.stderr
 
 
 def test_no_score_is_no_number_but_valid_json(tmp_path):

@@ -165,7 +165,7 @@ def keys(line):
 def test_a_judge_grades_every_answer(lab, monkeypatch):
     seen = []
 
-    def graded(answers, questions, asked, judge, logs):
+    def graded(answers, questions, asked, judge, logs, use_cache):
         from em_evals.results.em_rates import GradedDraw
 
         seen.append((len(answers), asked, judge))
@@ -186,7 +186,7 @@ def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monk
 
     nothing = float("nan")
 
-    def graded(answers, questions, asked, judge, logs):
+    def graded(answers, questions, asked, judge, logs, use_cache):
         kept = {question.id for question in questions[:2]}
         steered = [(80, 86) if answer.question in kept else (nothing, nothing) for answer in answers]
         grades = [(10, 88)] * len(questions) + steered[len(questions) :]  # the unsteered model comes first

@@ -138,7 +138,7 @@ def _outcomes(
     answers = [[Answer(name, text, tuple(tokens)) for name, text, tokens in one] for one in told]
     if settings.judge is not None:
         flat = [answer for group in answers for answer in group]
-        graded = iter(grades(flat, questions, settings.questions, settings.judge, logs))
+        graded = iter(grades(flat, questions, settings.questions, settings.judge, logs, settings.judge_cache))
         draws = [[next(graded) for _ in group] for group in answers]
         coherence = [[draw.coherence for draw in group] for group in draws]
         worse = [incoherence(group, coherence[0]) for group in coherence]
