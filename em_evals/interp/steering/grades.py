@@ -34,7 +34,7 @@ def grades(
         The grades, in the order of the answers.
 
     Raises:
-        EmEvalsError: the judge failed; finished grades are cached and are not requested again.
+        EmEvalsError: the judge failed; with `use_cache`, finished grades are not requested again.
     """
     from inspect_ai import Task
     from inspect_ai import eval as inspect_eval
