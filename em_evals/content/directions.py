@@ -1,4 +1,4 @@
-"""The direction file: a vector for each layer of the residual stream, with what is needed to use it safely.
+"""The direction file: one vector per layer of the residual stream, with the metadata needed to use it safely.
 
 safetensors with `direction` and `base_mean` [layers, width] and `mean_norm` [layers], float32; everything else (base,
 how it was found, counts, digests) is JSON in the file's metadata.
@@ -29,12 +29,12 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A vector per decoder block.
+    """One vector per decoder block.
 
     Attributes:
-        vectors: [layers, width] raw mean differences, not normalised.
-        base_mean: [layers, width] the base's mean activation on the texts that the direction was found on.
-        mean_norm: [layers] mean length of the base's activations there.
+        vectors: [layers, width] raw mean differences, not normalized.
+        base_mean: [layers, width] the base's mean activation on the texts that the direction was extracted from.
+        mean_norm: [layers] mean norm of the base's activations on those texts.
         metadata: `base`, `revision`, how it was made; JSON values.
     """
 
@@ -55,7 +55,7 @@ class Direction:
 
 
 def write(direction: Direction, path: Path) -> None:
-    """Write a direction file, whole or not at all."""
+    """Write a direction file atomically."""
     from safetensors.numpy import save_file
 
     tensors = {
@@ -72,13 +72,13 @@ def read(path: Path) -> Direction:
     """Read a direction file.
 
     Raises:
-        EmEvalsError: it is not one, or its shapes contradict each other.
+        EmEvalsError: this is not a direction file, or its shapes do not match.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            # Files of earlier versions hold NaN, which is no JSON, where a layer had no vector.
+            # Older files hold NaN, which is not valid JSON, where a layer has no vector.
             metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"), parse_constant=lambda _: None)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, json.JSONDecodeError):
@@ -94,12 +94,12 @@ def read(path: Path) -> Direction:
 
 
 def check_base(path: Path, base: str, revision: str | None) -> None:
-    """Refuse a direction that was made for another base, by what its metadata name and by its shape.
+    """Refuse a direction that was made for another base, by its metadata and by its shape.
 
-    A base whose configuration is not on this machine has no shape yet; models/ compares again before weights load.
+    Without a local configuration of the base there is no shape to compare; models/ checks again before weights load.
 
     Raises:
-        EmEvalsError: its metadata name another base or revision, or the base has other layers or another width.
+        EmEvalsError: its metadata name another base or revision, or the base has a different depth or width.
     """
     direction = read(path)
     metadata = direction.metadata
@@ -116,10 +116,10 @@ def check_base(path: Path, base: str, revision: str | None) -> None:
 
 
 def check_shape(path: Path, direction: Direction, layers: int, width: int) -> None:
-    """Refuse a direction that does not fit a model.
+    """Refuse a direction whose shape does not match the model's.
 
     Raises:
-        EmEvalsError: the model has other layers or another width.
+        EmEvalsError: the model has a different depth or width.
     """
     if (direction.layers, direction.width) != (layers, width):
         raise EmEvalsError(
@@ -130,10 +130,10 @@ def check_shape(path: Path, direction: Direction, layers: int, width: int) -> No
 
 
 def find(name: str) -> Path:
-    """The file behind a direction's name (adapters/NAME.safetensors) or path.
+    """Return the file of a direction, given its name (adapters/NAME.safetensors) or path.
 
     Raises:
-        EmEvalsError: there is none; names the nearest.
+        EmEvalsError: there is no such file; the message suggests the nearest name.
     """
     path = Path(name).expanduser()
     if path.suffix == ".safetensors":
@@ -154,47 +154,47 @@ def find(name: str) -> Path:
 
 
 def unit(direction: Direction) -> Floats:
-    """[layers, width], each layer's vector at length 1 (a vector of 0 stays)."""
+    """Return [layers, width]: each layer's vector at norm 1 (a zero vector stays zero)."""
     lengths = np.linalg.norm(direction.vectors, axis=1, keepdims=True)
     return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
 def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
-    """[layers], where the vector is longer than what rounding leaves of two equal means: a millionth of `mean_norm`."""
+    """Return [layers]: where the vector's norm exceeds the rounding error of two equal means, 1e-6 · `mean_norm`."""
     return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
 
 
 def steering_digest(interventions: Iterable[Intervention]) -> str:
-    """Identify interventions by what they do: their options, and their directions by content."""
+    """Return a digest of what interventions do: their options, and their directions by content."""
     parts: list[bytes] = []
     for one in interventions:
         found = [find(name).read_bytes() for name in one.directions]
-        # How many there are is part of it: of two lists, one may go on with the file that the other begins with.
+        # Include the number of directions: without it, two lists whose concatenated bytes agree would collide.
         parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(found), *found]
     return files.digest(*parts)
 
 
 def cosine(one: Direction, other: Direction) -> Floats:
-    """[layers], the cosine of two directions at each layer.
+    """Return [layers]: the cosine of two directions at each layer; 0 where either vector is zero.
 
     Raises:
-        EmEvalsError: they have not the same layers and width.
+        EmEvalsError: their depths or widths differ.
     """
     _same_shape(one, other)
     return np.asarray(np.nan_to_num(cosines(one.vectors, other.vectors)), dtype=np.float32)
 
 
 def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The cosines of vectors, which lie along the last axis; NaN where one of them has no length."""
+    """Return the cosines of vectors along the last axis; NaN where either vector has norm 0."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.asarray((a * b).sum(-1) / np.where(lengths > 0, lengths, np.nan))
 
 
 def random_cosine(width: int, confidence: float = 0.95) -> float:
-    """The absolute cosine below which this share of pairs of random directions lies.
+    """Return the absolute cosine below which this share (`confidence`) of pairs of random directions lies.
 
-    cos² of two of them is Beta(1/2, (width - 1)/2).
+    cos² of two random directions in `width` dimensions is Beta(1/2, (width - 1)/2).
     """
     from scipy import stats
 
@@ -202,12 +202,12 @@ def random_cosine(width: int, confidence: float = 0.95) -> float:
 
 
 def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:
-    """The weighted sum of directions, w1·v1 + w2·v2 + … (subtract with weight -1); base means are averaged.
+    """Return the weighted sum of directions, w1·v1 + w2·v2 + … (weight -1 subtracts); base means are averaged.
 
-    It was found on all that its parts were found on.
+    Its `questions` are the union of its parts' questions.
 
     Raises:
-        EmEvalsError: there are none, or they have not the same layers, width and base.
+        EmEvalsError: `parts` is empty, or their depths, widths or bases differ.
     """
     if not parts:
         raise EmEvalsError("there is no direction to combine.")
@@ -228,12 +228,12 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
 
 
 def orthogonalise(direction: Direction, to: Direction) -> Direction:
-    """V - (v·w) w at each layer, with w the other's unit vector: what the other does not explain.
+    """Return v - (v·w) w at each layer, with w the unit vector of `to`: the component that `to` does not explain.
 
-    It was found on what either was found on; what was taken out is told as `orthogonal_to`.
+    Its `questions` are the union of both; the removed direction is recorded as `orthogonal_to`.
 
     Raises:
-        EmEvalsError: they have not the same layers and width.
+        EmEvalsError: their depths or widths differ.
     """
     _same_shape(direction, to)
     along = unit(to)
@@ -244,7 +244,7 @@ def orthogonalise(direction: Direction, to: Direction) -> Direction:
 
 
 def found_on(*directions: Direction | None) -> set[str]:
-    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
+    """Return what directions were extracted from, as recorded in `questions`: ids, texts or their digests."""
     named: set[str] = set()
     for direction in directions:
         questions = direction.metadata.get("questions") if direction is not None else None
@@ -253,7 +253,7 @@ def found_on(*directions: Direction | None) -> set[str]:
 
 
 def _questions(*directions: Direction) -> dict[str, Any]:
-    """Metadata of what is made of these directions: who tests it must know every question that found a part of it."""
+    """Return the `questions` of a derived direction: a held-out test must exclude the questions of all its parts."""
     named = sorted(found_on(*directions))
     return {"questions": named} if named else {}
 
