@@ -433,7 +433,7 @@ def test_damaged_conditions_are_marked_and_said(tmp_path):
     (flag,) = made.flags
     assert flag.startswith("Damage: at 13 of 32 conditions"), "ablations count too"
     figure = next(figure for figure in made.figures if figure.name == "steering-organism-in-domain")
-    assert [row[0].value for row in figure.table.rows if row[4] == "fell apart"] == [-8, 8] * 3
+    assert [row[0].value for row in figure.table.rows if row[4] == "incoherent"] == [-8, 8] * 3
     texts = [layer["mark"].get("text") for layer in figure.chart.to_dict(validate=False)["layer"]]
     assert "✕" in texts
 
