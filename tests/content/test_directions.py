@@ -80,7 +80,7 @@ def test_a_control_vector_is_what_llama_cpp_reads(tmp_path):
 def test_an_export_refuses_what_it_does_not_read(output, option, workdir):
     directions.write(ONE, workdir / "one.safetensors")
     done = CliRunner().invoke(app, ["direction", "export", "one.safetensors", "-o", output, *option])
-    assert f"{option[0]} says nothing about a .{output.split('.')[1]} file" in str(done.exception)
+    assert f"{option[0]} does not apply to a .{output.split('.')[1]} file" in str(done.exception)
     assert not (workdir / output).exists()
 
 
