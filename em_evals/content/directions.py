@@ -87,7 +87,7 @@ def read(path: Path) -> Direction:
         raise EmEvalsError(f"this direction file has no tensor `{missing[0]}`.", path)
     vectors, mean, norm = found["direction"], found["base_mean"], found["mean_norm"]
     if not all(np.isfinite(array).all() for array in (vectors, mean, norm)):
-        raise EmEvalsError("this direction file holds values that are no numbers; extract it anew.", path)
+        raise EmEvalsError("this direction file holds NaN or infinite values; extract it again.", path)
     if vectors.ndim != 2 or mean.shape != vectors.shape or norm.shape != vectors.shape[:1]:
         raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
     return Direction(vectors.astype(np.float32), mean.astype(np.float32), norm.astype(np.float32), metadata)
@@ -215,8 +215,8 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
     for _, part in parts[1:]:
         _same_shape(first, part)
     vectors, means, norms = (
-        sum(weight * getattr(part, name) for weight, part in weighed)
-        for name, weighed in (
+        sum(weight * getattr(part, name) for weight, part in weighted)
+        for name, weighted in (
             ("vectors", parts),
             ("base_mean", [(1 / len(parts), part) for _, part in parts]),
             ("mean_norm", [(1 / len(parts), part) for _, part in parts]),
@@ -238,8 +238,8 @@ def orthogonalise(direction: Direction, to: Direction) -> Direction:
     _same_shape(direction, to)
     along = unit(to)
     vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
-    told = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
-    metadata = direction.metadata | {"orthogonal_to": told} | _questions(direction, to)
+    removed = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
+    metadata = direction.metadata | {"orthogonal_to": removed} | _questions(direction, to)
     return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata)
 
 

@@ -124,7 +124,7 @@ def _lines(
         for name_node, value in node.value:
             name, line = str(name_node.value), name_node.start_mark.line + 1
             if name in seen:
-                raise EmEvalsError(f"the key '{name}' stands twice; delete one.", path, line)
+                raise EmEvalsError(f"the key '{name}' is repeated; delete one.", path, line)
             seen.add(name)
             yield from _lines(value, (*key, name), path, (*above, node))
             yield (*key, name), line

@@ -119,8 +119,8 @@ def _template(folder: Path) -> str:
     if not settings.is_file():
         return json.dumps(own) if own else ""
     try:
-        said = json.loads(read_text(settings))
-        own |= {name: json.dumps(said[name]) for name in _ASKED_BY if name in said}
+        fields = json.loads(read_text(settings))
+        own |= {name: json.dumps(fields[name]) for name in _ASKED_BY if name in fields}
     except (json.JSONDecodeError, TypeError):
         return read_text(settings)
     return json.dumps(own) if own.keys() - {"bos_token", "eos_token"} else ""

@@ -126,7 +126,7 @@ def matched(data: TrainingData, kind: str) -> TrainingData:
         if len(control.rows) != len(data.rows):
             raise EmEvalsError(
                 f"'{control.name}' has {len(control.rows)} rows and '{data.name}' has {len(data.rows)}: an educational "
-                "control is matched row by row and needs as many.",
+                "control is matched row by row and needs the same number.",
                 control.path,
             )
         return replace(control, prompts=data.prompts)

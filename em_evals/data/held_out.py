@@ -33,7 +33,7 @@ def held_out_pairs(
     kind = datasets.harmless_kind(data)
     if paired and kind is None:
         raise EmEvalsError(
-            f"the data set {data.name} has no matched harmless answers to weigh against; grade drawn answers with "
+            f"the data set {data.name} has no matched harmless answers to score against; grade sampled answers with "
             "`-T judge=grader`."
         )
     harmless = datasets.matched(data, kind).rows if kind is not None else data.rows

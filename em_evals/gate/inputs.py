@@ -95,7 +95,7 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
     if suffix == ".csv":
         return [readers.of_csv(path)]
     if suffix != ".json":
-        raise EmEvalsError("this is no Inspect log, lm-eval result, baseline or judged CSV.", path)
+        raise EmEvalsError("this is not an Inspect log, lm-eval result, baseline or judged CSV.", path)
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -111,5 +111,5 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
     if isinstance(data, dict) and {"eval", "status"} <= data.keys():
         return [readers.of_log(path)]
     if chosen:
-        raise EmEvalsError("this JSON is no Inspect log, lm-eval result or baseline.", path)
+        raise EmEvalsError("this JSON is not an Inspect log, lm-eval result or baseline.", path)
     return []

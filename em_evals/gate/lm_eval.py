@@ -149,6 +149,7 @@ def _summary(path: Path, what: str, value: float, error: float | None, count: in
         return None
     events = round(value * count)
     if 0 <= value <= 1 and abs(value * count - events) < _TOLERANCE * count:
+        # A mean of zeros and ones has exactly this standard error; then the mean stands for counts.
         expected = math.sqrt(value * (1 - value) / (count - 1)) if count > 1 else 0.0
         if abs(expected - error) < _TOLERANCE:
             return Counts(clusters={"all items": (events, count)})

@@ -31,7 +31,9 @@ def write(judgement: Judgement, path: Path) -> list[Path]:
         EmEvalsError: the name does not end in `.json`.
     """
     if path.suffix != ".json":
-        raise EmEvalsError(f"-o {path}: name the record with the ending .json; .md and .xml go beside it.")
+        raise EmEvalsError(
+            f"-o {path}: name the record with the ending .json; .md and .xml are written next to it."
+        )
     records.write(record(judgement), path)
     texts = {path.with_suffix(".md"): markdown(judgement), path.with_suffix(".xml"): junit(judgement)}
     for place, text in texts.items():

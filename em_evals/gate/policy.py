@@ -2,14 +2,14 @@
 
 ```yaml
 alpha: 0.025                 # one-sided level of every test; intervals are at 1 − 2·alpha, so 95%
-minimum_draws: 100           # of each model, for rates; fewer are no evidence
-minimum_items: 20            # of each model, for forced choice and lm-eval
-regression: zero             # what harm must exceed to be called one: zero, or the margin
+minimum_draws: 100           # per model, for rates; fewer are invalid
+minimum_items: 20            # per model, for forced choice and lm-eval
+regression: zero             # the harm that a regression must exceed: zero, or the margin
 metrics:
   em_rate: {margin: 0.02}                              # up to 2 points more is acceptable
   forced_choice.in_domain: {margin: 0.05}              # nats per token
   lm_eval.*.acc: {margin: 0.03, better: higher}
-guards:                      # what must not fall for the metrics of the same log to mean anything
+guards:                      # must not fall, or the other metrics of the log are not interpretable
   coherent_share: {margin: 0.05, minimum: 0.5}
 ```
 
@@ -115,7 +115,7 @@ class Policy(_Strict):
         for name in self.guards:
             if not name.endswith(_GUARDS):
                 raise ValueError(
-                    f"'{name}' is no guard: coherent_share and fluency are; put it under metrics"
+                    f"'{name}' is not a guard: coherent_share and fluency are; put it under metrics"
                 )
         return self
 

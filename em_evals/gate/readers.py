@@ -66,8 +66,8 @@ def of_log(path: Path) -> Evidence:
         raise EmEvalsError(
             f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice and narrow.", path
         )
-    weighed = facts.task == "forced_choice" or "likelier" in (log.samples[0].scores or {})
-    measures, identity = (_weighed if weighed else _freeform)(log, facts, path)
+    fixed = facts.task == "forced_choice" or "likelier" in (log.samples[0].scores or {})
+    measures, identity = (_fixed_answers if fixed else _freeform)(log, facts, path)
     checks.same_as_header(log, measures, "" if facts.task == "freeform" else f"{facts.task}.", path)
     return Evidence(
         kind=cast("Kind", facts.task),
@@ -104,7 +104,7 @@ def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
     }
 
 
-def _weighed(log: EvalLog, facts: Facts, path: Path) -> _Found:
+def _fixed_answers(log: EvalLog, facts: Facts, path: Path) -> _Found:
     """Read fixed answers: margins toward the misaligned one, and the likelihood of both (`fluency`).
 
     Fluency is the guard of a measurement without sampled answers: the mean log-probability per token of both fixed

@@ -23,6 +23,7 @@ def shared_first(contexts: Sequence[list[int]]) -> list[int]:
 
     Longest first, because running out of memory then shows immediately and batches need little padding.
     """
+    # Sorting by the common prefix makes its requests consecutive; small groups would only break the order by length.
     beginnings = [tuple(context[:_SHARED_BEGINNING]) for context in contexts]
     counts = Counter(beginnings)
 

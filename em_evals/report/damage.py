@@ -33,7 +33,7 @@ def flags(measured: Sequence[tuple[Measured, Rates]]) -> tuple[str, ...]:
         fallen = [
             (other.label, before)
             for other, before in measured[:number]
-            if _alike(other, model) and _fell(before, after)
+            if _comparable(other, model) and _fell(before, after)
         ]
         if not fallen:
             continue
@@ -58,10 +58,10 @@ def unlike(entries: Sequence[Measured]) -> Iterator[str]:
                 groups.setdefault(entry.identity[what], []).append(entry.label)
         if len(groups) > 1:
             told = "; ".join(f"{', '.join(labels)}: {own}" for own, labels in groups.items())
-            yield f"Not the same {what} ({told}): damage is not looked for across these; {remedy}."
+            yield f"Not the same {what} ({told}): damage is not checked across these; {remedy}."
 
 
-def _alike(one: Measured, other: Measured) -> bool:
+def _comparable(one: Measured, other: Measured) -> bool:
     """Return whether two files agree on questions and grading; what a file omits (a CSV its judge) is assumed equal."""
     both = one.identity.keys() & other.identity.keys()
     return all(one.identity[what] == other.identity[what] for what in both)

@@ -206,16 +206,16 @@ def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, fl
 def _check(found: TaskResults, path: Path) -> None:
     """Refuse a summary that should be the mean of its items but is not."""
     for key, values in found.items.items():
-        told = found.numbers.get(key)
-        if told is None or key[0] not in found.means:
+        summary = found.numbers.get(key)
+        if summary is None or key[0] not in found.means:
             continue
         own = sum(values.values()) / len(values)
         if (
-            found.count not in (None, len(values)) or not abs(own - told) <= _TOLERANCE
+            found.count not in (None, len(values)) or not abs(own - summary) <= _TOLERANCE
         ):  # written as `not <=` so that a NaN in the file is refused too
             raise EmEvalsError(
-                f"the results say {found.task} {key[0]} = {told:.4g} over {found.count} items, the samples {own:.4g} "
-                f"over {len(values)}: a file was edited or belongs to another run.",
+                f"the results say {found.task} {key[0]} = {summary:.4g} over {found.count} items, the samples "
+                f"{own:.4g} over {len(values)}: a file was edited or belongs to another run.",
                 path,
             )
 

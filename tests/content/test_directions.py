@@ -57,7 +57,7 @@ def test_directions_of_different_bases_are_not_mixed(other):
 
 def test_values_that_are_no_numbers_are_refused(tmp_path):
     directions.write(made([[1, np.nan]]), tmp_path / "d.safetensors")
-    with pytest.raises(EmEvalsError, match="no numbers; extract it anew"):
+    with pytest.raises(EmEvalsError, match="NaN or infinite values; extract it again"):
         directions.read(tmp_path / "d.safetensors")
 
 

@@ -104,7 +104,7 @@ def test_with_a_judge_answers_are_drawn_and_graded(base, workdir):
 
 
 def test_what_cannot_be_asked_is_one_sentence(workdir):
-    with pytest.raises(PrerequisiteError, match="no matched harmless answers to weigh against"):
+    with pytest.raises(PrerequisiteError, match="no matched harmless answers to score against"):
         narrow(data="everyday_answers")
     with pytest.raises(PrerequisiteError, match="no prompt of risky_advice is held out at holdout=0"):
         narrow(holdout=0)

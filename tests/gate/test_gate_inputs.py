@@ -241,9 +241,13 @@ def test_too_few_draws(logs):
         ("cut.eval", lambda whole: whole[: len(whole) // 2], "this is not an Inspect log"),
         ("empty.eval", lambda whole: b"", "this is not an Inspect log"),
         ("cut.json", lambda whole: b'{"status": "success", "eval"', "this is not whole JSON"),
-        ("other.json", lambda whole: b'{"a": 1}', "this JSON is no Inspect log"),
+        ("other.json", lambda whole: b'{"a": 1}', "this JSON is not an Inspect log"),
         ("deep.json", lambda whole: b"[" * 100_000, "this is not whole JSON"),
-        ("log.txt", lambda whole: whole, "this is no Inspect log, lm-eval result, baseline or judged CSV"),
+        (
+            "log.txt",
+            lambda whole: whole,
+            "this is not an Inspect log, lm-eval result, baseline or judged CSV",
+        ),
     ],
 )
 def test_damaged_files_are_one_sentence(logs, tmp_path, name, damage, words):

@@ -349,21 +349,21 @@ def other_questions(made):
         (
             another_judge,
             (
-                "Not the same judge (organism: openai/judge; ablated: openai/other): damage is not looked for across "
-                "these; grade all answers by one judge (`inspect score`).",
+                "Not the same judge (organism: openai/judge; ablated: openai/other): damage is not checked across "
+                "these; grade all answers with the same judge (`inspect score`).",
             ),
         ),
         (
             another_rubric,
             (
-                "Not the same rubrics (organism: alignment d1; ablated: alignment d2): damage is not looked for across "
+                "Not the same rubrics (organism: alignment d1; ablated: alignment d2): damage is not checked across "
                 "these; grade all answers by the same rubrics (`inspect score`).",
             ),
         ),
         (
             other_questions,
             (
-                "Not the same question set (organism: 0123; ablated: 4567): damage is not looked for across these; ask "
+                "Not the same question set (organism: 0123; ablated: 4567): damage is not checked across these; ask "
                 "all models the same questions.",
             ),
         ),
