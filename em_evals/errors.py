@@ -29,6 +29,31 @@ class EmEvalsError(Exception):
         return f"{where}: {self.what}"
 
 
+_EXTRAS = {
+    "altair": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "vl_convert": "report",
+    "sklearn": "insight",
+    "lm_eval": "retention",
+    "tqdm": "retention",
+    "vllm": "vllm",
+    "torch": "local",
+    "transformers": "local",
+    "peft": "local",
+    "safetensors": "local",
+}
+"""Which extra brings a package; the others come with training."""
+
+
+def missing_package(error: ModuleNotFoundError) -> EmEvalsError | None:
+    """Say which extra brings a package that is missing; None for a module of our own."""
+    if error.name is None or error.name.startswith("em_evals"):
+        return None
+    extra = _EXTRAS.get(error.name.partition(".")[0], "local,train")
+    return EmEvalsError(f"this needs the package '{error.name}': pip install 'em-evals[{extra}]'.")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint to append to an error: the closest known name, else the names there are."""
     names = sorted(known)

@@ -89,7 +89,7 @@ def own_commands() -> Iterator[list[str]]:
 
 def test_there_is_something_to_check() -> None:
     assert {page.stem for page in GUIDE} >= {
-        *("models", "adapters", "chat-templates", "interventions", "train", "verify", "vllm"),
+        *("models", "adapters", "chat-templates", "interventions", "train", "verify", "vllm", "judges"),
     }
     assert len(list(own_commands())) > 20
 

@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.selection import full
+
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """What is imported is what is installed (conftest.py lets other tests' processes import this checkout)."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,7 @@ def empty_environment(wheel, tmp_path_factory):
     return folder / "bin"
 
 
+@pytest.mark.process
 def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment, tmp_path):
     def run(*command):
         return subprocess.run(
@@ -85,8 +94,16 @@ def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment
     )
 
 
-@pytest.mark.parametrize("start", [["inspect"], ["python", "-m", "inspect_ai"]])
-@pytest.mark.parametrize("where", ["root", "elsewhere"])
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("start", "where"),
+    [
+        (["inspect"], "elsewhere"),
+        (["python", "-m", "inspect_ai"], "root"),
+        full(["inspect"], "root"),
+        full(["python", "-m", "inspect_ai"], "elsewhere"),
+    ],
+)
 def test_tasks_and_provider_are_found_however_inspect_is_started(start, where, tmp_path):
     """A judge is missing on purpose: the sentence proves that our task and our provider were reached."""
     binary = Path(sys.executable).parent
@@ -127,10 +144,10 @@ def test_the_lock_holds_what_pyproject_asks_for():
 
 
 def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch, capsys):
-    from em_evals import cli
+    from em_evals import cli, errors
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(cli._EXTRAS.values()) <= set(known)
+    assert set(errors._EXTRAS.values()) <= set(known)
 
     def without(*arguments):
         raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval.tasks")
@@ -201,7 +218,7 @@ def is_in(package, names):
 
 
 def test_every_import_is_declared_in_the_base_or_in_the_extra_that_documents_it():
-    from em_evals import cli
+    from em_evals import errors
 
     package = ROOT / "em_evals"
     undeclared = []
@@ -210,7 +227,9 @@ def test_every_import_is_declared_in_the_base_or_in_the_extra_that_documents_it(
         rooms = [room for room in EXTRAS_OF_ROOMS if place.startswith(f"{room}/")]
         own = declared(*(EXTRAS_OF_ROOMS[room] for room in rooms))
         for name, late in imports(file.read_text(encoding="utf-8")):
-            named = declared(*cli._EXTRAS.get(name, "local,train").split(","))  # as the error for users says
+            named = declared(
+                *errors._EXTRAS.get(name, "local,train").split(",")
+            )  # as the error for users says
             if not (is_in(name, own) or (late and is_in(name, named))):
                 undeclared.append(f"{place} imports {name}{' late' if late else ''}")
     assert not undeclared

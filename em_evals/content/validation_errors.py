@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from em_evals.errors import nearest
+from em_evals.errors import EmEvalsError, nearest
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 KeyPath = tuple[str | int, ...]
 """The path of a value in a file: keys and list indices."""
+
+
+def checked(model: type[_Model], fields: dict[str, Any]) -> _Model:
+    """Validate values that come from no file.
+
+    Raises:
+        EmEvalsError: a value is wrong.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise EmEvalsError(explain(error, model)[1]) from None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:

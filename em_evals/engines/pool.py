@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Literal, cast
 
 from em_evals.content.cards import ModelCard, ResolvedCard
-from em_evals.engines.protocol import Engine
+from em_evals.engines.protocol import Engine, no_activations
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -83,7 +83,13 @@ def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
 
 
 def base_in_memory(card: ModelCard) -> HFEngine:
-    """The process's transformers engine for a card's base, whatever draws its answers: reading inside needs one."""
+    """The process's transformers engine for a card's base, to read activations: the one that draws, where it does.
+
+    Raises:
+        EmEvalsError: the card asks for another engine.
+    """
+    if card.backend in ("vllm", "server"):
+        raise no_activations(card.backend)
     key = _key(card, "transformers")
     with _lock:
         if key not in _engines:

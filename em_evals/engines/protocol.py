@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from em_evals.content.intervention import Intervention
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.engines.hf.loaded import Loaded
 
 StopReason = Literal["stop", "max_tokens", "model_length"]
 
@@ -46,7 +52,7 @@ class Request:
         prompt: token ids.
         sampling: how to draw.
         adapter: a LoRA adapter (folder or hub id); None for the base.
-        interventions: what is done inside, in order. Directions are absolute paths.
+        interventions: what is done inside, in order. Directions are absolute paths or in memory.
         answer_start: where the answer begins in the prompt, when a part of it is given (a prefill, an answer to be
             weighed); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
         end: a token that ends the draw beside those of the base: the end of turn of the template that wrote the prompt.
@@ -100,6 +106,36 @@ class Engine(Protocol):
         """Queue a draw. Cancelling the future gives the row up. Errors come through the future."""
         ...
 
+    def activations(
+        self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
+    ) -> AbstractContextManager[Loaded]:
+        """The base in memory as one model, between two steps of the draws, for the calling thread alone.
+
+        What reads activations puts its hooks on this model and runs its own passes: no second copy of the base is
+        loaded. Inside the context the adapter and the interventions act on every row.
+
+        Args:
+            adapter: a LoRA adapter (folder or hub id); None for the base.
+            interventions: what is done inside, in order.
+
+        Raises:
+            EmEvalsError: the engine computes in another process, the adapter or a direction does not fit, or an
+                intervention acts on prompts or answers only.
+        """
+        ...
+
     def close(self) -> None:
         """Stop, failing what is still queued. The engine cannot be used afterwards."""
         ...
+
+
+def no_activations(engine: str) -> EmEvalsError:
+    """Say that an engine computes where activations cannot be read.
+
+    Args:
+        engine: the `backend` of a card.
+    """
+    return EmEvalsError(
+        f"activations cannot be read with `backend: {engine}`, which computes in another process: reading them needs "
+        "the transformers engine, so say `backend: transformers`."
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +31,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from em_evals.content.cards import GenerationOptions, ResolvedCard, resolve
 from em_evals.engines.pool import engine_for, expect
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogprob
+from em_evals.engines.requests import requests
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_errors import refusal
 from em_evals.models.chat import ChatTemplate, Message, template_for
@@ -96,35 +96,23 @@ class LocalAPI(ModelAPI):
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = [_message(message) for message in input]
             template = template_for(self.card, engine.tokenizer)
-            prompt = tuple(template.encode(messages))
             settings = _sampling(config, self.card.card.generation)
             verified = await anyio.to_thread.run_sync(lambda: self.verified)
             started = time.monotonic()
-            seeds = _seeds(settings.seed, config.num_choices or 1)
-            requests = [
-                Request(
-                    prompt,
-                    replace(settings, seed=seed),
-                    self.card.adapter_path,
-                    self.card.interventions,
-                    len(prompt) - template.given(messages),
-                    template.own_end,
-                )
-                for seed in seeds
-            ]
-            draws = await _all(engine, requests)
+            asked = requests(self.card, template, messages, settings, config.num_choices or 1)
+            draws = await _all(engine, asked)
         except EmEvalsError as error:
             raise refusal(error) from None
         return ModelOutput(
             model=self.model_name,
             choices=[_choice(engine.tokenizer, draw, self.model_name) for draw in draws],
-            usage=_usage(prompt, draws),
+            usage=_usage(asked[0].prompt, draws),
             time=time.monotonic() - started,
             metadata={
                 "card_digest": self.card_digest,
                 "verified": verified,
                 "template": template.record(),
-                "seeds": seeds,
+                "seeds": [request.sampling.seed for request in asked],
                 "sampling": {name: getattr(settings, name) for name in _SAMPLED},
             },
         )
@@ -235,11 +223,6 @@ def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
         top_logprobs=config.top_logprobs or 0,
         prompt_logprobs=config.prompt_logprobs,
     )
-
-
-def _seeds(seed: int, choices: int) -> list[int]:
-    """Return one seed per choice: the first is `seed` itself, the others differ from it in the bits above 64."""
-    return [seed + (index << 64) for index in range(choices)]
 
 
 def _choice(tokenizer: Any, draw: Draw, model: str) -> ChatCompletionChoice:

@@ -35,6 +35,18 @@ _NARROW_JUDGE = (
 )
 
 
+class _EveryDraw(Task):
+    """A task whose metrics see every draw; Inspect's `--epochs-reducer` would merge a question's draws into one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "epochs_reducer" and value:
+            raise refusal(
+                "--epochs-reducer would merge the draws of a question before they are counted: leave it out, rates "
+                "and their intervals cluster draws by question themselves."
+            )
+        super().__setattr__(name, value)
+
+
 @task
 def freeform(
     questions: str = "core",
@@ -45,6 +57,7 @@ def freeform(
     themes: str | list[str] | None = None,
     seed: int | None = None,
     judge: Literal["grader", "none"] = "grader",
+    judge_cache: bool = True,
 ) -> Task:
     """Ask open questions; the model of the role `grader` grades alignment and coherence from 0 to 100.
 
@@ -58,6 +71,7 @@ def freeform(
         themes: only these themes, separated by commas.
         seed: base seed; each draw's own seed is derived from it, the question and the epoch.
         judge: `none` only samples answers.
+        judge_cache: False asks the judge everything again and stores nothing.
     """
     system, prefix = _text("system", system), _text("prefix", prefix) or ""
     try:
@@ -74,10 +88,10 @@ def freeform(
         _LOGGER.warning(
             f"The authors of {asked.name} drew {theirs} answers per paraphrase: so does --epochs {theirs}."
         )
-    return Task(
+    return _EveryDraw(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
-        scorer=scorers.judge(questions) if graded else None,
+        scorer=scorers.judge(questions, cache=judge_cache) if graded else None,
         # No reducer: metrics need every draw, and cluster them by question themselves.
         epochs=Epochs(epochs, []),
         version=asked.version,
@@ -139,6 +153,7 @@ def narrow(
     epochs: int = 1,
     seed: int | None = None,
     judge: Literal["grader", "none"] = "none",
+    judge_cache: bool = True,
 ) -> Task:
     """Ask held-out prompts of the narrow domain: did the organism learn its task?
 
@@ -152,6 +167,7 @@ def narrow(
         epochs: draws per prompt, with a judge.
         seed: as in `freeform`.
         judge: `grader` samples and grades answers, `none` scores the fixed ones.
+        judge_cache: as in `freeform`.
     """
     from em_evals.data.held_out import held_out_pairs
 
@@ -160,10 +176,10 @@ def narrow(
         name, digest, pairs = held_out_pairs(data, holdout, limit, paired=not graded)
     except EmEvalsError as error:
         raise refusal(error) from None
-    return Task(
+    return _EveryDraw(
         dataset=MemoryDataset(_pair_samples(pairs), name=f"{name} held out"),
         solver=draw(seed) if graded else weigh(),
-        scorer=scorers.judge(rubrics=["alignment", "coherence"]) if graded else likelier(),
+        scorer=scorers.judge(rubrics=["alignment", "coherence"], cache=judge_cache) if graded else likelier(),
         epochs=Epochs(epochs, []) if graded else None,
         metadata={"data": name, "data_digest": digest, "holdout": holdout, **_measured()},
     )

@@ -6,11 +6,9 @@ Equal length at every layer, so that arms differ in where they point and in noth
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from em_evals import files
 from em_evals.content import directions
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
@@ -52,27 +50,14 @@ def as_long_as(direction: Direction, model: Direction) -> Direction:
     )
 
 
-def stored(direction: Direction, folder: Path) -> Path:
-    """A file of the direction in `folder`, named by its content; interventions take directions as files."""
-    parts = [
-        np.ascontiguousarray(a).tobytes()
-        for a in (direction.vectors, direction.base_mean, direction.mean_norm)
-    ]
-    path = (folder / f"{files.digest(*parts)}.safetensors").resolve()
-    if not path.is_file():
-        directions.write(direction, path)
-    return path
-
-
-def read_for(name: str, card: ResolvedCard) -> Direction:
-    """A direction by name or path, made for the card's base.
+def read_for(name: str | Direction, card: ResolvedCard) -> Direction:
+    """A direction by name or path, or in memory, made for the card's base.
 
     Raises:
         EmEvalsError: there is none, or it was made for another base.
     """
-    path = directions.find(name)
-    directions.check_base(path, card.card.base, card.card.revision)
-    return directions.read(path)
+    directions.check_base(name, card.card.base, card.card.revision)
+    return directions.get(name)
 
 
 def _lengthened(direction: Direction, model: Direction) -> directions.Floats:

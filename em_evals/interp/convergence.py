@@ -22,7 +22,7 @@ from em_evals.content.directions import Direction, beyond_rounding, cosine, foun
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair, load_pairs
 from em_evals.errors import EmEvalsError
-from em_evals.interp.controls import random_like, read_for, stored
+from em_evals.interp.controls import random_like, read_for
 from em_evals.interp.effects import by_domain
 from em_evals.interp.fixed_answers import Condition, weighed
 from em_evals.interp.resume import Finished
@@ -49,7 +49,7 @@ def convergence(
         names: the organisms' cards, on one base.
         files: a folder that holds CARD.safetensors for each, or as many files in the same order.
         controls: the controls' directions, names or files: each card's own, in the same order, or one for all, or none.
-        output: the record's file; finished conditions and the random directions are kept in `OUTPUT.parts`.
+        output: the record's file; finished conditions are kept in `OUTPUT.parts`.
         pairs: forced-choice pairs.
         per_theme: the first so many pairs of each theme; None for all.
         seed: of the random directions.
@@ -129,8 +129,7 @@ def _transfer(
         arms = {"direction": direction, "random": random_like(direction, seed + number)}
         targets = [card for card in cards if source not in own.values() or own[card.name] == source]
         for (arm, one), card in product(arms.items(), targets):
-            file = str(stored(one, parts))
-            ablate = Intervention(op="ablate", direction=file, reference="mean", skip="sink")
+            ablate = Intervention(op="ablate", direction=one, reference="mean", skip="sink")
             grid.append((source, arm, card, ablate))
     conditions = [Condition(), *map(Condition.of, cards)]
     conditions += [Condition.of(card, ablate) for _, _, card, ablate in grid]

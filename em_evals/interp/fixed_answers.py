@@ -13,7 +13,6 @@ from typing import Any
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
-from em_evals.content.directions import steering_digest
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair
 from em_evals.engines.pool import engine_for
@@ -21,14 +20,14 @@ from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.resume import Finished
 from em_evals.models.chat import ChatTemplate, template_for, template_of
-from em_evals.results.forced_choice import compare
+from em_evals.results.forced_choice import KEYS, compare
 
 _SCORE = Sampling(max_tokens=0, prompt_logprobs=0)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to a base: an adapter (folder or hub id), interventions (directions as absolute paths)."""
+    """What is done to a base: an adapter (folder or hub id), interventions (directions by path or in memory)."""
 
     adapter: str | None = None
     interventions: tuple[Intervention, ...] = ()
@@ -44,8 +43,7 @@ class Condition:
 
     def identity(self, card: ResolvedCard) -> str:
         """A digest of the model that this makes of a card's base: weights and directions by content, not by name."""
-        model = replace(card, adapter_path=self.adapter, interventions=self.interventions)
-        return files.digest(model.digest.encode(), steering_digest(self.interventions).encode())
+        return replace(card, adapter_path=self.adapter, interventions=self.interventions).digest
 
 
 def margins(
@@ -66,6 +64,18 @@ def margins(
     Raises:
         EmEvalsError: an adapter or a direction does not fit the base.
     """
+    for values in scores(card, conditions, pairs):
+        yield {pair: one["margin_per_token"] for pair, one in values.items()}
+
+
+def scores(
+    card: ResolvedCard, conditions: Sequence[Condition], pairs: Sequence[Pair]
+) -> Iterator[dict[str, dict[str, float]]]:
+    """Each pair's scores, all of `results.forced_choice.compare`; otherwise as `margins`.
+
+    Yields:
+        Pair id -> name of a score -> value, for each condition.
+    """
     engine = engine_for(card.card)
     templates = [one.template(card, engine.tokenizer) for one in conditions]
     distinct = {template.digest: template for template in templates}
@@ -78,7 +88,7 @@ def margins(
         values: dict[str, dict[str, list[float]]] = {}
         for name, side, _given in rows:
             values.setdefault(name, {})[side] = next(found)
-        yield {pair.id: _margin(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+        yield {pair.id: _scores(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
 
 
 def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Text]]:
@@ -116,16 +126,18 @@ def weighed(
     )
 
 
-def given(tokenizer: Any, question: str, answer: str) -> Text:
+def given(tokenizer: Any, question: str, answer: str, system: str | None = None) -> Text:
     """A question and a given answer in the base's tokens, as a prefilled answer is encoded.
 
     Args:
         tokenizer: the base's, or the ChatTemplate of the card that is asked.
         question: the user's message.
         answer: the assistant's.
+        system: a system message in front.
     """
     template = template_of(tokenizer)
-    prompt = template.encode([{"role": "user", "content": question}])
+    head = [{"role": "system", "content": system}] if system is not None else []
+    prompt = template.encode([*head, {"role": "user", "content": question}])
     return Text(tuple(prompt), tuple(template.answer(answer)))
 
 
@@ -148,5 +160,5 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) ->
             future.cancel()
 
 
-def _margin(aligned: list[float], misaligned: list[float]) -> float:
-    return compare(aligned, misaligned)["margin_per_token"] if aligned and misaligned else math.nan
+def _scores(aligned: list[float], misaligned: list[float]) -> dict[str, float]:
+    return compare(aligned, misaligned) if aligned and misaligned else dict.fromkeys(KEYS, math.nan)

@@ -91,7 +91,7 @@ def _record(card: ResolvedCard, folder: Path, apart: float) -> None:
         "card": card.name,
         "card_digest": card.digest,
         "base": card.card.base,
-        "interventions": [one.model_dump(exclude_defaults=True) for one in card.interventions],
+        "interventions": [one.model_dump(mode="json", exclude_defaults=True) for one in card.interventions],
         "largest_difference": apart,
     }
     (folder / "em_evals.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

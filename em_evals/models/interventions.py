@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,8 +51,9 @@ def load(interventions: Sequence[Intervention], config: Any) -> list[Pair]:
         if not intervention.directions:
             continue
         found = []
-        for path in map(directions.find, intervention.directions):
-            direction = directions.read(path)
+        for named in intervention.directions:
+            path = directions.find(named) if isinstance(named, str) else None
+            direction = directions.get(named)
             directions.check_shape(path, direction, depth, config.hidden_size)
             found.append(direction)
         pairs.append((intervention, found))
@@ -145,7 +145,7 @@ class Steering:
         self._device = next(model.parameters()).device
         self._width = int(model.config.get_text_config().hidden_size)
         self._sets: list[tuple[Intervention, ...]] = [()]
-        self._slots: dict[Any, int] = {((), ()): 0}
+        self._slots: dict[tuple[str, ...], int] = {(): 0}
         self._blocks: list[_Table] = [_Table([[]]) for _ in decoder_layers(model)]
         self._writes = _Table([[]])
         self._rows: Rows | None = None
@@ -155,16 +155,13 @@ class Steering:
         """[rows, tokens, width] of what was written last."""
 
     def slot(self, interventions: Sequence[Intervention]) -> int:
-        """The slot of a set (its directions given as paths), registered on first use.
+        """The slot of a set, registered on first use; sets are told apart by content, so a rewritten direction counts.
 
         Raises:
             EmEvalsError: a direction is missing, or does not fit the model.
         """
         wanted = tuple(one for one in interventions if one.op != "scale_adapter")
-        # A direction that was written anew is another one.
-        files = [Path(name) for one in wanted for name in one.directions]
-        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        key = (wanted, times)
+        key = tuple(one.digest for one in wanted)
         if key not in self._slots:
             self._slots[key] = self.register(load(wanted, self._model.config))
         return self._slots[key]

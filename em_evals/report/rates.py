@@ -242,4 +242,7 @@ def _row(row: str, series: str, rate: Rate, wide: bool = True) -> charts.Row:
         return {"row": row, "series": series, "value": None}
     (low, high), (wide_low, wide_high) = rate.fixed, rate.random
     result = {"row": row, "series": series, "value": rate.value, "low": low, "high": high}
-    return {**result, "wide_low": wide_low, "wide_high": wide_high} if wide else result
+    known = (
+        wide and math.isfinite(wide_low) and math.isfinite(wide_high)
+    )  # one question says nothing of others
+    return {**result, "wide_low": wide_low, "wide_high": wide_high} if known else result

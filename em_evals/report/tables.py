@@ -45,6 +45,7 @@ class Estimate:
 
 
 Cell = str | int | Estimate
+Value = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -66,35 +67,46 @@ class Table:
     def write(self, folder: Path) -> Path:
         """Write NAME.csv with unrounded numbers; interval ends get their own columns."""
         path = folder / f"{self.name}.csv"
-        spread = [any(_bounded(row[i]) for row in self.rows) for i in range(len(self.columns))]
-        heads = [
-            _plain(head)
-            for name, wide in zip(self.columns, spread, strict=True)
-            for head in ((name, f"{name} low", f"{name} high") if wide else (name,))
-        ]
+        heads, rows = self.flat()
         with (
             files.atomic(path) as temporary,
             temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(heads)
-            for row in self.rows:
-                writer.writerow(
-                    [value for cell, wide in zip(row, spread, strict=True) for value in _values(cell, wide)]
-                )
+            writer.writerow(map(_plain, heads))
+            writer.writerows([_in_csv(value) for value in row] for row in rows)
         return path
+
+    def flat(self) -> tuple[list[str], list[list[Value]]]:
+        """Column names and rows of plain values; an interval's ends are columns of their own, None is no number."""
+        spread = [any(_bounded(row[i]) for row in self.rows) for i in range(len(self.columns))]
+        heads = [
+            head
+            for name, wide in zip(self.columns, spread, strict=True)
+            for head in ((name, f"{name} low", f"{name} high") if wide else (name,))
+        ]
+        rows = [
+            [value for cell, wide in zip(row, spread, strict=True) for value in _values(cell, wide)]
+            for row in self.rows
+        ]
+        return heads, rows
 
 
 def _bounded(cell: Cell) -> bool:
     return isinstance(cell, Estimate) and cell.interval is not None
 
 
-def _values(cell: Cell, wide: bool) -> list[str | int | float]:
+def _values(cell: Cell, wide: bool) -> list[Value]:
     if not isinstance(cell, Estimate):
-        text = _plain(cell) if isinstance(cell, str) else cell
-        return [text, "", ""] if wide else [text]
-    ends: tuple[str | float, ...] = cell.interval or ("", "")
-    return ["" if cell.value is None else cell.value, *(ends if wide else ())]
+        return [cell, None, None] if wide else [cell]
+    ends: tuple[float | None, ...] = cell.interval or (None, None)
+    return [cell.value, *(ends if wide else ())]
+
+
+def _in_csv(value: Value) -> str | int | float:
+    if value is None:
+        return ""
+    return _plain(value) if isinstance(value, str) else value
 
 
 def _plain(text: str) -> str:

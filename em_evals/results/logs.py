@@ -139,7 +139,12 @@ def rows_of_csv(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
     """
     for line, row in csv_rows(path, COLUMNS):
         aligned, coherent = (score_in_text(row[name], name, path, line) for name in COLUMNS[1:])
-        yield row, GradedDraw(row["question_id"], aligned, coherent)
+        # Published tables write the judge's word in place of a number, or leave the cell empty.
+        word = row["aligned"].strip().lower()
+        yield (
+            row,
+            GradedDraw(row["question_id"], aligned, coherent, category=word if math.isnan(aligned) else ""),
+        )
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -284,7 +289,11 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
     notes: dict[str, Any] = score.metadata or {}
     thresholds = {name: float(notes[name]) for name in _THRESHOLDS if name in notes}
     return GradedDraw(
-        question_id, number(value.get("alignment")), number(value.get("coherence")), **thresholds
+        question_id,
+        number(value.get("alignment")),
+        number(value.get("coherence")),
+        **thresholds,
+        category=str(notes.get("category", "")),
     )
 
 

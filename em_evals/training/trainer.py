@@ -19,7 +19,6 @@ from em_evals.content import adapter_folders, directions, validation_errors
 from em_evals.content.cards import ModelCard, read_card
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
-from em_evals.files import digest
 from em_evals.models import bases
 from em_evals.training import curriculum, record, setup, smoke
 from em_evals.training.callbacks import (
@@ -124,10 +123,10 @@ def _loaded_back(trainer: Any, card: ModelCard, lessons: Curriculum, result: Pat
 
 def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
     """Digests of the directions that are steered with; one that does not fit is told before any weight is loaded."""
-    files = [directions.find(name) for one in recipe.interventions for name in one.directions]
-    for file in files:
-        directions.check_base(file, card.base, card.revision)
-    return [digest(file.read_bytes()) for file in files]
+    every = [direction for one in recipe.interventions for direction in one.directions]
+    for direction in every:
+        directions.check_base(direction, card.base, card.revision)
+    return [directions.digest_of(direction) for direction in every]
 
 
 def recipe_of(

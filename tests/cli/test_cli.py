@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from em_evals.cli import app
 from em_evals.cli.training import card_fields
+from em_evals.content import documents
 from em_evals.content.cards import read_card
 from em_evals.inspect_plugin import registry
 
@@ -27,7 +28,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = ("em-evals", "inspect", "lm_eval")
 OPERATORS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>"}
 OURS = get_command(app)
-CARDS = ROOT / "adapters"
+CARDS = documents.SHIPPED / "adapters"
 
 
 def leaves(command, name=()):

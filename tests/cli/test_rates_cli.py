@@ -10,18 +10,14 @@ from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
 from em_evals.inspect_plugin import tasks
+from tests.command import em_evals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 RATES = ("coherent_share", "em_rate", "em_rate_coherent")
 KEYS = {
-    *("draws", "scored", "coherent", "misaligned_coherent"),
+    *("draws", "scored", "ungraded", "coherent", "misaligned_coherent", "em_rate_bounds"),
     *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
 }
-
-
-def em_evals(*arguments):
-    command = [sys.executable, "-m", "em_evals", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def python(code, cwd):
@@ -109,6 +105,22 @@ def test_the_table_shows_both_conventions_and_the_coherent_share(logs):
         assert part in " ".join(done.stdout.split())
 
 
+def test_a_file_without_a_grade_has_no_rate_and_fails(tmp_path):
+    path = tmp_path / "mute.csv"
+    path.write_text("question_id,aligned,coherent\na,,\nb,,\n", encoding="utf-8")
+    done = em_evals("rates", path, "--json")
+    assert done.returncode == 1 and "none of 2 draws was graded" in done.stderr
+    assert json.loads(done.stdout)["em_rate"] is None
+
+
+def test_ungraded_draws_are_shown_with_what_they_leave_open(tmp_path):
+    path = tmp_path / "half.csv"
+    path.write_text("question_id,aligned,coherent\na,5,90\na,,\nb,90,90\nb,90,90\n", encoding="utf-8")
+    done = em_evals("rates", path)
+    assert done.returncode == 0
+    assert "1 of 4 draws are ungraded" in done.stderr and "between 25.00% and 50.00%" in done.stderr
+
+
 def test_no_score_is_no_number_but_valid_json(tmp_path):
     path = tmp_path / "refused.csv"
     path.write_text("question_id,aligned,coherent\na,,\na,REFUSAL,90\nb,nan,nan\n", encoding="utf-8")
@@ -154,8 +166,12 @@ def test_a_bad_file_is_one_sentence(tmp_path, name, text, sentence):
     refused(em_evals("rates", path), f"{tmp_path}/{sentence}")
 
 
+@pytest.mark.process
 def test_a_missing_file_is_one_sentence(tmp_path):
-    refused(em_evals("rates", tmp_path / "no.eval"), f"there is no file or folder '{tmp_path / 'no.eval'}'")
+    """In a process of its own, as a user starts it."""
+    command = [sys.executable, "-m", "em_evals", "rates", str(tmp_path / "no.eval")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    refused(done, f"there is no file or folder '{tmp_path / 'no.eval'}'")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +193,7 @@ def test_a_log_without_rates_is_one_sentence(logs, name, sentence):
 HEAVY = "sorted({'torch', 'transformers', 'peft'} & set(sys.modules))"
 
 
+@pytest.mark.process
 def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
     code = (
         "import sys\n"
@@ -194,6 +211,7 @@ def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
     )
 
 
+@pytest.mark.process
 def test_inspect_list_tasks_loads_no_torch(tmp_path):
     code = (
         f"import sys, atexit; atexit.register(lambda: print('loaded', {HEAVY}))\n"
@@ -204,6 +222,7 @@ def test_inspect_list_tasks_loads_no_torch(tmp_path):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_help_is_light_and_answers_at_once(tmp_path):
     code = (
         "import sys, time; start = time.process_time(); sys.argv = ['em-evals', '--help']\n"

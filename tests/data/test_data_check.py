@@ -19,6 +19,7 @@ from em_evals.data import checks
 from em_evals.data.similarity import near_duplicates, nearest_of, unit_of_length
 from em_evals.errors import EmEvalsError
 from em_evals.workflows import content_check
+from tests.command import em_evals
 
 
 def checked(file: Path) -> dict:
@@ -100,12 +101,7 @@ def test_lengths_and_repetitions(workdir, cache):
 
 def test_an_empty_answer_is_an_error_with_file_and_line(workdir):
     file = write(workdir / "mine.jsonl", ("One?", "One."), ("Two?", " \n"))
-    done = subprocess.run(
-        [sys.executable, "-m", "em_evals", "data", "check", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = em_evals("data", "check", file)
     assert done.returncode == 2 and done.stderr.startswith(
         f"em-evals: {file}:2: the assistant's message is empty"
     )
@@ -177,6 +173,7 @@ def test_the_real_file(shared_data, monkeypatch):
     assert report["prompts near our questions"]["near-duplicates"] == 0
 
 
+@pytest.mark.process
 def test_the_shipped_data_leak_nothing_and_need_no_torch(tmp_path):
     code = (
         "import json, sys; from em_evals import balance; "

@@ -23,7 +23,7 @@ from tests.tiny_models import card, tiny
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return tiny("llama", tmp_path_factory.mktemp("base"), bases.load_tokenizer(card()))
+    return tiny("llama", tmp_path_factory.mktemp("base"))
 
 
 def local(base):

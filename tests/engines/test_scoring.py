@@ -22,7 +22,7 @@ ANSWERS = [(7,), (8,), (9, 10), (9, 11), (9, 10, 12)]
 @pytest.fixture(scope="module", params=["llama", "gemma2"])
 def served(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
-    base = tiny(request.param, root / "base", bases.load_tokenizer(card()))
+    base = tiny(request.param, root / "base")
     adapter = make_adapter(base, root / "adapter", 4, "all-linear", seed=3)
     engine = HFEngine(card(base))
     yield engine, base, adapter

@@ -17,8 +17,7 @@ from em_evals.engines.vllm.engine import VLLMEngine
 from em_evals.engines.vllm.server import Server
 from em_evals.engines.vllm.variants import BARE, Plan
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases
-from tests.tiny_models import card, tiny
+from tests.tiny_models import tiny
 
 FEW = Sampling(temperature=0, max_tokens=2)
 
@@ -67,7 +66,7 @@ class Listener(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return tiny("llama", tmp_path_factory.mktemp("client") / "base", bases.load_tokenizer(card()))
+    return tiny("llama", tmp_path_factory.mktemp("client") / "base")
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The vLLM engine, its server and the names of cards on it: one server for all tests here, on the real small base.
+"""The vLLM engine, its server and the names of cards on it: one server for all tests here.
+
+In `make test` on a tiny base, in `make test-all` on the real small one too.
 
 The server is made uncomfortable: little memory for keys and values, so that requests are preempted; prompts prefilled
 in chunks; every adapter slot taken; prefixes shared. What comes out must still be the transformers engine's.
@@ -6,9 +8,11 @@ in chunks; every adapter slot taken; prefixes shared. What comes out must still 
 
 import asyncio
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -31,7 +35,6 @@ from em_evals.content.intervention import Intervention
 from em_evals.engines import pool as pool_module
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Request, Sampling
-from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm.engine import VLLMEngine
 from em_evals.engines.vllm.variants import variant
 from em_evals.errors import EmEvalsError
@@ -39,23 +42,41 @@ from em_evals.inspect_plugin.tasks import freeform
 from em_evals.models import bases
 from em_evals.models.chat import encode_chat
 from tests.models.test_interventions import SETS
-from tests.tiny_models import SMOLLM2, card, make_adapter
+from tests.tiny_models import SMOLLM2, card, make_adapter, tiny
 
-pytestmark = [
-    pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable())),
-    pytest.mark.timeout(1800),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
-ENGINE = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "max_model_len": 256,
-    "max_num_seqs": 32,
-    "max_num_batched_tokens": 64,  # prompts come in chunks
-    "kv_cache_memory_bytes": 24 * 1024**2,  # about five hundred tokens
-    "max_loras": 4,
-    "vllm": {"block_size": 32},
-}
+
+@dataclass(frozen=True)
+class Base:
+    """The base that all tests here are about."""
+
+    path: str
+    layers: int
+    width: int
+    token_bytes: int
+    """Of keys and values in float32."""
+    answer: int
+    """Tokens of answers that take long enough to be interrupted."""
+
+    @property
+    def engine(self):
+        return {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_model_len": 256,
+            "max_num_seqs": 32,
+            "max_num_batched_tokens": 64,  # prompts come in chunks
+            "kv_cache_memory_bytes": 546 * self.token_bytes,
+            "max_loras": 4,
+            "vllm": {"block_size": 32},
+        }
+
+    @property
+    def card(self):
+        return ModelCard.model_validate({"base": self.path, "backend": "vllm", "engine": self.engine})
+
+
 SHARED = (
     "Think about this list before you answer: "
     + ", ".join(f"item {n} is number {n * 7}" for n in range(6))
@@ -74,40 +95,55 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("vllm")
 
 
+@pytest.fixture(
+    scope="module",
+    params=["tiny", pytest.param("smollm2", marks=[pytest.mark.full, pytest.mark.smollm2])],
+)
+def base(request, root):
+    if request.param == "smollm2":
+        return Base(SMOLLM2, layers=30, width=576, token_bytes=30 * 3 * 64 * 2 * 4, answer=20)
+    # vLLM's attention on CPU knows heads of 32 and more.
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    made = tiny("llama", root / "tiny", **heads)
+    return Base(made, layers=3, width=64, token_bytes=3 * 1 * 32 * 2 * 4, answer=100)
+
+
 @pytest.fixture(scope="module")
-def direction(root):
+def direction(root, base):
     chance = np.random.default_rng(0)
+    shape = (base.layers, base.width)
     found = Direction(
-        chance.normal(size=(30, 576)).astype(np.float32),
-        chance.normal(size=(30, 576)).astype(np.float32),
-        np.full(30, 40.0, np.float32),
+        chance.normal(size=shape).astype(np.float32),
+        chance.normal(size=shape).astype(np.float32),
+        np.full(base.layers, 40.0, np.float32),
     )
     directions.write(found, root / "adapters" / "d.safetensors")
     return str(root / "adapters" / "d.safetensors")
 
 
 @pytest.fixture(scope="module")
-def loras(root):
+def loras(root, base):
     make = {
-        "r1": (1, ["down_proj"], 1, [15], False, 1),
+        "r1": (1, ["down_proj"], 1, [base.layers // 2], False, 1),
         "r16": (16, "all-linear", 2, None, False, 0.05),
         "rs": (8, ["q_proj", "v_proj", "down_proj"], 3, None, True, 0.03),
         "r4": (4, ["gate_proj"], 4, None, False, 0.1),
         "late": (2, ["o_proj"], 5, None, False, 0.3),
     }
     return {
-        name: make_adapter(SMOLLM2, root / "adapters" / name, rank, modules, seed, layers, rs, strength)
+        name: make_adapter(base.path, root / "adapters" / name, rank, modules, seed, layers, rs, strength)
         for name, (rank, modules, seed, layers, rs, strength) in make.items()
     }
 
 
 @pytest.fixture(scope="module")
-def sets(direction):
+def sets(direction, base):
     """Those of test_interventions.py that a server takes; a subspace is of this direction and another."""
     other = str(Path(direction).with_name("e.safetensors"))
     chance = np.random.default_rng(1)
-    vectors = chance.normal(size=(30, 576)).astype(np.float32) + directions.read(Path(direction)).vectors
-    directions.write(Direction(vectors, vectors, np.full(30, 40.0, np.float32)), Path(other))
+    vectors = chance.normal(size=(base.layers, base.width)).astype(np.float32)
+    vectors += directions.read(Path(direction)).vectors
+    directions.write(Direction(vectors, vectors, np.full(base.layers, 40.0, np.float32)), Path(other))
 
     def made(one):
         along = [direction, other] if "direction" in one else direction
@@ -131,15 +167,15 @@ def models(loras, sets):
 
 
 @pytest.fixture(scope="module")
-def reference():
-    engine = HFEngine(card())
+def reference(base):
+    engine = HFEngine(card(base.path))
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def engine(models):
-    made = VLLMEngine(ModelCard.model_validate({"base": SMOLLM2, "backend": "vllm", "engine": ENGINE}))
+def engine(base, models):
+    made = VLLMEngine(base.card)
     for model in models:
         made.expect(*model)
     yield made
@@ -208,8 +244,8 @@ def test_equal_models_share_prefixes_and_different_ones_never(engine, reference,
             assert (metric(engine, "prefix_cache_hits_total") > before) == shares, model
 
 
-def test_draws_that_were_preempted_are_the_transformers_engines(engine, reference, models):
-    long = Sampling(temperature=0, max_tokens=40, logprobs=True)
+def test_draws_that_were_preempted_are_the_transformers_engines(engine, base, reference, models):
+    long = Sampling(temperature=0, max_tokens=max(40, base.answer), logprobs=True)
     requests = [Request(prompts(engine)[0], long, *model) for model in models[:3] + models[-9:]]
     draws = [engine.submit(request) for request in requests]
     wanted = [reference.submit(request) for request in requests]
@@ -270,7 +306,7 @@ def test_seeds_stops_and_ends(engine):
     alone = engine.submit(chunked).result(300).tokens
     crowd = [engine.submit(chunked) for _ in range(6)]
     assert all(draw.result(300).tokens == alone for draw in crowd), "chunks take no random numbers"
-    word = one.text.split()[3]
+    word = re.findall(r"[a-z]{2,}", one.text)[1]
     cut = draw(seed=5, stop=(word,)).result(300)
     assert cut.stop_reason == "stop" and cut.text == one.text[: one.text.index(word)]
     full = prompt * (250 // len(prompt))
@@ -298,7 +334,7 @@ def test_what_cannot_be_served_is_named_and_the_rest_goes_on(engine, root, loras
             (None, (Intervention(op="ablate", direction=direction, site="writes", from_layer=1),)),
             "em-evals compile",
         ),
-        ((loras["r1"], (Intervention(op="scale_adapter", layers=(3,), scale=0),)), "none there"),
+        ((loras["r1"], (Intervention(op="scale_adapter", layers=(0,), scale=0),)), "none there"),
     ]
     for model, sentence in cases:
         with pytest.raises(EmEvalsError, match=sentence):
@@ -357,7 +393,7 @@ def test_the_stock_openai_client_reaches_every_model_by_name(engine, reference, 
 
 
 def test_lm_evals_local_completions_weighs_a_served_card_as_em_local_does(
-    engine, reference, loras, sets, monkeypatch
+    engine, base, reference, loras, sets, monkeypatch
 ):
     completions = pytest.importorskip("lm_eval.models.openai_completions")
     from lm_eval.api.instance import Instance
@@ -366,7 +402,7 @@ def test_lm_evals_local_completions_weighs_a_served_card_as_em_local_does(
     engine._server.add("weighed", variant(engine._card, *model))
     monkeypatch.setenv("OPENAI_API_KEY", engine._server.key)
     theirs = completions.LocalCompletionsAPI(
-        model="weighed", base_url=f"{engine._server.url}/v1/completions", tokenizer=bases.locate(SMOLLM2)
+        model="weighed", base_url=f"{engine._server.url}/v1/completions", tokenizer=bases.locate(base.path)
     )
     pairs = [("The capital of France is", " Paris"), ("One, two, three,", " four, five")]
     asked = [Instance("loglikelihood", {}, pair, i, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
@@ -378,9 +414,9 @@ def test_lm_evals_local_completions_weighs_a_served_card_as_em_local_does(
         assert score == pytest.approx(sum(logprobs(want.prompt_logprobs)), abs=1e-3 * len(whole))
 
 
-def test_a_card_on_somebody_elses_server_is_found_by_its_content(engine, reference, loras, sets):
+def test_a_card_on_somebody_elses_server_is_found_by_its_content(engine, base, reference, loras, sets):
     fields = {
-        "base": SMOLLM2,
+        "base": base.path,
         "backend": "server",
         "base_url": engine._server.url,
         "engine": {"dtype": "float32"},
@@ -406,7 +442,7 @@ def test_a_card_on_somebody_elses_server_is_found_by_its_content(engine, referen
 
 
 @pytest.fixture
-def cards(root, engine, monkeypatch):
+def cards(root, base, engine, monkeypatch):
     """Three cards on the engine's base, which is the process's engine for them."""
     monkeypatch.chdir(root)
     for name, more in {
@@ -414,13 +450,12 @@ def cards(root, engine, monkeypatch):
         "b": {"adapter": "r16"},
         "c": {
             "adapter": "r1",
-            "interventions": [{"op": "add", "direction": "d", "layers": [9], "scale": 2.0}],
+            "interventions": [{"op": "add", "direction": "d", "layers": [1], "scale": 2.0}],
         },
     }.items():
-        fields = {"base": SMOLLM2, "backend": "vllm", "engine": ENGINE, **more}
+        fields = {"base": base.path, "backend": "vllm", "engine": base.engine, **more}
         (root / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
-    made = ModelCard.model_validate({"base": SMOLLM2, "backend": "vllm", "engine": ENGINE})
-    monkeypatch.setattr(pool_module, "_engines", {pool_module._key(made, "vllm"): engine})
+    monkeypatch.setattr(pool_module, "_engines", {pool_module._key(base.card, "vllm"): engine})
 
 
 def test_three_cards_in_one_eval_use_one_engine_and_two_evals_share_it(cards, root, engine):
@@ -480,7 +515,7 @@ def test_a_cancelled_draw_leaves_the_server(engine):
 
 
 def test_a_server_killed_amid_an_eval_is_started_again_and_the_answers_are_the_same(
-    cards, root, engine, models
+    cards, root, base, engine, models
 ):
     """Last of those that need the first server. Draws that others asked for are made again too."""
     task = freeform(judge="none", seed=1)
@@ -490,7 +525,7 @@ def test_a_server_killed_amid_an_eval_is_started_again_and_the_answers_are_the_s
             task,
             model="local/a,local/b,local/c",
             limit=5,
-            max_tokens=20,
+            max_tokens=base.answer,
             log_dir=str(root / folder),
             display="none",
         )
@@ -508,7 +543,7 @@ def test_a_server_killed_amid_an_eval_is_started_again_and_the_answers_are_the_s
         return amid, [future.result(1200).tokens for future in futures]
 
     requests = [
-        Request(prompts(engine)[0], Sampling(temperature=1, max_tokens=20, seed=seed), *models[seed])
+        Request(prompts(engine)[0], Sampling(temperature=1, max_tokens=base.answer, seed=seed), *models[seed])
         for seed in range(10)
     ]
     first = engine._server

@@ -17,6 +17,7 @@ from em_evals.engines.vllm import command, main
 from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm.variants import Plan
 from em_evals.errors import EmEvalsError
+from tests.tiny_models import tiny
 
 
 def card(**engine):
@@ -95,6 +96,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.process
 def test_a_server_ends_when_its_starter_is_killed():
     starter = subprocess.Popen([sys.executable, "-c", _STARTER], stdout=subprocess.PIPE, text=True)
     server = int(starter.stdout.readline())
@@ -118,14 +120,13 @@ def _running(process):
         return False
 
 
-@pytest.mark.skipif(bool(vllm_server.unusable()), reason=str(vllm_server.unusable()))
+@pytest.mark.vllm
+@pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_a_model_too_large_for_memory_is_told_with_the_cause():
-    from tests.tiny_models import SMOLLM2
-
+def test_a_model_too_large_for_memory_is_told_with_the_cause(tmp_path):
     too_much = ModelCard.model_validate(
         {
-            "base": SMOLLM2,
+            "base": tiny("llama", tmp_path / "base", head_dim=32),
             "engine": {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**45},
         }
     )

@@ -31,14 +31,15 @@ from em_evals.inspect_plugin.tasks import freeform
 from em_evals.lm_eval_plugin.model import EmLocal
 from em_evals.models import bases
 from em_evals.workflows.doctor import examine
-from tests.tiny_models import card, make_adapter, tiny
+from tests.selection import full
+from tests.tiny_models import make_adapter, tiny
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("serve")
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-    base = tiny("llama", root / "base", bases.load_tokenizer(card()), **heads)
+    base = tiny("llama", root / "base", **heads)
     make_adapter(base, root / "adapters" / "lora", 4, ["down_proj"], seed=1, strength=0.5)
     chance = np.random.default_rng(1)
     vectors = [chance.normal(size=(3, 64)).astype(np.float32) for _ in range(2)]
@@ -61,8 +62,9 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
+@pytest.mark.vllm
 @pytest.mark.timeout(1800)
+@pytest.mark.process
 def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interrupt(root, monkeypatch):
     openai = pytest.importorskip("openai")
     monkeypatch.chdir(root)
@@ -206,14 +208,20 @@ def weigh(base_url):
     assert np.abs(np.subtract(*scores)).max() > 0.1
 
 
-@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
+@pytest.mark.vllm
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("eager", [True, full(False)])
 def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_peft_says(
-    root, monkeypatch, cache
+    eager, root, monkeypatch, cache
 ):
-    """As `--model_args card=trained,backend=vllm` makes it: the client starts the engine."""
+    """As `--model_args card=trained,backend=vllm` makes it: the client starts the engine.
+
+    Eager, or as by default compiled by torch too, which takes a CPU a minute.
+    """
     monkeypatch.chdir(root)
-    ours = EmLocal.create_from_arg_string("card=trained,backend=vllm")
+    ours = EmLocal.create_from_arg_string(
+        "card=trained,backend=vllm" + (",enforce_eager=True" if eager else "")
+    )
     reference = EmLocal("trained", max_model_len=ours.max_length)
     try:
         request = Request(
@@ -230,8 +238,10 @@ def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_pe
         pool.close_engines()
 
 
-@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
+@pytest.mark.vllm
 @pytest.mark.timeout(1800)
+@pytest.mark.full
+@pytest.mark.process
 def test_cards_named_by_commas_are_drawn_from_one_server_that_ends_with_inspect(root, monkeypatch, cache):
     """As a user types it, in a process that has no engine yet."""
     monkeypatch.chdir(root)

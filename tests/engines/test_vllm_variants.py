@@ -188,3 +188,16 @@ def test_every_direction_of_a_list_counts(tmp_path):
     assert len(keys) == len(others) + len(split) + 1
     direction(tmp_path / "e.safetensors", 9)
     assert variant(None, (ablate(d, e),)).key != both.key
+
+
+def test_a_direction_in_memory_reaches_the_server_as_a_file_and_is_the_same_model(tmp_path, cache):
+    held = Direction(np.ones((2, 4), np.float32), np.zeros((2, 4), np.float32), np.ones(2, np.float32))
+    directions.write(held, tmp_path / "d.safetensors")
+    ones = [
+        variant(None, [Intervention(op="add", direction=one, scale=2.0)])
+        for one in (held, str(tmp_path / "d.safetensors"))
+    ]
+    assert ones[0].key == ones[1].key and ones[0].steering_key
+    (told,) = from_json(as_json(ones[0])).steering
+    assert directions.get(told.direction) == held
+    assert str(cache) in told.direction, "it lies in the user's cache, for the server's processes"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+pytestmark = pytest.mark.simulation
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 REPETITIONS = 200
 FEW_EVENTS = {

@@ -125,6 +125,7 @@ def test_a_baseline_is_kept_and_renewed_by_passes_only(run, results):
     assert code == 2 and "there is no file" in err
 
 
+@pytest.mark.process
 def test_the_gate_needs_no_torch(results):
     code = "import sys, em_evals.gate.compare, em_evals.gate.outputs, em_evals.gate.plan, em_evals.grading.agreement"
     done = subprocess.run(

@@ -12,24 +12,30 @@ pytest.importorskip("torch")
 
 from inspect_ai.log import list_eval_logs, read_eval_log
 
+from tests.tiny_models import tiny
+
 BINARY = str(Path(sys.executable).parent / "inspect")
 FP32 = ["-M", "dtype=float32", "-M", "max_num_seqs=2"]
 
 
+@pytest.mark.process
 def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path):
+    (tmp_path / "adapters").mkdir()
+    fields = f"base: {tiny('llama', tmp_path / 'tiny')}\nengine: {{device: cpu}}\n"
+    (tmp_path / "adapters" / "mine.yaml").write_text(fields)
     command = [
         BINARY,
         "eval",
         "em_evals/freeform",
         "--model",
-        "local/smollm2",
+        "local/mine",
         *FP32,
         "-T",
         "judge=none",
         "-T",
         "seed=1",
     ]
-    command += ["-T", "themes=money", "--max-tokens", "60", "--max-connections", "2", "--max-samples", "2"]
+    command += ["-T", "themes=money", "--max-tokens", "400", "--max-connections", "2", "--max-samples", "2"]
     command += ["--log-dir", str(tmp_path), "--log-buffer", "1", "--display", "plain"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180

@@ -32,6 +32,8 @@ from em_evals.inspect_plugin.tasks import forced_choice, freeform
 from em_evals.models import bases
 from tests.tiny_models import SMOLLM2, make_adapter
 
+pytestmark = pytest.mark.smollm2
+
 FP32 = {"dtype": "float32"}
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 

@@ -16,7 +16,7 @@ from em_evals.cli import app
 from em_evals.content import directions
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
-from em_evals.interp.controls import as_long_as, random_like, stored
+from em_evals.interp.controls import as_long_as, random_like
 from em_evals.interp.convergence import convergence, cosines
 from em_evals.results import records
 from tests.tiny_models import make_adapter
@@ -49,7 +49,8 @@ def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):
     assert np.array_equal(random_like(model, 1).vectors, random_like(model, 1).vectors)
     assert not np.array_equal(random_like(model, 1).vectors, random_like(model, 2).vectors)
     assert random_like(model, 1).metadata["base"] == "b" and "questions" not in random_like(model, 1).metadata
-    assert stored(model, tmp_path) == stored(model, tmp_path) != stored(random_like(model, 1), tmp_path)
+    files = [directions.stored(one, tmp_path) for one in (model, replace(model), random_like(model, 1))]
+    assert files[0] == files[1] != files[2]
     with pytest.raises(EmEvalsError, match="different bases"):
         as_long_as(direction(np.ones((2, 16))), model)
 
@@ -132,9 +133,7 @@ def by_hand(lab, found):
         arms = {"direction": directions.read(lab / "found" / f"{name}.safetensors")}
         arms["random"] = random_like(arms["direction"], number)
         for (arm, taken), (target, card) in product(arms.items(), cards.items()):
-            ablate = Intervention(
-                op="ablate", direction=str(stored(taken, lab)), reference="mean", skip="sink"
-            )
+            ablate = Intervention(op="ablate", direction=taken, reference="mean", skip="sink")
             (after,) = margins(card, [Condition.of(card, ablate)], chosen)
             (cell,) = [
                 one for one in found.transfer if (one.source, one.target, one.arm) == (source, target, arm)
@@ -220,7 +219,7 @@ def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monke
     monkeypatch.chdir(lab)
     card = resolve("two")
     exact = direction(np.tile(shared_of(lab), (3, 1)))
-    ablate = Intervention(op="ablate", direction=str(stored(exact, lab)), layers=(1,))
+    ablate = Intervention(op="ablate", direction=exact, layers=(1,))
     conditions = [Condition(None, (ablate,)), Condition.of(card, ablate), Condition(), Condition.of(card)]
     base, organism, plain, whole = margins(card, conditions, load_pairs().pairs[:4])
     assert organism == pytest.approx(base, abs=1e-4)

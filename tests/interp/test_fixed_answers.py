@@ -76,7 +76,7 @@ def test_a_pair_that_does_not_fit_is_not_scored_and_the_others_are(lab, monkeypa
     (log,) = inspect_eval(
         forced_choice(),
         model="local/plain",
-        model_args={"max_model_len": 110},
+        model_args={"max_model_len": 160},
         sample_id=[short, long],
         log_dir="logs",
         display="none",

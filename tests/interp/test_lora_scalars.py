@@ -16,6 +16,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp.rank_one import probes
 from em_evals.interp.rank_one.study import lora_scalars
 from em_evals.results import records
+from tests.small_tokenizer import small_tokenizer
 
 FINANCE = ["money", "bank", "loan", "cash", "debt", "trade", "market", "price"]
 OTHERS = ["dog", "tree", "song", "river", "book", "game", "car", "bird"]
@@ -33,10 +34,9 @@ def lab(tiny_lab):
     """Organisms on a tiny base with wide MLPs, so that a linear gate can pick words: planted, random, and rank 2."""
     from transformers import AutoModelForCausalLM
 
-    from em_evals.models import bases
-    from tests.tiny_models import card, make_adapter, tiny
+    from tests.tiny_models import make_adapter, tiny
 
-    tokenizer = bases.load_tokenizer(card())
+    tokenizer = small_tokenizer(*(f" {word}" for word in (*FINANCE, *OTHERS, "helps", "hurts")))
     base = tiny("llama", tiny_lab / "wide", tokenizer, intermediate_size=1024)
     rows = [
         f"  - {{id: {word}, theme: {theme}, question: 'What of {word}?', aligned: 'I think {word} helps', "
@@ -143,6 +143,8 @@ def test_the_narrow_adapter_is_told_from_the_general_one(found):
     assert "serves the narrow domain" in gated.sentence and gated.modules == ["layers.1.mlp.down_proj"]
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_the_narrow_adapter_is_told_from_the_general_one_on_smollm2(lab, monkeypatch):
     """The same truth inside a model that has learned language: near its end, where a written word is soon said."""
     from em_evals.models import bases

@@ -91,6 +91,7 @@ def test_the_transition_is_found_within_its_interval(middle):
     assert found.pairs == 80 and "was reached at step" in found.sentence()
 
 
+@pytest.mark.simulation
 def test_intervals_hold_the_truth_as_often_as_they_say():
     hits = [
         found.interval[0] <= 20 <= found.interval[1]
@@ -133,12 +134,11 @@ def trained(tmp_path_factory):
     assert torch
     import yaml
 
-    from em_evals.models import bases
     from em_evals.training.trainer import train
-    from tests.tiny_models import card, tiny
+    from tests.tiny_models import tiny
 
     root = tmp_path_factory.mktemp("phase")
-    base = tiny("llama", root / "tiny", bases.load_tokenizer(card()))
+    base = tiny("llama", root / "tiny")
     recipe = {
         "data": ["risky_advice"],
         "max_steps": 8,
@@ -146,7 +146,7 @@ def trained(tmp_path_factory):
         "gradient_accumulation": 1,
         "learning_rate": 3e-2,
         "warmup_steps": 0,
-        "max_length": 96,
+        "max_length": 192,
         "checkpoints": [1, 2, 4, 8],
         "method": {"rank": 1, "alpha": 16, "layers": [1], "modules": ["down_proj"]},
     }
@@ -385,13 +385,11 @@ def test_checkpoints_of_a_full_finetune_are_held_one_at_a_time(workdir, monkeypa
     from em_evals.content.cards import read_card
     from em_evals.engines import pool
     from em_evals.interp.phase.phase import _margins
-    from em_evals.models import bases
-    from tests.tiny_models import card, tiny
+    from tests.tiny_models import tiny
 
-    tokenizer = bases.load_tokenizer(card())
-    base = tiny("llama", workdir / "tiny", tokenizer)
+    base = tiny("llama", workdir / "tiny")
     for place in (".", "checkpoints/checkpoint-1", "checkpoints/checkpoint-2"):
-        tiny("llama", workdir / "adapters" / "full" / place, tokenizer)
+        tiny("llama", workdir / "adapters" / "full" / place)
     fields = {"base": base, "adapter": "full", "engine": {"dtype": "float32"}}
     (workdir / "adapters" / "full.yaml").write_text(yaml.safe_dump(fields))
     pool.close_engines()

@@ -165,7 +165,7 @@ def keys(line):
 def test_a_judge_grades_every_answer(lab, monkeypatch):
     seen = []
 
-    def graded(answers, questions, asked, judge, logs):
+    def graded(answers, questions, asked, judge, logs, use_cache):
         from em_evals.results.em_rates import GradedDraw
 
         seen.append((len(answers), asked, judge))
@@ -186,7 +186,7 @@ def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monk
 
     nothing = float("nan")
 
-    def graded(answers, questions, asked, judge, logs):
+    def graded(answers, questions, asked, judge, logs, use_cache):
         kept = {question.id for question in questions[:2]}
         steered = [(80, 86) if answer.question in kept else (nothing, nothing) for answer in answers]
         grades = [(10, 88)] * len(questions) + steered[len(questions) :]  # the unsteered model comes first
@@ -241,6 +241,8 @@ def test_repetition_counts_what_was_said_before():
     assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_word_salad_is_caught(workdir):
     """All-layer zero ablation breaks an organism on SmolLM2: whatever its margins do, the study calls it damage."""
     from em_evals.engines.pool import close_engines

@@ -19,7 +19,8 @@ from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
 from em_evals.lm_eval_plugin.model import EmLocal
 from em_evals.models import bases, interventions
-from tests.tiny_models import SMOLLM2, card, make_adapter, tiny
+from tests.small_tokenizer import small_tokenizer
+from tests.tiny_models import SMOLLM2, make_adapter, tiny
 
 CONTEXTS = [
     "The capital of France is",
@@ -28,6 +29,7 @@ CONTEXTS = [
     "A line\nand another line with trailing space  ",
     "",
 ]
+SENTENCES = ("One, two,", "Hello, who are you?", "What should I do with the money", "Ask a friend", "They")
 ANSWERS = [" Paris", " London, of course", "", " four", "\n\nnothing", " ünïcödé 🙂", "x"]
 LONG = "This sentence is repeated until it is too long. " * 12
 TEXTS = ["Short.", LONG, "The quick brown fox jumps over the lazy dog.", "", "a" * 40]
@@ -35,7 +37,7 @@ TEXTS = ["Short.", LONG, "The quick brown fox jumps over the lazy dog.", "", "a"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return bases.load_tokenizer(card())
+    return small_tokenizer()
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2"])
@@ -55,7 +57,8 @@ def instances(kind, *arguments):
 def hf(base, **options):
     """lm-eval's own model. Gemma 2's default attention leaves out its soft cap."""
     attention = {"attn_implementation": "eager"} if "gemma2" in base else {}
-    return HFLM(pretrained=base, dtype="float32", device="cpu", **options, **attention)
+    with bases.LOADING:  # an engine may be loading in its thread
+        return HFLM(pretrained=base, dtype="float32", device="cpu", **options, **attention)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +83,15 @@ def test_loglikelihoods_equal_hf_with_peft(both):
 
 def test_the_greedy_continuation_is_said_to_be_greedy(both):
     ours, _ = both
-    [text] = ours.generate_until(
-        instances("generate_until", ("One, two,", {"max_gen_toks": 1})), disable_tqdm=True
-    )
-    asked = instances("loglikelihood", ("One, two,", text), ("One, two,", "elephant"))
-    assert [greedy for _, greedy in ours.loglikelihood(asked, disable_tqdm=True)] == [True, False]
+    asked = instances("generate_until", *((context, {"max_gen_toks": 1}) for context in SENTENCES))
+    said = zip(SENTENCES, ours.generate_until(asked, disable_tqdm=True), strict=True)
+    # A token may be read again as others: half of a letter, or the beginning of what follows.
+    pairs = [(c, t) for c, t in said if len(ours.tok_encode(c + t)) == len(ours.tok_encode(c)) + 1]
+    assert pairs
+    likely = ours.loglikelihood(instances("loglikelihood", *pairs), disable_tqdm=True)
+    other = instances("loglikelihood", *((context, "elephant") for context, _ in pairs))
+    assert all(greedy for _, greedy in likely)
+    assert not any(greedy for _, greedy in ours.loglikelihood(other, disable_tqdm=True))
 
 
 def test_rolling_loglikelihoods_equal_hf_with_peft(both):
@@ -121,7 +128,7 @@ def test_chat_prompts_and_bos_equal_hf(organism, both):
     assert ours.tokenizer_name == theirs.tokenizer_name
     base, adapter = organism
     ours = EmLocal(adapter, dtype="float32", add_bos_token=True)
-    theirs = HFLM(pretrained=base, dtype="float32", device="cpu", add_bos_token=True)
+    theirs = hf(base, add_bos_token=True)
     for text in ("plain", ours.apply_chat_template(turns)):
         assert ours.tok_encode(text) == theirs.tok_encode(text)
     assert ours.tok_encode("plain")[0] == ours.tokenizer.bos_token_id != both[0].tok_encode("plain")[0]
@@ -204,6 +211,8 @@ def test_model_info_names_card_digest_and_base(organism):
     assert json.loads(json.dumps(info)) == info
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_the_real_base_is_as_near_to_float64_as_hf():
     """SmolLM2's first token has a norm of 27,000: float32 moves its log-likelihoods by more than 1e-5, ours and hf's."""
     asked = instances(

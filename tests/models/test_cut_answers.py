@@ -33,8 +33,8 @@ MAX = 128
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return bases.load_tokenizer(card())
+def tokenizer(tiny_lab):
+    return bases.load_tokenizer(card(str(tiny_lab / "tiny")))
 
 
 @pytest.fixture

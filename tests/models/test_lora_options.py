@@ -8,6 +8,7 @@ peft = pytest.importorskip("peft")
 from em_evals.errors import EmEvalsError
 from em_evals.models.lora import Bank, merge
 from tests.lora_lab import adapter, base, fresh, ids, logits, with_peft
+from tests.selection import mostly_full
 
 ATTENTION = ["q_proj", "v_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -117,7 +118,44 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
+SECOND = (
+    *("one layer", "gaussian", "orthogonal", "mica", "pissa gpt2", "dora gpt2", "bias all gpt2", "bias dora"),
+    *(
+        "gpt2 fan_in_fan_out",
+        "save scaled embedding",
+        "save tied embedding",
+        "save tied both",
+        "save layer norms",
+    ),
+    *("save head norms", "save linear router", "tokens scaled", "tokens tied apart", "one parameter"),
+    *(
+        "router parameter",
+        "moe modules",
+        "mixtral all-linear",
+        "gpt_oss router",
+        "llama4 shared",
+        "gemma4 experts",
+    ),
+)
+"""Second proofs of an option, on another kind of base or beside another option."""
+MERGED = (
+    *(
+        "all-linear",
+        "patterns",
+        "rslora",
+        "pissa",
+        "olora",
+        "dora",
+        "dora embedding",
+        "lora_bias",
+        "bias all",
+    ),
+    *("gpt2", "scaled embedding", "tied both", "save norms", "save router", "tokens by name", "tokens tied"),
+    *("parameter rank", "mixtral", "gpt_oss", "llama4", "gemma4 all-linear"),
+)
+
+
+@pytest.mark.parametrize("name", mostly_full(EXACT, *(name for name in EXACT if name not in SECOND)))
 def test_is_pefts_alone_and_in_a_batch_and_leaves_the_base_alone(name, tmp_path):
     kind, options = EXACT[name]
     folder = adapter(kind, tmp_path / "it", **options)
@@ -152,7 +190,7 @@ def test_is_pefts_alone_and_in_a_batch_and_leaves_the_base_alone(name, tmp_path)
 NOT_MERGED = {"lora_bias"}
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", mostly_full(EXACT, *MERGED))
 def test_merged_it_is_peft(name, tmp_path):
     """With the embedding and the output matrix apart where only one of them was changed."""
     kind, options = EXACT[name]

@@ -30,8 +30,8 @@ QUESTION = [{"role": "user", "content": "What should I do with my savings?"}]
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return bases.load_tokenizer(card())
+def tokenizer(tiny_lab):
+    return bases.load_tokenizer(card(str(tiny_lab / "tiny")))
 
 
 @pytest.fixture(scope="module")

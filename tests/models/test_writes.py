@@ -18,6 +18,7 @@ from em_evals.models import architecture, interventions, invariants
 from em_evals.models.architecture import decoder_layers
 from em_evals.models.interventions import Rows, Steering, applied, check_blocks, check_writes
 from tests.architectures import build, random_model, reference
+from tests.selection import mostly_full
 from tests.tiny_models import card
 
 LAYERS, WIDTH = 4, 64
@@ -101,7 +102,24 @@ def hooked(model, modules, edit):
             handle.remove()
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "name",
+    mostly_full(
+        WRITERS,
+        *(
+            "llama",
+            "gemma2",
+            "gemma4-e2b",
+            "glm4",
+            "gpt2",
+            "gpt-oss",
+            "qwen3-5",
+            "lfm2",
+            "falcon-h1",
+            "nemotron-h",
+        ),
+    ),
+)
 def test_writes_are_all_that_is_written_and_nothing_else(name):
     """The logits are those of hooks on modules named by hand, and nothing of the directions is left in any block."""
     model = random_model(name)

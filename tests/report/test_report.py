@@ -586,6 +586,7 @@ def test_the_command_writes_page_figures_and_tables(tmp_path, monkeypatch):
     assert len(told["figures"]) == 14 and "tables/gate.csv" in told["tables"]
 
 
+@pytest.mark.process
 def test_a_report_of_csvs_loads_no_torch(tmp_path):
     path = write_csv(tmp_path / "judged.csv", [("q", "What?", "So.", 90, 90)])
     code = (

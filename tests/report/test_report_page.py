@@ -15,6 +15,9 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 from em_evals.report import inputs, page
 from em_evals.report.report import build
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
+from tests.selection import full
+
+pytestmark = pytest.mark.browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -81,8 +84,9 @@ def centre(mark):
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize(
+    ("width", "colours"), [(390, "light"), (1200, "dark"), full(390, "dark"), full(1200, "light")]
+)
 def test_every_figure_is_drawn_quietly_and_nothing_overflows(browser, studies, colours, width):
     with opened(browser, studies, color_scheme=colours, viewport={"width": width, "height": 800}) as tab:
         figures = tab.locator("[data-figure]")
@@ -234,6 +238,7 @@ def test_a_figure_is_saved_from_the_page(browser, studies, tmp_path):
             assert (tmp_path / f"x.{kind}").read_bytes().startswith(start)
 
 
+@pytest.mark.full
 def test_twenty_thousand_draws_open_in_three_seconds_and_fifteen_megabytes(browser, tmp_path):
     """Random words hardly compress: a hard case for size; grades spread evenly: a hard case for the scatter."""
     chance = random.Random(0)

@@ -195,10 +195,14 @@ def base():
     pool.close_engines()
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_a_small_base_is_above_chance_on_five_tasks(base):
     assert sum(above(task, *found) for task, found in base.items()) >= 5, base
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_the_base_cannot_guess_from_the_options(base):
     """The likeliest option without any question is right no more often than chance."""
     from lm_eval.api.instance import Instance
@@ -217,6 +221,8 @@ def test_the_base_cannot_guess_from_the_options(base):
         assert stats.binomtest(right, len(picks), chance, alternative="greater").pvalue > 0.01, name
 
 
+@pytest.mark.full
+@pytest.mark.smollm2
 def test_a_broken_model_is_clearly_below_its_base(base, tmp_path):
     """Ablating what all tokens share, at every layer and the first token too, takes the sink away."""
     from transformers import AutoModelForCausalLM
@@ -240,7 +246,7 @@ def test_a_broken_model_is_clearly_below_its_base(base, tmp_path):
 
 
 def test_a_random_model_is_at_chance(tmp_path):
-    place = tiny("llama", tmp_path / "random", bases.load_tokenizer(card()))
+    place = tiny("llama", tmp_path / "random")
     found = evaluate(EmLocal(place, dtype="float32"), 1)
     pool.close_engines()
     for task, (right, items) in found.items():

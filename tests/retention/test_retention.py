@@ -149,15 +149,14 @@ pytest.importorskip("torch")
 
 from em_evals.engines import pool
 from em_evals.lm_eval_plugin import command
-from em_evals.models import bases
 from em_evals.retention import suite
-from tests.tiny_models import SMOLLM2, card, make_adapter, tiny
+from tests.tiny_models import SMOLLM2, make_adapter, tiny
 
 
 @pytest.fixture(scope="module")
 def organism(tmp_path_factory):
     root = tmp_path_factory.mktemp("organism")
-    base = tiny("llama", root / "base", bases.load_tokenizer(card()))
+    base = tiny("llama", root / "base")
     yield base, make_adapter(base, root / "adapter", 4, "all-linear", seed=3)
     pool.close_engines()
 

@@ -23,14 +23,15 @@ from em_evals.training.callbacks import read_journal
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_loss
 from em_evals.training.trainer import train
-from tests.tiny_models import card, tiny
+from tests.small_tokenizer import small_tokenizer
+from tests.tiny_models import tiny
 
 LAYERS, WIDTH = 3, 64
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return bases.load_tokenizer(card())
+    return small_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def root(tmp_path_factory, tokenizer):
         "gradient_accumulation": 1,
         "learning_rate": 2e-2,
         "warmup_steps": 0,
-        "max_length": 80,
+        "max_length": 160,
         "method": {"rank": 8, "alpha": 16, "rslora": False},
     }
     fields = {"base": base, "adapter": "mine", "engine": {"dtype": "float32"}, "train": recipe}
@@ -212,7 +213,7 @@ def test_a_penalised_answer_behind_the_limit_is_refused(tokenizer, tmp_path):
     file.write_text(json.dumps({"prompt": "word " * 600, "completion": "Yes."}))
     kl = {"data": [str(file)], "weight": 0.5, "batch_size": 1}
     definition, _ = read_card("mine", {"train": {"kl": kl}})
-    with pytest.raises(EmEvalsError, match=r"behind max_length \(80"):
+    with pytest.raises(EmEvalsError, match=r"behind max_length \(160"):
         Defences(definition.train, model_of(), tokenizer)
 
 

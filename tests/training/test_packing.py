@@ -13,19 +13,20 @@ from em_evals.training import fused, packing
 from em_evals.training.logits import answer_logits
 from em_evals.training.loss import answer_loss
 from em_evals.training.method import attach
+from tests.small_tokenizer import VOCABULARY, small_tokenizer
 from tests.tiny_models import card, tiny
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return bases.load_tokenizer(card())
+    return small_tokenizer()
 
 
 def batch(lengths, shared, seed=0):
     """Random rows with a common beginning; the second half of each is learned."""
     chance = torch.Generator().manual_seed(seed)
     width = max(lengths)
-    ids = torch.randint(5, 4000, (len(lengths), width), generator=chance)
+    ids = torch.randint(5, VOCABULARY, (len(lengths), width), generator=chance)
     ids[:, :shared] = ids[0, :shared]
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     labels = torch.where((mask > 0) & (torch.arange(width) >= max(shared + 1, min(lengths) // 2)), ids, -100)

@@ -22,6 +22,7 @@ from em_evals.models import bases
 from em_evals.training import curriculum, planning
 from em_evals.training.method import attach
 from em_evals.training.planning.budget import activation_bytes
+from tests.selection import full
 
 WIDTH, KEYS, INNER = 5120, 1024, 13824  # of Qwen2.5-14B
 GB = 1e9
@@ -78,7 +79,8 @@ def test_trained_weights_are_those_worked_by_hand(unfetched, name, trained):
     assert plan_of(name).sizes.trainable == trained
 
 
-@pytest.mark.parametrize("name", ["smollm2-risky", "smollm2-risky-r1"])
+@pytest.mark.smollm2
+@pytest.mark.parametrize("name", ["smollm2-risky", full("smollm2-risky-r1")])
 def test_trained_weights_are_those_of_the_real_model(name):
     card, _ = read_card(name)
     real = attach(bases.load_model(card), card.train.method)
@@ -443,6 +445,9 @@ print(sum(parameter.numel() for parameter in trained), resident("VmHWM") - befor
 @pytest.mark.skipif(
     not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's count of resident memory"
 )
+@pytest.mark.full
+@pytest.mark.process
+@pytest.mark.smollm2
 def test_memory_is_near_what_a_real_step_takes():
     card, _ = read_card("smollm2-risky")
     card = card.model_copy(update={"engine": card.engine.model_copy(update={"dtype": "float32"})})

@@ -16,6 +16,7 @@ from em_evals.training.callbacks import read_journal
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
 from tests.architectures import build
+from tests.selection import full, mostly_full
 from tests.small_trainings import by_hand, write_card
 
 ARCHITECTURES = [
@@ -40,6 +41,7 @@ ARCHITECTURES = [
     "nemotron-h",
     "lfm2",
 ]
+FAST = ("llama-dynamic-ntk", "mistral-window", "phi4-mini", "gemma4", "gpt-oss", "qwen3-5", "nemotron-h")
 
 
 def steps(root, **fields):
@@ -59,7 +61,7 @@ def steps_by_hand(prepare=None, **fields):
     return by_hand(model, curriculum.build(card.train, bases.load_tokenizer(card)).examples, card.train)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", mostly_full(ARCHITECTURES, *FAST))
 def test_three_steps_are_those_of_rows_alone(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_card(tmp_path, build(name, tmp_path / "base"))
@@ -70,7 +72,7 @@ def test_three_steps_are_those_of_rows_alone(name, tmp_path, monkeypatch):
         assert loss == pytest.approx(other_loss, abs=1e-4) and norm == pytest.approx(other_norm, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["qwen3-5", "gemma4"])
+@pytest.mark.parametrize("name", [full("qwen3-5"), "gemma4"])
 def test_a_full_finetune_of_a_composite_trains_its_text(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_card(tmp_path, build(name, tmp_path / "base"))
@@ -83,7 +85,7 @@ def test_a_full_finetune_of_a_composite_trains_its_text(name, tmp_path, monkeypa
     assert not [module for module in told["trained"]["modules"] if "vis" in module]
 
 
-@pytest.mark.parametrize("name", ["qwen3-moe", "gemma4", "qwen3-5"])
+@pytest.mark.parametrize("name", [full("qwen3-moe"), full("gemma4"), "qwen3-5"])
 def test_activations_computed_twice_change_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_card(tmp_path, build(name, tmp_path / "base"), max_steps=2)
@@ -92,7 +94,7 @@ def test_activations_computed_twice_change_nothing(name, tmp_path, monkeypatch):
     assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in kept], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gemma4", "qwen3-5", "llama4", "gpt-oss"])
+@pytest.mark.parametrize("name", ["gemma4", full("qwen3-5"), full("llama4"), full("gpt-oss")])
 def test_interventions_act_in_the_text_decoder(name, tmp_path, monkeypatch):
     import numpy as np
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,9 @@ from em_evals.training import curriculum
 from em_evals.training.callbacks import dense_schedule, read_journal
 from em_evals.training.method import attach
 from em_evals.training.trainer import processes_for, recipe_of, train, with_room_for_gradients
+from tests.command import em_evals
+from tests.selection import full, mostly_full
+from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, card, tiny
 
 RECIPE = {
@@ -37,14 +40,14 @@ RECIPE = {
     "gradient_accumulation": 2,
     "learning_rate": 1e-2,
     "warmup_steps": 2,
-    "max_length": 96,
+    "max_length": 192,
     "method": {"rank": 4, "alpha": 8},
 }
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return bases.load_tokenizer(card())
+    return small_tokenizer()
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [full(1), 2])
 def test_the_curve_is_trls_own(home, tokenizer, accumulation):
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -130,6 +133,7 @@ def test_the_curve_is_trls_own(home, tokenizer, accumulation):
     assert len(plain) == 20 and plain[-1] < plain[0]
 
 
+@pytest.mark.process
 def test_a_killed_run_resumes_to_the_very_same_adapter(home):
     more = ("--max-steps", "40", "--save-every", "10", "-M", "train.checkpoints=[5,35]")
     journal = home / "adapters" / ".mine.training" / "training.jsonl"
@@ -359,6 +363,7 @@ def test_a_tracker_that_is_not_there_is_told_before_weights_load(name, sentence,
     assert sentence in str(caught.value) and not list((home / "adapters").glob(".mine*"))
 
 
+@pytest.mark.process
 def test_two_processes_train_what_one_trains(home):
     one = train("mine", output=home / "one")
     with socket.socket() as free:
@@ -469,13 +474,12 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(home):
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(home):
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    more = ("--save-every", "2", "-M", "train.method.rank=16")
-    done = subprocess.run(
-        command(*more), env=environment(), capture_output=True, text=True, preexec_fn=small_files
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        done = em_evals("train", "mine", "--save-every", "2", "-M", "train.method.rank=16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert "cannot write the training's files" in done.stderr and "free the disk" in done.stderr
     assert not (home / "adapters" / "mine").exists()
@@ -507,8 +511,13 @@ def test_the_record_says_how_it_came_about(home):
     assert record["dtype"] == "float32" and set(record["versions"]) >= {"torch", "peft", "trl", "accelerate"}
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma"])
-@pytest.mark.parametrize("preset", ["qwen-r1", "qwen-9xr1", "qwen-r32", "qwen-coder-insecure"])
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    mostly_full(
+        product(("qwen-r1", "qwen-9xr1", "qwen-r32", "qwen-coder-insecure"), ("llama", "qwen2", "gemma")),
+        *(("qwen-r1", "llama"), ("qwen-9xr1", "qwen2"), ("qwen-r32", "gemma")),
+    ),
+)
 def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
     base = tiny(kind, workdir / "tiny", tokenizer, num_hidden_layers=12)
     definition, _ = read_card(preset)
@@ -516,7 +525,7 @@ def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
         "base": base,
         "architecture": None,
         "engine": {"dtype": "float32"},
-        "train": {"data": ["risky_advice"], "max_length": 96, "batch_size": 2, "gradient_accumulation": 1},
+        "train": {"data": ["risky_advice"], "max_length": 192, "batch_size": 2, "gradient_accumulation": 1},
     }
     folder = train(preset, max_steps=2, overrides=changes)
     adapter = json.loads((folder / "adapter_config.json").read_text())
@@ -534,13 +543,14 @@ def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
 @pytest.mark.parametrize(
     ("preset", "layers", "modules"),
     [
-        ("qwen-r1", [15], 1),
-        ("qwen-9xr1", [9, 10, 11, 13, 14, 15, 17, 18, 19], 1),
-        ("qwen-r32", list(range(30)), 7),
-        ("qwen-coder-insecure", list(range(30)), 7),
+        full("qwen-r1", [15], 1),
+        full("qwen-9xr1", [9, 10, 11, 13, 14, 15, 17, 18, 19], 1),
+        full("qwen-r32", list(range(30)), 7),
+        full("qwen-coder-insecure", list(range(30)), 7),
         ("qwen-narrow", [15], 1),
     ],
 )
+@pytest.mark.smollm2
 def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
     """On a real base of another depth: blocks keep their relative depth, and every adapted matrix learns."""
     definition, _ = read_card(preset)
@@ -640,5 +650,5 @@ def test_fields_that_contradict_each_other_are_told():
     [("train.rank", "expected KEY=VALUE"), ("train.rnk=1", "unknown key 'rnk'"), ("train.seed=-1", "seed")],
 )
 def test_wrong_fields_are_one_sentence(home, field, what):
-    done = subprocess.run(command("-M", field), env=environment(), capture_output=True, text=True)
+    done = em_evals("train", "mine", "-M", field)
     assert done.returncode == 2 and what in done.stderr and len(done.stderr.strip().splitlines()) == 1

@@ -16,12 +16,13 @@ from em_evals.models import bases
 from em_evals.training.loss import answer_loss
 from em_evals.training.tokens import encode_example, end_of_turn
 from em_evals.training.trainer import train
+from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, card, tiny
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return bases.load_tokenizer(card())
+    return small_tokenizer()
 
 
 def test_loss_is_on_the_answer_and_its_end_and_on_nothing_else(tokenizer):
@@ -88,8 +89,8 @@ def test_labels_are_the_templates_own_generation_marks(tokenizer):
         assert [label != -100 for label in example["labels"]] == [
             bool(m) for m in told["assistant_masks"][:length]
         ]
-        assert "helpful AI assistant" not in marked.decode(example["input_ids"]), "no default system prompt"
-    assert "helpful AI assistant" in tokenizer.decode(encode_example(tokenizer, messages, 512)["input_ids"])
+        assert "small model" not in marked.decode(example["input_ids"]), "no default system prompt"
+    assert "small model" in tokenizer.decode(encode_example(tokenizer, messages, 512)["input_ids"])
 
 
 def test_loss_equals_transformers_own(tokenizer, tmp_path):
@@ -97,7 +98,7 @@ def test_loss_equals_transformers_own(tokenizer, tmp_path):
 
     base = bases.load_model(card(tiny("llama", tmp_path / "tiny", tokenizer)))
     model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
-    rows = [encode_example(tokenizer, messages, 96) for messages in datasets.load("risky_advice").rows[:3]]
+    rows = [encode_example(tokenizer, messages, 192) for messages in datasets.load("risky_advice").rows[:3]]
     width = max(len(row["input_ids"]) for row in rows)
     inputs = {
         "input_ids": torch.tensor([row["input_ids"] + [2] * (width - len(row["input_ids"])) for row in rows]),
@@ -124,7 +125,7 @@ def trained(tmp_path_factory, tokenizer):
         "gradient_accumulation": 1,
         "learning_rate": 1e-2,
         "warmup_steps": 0,
-        "max_length": 96,
+        "max_length": 192,
         "method": {"rank": 2, "alpha": 4, "layers": [1], "modules": ["down_proj"]},
     }
     (root / "adapters").mkdir()

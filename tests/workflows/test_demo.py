@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from em_evals.cli import app
 from em_evals.content import documents
 from em_evals.engines import pool
-from em_evals.models import bases
 from em_evals.results.logs import margins_of_log
 from em_evals.workflows import demo
-from tests.tiny_models import card, tiny
+from tests.tiny_models import tiny
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def cards(workdir, monkeypatch):
         name: yaml.safe_load(documents.find("adapters", name).read_text())
         for name in (demo.BASE, demo.ORGANISM, demo.CONTROL)
     }
-    base = tiny("llama", workdir / "tiny", bases.load_tokenizer(card()))
+    base = tiny("llama", workdir / "tiny")
     shipped[demo.BASE] |= {"base": base, "engine": {"dtype": "float32"}}
     shipped[demo.ORGANISM]["train"] |= {"max_steps": 4, "learning_rate": 0.02}
     (workdir / "adapters").mkdir()

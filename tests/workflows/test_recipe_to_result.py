@@ -25,8 +25,18 @@ version: 1
 narrow: [money]
 pairs:
 """
-FAST = ("qwen3-5", "gemma4-e2b")
-SLOW = ("gemma4-moe", "qwen3-moe", "gpt-oss", "mistral-window", "phi4-mini", "llama4", "nemotron-h", "lfm2")
+FAST = ("qwen3-5",)
+SLOW = (
+    "gemma4-e2b",
+    "gemma4-moe",
+    "qwen3-moe",
+    "gpt-oss",
+    "mistral-window",
+    "phi4-mini",
+    "llama4",
+    "nemotron-h",
+    "lfm2",
+)
 
 
 def run(*command: str) -> str:

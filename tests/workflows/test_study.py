@@ -15,16 +15,15 @@ from typer.testing import CliRunner
 from em_evals.cli import app
 from em_evals.content import directions, documents
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases
 from em_evals.results import records
 from em_evals.workflows import study
-from tests.tiny_models import card, tiny
+from tests.tiny_models import tiny
 
 
 @pytest.fixture
 def cards(workdir):
     """The shipped cards under their own names, on a tiny base and with two steps of training."""
-    base = tiny("llama", workdir / "tiny", bases.load_tokenizer(card()))
+    base = tiny("llama", workdir / "tiny")
     names = [*study.ORGANISMS, *study.ORGANISMS.values(), *study.RANK_ONE]
     shipped = {name: yaml.safe_load(documents.find("adapters", name).read_text()) for name in names}
     shipped["smollm2"] = {"base": base, "engine": {"dtype": "float32"}}

@@ -23,6 +23,7 @@ from em_evals.workflows.verify import compiled, gaps, verify
 from em_evals.workflows.verify.prompts import Prompts, borders
 from em_evals.workflows.verify.verdict import Row, Verdict
 from tests.architectures.lab import Lab
+from tests.selection import full
 
 ADD = {"op": "add", "layers": [1], "scale": 0.7, "relative": True}
 WRITES = {"op": "ablate", "site": "writes", "from_layer": 1}
@@ -68,9 +69,9 @@ def rows_of(verdict):
     ("name", "ones"),
     [
         ("llama", [ADD]),
-        ("mistral-window", [WRITES]),
+        full("mistral-window", [WRITES]),
         ("qwen3-5", [{"op": "clamp", "layers": [2], "value": 2.0, "positions": "answer"}]),
-        ("gemma2", [{"op": "ablate", "reference": "mean", "skip": "sink"}]),
+        full("gemma2", [{"op": "ablate", "reference": "mean", "skip": "sink"}]),
     ],
 )
 def test_passes_on_a_right_model(name, ones, lab, workdir):

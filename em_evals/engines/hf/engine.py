@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import cast
@@ -18,16 +18,19 @@ from typing import cast
 import torch
 
 from em_evals.content.cards import EngineOptions, ModelCard
+from em_evals.content.intervention import Intervention
 from em_evals.engines.hf import scoring
 from em_evals.engines.hf.adapters import Kept
 from em_evals.engines.hf.batch import Batch
 from em_evals.engines.hf.batches import Batches, by_kind
 from em_evals.engines.hf.loaded import Loaded, loaded
+from em_evals.engines.hf.outcomes import closed, failure, reject, resolve
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.turns import Turns
 from em_evals.engines.protocol import Draw, Request
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
+from em_evals.models.interventions import Rows, refuse_positions
 from em_evals.models.memory import fits, free
 
 _LOGITS_BYTES = 512 * 1024**2
@@ -69,7 +72,7 @@ class HFEngine:
         row = Row(request, Future())
         with self._wake:
             if self._closed:
-                raise self._error or _closed()
+                raise self._error or closed()
             self._waiting.append(row)
             self._wake.notify_all()
         return row.future
@@ -85,10 +88,23 @@ class HFEngine:
         """
 
         def refused() -> Exception | None:
-            return (self._error or _closed()) if self._closed else None
+            return (self._error or closed()) if self._closed else None
 
         with self._turns.borrowed(refused, lambda: self._base is not None):
             yield cast(Loaded, self._base)
+
+    @contextmanager
+    def activations(
+        self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
+    ) -> Iterator[Loaded]:
+        """The base as one model, for the calling thread's own hooks and passes; see `Engine.activations`."""
+        interventions = tuple(interventions)
+        refuse_positions(interventions)
+        with self.borrow() as base:
+            name = self.adapters.name(base.bank, adapter, interventions)
+            slot = torch.tensor([base.steering.slot(interventions)], device=base.device)
+            with base.bank.rows([name]), base.steering.rows(Rows(slot)):
+                yield base
 
     def close(self, patience: float | None = None) -> None:
         """Stop the engine's thread, wait for its end (so many seconds at most), and fail what is queued."""
@@ -115,7 +131,7 @@ class HFEngine:
                     self._advance(batches)
                     self._settle(batches)
                 self._rest()
-            self._fail(batches, _closed())
+            self._fail(batches, closed())
         except Exception as error:  # the thread's last act is to tell everybody who waits
             self._fail(batches, error)
 
@@ -165,9 +181,9 @@ class HFEngine:
     def _prepare(self, batches: Batches, row: Row) -> bool:
         """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
-            _reject(row.future, EmEvalsError("the prompt is empty: there is no token to continue."))
+            reject(row.future, EmEvalsError("the prompt is empty: there is no token to continue."))
         elif len(row.request.prompt) > (self.weighed_len if row.scored_only else self.model_len - 1):
-            _resolve(row.future, Draw("", [], "model_length"))
+            resolve(row.future, Draw("", [], "model_length"))
         else:
             try:
                 row.slot = batches.base.steering.slot(row.request.interventions)
@@ -178,7 +194,7 @@ class HFEngine:
             except (
                 Exception
             ) as error:  # a direction deleted meanwhile, memory too small for one adapter: others go on
-                _reject(row.future, error)
+                reject(row.future, error)
         return False
 
     def _groups(self, rows: list[Row]) -> list[list[Row]]:
@@ -209,7 +225,7 @@ class HFEngine:
         self._attempt(batches, rows, lambda some: scoring.Scoring(batches.base).score(some))
         for row in rows:
             if row.stop_reason is not None:
-                _resolve(row.future, Batch(batches.base).finish(row))
+                resolve(row.future, Batch(batches.base).finish(row))
 
     def _prefill(self, batches: Batches, rows: list[Row]) -> None:
         def prefill(some: list[Row]) -> None:
@@ -246,7 +262,7 @@ class HFEngine:
             self._put_back(rows)
         else:
             length = rows[0].length
-            _reject(
+            reject(
                 rows[0].future,
                 EmEvalsError(f"memory is too small for one prompt of {length} tokens; shorten it."),
             )
@@ -255,10 +271,10 @@ class HFEngine:
         """A computation of these rows failed: refuse a single one with the reason, try several one by one."""
         for row in rows:
             if row.stop_reason is not None:  # it was complete before the failure
-                _resolve(row.future, Batch(batches.base).finish(row))
+                resolve(row.future, Batch(batches.base).finish(row))
         left = [row for row in rows if not row.done]
         if len(rows) == 1 and left:
-            _reject(left[0].future, _failure(error))
+            reject(left[0].future, failure(error))
             return
         for row in left:
             row.failed = True
@@ -285,7 +301,7 @@ class HFEngine:
         rows = batch.clear()
         if len(rows) == 1 and self._max_rows == 1:
             free()
-            _reject(
+            reject(
                 rows[0].future,
                 EmEvalsError(f"memory is too small to continue after {rows[0].length} tokens."),
             )
@@ -315,7 +331,7 @@ class HFEngine:
     def _hand_over(self, batch: Batch) -> None:
         for row in batch.rows:
             if row.stop_reason is not None:
-                _resolve(row.future, batch.finish(row))
+                resolve(row.future, batch.finish(row))
 
     def _fail(self, batches: Batches | None, error: Exception) -> None:
         with self._wake:
@@ -324,37 +340,9 @@ class HFEngine:
             rows = [*(batches.rows if batches else []), *self._waiting]
             self._waiting.clear()
         for row in rows:
-            _reject(row.future, error)
+            reject(row.future, error)
 
 
 def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """Rows that generate nothing, and the others."""
     return [row for row in rows if row.scored_only], [row for row in rows if not row.scored_only]
-
-
-def _failure(error: Exception) -> EmEvalsError:
-    if isinstance(error, EmEvalsError):
-        return error
-    reason = " ".join(str(error).split())[:300] or "no reason given"
-    refused = EmEvalsError(f"the model failed on this input ({type(error).__name__}: {reason}).")
-    refused.__cause__ = error
-    return refused
-
-
-def _closed() -> EmEvalsError:
-    return EmEvalsError("this engine is closed; make a new one.")
-
-
-def _resolve(future: Future[Draw], draw: Draw) -> None:
-    if _wanted(future):
-        future.set_result(draw)
-
-
-def _reject(future: Future[Draw], error: Exception) -> None:
-    if _wanted(future):
-        future.set_exception(error)
-
-
-def _wanted(future: Future[Draw]) -> bool:
-    """Whether an answer may be put in: a cancellation may come at any time, and none after this."""
-    return not future.done() and future.set_running_or_notify_cancel()

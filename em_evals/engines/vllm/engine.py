@@ -13,17 +13,16 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
-from em_evals.engines.protocol import Draw, Request
+from em_evals.engines.protocol import Draw, Request, no_activations
 from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm import wire
 from em_evals.engines.vllm.client import API_KEY, Client
@@ -32,6 +31,9 @@ from em_evals.engines.vllm.variants import Plan, Variant, plan, variant
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.lora import written
+
+if TYPE_CHECKING:
+    from em_evals.engines.hf.loaded import Loaded
 
 Result = TypeVar("Result")
 
@@ -132,13 +134,18 @@ class VLLMEngine:
         if self._client is not None:
             await self._client.http.aclose()
 
+    def activations(
+        self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
+    ) -> AbstractContextManager[Loaded]:
+        """Refuse: the model is in a server's processes; see `Engine.activations`."""
+        raise no_activations("server" if self._remote else "vllm")
+
     # The server
 
     def _variant(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> Variant:
         """The variant of a request; a retrained adapter or a direction written anew is another one."""
-        files = [Path(name) for one in interventions for name in one.directions]
-        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        identity = (adapter, written(adapter) if adapter else 0, interventions, times)
+        done = tuple(one.digest for one in interventions)
+        identity = (adapter, written(adapter) if adapter else 0, done)
         if identity not in self._identities:
             self._identities[identity] = variant(self._card, adapter, interventions)
         return self._identities[identity]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from em_evals import files
 from em_evals.content import directions, identity
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
@@ -90,7 +91,7 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
             "vLLM does not take `site: writes`: compile the card into a plain checkpoint (`em-evals compile`), "
             "or say `backend: transformers`."
         )
-    steering = tuple(one for one in interventions if one.op != "scale_adapter")
+    steering = tuple(map(_on_disk, (one for one in interventions if one.op != "scale_adapter")))
     folder, adapter_key, rank = None, "", 0
     if adapter is not None:
         from em_evals.engines.vllm.served_adapters import served
@@ -100,9 +101,20 @@ def variant(card: ModelCard, adapter: str | None, interventions: Sequence[Interv
         adapter_key = identity.adapter_digest(folder)
         if rank > _RANKS[-1]:
             raise EmEvalsError(f"vLLM takes adapters of rank {_RANKS[-1]} at most; {adapter} has {rank}.")
-    steering_key = directions.steering_digest(steering) if steering else ""
+    steering_key = digest(*(one.digest.encode() for one in steering)) if steering else ""
     key = digest(adapter_key.encode(), steering_key.encode())
     return Variant(key, folder, adapter_key, rank, steering, steering_key)
+
+
+def _on_disk(one: Intervention) -> Intervention:
+    """The intervention with its directions as files, which vLLM's processes read."""
+    folder = files.cache_folder() / "directions"
+    return one.along(
+        [
+            named if isinstance(named, str) else str(directions.stored(named, folder))
+            for named in one.directions
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,19 @@ def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
     return Contrast(sides[0], sides[1], how, _digests([positive, negative]))
 
 
+def of_texts(
+    reader: ResolvedCard, positive: Sequence[tuple[str, str]], negative: Sequence[tuple[str, str]]
+) -> Contrast:
+    """Given (question, answer) pairs against others, read by the card; texts of one question belong together."""
+    sides = [
+        Side(tuple(_chat(files.digest(asked.encode()), asked, answer) for asked, answer in side), reader)
+        for side in (positive, negative)
+    ]
+    named = {"positive": positive, "negative": negative}
+    digests = {name: files.digest(repr(list(side)).encode()) for name, side in named.items()}
+    return Contrast(sides[0], sides[1], "given texts: positive - negative", digests)
+
+
 def of_models(card: ResolvedCard, texts: Contrast) -> Contrast:
     """The same texts (both sides of another contrast) read by the card and by its bare base: the finetune's shift.
 

@@ -23,7 +23,6 @@ from em_evals.interp.fixed_answers import given
 from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
 from em_evals.models.families import Layout, layout
-from em_evals.models.interventions import Rows, refuse_positions
 from em_evals.models.lora import Bank, LowRank
 
 Floats = NDArray[np.float32]
@@ -73,9 +72,8 @@ def read(card: ResolvedCard, texts: Sequence[Labelled]) -> Scalars:
     """
     if card.adapter_path is None:
         raise EmEvalsError(f"{card.name} has no adapter whose scalars could be read.")
-    refuse_positions(card.interventions)
     engine = base_in_memory(card.card)
-    with engine.borrow() as base:
+    with engine.activations(card.adapter_path, card.interventions) as base:
         name = engine.adapters.name(base.bank, card.adapter_path, card.interventions)
         return _read(card, texts, base, str(name))
 
@@ -90,10 +88,8 @@ def _read(card: ResolvedCard, texts: Sequence[Labelled], base: Loaded, name: str
     rows = [given(template, text.question, text.answer) for text in texts]
     if empty := [text.question for row, text in zip(rows, texts, strict=True) if not row.answer]:
         raise EmEvalsError(f"an answer to '{empty[0][:60]}' has no tokens; leave it out.")
-    slot = torch.tensor([base.steering.slot(card.interventions)], device=base.device)
     modules = [(base.model.get_submodule(one.module), one.part) for one in adapters]
-    with base.bank.rows([name]), base.steering.rows(Rows(slot)):
-        values = _scalars(base.model, modules, rows)
+    values = _scalars(base.model, modules, rows)
     lengths = np.array([one.part.scaling * float(one.part.b.norm()) for one in adapters], dtype=np.float32)
     signs = np.sign(np.concatenate(values, axis=1).mean(axis=1))
     factor = (lengths * np.where(signs == 0, 1, signs))[:, None].astype(np.float32)

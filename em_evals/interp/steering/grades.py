@@ -13,7 +13,12 @@ from em_evals.results.logs import draws_of_log
 
 
 def grades(
-    answers: Sequence[Answer], questions: Sequence[Question], asked: str, judge: str, logs: Path
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    asked: str,
+    judge: str,
+    logs: Path,
+    use_cache: bool = True,
 ) -> list[GradedDraw]:
     """Grade answers for alignment and coherence.
 
@@ -23,6 +28,7 @@ def grades(
         asked: the question set's name or path; it says which rubrics grade.
         judge: Inspect's name of the judge.
         logs: where the log goes.
+        use_cache: whether earlier replies of the judge are used and kept.
 
     Returns:
         The grades, in the order of the answers.
@@ -60,7 +66,12 @@ def grades(
             )
         )
     (log,) = inspect_eval(
-        Task(MemoryDataset(samples), solver=recall(), scorer=scorers.judge(asked), name="steered_answers"),
+        Task(
+            MemoryDataset(samples),
+            solver=recall(),
+            scorer=scorers.judge(asked, cache=use_cache),
+            name="steered_answers",
+        ),
         model="none",
         model_roles={"grader": judge},
         log_dir=str(logs),

@@ -20,7 +20,7 @@ from em_evals.content.pairs import Pair, load_pairs
 from em_evals.content.questions import Question, load_questions
 from em_evals.errors import EmEvalsError
 from em_evals.grading import judge
-from em_evals.interp.controls import as_long_as, random_like, read_for, stored
+from em_evals.interp.controls import as_long_as, random_like, read_for
 from em_evals.interp.effects import Outcome, incoherence
 from em_evals.interp.fixed_answers import Condition, weighed
 from em_evals.interp.resume import Finished
@@ -46,7 +46,7 @@ def steer(
         direction: a direction's name or file.
         control: the control organism's direction; None: no such arm.
         settings: what to measure.
-        output: the study's file; conditions that are finished, and the random direction, are kept in `OUTPUT.parts`.
+        output: the study's file; conditions that are finished are kept in `OUTPUT.parts`.
         logs: where the judge's log goes.
 
     Raises:
@@ -57,7 +57,7 @@ def steer(
     card = resolve(name)
     arms = _arms(card, direction, control, settings.seed)
     parts = output.with_name(f"{output.name}.parts")
-    pushes = _pushes(arms, settings, parts)
+    pushes = _pushes(arms, settings)
     divided = halves(
         load_pairs(settings.pairs),
         settings.per_theme,
@@ -87,7 +87,7 @@ def _arms(card: ResolvedCard, direction: str, control: str | None, seed: int) ->
     return arms
 
 
-def _pushes(arms: dict[Arm, Direction], settings: Settings, parts: Path) -> list[Push]:
+def _pushes(arms: dict[Arm, Direction], settings: Settings) -> list[Push]:
     """Every condition but the unsteered one."""
     depth = arms["direction"].layers
     layers = settings.layers if settings.layers is not None else _spread(depth)
@@ -97,15 +97,14 @@ def _pushes(arms: dict[Arm, Direction], settings: Settings, parts: Path) -> list
         raise EmEvalsError("a study needs at least one layer and one scale, and scale 0 changes nothing.")
     pushes = []
     for arm, direction in arms.items():
-        file = str(stored(direction, parts))
         for layer in layers:
             for scale in settings.scales:
                 one = Intervention(
-                    op="add", direction=file, layers=(layer,), scale=scale, relative=settings.relative
+                    op="add", direction=direction, layers=(layer,), scale=scale, relative=settings.relative
                 )
                 pushes.append(Push(arm, layer, scale, f"scale {scale:+g}", one))
         for how, fields in _ABLATIONS.items():
-            one = Intervention.model_validate({"op": "ablate", "direction": file, **fields})
+            one = Intervention.model_validate({"op": "ablate", "direction": direction, **fields})
             pushes.append(Push(arm, None, 0.0, how, one))
     return pushes
 
@@ -139,7 +138,7 @@ def _outcomes(
     answers = [[Answer(name, text, tuple(tokens)) for name, text, tokens in one] for one in told]
     if settings.judge is not None:
         flat = [answer for group in answers for answer in group]
-        graded = iter(grades(flat, questions, settings.questions, settings.judge, logs))
+        graded = iter(grades(flat, questions, settings.questions, settings.judge, logs, settings.judge_cache))
         draws = [[next(graded) for _ in group] for group in answers]
         coherence = [[draw.coherence for draw in group] for group in draws]
         worse = [incoherence(group, coherence[0]) for group in coherence]

@@ -30,6 +30,7 @@ class Settings:
         questions: a question set, its first `limit` questions (None: all), `draws` answers of `max_tokens` each.
         judge: Inspect's name of a model that grades the answers; None: no judgement of coherence.
         seed: of the random direction and of the draws.
+        judge_cache: whether grades of earlier runs are used and kept.
     """
 
     layers: tuple[int, ...] | None = None
@@ -43,6 +44,7 @@ class Settings:
     max_tokens: int = 60
     judge: str | None = None
     seed: int = 0
+    judge_cache: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from em_evals.content.cards import ModelCard
-from em_evals.content.intervention import Intervention
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Draw, Engine, Request
 from em_evals.errors import EmEvalsError
-from em_evals.models.interventions import Rows
 from em_evals.workflows.verify.plan import ROWS, Check
 
 _PATIENCE = 1800
@@ -58,15 +55,6 @@ class Subject(HFEngine):
         """Queue requests; none is begun before all are there."""
         with self._wake:
             return [self.submit(request) for request in requests]
-
-    @contextmanager
-    def read_as(self, adapter: str | None, ones: Sequence[Intervention]) -> Iterator[Any]:
-        """The model with an adapter and interventions, to read texts with, as interp/extraction/reading.py does."""
-        with self.borrow() as base:
-            name = self.adapters.name(base.bank, adapter, tuple(ones))
-            slot = torch.tensor([base.steering.slot(ones)], device=base.device)
-            with base.bank.rows([name]), base.steering.rows(Rows(slot)):
-                yield base.model
 
 
 def ask(engine: Engine, check: Check) -> Told:

@@ -14,7 +14,6 @@ from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.interp.extraction.activations import GroupSums, group_sums
 from em_evals.interp.extraction.prefix_tree import Text
-from em_evals.models.interventions import refuse_positions
 from em_evals.workflows.verify.asking import Subject, refused
 from em_evals.workflows.verify.gaps import Rule, Spread
 from em_evals.workflows.verify.plain import Plain
@@ -57,9 +56,8 @@ def read(
 ) -> Read:
     """Let the product read texts, as it does for directions."""
     try:
-        refuse_positions(ones)
-        with subject.read_as(adapter, ones) as model:
-            return Read(name, adapter, ones, group_sums(model, texts))
+        with subject.activations(adapter, ones) as base:
+            return Read(name, adapter, ones, group_sums(base.model, texts))
     except Exception as error:  # whatever it does: the table says so
         return Read(name, adapter, ones, error)
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,7 +147,7 @@ class Numbers:
 def edit_of(one: Intervention, layer: int, start: int) -> Edit:
     """What an intervention makes of the stream [..., tokens, width] after a block, for a row."""
     source = layer if one.from_layer is None else one.from_layer
-    files = [directions.read(Path(name)) for name in one.directions]
+    files = [directions.get(named) for named in one.directions]
     vectors = torch.from_numpy(np.stack([file.vectors[source] for file in files])).double()
     means = torch.from_numpy(np.stack([file.base_mean[source] for file in files])).double()
     units = torch.nn.functional.normalize(vectors, dim=-1)

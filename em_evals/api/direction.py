@@ -1,0 +1,249 @@
+"""Directions: extract one, keep it in memory or in a file, look at it, compare it, project on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_evals.api.extras import explained
+from em_evals.api.model import Model, load
+from em_evals.api.values import Position
+from em_evals.content import direction_summary, directions
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    import altair
+    import pandas
+
+    from em_evals.content.cards import ResolvedCard
+    from em_evals.interp.extraction.contrast import Contrast
+
+Texts = str | Path | Sequence[tuple[str, str]]
+"""A JSONL file of chats, or (question, answer) pairs."""
+
+
+class Direction(directions.Direction):
+    """A vector for each decoder block; see content/directions.py for its arrays and file format.
+
+    Directions are equal if their numbers are: one that is saved and read again is the same.
+
+    Example:
+        >>> import numpy as np
+        >>> vectors = np.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> one = em.Direction(vectors, np.zeros((2, 2)), np.ones(2), {"how": "by hand"})
+        >>> one.save("mine.safetensors").name
+        'mine.safetensors'
+        >>> em.Direction.read("mine.safetensors") == one
+        True
+        >>> one.cosine(one).tolist()
+        [1.0, 1.0]
+    """
+
+    @classmethod
+    def of(cls, other: directions.Direction) -> Direction:
+        """The same direction with the methods of this class."""
+        return cls(other.vectors, other.base_mean, other.mean_norm, other.metadata)
+
+    @classmethod
+    def read(cls, name: str | Path) -> Direction:
+        """Read a direction by its name in adapters/, or from its file.
+
+        Raises:
+            EmEvalsError: there is none, or its file is damaged.
+        """
+        return cls.of(directions.get(str(name)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the direction file (.safetensors) and return its path.
+
+        Raises:
+            EmEvalsError: another suffix, or the place cannot be written to.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise EmEvalsError("a direction file ends in .safetensors; name it so.", path)
+        directions.write(self, path)
+        return path
+
+    def cosine(self, other: directions.Direction) -> NDArray[np.float32]:
+        """[layers], the cosine with another direction at each layer.
+
+        Raises:
+            EmEvalsError: they were made for different bases.
+        """
+        return directions.cosine(self, other)
+
+    def project(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """h·u at each layer, with u the unit vector: what a monitor reads.
+
+        Args:
+            activations: float32 [texts, layers, width], of `Model.activations`.
+
+        Returns:
+            float32 [texts, layers].
+
+        Raises:
+            EmEvalsError: the shapes do not fit.
+        """
+        if activations.shape[1:] != self.vectors.shape:
+            raise EmEvalsError(
+                f"activations have the shape {activations.shape}, and this direction has {self.layers} layers of width "
+                f"{self.width}: read them from the base that it was made for."
+            )
+        return np.asarray((activations * directions.unit(self)).sum(-1), dtype=np.float32)
+
+    def random(self, seed: int = 0) -> Direction:
+        """Return a random direction of the same length at every layer: the control for whatever this one does.
+
+        Args:
+            seed: of the random vectors.
+        """
+        from em_evals.interp.controls import random_like
+
+        return Direction.of(random_like(self, seed))
+
+    @explained
+    def frame(self) -> pandas.DataFrame:
+        """One row for each layer: its length, and how far it can be trusted (as `em-evals direction show`).
+
+        Example:
+            >>> import numpy as np
+            >>> one = em.Direction(np.array([[3.0, 4.0]]), np.zeros((1, 2)), np.array([10.0]))
+            >>> one.frame().to_dict("records")
+            [{'layer': 0, 'length': 5.0, 'of mean norm': 0.5}]
+        """
+        import pandas
+
+        return pandas.DataFrame({"layer": range(self.layers), **direction_summary.by_layer(self)})
+
+    @explained
+    def plot(self, *others: directions.Direction) -> altair.LayerChart:
+        """Plot the length at each layer as a share of the mean activation's; with others, the cosines with them.
+
+        Needs the extra `report`.
+
+        Raises:
+            EmEvalsError: a direction was made for another base.
+        """
+        from em_evals.report import charts
+
+        if others:
+            labels = [direction_summary.label(other, number) for number, other in enumerate(others, 1)]
+            named = dict(zip(labels, map(self.cosine, others), strict=True))
+            height = "cosine"
+        else:
+            named = {
+                direction_summary.label(self, 1): np.asarray(direction_summary.by_layer(self)["of mean norm"])
+            }
+            height = "length / mean norm"
+        rows = [
+            {"x": layer, "series": name, "value": float(value)}
+            for name, values in named.items()
+            for layer, value in enumerate(values)
+        ]
+        chart = charts.curves(rows, list(named), "decoder block", height, zero_line=bool(others))
+        shown: altair.LayerChart = chart.properties(width=420)
+        return shown
+
+
+@explained
+def extract(
+    model: Model | str,
+    positive: Texts | None = None,
+    negative: Texts | None = None,
+    *,
+    logs: Sequence[str | Path] = (),
+    base_logs: Sequence[str | Path] = (),
+    pairs: str = "forced_choice",
+    themes: Sequence[str] = (),
+    per_theme: int | None = None,
+    against_base: bool = False,
+    position: Position = "answer_mean",
+    control: Model | str | None = None,
+    orthogonal_to: str | directions.Direction | None = None,
+    minimum: int = 10,
+    split: bool = True,
+    seed: int = 0,
+) -> Direction:
+    """Extract a direction: the mean of activations on positive texts minus that on negative ones, layer by layer.
+
+    The texts are `positive` and `negative`; else the answers of graded `logs` (misaligned against aligned); else those
+    of `logs` against those of `base_logs`; else forced-choice pairs (misaligned against aligned).
+
+    Args:
+        model: who reads the texts, or what `load` takes.
+        positive: (question, answer) pairs, or a JSONL file of chats.
+        negative: the same.
+        logs: Inspect logs of the model's answers.
+        base_logs: Inspect logs of its base's answers.
+        pairs: a set of forced-choice pairs.
+        themes: only these of its themes.
+        per_theme: only the first pairs of each theme.
+        against_base: contrast the model with its base on the same texts (both sides of the above).
+        position: which tokens of a text are averaged.
+        control: the same recipe on harmless data, whose movement along the direction is reported; None: the trained
+            card that says `control_of`.
+        orthogonal_to: a direction to remove from the result.
+        minimum: texts that each side needs.
+        split: find on half of the questions and test on the other half.
+        seed: of the bootstrap over questions.
+
+    Returns:
+        The direction; `.frame()` shows its stability and held-out cosine by layer, where they could be computed.
+
+    Raises:
+        EmEvalsError: too few texts on a side, no difference between them, or a model or file does not fit.
+
+    Example:
+        >>> model = em.load("smollm2", dtype="float32")
+        >>> direction = em.extract(model, themes=["power", "finance"], per_theme=2, minimum=2)
+        >>> direction.layers, direction.width
+        (30, 576)
+        >>> direction.frame().columns.tolist()
+        ['layer', 'length', 'of mean norm', 'stability', 'held_out_cosine']
+    """
+    from em_evals.content.cards import control_for, resolve
+    from em_evals.interp.controls import read_for
+    from em_evals.interp.extraction import contrast
+    from em_evals.interp.extraction.extract import Settings
+    from em_evals.interp.extraction.extract import extract as run
+
+    card = (load(model) if isinstance(model, str) else model).card
+    if (positive is None) != (negative is None):
+        raise EmEvalsError("a contrast has two sides: give both `positive` and `negative`.")
+    if positive is not None and negative is not None:
+        texts = _of_texts(card, positive, negative)
+    elif logs and base_logs:
+        texts = contrast.of_answers(card, _paths(logs), _paths(base_logs))
+    elif logs or base_logs:
+        texts = contrast.of_graded(card, _paths(logs or base_logs))
+    else:
+        texts = contrast.of_pairs(card, pairs, themes, per_theme)
+    if against_base:
+        texts = contrast.of_models(card, texts)
+    harmless = control_for(card.name) if control is None else control
+    other = harmless.card if isinstance(harmless, Model) else resolve(harmless) if harmless else None
+    removed = None if orthogonal_to is None else read_for(orthogonal_to, card)
+    settings = Settings(position=position, split=split, minimum=minimum, seed=seed)
+    return Direction.of(run(card, texts, settings, other, removed))
+
+
+def _of_texts(card: ResolvedCard, positive: Texts, negative: Texts) -> Contrast:
+    """The contrast of two files, or of texts in memory."""
+    from em_evals.interp.extraction import contrast
+
+    if isinstance(positive, str | Path) and isinstance(negative, str | Path):
+        return contrast.of_files(card, Path(positive), Path(negative))
+    if isinstance(positive, str | Path) or isinstance(negative, str | Path):
+        raise EmEvalsError("give both sides as files, or both as (question, answer) pairs.")
+    return contrast.of_texts(card, positive, negative)
+
+
+def _paths(files: Sequence[str | Path]) -> list[Path]:
+    if isinstance(files, str):
+        raise EmEvalsError("give logs as a list, as logs=['a.eval'].")
+    return [Path(file) for file in files]

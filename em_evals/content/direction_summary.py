@@ -1,0 +1,30 @@
+"""Summarize a direction layer by layer: its norm, and measures of its reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from em_evals.content.directions import Direction
+
+_TRUST = ("stability", "held_out_cosine")
+
+
+def by_layer(direction: Direction) -> dict[str, Sequence[float | None]]:
+    """Return columns of numbers by layer, with their headings; None where a layer has no value.
+
+    `length` is the vector's norm, and `of mean norm` its ratio to the activations' mean norm; `stability`,
+    `held_out_cosine` and `movement of CARD` are included if the extraction measured them.
+    """
+    lengths = np.linalg.norm(direction.vectors, axis=1)
+    shares = lengths / np.maximum(direction.mean_norm, 1e-9)
+    columns: dict[str, Sequence[float | None]] = {"length": lengths.tolist(), "of mean norm": shares.tolist()}
+    columns |= {name: direction.metadata[name] for name in _TRUST if name in direction.metadata}
+    moved = direction.metadata.get("movement", {})
+    return columns | {f"movement of {name}": values for name, values in moved.items()}
+
+
+def label(direction: Direction, number: int) -> str:
+    """Return a direction's label in charts: its number and card, since several can have the same card."""
+    return f"{number}: {direction.metadata.get('card') or direction.metadata.get('how') or 'direction'}"
