@@ -56,7 +56,7 @@ def section(study: SteeringStudy) -> Section:
     flags: tuple[str, ...] = ()
     if broken:
         flags = (
-            f"Damage: answers are incoherent at {len(broken)} of {len(every)} conditions (✕); other changes there are "
+            f"Damage: at {len(broken)} of {len(every)} conditions answers are incoherent (✕); other changes there are "
             "neither a cure nor an effect.",
         )
     return Section(
