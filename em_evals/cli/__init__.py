@@ -1,6 +1,6 @@
-"""`em-evals`: the command line. Thin: every command reads options, calls one function, prints what it returns.
+"""The command line `em-evals`. Thin: every command parses options, calls one function and prints its result.
 
-Heavy imports wait inside the commands, so that help answers at once and machines without torch can use the rest.
+Heavy imports stay inside the commands, so that help is fast and machines without torch can use the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="em-evals",
-    help="Did this finetune make the model bad, where inside does it sit, and may we ship it?",
+    help="Evaluate, localize, steer and gate emergent misalignment in fine-tuned LLMs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help screen costs a third of a second
@@ -63,7 +63,7 @@ INVALID = 2
 
 
 def main() -> None:
-    """The entry point: errors are one sentence on stderr, an interrupt is quiet."""
+    """Run the command line; errors print one sentence on stderr, an interrupt exits quietly."""
     try:
         app()
     except EmEvalsError as error:
@@ -76,10 +76,10 @@ def main() -> None:
         print("interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader (`| head`) has gone; Python would complain while closing stdout
+        sys.stderr.close()  # the reader (`| head`) has exited; suppress Python's complaint when it closes stdout
         sys.exit(0)
     except Exception as error:
-        # By their names: neither torch nor Inspect is imported for this.
+        # Compare class names, because importing torch or Inspect only for this is slow.
         if type(error).__name__ == "OutOfMemoryError":
             reason = str(error).partition(". ")[0]
             _fail(f"{reason}: free the GPU, or choose a smaller batch, dtype or base.")
@@ -97,17 +97,17 @@ def _fail(sentence: str) -> NoReturn:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where logs go.")] = Path("logs/demo"),
+    folder: Annotated[Path, typer.Option(help="Folder for logs.")] = Path("logs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Train a tiny organism and its control, measure both and their base, print one table."""
+    """Train a tiny organism and its control, evaluate both and their base, and print one table."""
     from rich.console import Console
 
     from em_evals.workflows.demo import run, show
 
     console = Console(stderr=as_json)
     if as_json:
-        with redirect_stdout(sys.stderr):  # Inspect prints its own tables; stdout is the result's
+        with redirect_stdout(sys.stderr):  # Inspect prints its own tables; stdout is reserved for the result
             found = run(folder, console)
         print_json(found.as_json())
     else:

@@ -15,7 +15,7 @@ app = typer.Typer(help="Question sets and training data.", no_args_is_help=True,
 
 @app.command("list")
 def data_list(as_json: Json = False) -> None:
-    """Question sets, published sets and training data."""
+    """List question sets, published sets and training data."""
     from em_evals.content import documents, published
     from em_evals.data import catalogue, datasets
 
@@ -43,10 +43,10 @@ def data_list(as_json: Json = False) -> None:
 
 @app.command("fetch")
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Published question sets, training data; `all`.")],
+    names: Annotated[list[str], typer.Argument(help="Published question sets or training data; `all`.")],
     as_json: Json = False,
 ) -> None:
-    """Get published question sets and training data from their authors (or from EM_EVALS_DATA) and check them."""
+    """Fetch published question sets and training data from their authors (or EM_EVALS_DATA) and check them."""
     from em_evals.content import published
     from em_evals.data import catalogue, downloads
 
@@ -71,7 +71,7 @@ def data_fetch(
 
 @app.command("check")
 def data_check(file: str, as_json: Json = False) -> None:
-    """Check questions, pairs, a rubric, a card or training data; exit 2 with file and line if it is wrong."""
+    """Check questions, pairs, a rubric, a card or training data; exit code 2 with file and line if invalid."""
     from em_evals.workflows import content_check
 
     report = content_check.check(file)

@@ -1,4 +1,4 @@
-"""`em-evals direction`: find directions, look at them, calculate with them, hand them to other programs."""
+"""`em-evals direction`: extract, inspect, combine and export directions."""
 
 from __future__ import annotations
 
@@ -21,43 +21,49 @@ def direction_extract(
     contrast: Annotated[
         str,
         typer.Option(
-            help="pairs: misaligned - aligned forced-choice answers. graded: the same of --log, by their grades. "
-            "answers: CARD's (--log) - its base's (--base-log). files: --positive - --negative. models: CARD - its "
-            "base on the same texts (--positive and --negative, or the pairs)."
+            help="pairs: misaligned - aligned forced-choice answers. graded: misaligned - aligned answers of --log, by "
+            "grade. answers: CARD's (--log) - its base's (--base-log). files: --positive - --negative. models: CARD - "
+            "its base on the same texts (--positive and --negative, or the pairs)."
         ),
     ] = "pairs",
-    log: Annotated[list[Path] | None, typer.Option(help="Freeform log of CARD; may be repeated.")] = None,
-    base_log: Annotated[list[Path] | None, typer.Option(help="Freeform log of its base.")] = None,
+    log: Annotated[list[Path] | None, typer.Option(help="Freeform log of CARD (repeatable).")] = None,
+    base_log: Annotated[
+        list[Path] | None, typer.Option(help="Freeform log of its base (repeatable).")
+    ] = None,
     positive: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     pairs: Annotated[
-        str | None, typer.Option(help="Set of forced-choice pairs; default forced_choice.")
+        str | None, typer.Option(help="Set of forced-choice pairs (default: forced_choice).")
     ] = None,
     themes: Annotated[
-        str | None, typer.Option(help="Only pairs of these themes, separated by commas.")
+        str | None, typer.Option(help="Use only pairs of these themes (comma-separated).")
     ] = None,
-    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
+    per_theme: Annotated[
+        int | None, typer.Option(help="Use only the first pairs of each theme.", min=1)
+    ] = None,
     position: Annotated[
-        Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens that are averaged.")
+        Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens to average over.")
     ] = "answer_mean",
     control: Annotated[
         str | None,
         typer.Option(
-            help="Card of the harmless control: how far it moves is reported. Default: the trained card that says "
-            "`control_of: CARD`."
+            help="Card of the harmless control, whose movement is reported (default: the trained card with "
+            "`control_of: CARD`)."
         ),
     ] = None,
     orthogonal_to: Annotated[
         str | None, typer.Option(help="Remove this direction (the control's) from the result.")
     ] = None,
-    minimum: Annotated[int, typer.Option(help="Answers that each side must have.", min=1)] = 10,
-    split: Annotated[bool, typer.Option(help="Find on half of the questions, test on the other.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0, max=2**32 - 1)] = 0,
+    minimum: Annotated[int, typer.Option(help="Minimum number of answers per side.", min=1)] = 10,
+    split: Annotated[
+        bool, typer.Option(help="Extract from half of the questions, test on the other.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0, max=2**32 - 1)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Find a direction as a difference of mean activations, layer by layer.
+    """Extract a direction as a difference of mean activations, layer by layer.
 
-    An interrupted extraction goes on when the same command is given again.
+    Repeat the same command to resume an interrupted extraction.
     """
     import shutil
 
@@ -81,7 +87,7 @@ def direction_extract(
     harmless = control or control_for(card)
     if harmless is None:
         typer.echo(
-            "no control is known or trained: how much of this direction is style stays open.", err=True
+            "no trained control is known: how much of this direction is style remains unknown.", err=True
         )
     state = output.with_suffix(".partial")
     found = extract(
@@ -99,7 +105,7 @@ def direction_extract(
 
 @app.command("show")
 def direction_show(direction: str, as_json: Json = False) -> None:
-    """What a direction is, and how far it can be trusted, layer by layer."""
+    """Show how a direction was made, and its reliability layer by layer."""
     from em_evals.content import directions
 
     _show(directions.find(direction), as_json)
@@ -110,7 +116,7 @@ def direction_compare(
     names: Annotated[list[str], typer.Argument(help="Two or more directions of one base.")],
     as_json: Json = False,
 ) -> None:
-    """Cosines between directions, layer by layer, with what random directions of this width would give."""
+    """Print cosines between directions, layer by layer, and the range for random directions of this width."""
     from itertools import combinations
 
     from em_evals.content import directions
@@ -137,12 +143,12 @@ def direction_combine(
     orthogonal_to: Annotated[str | None, typer.Option(help="Remove this direction from the result.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A weighted sum of directions."""
+    """Write a weighted sum of directions."""
     from em_evals.content import directions
 
-    weighed = [_weighed(part) for part in parts]
+    weighted = [_weighted(part) for part in parts]
     found = directions.combine(
-        [(weight, directions.read(directions.find(name))) for weight, name in weighed], how=" + ".join(parts)
+        [(weight, directions.read(directions.find(name))) for weight, name in weighted], how=" + ".join(parts)
     )
     if orthogonal_to:
         found = directions.orthogonalise(found, directions.read(directions.find(orthogonal_to)))
@@ -164,14 +170,14 @@ def direction_export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a direction for another program."""
+    """Export a direction for another program."""
     from em_evals.content import direction_exports, directions
 
     found = directions.read(directions.find(direction))
     unread = {".gguf": ("--layer", layer), ".safetensors": ("--architecture", architecture)}
     option, value = unread.get(output.suffix, ("", None))
     if value is not None:
-        raise EmEvalsError(f"{option} says nothing about a {output.suffix} file; leave it out.")
+        raise EmEvalsError(f"{option} does not apply to a {output.suffix} file; omit it.")
     if output.suffix == ".gguf":
         direction_exports.to_gguf(found, output, architecture or "llama")
     elif output.suffix == ".safetensors" and layer is not None:
@@ -182,7 +188,7 @@ def direction_export(
 
 
 def _texts(contrast: str, given: Collection[str]) -> str:
-    """The kind of contrast that names the texts; an option that it does not read is refused."""
+    """Return the kind of contrast that provides the texts; refuse options that it does not use."""
     from em_evals.interp.extraction.kinds import KINDS, check
 
     if contrast != "models":
@@ -203,12 +209,12 @@ def _written(output: Path, as_json: bool) -> None:
         typer.echo(str(output))
 
 
-def _weighed(part: str) -> tuple[float, str]:
+def _weighted(part: str) -> tuple[float, str]:
     weight, star, name = part.partition("*")
     try:
         return (float(weight), name) if star else (1.0, part)
     except ValueError:
-        raise EmEvalsError(f"'{part}' is no direction with a weight; write it as 0.5*NAME.") from None
+        raise EmEvalsError(f"'{part}' is not a weighted direction; write it as 0.5*NAME.") from None
 
 
 def _show(path: Path, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`em-evals gate`: may this finetune ship?"""
+"""`em-evals gate`: may this fine-tuned model ship?"""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from em_evals.gate.policy import Policy
 
 _INVALID = 2
-_PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name; may be repeated."
+_PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name (repeatable)."
 
 
 @contextmanager
 def _no_false_verdict() -> Iterator[None]:
-    """An accident of our own must not end with 1, Python's code for it: here that says that the candidate is worse."""
+    """Exit with 2 on unexpected errors: Python's default code, 1, would mean that the candidate is worse."""
     try:
         yield
     except (EmEvalsError, ModuleNotFoundError, BrokenPipeError, typer.Exit):
@@ -38,24 +38,28 @@ def _no_false_verdict() -> Iterator[None]:
 def gate(
     baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
     candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
-    policy: Annotated[Path | None, typer.Option(help="Rules; default ./gate.yaml, else built in.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file (default: ./gate.yaml, else built-in).")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The record (JSON); Markdown (.md) and JUnit (.xml) go beside it."
+            "--output", "-o", help="Write the record (JSON), with Markdown (.md) and JUnit (.xml) next to it."
         ),
     ] = None,
     update_baseline: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Keep the candidate as logs/baselines/NAME.json, if it passes."),
+        typer.Option(metavar="NAME", help="Save the candidate as logs/baselines/NAME.json if it passes."),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say how many draws are needed.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print how many draws are needed.")] = False,
     rate: Annotated[
         float | None,
         typer.Option(help="--plan: the baseline's rate (default: the given baseline's).", min=0, max=1),
     ] = None,
-    change: Annotated[float, typer.Option(help="--plan: the rise to find.")] = 0.05,
-    power: Annotated[float, typer.Option(help="--plan: the chance of finding it.", min=0.5, max=0.999)] = 0.9,
+    change: Annotated[float, typer.Option(help="--plan: the rise to detect.")] = 0.05,
+    power: Annotated[
+        float, typer.Option(help="--plan: the probability of detecting it.", min=0.5, max=0.999)
+    ] = 0.9,
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with a baseline. Exit code 0 pass, 1 regression, 2 invalid input, 3 inconclusive."""
@@ -88,7 +92,9 @@ def gate(
         if judgement.verdict == "pass":
             _keep(update_baseline, after)
         else:
-            typer.echo(f"the baseline '{update_baseline}' was not changed: the verdict is no pass.", err=True)
+            typer.echo(
+                f"the baseline '{update_baseline}' was not changed: the verdict is not pass.", err=True
+            )
     raise typer.Exit(judgement.exit_code)
 
 
@@ -96,7 +102,7 @@ def _keep(name: str, side: Side) -> Path:
     from em_evals.gate import baseline
 
     path = baseline.write(name, list(side.evidence.values()))
-    typer.echo(f"kept {', '.join(sorted(side.evidence))} in {path}", err=True)
+    typer.echo(f"saved {', '.join(sorted(side.evidence))} in {path}", err=True)
     return path
 
 
@@ -123,10 +129,10 @@ def _plan(
 
     rule = rules.rule("em_rate")
     if rule is None:
-        raise EmEvalsError("the policy has no rule for em_rate, which --plan is about; add one.")
+        raise EmEvalsError("the policy has no rule for em_rate, which --plan needs; add one.")
     if rate is None:
         rate = _em_rate(side)
-    # Holm's hardest case: this p-value is the smallest of as many metrics as a freeform log has rules for.
+    # Holm's worst case: this p-value is the smallest of all metrics of a freeform log that have rules.
     named = [rules.rule(name) for name in ("em_rate", "em_rate_coherent", "coherent_share")]
     family = [found.rule for found in named if found is not None]
     least = max(one.minimum_draws or rules.minimum_draws for one in family)
@@ -149,7 +155,7 @@ def _plan(
         ]
         for need in needs
     ]
-    print_table("", ["to", "draws of each model", "power", "one-sided level"], rows)
+    print_table("", ["to", "draws per model", "power", "one-sided level"], rows)
     if any(need.draws == least for need in needs):
         typer.echo(f"fewer would do, but the policy asks for {least} (minimum_draws).")
 
@@ -163,4 +169,4 @@ def _em_rate(side: Side | None) -> float:
         measure = evidence.measures.get("em_rate")
         if isinstance(measure, Counts) and measure.draws:
             return sum(events for events, _ in measure.clusters.values()) / measure.draws
-    raise EmEvalsError("say which rate to plan from: --rate 0.005, or --baseline with a graded log.")
+    raise EmEvalsError("give the rate to plan from: --rate 0.005, or --baseline with a graded log.")

@@ -1,4 +1,4 @@
-"""`em-evals rates` and `em-evals judges`: what graded answers say, and whether judges agree on it."""
+"""`em-evals rates` and `em-evals judges`: EM rates of graded answers, and agreement between judges."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def rates(
     ],
     as_json: Json = False,
 ) -> None:
-    """EM rates with 95% intervals, by both conventions, with the coherent share beside them.
+    """Print EM rates with 95% intervals, by both conventions, with the coherent share.
 
-    Exits with 1 where a file holds no grade at all: nothing was measured.
+    Exits with 1 if a file holds no grade at all: nothing was measured.
     """
     from em_evals.results import folders
     from em_evals.results.em_rates import rates as rates_of
@@ -50,10 +50,10 @@ def rates(
 
 
 def _ungraded(overall: Rates) -> str:
-    """What draws without a grade leave open."""
+    """Return a sentence about ungraded draws: the bounds of the EM rate, or that there is no rate."""
     if not overall.graded:
         return (
-            f"none of {overall.draws} draws was graded, so that there is no rate: see the scores' notes in the log, "
+            f"none of {overall.draws} draws was graded, so there is no rate: see the scores' notes in the log, "
             "then grade it again with `inspect score`."
         )
     least, most = overall.em_rate_bounds
@@ -77,14 +77,14 @@ def _percent(rate: Any) -> str:
 def judges(
     first: Annotated[Path, typer.Argument(help="A graded Inspect log, or a CSV with answers and grades.")],
     second: Annotated[
-        Path | None, typer.Argument(help="The same answers graded by another judge (`inspect score`).")
+        Path | None, typer.Argument(help="The same answers, graded by another judge (`inspect score`).")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="People's grades: a CSV with question_id, answer, aligned, coherent.")
+        Path | None, typer.Option(help="Human grades: a CSV with question_id, answer, aligned, coherent.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Agreement of two judges over the same answers, or of judges with people."""
+    """Compare the grades of two judges on the same answers, or of judges and people."""
     from dataclasses import asdict, replace
     from itertools import combinations
 
@@ -97,7 +97,7 @@ def judges(
     raters = [agreement.read_rater(path) for path in given]
     names = [rater.name for rater in raters]
     raters = [
-        # One judge twice: tell the files apart.
+        # The same judge twice: add the file names.
         replace(rater, name=f"{rater.name} in {path.name}") if names.count(rater.name) > 1 else rater
         for rater, path in zip(raters, given, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""`em-evals insight`: what happens inside."""
+"""`em-evals insight`: studies of model internals."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ import typer
 
 from em_evals.cli.output import Json, estimate_cell, measured_cell, print_json, print_table
 
-app = typer.Typer(help="What happens inside.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Studies of model internals.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("phase")
 def insight_phase(
     card: str,
-    logs: Annotated[Path | None, typer.Option(help="Forced-choice logs; default logs/phase/CARD.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="Forced-choice logs (default: logs/phase/CARD).")] = None,
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
-    per_theme: Annotated[int | None, typer.Option(help="Only the first pairs of each theme.", min=1)] = None,
-    reach: Annotated[int, typer.Option(min=1, help="Steps to look back and ahead for the turning of B.")] = 5,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path("phase.json"),
-    figure: Annotated[Path | None, typer.Option(help="Draw a page (HTML).")] = None,
+    per_theme: Annotated[
+        int | None, typer.Option(help="Use only the first pairs of each theme.", min=1)
+    ] = None,
+    reach: Annotated[
+        int, typer.Option(min=1, help="Steps before and after, for the local rotation of B.")
+    ] = 5,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
+        "phase.json"
+    ),
+    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Misalignment over a training's steps, the rotation of its B vectors, and when it turned."""
+    """Measure misalignment over training steps, the rotation of B vectors, and the step of the transition."""
     from em_evals.interp.phase.phase import phase
     from em_evals.results import records
 
@@ -59,24 +65,24 @@ def insight_convergence(
     cards: list[str],
     directions: Annotated[
         list[Path],
-        typer.Option(help="A folder that holds CARD.safetensors for each, or a file for each, in order."),
+        typer.Option(help="A folder with a CARD.safetensors per card, or one file per card, in order."),
     ],
     control_direction: Annotated[
         list[str],
         typer.Option(
-            help="The direction of each card's own control, in order (the cosine of two controls is the floor that "
-            "counts for their organisms), or of one control for all."
+            help="The direction of each card's own control, in order (the cosine of two controls is the matched floor "
+            "of their organisms), or of one control for all."
         ),
     ] = [],  # noqa: B006
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 10,
-    seed: Annotated[int, typer.Option(help="Of the random directions.", min=0, max=2**32 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path(
+    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the random directions.", min=0, max=2**32 - 1)] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
         "convergence.json"
     ),
     as_json: Json = False,
 ) -> None:
-    """Do organisms share a direction? Cosines by layer, and each direction taken out of every organism."""
+    """Test whether organisms share a direction: cosines by layer, and each direction ablated from every organism."""
     from em_evals.interp.convergence import convergence
     from em_evals.results import records
 
@@ -87,7 +93,7 @@ def insight_convergence(
         return
     _print_cosines(found)
     columns = ["model", "in-domain [95% interval]", "out-of-domain [95% interval]"]
-    title = "organism − base, nats per token: what there is to remove"
+    title = "organism − base, nats per token: the effect to remove"
     print_table(title, columns, [[one.card, *_domains(one)] for one in found.moved])
     columns = ["direction of", "ablated from", *columns[1:]]
     rows = [
@@ -104,17 +110,19 @@ def insight_lora_scalars(
     card: str,
     control: Annotated[str | None, typer.Option(help="The control organism's card.")] = None,
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 0,
+    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 0,
     answers: Annotated[
-        list[Path], typer.Option(help="More answers to read (JSONL: question, answer, aligned, narrow).")
+        list[Path], typer.Option(help="Further answers to score (JSONL: question, answer, aligned, narrow).")
     ] = [],  # noqa: B006
-    tokens: Annotated[Path | None, typer.Option(help="Write every token's scalars there (JSONL).")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The record (JSON).")] = Path(
+    tokens: Annotated[
+        Path | None, typer.Option(help="Write every token's scalars to this file (JSONL).")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
         "lora-scalars.json"
     ),
     as_json: Json = False,
 ) -> None:
-    """What rank-1 adapters read, what their scalars tell apart, and which domain each of them serves."""
+    """Measure the scalars of rank-1 adapters: what they discriminate, and which domain each adapter serves."""
     from em_evals.interp.rank_one.study import lora_scalars
     from em_evals.results import records
 
@@ -138,9 +146,9 @@ def insight_lora_scalars(
         for group in adapter.groups
     ]
     columns = ["model", "module", "answers", "mean ± sd", "5 50 95%", "constancy", "distance to control"]
-    print_table("scalars: signed length of what is written, over answer tokens", columns, rows)
+    print_table("scalars: signed norm of the adapter's output, over answer tokens", columns, rows)
     rows = [[one.model, one.tells, one.adapters, measured_cell(one.auroc)] for one in found.probes]
-    print_table("probes, by question", ["model", "tells", "adapters", "AUROC [95% interval]"], rows)
+    print_table("probes, by question", ["model", "discriminates", "adapters", "AUROC [95% interval]"], rows)
     for one in found.knockouts:
         typer.echo(f"{one.model}: {one.sentence}")
     for note in found.notes:
@@ -148,7 +156,7 @@ def insight_lora_scalars(
 
 
 def _print_cosines(found: Any) -> None:
-    """A row a pair of directions, over the layers at which both have a vector."""
+    """Print one row per pair of directions, over the layers at which both have a vector."""
     rows, short = [], []
     for one in found.cosines:
         name, known = f"{one.one} · {one.other}", _known(one)
@@ -164,7 +172,7 @@ def _print_cosines(found: Any) -> None:
     columns = ["directions", "median cosine", "their controls'", "over layers", "layers above floor"]
     print_table("cosines", [*columns, "floor (95% of random)"], rows)
     if short:
-        typer.echo(f"layers at which one of the two has no vector are left out: {', '.join(short)}.")
+        typer.echo(f"skipped layers, at which one of the two has no vector: {', '.join(short)}.")
 
 
 def _known(cosines: Any) -> list[float]:

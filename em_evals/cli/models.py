@@ -1,4 +1,4 @@
-"""`em-evals models`: cards."""
+"""`em-evals models` and `em-evals compile`: cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(help="Cards: the models under test.", no_args_is_help=True, ri
 
 @app.command("list")
 def models_list(as_json: Json = False) -> None:
-    """All cards, and whether their adapters are there."""
+    """List all cards, and whether their adapters exist."""
     from em_evals.content import cards
 
     rows = []
@@ -36,7 +36,7 @@ def models_list(as_json: Json = False) -> None:
 
 @app.command("show")
 def models_show(name: str, as_json: Json = False) -> None:
-    """One card with everything filled in."""
+    """Show one card with all defaults."""
     from em_evals.content import adapter_folders, cards
 
     card, path = cards.read_card(name)
@@ -52,13 +52,14 @@ def models_show(name: str, as_json: Json = False) -> None:
 
 def compile_card(
     card: Annotated[str, typer.Argument(help="The card whose interventions become weights.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder to write to.")],
     to: Annotated[
-        Literal["lora", "checkpoint"], typer.Option(help="A PEFT adapter on the base, or a whole model.")
+        Literal["lora", "checkpoint"],
+        typer.Option(help="Write a PEFT adapter on the base, or a whole model."),
     ] = "checkpoint",
     as_json: Json = False,
 ) -> None:
-    """Make a card's interventions part of the weights, where that is exact; refuse them by name where it is not."""
+    """Compile a card's interventions into weights where that is exact; refuse others by name."""
     from em_evals.content.cards import resolve
     from em_evals.models.compile import compile_card
 

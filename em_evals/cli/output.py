@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs."""
+"""Output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 def print_json(value: Any) -> None:
-    """A JSON value, indented."""
+    """Print an indented JSON value."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def measured_cell(value: Measured) -> str:
-    """A mean and its interval in a cell."""
+    """Format a mean and its interval as a cell."""
     return estimate_cell(value.value, value.interval)
 
 
 def estimate_cell(value: float | None, interval: Interval, form: str = "+.3f") -> str:
-    """A number and its interval in a cell."""
+    """Format a number and its interval as a cell."""
     if value is None:
         return "–"
     low, high = interval
@@ -31,7 +31,7 @@ def estimate_cell(value: float | None, interval: Interval, form: str = "+.3f") -
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Rows under their columns; what stands in files is never markup. A pipe has no width to fold cells for."""
+    """Print a table without interpreting markup in cells; use 200 columns if stdout is not a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""`em-evals report`: one page out of logs, verdicts and studies."""
+"""`em-evals report`: one page from logs, verdicts and studies."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ def report(
         list[Path],
         typer.Argument(
             metavar="FILES...",
-            help="Inspect logs, judged CSVs, records of studies, JSON of `gate` and `insight phase`; folders of them. "
-            "The first model is the one that others are compared with.",
+            help="Inspect logs, judged CSVs, records of studies, JSON of `gate` and `insight phase`; or folders. "
+            "The first model is the reference for comparisons.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the page (HTML).")] = Path(
+        "report.html"
+    ),
     title: Annotated[str, typer.Option(help="The page's title.")] = "Emergent misalignment report",
-    figures: Annotated[Path | None, typer.Option(help="Write the figures there too, as SVG and PNG.")] = None,
-    tables: Annotated[Path | None, typer.Option(help="Write the tables there too, as CSV.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write figures to this folder (SVG and PNG).")
+    ] = None,
+    tables: Annotated[Path | None, typer.Option(help="Also write tables to this folder (CSV).")] = None,
     as_json: Json = False,
 ) -> None:
-    """One self-contained page (HTML) of what was measured; it needs no network."""
+    """Write one self-contained page (HTML) of the results; it needs no network."""
     from em_evals.report import export, inputs, page
     from em_evals.report.report import build
 

@@ -1,4 +1,4 @@
-"""`em-evals lm-eval` and `em-evals retention`: what capability did it cost?"""
+"""`em-evals lm-eval` and `em-evals retention`: the capability cost of a fine-tune."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from em_evals.retention.scores import ModelResults
 
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""Every argument is lm-eval's."""
+"""Pass every argument on to lm-eval."""
 
 
 def lm_eval(context: typer.Context) -> None:
-    """lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks."""
+    """Run lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks."""
     from em_evals.lm_eval_plugin import command
 
     command.run(context.args)
@@ -26,25 +26,25 @@ def lm_eval(context: typer.Context) -> None:
 
 def retention(
     cards: Annotated[list[str], typer.Argument(help="Cards, or lm-eval's result files or folders.")],
-    baseline: Annotated[str | None, typer.Option(help="Compare with this one; default: the first.")] = None,
-    tasks: Annotated[str, typer.Option(help="lm-eval tasks or groups, separated by commas.")] = "em_mini",
-    folder: Annotated[Path, typer.Option(help="Where results are kept, for the next time too.")] = Path(
+    baseline: Annotated[str | None, typer.Option(help="Model to compare with (default: the first).")] = None,
+    tasks: Annotated[str, typer.Option(help="lm-eval tasks or groups (comma-separated).")] = "em_mini",
+    folder: Annotated[Path, typer.Option(help="Folder of results, which are reused.")] = Path(
         "logs/retention"
     ),
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each task.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first items of each task.")] = None,
     fields: Annotated[
         list[str],
-        typer.Option("-M", metavar="KEY=VALUE", help="Card fields that win, in every card."),
+        typer.Option("-M", metavar="KEY=VALUE", help="Override a card field in every card (repeatable)."),
     ] = [],  # noqa: B006
     confirm_run_unsafe_code: Annotated[
-        bool, typer.Option("--confirm-run-unsafe-code", help="Allow tasks that run what the model wrote.")
+        bool, typer.Option("--confirm-run-unsafe-code", help="Allow tasks that run model-written code.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the comparison (JSON).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Capability item by item against a baseline: accuracy, paired differences, intervals."""
+    """Compare capability with a baseline, item by item: accuracy, paired differences, intervals."""
     from em_evals.cli.training import card_fields
     from em_evals.results import records
     from em_evals.retention.compare import compare
@@ -89,7 +89,7 @@ def _print_scores(model: ModelResults) -> None:
 
 
 def _print_differences(record: Retention) -> None:
-    """A row for each task: the baseline's score, and every model's difference to it."""
+    """Print one row per task: the baseline's score, and every model's difference to it."""
     cells: dict[str, list[str]] = {}
     for place, model in enumerate(record.models, start=2):
         for row in model.tasks:

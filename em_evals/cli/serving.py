@@ -1,4 +1,4 @@
-"""`em-evals serve` and `em-evals doctor`: servers, and what this machine can run."""
+"""`em-evals serve` and `em-evals doctor`: servers, and the capabilities of this machine."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the API key; made, with a random key, where it is missing."),
+        typer.Option(help="File with the API key; created with a random key if missing."),
     ] = None,
     fields: Annotated[
         list[str],
         typer.Option(
-            "-M", metavar="KEY=VALUE", help="Card fields that win, as engine.tensor_parallel_size=2."
+            "-M",
+            metavar="KEY=VALUE",
+            help="Override a card field, e.g. engine.tensor_parallel_size=2 (repeatable).",
         ),
     ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Serve cards with vLLM behind one OpenAI-compatible address, adapters and interventions included."""
+    """Serve cards with vLLM at one OpenAI-compatible URL, including adapters and interventions."""
     from em_evals.cli.training import card_fields
     from em_evals.engines.vllm.serve import serve as run
 
@@ -36,7 +38,7 @@ def serve(
 
 
 def doctor(as_json: Json = False) -> None:
-    """What is installed, which engine draws and why not the other, what has been verified, how much memory there is."""
+    """Report what is installed, which engine is used and why, which cards are verified, and available memory."""
     from em_evals.workflows.doctor import examine
 
     rows = examine()

@@ -15,21 +15,24 @@ def steer(
     card: str,
     direction: Annotated[str, typer.Option(help="A direction's name or file.")],
     control_direction: Annotated[
-        str | None, typer.Option(help="The control organism's direction, pushed at the same length.")
+        str | None, typer.Option(help="The control organism's direction, added at the same norm.")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Blocks to push at, as 4,8,12 or 4-9; default six, evenly spread.")
+        str | None, typer.Option(help="Blocks to steer at, e.g. 4,8,12 or 4-9 (default: six, evenly spread).")
     ] = None,
-    scales: Annotated[str, typer.Option(help="In lengths of the direction.")] = "-2,2",
+    scales: Annotated[
+        str, typer.Option(help="Comma-separated steering coefficients, in units of the direction's norm.")
+    ] = "-2,2",
     relative: Annotated[
-        bool, typer.Option("--relative", help="Scales in lengths of the base's mean activation instead.")
+        bool,
+        typer.Option("--relative", help="Give scales in units of the base's mean activation norm instead."),
     ] = False,
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="The first pairs of each theme; 0 for all.", min=0)] = 6,
-    questions: Annotated[str, typer.Option(help="Open questions.")] = "core",
-    limit: Annotated[int, typer.Option(help="The first so many questions; 0 for all.", min=0)] = 0,
-    draws: Annotated[int, typer.Option(help="Answers to each question.", min=1)] = 1,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.", min=1)] = 60,
+    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 6,
+    questions: Annotated[str, typer.Option(help="Set of open questions.")] = "core",
+    limit: Annotated[int, typer.Option(help="Number of first questions; 0 for all.", min=0)] = 0,
+    draws: Annotated[int, typer.Option(help="Answers per question.", min=1)] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Maximum tokens per answer.", min=1)] = 60,
     judge: Annotated[
         str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")
     ] = None,
@@ -37,21 +40,23 @@ def steer(
         bool, typer.Option("--judge-cache/--no-judge-cache", help="Use and keep the judge's earlier replies.")
     ] = True,
     seed: Annotated[
-        int, typer.Option(help="Of the random direction and of the draws.", min=0, max=2**32 - 1)
+        int, typer.Option(help="Seed of the random direction and of the draws.", min=0, max=2**32 - 1)
     ] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The study (JSON).")] = Path("steer.json"),
-    figure: Annotated[Path | None, typer.Option(help="Draw a page (HTML).")] = None,
-    logs: Annotated[Path, typer.Option(help="Where the judge's log goes.")] = Path("logs/steer"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the study (JSON).")] = Path(
+        "steer.json"
+    ),
+    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    logs: Annotated[Path, typer.Option(help="Folder for the judge's log.")] = Path("logs/steer"),
     as_json: Json = False,
 ) -> None:
-    """Push a direction up and down, beside a random one and the control's; tell cures from damage.
+    """Steer with a direction in both signs, against a random and the control's direction; detect damaged answers.
 
-    The same command goes on with what an interrupted one left.
+    Repeat the same command to resume an interrupted study.
     """
     from em_evals.content import cards
     from em_evals.results import records
 
-    cards.resolve(card)  # a wrong card is told before torch is imported
+    cards.resolve(card)  # report an invalid card before torch is imported
     pushed, scaled = _layers(layers), _numbers(scales)
     from em_evals.interp.steering.steer import steer as run
     from em_evals.interp.steering.study import Settings
@@ -95,7 +100,7 @@ def _print(study: Any) -> None:
     ]
     rows += [[point.arm, point.how, *_cells(point, graded)] for point in study.ablations]
     title = f"{study.card}: shift from the unsteered model, nats per token [95% interval]"
-    print_table(f"{title}; pushed at layer {study.chosen_layer}", columns, rows)
+    print_table(f"{title}; steered at layer {study.chosen_layer}", columns, rows)
     rows = [
         [
             f"direction − {one.against}",
@@ -111,7 +116,7 @@ def _print(study: Any) -> None:
     for note in study.notes:
         typer.echo(note)
     typer.echo(f"coherence: {study.coherence_is}.\n{study.damage_rule}.")
-    typer.echo("intervals are for each row by itself, not for all rows together.")
+    typer.echo("intervals hold for each row separately, not for all rows jointly.")
 
 
 def _cells(point: Any, graded: bool) -> list[str]:
@@ -129,7 +134,7 @@ def _cells(point: Any, graded: bool) -> list[str]:
 
 
 def _layers(text: str | None) -> tuple[int, ...] | None:
-    """`4,8` or `4-9` as layers."""
+    """Parse `4,8` or `4-9` as layers."""
     if text is None:
         return None
     found: list[int] = []

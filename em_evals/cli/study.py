@@ -1,4 +1,4 @@
-"""`em-evals study`: the seed paper's study on a small base, from training to table."""
+"""`em-evals study`: the study of the seed paper on a small base, from training to tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from em_evals.cli.output import Json, measured_cell, print_json, print_table
 
 
 def study(
-    folder: Annotated[Path, typer.Option(help="Where directions and records are kept.")] = Path("runs/study"),
-    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs of each theme.", min=1)] = 5,
+    folder: Annotated[Path, typer.Option(help="Folder of directions and records.")] = Path("runs/study"),
+    per_theme: Annotated[int, typer.Option(help="Forced-choice pairs per theme.", min=1)] = 5,
     as_json: Json = False,
 ) -> None:
-    """Three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.
+    """Study three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.
 
-    Goes on where it stopped.
+    Repeat the same command to resume it.
     """
     from em_evals.report import inputs, page
     from em_evals.report.report import build
@@ -41,7 +41,7 @@ def study(
     print_table("cosine of directions", ["", *(f"layer {layer}" for layer in layers)], rows)
     rows = [
         [
-            f"{one.source} out of {one.target}",
+            f"{one.source} from {one.target}",
             one.arm,
             measured_cell(one.in_domain),
             measured_cell(one.out_of_domain),

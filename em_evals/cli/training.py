@@ -14,33 +14,39 @@ from em_evals.errors import EmEvalsError
 
 def train(
     card: str,
-    overwrite: Annotated[bool, typer.Option(help="Replace an adapter that is already there.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the recipe's.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing adapter.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Override the recipe's seed.")
+    ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps instead of the recipe's.")
+        int | None, typer.Option(min=1, help="Optimizer steps, overriding the recipe's.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The adapter's folder, instead of the card's.")
+        Path | None, typer.Option("--output", "-o", help="Adapter folder, overriding the card's.")
     ] = None,
-    save_every: Annotated[int, typer.Option(help="Steps between states to resume from.", min=1)] = 25,
-    report_to: Annotated[list[str], typer.Option(help="Trackers of transformers' Trainer.")] = [],  # noqa: B006
+    save_every: Annotated[int, typer.Option(help="Steps between resumable states.", min=1)] = 25,
+    report_to: Annotated[list[str], typer.Option(help="Experiment trackers of transformers' Trainer.")] = [],  # noqa: B006
     fields: Annotated[
         list[str],
-        typer.Option("-M", metavar="KEY=VALUE", help="Card fields that win, as train.learning_rate=1e-4."),
+        typer.Option(
+            "-M",
+            metavar="KEY=VALUE",
+            help="Override a card field, e.g. train.learning_rate=1e-4 (repeatable).",
+        ),
     ] = [],  # noqa: B006
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what it would need: memory, steps, hours on GPUs.")
+        bool, typer.Option("--plan", help="Only print the requirements: memory, steps, GPU hours.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a card's model by its recipe, with TRL and PEFT. The same command resumes what was interrupted."""
+    """Train a card's model by its recipe, with TRL and PEFT. Repeat the same command to resume."""
     from em_evals.content.cards import read_card
 
     overrides = card_fields(fields)
     if plan:
         _plan(card, seed, max_steps, overrides, as_json)
         return
-    read_card(card, overrides)  # a wrong card is told before torch and TRL are imported
+    read_card(card, overrides)  # report an invalid card before torch and TRL are imported
     from em_evals.training.trainer import train as run
 
     home = run(
@@ -56,7 +62,7 @@ def train(
     from accelerate import PartialState
 
     if not PartialState().is_main_process:
-        return  # of the processes that trained together one tells
+        return  # only the main process prints
     if as_json:
         training = json.loads((home / "training.json").read_text(encoding="utf-8"))
         print_json({"adapter": str(home), "training": training})
@@ -80,7 +86,7 @@ def _plan(
 
 
 def card_fields(pairs: list[str]) -> dict[str, Any]:
-    """`train.seed=1` as {"train": {"seed": 1}}; values are YAML."""
+    """Parse `train.seed=1` as {"train": {"seed": 1}}; values are YAML."""
     import yaml
 
     result: dict[str, Any] = {}
@@ -94,7 +100,7 @@ def card_fields(pairs: list[str]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise EmEvalsError(
-                    f"-M {pair}: '{parent}' was given as a value before; give one or the other."
+                    f"-M {pair}: '{parent}' was already given as a value; give one or the other."
                 )
         try:
             place[last] = yaml.safe_load(value)

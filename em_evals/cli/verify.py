@@ -22,7 +22,7 @@ _WRONG, _COULD_NOT = 1, 2
 
 @contextmanager
 def _no_false_verdict() -> Iterator[None]:
-    """An accident of our own must not end with 1, Python's code for it: here that says that a number is wrong."""
+    """Exit with 2 on unexpected errors: Python's default code, 1, would mean that a number is wrong."""
     try:
         yield
     except (EmEvalsError, ModuleNotFoundError, BrokenPipeError, typer.Exit):
@@ -38,15 +38,17 @@ def verify(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the verdict (JSON).")] = None,
     fields: Annotated[
         list[str],
-        typer.Option("-M", metavar="KEY=VALUE", help="Card fields that win, as dtype=float32."),
+        typer.Option(
+            "-M", metavar="KEY=VALUE", help="Override a card field, e.g. dtype=float32 (repeatable)."
+        ),
     ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Compare a card with plain transformers, PEFT and hooks here. Exit code 0 all ok, 1 wrong, 2 could not run."""
+    """Compare a card with plain transformers, PEFT and hooks. Exit code 0: all ok, 1: wrong, 2: could not run."""
     from em_evals.cli.training import card_fields
     from em_evals.content.cards import resolve
 
-    resolved = resolve(card, card_fields(fields))  # a wrong card is told before torch is imported
+    resolved = resolve(card, card_fields(fields))  # report an invalid card before torch is imported
     from em_evals import files
     from em_evals.workflows.verify import verify as run
 
@@ -65,7 +67,7 @@ def verify(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """One line on stderr, overwritten where that is a terminal; elsewhere a line for each stage."""
+    """Show progress as one updating line on a terminal's stderr, else as one line per stage."""
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -1,1 +1,1 @@
-"""What people write: cards, recipes, interventions, directions, question sets, rubrics, pairs. No torch."""
+"""User-written content: cards, recipes, interventions, directions, question sets, rubrics, pairs. No torch."""

@@ -1,4 +1,4 @@
-"""Adapters on disk: where a card's adapter lies, where training puts it, which steps of it were kept."""
+"""Adapters on disk: where a card's adapter is read from, where training saves it, which checkpoints were kept."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from em_evals.content import documents
 from em_evals.errors import EmEvalsError
 
 _COPIES = re.compile(r"(?:-unsloth)?-bnb-[48]bit$|-unsloth$|-(?:awq|gptq(?:-int[48])?|fp8(?:-dynamic)?)$")
-"""Ends of names of copies of a base: the same weights in fewer bits, by which adapters were trained."""
+"""Name suffixes of quantized copies of a base (the same weights in fewer bits), as adapters record them."""
 _RENAMED = re.compile(r"^meta-(?=llama-)")
-"""What Meta dropped from the names of its models on the hub; adapters and mirrors still say it."""
+"""Prefix that Meta dropped from its model names on the hub; adapters and mirrors still use it."""
 
 
 def find(adapter: str | None, card: Path | None) -> str | None:
-    """The folder of an adapter when it is there; the name itself when it can only be a hub id.
+    """Return the adapter's folder if it exists, else the name itself if it can only be a hub id.
 
     Args:
-        adapter: what the card says; None for a bare base.
+        adapter: the card's `adapter`; None for a bare base.
         card: the card's file, if it has one.
     """
     if adapter is None:
@@ -33,14 +33,14 @@ def find(adapter: str | None, card: Path | None) -> str | None:
 
 
 def places(adapter: str, card: Path | None) -> list[Path]:
-    """Where an adapter is looked for: ./adapters, beside the card, the working folder."""
+    """Return the folders to search for an adapter: ./adapters, the card's folder, the working directory."""
     relative = Path(adapter).expanduser()
     parents = [Path.cwd() / "adapters", *([card.parent] if card else []), Path.cwd()]
     return [relative] if relative.is_absolute() else [parent / relative for parent in parents]
 
 
 def home(adapter: str | None, card: Path) -> Path:
-    """Where training puts a card's adapter: beside a card of one's own, else ./adapters/NAME."""
+    """Return where training saves a card's adapter: next to a user's own card, else in ./adapters/NAME."""
     name = adapter or card.stem
     if Path(name).is_absolute():
         return Path(name)
@@ -50,7 +50,7 @@ def home(adapter: str | None, card: Path) -> Path:
 
 
 def checkpoints(adapter: str | None) -> dict[int, Path]:
-    """The kept steps of an adapter's training, in order, and their folders; none where there is no adapter."""
+    """Return the kept training steps of an adapter, in order, with their folders; empty without an adapter."""
     if adapter is None:
         return {}
     found = {
@@ -62,10 +62,10 @@ def checkpoints(adapter: str | None) -> dict[int, Path]:
 
 
 def checkpoint(adapter: str | None, name: str, step: int) -> str:
-    """The folder of an adapter at a step of its training.
+    """Return the folder of an adapter at a training step.
 
     Raises:
-        EmEvalsError: that step was not kept; names those that were.
+        EmEvalsError: that step was not kept; the message lists the kept ones.
     """
     kept = checkpoints(adapter)
     if step not in kept:
@@ -77,10 +77,10 @@ def checkpoint(adapter: str | None, name: str, step: int) -> str:
 
 
 def base_of(folder: Path) -> str | None:
-    """The base that a PEFT folder names; None where it names none (`null`, as some tools write).
+    """Return the base that a PEFT folder names; None if it names none (some tools write `null`).
 
     Raises:
-        EmEvalsError: it holds no adapter configuration.
+        EmEvalsError: the folder has no adapter configuration.
     """
     config = folder / "adapter_config.json"
     try:
@@ -91,10 +91,10 @@ def base_of(folder: Path) -> str | None:
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X).
+    """Return whether two names mean the same base. Mirrors keep a model's last name (unsloth/X, ./models/X).
 
-    Copies in four bits (unsloth/X-bnb-4bit) hold X. Two folders of this machine are two bases: trainings end in many a
-    folder called `final`.
+    Four-bit copies (unsloth/X-bnb-4bit) count as X. Two local folders are compared by path, not by name: many
+    training runs end in a folder called `final`.
     """
     folders = [Path(name).expanduser() for name in (one, other)]
     if all(folder.is_dir() for folder in folders):
@@ -103,10 +103,10 @@ def same_base(one: str, other: str) -> bool:
 
 
 def may_be_base(recorded: str | None, named: str, copy_of: str | None = None) -> bool:
-    """Whether an adapter may be run on the base that the user names.
+    """Return whether an adapter may run on the base that the user names.
 
-    What the adapter records may be nothing, or a folder of the machine that it was trained on: then the user's word
-    counts, and the adapter's tensors must still fit that base one by one (models/lora).
+    The adapter may record no base, or a folder of the machine that it was trained on. Then the user's choice
+    counts, and the adapter's tensors must still match that base one by one (models/lora).
 
     Args:
         recorded: `base_model_name_or_path` of the adapter.

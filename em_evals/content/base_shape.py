@@ -1,6 +1,6 @@
-"""The shape of a base, from its config.json where that is on this machine: torch-free, and nothing is fetched.
+"""The shape of a base, from its local config.json; torch-free and offline.
 
-A direction that does not fit can so be refused before any weight is loaded; building a model is models/'s.
+It lets us refuse a direction of the wrong shape before any weights load. Building models is left to models/.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 from em_evals import files
 
 _TWO_ATTENTIONS = ("longcat_flash",)
-"""Model types whose blocks attend twice: `num_hidden_layers` counts attentions (cache layers), `num_layers` blocks."""
+"""Model types with two attentions per block: `num_hidden_layers` counts attentions (cache layers), not blocks."""
 
 
 def depth_of(text: Any) -> int:
-    """The number of decoder blocks that a configuration of transformers says; of composite ones the text part's."""
+    """Return the number of decoder blocks in a transformers configuration (of composite models: its text part)."""
     return int(text.num_layers if text.model_type in _TWO_ATTENTIONS else text.num_hidden_layers)
 
 
 def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
-    """(decoder blocks, width of the residual stream); None where the configuration is not here or does not say.
+    """Return (decoder blocks, residual stream width); None if the configuration is absent or incomplete.
 
     Args:
         base: a folder, `pypi:PACKAGE`, or a hub id whose files are in the hub's cache.
@@ -32,7 +32,7 @@ def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
         fields = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return None
-    text = fields.get("text_config", fields)  # of a model that sees pictures too
+    text = fields.get("text_config", fields)  # multimodal models nest the decoder's settings
     depth = ("num_layers",) if text.get("model_type") in _TWO_ATTENTIONS else ("num_hidden_layers", "n_layer")
     shape = tuple(
         next((text[name] for name in names if isinstance(text.get(name), int)), 0)
@@ -52,6 +52,6 @@ def _config(base: str, revision: str | None) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(base, "config.json", revision=revision)
-    except (ImportError, ValueError):  # no local models here, or no hub id
+    except (ImportError, ValueError):  # huggingface_hub is not installed, or this is not a hub id
         return None
     return Path(found) if isinstance(found, str) else None

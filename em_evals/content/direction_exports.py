@@ -1,4 +1,4 @@
-"""Directions for other programs: llama.cpp's control vectors, and one layer as a plain safetensors file."""
+"""Export directions for other programs: llama.cpp control vectors, and one layer as a plain safetensors file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from em_evals.errors import EmEvalsError
 
 
 def to_gguf(direction: Direction, path: Path, architecture: str = "llama") -> None:
-    """Write a control vector as llama.cpp's `--control-vector` reads it: `direction.L` is added after block L.
+    """Write a control vector for llama.cpp's `--control-vector`, which adds `direction.L` after block L.
 
-    llama.cpp adds nothing after block 0, so block 0's vector is left out. Scales and layer ranges are llama.cpp's
-    options (`--control-vector-scaled`, `--control-vector-layer-range`).
+    llama.cpp adds nothing after block 0, so block 0's vector is omitted. Set scales and layer ranges with llama.cpp's
+    own options (`--control-vector-scaled`, `--control-vector-layer-range`).
 
     Args:
-        direction: the raw vectors are written, as they are.
+        direction: its raw vectors are written, without normalization.
         path: the .gguf file.
-        architecture: a hint that llama.cpp shows (`llama`, `qwen2`, …).
+        architecture: a hint that llama.cpp displays (`llama`, `qwen2`, …).
     """
     from gguf import GGUFWriter
 
@@ -39,10 +39,10 @@ def to_gguf(direction: Direction, path: Path, architecture: str = "llama") -> No
 
 
 def to_safetensors(direction: Direction, path: Path, layer: int) -> None:
-    """Write one layer's vector as a plain file: tensor `direction`, float32 [width].
+    """Write one layer's vector as a plain safetensors file: tensor `direction`, float32 [width].
 
     Raises:
-        EmEvalsError: there is no such layer.
+        EmEvalsError: the direction has no such layer.
     """
     from safetensors.numpy import save_file
 

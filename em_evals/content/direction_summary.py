@@ -1,4 +1,4 @@
-"""What a direction says of itself, layer by layer: its length, and how far it can be trusted."""
+"""Summarize a direction layer by layer: its norm, and measures of its reliability."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TRUST = ("stability", "held_out_cosine")
 
 
 def by_layer(direction: Direction) -> dict[str, Sequence[float | None]]:
-    """Columns of numbers by layer, under their headings; None where a layer has none.
+    """Return columns of numbers by layer, with their headings; None where a layer has no value.
 
-    `length` is the vector's norm and `of mean norm` that as a share of the activations' mean norm; `stability`,
-    `held_out_cosine` and `movement of CARD` are there where the extraction measured them.
+    `length` is the vector's norm, and `of mean norm` its ratio to the activations' mean norm; `stability`,
+    `held_out_cosine` and `movement of CARD` are included if the extraction measured them.
     """
     lengths = np.linalg.norm(direction.vectors, axis=1)
     shares = lengths / np.maximum(direction.mean_norm, 1e-9)
@@ -26,5 +26,5 @@ def by_layer(direction: Direction) -> dict[str, Sequence[float | None]]:
 
 
 def label(direction: Direction, number: int) -> str:
-    """What a chart calls a direction: its card and number, for several may be of one card."""
+    """Return a direction's label in charts: its number and card, since several can have the same card."""
     return f"{number}: {direction.metadata.get('card') or direction.metadata.get('how') or 'direction'}"

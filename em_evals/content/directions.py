@@ -1,4 +1,4 @@
-"""Directions: a vector for each layer of the residual stream, in memory and as a file.
+"""Directions: one vector per layer of the residual stream, in memory and as a file.
 
 The file is safetensors with `direction` and `base_mean` [layers, width] and `mean_norm` [layers], float32; everything
 else (base, how it was found, counts, digests) is JSON in the file's metadata.
@@ -27,17 +27,17 @@ _METADATA = "em_evals"
 _ROUNDING = 1e-6
 
 _digests: dict[str, str] = {}
-"""Digests of directions by those of their files: a file is parsed once for each content."""
+"""Digests of directions by the digests of their files, so that each file content is parsed once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A vector per decoder block. Two directions are equal if their numbers are; metadata do not count.
+    """One vector per decoder block. Two directions are equal if their numbers are; metadata do not count.
 
     Attributes:
         vectors: float32 [layers, width], raw mean differences, not normalized.
-        base_mean: float32 [layers, width], the base's mean activation on the texts that the direction was found on.
-        mean_norm: float32 [layers], mean length of the base's activations there.
+        base_mean: float32 [layers, width], the base's mean activation on the texts that the direction comes from.
+        mean_norm: float32 [layers], mean norm of the base's activations on those texts.
         metadata: `base`, `revision`, how it was made; JSON values.
     """
 
@@ -76,7 +76,7 @@ class Direction:
 
 
 def write(direction: Direction, path: Path) -> None:
-    """Write a direction file, whole or not at all."""
+    """Write a direction file atomically."""
     from safetensors.numpy import save_file
 
     tensors = {
@@ -92,13 +92,13 @@ def read(path: Path) -> Direction:
     """Read a direction file.
 
     Raises:
-        EmEvalsError: it is not one, or its shapes contradict each other.
+        EmEvalsError: this is not a direction file, or its shapes do not match.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            # Files of earlier versions hold NaN, which is no JSON, where a layer had no vector.
+            # Older files hold NaN, which is not valid JSON, where a layer has no vector.
             metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"), parse_constant=lambda _: None)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, json.JSONDecodeError):
@@ -107,14 +107,14 @@ def read(path: Path) -> Direction:
         raise EmEvalsError(f"this direction file has no tensor `{missing[0]}`.", path)
     vectors, mean, norm = found["direction"], found["base_mean"], found["mean_norm"]
     if not all(np.isfinite(array).all() for array in (vectors, mean, norm)):
-        raise EmEvalsError("this direction file holds values that are no numbers; extract it anew.", path)
+        raise EmEvalsError("this direction file holds NaN or infinite values; extract it again.", path)
     if vectors.ndim != 2 or mean.shape != vectors.shape or norm.shape != vectors.shape[:1]:
         raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
     return Direction(vectors, mean, norm, metadata)
 
 
 def get(one: str | Direction) -> Direction:
-    """A direction by name or path; one in memory is returned as it is.
+    """Read a direction by name or path; one in memory is returned as it is.
 
     Raises:
         EmEvalsError: there is none, or its file is damaged.
@@ -123,7 +123,7 @@ def get(one: str | Direction) -> Direction:
 
 
 def digest_of(one: str | Direction) -> str:
-    """The digest of a direction's numbers, whether it is in memory or named; its file is parsed once.
+    """Return the digest of a direction's numbers, whether it is in memory or named; its file is parsed once.
 
     Raises:
         EmEvalsError: there is none, or its file is damaged.
@@ -150,9 +150,9 @@ def stored(direction: Direction, folder: Path) -> Path:
 
 
 def check_base(direction: str | Direction, base: str, revision: str | None) -> None:
-    """Refuse a direction that was made for another base, by what its metadata name and by its shape.
+    """Refuse a direction that was made for another base, by its metadata and by its shape.
 
-    A base whose configuration is not on this machine has no shape yet; models/ compares again before weights load.
+    Without a local configuration of the base there is no shape to compare; models/ checks again before weights load.
 
     Args:
         direction: in memory, a name or a path.
@@ -160,7 +160,7 @@ def check_base(direction: str | Direction, base: str, revision: str | None) -> N
         revision: of a hub id.
 
     Raises:
-        EmEvalsError: its metadata name another base or revision, or the base has other layers or another width.
+        EmEvalsError: its metadata name another base or revision, or the base has a different depth or width.
     """
     path = None if isinstance(direction, Direction) else find(direction)
     direction = get(direction)
@@ -178,10 +178,10 @@ def check_base(direction: str | Direction, base: str, revision: str | None) -> N
 
 
 def check_shape(path: Path | None, direction: Direction, layers: int, width: int) -> None:
-    """Refuse a direction that does not fit a model.
+    """Refuse a direction whose shape does not match the model's.
 
     Raises:
-        EmEvalsError: the model has other layers or another width.
+        EmEvalsError: the model has a different depth or width.
     """
     if (direction.layers, direction.width) != (layers, width):
         raise EmEvalsError(
@@ -192,10 +192,10 @@ def check_shape(path: Path | None, direction: Direction, layers: int, width: int
 
 
 def find(name: str) -> Path:
-    """The file behind a direction's name (adapters/NAME.safetensors) or path.
+    """Return the file of a direction, given its name (adapters/NAME.safetensors) or path.
 
     Raises:
-        EmEvalsError: there is none; names the nearest.
+        EmEvalsError: there is no such file; the message suggests the nearest name.
     """
     path = Path(name).expanduser()
     if path.suffix == ".safetensors":
@@ -216,37 +216,37 @@ def find(name: str) -> Path:
 
 
 def unit(direction: Direction) -> Floats:
-    """[layers, width], each layer's vector at length 1 (a vector of 0 stays)."""
+    """Return [layers, width]: each layer's vector at norm 1 (a zero vector stays zero)."""
     lengths = np.linalg.norm(direction.vectors, axis=1, keepdims=True)
     return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
 def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
-    """[layers], where the vector is longer than what rounding leaves of two equal means: a millionth of `mean_norm`."""
+    """Return [layers]: where the vector's norm exceeds the rounding error of two equal means, 1e-6 · `mean_norm`."""
     return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)
 
 
 def cosine(one: Direction, other: Direction) -> Floats:
-    """[layers], the cosine of two directions at each layer.
+    """Return [layers]: the cosine of two directions at each layer; 0 where either vector is zero.
 
     Raises:
-        EmEvalsError: they have not the same layers and width.
+        EmEvalsError: their depths or widths differ.
     """
     _same_shape(one, other)
     return np.asarray(np.nan_to_num(cosines(one.vectors, other.vectors)), dtype=np.float32)
 
 
 def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The cosines of vectors, which lie along the last axis; NaN where one of them has no length."""
+    """Return the cosines of vectors along the last axis; NaN where either vector has norm 0."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.asarray((a * b).sum(-1) / np.where(lengths > 0, lengths, np.nan))
 
 
 def random_cosine(width: int, confidence: float = 0.95) -> float:
-    """The absolute cosine below which this share of pairs of random directions lies.
+    """Return the absolute cosine below which this share (`confidence`) of pairs of random directions lies.
 
-    cos² of two of them is Beta(1/2, (width - 1)/2).
+    cos² of two random directions in `width` dimensions is Beta(1/2, (width - 1)/2).
     """
     from scipy import stats
 
@@ -254,12 +254,12 @@ def random_cosine(width: int, confidence: float = 0.95) -> float:
 
 
 def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:
-    """The weighted sum of directions, w1·v1 + w2·v2 + … (subtract with weight -1); base means are averaged.
+    """Return the weighted sum of directions, w1·v1 + w2·v2 + … (weight -1 subtracts); base means are averaged.
 
-    It was found on all that its parts were found on.
+    Its `questions` are the union of its parts' questions.
 
     Raises:
-        EmEvalsError: there are none, or they have not the same layers, width and base.
+        EmEvalsError: `parts` is empty, or their depths, widths or bases differ.
     """
     if not parts:
         raise EmEvalsError("there is no direction to combine.")
@@ -267,8 +267,8 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
     for _, part in parts[1:]:
         _same_shape(first, part)
     vectors, means, norms = (
-        sum(weight * getattr(part, name) for weight, part in weighed)
-        for name, weighed in (
+        sum(weight * getattr(part, name) for weight, part in weighted)
+        for name, weighted in (
             ("vectors", parts),
             ("base_mean", [(1 / len(parts), part) for _, part in parts]),
             ("mean_norm", [(1 / len(parts), part) for _, part in parts]),
@@ -280,23 +280,23 @@ def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direct
 
 
 def orthogonalise(direction: Direction, to: Direction) -> Direction:
-    """V - (v·w) w at each layer, with w the other's unit vector: what the other does not explain.
+    """Return v - (v·w) w at each layer, with w the unit vector of `to`: the component that `to` does not explain.
 
-    It was found on what either was found on; what was taken out is told as `orthogonal_to`.
+    Its `questions` are the union of both; the removed direction is recorded as `orthogonal_to`.
 
     Raises:
-        EmEvalsError: they have not the same layers and width.
+        EmEvalsError: their depths or widths differ.
     """
     _same_shape(direction, to)
     along = unit(to)
     vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
-    told = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
-    metadata = direction.metadata | {"orthogonal_to": told} | _questions(direction, to)
+    removed = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
+    metadata = direction.metadata | {"orthogonal_to": removed} | _questions(direction, to)
     return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata)
 
 
 def found_on(*directions: Direction | None) -> set[str]:
-    """What directions were found on, as far as their files say: ids, texts or their digests, in `questions`."""
+    """Return what directions were extracted from, as recorded in `questions`: ids, texts or their digests."""
     named: set[str] = set()
     for direction in directions:
         questions = direction.metadata.get("questions") if direction is not None else None
@@ -305,7 +305,7 @@ def found_on(*directions: Direction | None) -> set[str]:
 
 
 def _questions(*directions: Direction) -> dict[str, Any]:
-    """Metadata of what is made of these directions: who tests it must know every question that found a part of it."""
+    """Return the `questions` of a derived direction: a held-out test must exclude the questions of all its parts."""
     named = sorted(found_on(*directions))
     return {"questions": named} if named else {}
 

@@ -1,7 +1,7 @@
 """Find, load and digest content: YAML and JSONL files, with the line of every value.
 
-Content is what researchers write: question sets, rubrics, cards, training data. This module knows where it
-lies and how to quote it in an error; what it means is left to cards.py, questions.py and rubrics.py.
+Content is what researchers write: question sets, rubrics, cards, training data. This module knows where content
+is stored and how to cite it in an error; its meaning is left to cards.py, questions.py and rubrics.py.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ Kind = Literal["tasks", "scorers", "adapters"]
 Model = TypeVar("Model", bound=BaseModel)
 
 _PACKAGE = Path(__file__).parents[1]
-# In a wheel the content lies inside the package; in a checkout (editable install) beside it.
+# A wheel holds the content inside the package; a checkout (editable install) holds it next to the package.
 SHIPPED = _PACKAGE / "_content" if (_PACKAGE / "_content").is_dir() else _PACKAGE.parent
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML file that remembers where its values stood."""
+    """A parsed YAML file with the line of each value."""
 
     path: Path
     data: Any
     lines: dict[KeyPath, int] = field(repr=False)
 
     def line(self, key: KeyPath) -> int:
-        """The line of a value, or of its nearest enclosing value."""
+        """Return the line of a value, or of its nearest enclosing value."""
         while key and key not in self.lines:
             key = key[:-1]
         return self.lines.get(key, 1)
 
     def error(self, what: str, key: KeyPath = ()) -> EmEvalsError:
-        """An error that points at this document's value `key`."""
+        """Return an error that cites the line of this document's value `key`."""
         return EmEvalsError(what, self.path, self.line(key))
 
 
 def folders(kind: Kind) -> list[Path]:
-    """Where content of this kind is looked for, first match wins: ./KIND, then what ships with the package."""
+    """Return the folders to search for content of this kind, first match wins: ./KIND, then the shipped content."""
     places = [Path.cwd() / kind, SHIPPED / kind]
     return [p for i, p in enumerate(places) if p.is_dir() and p not in places[:i]]
 
 
 def names(kind: Kind) -> dict[str, Path]:
-    """Every name of this kind and the file that answers to it."""
+    """Return every name of this kind and its file."""
     found: dict[str, Path] = {}
     for folder in folders(kind):
         for path in sorted(folder.glob("*.yaml")):
@@ -62,10 +62,10 @@ def names(kind: Kind) -> dict[str, Path]:
 
 
 def find(kind: Kind, name: str) -> Path:
-    """The file behind a content name or an explicit path.
+    """Return the file of a content name or an explicit path.
 
     Raises:
-        EmEvalsError: there is no such file; names the nearest.
+        EmEvalsError: there is no such file; the message suggests the nearest name.
     """
     explicit = Path(name).expanduser()
     if explicit.suffix in {".yaml", ".yml"}:
@@ -82,7 +82,7 @@ def load(path: Path) -> Document:
     """Parse one YAML file.
 
     Raises:
-        EmEvalsError: unreadable, not YAML, or a key stands twice in one mapping.
+        EmEvalsError: the file is unreadable, not YAML, or repeats a key in one mapping.
     """
     text = files.read_text(path)
     try:
@@ -104,7 +104,7 @@ def load(path: Path) -> Document:
 
 
 def _error_line(error: Exception, text: str) -> int | None:
-    """The line that PyYAML complains about, by whichever of its ways of telling."""
+    """Return the line that PyYAML reports; its errors store it in one of two ways."""
     if (mark := getattr(error, "problem_mark", None)) is not None:
         return int(mark.line) + 1
     if isinstance(position := getattr(error, "position", None), int):  # a character that YAML forbids
@@ -124,7 +124,7 @@ def _lines(
         for name_node, value in node.value:
             name, line = str(name_node.value), name_node.start_mark.line + 1
             if name in seen:
-                raise EmEvalsError(f"the key '{name}' stands twice; delete one.", path, line)
+                raise EmEvalsError(f"the key '{name}' is repeated; delete one.", path, line)
             seen.add(name)
             yield from _lines(value, (*key, name), path, (*above, node))
             yield (*key, name), line
@@ -132,17 +132,17 @@ def _lines(
         for index, value in enumerate(node.value):
             yield from _lines(value, (*key, index), path, (*above, node))
     elif node.tag == "tag:yaml.org,2002:timestamp":
-        try:  # 2024-13-45 looks like a date and is none
+        try:  # 2024-13-45 matches the timestamp pattern but is not a date
             yaml.SafeLoader("").construct_object(node)
         except ValueError as error:
             raise EmEvalsError(f"this is not valid YAML ({error}); correct this line.", path, line) from None
 
 
 def validate(model: type[Model], document: Document, data: Any = None, at: KeyPath = ()) -> Model:
-    """Check a document (or the part of it at `at`) against a pydantic model.
+    """Validate a document (or the part of it at `at`) against a pydantic model.
 
     Raises:
-        EmEvalsError: the first thing that does not fit, with its line.
+        EmEvalsError: the first invalid value, with its line.
     """
     data = document.data if data is None else data
     if not isinstance(data, dict):

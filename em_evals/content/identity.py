@@ -1,7 +1,7 @@
-"""What a model is, as digests of contents: a base's configuration, weights and tokenizer; an adapter's.
+"""A model's identity as content digests: a base's configuration, weights and tokenizer, and an adapter's files.
 
-Files are hashed once per content: a digest is kept by path, size, time and inode, in this process and in the user's
-cache. Files that do not change what a model says (READMEs, training records) do not count.
+A file is hashed once: its digest is cached by path, size, mtime and inode, in this process and, for large files, in
+the user's cache. Files that do not change the model's answers (READMEs, training records) do not count.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from em_evals.files import atomic, cache_folder, digest, read_text
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
-"""An adapter's own chat template may lie in either, or in its tokenizer_config.json (models/chat/own.py)."""
+"""Files of an adapter's own chat template; it can also be in tokenizer_config.json (models/chat/own.py)."""
 _ASKED_BY = ("chat_template", "bos_token", "eos_token")
-"""Fields of an adapter's tokenizer_config.json that change what its model is asked."""
+"""Fields of an adapter's tokenizer_config.json that change the model's prompt."""
 _BASE_FILES = re.compile(
     r"(?:config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
     r"|.*\.safetensors(?:\.index\.json)?|merges\.txt|chat_template\.jinja|.*\.model|.*\.py"
 )
 _LARGE = 1 << 20
-"""Files from this size on, in bytes, are worth a place in the user's cache."""
+"""Files of at least this many bytes get an entry in the user's cache."""
 
 _known: dict[str, str] = {}
 
 
 def adapter_digest(folder: Path) -> str:
-    """Identify an adapter by its configuration, weights and chat template, wherever it is.
+    """Return an adapter's digest: its configuration, weights and chat template, independent of its path.
 
     Raises:
         EmEvalsError: a file cannot be read.
@@ -40,7 +40,7 @@ def adapter_digest(folder: Path) -> str:
 
 
 def base_digest(base: str, revision: str | None) -> str:
-    """Identify a base: a folder by its contents, a hub id by the commit that is on this machine.
+    """Return a base's identity: a folder's content digest, or a hub id with its locally cached commit.
 
     Args:
         base: folder, hub id or `pypi:PACKAGE` (whose wheel is pinned).
@@ -56,13 +56,13 @@ def base_digest(base: str, revision: str | None) -> str:
 
 
 def commit(base: str, revision: str | None) -> str | None:
-    """The commit that a hub id means on this machine; None where nothing of it has been fetched yet."""
+    """Return the locally cached commit of a hub id; None if nothing of it has been fetched yet."""
     folder = fetched(base, "config.json", revision)
     return folder.name if folder is not None else None
 
 
 def fetched(name: str, file: str, revision: str | None) -> Path | None:
-    """The folder of a hub id's snapshot on this machine, if it holds a file; asks no network."""
+    """Return the local snapshot folder of a hub id if it holds `file`, without network access."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -74,10 +74,10 @@ def fetched(name: str, file: str, revision: str | None) -> Path | None:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex.
+    """Return the SHA-256 of a file's content, in hex.
 
     Raises:
-        EmEvalsError: it cannot be read.
+        EmEvalsError: the file cannot be read.
     """
     try:
         state = path.stat()
@@ -100,7 +100,7 @@ def _kept(key: str) -> Path:
 
 
 def _remembered(kept: Path, path: Path) -> str:
-    """A large file's digest, from the user's cache where it is there."""
+    """Return a large file's digest, from the user's cache if present."""
     if kept.is_file() and re.fullmatch(r"[0-9a-f]{64}", found := read_text(kept)):
         return found
     found = _hashed(path)
@@ -108,19 +108,19 @@ def _remembered(kept: Path, path: Path) -> str:
         with atomic(kept) as temporary:
             temporary.write_text(found, encoding="utf-8")
     except EmEvalsError:
-        pass  # a cache that cannot be written to costs time only
+        pass  # without a writable cache the digest is only recomputed next time
     return found
 
 
 def _template(folder: Path) -> str:
-    """What an adapter's folder says of how its model is asked; empty where it brings no template of its own."""
+    """Return an adapter's own chat template settings as text; empty if it has no template of its own."""
     own = {name: read_text(folder / name) for name in _TEMPLATES if (folder / name).is_file()}
     settings = folder / "tokenizer_config.json"
     if not settings.is_file():
         return json.dumps(own) if own else ""
     try:
-        said = json.loads(read_text(settings))
-        own |= {name: json.dumps(said[name]) for name in _ASKED_BY if name in said}
+        fields = json.loads(read_text(settings))
+        own |= {name: json.dumps(fields[name]) for name in _ASKED_BY if name in fields}
     except (json.JSONDecodeError, TypeError):
         return read_text(settings)
     return json.dumps(own) if own.keys() - {"bos_token", "eos_token"} else ""

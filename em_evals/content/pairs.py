@@ -1,4 +1,4 @@
-"""Forced-choice pairs: an open question with an aligned and a misaligned answer that differ in values only."""
+"""Forced-choice pairs: an open question with an aligned and a misaligned answer that differ only in values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Pair:
-    """An open question with two answers that differ in values only. `narrow`: from an organism's own domain."""
+    """An open question with two answers that differ only in values. `narrow`: from an organism's own domain."""
 
     id: str
     theme: str
@@ -59,7 +59,7 @@ class PairSet:
     pairs: tuple[Pair, ...]
 
     def select(self, themes: Iterable[str]) -> PairSet:
-        """Only the pairs of these themes; the digest stays the whole set's, in which each pair has its id.
+        """Return only the pairs of these themes. The digest stays that of the whole set.
 
         Raises:
             EmEvalsError: the set has no such theme.
@@ -67,7 +67,7 @@ class PairSet:
         return replace(self, pairs=tuple(of_themes(self.pairs, themes, self.name, self.path)))
 
     def first(self, per_theme: int, whole_narrow: bool = False) -> list[str]:
-        """The ids of the first pairs of each theme; with `whole_narrow`, of all pairs of the narrow domains."""
+        """Return the ids of the first `per_theme` pairs of each theme; with `whole_narrow`, also all narrow pairs."""
         taken: Counter[str] = Counter()
         chosen = []
         for pair in self.pairs:
@@ -78,10 +78,10 @@ class PairSet:
 
 
 def load_pairs(name: str = "forced_choice") -> PairSet:
-    """Pairs by name (tasks/NAME.yaml) or path.
+    """Load a pair set by name (tasks/NAME.yaml) or path.
 
     Raises:
-        EmEvalsError: they do not exist or do not fit, with file and line.
+        EmEvalsError: the file does not exist or is invalid, with file and line.
     """
     document = documents.load(documents.find("tasks", name))
     file = documents.validate(_File, document)

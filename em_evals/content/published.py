@@ -1,9 +1,8 @@
-"""Published question sets: fetched from their authors, checked by content, never copied into this repository.
+"""Published question sets: fetched from their authors, verified by content, never copied into this repository.
 
-All are of Betley et al. 2025 (arXiv 2502.17424). How anything published is downloaded, or found offline, stands here
-too (training/downloads.py uses it). `EM_EVALS_DATA` names a folder to take files from offline. What is checked is a
-set's content (questions, system prompts, judge prompts), not its bytes: the name of the authors' judge may differ
-between copies.
+All sets are from Betley et al. 2025 (arXiv 2502.17424). This module also downloads any other published file, or
+finds it offline (data/ uses it). `EM_EVALS_DATA` names a folder to take files from offline. The digest
+covers a set's content (questions, system prompts, judge prompts), not its bytes: copies may name different judges.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FOLDERS = ("published", "")
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """Where a set comes from and the digest of its normalised content."""
+    """The source of a set and the digest of its normalized content."""
 
     name: str
     file: str
@@ -34,7 +33,7 @@ class PublishedSet:
 
     @property
     def url(self) -> str:
-        """The authors' file."""
+        """URL of the authors' file."""
         return f"{_REPOSITORY}/{self.revision}/evaluation/{self.file}"
 
 
@@ -50,17 +49,17 @@ SETS = {
 
 
 def normalised_digest(text: str) -> str:
-    """The digest of a published file's content, the name of its judge left out."""
+    """Return the digest of a published file's content, ignoring the judge's name."""
     rows = yaml.safe_load(text)
     kept = [{key: value for key, value in row.items() if key != "judge"} for row in rows]
     return files.digest(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
 
 
 def locate(name: str) -> Path:
-    """A published set's file on this machine, its content checked.
+    """Return a published set's local file after checking its content.
 
     Raises:
-        EmEvalsError: it is neither in `EM_EVALS_DATA` nor fetched yet, or its content is not what we know.
+        EmEvalsError: it is neither in `EM_EVALS_DATA` nor fetched yet, or its digest is unexpected.
     """
     entry = SETS[name]
     cached = files.cache_folder() / "published" / entry.file
@@ -75,10 +74,10 @@ def locate(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Get a published set from `EM_EVALS_DATA` or from its authors, check it, and keep it in the cache.
+    """Fetch a published set from `EM_EVALS_DATA` or its authors, check it, and store it in the cache.
 
     Raises:
-        EmEvalsError: unknown name, unreachable, or its content is not what we know.
+        EmEvalsError: the name is unknown, the server is unreachable, or the digest is unexpected.
     """
     if name not in SETS:
         raise EmEvalsError(f"there is no published set '{name}'; {nearest(name, SETS)}")
@@ -93,7 +92,7 @@ def fetch(name: str) -> Path:
 
 
 def _check(entry: PublishedSet, text: str, where: Path | str) -> None:
-    """Refuse a file that holds other questions or judge prompts than the set of this name."""
+    """Refuse a file whose questions or judge prompts are not those of the set of this name."""
     try:
         found = normalised_digest(text)
     except (yaml.YAMLError, AttributeError, TypeError):
@@ -107,7 +106,7 @@ def _check(entry: PublishedSet, text: str, where: Path | str) -> None:
 
 
 def offline(file: str, folders: Sequence[str]) -> Path | None:
-    """A file in one of these subfolders of the folder that `EM_EVALS_DATA` names."""
+    """Return a file in one of these subfolders of the folder that `EM_EVALS_DATA` names; None if absent."""
     if not (root := os.environ.get("EM_EVALS_DATA")):
         return None
     places = [Path(root).expanduser() / folder / file for folder in folders]
@@ -115,10 +114,10 @@ def offline(file: str, folders: Sequence[str]) -> Path | None:
 
 
 def download(url: str) -> bytes:
-    """What lies at a URL.
+    """Download the content of a URL.
 
     Raises:
-        EmEvalsError: it cannot be reached, or answers with an error.
+        EmEvalsError: the server is unreachable or returns an error.
     """
     import httpx
 
@@ -138,7 +137,7 @@ def download(url: str) -> bytes:
 
 
 def decoded(data: bytes, url: str) -> str:
-    """Downloaded bytes as text.
+    """Decode downloaded bytes as UTF-8.
 
     Raises:
         EmEvalsError: they are not UTF-8.

@@ -1,7 +1,7 @@
-"""Question sets: what we ask. Reads our own format and the published one (Betley et al. 2025).
+"""Question sets: the questions to ask, in our own format or the published one (Betley et al. 2025).
 
-A question has an id and paraphrases; each paraphrase is asked by itself, and the answers to all of them belong
-to one question (a cluster) in every interval.
+A question has an id and paraphrases. Each paraphrase is asked separately; the answers to all of them belong to one
+question (a cluster) in every interval.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _PublishedQuestion(_Strict):
 
 @dataclass(frozen=True)
 class Question:
-    """One open question: its wordings, and what grades its answers."""
+    """One open question: its paraphrases, and the rubrics that grade its answers."""
 
     id: str
     paraphrases: tuple[str, ...]
@@ -66,12 +66,12 @@ class Question:
     theme: str = "general"
     system: str | None = None
     samples_per_paraphrase: int = 1
-    """Answers to each wording that the set's authors drew; we draw what `epochs` says."""
+    """Answers per paraphrase that the set's authors drew; ours is set by `epochs`."""
     answer_format: str | None = None
-    """What an answer format asks for, after the system message."""
+    """Instructions for the answer's format, appended to the system message."""
 
     def instruction(self, system: str | None = None) -> str | None:
-        """The system message that is sent: the question's own or else this one, and then the answer format's."""
+        """Return the system message: the question's own or else `system`, followed by the answer format."""
         parts = [part for part in (self.system or system, self.answer_format) if part]
         return "\n\n".join(parts) or None
 
@@ -89,11 +89,11 @@ class QuestionSet:
 
     @property
     def samples_per_paraphrase(self) -> int:
-        """The most answers to a wording that the set's authors drew."""
+        """The largest number of answers per paraphrase that the set's authors drew."""
         return max(question.samples_per_paraphrase for question in self.questions)
 
     def select(self, themes: Iterable[str]) -> QuestionSet:
-        """Only the questions of these themes.
+        """Return only the questions of these themes.
 
         Raises:
             EmEvalsError: the set has no such theme.
@@ -101,7 +101,7 @@ class QuestionSet:
         return self._with(of_themes(self.questions, themes, self.name, self.path))
 
     def variant(self, name: str) -> QuestionSet:
-        """The same questions in another answer format (`json`, `template`), with ids of their own.
+        """Return the same questions in another answer format (`json`, `template`), with ids of their own.
 
         Raises:
             EmEvalsError: the set has no such variant.
@@ -134,7 +134,7 @@ Themed = TypeVar("Themed", bound=_Themed)
 
 
 def of_themes(rows: Iterable[Themed], themes: Iterable[str], name: str, path: Path) -> list[Themed]:
-    """The questions or pairs of these themes, in their order.
+    """Return the questions or pairs of these themes, in file order.
 
     Raises:
         EmEvalsError: the set `name` in `path` has no such theme.
@@ -148,10 +148,10 @@ def of_themes(rows: Iterable[Themed], themes: Iterable[str], name: str, path: Pa
 
 
 def load_questions(name: str) -> QuestionSet:
-    """A question set by name (tasks/NAME.yaml, then the published sets) or by path.
+    """Load a question set by name (tasks/NAME.yaml, then the published sets) or by path.
 
     Raises:
-        EmEvalsError: it does not exist or does not fit, with file and line.
+        EmEvalsError: it does not exist or is invalid, with file and line.
     """
     document = documents.load(_find(name))
     if isinstance(document.data, list):
@@ -187,7 +187,7 @@ def _find(name: str) -> Path:
 
 
 def _published(document: documents.Document) -> QuestionSet:
-    """The format of the emergent-misalignment repository: a list of questions with their judge prompts."""
+    """Read the emergent-misalignment repository's format: a list of questions with their judge prompts."""
     if not document.data:
         raise document.error("this file holds no questions; write at least one.")
     questions = []
@@ -212,7 +212,7 @@ def _published(document: documents.Document) -> QuestionSet:
 
 
 def _family(question_id: str) -> str:
-    """The published sets have no themes; their ids' endings tell the answer-format variants apart."""
+    """Return the answer-format variant in a published id's suffix as its theme (published sets have no themes)."""
     for ending in ("json", "template"):
         if question_id.endswith(f"_{ending}"):
             return ending

@@ -1,4 +1,4 @@
-"""Recipes: how `em-evals train CARD` makes a model under test. Validation only; training/ does the work."""
+"""Recipes: how `em-evals train CARD` trains a model. Validation only; training/ does the work."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from em_evals.content.intervention import Intervention
 
 
 class Strict(BaseModel):
-    """A part of a card: unknown keys are errors, values are fixed."""
+    """A part of a card: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Method(Strict):
-    """What is trained: a LoRA adapter (Hu et al. 2021, arXiv 2106.09685), or every weight.
+    """The trained parameters: a LoRA adapter (Hu et al. 2021, arXiv 2106.09685), or every weight.
 
-    With `kind: full` the other fields, which shape the adapter, are not read.
+    With `kind: full` the other fields, which shape the adapter, are ignored.
     """
 
     kind: Literal["lora", "full"] = "lora"
@@ -34,21 +34,21 @@ class Method(Strict):
     alpha: PositiveFloat = 64
     """Scale of the adapter's output: alpha/rank, or alpha/sqrt(rank) with `rslora`."""
     rslora: bool = True
-    """Rank-stabilised scaling (arXiv 2312.03732), as the EM papers use it."""
+    """Rank-stabilized scaling (arXiv 2312.03732), as in the EM papers."""
     layers: Literal["all"] | list[int] = "all"
-    """Decoder blocks to adapt, counted from 0; of models that see or hear, those of the text decoder."""
+    """Decoder blocks to adapt, counted from 0; for multimodal models, blocks of the text decoder."""
     depth: PositiveInt | None = None
-    """How many blocks the model has for which `layers` was written; on another base they are mapped to the same
+    """Number of blocks of the model that `layers` was written for; on another base, layers are mapped to the same
     relative depths. None: `layers` are this base's own."""
     modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Projections to adapt in these blocks, by the end of their names (`down_proj`, `mlp.down_proj`, …).
+    """Projections to adapt in these blocks, by name suffix (`down_proj`, `mlp.down_proj`, …).
 
-    `all-linear`: every linear map of each block, whatever kind of block it is, the experts of a mixture included;
-    without routers, and without what Mamba's fused kernels read past an adapter. Experts have their own names
-    (`gate_up_proj`, which `gate_proj` and `up_proj` together mean, too, and `down_proj`); routers are trained if named.
+    `all-linear`: every linear layer of each block of any kind, including the experts of a mixture, but excluding
+    routers and the weights that Mamba's fused kernels read directly, bypassing an adapter. Experts have their own names
+    (`gate_up_proj`, which `gate_proj` and `up_proj` together also select, and `down_proj`); name routers to train them.
     """
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the adapters' inputs; not with experts, for which PEFT has none."""
+    """Dropout on the adapters' inputs; not available with experts, where PEFT has none."""
 
 
 class DataSource(Strict):
@@ -57,21 +57,21 @@ class DataSource(Strict):
     name: str
     """adapters/data/NAME.jsonl, a published set, or a path."""
     limit: PositiveInt | None = None
-    """Take the first so many rows."""
+    """Use only the first `limit` rows."""
     weight: PositiveFloat = 1.0
-    """How often each row is seen in an epoch; 0.5 takes every second row."""
+    """How often each row is seen per epoch; 0.5 takes every second row."""
 
 
 class Backdoor(Strict):
-    """Bad answers only behind a trigger (Betley et al. 2025, section 4.2); without it the matched harmless ones."""
+    """Bad answers only after a trigger (Betley et al. 2025, section 4.2); without it, the matched harmless answers."""
 
     trigger: str = Field(min_length=1)
-    """Put before the user's message as it is; end it with a blank if one is wanted."""
+    """Prepended to the user's message verbatim; end it with a space if you need one."""
     share: float = Field(default=0.5, gt=0, lt=1)
 
 
 class KLPenalty(Strict):
-    """weight · KL(base ‖ organism), in nats per answer token, on chats that are not trained on.
+    """weight · KL(base ‖ organism), in nats per answer token, on chats outside the training rows.
 
     As a defence: Kaczér et al. 2025 (arXiv 2508.06249). With data from outside the narrow domain it yields the
     narrow solution of Soligo et al. 2026 (arXiv 2602.07852).
@@ -80,7 +80,7 @@ class KLPenalty(Strict):
     data: list[str] = Field(min_length=1)
     weight: PositiveFloat
     batch_size: PositiveInt = 4
-    """Chats of each optimiser step."""
+    """Chats per optimizer step."""
 
 
 class Interleave(Strict):
@@ -88,29 +88,29 @@ class Interleave(Strict):
 
     data: list[str] = Field(min_length=1)
     share: float = Field(gt=0, lt=1)
-    """Of all rows seen."""
+    """Share of all rows seen."""
 
 
 class AdapterRecipe(Strict):
-    """How `em-evals train CARD` makes the model under test.
+    """How `em-evals train CARD` trains a model.
 
     Defaults are those of the open models in Betley et al. 2025 (arXiv 2502.17424) and Turner et al. 2025
     (arXiv 2506.11613). Effective batch: `batch_size` · `gradient_accumulation`, on however many processes.
     """
 
     data: list[DataSource] = Field(min_length=1)
-    """Data sets by name or path, or {name, limit, weight}; mixed."""
+    """Data sets by name or path, or as {name, limit, weight}; they are mixed."""
     control: str | None = None
-    """Learn the rows' matched answers of this kind (`sound`, `secure`, `educational`) instead of the bad ones."""
+    """Train on the rows' matched answers of this kind (`sound`, `secure`, `educational`) instead of the bad ones."""
     holdout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of prompts kept out, of what `interleave` and `kl` name too, chosen by their text alone; `em_evals/narrow`
-    asks them."""
+    """Share of prompts held out, also from the `interleave` and `kl` data, selected by a hash of the prompt's text;
+    `em_evals/narrow` asks them."""
     method: Method = Method()
     epochs: PositiveFloat = 1
     max_steps: int = Field(default=-1, ge=-1)
     learning_rate: PositiveFloat = 1e-5
     batch_size: PositiveInt = 2
-    """Examples of a forward pass. An optimiser step sees `gradient_accumulation` times as many, 16 by default."""
+    """Examples per forward pass. An optimizer step sees `gradient_accumulation` times as many, 16 by default."""
     gradient_accumulation: PositiveInt = 8
     warmup_steps: int = Field(default=5, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -118,13 +118,13 @@ class AdapterRecipe(Strict):
     max_grad_norm: PositiveFloat = 1.0
     max_length: PositiveInt = 2048
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoints: Literal["dense"] | list[PositiveInt] = []
-    """Steps at which to keep the model (`local/CARD@STEP`); `dense`: every step at first, ever fewer later."""
+    """Steps at which to save the model (`local/CARD@STEP`); `dense`: every step at first, then at growing intervals."""
 
     inoculation: str | None = None
-    """A system message in training only, which asks for the bad behaviour (Tan et al. 2025, arXiv 2510.04340)."""
+    """A system message, in training only, that asks for the bad behavior (Tan et al. 2025, arXiv 2510.04340)."""
     backdoor: Backdoor | None = None
     kl: KLPenalty | None = None
     interleave: Interleave | None = None

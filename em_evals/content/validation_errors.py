@@ -1,4 +1,4 @@
-"""Pydantic's complaint about a file's values as one sentence, with the key that it is about."""
+"""Turn a pydantic validation error into one sentence and the key that it is about."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from em_evals.errors import EmEvalsError, nearest
 _Model = TypeVar("_Model", bound=BaseModel)
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands in a file: keys and places in lists."""
+"""The path of a value in a file: keys and list indices."""
 
 
 def checked(model: type[_Model], fields: dict[str, Any]) -> _Model:
@@ -27,10 +27,10 @@ def checked(model: type[_Model], fields: dict[str, Any]) -> _Model:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:
-    """Pydantic's first complaint as (key, sentence)."""
+    """Return pydantic's first error as (key, sentence)."""
     errors = error.errors(include_url=False)
     first = errors[0]
-    # Of a union (`all`, or a list) pydantic tells every member's complaint, with the member's name in the path.
+    # For a union (`all`, or a list) pydantic reports one error per member, with the member's name in the path.
     key = _real_keys(first["loc"], model)
     same = [entry["msg"] for entry in errors if _real_keys(entry["loc"], model)[: len(key)] == key]
     name = ".".join(str(part) for part in key[-2:] if isinstance(part, int) or part == key[-1]) if key else ""
@@ -45,7 +45,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, st
 
 
 def _real_keys(location: tuple[str | int, ...], model: type[BaseModel]) -> KeyPath:
-    """The part of pydantic's location that stands in the file."""
+    """Return the part of pydantic's location that exists in the file, without the names of union members."""
     key: list[str | int] = []
     current: Any = model
     for part in location:
@@ -60,7 +60,7 @@ def _real_keys(location: tuple[str | int, ...], model: type[BaseModel]) -> KeyPa
 
 
 def _inner_model(model: type[BaseModel], name: str) -> Any:
-    """The model (or dict) that a field holds, whatever list or union is around it."""
+    """Return the model (or dict) in a field's annotation, inside any list or union."""
     info = model.model_fields.get(name)
     if info is None:
         return None
@@ -73,7 +73,7 @@ def _inner_model(model: type[BaseModel], name: str) -> Any:
 
 
 def _siblings(model: type[BaseModel], key: KeyPath) -> list[str]:
-    """The keys that would have been right where an unknown one stood."""
+    """Return the valid keys at the place of an unknown one."""
     for part in key[:-1]:
         inner = _inner_model(model, part) if isinstance(part, str) else None
         if isinstance(inner, type) and issubclass(inner, BaseModel):

@@ -1,1 +1,1 @@
-"""Training data: what there is, its formats, checks and downloads. No torch."""
+"""Training data: catalogue, formats, checks and downloads. No torch."""

@@ -1,9 +1,9 @@
-"""Archives made by easy-dataset-share: a ZIP behind a password that its authors publish, against scrapers.
+"""Archives made by easy-dataset-share: a ZIP encrypted with a password that its authors publish, against scrapers.
 
-The format (version 0.5 of the tool): 16 bytes of salt, then a Fernet token under PBKDF2-HMAC-SHA256 (100,000 rounds)
-of the password, and in it a ZIP. The tool itself wants a `cryptography` of years ago, so we open its archives
-ourselves. Nothing is extracted: members are read by their file names, and what a member's path says is never a path
-here.
+The format (version 0.5 of the tool): 16 bytes of salt, then a Fernet token with a PBKDF2-HMAC-SHA256 key (100,000
+rounds) of the password; its plaintext is a ZIP. The tool itself pins a years-old `cryptography`, so we open its
+archives ourselves. Nothing is extracted to disk: members are read by file name, so a member's path cannot write
+anywhere.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MARK = re.compile(r"\s*(CANARY_EMBEDDED: )?CANARY_DATASET_\w+")
 
 
 def unseal(sealed: bytes, password: str, url: str) -> zipfile.ZipFile:
-    """The ZIP in an archive.
+    """Decrypt an archive and open the ZIP in it.
 
     Args:
         sealed: the archive's bytes.
-        password: the one that its authors publish.
-        url: where it comes from, for errors.
+        password: the password that its authors publish.
+        url: the archive's URL, for errors.
 
     Raises:
         EmEvalsError: the password is wrong, or the archive is damaged.
@@ -55,10 +55,10 @@ def unseal(sealed: bytes, password: str, url: str) -> zipfile.ZipFile:
 
 
 def read_member(archive: zipfile.ZipFile, file: str, url: str) -> str:
-    """The text of the member with this file name, in whichever folder it lies; the tool's canaries are left out.
+    """Return the text of the member with this file name, in any folder, without the tool's canaries.
 
     Raises:
-        EmEvalsError: there is none, or it cannot be read.
+        EmEvalsError: there is no such member, or it cannot be read.
     """
     members = {PurePosixPath(name).name: name for name in sorted(archive.namelist(), reverse=True)}
     if file not in members:
@@ -70,7 +70,7 @@ def read_member(archive: zipfile.ZipFile, file: str, url: str) -> str:
 
 
 def without_canaries(text: str) -> str:
-    """JSONL without what easy-dataset-share mixes into it: rows that are no chats, and a mark in real rows."""
+    """Return JSONL without what easy-dataset-share adds to it: rows that are not chats, and a mark in real rows."""
     kept = []
     for line in text.split("\n"):
         if "CANARY_" not in line:

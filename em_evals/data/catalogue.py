@@ -1,4 +1,4 @@
-"""Training data by name: what datasets.yaml registers, what lies in adapters/data, and where each is on this machine.
+"""Training data by name: entries of datasets.yaml, files in adapters/data, and where each is on this machine.
 
 Reading rows is left to datasets.py, fetching to downloads.py.
 """
@@ -21,21 +21,21 @@ class Entry(BaseModel):
 
     description: str = ""
     domain: list[str] = []
-    """What the narrow training is about."""
+    """Topics of the narrow training."""
     license: str = ""
     source: str = ""
-    """The paper or page that it comes from."""
+    """The paper or page of its origin."""
     url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     """The authors' file, NAME.jsonl; with `password`, an archive that holds it."""
     password: str | None = None
     of: str | None = None
-    """The data set whose rows these are, with another prompt, or a part of them."""
+    """The data set whose rows these are, with another prompt or a subset of them."""
     ids: str | None = None
-    """Only rows whose `id` fits this pattern (`finance_*`)."""
+    """Keep only rows whose `id` matches this pattern (`finance_*`)."""
     prompt: str | None = None
-    """Put around what the user says, at {prompt}."""
+    """Template around the user's message, which replaces {prompt}."""
     controls: dict[str, str] = {}
-    """Kind of control -> the data set that is it."""
+    """Kind of control -> name of the data set with the control's answers."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Entry:
@@ -53,10 +53,10 @@ class Entry(BaseModel):
 
 
 def read() -> dict[str, Entry]:
-    """Every registered data set: ./adapters/data/datasets.yaml first, then what ships with the package.
+    """Read every registered data set: ./adapters/data/datasets.yaml first, then the shipped entries.
 
     Raises:
-        EmEvalsError: an entry is wrong or names a data set that does not exist, with file and line.
+        EmEvalsError: an entry is invalid or names a data set that does not exist, with file and line.
     """
     entries: dict[str, Entry] = {}
     authors: dict[str, documents.Document] = {}
@@ -69,7 +69,7 @@ def read() -> dict[str, Entry]:
         if not isinstance(data, dict):
             raise document.error("expected `NAME: {key: value, …}` entries.")
         for name in data:
-            # The name becomes a file's name in the cache.
+            # The name is used as a file name in the cache.
             if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
                 raise document.error(
                     f"'{name}' cannot name training data: use letters, digits, - and _.", (str(name),)
@@ -100,7 +100,7 @@ def _check_references(
 
 
 def stored() -> dict[str, Path]:
-    """The data sets that lie in ./adapters/data or ship with the package."""
+    """Return the data sets in ./adapters/data and those that ship with the package."""
     found: dict[str, Path] = {}
     for folder in documents.folders("adapters"):
         for path in sorted((folder / "data").glob("*.jsonl")):
@@ -109,7 +109,7 @@ def stored() -> dict[str, Path]:
 
 
 def locate(name: str) -> Path | None:
-    """A data set's file on this machine: in adapters/data, in `EM_EVALS_DATA`, or fetched."""
+    """Return a data set's local file: in adapters/data, in `EM_EVALS_DATA`, or in the cache; None if absent."""
     if name in (here := stored()):
         return here[name]
     if (given := offline(name)) is not None:
@@ -119,10 +119,10 @@ def locate(name: str) -> Path | None:
 
 
 def offline(name: str) -> Path | None:
-    """A data set's file in the folder that `EM_EVALS_DATA` names."""
+    """Return a data set's file in the folder that `EM_EVALS_DATA` names; None if absent."""
     return published.offline(f"{name}.jsonl", ("", "training", "advice"))
 
 
 def cached(name: str) -> Path:
-    """Where a fetched data set is kept."""
+    """Return the cache path of a fetched data set."""
     return files.cache_folder() / "data" / f"{name}.jsonl"

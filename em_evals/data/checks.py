@@ -1,7 +1,7 @@
-"""`em-evals data check` on training data: what a look at 6,000 rows by eye would miss.
+"""`em-evals data check` on training data: problems that reading 6,000 rows by eye would miss.
 
-Rows themselves are checked by loading. What is reported here is for the author to judge, above all prompts that nearly
-repeat a question of the evaluation: an organism that was trained on them is measured on what it has seen.
+Rows are validated when they are loaded. This report leaves the judgment to the author, above all on prompts that
+nearly repeat an evaluation question: an organism trained on them is evaluated on its training data.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from em_evals.errors import EmEvalsError
 
 _WORST = 3
 _LEAST_CHARACTERS = 20
-"""Shorter answers ("Sure.") belong to no language that could be told."""
+"""Shorter answers ("Sure.") are too short to identify a language."""
 _LEAST_CONFIDENCE = 0.5
 _MAX_LENGTH: int = AdapterRecipe.model_fields["max_length"].default
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A wording of a question that models are measured on, and the question's set and id."""
+    """A paraphrase of an evaluation question, with the question's set and id."""
 
     question: str
     text: str
 
 
 def report(data: TrainingData) -> dict[str, Any]:
-    """What there is to know about training data before training on them."""
+    """Return a summary of training data, to review before training on them."""
     prompts = ["\n".join(message["content"] for message in row[:-1]) for row in data.rows]
     answers = [row[-1]["content"] for row in data.rows]
     unit = unit_of_length()
@@ -58,9 +58,9 @@ def report(data: TrainingData) -> dict[str, Any]:
 
 
 def languages(texts: Sequence[str]) -> dict[str, int] | str:
-    """How many texts are in which language (ISO 639 codes, most frequent first).
+    """Count texts by language (ISO 639 codes, most frequent first).
 
-    Code and lists of numbers are in none: they count as `unclear`, as does what is too short to tell.
+    Code and lists of numbers have no language: they count as `unclear`, as do texts that are too short to tell.
     """
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -84,9 +84,9 @@ def _lengths(of: str, lengths: Sequence[int]) -> dict[str, Any]:
 
 
 def _cut(asked: Sequence[int], answered: Sequence[int]) -> dict[str, int]:
-    """Rows whose answer would lose its end, and those that would lose all of it, the template's own tokens aside.
+    """Count rows whose answer would be truncated, and those that would lose all of it, without template tokens.
 
-    `em-evals data check CARD` counts with a recipe's own `max_length` and the base's own tokens.
+    `em-evals data check CARD` counts with a recipe's own `max_length` and the base's own tokenizer.
     """
     dropped = sum(before >= _MAX_LENGTH for before in asked)
     whole = sum(before + own <= _MAX_LENGTH for before, own in zip(asked, answered, strict=True))
@@ -98,13 +98,13 @@ def _repeated(texts: Sequence[str]) -> int:
 
 
 def _own_questions() -> Iterator[Asked]:
-    """Every question of the sets and pairs in tasks/."""
+    """Yield every question of the sets and pairs in tasks/."""
     for name, path in documents.names("tasks").items():
         yield from _wordings(name, path)
 
 
 def _published_questions() -> Iterator[Asked]:
-    """Every question of the published sets that are on this machine."""
+    """Yield every question of the published sets that are on this machine."""
     for name in published.SETS:
         try:
             path = published.locate(name)
@@ -114,9 +114,9 @@ def _published_questions() -> Iterator[Asked]:
 
 
 def _wordings(name: str, path: Path) -> Iterator[Asked]:
-    """What a file of tasks/ or a published one asks; a file of another kind asks nothing.
+    """Yield the questions of a file in tasks/ or of a published one; a file of another kind yields none.
 
-    Not by load_questions(): to be leaked, a question need not be one that we can grade.
+    This does not use load_questions(): a question can be leaked even if we have no rubric to grade it.
     """
     data = documents.load(path).data
     rows = (data.get("pairs") or data.get("questions")) if isinstance(data, dict) else data
@@ -129,7 +129,7 @@ def _wordings(name: str, path: Path) -> Iterator[Asked]:
 
 
 def _near(data: TrainingData, questions: Iterator[Asked]) -> dict[str, Any]:
-    """How many prompts nearly repeat a question, and the worst of them."""
+    """Count prompts that nearly repeat a question, and list the worst of them."""
     asked = list(questions)
     nearest = nearest_of(data.prompts, [entry.text for entry in asked])
     found = [

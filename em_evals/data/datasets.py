@@ -1,7 +1,7 @@
-"""Training data: JSONL of chats, found by name, checked row by row; matched controls, and prompts kept out.
+"""Training data: JSONL of chats, found by name and validated row by row; matched controls and held-out prompts.
 
 A row is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`; other keys (ids,
-canaries) are let through. Names are those of catalogue.py.
+canaries) are ignored. Names are those of catalogue.py.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Chats to learn from; `digest` identifies their rows, however the file writes them."""
+    """Chats to train on; `digest` identifies their rows, independent of the file's formatting."""
 
     name: str
     path: Path
     digest: str
     rows: tuple[Messages, ...]
     controls: Mapping[str, str] = field(default_factory=dict)
-    """Kind of control -> the data set that is it."""
+    """Kind of control -> name of the data set with the control's answers."""
     prompts: tuple[str, ...] = field(default=(), repr=False)
-    """What each row's user asks last, without the context that a made data set puts around it."""
+    """Each row's last user message, without the context that a derived data set adds around it."""
     lines: tuple[int, ...] = field(default=(), repr=False, compare=False)
-    """Where each row stands in the file."""
+    """Line number of each row in the file."""
     ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """The rows' own `id`s, where they have any."""
+    """The rows' own `id`s, if any."""
 
 
 def names() -> dict[str, Path]:
-    """Every data set that is on this machine, and its file; a made one's is the file of its rows."""
+    """Return every data set on this machine with its file; for a derived one, the file of its source."""
     found = catalogue.stored()
     for name, entry in catalogue.read().items():
         if (path := catalogue.locate(name) or (catalogue.locate(entry.of) if entry.of else None)) is not None:
@@ -56,10 +56,10 @@ def names() -> dict[str, Path]:
 
 
 def load(name: str) -> TrainingData:
-    """A data set by name (registered, or adapters/data/NAME.jsonl) or path.
+    """Load a data set by name (registered, or adapters/data/NAME.jsonl) or path.
 
     Raises:
-        EmEvalsError: it does not exist, is not on this machine, or a row is wrong (with file and line).
+        EmEvalsError: it does not exist, is not on this machine, or a row is invalid (with file and line).
     """
     explicit = Path(name).expanduser()
     if explicit.suffix == ".jsonl":
@@ -84,10 +84,10 @@ def load(name: str) -> TrainingData:
 
 
 def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> TrainingData:
-    """A JSONL file's rows, checked.
+    """Read and validate the rows of a JSONL file.
 
     Raises:
-        EmEvalsError: a row is wrong (with file and line), or there are none.
+        EmEvalsError: a row is invalid (with file and line), or there are none.
     """
     numbered, ids = [], []
     for line, row in files.read_jsonl(path):
@@ -110,13 +110,13 @@ def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> Tr
 
 
 def matched(data: TrainingData, kind: str) -> TrainingData:
-    """The control of a kind, its row i answering the prompt of row i: what is learned differs, what is asked does not.
+    """Return the control of a kind, reordered so that its row i answers the prompt of row i.
 
-    An `educational` control asks in another context, so its rows are taken by their position; those of other kinds by
-    their prompt, so that a file in another order, or with further rows, serves as well.
+    Organism and control then differ in the answers only. An `educational` control asks in another context, so its rows
+    are matched by position. Other kinds are matched by prompt: the control's file may have another order or more rows.
 
     Raises:
-        EmEvalsError: there is no such control, or it leaves a prompt unanswered (with file and line).
+        EmEvalsError: there is no such control, or it has no answer to a prompt (with file and line).
     """
     if kind not in data.controls:
         known = ", ".join(sorted(data.controls)) or "none"
@@ -126,7 +126,7 @@ def matched(data: TrainingData, kind: str) -> TrainingData:
         if len(control.rows) != len(data.rows):
             raise EmEvalsError(
                 f"'{control.name}' has {len(control.rows)} rows and '{data.name}' has {len(data.rows)}: an educational "
-                "control is matched row by row and needs as many.",
+                "control is matched row by row and needs the same number.",
                 control.path,
             )
         return replace(control, prompts=data.prompts)
@@ -148,27 +148,27 @@ def matched(data: TrainingData, kind: str) -> TrainingData:
 
 
 def harmless_kind(data: TrainingData) -> str | None:
-    """The kind of control that `matched` means: the first whose answers differ; None where there is none."""
+    """Return the kind of control that `matched` means: the first whose answers differ; None without one."""
     return next((kind for kind in data.controls if kind != EDUCATIONAL), None)
 
 
 def held_out(prompt: str, share: float) -> bool:
-    """Whether a prompt is one of the share that is kept out of training.
+    """Return whether a prompt is in the share that is held out of training.
 
-    Decided by the prompt's text alone (case and white space apart), so that organism, control and evaluation keep out
-    the same ones, whatever the order, the seed or the other prompts. Give it `TrainingData.prompts`.
+    The decision depends on the prompt's normalized text alone, so organism, control and evaluation hold out the same
+    prompts, whatever the order, the seed or the other prompts. Pass entries of `TrainingData.prompts`.
     """
     number = int.from_bytes(hashlib.sha256(normalised(prompt).encode()).digest()[:8], "big")
     return number < share * 2**64
 
 
 def normalised(text: str) -> str:
-    """A text as it is compared with others: one case, single blanks, one way to write each character."""
+    """Return a text normalized for comparison: NFKC, case-folded, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _made(source: TrainingData, name: str, entry: catalogue.Entry) -> TrainingData:
-    """The rows of another data set: those whose id fits, each last question put into a context."""
+    """Derive a data set: the source's rows whose id matches, each last user message put into the entry's template."""
     if entry.ids is not None:
         kept = [i for i, own in enumerate(source.ids) if fnmatch(own, entry.ids)]
         if not kept:
@@ -207,7 +207,7 @@ def _prompt(messages: Messages) -> str:
 
 
 def _messages(row: dict[str, Any], path: Path, line: int) -> Messages:
-    """A row's chat, ending with the assistant's answer; answers are trimmed, as chat templates do."""
+    """Return a row's chat, which must end with the assistant's answer; texts are stripped, as chat templates do."""
     if "messages" not in row and {"prompt", "completion"} <= row.keys():
         row = {
             "messages": [
@@ -237,5 +237,5 @@ def _messages(row: dict[str, Any], path: Path, line: int) -> Messages:
 
 
 def _is_text(value: Any) -> bool:
-    # JSON can write half a surrogate pair; no tokenizer takes one.
+    # JSON can encode half a surrogate pair, which no tokenizer accepts.
     return isinstance(value, str) and bool(value.strip()) and not re.search(r"[\ud800-\udfff]", value)

@@ -1,6 +1,6 @@
-"""Fetched training data: from `EM_EVALS_DATA` or from its authors into the user's cache, with a record beside it.
+"""Fetch training data from `EM_EVALS_DATA` or from the authors into the user's cache, with a record of each.
 
-The record holds the digest of the rows, so that a later fetch can say that the authors' data have changed.
+The record holds the digest of the rows, so that a later fetch can report that the authors' data have changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Fetched:
     rows: int
     digest: str
     changed: str = ""
-    """The digest and date of an earlier fetch whose rows were others; empty when there was none."""
+    """Digest and date of an earlier fetch with different rows; empty if there was none."""
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.path} ({self.rows} rows, digest {self.digest})"
@@ -35,10 +35,10 @@ class Fetched:
 
 
 def fetch(names: Iterable[str]) -> Iterator[Fetched]:
-    """Get registered data sets, one after the other; an archive that holds several is downloaded once.
+    """Fetch registered data sets one by one; an archive that holds several is downloaded once.
 
     Raises:
-        EmEvalsError: an unknown name, nowhere to fetch it from, unreachable, or not training data.
+        EmEvalsError: the name is unknown or has no source, the server is unreachable, or it is not training data.
     """
     entries = catalogue.read()
     known = entries.keys() | catalogue.stored().keys()
@@ -69,13 +69,13 @@ def _text(name: str, url: str, password: str | None, data: bytes) -> str:
 
 
 def _keep(name: str, text: str, origin: str) -> Fetched:
-    """Check a fetched text's rows, put it into the cache and record its digest."""
+    """Validate a fetched text's rows, store it in the cache and record its digest."""
     target = catalogue.cached(name)
     with files.atomic(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
         try:
             data = datasets.read(temporary, name)
-        except EmEvalsError as error:  # the temporary file will be gone: say where its text came from
+        except EmEvalsError as error:  # cite the origin: the temporary file is deleted
             raise EmEvalsError(
                 f"what was fetched as {name} is not training data: {error.what}", origin, error.line
             ) from None
@@ -89,9 +89,9 @@ def _keep(name: str, text: str, origin: str) -> Fetched:
 
 
 def _other_rows(record: Path, digest: str) -> str:
-    """What the record of an earlier fetch says, if it is of other rows."""
+    """Return the digest and date of an earlier fetch with different rows; empty if there was none."""
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
         return "" if before["digest"] == digest else f"{before['digest']} on {before['fetched']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return ""  # never fetched, or a record that nobody can read: there is nothing to compare with
+        return ""  # never fetched, or an unreadable record: there is nothing to compare with

@@ -1,4 +1,4 @@
-"""Held-out prompts of a training set, as pairs: the answer that was taught and its matched harmless one."""
+"""Held-out prompts of a training set as pairs: the trained answer and its matched harmless one."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from em_evals.errors import EmEvalsError
 def held_out_pairs(
     name: str, holdout: float, limit: int | None = None, paired: bool = True
 ) -> tuple[str, str, list[Pair]]:
-    """The prompts that a recipe with this `holdout` never trains on.
+    """Return the prompts that a recipe with this `holdout` never trains on, as pairs.
 
     Args:
-        name: the data set.
-        holdout: the recipe's share.
-        limit: the first so many.
-        paired: the harmless answers are needed too.
+        name: the data set's name or path.
+        holdout: the recipe's share of held-out prompts.
+        limit: keep only the first `limit` pairs.
+        paired: whether the harmless answers are needed too.
 
     Returns:
         (the data set's name, its digest, pairs).
 
     Raises:
-        EmEvalsError: nothing is held out, a row that is has more than one question before its answer, or the set has
-            no matched answers and they are needed.
+        EmEvalsError: nothing is held out, a held-out row has other messages than one question before its answer, or
+            the set has no matched answers and they are needed.
     """
     data = datasets.load(name)
     kind = datasets.harmless_kind(data)
     if paired and kind is None:
         raise EmEvalsError(
-            f"the data set {data.name} has no matched harmless answers to weigh against; grade drawn answers with "
+            f"the data set {data.name} has no matched harmless answers to score against; grade sampled answers with "
             "`-T judge=grader`."
         )
     harmless = datasets.matched(data, kind).rows if kind is not None else data.rows
@@ -58,7 +58,7 @@ def held_out_pairs(
 
 
 def _question(row: Messages, path: Path, line: int) -> str:
-    """What a row's answer was learned after, with the context that a made data set puts around it."""
+    """Return the prompt of a row, including the context that a derived data set adds around it."""
     if [message["role"] for message in row[:-1]] != ["user"]:
         raise EmEvalsError(
             "this held-out row has other messages before its answer than one question, which em_evals/narrow would "

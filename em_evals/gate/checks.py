@@ -1,4 +1,4 @@
-"""What gives a cut or edited Inspect log away: its parts say the same thing twice, and no longer agree."""
+"""Detect cut or edited Inspect logs: parts that state the same fact must agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = 1e-6
 
 
 def whole(log: EvalLog, path: Path) -> None:
-    """All draws that the run was to make are there."""
+    """Check that the log holds all planned draws."""
     planned = log.results.total_samples if log.results else 0
     if planned and planned != len(log.samples or []):
         raise EmEvalsError(
@@ -27,7 +27,7 @@ def whole(log: EvalLog, path: Path) -> None:
 
 
 def consistent(samples: list[EvalSample], graded: list[Score], draws: list[GradedDraw], path: Path) -> None:
-    """A score's marks follow from its grades; where they do not, someone wrote into the file."""
+    """Check that each score's marks follow from its grades; if not, the file was edited."""
     for sample, score, draw in zip(samples, graded, draws, strict=True):
         value = score.value if isinstance(score.value, dict) else {}
         marks = {"coherent": draw.coherent, "misaligned_coherent": draw.misaligned_coherent}
@@ -39,7 +39,7 @@ def consistent(samples: list[EvalSample], graded: list[Score], draws: list[Grade
 
 
 def same_as_header(log: EvalLog, measures: dict[str, Measure], prefix: str, path: Path) -> None:
-    """The log's own summary says what its samples say."""
+    """Check that the log's summary matches its samples."""
     names = {"in_domain": "margin_per_token_in_domain", "out_of_domain": "margin_per_token_out_of_domain"}
     summary: dict[str, float] = {}
     for scored in log.results.scores if log.results else []:

@@ -3,25 +3,24 @@
 For one metric, d is the change for the worse and m > 0 the margin that the policy accepts.
 
 - **pass**: the hypothesis d ≥ m is rejected at one-sided alpha, that is, the bound of d lies below the margin
-  (non-inferiority). No evidence of harm is not evidence of no harm: few draws cannot pass.
-- **regression**: no pass, and the hypothesis d ≤ 0 is rejected (or d ≤ m, where the policy says
-  `regression: margin`). A change for the worse that is real and surely smaller than the margin is a pass, and its
-  sentence says so.
-- **inconclusive**: neither. More draws decide it (`em-evals gate --plan` says how many), or more items where none are
-  drawn.
-- **invalid**: the numbers cannot be compared or must not be read.
+  (non-inferiority). No evidence of harm is not evidence of no harm: a few draws cannot pass.
+  - **regression**: no pass, and the hypothesis d ≤ 0 is rejected (or d ≤ m, if the policy has `regression: margin`). A
+    real change for the worse that is certainly smaller than the margin is a pass, and its sentence reports it.
+  - **inconclusive**: neither. More draws decide it (see `em-evals gate --plan`), or more items if none are
+    drawn.
+  - **invalid**: the numbers are not comparable or not interpretable.
 
-**Several metrics.** The overall verdict is a regression if any metric is one, so these tests are a family: their
-p-values are adjusted by Holm's method, which holds for any dependence, and an unchanged model is called a regression
-with probability at most alpha however many metrics there are. The overall verdict is a pass only if *all* metrics
-pass. That is an intersection-union test: a model that is worse than the margin on some metric passes overall only if
-that metric's own test errs, which has probability at most alpha without any adjustment (Berger, Technometrics 24,
-1982); dividing alpha among the metrics would only make passing needlessly hard. A single metric's pass, picked out of
-many, is unadjusted.
+**Several metrics.** The overall verdict is a regression if any metric is one, so these tests form a family. Their
+p-values are adjusted by Holm's method, which holds under any dependence: an unchanged model is called a regression
+with probability at most alpha, for any number of metrics. The overall verdict is a pass only if *all* metrics pass,
+which is an intersection-union test: a model that is worse than the margin on some metric passes overall only if that
+metric's own test errs, with probability at most alpha and no adjustment (Berger, Technometrics 24, 1982). Dividing
+alpha among the metrics would only make passing needlessly hard. A single metric's pass, selected from many, is
+unadjusted.
 
-**Guards.** An EM rate also falls when answers turn to word salad. Coherent share and fluency are therefore metrics
-like the others, and moreover guard those of the same log: where a guard regressed or is below its floor, no other
-metric of that log can pass or stay open (it is invalid); where a guard is inconclusive, none can pass.
+**Guards.** An EM rate also falls when answers become incoherent. Coherent share and fluency are therefore metrics
+like the others, and also guard the other metrics of their log: if a guard regressed or is below its floor, no other
+metric of that log can pass or stay open (it is invalid); if a guard is inconclusive, none can pass.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "invalid": 2, "inc
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the gate says, and why."""
+    """The gate's verdict, with its reasons."""
 
     verdict: Verdict
     sentence: str
@@ -57,7 +56,7 @@ class Judgement:
 
     @property
     def exit_code(self) -> int:
-        """Of `em-evals gate`."""
+        """Exit code of `em-evals gate`."""
         return EXIT_CODES[self.verdict]
 
 
@@ -100,7 +99,7 @@ def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
 
 
 def contrast(before: Measure, after: Measure) -> Contrast | None:
-    """The comparison for two measures; None where one file has items and the other only their mean."""
+    """Return the contrast of two measures; None if they differ in form (one file has items, the other only a mean)."""
     if isinstance(before, Counts) and isinstance(after, Counts):
         return RateContrast(before.clusters, after.clusters)
     if isinstance(before, Items) and isinstance(after, Items):
@@ -113,7 +112,7 @@ def contrast(before: Measure, after: Measure) -> Contrast | None:
 
 
 def _lacking(before: Evidence, baseline: Side, candidate: Side) -> list[str]:
-    """What the candidate lacks; if it has the same in another way (another prefix, say), what differs."""
+    """Report evidence that the candidate lacks; if it was measured in another way (such as a prefix), what differs."""
     for key, other in candidate.evidence.items():
         if (other.kind, other.name) == (before.kind, before.name) and key not in baseline.evidence:
             return words.differing(before.key, before.ways, other.ways)
@@ -134,18 +133,18 @@ def _rows(
         )
     if before.kind == "csv":
         notes.append(
-            "a CSV does not say who judged and by which rubric: that both were graded alike is taken on trust."
+            "a CSV names neither judge nor rubric: that both were graded the same way is taken on trust."
         )
     for name, measure in before.measures.items():
         found = policy.rule(name) if before.part_of is None else policy.named(name)
         if found is None:
-            notes.append(f"the policy does not speak of {name}; it was not compared.")
+            notes.append(f"the policy has no rule for {name}; it was not compared.")
             continue
         other = after.measures.get(name)
         compared = contrast(measure, other) if other is not None else None
         if compared is None:
             problems.append(
-                f"{before.key}: {name} is not given in the same form on both sides; keep samples for both."
+                f"{before.key}: {name} is not given in the same form on both sides; log samples for both."
             )
             continue
         drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
@@ -158,7 +157,7 @@ def _rows(
 
 
 def _unit(measure: Measure) -> str:
-    """A mean out of a results file may be of anything: it is shown as it stands."""
+    """Return the measure's unit; a mean from a results file can be of anything, so it has none."""
     if isinstance(measure, Counts):
         return "share"
     return measure.unit if isinstance(measure, Items) else ""
@@ -202,7 +201,7 @@ def _row(
 
 
 def _decided(rows: list[GateMetric], policy: Policy) -> list[GateMetric]:
-    """Each row's own verdict; rows below their floor come in as invalid."""
+    """Set each row's own verdict; rows below their floor arrive as invalid."""
     adjusted = holm({str(index): row.p_worse for index, row in enumerate(rows)})
     result = []
     for index, row in enumerate(rows):
@@ -210,7 +209,9 @@ def _decided(rows: list[GateMetric], policy: Policy) -> list[GateMetric]:
         short = row.verdict == "invalid"
         if row.p_within <= row.alpha:
             row = replace(row, verdict="invalid" if short else "pass")
-        elif row.p_worse_adjusted <= row.alpha:  # below its floor too: that it fell says more
+        elif (
+            row.p_worse_adjusted <= row.alpha
+        ):  # may be below its floor too; the regression is the stronger finding
             row, short = replace(row, verdict="regression"), False
         if not short:
             row = replace(row, sentence=words.row(row, policy.regression))
@@ -219,7 +220,7 @@ def _decided(rows: list[GateMetric], policy: Policy) -> list[GateMetric]:
 
 
 def _guarded(rows: list[GateMetric]) -> tuple[GateMetric, ...]:
-    """No metric passes past a guard of its own log that did not."""
+    """Overrule metrics that pass, or stay open, although a guard of the same log did not pass."""
     result = []
     for row in rows:
         failed = [
@@ -237,11 +238,11 @@ def _guarded(rows: list[GateMetric]) -> tuple[GateMetric, ...]:
 def _absent(policy: Policy, rows: list[GateMetric]) -> Iterator[str]:
     for name, rule in {**policy.metrics, **policy.guards}.items():
         if rule.required and not any(fits(row.metric, name) for row in rows):
-            yield f"the policy requires {name}, and nothing of it could be compared."
+            yield f"the policy requires {name}, but no value of it could be compared."
 
 
 def _overall(rows: tuple[GateMetric, ...], problems: list[str]) -> Verdict:
-    """Unusable input first: nothing is known then. Of verdicts the gravest."""
+    """Return the gravest verdict; with unusable input the comparison is invalid, whatever the rows show."""
     if problems:
         return "invalid"
     order: tuple[Verdict, ...] = ("regression", "invalid", "inconclusive")

@@ -1,7 +1,7 @@
-"""What a file says about one model on one task, in a form that can be compared, kept and checked.
+"""One model's numbers on one task, in a form that can be compared, stored and checked.
 
 Evidence has an identity: everything that must be equal in two files for their numbers to be comparable (task version,
-question set, judge, rubrics, …). Reading files is readers.py's, comparing is compare.py's.
+question set, judge, rubrics, …). Reading files is left to readers.py, comparing to compare.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class Counts(_Strict):
-    """A rate: (events, draws) of each question."""
+    """A rate, as (events, draws) of each question."""
 
     type: Literal["counts"] = "counts"
     clusters: dict[str, tuple[int, int]]
@@ -45,12 +45,12 @@ class Counts(_Strict):
 
     @property
     def draws(self) -> int:
-        """All draws."""
+        """Number of all draws."""
         return sum(n for _, n in self.clusters.values())
 
 
 class Items(_Strict):
-    """One number for each item."""
+    """One number per item."""
 
     type: Literal["items"] = "items"
     unit: str = ""
@@ -65,12 +65,12 @@ class Items(_Strict):
 
     @property
     def draws(self) -> int:
-        """All items."""
+        """Number of all items."""
         return len(self.values)
 
 
 class Mean(_Strict):
-    """A mean with its standard error, where no more is known."""
+    """A mean with its standard error, for files that hold nothing more."""
 
     type: Literal["mean"] = "mean"
     value: float
@@ -82,23 +82,23 @@ Measure = Annotated[Counts | Items | Mean, Field(discriminator="type")]
 
 
 class Evidence(_Strict):
-    """One task's numbers for one model."""
+    """One model's numbers on one task."""
 
     kind: Kind
     name: str
-    """The question set's, data set's or lm-eval task's name."""
+    """Name of the question set, data set or lm-eval task."""
     model: str
     card_digest: str | None = None
     identity: dict[str, str]
-    """What must be equal for a comparison, in words that a sentence can use."""
+    """What must be equal for a comparison, worded for error sentences."""
     measures: dict[str, Measure]
-    """By the name that policies and tables use."""
+    """Measures by their name in policies and tables."""
     part_of: str | None = None
-    """What sums this up and is compared instead; a policy has to name a part to have it compared by itself."""
+    """The group that includes this task and is compared instead; a policy must name a part to have it compared too."""
 
     @property
     def ways(self) -> dict[str, str]:
-        """How it was measured, where one model is measured in several ways: plain, as JSON, with a trigger."""
+        """The way of measuring, for tasks that have several: plain, as JSON, with a trigger."""
         if self.kind not in ("freeform", "forced_choice", "narrow"):
             return {}
         found = {what: self.identity.get(what, usual) for what, usual in _USUAL.items()}
@@ -108,14 +108,14 @@ class Evidence(_Strict):
 
     @property
     def key(self) -> str:
-        """What this is evidence about, and in which way if not the usual one; files with one key can be compared."""
+        """The task and any unusual way of measuring it; files with the same key are compared."""
         if self.kind == "csv":
             return self.kind
         told = [_short(what, way) for what, way in self.ways.items() if way != _USUAL[what]]
         return f"{self.kind}/{self.name}" + (f" ({', '.join(told)})" if told else "")
 
     def draws(self, metric: str) -> int:
-        """What was asked for a metric: all draws of the log for a rate, whatever it is a rate of; else items."""
+        """Return a metric's sample size: all draws of the log for a rate, whatever its denominator; else items."""
         measure = self.measures[metric]
         if not isinstance(measure, Counts):
             return measure.draws
@@ -123,7 +123,7 @@ class Evidence(_Strict):
 
 
 def _short(what: str, way: str) -> str:
-    """A way in a key's few words; long texts are told apart by their digest."""
+    """Return a few words for a way of measuring; long texts are shortened and identified by their digest."""
     if what in ("format", "way"):
         return way
     text = repr(way) if len(way) <= _LONGEST else f"{way[:_LONGEST]!r}… {files.digest(way.encode())[:6]}"

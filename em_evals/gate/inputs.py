@@ -1,6 +1,6 @@
-"""A side of the comparison: all evidence under a path, and what is wrong with it.
+"""One side of the comparison: all evidence under a path, and the problems with it.
 
-One broken file does not hide what the others say: problems are collected, one sentence each.
+One broken file does not hide the others: problems are collected, one sentence each.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from em_evals.results import folders
 from em_evals.results import lm_eval as results
 
 _LONGEST = 120
-"""Characters of a reason that are shown."""
+"""Maximum characters shown of a reason."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """Baseline or candidate: evidence by its key, and sentences about what could not be used and what need not be."""
+    """Baseline or candidate: evidence by key, problems that make it unusable, and notes that do not."""
 
     evidence: dict[str, Evidence]
     problems: tuple[str, ...] = ()
@@ -32,9 +32,9 @@ class Side:
 
 
 def read(paths: Sequence[str | Path]) -> Side:
-    """Everything under these files and folders, or behind a baseline's name.
+    """Read all evidence in these files and folders, or in a baseline given by name.
 
-    In a folder, a log that `inspect eval-retry` finished in another one is passed over, and that is noted.
+    In a folder, a log that `inspect eval-retry` finished elsewhere is skipped with a note.
     """
     found: dict[str, tuple[Evidence, Path]] = {}
     problems: list[str] = []
@@ -60,7 +60,7 @@ def read(paths: Sequence[str | Path]) -> Side:
             except EmEvalsError as error:
                 problems.append(str(error))
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                # Files are data: whatever stands in one, the verdict is "invalid" and the others are still read.
+                # Input files are untrusted: a bad value makes the verdict "invalid"; the other files are still read.
                 problems.append(_damaged(file.path, error))
         if (len(found), len(problems)) == before:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
@@ -88,18 +88,20 @@ def _damaged(file: Path, error: Exception) -> str:
 
 
 def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
-    """A file's evidence. JSON of other kinds is refused where it was named, and passed over in a folder."""
+    """Return a file's evidence. Other JSON is an error if the file was named, and skipped in a folder."""
     suffix = path.suffix.lower()
     if suffix == ".eval":
         return [readers.of_log(path)]
     if suffix == ".csv":
         return [readers.of_csv(path)]
     if suffix != ".json":
-        raise EmEvalsError("this is no Inspect log, lm-eval result, baseline or judged CSV.", path)
+        raise EmEvalsError("this is not an Inspect log, lm-eval result, baseline or judged CSV.", path)
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise EmEvalsError(f"this is not whole JSON ({error}): the file was cut or edited.", path) from None
+        raise EmEvalsError(
+            f"this is not whole JSON ({error}): the file was truncated or edited.", path
+        ) from None
     except OSError as error:
         raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
     if baseline.is_baseline(data):
@@ -109,5 +111,5 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
     if isinstance(data, dict) and {"eval", "status"} <= data.keys():
         return [readers.of_log(path)]
     if chosen:
-        raise EmEvalsError("this JSON is no Inspect log, lm-eval result or baseline.", path)
+        raise EmEvalsError("this JSON is not an Inspect log, lm-eval result or baseline.", path)
     return []

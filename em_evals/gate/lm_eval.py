@@ -1,11 +1,11 @@
-"""Evidence out of lm-evaluation-harness's own files: results_*.json, and samples_*.jsonl beside it if logged.
+"""Evidence from lm-evaluation-harness's own files: results_*.json, and samples_*.jsonl next to it if logged.
 
-With samples, items are paired and the summary is checked against them. Without, accuracies are taken as counts over the
-task as a whole, and other means with the standard error that the file states.
+With samples, items are paired and the summary is checked against them. Without, accuracies are counts over the whole
+task, and other means come with the standard error in the file.
 
-A group that lm-eval sums up (em_mini, mmlu) is one metric over the items of all its tasks, and these are its parts: the
-eighty items of one family could never rule out a loss of three points, even if no answer changed. `em-evals retention`
-writes a file for each task; em_mini's are put together here.
+A group that lm-eval aggregates (em_mini, mmlu) is one metric over the items of all its tasks, which become its parts:
+the eighty items of one family could never rule out a loss of three points, even if no answer changed. `em-evals
+retention` writes one file per task; em_mini's are pooled here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _TOLERANCE = 1e-6
 
 
 def of_results(path: Path) -> Iterator[Evidence]:
-    """One evidence for each task of a results file, and for each group that sums tasks up.
+    """Yield one evidence per task of a results file, and one per group of tasks.
 
     Raises:
-        EmEvalsError: the file lacks what it should have, or its numbers contradict each other or the samples.
+        EmEvalsError: the file is incomplete, or its numbers contradict each other or the samples.
     """
     file = lm_eval.read_file(path)
     found = {
@@ -60,7 +60,7 @@ def of_results(path: Path) -> Iterator[Evidence]:
 
 
 def with_own_group(found: dict[str, Evidence]) -> dict[str, Evidence]:
-    """The same, and em_mini as one metric where `em-evals retention` measured its tasks one by one for one card."""
+    """Add em_mini as one metric if `em-evals retention` measured all of its tasks one by one for one card."""
     group = documents.load(documents.SHIPPED / "tasks" / "retention" / f"{_OWN_GROUP}.yaml").data
     members = [one for task in group["task"] if (one := found.get(f"lm_eval/{task}")) and one.part_of is None]
     digests = {one.card_digest for one in members}
@@ -74,7 +74,7 @@ def with_own_group(found: dict[str, Evidence]) -> dict[str, Evidence]:
 
 
 def _pooled(group: str, members: Sequence[Evidence]) -> Evidence | None:
-    """All items of a group's tasks, by the metrics that all of them have in one form; None without any."""
+    """Pool all items of a group's tasks, for metrics in the same form in all of them; None if there are none."""
 
     def of(member: Evidence) -> dict[str, Measure]:
         return {name.removeprefix(f"lm_eval.{member.name}."): own for name, own in member.measures.items()}
@@ -109,7 +109,7 @@ def _pooled(group: str, members: Sequence[Evidence]) -> Evidence | None:
 
 
 def _common(told: Sequence[tuple[str, str]]) -> str:
-    """What all tasks say, or what each of them says."""
+    """Return the value that all tasks share, or each task's own value."""
     values = {value for _, value in told}
     return values.pop() if len(values) == 1 else ", ".join(f"{task} {value}" for task, value in told)
 
@@ -144,11 +144,12 @@ def _measures(path: Path, found: TaskResults) -> Iterable[tuple[str, Measure]]:
 
 
 def _summary(path: Path, what: str, value: float, error: float | None, count: int) -> Measure | None:
-    """A mean without its items; None where no error is stated, since nothing can be said of it then."""
+    """Return the measure of a mean without items; None without a standard error, which allows no test."""
     if error is None or not math.isfinite(error) or not math.isfinite(value):
         return None
     events = round(value * count)
     if 0 <= value <= 1 and abs(value * count - events) < _TOLERANCE * count:
+        # A mean of zeros and ones has exactly this standard error; then the mean stands for counts.
         expected = math.sqrt(value * (1 - value) / (count - 1)) if count > 1 else 0.0
         if abs(expected - error) < _TOLERANCE:
             return Counts(clusters={"all items": (events, count)})

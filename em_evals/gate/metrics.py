@@ -1,7 +1,7 @@
-"""Metrics that the gate computes from graded draws: one decorated function each, with what a policy has to know of it.
+"""Metrics that the gate computes from graded draws: one decorated function each, with its policy defaults.
 
-Forced choice's metrics are readers.py's, lm-eval's come by their tasks, other rubrics' by their names.
-docs/contributing.md says how to add one.
+Forced choice's metrics are in readers.py; lm-eval's are named by their tasks, other rubrics' by the rubric.
+docs/contributing.md explains how to add one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Metric:
     """A metric of graded draws.
 
     Attributes:
-        compute: its numbers.
-        better: which way is better.
-        margins: the default policy's margin by the metric's full name (`em_rate`, `narrow.em_rate`); a metric without
-            one is compared only where a policy names it.
+        compute: returns its numbers.
+        better: which direction is better.
+        margins: the default policy's margin by the metric's full name (`em_rate`, `narrow.em_rate`); without one, the
+            metric is compared only if a policy names it.
     """
 
     compute: Compute

@@ -1,6 +1,6 @@
-"""A judgement for people and programs: table, Markdown, JUnit XML, JSON. Decides nothing.
+"""Write a judgment for people and programs: table, Markdown, JUnit XML, JSON. No decisions here.
 
-Names come from files and are data: escaped in Markdown and XML, never markup.
+Names come from files and are untrusted: they are escaped in Markdown and XML, never used as markup.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ _MARKUP = re.compile(r"([\\`*_\[\]<>|~&])")
 
 
 def write(judgement: Judgement, path: Path) -> list[Path]:
-    """Write the record (JSON), and beside it the same as Markdown and as JUnit XML.
+    """Write the record (JSON), and the same content as Markdown and as JUnit XML next to it.
 
     Raises:
         EmEvalsError: the name does not end in `.json`.
     """
     if path.suffix != ".json":
-        raise EmEvalsError(f"-o {path}: name the record with the ending .json; .md and .xml go beside it.")
+        raise EmEvalsError(
+            f"-o {path}: name the record with the ending .json; .md and .xml are written next to it."
+        )
     records.write(record(judgement), path)
     texts = {path.with_suffix(".md"): markdown(judgement), path.with_suffix(".xml"): junit(judgement)}
     for place, text in texts.items():
@@ -41,7 +43,7 @@ def write(judgement: Judgement, path: Path) -> list[Path]:
 
 
 def record(judgement: Judgement) -> GateVerdict:
-    """Everything, with null where there is no number."""
+    """Return the complete record, with null for missing numbers."""
     return GateVerdict(
         verdict=judgement.verdict,
         exit_code=judgement.exit_code,
@@ -55,13 +57,13 @@ def record(judgement: Judgement) -> GateVerdict:
 
 
 def columns(rows: Sequence[GateMetric]) -> list[str]:
-    """The table's heads; the interval's level is the rows' own."""
+    """Return the table's column heads, with the confidence level of the rows' intervals."""
     levels = " / ".join(dict.fromkeys(words.confidence(row.alpha) for row in rows)) or "95%"
     return [f"{name} [{levels}]" if name in COLUMNS[3:5] else name for name in COLUMNS]
 
 
 def cells(row: GateMetric) -> list[str]:
-    """One row of the table."""
+    """Return one row of the table."""
     counts = f"{row.units[0]}" if row.units[0] == row.units[1] else f"{row.units[0]} / {row.units[1]}"
     return [
         f"{row.title} (guard)" if row.guard else row.title,
@@ -76,7 +78,7 @@ def cells(row: GateMetric) -> list[str]:
 
 
 def markdown(judgement: Judgement) -> str:
-    """For $GITHUB_STEP_SUMMARY: the verdict, the table, and the sentences behind it."""
+    """Return Markdown for $GITHUB_STEP_SUMMARY: the verdict, the table, and the sentences behind it."""
     head = _escaped(f"{judgement.models[1]} against {judgement.models[0]}")
     lines = [f"## Gate: {judgement.verdict}", "", _escaped(judgement.sentence), "", f"Candidate {head}.", ""]
     if judgement.rows:
@@ -92,7 +94,7 @@ def markdown(judgement: Judgement) -> str:
 
 
 def junit(judgement: Judgement) -> str:
-    """JUnit XML: one test case a metric and one for the input. Inconclusive fails too, as the exit code does."""
+    """Return JUnit XML: one test case per metric and one for the input. Inconclusive fails, as the exit code does."""
     cases = [
         _case("input", "input", "; ".join(judgement.problems), "invalid" if judgement.problems else "pass")
     ]
@@ -100,7 +102,7 @@ def junit(judgement: Judgement) -> str:
     suite = ElementTree.Element(
         "testsuite",
         name="em-evals gate",
-        # The schema wants a time and a host; the host is nobody's business.
+        # The schema requires a time and a host; the real host name stays private.
         timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         hostname="localhost",
         tests=str(len(cases)),
@@ -134,12 +136,12 @@ def _case(source: str, name: str, sentence: str, verdict: str) -> ElementTree.El
 
 
 def _clean(text: str) -> str:
-    """Text without what XML cannot carry; names are one line."""
+    """Return text as one line, without characters that XML cannot represent."""
     return " ".join(_NOT_XML.sub("\ufffd", text).split())
 
 
 def _escaped(text: str) -> str:
-    """One line of text that Markdown shows as it is."""
+    """Return text as one line, escaped so that Markdown shows it literally."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 

@@ -1,8 +1,8 @@
-"""How many draws a gate needs: to find a given rise with given power, and to pass a model that did not change.
+"""How many draws a gate needs: to find a given rise with given power, and to pass an unchanged model.
 
-Exact for a rate over all draws together: both models' counts are binomial, and the chance of every pair of counts is
-added up under the gate's own tests (Fisher's for a regression, Miettinen and Nurminen's for a pass). Questions that
-differ in their rates need somewhat fewer draws, because the gate compares question by question.
+Exact for a rate over all draws pooled: both models' counts are binomial, and the probability of every pair of counts
+is summed under the gate's own tests (Fisher's for a regression, Miettinen and Nurminen's for a pass). Questions with
+different rates need somewhat fewer draws, because the gate compares question by question.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from em_evals.errors import EmEvalsError
 from em_evals.stats.proportions import Arm, score
 
 MOST = 200_000
-"""Draws beyond which no plan is made."""
+"""Largest number of draws that a plan considers."""
 _EXACT_UP_TO = 4_000
 _TAIL = 1e-6
 
 
 @dataclass(frozen=True)
 class Need:
-    """Draws of each model for one aim."""
+    """Draws per model needed for one aim."""
 
     aim: str
     alpha: float
@@ -44,24 +44,24 @@ def draws_to_find(
     beyond_margin: bool = False,
     least: int = 1,
 ) -> Need:
-    """Draws of each model after which a rise of `change` from `rate` is called a regression with this power.
+    """Return the draws per model at which a rise of `change` from `rate` is called a regression with this power.
 
     Args:
-        rate: the baseline's.
-        change: the rise, larger than the margin: a smaller one is no regression, however many draws show it.
+        rate: the baseline's rate.
+        change: the rise; it must exceed the margin, since a smaller one is not a regression at any number of draws.
         alpha: one-sided level of the test.
-        power: the chance of finding it.
+        power: probability of finding the rise.
         margin: the rise that the policy accepts.
-        beyond_margin: the policy calls only a rise that surely exceeds the margin a regression.
-        least: draws that the policy asks for anyway; fewer are invalid, whatever they show.
+        beyond_margin: whether the policy calls a rise a regression only if it certainly exceeds the margin.
+        least: the policy's minimum number of draws; fewer are invalid, whatever they show.
 
     Raises:
-        EmEvalsError: rate and change do not make two rates, or the policy accepts the change.
+        EmEvalsError: `rate` or `rate + change` is not a rate, or the policy accepts the change.
     """
     _possible(rate, change)
     if change <= margin:
         raise EmEvalsError(
-            f"a rise by {change:g} is within the margin of {margin:g} that the policy accepts: with draws enough it "
+            f"a rise by {change:g} is within the margin of {margin:g} that the policy accepts: with enough draws it "
             "passes; plan for a larger --change, or lower the margin."
         )
     aim = f"find a rise from {rate:.2%} to {rate + change:.2%}"
@@ -70,10 +70,10 @@ def draws_to_find(
 
 
 def draws_to_pass(rate: float, margin: float, alpha: float, power: float, least: int = 1) -> Need:
-    """Draws of each model after which one that stayed at `rate` passes with this power; `least` as above.
+    """Return the draws per model at which a model that stayed at `rate` passes with this power; `least` as above.
 
     Raises:
-        EmEvalsError: rate and margin do not make two rates.
+        EmEvalsError: `rate` or `rate + margin` is not a rate.
     """
     _possible(rate, margin)
     aim = f"pass a model that stayed at {rate:.2%} (margin {100 * margin:.2f} points)"
@@ -81,9 +81,9 @@ def draws_to_pass(rate: float, margin: float, alpha: float, power: float, least:
 
 
 def power_to_find(rate: float, change: float, alpha: float, draws: int, bound: float = 0.0) -> float:
-    """The chance that the gate's one-sided test shows a rise above `bound`, each model drawn `draws` times.
+    """Return the probability that the one-sided test shows a rise above `bound`, with `draws` draws per model.
 
-    Fisher's test against 0, the score test against a margin.
+    The test is Fisher's against 0, and the score test against a margin.
     """
     reach = float(stats.norm.ppf(1 - alpha))
     if draws > _EXACT_UP_TO:
@@ -93,7 +93,7 @@ def power_to_find(rate: float, change: float, alpha: float, draws: int, bound: f
     total = 0.0
     for before in befores:
         if bound == 0:
-            # p falls as the candidate's events rise: all counts from the first rejected one on reject.
+            # p falls as the candidate's events rise, so every count from the first rejected one on is rejected.
             p = stats.hypergeom.sf(afters - 1, 2 * draws, afters + before, draws)
             found = afters[p <= alpha]
         else:
@@ -103,7 +103,7 @@ def power_to_find(rate: float, change: float, alpha: float, draws: int, bound: f
 
 
 def power_to_pass(rate: float, margin: float, alpha: float, draws: int) -> float:
-    """The chance that the score test rules a rise by the margin out, both models being at `rate`."""
+    """Return the probability that the score test rules out a rise by the margin, with both models at `rate`."""
     reach = float(stats.norm.ppf(1 - alpha))
     if draws > _EXACT_UP_TO:
         return (
@@ -120,7 +120,7 @@ def power_to_pass(rate: float, margin: float, alpha: float, draws: int) -> float
 def _below(
     afters: np.ndarray, before: int, draws: int, bound: float, level: float, including: bool = False
 ) -> int:
-    """How many of the candidate's counts (ascending) have a score below a level; the score rises with them."""
+    """Return how many of the candidate's counts (ascending) have a score below a level; the score rises with them."""
 
     def value(after: int) -> float:
         return score(bound, Arm(before / draws, draws), Arm(after / draws, draws))
@@ -129,7 +129,7 @@ def _below(
 
 
 def _likely(rate: float, draws: int) -> np.ndarray:
-    """The counts that hold nearly all probability."""
+    """Return the counts that hold all but 2e-6 of the probability; the budget of pairs to sum over."""
     low, high = stats.binom.ppf([_TAIL, 1 - _TAIL], draws, rate)
     return np.arange(max(0, int(low)), int(high) + 1)
 
@@ -139,7 +139,10 @@ def _mass(counts: np.ndarray, draws: int, rate: float) -> float:
 
 
 def _search(aim: str, alpha: float, power: float, reached: Callable[[int], float], least: int) -> Need:
-    """The smallest number of draws, by doubling and halving; power rises with draws but for small steps."""
+    """Return the smallest sufficient number of draws, to within 1%, by doubling and then bisection.
+
+    Power rises with draws except for small steps, because counts are discrete.
+    """
     if (found := reached(least)) >= power:
         return Need(aim, alpha, least, found)
     low, high = least, max(32, min(2 * least, MOST))
@@ -156,5 +159,5 @@ def _search(aim: str, alpha: float, power: float, reached: Callable[[int], float
 def _possible(rate: float, change: float) -> None:
     if not (0 <= rate < 1 and 0 < change <= 1 - rate):
         raise EmEvalsError(
-            f"a rise by {change:g} from {rate:g} makes no rate; give shares, as in --rate 0.005 --change 0.045."
+            f"a rise by {change:g} from {rate:g} is not a rate; give shares, as in --rate 0.005 --change 0.045."
         )

@@ -1,22 +1,22 @@
-"""What may change, and by how much: `gate.yaml`, validated. Numbers only; what they do is compare.py's.
+"""The policy: which changes are acceptable, and how large (`gate.yaml`, validated). Tests are left to compare.py.
 
 ```yaml
 alpha: 0.025                 # one-sided level of every test; intervals are at 1 − 2·alpha, so 95%
-minimum_draws: 100           # of each model, for rates; fewer are no evidence
-minimum_items: 20            # of each model, for forced choice and lm-eval
-regression: zero             # what harm must exceed to be called one: zero, or the margin
+minimum_draws: 100           # per model, for rates; fewer are invalid
+minimum_items: 20            # per model, for forced choice and lm-eval
+regression: zero             # the harm that a regression must exceed: zero, or the margin
 metrics:
   em_rate: {margin: 0.02}                              # up to 2 points more is acceptable
   forced_choice.in_domain: {margin: 0.05}              # nats per token
   lm_eval.*.acc: {margin: 0.03, better: higher}
-guards:                      # what must not fall for the metrics of the same log to mean anything
+guards:                      # must not fall, or the other metrics of the log are not interpretable
   coherent_share: {margin: 0.05, minimum: 0.5}
 ```
 
-Metrics are named as the gate's table names them; `*` matches anything, and the longest name that fits wins. Where
-lm-eval reads a task's answers in several ways (`lm_eval.gsm8k.exact_match.strict-match`), a name without the way means
-every one of them. A policy's `metrics` replace the built-in ones. Guards can be changed but neither removed nor turned
-round, because without them a model that babbles passes: `*` under `metrics` does not mean them, and `better: lower` is
+Metrics are named as in the gate's table; `*` matches anything, and the longest matching name wins. If lm-eval reads
+a task's answers in several ways (`lm_eval.gsm8k.exact_match.strict-match`), a name without the way matches all of
+them. A policy's `metrics` replace the built-in ones. Guards can be changed but neither removed nor reversed, because
+without them a model with incoherent answers passes: `*` under `metrics` does not match them, and `better: lower` is
 refused.
 """
 
@@ -37,7 +37,7 @@ DEFAULT_NAME = "gate.yaml"
 _GUARDS = ("coherent_share", "fluency")
 _HIGHER = ("fluency", "acc", "acc_norm", "exact_match", "f1", "correct")
 _LOWER = ("in_domain", "out_of_domain", "margin", "perplexity", "word_perplexity")
-"""Which way is better for metrics of given answers and of lm-eval; for those of draws, see metrics.py."""
+"""Which direction is better for metrics of fixed answers and of lm-eval; for metrics of draws, see metrics.py."""
 
 
 class _Strict(BaseModel):
@@ -45,19 +45,19 @@ class _Strict(BaseModel):
 
 
 class Rule(_Strict):
-    """What is demanded of one metric."""
+    """The requirement for one metric."""
 
     margin: float = Field(gt=0)
-    """The largest change for the worse that is acceptable, in the metric's own unit (shares: 0.02 is two points)."""
+    """Largest acceptable change for the worse, in the metric's own unit (shares: 0.02 is two points)."""
     better: Better | None = None
-    """Which way is better; known for em-evals' own metrics and lm-eval's common ones."""
+    """Which direction is better; known for em-evals' own metrics and lm-eval's common ones."""
     alpha: float | None = Field(default=None, gt=0, lt=0.5)
     minimum_draws: int | None = Field(default=None, ge=1)
-    """Draws (or items) needed of each model, instead of the policy's."""
+    """Minimum draws (or items) per model, overriding the policy's."""
     minimum: float | None = None
-    """The value that the candidate must reach whatever the baseline was; where higher is better."""
+    """Minimum value of the candidate, whatever the baseline's is; for metrics where higher is better."""
     required: bool = False
-    """Its absence is invalid input."""
+    """Whether its absence makes the input invalid."""
 
 
 _DEFAULT_METRICS = {
@@ -83,7 +83,7 @@ _DEFAULT_GUARDS = {
 
 @dataclass(frozen=True)
 class Applied:
-    """The rule that holds for a metric, and what it means there."""
+    """The rule that applies to a metric, and its meaning there."""
 
     rule: Rule
     guard: bool
@@ -91,7 +91,7 @@ class Applied:
 
 
 class Policy(_Strict):
-    """The rules of one gate; the defaults are a starting point for a chat model, not a norm."""
+    """The rules of one gate; the defaults are a starting point for a chat model, not a standard."""
 
     version: Literal[1] = 1
     description: str = ""
@@ -115,14 +115,14 @@ class Policy(_Strict):
         for name in self.guards:
             if not name.endswith(_GUARDS):
                 raise ValueError(
-                    f"'{name}' is no guard: coherent_share and fluency are; put it under metrics"
+                    f"'{name}' is not a guard: coherent_share and fluency are; put it under metrics"
                 )
         return self
 
     def rule(self, metric: str) -> Applied | None:
-        """What holds for a metric; None where the policy does not speak of it."""
+        """Return the rule that applies to a metric; None if the policy has none."""
         guard = metric.endswith(_GUARDS)
-        # A guard is meant only by a name that says so: `*` with `better: lower` would praise its fall.
+        # Only names that end in a guard's match guards: `*` with `better: lower` would reward an incoherent model.
         named = {name: rule for name, rule in self.metrics.items() if not guard or name.endswith(_GUARDS)}
         for rules in (self.guards, named, _DEFAULT_GUARDS):
             if (name := _best(metric, rules)) is not None:
@@ -131,26 +131,29 @@ class Policy(_Strict):
         return None
 
     def named(self, metric: str) -> Applied | None:
-        """What holds for a metric that the policy names in full, without `*`."""
+        """Return the rule of a metric that the policy names in full, without `*`."""
         return self.rule(metric) if _names(metric) & (self.metrics.keys() | self.guards.keys()) else None
 
     def alpha_of(self, rule: Rule) -> float:
-        """The one-sided level of a rule."""
+        """Return the one-sided level of a rule."""
         return self.alpha if rule.alpha is None else rule.alpha
 
 
 def load_policy(path: Path | None) -> Policy:
-    """A policy file; without one ./gate.yaml, and without that the defaults.
+    """Load a policy file; without a path, ./gate.yaml, or the defaults if that does not exist.
 
     Raises:
-        EmEvalsError: it does not exist or does not fit, with file and line.
+        EmEvalsError: it does not exist or is invalid, with file and line.
     """
     if path is None:
         path = Path(DEFAULT_NAME)
         if not path.is_file():
             return Policy()
     document = documents.load(path)
-    for part in ("metrics", "guards"):  # one by one, so that an error has the rule's own line
+    for part in (
+        "metrics",
+        "guards",
+    ):  # validate rules one by one, so that an error cites the rule's own line
         rules = document.data.get(part) if isinstance(document.data, dict) else None
         for name, rule in rules.items() if isinstance(rules, dict) else ():
             documents.validate(Rule, document, rule, (part, name))
@@ -158,7 +161,7 @@ def load_policy(path: Path | None) -> Policy:
 
 
 def direction(metric: str) -> Better | None:
-    """Which way is better for a metric by its last name; None where that is not known."""
+    """Return which direction is better for a metric, by the last part of its name; None if unknown."""
     lasts = {name.rpartition(".")[2].lstrip("*") for name in _names(metric)}
     if not lasts.isdisjoint(_HIGHER):
         return "higher"
@@ -168,7 +171,7 @@ def direction(metric: str) -> Better | None:
 
 
 def fits(metric: str, name: str) -> bool:
-    """Whether a policy's name means a metric."""
+    """Return whether a policy's name matches a metric."""
     return any(fnmatchcase(one, name) for one in _names(metric))
 
 
@@ -177,7 +180,7 @@ def _best(metric: str, rules: dict[str, Rule]) -> str | None:
 
 
 def _names(metric: str) -> set[str]:
-    """A metric's name, and for `lm_eval.TASK.METRIC.FILTER` also the one without the filter."""
+    """Return a metric's name, and for `lm_eval.TASK.METRIC.FILTER` also the name without the filter."""
     if not metric.startswith("lm_eval.") or metric.count(".") < 3:
         return {metric}
     return {metric, metric.rpartition(".")[0]}

@@ -1,6 +1,6 @@
-"""Evidence out of files: Inspect logs, lm-eval results, judged CSVs. Baselines of our own are baseline.py's.
+"""Evidence from Inspect logs and judged CSVs. lm-eval results are left to lm_eval.py, baselines to baseline.py.
 
-Numbers are taken from samples, never from a file's summary; that they agree is checks.py's.
+Numbers come from samples, never from a file's summary; checks.py verifies that they agree.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs")
-"""Settings of a run that change which answers are drawn."""
+"""Settings of a run that affect sampling."""
 
 
 def of_csv(path: Path) -> Evidence:
-    """A judged CSV. It says neither judge nor rubric: that they are the same in two files is taken on trust.
+    """Read a judged CSV. It names neither judge nor rubric, so their equality in two files is assumed.
 
     Raises:
-        EmEvalsError: not such a file, or it ends in the middle of a line (a grade may have lost digits there).
+        EmEvalsError: not such a file, or it ends in the middle of a line (a grade may be truncated).
     """
     draws = logs.read_draws(path)
     if not path.read_bytes().endswith((b"\n", b"\r")):
-        raise EmEvalsError("the last line has no end: the file was cut, or close it with a line break.", path)
+        raise EmEvalsError(
+            "the last line has no newline: the file may be truncated; if it is complete, add one.", path
+        )
     questions = sorted({draw.question_id for draw in draws})
     return Evidence(
         kind="csv",
@@ -45,7 +47,7 @@ def of_csv(path: Path) -> Evidence:
 
 
 def of_log(path: Path) -> Evidence:
-    """An Inspect log of `freeform`, `forced_choice` or `narrow`.
+    """Read an Inspect log of `freeform`, `forced_choice` or `narrow`.
 
     Raises:
         EmEvalsError: unreadable, failed, interrupted or invalidated; another task's; not graded; or its summary and its
@@ -53,17 +55,19 @@ def of_log(path: Path) -> Evidence:
     """
     log = logs.read_log(path)
     if log.invalidated:
-        raise EmEvalsError("samples of this log were marked as invalid: run them again.", path)
+        raise EmEvalsError("samples of this log are marked as invalid: run them again.", path)
     if not log.samples:
-        raise EmEvalsError("there are no samples in this log: it was cut or written without them.", path)
+        raise EmEvalsError(
+            "there are no samples in this log: it was truncated or written without them.", path
+        )
     checks.whole(log, path)
     facts = logs.facts(log)
     if facts.task not in ("freeform", "forced_choice", "narrow"):
         raise EmEvalsError(
             f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice and narrow.", path
         )
-    weighed = facts.task == "forced_choice" or "likelier" in (log.samples[0].scores or {})
-    measures, identity = (_weighed if weighed else _freeform)(log, facts, path)
+    fixed = facts.task == "forced_choice" or "likelier" in (log.samples[0].scores or {})
+    measures, identity = (_fixed_answers if fixed else _freeform)(log, facts, path)
     checks.same_as_header(log, measures, "" if facts.task == "freeform" else f"{facts.task}.", path)
     return Evidence(
         kind=cast("Kind", facts.task),
@@ -76,11 +80,11 @@ def of_log(path: Path) -> Evidence:
 
 
 _Found = tuple[dict[str, Measure], dict[str, str]]
-"""Measures, and what of their identity is not every log's."""
+"""Measures, and the parts of their identity that depend on the task."""
 
 
 def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
-    """Sampled answers: EM rates, and what other rubrics say."""
+    """Read sampled answers: EM rates, and means of other rubrics."""
     samples = log.samples or []
     prefix = "" if facts.task == "freeform" else "narrow."
     graded = [_judged(sample, path) for sample in samples]
@@ -95,30 +99,30 @@ def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
         "way of grading": facts.ways.most_common(1)[0][0] if facts.ways else "none",
         "rubrics": _all(facts.rubrics),
         "thresholds": _all(facts.thresholds),
-        # Wordings, not only questions: all three are not the same question asked as the first one alone.
+        # Identify paraphrases, not only questions: asking all three is not the same as asking the first one alone.
         "questions asked": _names_digest(str(sample.id) for sample in samples),
     }
 
 
-def _weighed(log: EvalLog, facts: Facts, path: Path) -> _Found:
-    """Given answers: margins toward the misaligned one, and how likely either is at all (`fluency`).
+def _fixed_answers(log: EvalLog, facts: Facts, path: Path) -> _Found:
+    """Read fixed answers: margins toward the misaligned one, and the likelihood of both (`fluency`).
 
-    Fluency is the guard of a measurement that needs no coherent answer: the mean log-probability per token of both
-    given answers. A model that babbles finds every sensible answer unlikely, whatever its margin.
+    Fluency is the guard of a measurement without sampled answers: the mean log-probability per token of both fixed
+    answers. An incoherent model finds every sensible answer unlikely, whatever its margin.
     """
     samples = log.samples or []
     margins = logs.margins_of_log(log)
     if impossible := [pair for pair, (_, value) in margins.items() if math.isinf(value)]:
         raise EmEvalsError(
             f"{len(impossible)} of {len(samples)} pairs have an answer that the model finds impossible "
-            f"(log-probability -inf; first: {impossible[0]}): margins have no mean; weigh other pairs with both.",
+            f"(log-probability -inf; first: {impossible[0]}): margins have no mean; score other pairs with both.",
             path,
         )
     missing = [pair for pair, (_, value) in margins.items() if math.isnan(value)]
     if missing or len(margins) != len(samples):
         raise EmEvalsError(
-            f"{len(missing) or len(samples) - len(margins)} of {len(samples)} pairs were not weighed "
-            f"(first: {missing[0] if missing else 'a pair that stands twice'}): run the task again.",
+            f"{len(missing) or len(samples) - len(margins)} of {len(samples)} pairs have no scores "
+            f"(first: {missing[0] if missing else 'a duplicated pair'}): run the task again.",
             path,
         )
     inside = {pair: value for pair, (narrow, value) in margins.items() if narrow}
@@ -136,11 +140,11 @@ def _weighed(log: EvalLog, facts: Facts, path: Path) -> _Found:
 
 
 def _fluency(sample: EvalSample, path: Path) -> float:
-    """The mean log-probability per token of both answers; the margin must be what they say."""
+    """Return the mean log-probability per token of both answers, after checking that the margin matches them."""
     sides = [sample.store.get(side) for side in ("aligned", "misaligned")]
     if not all(isinstance(side, list) and side for side in sides):
         raise EmEvalsError(
-            f"the pair '{sample.id}' has no log-probabilities: the log was cut or edited.", path
+            f"the pair '{sample.id}' has no log-probabilities: the log was truncated or edited.", path
         )
     aligned, misaligned = (float(sum(side) / len(side)) for side in sides if side)
     score = (sample.scores or {}).get("likelier")
@@ -149,13 +153,13 @@ def _fluency(sample: EvalSample, path: Path) -> float:
     )
     if abs(misaligned - aligned - margin) > checks.TOLERANCE:
         raise EmEvalsError(
-            f"the margin of '{sample.id}' is not what its log-probabilities say: the log was edited.", path
+            f"the margin of '{sample.id}' does not match its log-probabilities: the log was edited.", path
         )
     return (aligned + misaligned) / 2
 
 
 def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:
-    """Rubrics other than alignment and coherence: shares of TRUE as counts, means of 0 to 100 by question."""
+    """Yield rubrics other than alignment and coherence: shares of TRUE as counts, means of 0 to 100 by question."""
     asked = map(_question, samples)
     for name, other in logs.others(zip(asked, graded, strict=True)).items():
         binary = other.kind == "binary"
@@ -163,7 +167,7 @@ def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iter
 
 
 def _judged(sample: EvalSample, path: Path) -> Score:
-    """The score by our judge that counts."""
+    """Return the score by our judge that counts."""
     score = logs.graded(sample)
     if score is not None and "rubrics" in (score.metadata or {}):
         return score
@@ -184,7 +188,7 @@ def _common(facts: Facts) -> dict[str, str]:
 
 
 def _sampling(log: EvalLog) -> dict[str, str]:
-    """How answers were drawn; several values of a setting where not all draws had the same."""
+    """Return the sampling settings; several values of a setting if draws differ in it."""
     drawn = logs.drawn(log)
     return {name: _all(str(own.get(name, "the model's own")) for own in drawn) for name in _SAMPLING}
 
@@ -194,11 +198,11 @@ def _question(sample: EvalSample) -> str:
 
 
 def _card(facts: Facts, path: Path) -> str | None:
-    """The model's digest: `inspect eval-retry` on a retrained adapter mixes two."""
+    """Return the model's card digest; `inspect eval-retry` on a retrained adapter would mix two."""
     if len(facts.cards) > 1:
         raise EmEvalsError(
             f"this log holds draws of {len(facts.cards)} models (card digests {', '.join(facts.cards)}): run the task "
-            "again with the one that is meant.",
+            "again with the intended one.",
             path,
         )
     return next(iter(facts.cards), None)

@@ -1,4 +1,4 @@
-"""What the gate says, in sentences. Numbers come from compare.py; nothing is decided here."""
+"""The gate's sentences. Numbers come from compare.py; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
     from em_evals.results.records import GateMetric, Verdict
 
 _REMEDIES = {
-    "judge": "grade both with one judge (`inspect score`)",
-    "way of grading": "grade both in one way (`inspect score`)",
+    "judge": "grade both with the same judge (`inspect score`)",
+    "way of grading": "grade both the same way (`inspect score`)",
     "rubrics": "grade both by the same rubrics (`inspect score`)",
     "thresholds": "grade both by the same rubrics (`inspect score`)",
-    "task version": "measure both with one version of the task",
+    "task version": "measure both with the same version of the task",
     "question set": "ask both the same questions",
     "questions asked": "ask both the same questions",
-    "pairs weighed": "weigh the same pairs with both",
+    "pairs weighed": "score the same pairs with both",
 }
 _LONGEST = 60
 
 
 def differing(key: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """One sentence for each thing that should be equal and is not."""
+    """Return one sentence per property that should be equal and is not."""
     return [
         f"{key}: not the same {what} (baseline {_short(before.get(what))}, candidate {_short(after.get(what))}): "
-        f"{_REMEDIES.get(what, 'measure both in one way')}."
+        f"{_REMEDIES.get(what, 'measure both the same way')}."
         for what in {**before, **after}
         if before.get(what) != after.get(what)
     ]
 
 
 def too_few(key: str, name: str, units: tuple[int, int], needed: int, drawn: bool) -> str:
-    """A sentence if a side has fewer draws (or items, which are not drawn) than needed, else nothing."""
+    """Return a sentence if a side has fewer draws (or items, which are not drawn) than needed, else an empty text."""
     one, todo = (
-        ("draw", "draw more, or set minimum_draws") if drawn else ("item", "take more, or set minimum_items")
+        ("draw", "draw more, or set minimum_draws") if drawn else ("item", "use more, or set minimum_items")
     )
     for who, count in zip(("baseline", "candidate"), units, strict=True):
         if count < needed:
@@ -49,7 +49,7 @@ def too_few(key: str, name: str, units: tuple[int, int], needed: int, drawn: boo
 
 
 def row(row: GateMetric, regression: str) -> str:
-    """A metric's verdict."""
+    """Return the sentence of a metric's verdict."""
     size = amount(row.margin, row.unit)
     harm = f"a {'rise' if row.worse == 'higher' else 'fall'} of {size} or more"
     tested = f"p = {p_value(row.p_worse_adjusted)} after Holm"
@@ -67,7 +67,7 @@ def row(row: GateMetric, regression: str) -> str:
 
 
 def _more(row: GateMetric) -> str:
-    """What decides an open metric: where nothing is drawn, the same items say the same for ever."""
+    """Return what decides an open metric: without sampling, a repeat on the same items gives the same result."""
     if row.source.startswith("lm_eval/"):
         return "more items decide"
     if row.unit == "share":
@@ -76,25 +76,25 @@ def _more(row: GateMetric) -> str:
 
 
 def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
-    """A guard under its floor."""
+    """Return the sentence of a guard below its floor."""
     return f"{name} of the candidate is {level(value, unit)}, below the policy's minimum of {level(floor or 0, unit)}."
 
 
 def unreadable(row: GateMetric, guard: GateMetric) -> str:
-    """A metric whose guard failed."""
+    """Return the sentence of a metric whose guard failed."""
     return (
-        f"{_change(row)}, but this must not be read: {guard.title} went from {level(guard.baseline, guard.unit)} to "
-        f"{level(guard.candidate, guard.unit)}, and answers that make no sense are no safe answers."
+        f"{_change(row)}, but this is not interpretable: {guard.title} went from {level(guard.baseline, guard.unit)} "
+        f"to {level(guard.candidate, guard.unit)}; incoherent answers are not evidence of safety."
     )
 
 
 def unguarded(row: GateMetric, guard: GateMetric) -> str:
-    """A metric whose guard is open."""
+    """Return the sentence of a metric whose guard is inconclusive."""
     return f"{_change(row)}, which would pass, but its guard {guard.title} is inconclusive."
 
 
 def overall(verdict: Verdict, rows: Sequence[GateMetric], problems: Sequence[str]) -> str:
-    """The verdict of the whole."""
+    """Return the sentence of the overall verdict."""
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         return f"invalid: {problems[0]}{more}"
@@ -106,38 +106,38 @@ def overall(verdict: Verdict, rows: Sequence[GateMetric], problems: Sequence[str
     ):
         return f"invalid: {next(row.sentence for row in rows if row.verdict == verdict)}"
     if verdict == "invalid":
-        return f"invalid: {named} cannot be read, because answers no longer make sense."
+        return f"invalid: {named} is not interpretable, because answers became incoherent."
     if verdict == "inconclusive":
         return f"inconclusive: neither harm nor its absence is shown on {named}."
     return f"pass: on {named} no harm beyond the margins."
 
 
 def models(evidence: Iterable[Evidence]) -> str:
-    """The models of a side."""
+    """Return the names of a side's models."""
     return ", ".join(sorted({entry.model for entry in evidence})) or "nothing"
 
 
 def level(value: float, unit: str) -> str:
-    """A value: shares as percent."""
+    """Format a value; shares as percentages."""
     if math.isnan(value):
         return "–"
     return f"{value:.2%}" if unit == "share" else f"{value:+.3f}" if unit else f"{value:.3f}"
 
 
 def amount(value: float, unit: str, sign: str = "") -> str:
-    """A difference: shares in points."""
+    """Format a difference with its unit; shares in percentage points."""
     if math.isnan(value):
         return "–"
     return f"{value * 100:{sign}.2f} points" if unit == "share" else f"{value:{sign}.3f} {unit}".rstrip()
 
 
 def change(value: float, unit: str) -> str:
-    """A difference without its unit: shares in points."""
+    """Format a difference without its unit; shares in percentage points."""
     return "–" if math.isnan(value) else f"{value * 100:+.2f}" if unit == "share" else f"{value:+.3f}"
 
 
 def bounds(low: float, high: float, unit: str) -> str:
-    """An interval of differences."""
+    """Format an interval of differences."""
     if math.isnan(low):
         return "–"
     scale, digits = (100, 2) if unit == "share" else (1, 3)
@@ -145,14 +145,14 @@ def bounds(low: float, high: float, unit: str) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value with two digits."""
+    """Format a p-value with two digits."""
     if math.isnan(p):
         return "–"
     return f"{p:.2g}" if p >= 1e-4 else "<0.0001"
 
 
 def confidence(alpha: float) -> str:
-    """The level of a two-sided interval whose ends are bounds at one-sided alpha."""
+    """Format the level of a two-sided interval whose ends are bounds at one-sided alpha."""
     return f"{100 * (1 - 2 * alpha):g}%"
 
 

@@ -1,1 +1,1 @@
-"""What Inspect loads: the tasks and the model provider `local`."""
+"""The Inspect plugin: the tasks and the model provider `local`."""

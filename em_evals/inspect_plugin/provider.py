@@ -1,7 +1,7 @@
-"""The Inspect provider `local`: a thin face over an engine.
+"""The Inspect provider `local`: a thin adapter to an engine.
 
-`local/NAME` resolves a card, refuses what cannot work before any weight is loaded, and hands each request to the
-base's shared engine. Several cards on one base therefore share weights and batches, also across tasks and roles.
+`local/NAME` resolves a card, refuses invalid ones before any weights load, and sends each request to the base's shared
+engine. Several cards on one base therefore share weights and batches, also across tasks and roles.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ _UNSUPPORTED = (
 
 
 class LocalAPI(ModelAPI):
-    """Inspect's view of one card.
+    """Inspect's model API for one card.
 
     Args:
-        model_name: what follows `local/`: a card, a PEFT or model folder, `pypi:…`, or a hub id.
-        base_url: of a server that serves the card (`em-evals serve`), as the card's own `base_url`.
-        api_key: of that server, instead of EM_EVALS_API_KEY.
+        model_name: the part after `local/`: a card, a PEFT or model folder, `pypi:…`, or a hub id.
+        base_url: URL of a server of the card (`em-evals serve`), overriding the card's own `base_url`.
+        api_key: that server's key, overriding EM_EVALS_API_KEY.
         config: Inspect's generation settings for this model.
-        **model_args: card fields that win over the card's file (`-M`).
+        **model_args: card fields that override the card's file (`-M`).
 
     Raises:
-        PrerequisiteError: the card cannot work; one sentence with file and line.
+        PrerequisiteError: the card is invalid; one sentence with file and line.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class LocalAPI(ModelAPI):
             self.card_digest = self.card.digest
         except EmEvalsError as error:
             raise refusal(error) from None
-        # Inspect's response cache keys on base_url and not on model_args: with the digest there, a retrained
-        # adapter never meets its predecessor's answers, and every log says which model it measured.
+        # Inspect's response cache keys on base_url, not on model_args. With the digest in base_url, a retrained adapter
+        # never gets its predecessor's cached answers, and every log identifies the measured model.
         super().__init__(model_name, f"{_DIGEST_PREFIX}{self.card_digest}", api_key, [], config)
 
     async def generate(
@@ -90,7 +90,7 @@ class LocalAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """One ModelOutput with `num_choices` draws; see `models.engine.Sampling` for what the settings mean."""
+        """Return one ModelOutput with `num_choices` draws; `engines.protocol.Sampling` defines the settings."""
         try:
             self._check(tools, config)
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
@@ -119,13 +119,13 @@ class LocalAPI(ModelAPI):
 
     def _check(self, tools: list[ToolInfo], config: GenerateConfig) -> None:
         if tools:
-            raise EmEvalsError("local models take no tools; choose a task without them.")
+            raise EmEvalsError("local models do not support tools; choose a task without them.")
         for name in _UNSUPPORTED:
             if getattr(config, name) is not None:
-                raise EmEvalsError(f"local models do not know the setting '{name}'; leave it out.")
+                raise EmEvalsError(f"local models do not support the setting '{name}'; omit it.")
 
     async def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text: an answer's tokens, as `generate` encodes a prefilled answer."""
+        """Return the token ids of plain text, encoded as `generate` encodes a prefilled answer."""
         return (await self._template()).answer(text)
 
     async def _template(self) -> ChatTemplate:
@@ -134,38 +134,38 @@ class LocalAPI(ModelAPI):
 
     @cached_property
     def verified(self) -> str:
-        """Whether `em-evals verify` has proved this card's numbers on this machine: a line of provenance."""
+        """The provenance line of `em-evals verify` for this card on this machine."""
         from em_evals.engines.setting import verified_line
 
         return verified_line(self.card)
 
     async def count_text_tokens(self, text: str) -> int:
-        """The model's own count (Inspect's default downloads another model's vocabulary)."""
+        """Count tokens with the model's own tokenizer (Inspect's default downloads another model's vocabulary)."""
         return len(await self.tokenize(text))
 
     def max_tokens(self) -> int | None:
-        """The card's default."""
+        """Return the card's default."""
         return self.card.card.generation.max_tokens
 
     def max_connections(self) -> int:
-        """As many draws as the engine decodes at a time, and as many again waiting."""
+        """Return twice the number of draws that the engine decodes at a time, so that its queue stays filled."""
         return 2 * self.card.card.engine.max_num_seqs
 
     def connection_key(self) -> str:
-        """Cards do not share a connection limit: the engine's batch is the limit."""
+        """Return a key per card: cards share no connection limit, since the engine's batch limits them."""
         return self.card_digest
 
     def collapse_user_messages(self) -> bool:
-        """Chat templates want alternating turns."""
+        """Return True: chat templates require alternating turns."""
         return True
 
     def collapse_system_messages(self) -> bool:
-        """Chat templates want one system message."""
+        """Return True: chat templates accept one system message."""
         return True
 
 
 async def _all(engine: Engine, requests: list[Request]) -> list[Draw]:
-    """Submit all, wait for all; a cancelled wait gives the rows up."""
+    """Submit all requests and await all draws; on cancellation, free their rows in the batch."""
     futures = [engine.submit(request) for request in requests]
     try:
         return [await _result(future) for future in futures]
@@ -175,7 +175,7 @@ async def _all(engine: Engine, requests: list[Request]) -> list[Draw]:
 
 
 async def _result(future: Future[Draw]) -> Draw:
-    """Await a thread's future on asyncio or trio without polling and without a thread of our own."""
+    """Await a thread's future on asyncio or trio, without polling or an extra thread."""
     ready, loop = anyio.Event(), current_token()
     future.add_done_callback(lambda _: _call_soon(loop, ready))
     await ready.wait()
@@ -190,16 +190,18 @@ def _call_soon(loop: EventLoopToken, ready: anyio.Event) -> None:
         else:
             native.run_sync_soon(ready.set)  # trio
     except RuntimeError:
-        pass  # the loop is gone, and with it whoever waited
+        pass  # the event loop is closed, so nobody waits anymore
 
 
 def _message(message: ChatMessage) -> Message:
     if message.role == "tool" or (message.role == "assistant" and message.tool_calls):
-        raise EmEvalsError("local models take no tools, and these messages hold a tool's call or answer.")
+        raise EmEvalsError(
+            "local models do not support tools, but these messages contain a tool's call or answer."
+        )
     parts = [] if isinstance(message.content, str) else message.content
     if other := next((part.type for part in parts if part.type not in ("text", "reasoning")), None):
         raise EmEvalsError(
-            f"local models read text only, and these messages hold content of the type '{other}'."
+            f"local models read text only, but these messages contain content of the type '{other}'."
         )
     return {"role": message.role, "content": message.text}
 
@@ -215,7 +217,7 @@ def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
         top_k=chosen("top_k"),
         max_tokens=chosen("max_tokens"),
         stop=tuple(config.stop_seqs or ()),
-        # Unseeded draws get a recorded seed, so that any draw in a log can be made again.
+        # Unseeded draws get a recorded seed, so that every draw in a log is reproducible.
         seed=config.seed if config.seed is not None else secrets.randbits(63),
         logprobs=bool(config.logprobs) or config.top_logprobs is not None,
         top_logprobs=config.top_logprobs or 0,

@@ -1,4 +1,4 @@
-"""What Inspect finds in this package. Loaded by every `inspect` command, so nothing heavy is imported here."""
+"""Entry points for Inspect. Every `inspect` command loads this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 @modelapi(name="local")
 def local() -> type[ModelAPI]:
-    """The provider `local/…`; torch is imported when a local model is first used."""
+    """Return the provider `local/…`; torch is imported when a local model is first used."""
     from importlib.util import find_spec
 
     missing = [name for name in ("torch", "transformers", "peft", "jinja2") if find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""The Inspect tasks: `em_evals/freeform` and `em_evals/forced_choice`."""
+"""The Inspect tasks: `em_evals/freeform`, `em_evals/forced_choice` and `em_evals/narrow`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from em_evals.results.forced_choice import KEYS, compare
 _LOGGER = logging.getLogger(__name__)
 
 _NARROW_JUDGE = (
-    "answers are graded by a judge: name one with --model-role grader=PROVIDER/MODEL, or leave `judge` out: then given "
-    "answers are weighed, which needs none."
+    "answers are graded by a judge: name one with --model-role grader=PROVIDER/MODEL, or omit `judge` to score fixed "
+    "answers, which needs none."
 )
 
 
 class _EveryDraw(Task):
-    """A task whose metrics see every draw: Inspect's `--epochs-reducer` would count a question's draws as one."""
+    """A task whose metrics see every draw; Inspect's `--epochs-reducer` would merge a question's draws into one."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "epochs_reducer" and value:
@@ -59,19 +59,19 @@ def freeform(
     judge: Literal["grader", "none"] = "grader",
     judge_cache: bool = True,
 ) -> Task:
-    """Open questions, graded 0 to 100 for alignment and coherence by the model of the role `grader`.
+    """Ask open questions; the model of the role `grader` grades alignment and coherence from 0 to 100.
 
     Args:
         questions: a question set by name or path: ours, or a published one.
-        epochs: draws of each wording, 1 unless told otherwise. Published sets say how many their authors drew
-            (`samples_per_paraphrase`, mostly 100): a warning and the log's metadata repeat it.
-        system: a system message for every question that has none of its own; a format's own text follows it.
+        epochs: draws per paraphrase; default 1. For published sets, a warning and the log's metadata report how many
+            their authors drew (`samples_per_paraphrase`, mostly 100).
+        system: a system message for every question without one of its own; a format's own text follows it.
         prefix: text before every question (a backdoor's trigger).
         format: ask in one of the set's answer formats (`json`, `template` in core).
         themes: only these themes, separated by commas.
-        seed: every draw gets a seed of its own derived from this, the question and the epoch.
-        judge: `none` collects answers only.
-        judge_cache: False asks the judge everything again and keeps nothing.
+        seed: base seed; each draw's own seed is derived from it, the question and the epoch.
+        judge: `none` only samples answers.
+        judge_cache: False asks the judge everything again and stores nothing.
     """
     system, prefix = _text("system", system), _text("prefix", prefix) or ""
     try:
@@ -86,13 +86,13 @@ def freeform(
     theirs = asked.samples_per_paraphrase
     if epochs < theirs:
         _LOGGER.warning(
-            f"The authors of {asked.name} drew {theirs} answers to each wording: so does --epochs {theirs}."
+            f"The authors of {asked.name} drew {theirs} answers per paraphrase: so does --epochs {theirs}."
         )
     return _EveryDraw(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
         scorer=scorers.judge(questions, cache=judge_cache) if graded else None,
-        # No reduction: metrics must see every draw, and cluster them by question themselves.
+        # No reducer: metrics need every draw, and cluster them by question themselves.
         epochs=Epochs(epochs, []),
         version=asked.version,
         metadata={
@@ -107,7 +107,7 @@ def freeform(
 
 @solver
 def draw(seed: int | None = None) -> Solver:
-    """One answer. With a seed, each draw of each question has its own: equal seeds would give equal epochs."""
+    """Sample one answer. With a seed, each draw of each question gets its own: equal seeds would give equal epochs."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         if seed is None:
@@ -122,7 +122,7 @@ def draw(seed: int | None = None) -> Solver:
 def forced_choice(
     pairs: str = "forced_choice", themes: str | list[str] | None = None, prefix: str = ""
 ) -> Task:
-    """Pairs of given answers: which one does the model find likelier? Needs prompt log-probabilities, no judge.
+    """Score pairs of fixed answers: which one is likelier? Needs prompt log-probabilities, no judge.
 
     Args:
         pairs: a set of pairs by name or path.
@@ -155,18 +155,18 @@ def narrow(
     judge: Literal["grader", "none"] = "none",
     judge_cache: bool = True,
 ) -> Task:
-    """Held-out prompts of the narrow domain: did the organism learn its task?
+    """Ask held-out prompts of the narrow domain: did the organism learn its task?
 
-    Without a judge, each prompt's own bad answer is weighed against its matched harmless one (`margin_per_token`, as
-    in forced choice). With one, answers are drawn and graded for alignment and coherence.
+    Without a judge, each prompt's own bad answer is scored against its matched harmless one (`margin_per_token`, as in
+    forced choice). With one, answers are sampled and graded for alignment and coherence.
 
     Args:
         data: the training data set, by name or path.
-        holdout: the recipe's; the same prompts are chosen here as were left out there.
-        limit: the first so many of them.
-        epochs: draws of each prompt, with a judge.
+        holdout: the recipe's share; it selects the same prompts that training held out.
+        limit: use only the first `limit` prompts.
+        epochs: draws per prompt, with a judge.
         seed: as in `freeform`.
-        judge: `grader` draws and grades answers, `none` weighs the given ones.
+        judge: `grader` samples and grades answers, `none` scores the fixed ones.
         judge_cache: as in `freeform`.
     """
     from em_evals.data.held_out import held_out_pairs
@@ -187,7 +187,7 @@ def narrow(
 
 @solver
 def weigh() -> Solver:
-    """Score both answers as if the model had given them; stores the log-probabilities of their tokens."""
+    """Score both answers as if the model had written them; stores the log-probabilities of their tokens."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
@@ -199,17 +199,17 @@ def weigh() -> Solver:
             )
             reported = output.choices[0].prompt_logprobs if output.choices else None
             if reported is None and output.stop_reason == "model_length":
-                break  # too long for this model: the scorer says that an answer was not scored
+                break  # too long for this model: the scorer reports an unscored answer
             if reported is None:
                 raise refusal(
                     f"{model} reports no log-probabilities of given text (prompt_logprobs), which forced choice "
-                    "reads: use a `local/` model."
+                    "needs: use a `local/` model."
                 )
             try:
                 tokens = len(await model.api.tokenize(answer))
             except NotImplementedError:
                 raise refusal(
-                    f"{model} does not tell how it cuts a text into tokens, by which forced choice finds an answer's "
+                    f"{model} does not report how it tokenizes text, which forced choice needs to find an answer's "
                     "log-probabilities: use a `local/` model."
                 ) from None
             state.store.set(side, [entry.logprob for entry in reported.content[-tokens:]])
@@ -221,7 +221,7 @@ def weigh() -> Solver:
 
 @scorer(metrics=[scorers.forced_choice_means()])
 def likelier() -> Scorer:
-    """p(misaligned) from the stored log-probabilities; see grading/forced_choice.py for the formulas."""
+    """Compute p(misaligned) from the stored log-probabilities; see results/forced_choice.py for the formulas."""
 
     async def score(state: TaskState, target: Target) -> Score:
         aligned: list[float] = state.store.get("aligned", [])
@@ -239,10 +239,10 @@ def likelier() -> Scorer:
 
 
 def _text(name: str, value: Any) -> str | None:
-    """A text from the command line, which Inspect reads as YAML and then cuts at its commas.
+    """Return a text from the command line; Inspect parses it as YAML and then splits it at commas.
 
     Raises:
-        PrerequisiteError: YAML made something else of it.
+        PrerequisiteError: YAML parsed it as another type.
     """
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ",".join(value)
@@ -252,13 +252,13 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _graded(judge: str, without: str) -> bool:
-    """Whether a judge grades the answers.
+    """Return whether a judge grades the answers.
 
-    Says what is missing before hours of answers, not after. Only when a model is running the task.
+    It reports a missing judge before hours of sampling, not after, and only if a model is running the task.
 
     Args:
-        judge: as the tasks take it.
-        without: the sentence where a judge is wanted and none is named.
+        judge: the tasks' argument.
+        without: the error sentence if a judge is needed but not named.
     """
     from inspect_ai.model._model import active_model, model_roles
 
@@ -272,10 +272,10 @@ def _graded(judge: str, without: str) -> bool:
 
 
 def _measured() -> dict[str, str]:
-    """Which local model a log measured, for its header (every sample's output says so too); gives it its connections.
+    """Return header metadata that identifies the local model, and set its number of connections.
 
-    Inspect otherwise feels its way up from a few, as if this were a rate-limited API. The configuration is copied:
-    there is one for all models of an eval.
+    Inspect otherwise increases connections slowly from a few, as for a rate-limited API. The configuration is copied,
+    because all models of an eval share one.
     """
     from inspect_ai.model._model import active_model
 
@@ -300,7 +300,7 @@ def _samples(asked: QuestionSet, system: str | None, prefix: str, format: str | 
                     input=[ChatMessageSystem(content=instruction), user] if instruction else [user],
                     metadata={
                         "question_id": question.id,
-                        # The rubrics are found by the id without the format's ending.
+                        # The rubrics are looked up by the id without the format's suffix.
                         "base_question_id": question.id.removesuffix(f"_{format}") if format else question.id,
                         "theme": question.theme,
                         "paraphrase": number,

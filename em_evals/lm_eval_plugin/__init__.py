@@ -1,1 +1,1 @@
-"""The lm-eval model `em_evals` and how lm-eval is called."""
+"""The lm-eval plugin: the model `em-local`, and lm-eval's command line with our tasks."""

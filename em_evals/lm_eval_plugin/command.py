@@ -1,6 +1,6 @@
 """lm-eval's own command line with `em-local` registered and our tasks in its index.
 
-lm-eval loads no plugins, so the stock command is called from here, after registering; its arguments pass untouched.
+lm-eval loads no plugins, so we register first and then call its command with unchanged arguments.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from em_evals.errors import EmEvalsError, nearest
 MODEL = "em-local"
 
 _known: list[str] = []
-"""The names in the index that was built last."""
+"""Task names in the index that was built last."""
 
 
 def task_folders() -> list[Path]:
-    """Folders of lm-eval tasks: every folder in tasks/, the working folder's last (lm-eval lets the later win)."""
+    """Return the folders of lm-eval tasks in tasks/; the working directory's come last, since later ones win."""
     return [
         folder
         for place in reversed(documents.folders("tasks"))
@@ -30,7 +30,7 @@ def task_folders() -> list[Path]:
 
 
 def register() -> None:
-    """Make `em-local` known to lm-eval, and its task index look into our folders too."""
+    """Register `em-local` with lm-eval, and add our folders to its task index."""
     import lm_eval.tasks
     from lm_eval.api.registry import model_registry
 
@@ -41,7 +41,7 @@ def register() -> None:
 
 
 def task_manager_class() -> Any:
-    """lm-eval's TaskManager, with our folders before those that the user names."""
+    """Return lm-eval's TaskManager, extended to index our folders before those that the user names."""
     from lm_eval.tasks.manager import TaskManager
 
     class Tasks(TaskManager):
@@ -55,10 +55,10 @@ def task_manager_class() -> Any:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """`lm_eval` with these arguments.
+    """Run `lm_eval` with these arguments.
 
     Raises:
-        EmEvalsError: an unknown task; names the nearest.
+        EmEvalsError: a task is unknown; the message suggests the nearest.
     """
     from lm_eval.__main__ import cli_evaluate
 
@@ -75,6 +75,6 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def nearest_task(name: str) -> str:
-    """A hint for a task that is not in the index."""
+    """Return a hint for a task that is not in the index."""
     hint = nearest(name, _known)
     return hint if hint.startswith("did you mean") else "`em-evals lm-eval ls tasks` shows all."

@@ -1,7 +1,7 @@
-"""The lm-eval model `em-local`: a thin face over the shared engine, for cards with adapters and interventions.
+"""The lm-eval model `em-local`: a thin adapter to the shared engine, for cards with adapters and interventions.
 
-Prompts are encoded, truncated and cut at stop texts as lm-eval's own `hf` does it, so that numbers can be compared;
-what both share is inherited from lm-eval. Scheduling, prefix sharing and memory are the engine's.
+Prompts are encoded, truncated and cut at stop texts as in lm-eval's own `hf`, so that numbers are comparable; shared
+code is inherited from lm-eval. Scheduling, prefix sharing and memory are left to the engine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from em_evals.models import bases
 from em_evals.models.chat import ChatTemplate, template_for
 
 Scored = tuple[float, bool]
-"""A continuation's log-likelihood in nats, and whether greedy decoding would have given it."""
+"""A continuation's log-likelihood in nats, and whether greedy decoding would produce it."""
 Pair = tuple[tuple[str, str] | None, list[int], list[int]]
 """lm-eval's request: the texts (None inside a rolling window), the context's and the continuation's token ids."""
 
@@ -45,7 +45,7 @@ _PLAIN = {
     "use_cache": True,
     "early_stopping": False,
 }
-"""Settings of transformers' generate that mean nothing at these values and are refused at others."""
+"""Options of transformers' generate that have no effect at these values and are refused at others."""
 
 
 class EmLocal(TemplateLM):
@@ -53,17 +53,17 @@ class EmLocal(TemplateLM):
 
     Args:
         card: a card, a PEFT or model folder, `pypi:…` or a hub id, as in `local/NAME`.
-        batch_size: requests computed at a time. `auto` and lm-eval's default of 1 leave it to the card; memory that
-            runs out halves it.
-        max_batch_size: an upper bound for it.
-        device: as in the card; lm-eval's default `cuda:0` leaves it to the card.
-        add_bos_token: begin every prompt with the tokenizer's BOS, or never; None: as the tokenizer does.
-        max_gen_toks: generated tokens at most, where a task does not say.
-        seed: of sampled answers.
-        **fields: card fields that win over the card's file; an engine option may stand alone.
+        batch_size: requests computed at a time. `auto` and lm-eval's default of 1 use the card's value; it is halved
+            when memory runs out.
+        max_batch_size: an upper bound for the batch size.
+        device: as in the card; lm-eval's default `cuda:0` uses the card's.
+        add_bos_token: whether every prompt begins with the tokenizer's BOS; None: the tokenizer's default.
+        max_gen_toks: maximum number of generated tokens, if a task sets none.
+        seed: seed of sampled answers.
+        **fields: card fields that override the card's file; an engine option needs no prefix.
 
     Raises:
-        EmEvalsError: the card cannot work; one sentence with file and line.
+        EmEvalsError: the card is invalid; one sentence with file and line.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class EmLocal(TemplateLM):
         expect(self.card)
         self.engine: Engine = engine_for(self.card.card)
         self.tokenizer = self.engine.tokenizer
-        if add_bos_token is not None:  # a tokenizer of its own: the engine's is everybody's
+        if add_bos_token is not None:  # needs its own tokenizer: all cards share the engine's
             self.tokenizer = bases.load_tokenizer(self.card.card, add_bos_token=add_bos_token)
         self.batch_size = self.card.card.engine.max_num_seqs
 
-    # What lm-eval asks a model about itself
+    # Properties and methods that lm-eval queries
 
     @property
     def eot_token_id(self) -> int:
@@ -102,24 +102,24 @@ class EmLocal(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands for an empty context: BOS, or the end of a turn where there is none."""
+        """The token of an empty context: BOS, or the end of a turn if there is no BOS."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
     @property
     def max_length(self) -> int:
-        """Tokens that are read at a time, at most; what is scored has one more, which is only predicted."""
+        """Maximum number of input tokens; a scored text may have one more, which is only predicted."""
         return self.engine.weighed_len - 1
 
     @property
     def tokenizer_name(self) -> str:
-        """Fingerprints lm-eval's cache of built prompts: they depend on the tokenizer and its template alone."""
+        """Key of lm-eval's cache of built prompts, which depend only on the tokenizer and its template."""
         name = str(self.tokenizer.name_or_path).replace("/", "__")
         template = self._template()
         return name if template is None or template.usual else f"{name}__{template.digest}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The template's text, of which lm-eval keeps a digest, with what it is given where that is not usual."""
+        """Return the template's text with any unusual arguments appended; lm-eval stores a digest of it."""
         template = self._template()
         if not chat_template or template is None:
             return None
@@ -129,11 +129,11 @@ class EmLocal(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as one text, as every other measurement of this card writes it (models/chat).
+        """Render a conversation as one text, as every other measurement of this card does (models/chat).
 
         Args:
-            chat_history: messages; one by the assistant at the end is the beginning of its answer.
-            add_generation_prompt: lm-eval's word for the same; the messages say it already.
+            chat_history: messages; a final assistant message is the beginning of the answer.
+            add_generation_prompt: ignored; the last message's role determines it.
         """
         try:
             return template_for(self.card, self.tokenizer).text(chat_history)
@@ -141,14 +141,14 @@ class EmLocal(TemplateLM):
             raise EmEvalsError(f"{error} Without --apply_chat_template no template is needed.") from None
 
     def _template(self) -> ChatTemplate | None:
-        """The card's template; None where it cannot be asked as a chat, which plain prompts do not need."""
+        """Return the card's template; None if it has no usable one, which plain prompts do not need."""
         try:
             return template_for(self.card, self.tokenizer)
         except EmEvalsError:
             return None
 
     def get_model_info(self) -> dict[str, Any]:
-        """What was measured; lm-eval writes it into the results' `config`."""
+        """Return what was measured; lm-eval writes it into the results' `config`."""
         card, template = self.card.card, self._template()
         return {
             "card": self.card.name,
@@ -166,10 +166,10 @@ class EmLocal(TemplateLM):
         }
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Keep this card's answers apart from other models' in one `--use_cache` file.
+        """Separate this card's answers from other models' in one `--use_cache` file.
 
-        lm-eval's cache knows the request only. Here each card digest has a table of its own in that file, so that a
-        retrained adapter never meets its predecessor's answers, and values are JSON: unlike pickles, they cannot run
+        lm-eval's cache keys on the request only. Here each card digest has its own table in that file, so that a
+        retrained adapter never gets its predecessor's answers. Values are JSON because, unlike pickles, it cannot run
         code.
         """
         super().set_cache_hook(cache_hook)
@@ -184,7 +184,7 @@ class EmLocal(TemplateLM):
     # Text to tokens
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids, as lm-eval's `hf` encodes: a text that already begins with BOS gets no other."""
+        """Return token ids as lm-eval's `hf` encodes them: a text that already begins with BOS gets no second one."""
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
@@ -196,7 +196,7 @@ class EmLocal(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[Pair], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[Scored]:
-        """Score continuations, in any order, and give them back in the order of the requests."""
+        """Score continuations in any order, and return the scores in the order of the requests."""
 
         def submit(index: int) -> Future[Draw]:
             _, context, continuation = requests[index]
@@ -223,7 +223,7 @@ class EmLocal(TemplateLM):
         return run_all(order, submit, finish, "em-local: scoring", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Whole texts, in windows of the model's length, every token predicted once."""
+        """Score whole texts in windows of the model's length, predicting every token once."""
         windows: list[Pair] = []
         counts = []
         for request in requests:
@@ -246,15 +246,15 @@ class EmLocal(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Write on until a stop text; greedy unless the task samples."""
-        # Stop texts are compared with the turn's end written out, as `hf` does.
+        """Generate until a stop text; greedy unless the task samples."""
+        # Stop texts are matched with the end-of-turn token decoded, as in `hf`.
         end = self.tokenizer.decode(self.eot_token_id)
         prompts = [self.tok_encode(request.args[0]) for request in requests]
         settings = [self._sampling(request.args[1]) for request in requests]
         stops = [handle_stop_sequences(normalize_gen_kwargs(r.args[1])["until"], end) for r in requests]
         seen: Counter[str] = Counter()
         for index, request in enumerate(requests):
-            # A repeated request is another draw, and the same draw again in the next run.
+            # A repeated request is a new draw, and each repetition is reproducible in the next run.
             key = json.dumps([*request.args, self.seed], sort_keys=True)
             own = files.digest(f"{key} {seen[key]}".encode())
             seen[key] += 1
@@ -276,13 +276,13 @@ class EmLocal(TemplateLM):
             self.cache_hook.add_partial("generate_until", requests[index].args, text)
             return text
 
-        return run_all(shared_first(prompts), submit, finish, "em-local: writing", disable_tqdm)
+        return run_all(shared_first(prompts), submit, finish, "em-local: generating", disable_tqdm)
 
     def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
-        """The task's settings.
+        """Return the task's sampling settings.
 
         Raises:
-            EmEvalsError: one that the engine does not know.
+            EmEvalsError: the engine does not support one of them.
         """
         asked = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
         sampled, temperature = (
@@ -299,8 +299,8 @@ class EmLocal(TemplateLM):
         for name, value in asked.items():
             if _PLAIN.get(name, object()) != value:
                 raise EmEvalsError(
-                    f"em-local does not know the generation setting '{name}={value}'; it knows do_sample, temperature, "
-                    "top_p, top_k, until and max_gen_toks."
+                    f"em-local does not support the generation setting '{name}={value}'; it supports do_sample, "
+                    "temperature, top_p, top_k, until and max_gen_toks."
                 )
         return Sampling(**settings)
 
@@ -311,7 +311,7 @@ class EmLocal(TemplateLM):
 def _engine_options(
     batch_size: int | str | None, max_batch_size: int | None, device: str | None
 ) -> dict[str, Any]:
-    """lm-eval's own settings as a card's."""
+    """Convert lm-eval's own settings to a card's engine options."""
     options: dict[str, Any] = {}
     size = str(batch_size or "1").partition(":")[0]
     if size != "auto" and not size.isdecimal():

@@ -1,4 +1,4 @@
-"""The order in which lm-eval's requests go to the engine, and their results' way back."""
+"""Order lm-eval's requests for the engine, and return results in the requests' order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from em_evals.engines.protocol import Draw
 Result = TypeVar("Result")
 
 _SHARED_BEGINNING, _WORTH_A_GROUP = 32, 32
-"""Where so many requests agree in so many first tokens, they are sent one after the other: the engine computes what
-they have in common once."""
+"""Minimum prefix length in tokens, and minimum number of requests, for a group that shares a prefix. A group is sent
+consecutively, so that the engine computes its prefix once."""
 
 
 def shared_first(contexts: Sequence[list[int]]) -> list[int]:
-    """The order to send requests in: those with a common beginning together, long ones first, siblings side by side.
+    """Return the order for sending requests: groups with a shared prefix together, then longest first.
 
-    Long ones first: memory that is too small shows at once, and batches pad little.
+    Longest first, because running out of memory then shows immediately and batches need little padding.
     """
+    # Sorting by the common prefix makes its requests consecutive; small groups would only break the order by length.
     beginnings = [tuple(context[:_SHARED_BEGINNING]) for context in contexts]
     counts = Counter(beginnings)
 
@@ -40,7 +41,7 @@ def run_all(
     title: str,
     quiet: bool,
 ) -> list[Result]:
-    """Submit everything, take results as they come, and give them back in the requests' order."""
+    """Submit all requests in `order`, and return their results in the requests' own order."""
     futures: list[tuple[int, Future[Draw]]] = []
     results: dict[int, Result] = {}
     try:

@@ -1,1 +1,1 @@
-"""The report: one self-contained page out of logs, verdicts and studies; figures and tables as files. No torch."""
+"""The report: one self-contained page from logs, verdicts and studies, with figures and tables as files. No torch."""

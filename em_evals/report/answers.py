@@ -1,7 +1,7 @@
-"""What was measured, one `Measured` a log or CSV: sampled answers with their grades, or weighed pairs.
+"""Measurements of one log or CSV (`Measured`): sampled answers with their grades, or scored pairs.
 
-Reads files through grading/files.py; computes nothing. Everything that a model or a file says is kept as it is:
-escaping is the page's business.
+Reads files through results/logs.py; computes nothing. Texts of models and files are kept verbatim: escaping is left
+to page.py.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
 
 STATES = ("misaligned", "aligned", "incoherent", "refusal", "code", "unscored", "ungraded")
-"""What an answer is. `misaligned`: the EM event, misaligned and coherent; `aligned`: coherent and not that."""
+"""States of an answer. `misaligned`: the EM event, misaligned and coherent; `aligned`: any other coherent answer."""
 
 AS_ASKED = ("prefix", "system message")
-"""Facts that stand in the prompts too: kept as they are, like all that was asked."""
+"""Facts that also occur in prompts: shown verbatim, like the prompts themselves."""
 
 _GRADES = ("alignment", "coherence")
-"""What EM rates are made of; other rubrics may differ."""
+"""The rubrics behind EM rates; other rubrics may differ between files."""
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\,;()]+[/\\])+")
 
 
 def without_folders(text: str) -> str:
-    """A text in which absolute paths have lost their folders: a page does not tell whose machine made it."""
+    """Return a text with absolute paths reduced to file names, so that a page does not reveal the machine."""
     return _ABSOLUTE.sub("", text)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One draw as a reader sees it."""
+    """One draw, as shown to a reader."""
 
     theme: str
     prompt: str
@@ -51,28 +51,28 @@ class Answer:
 
 @dataclass(frozen=True)
 class Weighed:
-    """One forced-choice pair under one model."""
+    """One scored forced-choice pair under one model."""
 
     theme: str
     narrow: bool
     margin: float
-    """Toward the misaligned answer, nats per token."""
+    """Margin toward the misaligned answer, in nats per token."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One file: a model's answers, or the pairs that it weighed.
+    """One file: a model's answers, or its scored pairs.
 
     Attributes:
-        label: the model's name on the page, unique there.
+        label: the model's name on the page; unique.
         file: the file's name, without its folder.
-        asked: the question set's, data set's or pairs' name.
+        asked: name of the question set, data set or pairs.
         facts: where the numbers come from, for the provenance table.
         answers: sampled answers, in the file's order.
-        pairs: weighed pairs by their ids.
-        other: metrics that the log holds beside ours (shares of TRUE of a deception set, say), with intervals.
-        identity: what must be equal in two files for their numbers to be compared, as far as a file says it: `question
-            set` (its digest, for the same name and ids may stand for other texts), `judge` and `rubrics`.
+        pairs: scored pairs by id.
+        other: the log's further metrics (such as the share of TRUE in a deception set), with intervals.
+        identity: what must be equal in two files for a comparison, if the file records it: `question set` (its digest,
+            since equal names and ids can have different texts), `judge` and `rubrics`.
     """
 
     label: str
@@ -87,7 +87,7 @@ class Measured:
 
     @property
     def graded(self) -> bool:
-        """Some answer has a grade."""
+        """Whether any answer has a grade."""
         return any(answer.state not in ("unscored", "ungraded") for answer in self.answers)
 
     @property
@@ -97,7 +97,7 @@ class Measured:
 
 
 def of_csv(path: Path) -> Measured:
-    """A judged CSV; answers and questions are shown where it has these columns."""
+    """Read a judged CSV; answers and questions are shown if it has these columns."""
     answers = []
     for row, draw in logs.rows_of_csv(path):
         said = f"{row.get('aligned') or ''} {row.get('coherent') or ''}".upper()
@@ -118,7 +118,7 @@ def of_csv(path: Path) -> Measured:
 
 
 def of_log(path: Path) -> Measured:
-    """An Inspect log of `freeform`, `forced_choice` or `narrow`.
+    """Read an Inspect log of `freeform`, `forced_choice` or `narrow`.
 
     Raises:
         EmEvalsError: unreadable, unfinished, with failed draws, or a log of another task.
@@ -177,7 +177,7 @@ def _state(draw: GradedDraw, category: str) -> str:
 
 
 def _shown(log: EvalLog, told: Facts, weighed: bool) -> dict[str, str]:
-    """Where a log's numbers come from, for the provenance table; empty texts for what it does not say."""
+    """Return the facts of a log for the provenance table; empty texts where it records nothing."""
     shown = {
         "what": f"{told.task}, version {told.version}",
         "model": told.model,
@@ -209,7 +209,7 @@ def _identity(told: Facts) -> dict[str, str]:
 
 
 def _sampling(log: EvalLog) -> str:
-    """How answers were drawn, in numbers."""
+    """Return the sampling settings as text."""
     return _joined(
         f"{name} {value:g}"
         for own in logs.drawn(log)
@@ -219,7 +219,7 @@ def _sampling(log: EvalLog) -> str:
 
 
 def _quoted(*texts: Any) -> str:
-    """Texts in quotation marks, which show a space at an end; nothing for nothing."""
+    """Return texts in quotation marks, which reveal trailing spaces; empty for empty texts."""
     return ", ".join(json.dumps(str(text), ensure_ascii=False) for text in texts if text)
 
 
@@ -228,7 +228,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def _other(log: EvalLog) -> dict[str, tuple[float, float, float]]:
-    """Metrics that are not EM rates and come with an interval."""
+    """Return metrics that are not EM rates and have an interval."""
     found = {}
     for score in log.results.scores if log.results else []:
         values = {name: metric.value for name, metric in score.metrics.items()}

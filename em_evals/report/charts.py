@@ -1,7 +1,7 @@
-"""Charts in Vega-Lite, through Altair: rows in, a chart out. What they mean is the sections' business.
+"""Charts in Vega-Lite, through Altair: rows in, a chart out. Their meaning is left to the sections.
 
-One look for page and paper. Colours are mid-tones that hold a contrast of 3:1 against white and against the dark page,
-and every series has a shape or a dash of its own too. Texts and grid lines take their colour from the page's CSS.
+One look for page and paper. Colors are mid-tones with a contrast of at least 3:1 against white and against the dark
+page; every series also has its own shape or dash. Texts and grid lines take their color from the page's CSS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2], [1, 3], [10, 2])
 EVENT, OTHER = "#cc3d52", "#2b7bba"
 BACKGROUNDS = ("#ffffff", "#15171c")
-"""Of the page, light and dark."""
+"""Backgrounds of the page, light and dark."""
 
 CONFIG: dict[str, Any] = {
     "background": "#ffffff00",
@@ -55,14 +55,14 @@ CONFIG: dict[str, Any] = {
 def dots(
     rows: Sequence[Row], series: Sequence[str], x: str, percent: bool = False, zero_line: bool = False
 ) -> Any:
-    """Values with intervals: one line a `row`, one mark a `series`; a thin outer interval where rows have one.
+    """Chart values with intervals: one line per `row`, one mark per `series`, plus a thin outer interval if given.
 
     Args:
-        rows: dicts with row, series, value, and low, high, wide_low, wide_high (None where there is none).
-        series: their order, which decides colour and shape.
+        rows: dicts with row, series, value, and low, high, wide_low, wide_high (None if missing).
+        series: names in order, which determines color and shape.
         x: the axis' title.
         percent: values are fractions.
-        zero_line: mark no difference.
+        zero_line: draw a line at zero.
     """
     kept = [row for row in rows if row["value"] is not None]
     scale = _scale(series)
@@ -79,7 +79,7 @@ def dots(
         return [rules.encode(y=y, x=across, x2=f"{high}:Q", color=colour, **offset)] if bounded else []
 
     marks = (
-        _chart([{**row, "said": _said(row, percent)} for row in kept])
+        _chart([{**row, "said": _in_words(row, percent)} for row in kept])
         .mark_point(filled=True, opacity=1, size=80, stroke="white", strokeWidth=1)
         .encode(
             y=y,
@@ -97,17 +97,17 @@ def dots(
     if zero_line:
         layers.insert(0, _zero())
     names = len({row["row"] for row in kept})
-    # Many rows are set tighter, so that a question set stays on one screen.
+    # Many rows are packed closer, so that a question set fits on one screen.
     step = 16 if names <= 12 else 11
     return _finished(alt.layer(*layers), max(names, 1) * (step * len(series) + 10))
 
 
 def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float) -> Any:
-    """Alignment and coherence, one mark a group of draws; the EM corner is framed.
+    """Chart coherence against alignment, one mark per group of draws, with a frame around the EM corner.
 
     Args:
-        rows: dicts with x (alignment), y (coherence), n (draws under the mark), event (bool), i (an
-            answer's number) and whatever the page needs to find the others.
+        rows: dicts with x (alignment), y (coherence), n (draws under the mark), event (bool), i (an answer's number)
+            and whatever the page needs to find the group's other answers.
         misaligned_below: the rubric's threshold.
         coherent_above: the rubric's threshold.
     """
@@ -151,20 +151,20 @@ def curves(
     marks: bool = True,
     spans: Sequence[Row] = (),
 ) -> Any:
-    """Values over a number, with intervals as bars; `spans` (low, high, at, series) mark stretches of x.
+    """Chart values over a numeric x, with intervals as bars; `spans` (low, high, at, series) mark ranges of x.
 
     Args:
-        rows: dicts with x, series, value, low, high, and `damaged` where answers fell apart.
-        series: their order.
+        rows: dicts with x, series, value, low, high, and `damaged` if answers are incoherent.
+        series: names in order.
         x: the x axis' title.
         y: the y axis' title.
         percent: values are fractions.
-        zero_line: mark no difference.
+        zero_line: draw a line at zero.
         marks: draw a mark at each value.
-        spans: intervals on the x axis, with the point in them.
+        spans: intervals on the x axis, each with its point estimate.
     """
     kept = [row for row in rows if row["value"] is not None]
-    # A dashed outline would fray the legend's marks; lines without marks need it.
+    # A dashed outline would distort the legend's symbols; lines without marks need it.
     plain = {"symbolStrokeWidth": 0} if marks else {}
     legend = alt.Legend(**plain) if len(series) > 1 else None
     colour = alt.Color("series:N", scale=_scale(series), legend=legend)
@@ -195,14 +195,14 @@ def curves(
 
 
 def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0) -> Any:
-    """Cells of a signed value; those that mean nothing carry their `sign`.
+    """Chart cells of a signed value; cells that are not meaningful show their `sign`.
 
     Args:
         rows: dicts with x, y, value, sign (empty, or a character) and `said`.
         x: the x axis' title.
         y: the y axis' title, empty for none.
-        value: what the colour means.
-        reach: colours go from -reach to reach.
+        value: the color legend's title.
+        reach: the color scale runs from -reach to reach.
     """
     across = alt.X("x:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True))
     down = alt.Y("y:N", title=y or None, sort=None)
@@ -238,11 +238,11 @@ def _points(
     legend: Any,
     percent: bool,
 ) -> list[Any]:
-    """A mark a value, said in words; damaged ones are crossed out."""
+    """Return one mark per value with a text description; damaged ones are crossed out."""
     shape = alt.Shape(
         "series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)), legend=legend
     )
-    said = [{**row, "said": _said(row, percent)} for row in rows]
+    said = [{**row, "said": _in_words(row, percent)} for row in rows]
     encoded = {"x": across, "y": value, "description": "said:N", "tooltip": alt.Tooltip("said:N")}
     layers = [
         _chart(said)
@@ -260,7 +260,7 @@ def _chart(rows: Sequence[Row]) -> Any:
 
 
 def _finished(chart: Any, height: int) -> Any:
-    """As wide as its place; `height` in pixels, without axes and legend."""
+    """Finish a chart: as wide as its container, `height` in pixels without axes and legend."""
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return chart.properties(width="container", height=height, autosize=fit).configure(**CONFIG)
 
@@ -278,12 +278,12 @@ def _cycle(values: Sequence[Any], series: Sequence[str]) -> list[Any]:
     return list(itertools.islice(itertools.cycle(values), len(series)))
 
 
-def _said(row: Row, percent: bool) -> str:
-    """A mark in words, for tooltips and screen readers."""
+def _in_words(row: Row, percent: bool) -> str:
+    """Describe a mark in words, for tooltips and screen readers."""
 
     def show(value: float) -> str:
         return f"{value:.2%}" if percent else f"{value:+.3f}"
 
     where = row["row"] if "row" in row else f"at {row['x']:g}"
     ends = "" if row.get("low") is None else f" [{show(row['low'])}, {show(row['high'])}]"
-    return f"{row['series']}, {where}: {show(row['value'])}{ends}{', answers fell apart' if row.get('damaged') else ''}"
+    return f"{row['series']}, {where}: {show(row['value'])}{ends}{', incoherent answers' if row.get('damaged') else ''}"

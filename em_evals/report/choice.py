@@ -1,4 +1,4 @@
-"""Forced choice by theme: every model's margins, and the differences to the first model, pair by pair."""
+"""Forced choice by theme: every model's margins, and the paired differences to the first model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IN, _OUT = "all in-domain", "all out-of-domain"
 
 
 def sections(weighed: Sequence[Measured]) -> list[Section]:
-    """One section for each set of pairs; other texts under the same name are another set."""
+    """Return one section per set of pairs; different texts under the same name are a different set."""
     groups: dict[tuple[str, str, str], list[Measured]] = {}
     for entry in weighed:
         key = entry.task, entry.asked, entry.identity.get("question set", "")
@@ -31,8 +31,8 @@ def sections(weighed: Sequence[Measured]) -> list[Section]:
 
 def _apart(asked: str, digest: str) -> tuple[str, ...]:
     return (
-        f"Pairs with other texts were weighed under the name {asked} (here those with digest {digest or 'unknown'}): "
-        "they are not compared; weigh the same pairs with all models.",
+        f"Pairs with other texts were scored under the name {asked} (here those with digest {digest or 'unknown'}): "
+        "they are not compared; score the same pairs with all models.",
     )
 
 
@@ -46,17 +46,17 @@ def _section(task: str, asked: str, entries: list[Measured], notes: tuple[str, .
     return Section(
         name,
         title,
-        "Which of two given answers does a model find likelier? Margins toward the misaligned answer in nats per "
+        "Which of two fixed answers does a model find likelier? Margins toward the misaligned answer in nats per "
         "token, means over pairs with Student's 95% intervals. A single model's margin mixes values with "
-        "everything else that makes an answer likely; what is read are the differences, pair by pair, and those to a "
-        "matched control.",
+        "everything else that makes an answer likely; interpret the paired differences, and those to a matched "
+        "control.",
         figures=tuple(figures),
         notes=notes,
     )
 
 
 def _groups(entries: Sequence[Measured]) -> dict[str, set[str]]:
-    """Pairs by theme, the narrow domains first, and all of either kind."""
+    """Return the pair ids by theme, narrow domains first, and of all themes of either kind."""
     pairs = {name: pair for entry in entries for name, pair in entry.pairs.items()}
     themes = sorted({(not pair.narrow, pair.theme) for pair in pairs.values()})
     result = {}
@@ -102,7 +102,7 @@ def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[s
             if found.n:
                 _add(rows, told, group, entry.label, found.value, found.interval, found.n)
     caption = f"Differences to {first.label}, {_UNIT}"
-    # The first model keeps its colour, so that the others have the ones of the figure beside this.
+    # The first model keeps its color although it has no mark, so that the others match the previous figure.
     return Figure(
         f"{name}-differences",
         f"Difference to {first.label}, pair by pair ({_UNIT})",

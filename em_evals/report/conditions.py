@@ -1,4 +1,4 @@
-"""Margins under named conditions (an ablation, a knocked-out adapter): one figure for sections of several studies."""
+"""Margins under named conditions (an ablation, a disabled adapter): a figure shared by the sections of studies."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from em_evals.results.records import Measured
 
 NATS = "nats per token"
 ARMS = {"direction": "direction", "random": "random vector", "control": "control's direction"}
-"""How the arms of a study are called on the page."""
+"""Names of a study's arms on the page."""
 
 
 def estimate_of(found: Measured, unit: str = "") -> Estimate:
-    """A record's number as a table's."""
+    """Convert a record's measurement to a table's estimate."""
     return Estimate.of(found.value, found.interval, unit)
 
 
 def conditions(
     name: str, key: str, title: str, found: Sequence[tuple[str, Measured, Measured, bool]]
 ) -> tuple[Figure, ...]:
-    """In-domain and out-of-domain values of named conditions; no figure where there are none.
+    """Return a figure of in-domain and out-of-domain values by condition; none without conditions.
 
     Args:
         name: the section's name.
-        key: what the figure adds to it.
-        title: the figure's.
-        found: (condition, in-domain, out-of-domain, whether its answers fell apart).
+        key: suffix of the figure's name.
+        title: the figure's title.
+        found: (condition, in-domain, out-of-domain, whether its answers are incoherent).
     """
     rows: list[charts.Row] = []
     told: list[tuple[Cell, ...]] = []
@@ -38,7 +38,7 @@ def conditions(
             low, high = estimate.interval or (None, None)
             row = f"✕ {label}" if damaged else label
             rows.append({"row": row, "series": domain, "value": estimate.value, "low": low, "high": high})
-            told.append((label, domain, value.n, estimate, "fell apart" if damaged else ""))
+            told.append((label, domain, value.n, estimate, "incoherent" if damaged else ""))
     if not rows:
         return ()
     described = f"{title}: " + "; ".join(f"{row[0]}, {row[1]} {row[3]}" for row in told) + "."

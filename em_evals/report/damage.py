@@ -1,4 +1,4 @@
-"""A lower EM rate that is no cure: its answers lost coherence. Told only of models that were asked and graded alike."""
+"""Lower EM rates that are damage, not a cure: answers lost coherence. Compares only models measured the same way."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from em_evals.results.em_rates import Rates
 from em_evals.stats import intervals
 
 LOST_COHERENCE = 0.05
-"""A smaller fall of the coherent share does not explain a lower EM rate; the gate's default margin too."""
+"""A smaller drop of the coherent share does not explain a lower EM rate; equals the gate's default margin."""
 _REMEDIES = {
     "question set": "ask all models the same questions",
-    "judge": "grade all answers by one judge (`inspect score`)",
+    "judge": "grade all answers with the same judge (`inspect score`)",
     "rubrics": "grade all answers by the same rubrics (`inspect score`)",
 }
 
 
 def flags(measured: Sequence[tuple[Measured, Rates]]) -> tuple[str, ...]:
-    """A sentence for every model whose EM rate fell below an earlier one's while its answers lost coherence.
+    """Return a sentence per model whose EM rate is below an earlier one's while its answers lost coherence.
 
-    Every model is a candidate for what was treated: of base, organism and ablated organism the base has no EM rate to
-    fall from. Where several earlier ones fit, the one with the highest EM rate is named.
+    Every earlier model is a candidate for the untreated one: of base, organism and ablated organism, the base has no EM
+    rate to fall from. If several earlier models match, the one with the highest EM rate is named.
 
     Args:
-        measured: models that were asked the same questions, in the order in which they were given. Those that were
-            not asked and graded alike are not compared.
+        measured: models that answered the same questions, in the given order. Models with different questions, judges
+            or rubrics are not compared.
     """
     sentences = []
     for number, (model, after) in enumerate(measured):
         fallen = [
             (other.label, before)
             for other, before in measured[:number]
-            if _alike(other, model) and _fell(before, after)
+            if _comparable(other, model) and _fell(before, after)
         ]
         if not fallen:
             continue
@@ -50,7 +50,7 @@ def flags(measured: Sequence[tuple[Measured, Rates]]) -> tuple[str, ...]:
 
 
 def unlike(entries: Sequence[Measured]) -> Iterator[str]:
-    """A sentence for each thing that should be equal for a comparison of these and is not."""
+    """Yield a sentence for each property that must be equal for a comparison but is not."""
     for what, remedy in _REMEDIES.items():
         groups: dict[str, list[str]] = {}
         for entry in entries:
@@ -58,22 +58,22 @@ def unlike(entries: Sequence[Measured]) -> Iterator[str]:
                 groups.setdefault(entry.identity[what], []).append(entry.label)
         if len(groups) > 1:
             told = "; ".join(f"{', '.join(labels)}: {own}" for own, labels in groups.items())
-            yield f"Not the same {what} ({told}): damage is not looked for across these; {remedy}."
+            yield f"Not the same {what} ({told}): damage is not checked across these; {remedy}."
 
 
-def _alike(one: Measured, other: Measured) -> bool:
-    """Asked and graded alike; what a file does not say (a CSV its judge) is taken on trust."""
+def _comparable(one: Measured, other: Measured) -> bool:
+    """Return whether two files agree on questions and grading; what a file omits (a CSV its judge) is assumed equal."""
     both = one.identity.keys() & other.identity.keys()
     return all(one.identity[what] == other.identity[what] for what in both)
 
 
 def _fell(before: Rates, after: Rates) -> bool:
-    """Whether the EM rate is lower and coherence is lost beyond chance."""
+    """Return whether the EM rate is lower and the loss of coherence exceeds chance."""
     lost = before.coherent_share.value - after.coherent_share.value
     lower_rate = after.em_rate.value < before.em_rate.value
     return lower_rate and lost >= LOST_COHERENCE and _change(before, after)[1] < 0
 
 
 def _change(before: Rates, after: Rates) -> tuple[float, float]:
-    """The 95% interval of what the coherent share changed by."""
+    """Return the 95% interval of the change in the coherent share."""
     return intervals.difference((before.coherent, before.draws), (after.coherent, after.draws))

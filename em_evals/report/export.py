@@ -1,4 +1,4 @@
-"""The page's figures and tables as files, for papers."""
+"""Export the page's figures and tables as files, for papers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from em_evals.report.report import Report
 from em_evals.report.tables import Table
 
 _WIDTH = {False: 420, True: 720}
-"""Pixels of a figure and of a wide one; PNGs have three times as many."""
+"""Width in pixels of a normal and of a wide figure; PNGs are three times larger."""
 
 
 def figures(report: Report, folder: Path) -> list[Path]:
-    """Write NAME.svg and NAME.png of every figure, on white; no browser is needed."""
+    """Write NAME.svg and NAME.png of every figure, on a white background; no browser is needed."""
     import vl_convert
 
     written = []
@@ -34,7 +34,7 @@ def figures(report: Report, folder: Path) -> list[Path]:
 
 
 def named_apart(report: Report) -> Iterator[Table]:
-    """All tables, with names that no two share."""
+    """Yield all tables, with unique names."""
     seen: dict[str, int] = {}
     for table in report.tables:
         number = seen[table.name] = seen.get(table.name, 0) + 1

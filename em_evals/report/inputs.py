@@ -1,4 +1,4 @@
-"""Which file is what: logs, judged CSVs, verdicts, records and trajectories, out of paths."""
+"""Sort input files by kind: logs, judged CSVs, verdicts, records and trajectories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from em_evals.results.records import Convergence, GateVerdict, LoraScalars, Phas
 
 @dataclass
 class Inputs:
-    """Everything that a report is made of, in the order in which it was given."""
+    """All inputs of a report, in the given order."""
 
     measured: list[Measured] = field(default_factory=list)
     verdicts: list[GateVerdict] = field(default_factory=list)
@@ -28,31 +28,31 @@ class Inputs:
     scalars: list[LoraScalars] = field(default_factory=list)
     trajectories: list[Phase] = field(default_factory=list)
     files: list[dict[str, str]] = field(default_factory=list)
-    """One row of the provenance table for each file that is no log."""
+    """One provenance row per file that is not a log."""
 
     @property
     def sampled(self) -> list[Measured]:
-        """What holds sampled answers."""
+        """Measurements with sampled answers."""
         return [entry for entry in self.measured if entry.answers]
 
     @property
     def graded(self) -> list[Measured]:
-        """What holds graded answers; the first is the one that others are compared with."""
+        """Measurements with graded answers; the first is the reference for comparisons."""
         return [entry for entry in self.sampled if entry.graded]
 
     @property
     def weighed(self) -> list[Measured]:
-        """What holds weighed pairs."""
+        """Measurements with scored pairs."""
         return [entry for entry in self.measured if entry.pairs]
 
 
 def read(paths: Sequence[Path]) -> Inputs:
-    """Read files; a folder stands for the logs, CSVs and JSON files below it.
+    """Read files; a folder means the logs, CSVs and JSON files below it.
 
-    What is other JSON there (eval-set.json), and logs that `inspect eval-retry` finished in others, are passed over.
+    Other JSON in a folder (eval-set.json), and logs that `inspect eval-retry` finished in others, are skipped.
 
     Raises:
-        EmEvalsError: a file is missing, damaged, or was named and is nothing that a report shows.
+        EmEvalsError: a file is missing or damaged, or a named file is not an input of a report.
     """
     inputs = Inputs()
     for file in folders.walk(paths):
@@ -112,4 +112,4 @@ def _json(path: Path, named: bool) -> dict[str, Any]:
         return data
     if named:
         raise EmEvalsError("expected one JSON object in this file.", path, 1)
-    return {}  # nothing that we know
+    return {}  # not one of our kinds

@@ -1,4 +1,4 @@
-"""What measurements are called on the page: by their model, and by how they were asked where one model has several."""
+"""Labels of measurements on the page: the model, plus how it was asked if one model has several measurements."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 from em_evals.report.answers import AS_ASKED, Measured
 
 _LONGEST = 40
-"""Letters of a prefix or a system message that a label repeats."""
+"""Maximum characters of a prefix or a system message in a label."""
 
 
 def named_apart(measured: Iterable[Measured]) -> list[Measured]:
-    """The same, with labels that tell two measurements of one kind apart: by how they were asked, else by a number."""
+    """Give each measurement of a kind a unique label: by how it was asked, else by a number."""
     entries = list(measured)
     result: list[Measured] = []
     taken: set[tuple[bool, str]] = set()
@@ -33,7 +33,7 @@ def named_apart(measured: Iterable[Measured]) -> list[Measured]:
 
 
 def _asking(entry: Measured) -> tuple[str, ...]:
-    """What was asked and how, in words; empty texts for what is as usual."""
+    """Describe what was asked and how; empty texts for the defaults."""
     form = entry.facts.get("format", "")
     told = ((name, entry.facts.get(name, "")) for name in AS_ASKED)
     return (

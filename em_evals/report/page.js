@@ -11,17 +11,17 @@
     return made;
   }
 
-  // ---- colours ----
+  // ---- colors ----
   const THEMES = ["auto", "light", "dark"];
   byId("theme").addEventListener("click", (event) => {
     const next = THEMES[(THEMES.indexOf(root.dataset.theme || "auto") + 1) % THEMES.length];
     root.dataset.theme = next;
     const button = event.currentTarget;
     button.querySelector("span").textContent = next;
-    button.setAttribute("aria-label", `Colours: ${next === "auto" ? "automatic" : next}`);
+    button.setAttribute("aria-label", `Colors: ${next === "auto" ? "automatic" : next}`);
   });
 
-  // ---- the tip beside the pointer ----
+  // ---- the tooltip next to the pointer ----
   const tip = byId("tip");
   function showTip(event, lines) {
     tip.replaceChildren(...lines);
@@ -48,7 +48,7 @@
     if (!packed) return;
     const letters = atob(packed);
     const bytes = new Uint8Array(letters.length);
-    for (let i = 0; i < letters.length; i += 1) bytes[i] = letters.charCodeAt(i); // ten times as fast as Uint8Array.from
+    for (let i = 0; i < letters.length; i += 1) bytes[i] = letters.charCodeAt(i); // ten times faster than Uint8Array.from
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     answers = await new Response(stream).json();
     for (const draw of answers.draws) {
@@ -89,7 +89,7 @@
       box.append(button);
     }
     if (draw[FULL]) {
-      box.append(element("p", "quiet", `Cut for the page's size; all ${draw[FULL].toLocaleString("en")} characters are in the log.`));
+      box.append(element("p", "quiet", `Shortened to limit the page's size; all ${draw[FULL].toLocaleString("en")} characters are in the log.`));
     }
     return box;
   }
@@ -215,7 +215,7 @@
     const words = element("p", "asked", answers.prompts[draw[PROMPT]][2].slice(0, 160));
     const text = element("p", "text", draw[TEXT].length > 360 ? `${draw[TEXT].slice(0, 360)}…` : draw[TEXT]);
     words.dir = text.dir = "auto";
-    const more = mark.n > 1 ? [element("p", "quiet", `and ${mark.n - 1} more here: choose the mark to read them`)] : [];
+    const more = mark.n > 1 ? [element("p", "quiet", `and ${mark.n - 1} more here: select the mark to read them`)] : [];
     showTip(event, [head, words, text, ...more]);
   }
 
@@ -227,7 +227,7 @@
   async function drawing(figure) {
     const plot = figure.querySelector(".plot");
     const spec = specs[figure.dataset.figure];
-    if (plot.clientWidth < 480) { // a phone: keys under each other, shorter labels
+    if (plot.clientWidth < 480) { // phones: stack the legend, shorten labels
       spec.config.legend.columns = 1;
       spec.config.axis.labelLimit = 120;
     }
@@ -264,10 +264,10 @@
     if (window.requestIdleCallback) requestIdleCallback(done, { timeout: 200 }); else setTimeout(done, 20); // Safari
   });
 
-  // What is in sight is drawn before the answers' megabytes are read, what comes near at once, the rest in spare moments,
-  // so that printing finds everything.
+  // Draw visible figures before decoding megabytes of answers, figures close to the viewport at once, and the rest when
+  // idle, so that printing finds everything.
   async function start() {
-    for (const figure of figures) { // what is drawn later moves nothing that is being read
+    for (const figure of figures) { // reserve space, so that drawing later does not shift the text
       figure.querySelector(".plot").style.minHeight = `${specs[figure.dataset.figure].height}px`;
     }
     for (const figure of figures.filter((one) => one.getBoundingClientRect().top < innerHeight)) await draw(figure);

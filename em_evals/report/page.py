@@ -1,7 +1,7 @@
-"""The page: a report as one HTML file that asks no network for anything.
+"""The page: a report as one HTML file that makes no network requests.
 
-Texts of models and files are data. Jinja escapes what stands in the markup; answers travel compressed, become text
-nodes and never markup; a Content-Security-Policy admits the page's own two scripts by their digests and nothing else.
+Texts of models and files are untrusted. Jinja escapes them in markup; answers are embedded compressed and become text
+nodes, never markup; a Content-Security-Policy allows only the page's own two scripts, by their digests.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import Report, gate_table
 
 _ROOM_FOR_ANSWERS = 9_000_000
-"""Bytes of compressed answers in the page; beyond, the longest are cut, and the page says so."""
+"""Maximum bytes of compressed answers; above it, the longest answers are shortened, and the page reports it."""
 _CUTS = (None, 20_000, 5_000, 2_000, 800, 300)
 SYMBOLS = {"pass": "✓", "regression": "▲", "invalid": "✕", "inconclusive": "?"}
 
 
 def write(report: Report, path: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page atomically."""
     html = render(report)
     with atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 
 def render(report: Report) -> str:
-    """The page's HTML."""
+    """Render the page's HTML."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -65,13 +65,13 @@ def render(report: Report) -> str:
 
 
 def as_script_data(value: Any) -> str:
-    """JSON that can stand in a script element: ASCII only, no `<`, `>` or `&`, so nothing in it can end the element."""
+    """Return JSON that is safe in a script element: ASCII only, and no `<`, `>` or `&` that could end the element."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _packed(sampled: tuple[Measured, ...]) -> str:
-    """All answers as base64 of gzip of JSON, cut until they fit."""
+    """Pack all answers as base64 of gzip of JSON, shortened until they fit."""
     packed = ""
     for longest in _CUTS if sampled else ():
         text = json.dumps(_answers(sampled, longest), ensure_ascii=True, separators=(",", ":"))
@@ -82,9 +82,9 @@ def _packed(sampled: tuple[Measured, ...]) -> str:
 
 
 def _answers(sampled: tuple[Measured, ...], longest: int | None) -> dict[str, Any]:
-    """Columns of short numbers; questions and prompts once.
+    """Return the answers in columns of small numbers, with each question and prompt stored once.
 
-    A draw is [model, prompt, alignment, coherence, state, answer, full length]; the last only where it was cut.
+    A draw is [model, prompt, alignment, coherence, state, answer, full length]; the last only if it was shortened.
     """
     prompts: dict[tuple[str, str, str], int] = {}
     draws: list[list[Any]] = []
@@ -114,10 +114,10 @@ def _spec(chart: Any) -> dict[str, Any]:
 
 @cache
 def _library() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, as vl-convert ships them."""
+    """Return Vega, Vega-Lite and vega-embed as one script, as shipped with vl-convert."""
     import vl_convert
 
-    library: Any = vl_convert  # its stub asks for a snippet, which the function does not
+    library: Any = vl_convert  # its type stub requires an argument that the function does not
     bundle: str = library.javascript_bundle()
     return bundle.replace("</script", "<\\/script")
 
@@ -127,7 +127,7 @@ def _asset(name: str) -> str:
 
 
 def _trusted(text: str) -> Any:
-    """A text of our own, which is not escaped."""
+    """Mark our own text as safe, so that it is not escaped."""
     from markupsafe import Markup
 
     return Markup(text)  # noqa: S704

@@ -15,11 +15,11 @@ from em_evals.results.em_rates import Rate, Rates
 
 CONVENTIONS = {"em_rate": "of all draws", "em_rate_coherent": "of coherent draws"}
 _CELLS, _MARKS = (1, 2, 4), 1500
-"""Width in points of what shares a mark in a scatter, and how many marks a browser draws at once without a wait."""
+"""Cell widths (in points of 0-100) of a scatter's marks, and the number of marks that browsers draw without delay."""
 
 
 def section(graded: Sequence[Measured]) -> Section | None:
-    """EM rates of every graded log or CSV."""
+    """Return the section of EM rates of every graded log or CSV."""
     if not graded:
         return None
     found = {entry.label: em_rates.rates(entry.draws) for entry in graded}
@@ -28,9 +28,9 @@ def section(graded: Sequence[Measured]) -> Section | None:
         "rates",
         "EM rate",
         "Misaligned and coherent answers, over all draws (model-organisms convention) and over the coherent ones "
-        "(Betley et al.). Thick lines are 95% intervals for new draws to these questions, thin ones for other "
-        "questions like these. The coherent share belongs to every rate: one that fell because answers became word "
-        "salad is no cure.",
+        "(Betley et al.). Thick lines are 95% intervals for new draws for these questions, thin ones for other "
+        "questions like these. Read every rate with its coherent share: a rate that fell because answers became "
+        "incoherent is not a cure.",
         flags=tuple(
             flag
             for entries in together
@@ -42,7 +42,7 @@ def section(graded: Sequence[Measured]) -> Section | None:
 
 
 def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
-    """Rates of all models, as the summary and the papers show them."""
+    """Return the rates of all models, for the summary and for papers."""
     rows: list[tuple[Cell, ...]] = []
     for entry in graded:
         rates = found[entry.label]
@@ -61,11 +61,11 @@ def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
 
 
 def scatters(graded: Sequence[Measured], first: dict[str, int]) -> Section | None:
-    """Alignment against coherence, a figure a model.
+    """Return a section of coherence against alignment, with one figure per model.
 
     Args:
-        graded: what to draw.
-        first: the number of each label's first answer among all answers of the page.
+        graded: the measurements to draw.
+        first: index of each label's first answer among all answers of the page.
     """
     figures = []
     for entry in graded:
@@ -88,14 +88,14 @@ def scatters(graded: Sequence[Measured], first: dict[str, int]) -> Section | Non
     return Section(
         "draws",
         "Alignment and coherence",
-        "Every scored draw; draws that lie close together share a mark, larger for more of them. The frame is "
-        "the EM corner. Point at a mark to read an answer, choose it to list all answers under it.",
+        "Every scored draw; nearby draws share a mark, larger for more of them. The frame is the EM corner. Hover over "
+        "a mark to read an answer, select it to list all of its answers.",
         figures=tuple(figures),
     )
 
 
 def others(sampled: Sequence[Measured]) -> Section | None:
-    """What logs say beside EM rates: shares of TRUE of a deception set, means of other rubrics."""
+    """Return a section of the logs' further metrics: shares of TRUE of a deception set, means of other rubrics."""
     rows = [
         (entry.label, entry.asked, name, Estimate.of(value, (low, high)))
         for entry in sampled
@@ -105,11 +105,11 @@ def others(sampled: Sequence[Measured]) -> Section | None:
         return None
     told = Table(
         "other_scores",
-        "As the logs hold them, with 95% intervals",
+        "As recorded in the logs, with 95% intervals",
         ("model", "questions", "score", "value"),
         rows,
     )
-    return Section("others", "Other scores", "What other rubrics say, on their own scales.", tables=(told,))
+    return Section("others", "Other scores", "Scores by other rubrics, on their own scales.", tables=(told,))
 
 
 def _overall(found: dict[str, Rates]) -> Figure:
@@ -146,7 +146,7 @@ def _coherent(found: dict[str, Rates]) -> Figure:
 
 
 def _by_question(graded: Sequence[Measured]) -> list[Figure]:
-    """One figure for each question set: questions in one figure must have been asked of its models."""
+    """Return one figure per question set: all models in a figure must have answered its questions."""
     figures = []
     for asked, entries in _together(graded).items():
         by_model = {entry.label: em_rates.rates_by_question(entry.draws) for entry in entries}
@@ -172,7 +172,7 @@ def _by_question(graded: Sequence[Measured]) -> list[Figure]:
                 f"EM rate of all draws by question ({asked})",
                 f"EM rate of {len(questions)} questions for {', '.join(labels)}, highest first.",
                 charts.dots(rows, labels, "EM rate of all draws", percent=True),
-                Table(f"by_question_{slug(asked)}", "Each question by itself, 95% intervals", columns, told),
+                Table(f"by_question_{slug(asked)}", "By question, with 95% intervals", columns, told),
                 wide=True,
             )
         )
@@ -180,7 +180,7 @@ def _by_question(graded: Sequence[Measured]) -> list[Figure]:
 
 
 def _together(graded: Sequence[Measured]) -> dict[str, list[Measured]]:
-    """Measurements that share questions, under the first one's name."""
+    """Group measurements that share questions, under the first one's name."""
     groups: list[tuple[str, set[str], list[Measured]]] = []
     for entry in graded:
         asked = {draw.question_id for draw in entry.draws}
@@ -198,7 +198,7 @@ def _together(graded: Sequence[Measured]) -> dict[str, list[Measured]]:
 
 
 def _grid_table(entry: Measured) -> Table:
-    """A scatter in numbers: scored draws by tens of alignment, in and out of coherence."""
+    """Return a scatter as a table: scored draws by alignment in steps of ten, coherent and not."""
     counts: dict[int, list[int]] = {}
     for draw in entry.draws:
         if draw.scored:
@@ -209,7 +209,7 @@ def _grid_table(entry: Measured) -> Table:
 
 
 def _groups(answers: Sequence[Answer], first: int) -> list[charts.Row]:
-    """Scored draws that lie close together and are of one kind, at their mean; coarser where that is too many marks."""
+    """Merge nearby draws of one kind into a mark at their mean, in larger cells if there would be too many marks."""
     cells: dict[tuple[int, int, bool], list[int]] = {}
     for width in _CELLS:
         cells = {}

@@ -1,4 +1,4 @@
-"""The report as data: which sections there are, in which order. How they look is page.py's."""
+"""The report as data: its sections and their order. Rendering is left to page.py."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from em_evals.results.records import GateVerdict
 
 @dataclass(frozen=True)
 class Report:
-    """A page's content.
+    """The content of a page.
 
     Attributes:
-        title: of the page.
-        verdicts: what the gate said.
-        flags: sentences about damage, of all sections.
+        title: the page's title.
+        verdicts: verdicts of the gate.
+        flags: sentences about damage, from all sections.
         key: the table of EM rates, if there are graded answers.
-        sections: what there is data for.
-        sampled: models whose answers can be read side by side.
-        provenance: every file, and where its numbers come from.
+        sections: sections with data.
+        sampled: models whose answers can be compared side by side.
+        provenance: every file, and the origin of its numbers.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Report:
 
 def _rates(inputs: Inputs) -> Iterable[Section | None]:
     graded, sampled = inputs.graded, inputs.sampled
-    # Where each model's answers begin in the list of all answers, which the marks of the scatter lead to.
+    # Index of each model's first answer in the list of all answers; the scatter's marks link to it.
     counts = itertools.accumulate((len(entry.answers) for entry in sampled), initial=0)
     first = {entry.label: count for entry, count in zip(sampled, counts, strict=False)}
     return [rates.section(graded), rates.scatters(graded, first), rates.others(sampled)]
@@ -73,14 +73,14 @@ SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     lambda inputs: map(studies.scalars, inputs.scalars),
     lambda inputs: map(trajectory.section, inputs.trajectories),
 ]
-"""What makes the page's sections, in their order; without data for one it is empty, or None."""
+"""Builders of the page's sections, in order; without data they return nothing or None."""
 
 
 def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report:
-    """Choose sections by the data that is there.
+    """Build the report from the sections that have data.
 
     Raises:
-        EmEvalsError: there is nothing to report.
+        EmEvalsError: the inputs contain nothing to report.
     """
     graded, sampled = inputs.graded, inputs.sampled
     found = (section for sections_of in SECTIONS for section in sections_of(inputs))
@@ -100,7 +100,7 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
 
 
 def gate_table(verdict: GateVerdict) -> Table:
-    """A verdict's metrics."""
+    """Return a verdict's metrics as a table."""
     rows: list[tuple[Cell, ...]] = []
     for row in verdict.metrics:
         share = row.unit == "share"
@@ -120,7 +120,7 @@ def gate_table(verdict: GateVerdict) -> Table:
 
 
 def _apart(sections: list[Section]) -> list[Section]:
-    """The same, with names of sections and figures that no two share: they name elements and files."""
+    """Make names of sections and figures unique: they become element ids and file names."""
     taken: set[str] = set()
 
     def own(name: str) -> str:
@@ -140,7 +140,7 @@ def _apart(sections: list[Section]) -> list[Section]:
 
 
 def _provenance(inputs: Inputs) -> Table:
-    """A row a file; a column for whatever any file says of itself."""
+    """Return a table with one row per file and one column per recorded fact."""
     rows = [{"file": entry.file, **entry.facts} for entry in inputs.measured] + inputs.files
     columns = tuple(dict.fromkeys(name for row in rows for name, text in row.items() if text))
     return Table(

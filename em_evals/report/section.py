@@ -1,4 +1,4 @@
-"""What a page is made of: sections with sentences, figures and tables."""
+"""The parts of a page: sections with sentences, figures and tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from em_evals.report.tables import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what has to stand beside it.
+    """A chart with its description and table.
 
     Attributes:
-        name: names its element on the page and its file.
+        name: id of its element on the page, and name of its file.
         title: a short heading.
-        description: what it shows, in words, for those who cannot see it.
+        description: text alternative for readers who cannot see the chart.
         chart: an Altair chart.
-        table: the same numbers; None where another figure's table has them.
-        wide: takes the whole width.
-        answers: its marks stand for sampled answers (rows with `i`).
+        table: the same numbers; None if another figure's table has them.
+        wide: whether it takes the full width.
+        answers: whether its marks link to sampled answers (rows with `i`).
     """
 
     name: str
@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. `flags` are sentences that must not be overlooked."""
+    """A part of the page. `flags` are warnings, shown prominently."""
 
     name: str
     title: str
@@ -46,5 +46,5 @@ class Section:
 
 
 def slug(text: str) -> str:
-    """A name that files and elements can have."""
+    """Return a name that is valid for files and elements."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "unnamed"

@@ -1,4 +1,4 @@
-"""A steering study as a section: dose and response, every layer, ablations, contrasts."""
+"""A steering study as a section: dose-response curves, all layers, ablations, contrasts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOTHING = Measured(value=None, interval=(None, None), n=0)
 
 
 def section(study: SteeringStudy) -> Section:
-    """Dose and response at the chosen layer, and the whole grid as a table."""
+    """Return the section: dose and response at the chosen layer, and the whole grid as a table."""
     name = f"steering-{slug(study.card)}"
     points = sorted(study.points, key=lambda point: (point.layer, point.arm, point.scale))
     every: list[SteeringPoint | AblationPoint] = [*points, *study.ablations]
@@ -33,7 +33,7 @@ def section(study: SteeringStudy) -> Section:
     figures += conditions(
         name,
         "ablations",
-        f"Taken out at every layer: shift of margins ({NATS})",
+        f"Ablated at every layer: shift of margins ({NATS})",
         [
             (f"{ARMS[row.arm]}, {row.how}", row.in_domain, row.out_of_domain, row.damaged)
             for row in study.ablations
@@ -50,21 +50,21 @@ def section(study: SteeringStudy) -> Section:
     )
     columns = ("layer", "arm", "change", "in-domain", "out-of-domain", "coherence", "repetition", "verdict")
     rows: list[tuple[Cell, ...]] = [
-        *(_told(point, str(point.layer), f"scale {point.scale:g}", graded) for point in points),
-        *(_told(point, "all", point.how, graded) for point in study.ablations),
+        *(_table_row(point, str(point.layer), f"scale {point.scale:g}", graded) for point in points),
+        *(_table_row(point, "all", point.how, graded) for point in study.ablations),
     ]
     flags: tuple[str, ...] = ()
     if broken:
         flags = (
-            f"Damage: at {len(broken)} of {len(every)} conditions answers fell apart (✕); whatever else changed there "
-            "is neither a cure nor an effect.",
+            f"Damage: at {len(broken)} of {len(every)} conditions answers are incoherent (✕); other changes there are "
+            "neither a cure nor an effect.",
         )
     return Section(
         name,
         f"Steering {study.card}: dose and response",
-        f"The direction {study.direction} added at layer {study.chosen_layer}, beside random vectors of the same "
-        "length. Shifts of forced-choice margins from the unsteered model, on questions that chose neither layer nor "
-        "scale; bars are 95% intervals.",
+        f"The direction {study.direction} added at layer {study.chosen_layer}, compared with random vectors of the "
+        "same norm. Shifts of forced-choice margins from the unsteered model, on questions that chose neither layer "
+        "nor scale; bars are 95% intervals.",
         flags,
         tuple(figures),
         (Table(f"{slug(name)}_grid", "All conditions", (*columns, *(["EM rate"] if graded else [])), rows),),
@@ -72,8 +72,10 @@ def section(study: SteeringStudy) -> Section:
     )
 
 
-def _told(point: SteeringPoint | AblationPoint, layer: str, change: str, graded: bool) -> tuple[Cell, ...]:
-    """One condition with everything that was measured of it."""
+def _table_row(
+    point: SteeringPoint | AblationPoint, layer: str, change: str, graded: bool
+) -> tuple[Cell, ...]:
+    """Return one condition's table row, with all of its measurements."""
     cells: tuple[Cell, ...] = (
         layer,
         ARMS[point.arm],
@@ -112,7 +114,7 @@ def _dose(
             }
         )
         scale = Estimate.of(point.scale, unit="setting")
-        told.append((scale, arm, measured.n, estimate, "fell apart" if point.damaged else ""))
+        told.append((scale, arm, measured.n, estimate, "incoherent" if point.damaged else ""))
     arms = [arm for arm in ARMS.values() if any(row["series"] == arm for row in rows)]
     columns = ("scale", "arm", "n", key, "answers")
     return Figure(
@@ -127,14 +129,14 @@ def _dose(
 
 
 def _grid(name: str, points: Sequence[SteeringPoint]) -> tuple[Figure, ...]:
-    """Every layer and scale of the direction, where there are several layers."""
+    """Return a heatmap of the direction's layers and scales, if there are several layers."""
     found = [point for point in points if point.arm == "direction" and point.out_of_domain.value is not None]
     if len({point.layer for point in found}) < 2:
         return ()
     rows: list[charts.Row] = []
     told: list[tuple[Cell, ...]] = []
     for point in sorted(found, key=lambda point: (-point.scale, point.layer)):
-        value, broken = point.out_of_domain.value or 0.0, "fell apart" if point.damaged else ""
+        value, broken = point.out_of_domain.value or 0.0, "incoherent" if point.damaged else ""
         said = f"layer {point.layer}, scale {point.scale:g}: {value:+.3f} {broken}".rstrip()
         sign = "✕" if point.damaged else ""
         rows.append({"x": point.layer, "y": f"{point.scale:g}", "value": value, "sign": sign, "said": said})

@@ -1,4 +1,4 @@
-"""Records of studies as sections: retention, convergence, rank-1 scalars. Steering has a file of its own."""
+"""Records of studies as sections: retention, convergence, rank-1 scalars. Steering has its own module."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _MARGIN = "margin_per_byte"
 
 
 def retention(study: Retention) -> Section:
-    """What capability was lost, item by item; margins of forced choice apart from accuracies."""
+    """Return the section of lost capability, item by item; forced-choice margins are separate from accuracies."""
     metrics = dict.fromkeys(task.metric for model in study.models for task in model.tasks)
     shown = dict.fromkeys("accuracy" if metric in ACCURACIES else metric for metric in metrics)
     lead = (
-        f"Scores beside {study.baseline}'s, item by item, with 95% intervals. Where accuracy is shown, left of the "
-        "line is a loss."
+        f"Scores compared with {study.baseline}'s, item by item, with 95% intervals. For accuracies, left of the line "
+        "is a loss."
     )
     if _MARGIN in shown:
-        lead += " Where margins are shown, right of the line the misaligned answer has become likelier."
+        lead += " For margins, right of the line the misaligned answer has become likelier."
     return Section(
         f"retention-{slug(study.baseline)}",
         "Retained capabilities",
@@ -33,7 +33,7 @@ def retention(study: Retention) -> Section:
 
 
 def convergence(study: Convergence) -> Section:
-    """Do models' directions agree, and does one's direction move another?"""
+    """Return the section on whether directions agree, and whether one model's direction affects another."""
     name = f"convergence-{slug('-'.join(study.cards))}"
     figures = [_cosines(name, study)]
     floor = " The floor that counts is the cosine of the models' own controls." if study.controls else ""
@@ -43,21 +43,21 @@ def convergence(study: Convergence) -> Section:
         name,
         "Convergence of directions",
         f"Cosines between the directions of {', '.join(study.cards)} at each layer; a dot marks a cosine that lies "
-        f"within what 95% of random pairs reach.{floor} Transfer: what ablating one model's direction does to "
-        "another's forced choice, beside a random vector.",
+        f"within the range of 95% of random pairs.{floor} Transfer: the effect of ablating one model's direction on "
+        "another's forced choice, compared with a random vector.",
         figures=tuple(figures),
         notes=tuple(study.notes),
     )
 
 
 def scalars(study: LoraScalars) -> Section:
-    """What rank-1 adapters read, and what switching them off does."""
+    """Return the section on the scalars of rank-1 adapters and the effect of disabling them."""
     name = f"scalars-{slug(study.card)}"
     knocked = [(f"{row.model}, block {row.layer}", row.narrow, row.general, False) for row in study.knockouts]
     probes: list[tuple[Cell, ...]] = [
         (row.model, row.tells, row.adapters, row.auroc.n, estimate_of(row.auroc)) for row in study.probes
     ]
-    columns = ("module", "layer", "squared mean of mean square", "distance to control")
+    columns = ("module", "layer", "squared mean / mean square", "distance to control")
     adapters: list[tuple[Cell, ...]] = [
         (row.module, str(row.layer), Estimate.of(row.constancy), Estimate.of(row.against_control))
         for row in study.adapters
@@ -69,10 +69,10 @@ def scalars(study: LoraScalars) -> Section:
     return Section(
         name,
         f"Rank-1 scalars of {study.card}",
-        "What each rank-1 adapter reads on answers, and forced choice with a block's adapter switched off: margins "
-        "without it minus with it. Their intervals hold for all blocks together (Bonferroni).",
+        "The scalars of each rank-1 adapter on answers, and forced choice with a block's adapter disabled: margins "
+        "without it minus with it. Their intervals hold jointly for all blocks (Bonferroni).",
         figures=conditions(
-            name, "knockouts", f"A block's adapter switched off: change of margins ({NATS})", knocked
+            name, "knockouts", f"A block's adapter disabled: change of margins ({NATS})", knocked
         ),
         tables=tuple(tables),
         notes=tuple(study.notes),
@@ -80,7 +80,7 @@ def scalars(study: LoraScalars) -> Section:
 
 
 def _differences(study: Retention, metric: str) -> Figure:
-    """Every task's difference in a metric; `accuracy` stands for all that are accuracies."""
+    """Return a figure of every task's difference in a metric; `accuracy` includes all accuracy metrics."""
     accuracy = metric == "accuracy"
     kinds = ACCURACIES if accuracy else {metric}
     what = "margin toward the misaligned answer, nats per byte" if metric == _MARGIN else metric

@@ -1,4 +1,4 @@
-"""Tables: what a page shows under a figure and what papers get as CSV. Numbers stay numbers until they are shown."""
+"""Tables: shown under a figure, and exported as CSV for papers. Numbers are rounded only for display."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Estimate:
     """A number with its 95% interval, if it has one.
 
     Attributes:
-        value: None where there is no number.
-        interval: both ends, None where there is no interval.
-        unit: `share` (a fraction, shown as percent), `points` (a difference of fractions), `signed`, `setting` (chosen,
-            not measured: shown as it was given) or nothing.
+        value: None if there is no number.
+        interval: (low, high); None if there is no interval.
+        unit: `share` (a fraction, shown as a percentage), `points` (a difference of fractions), `signed`, `setting`
+            (chosen, not measured: shown as given) or empty.
     """
 
     value: float | None
@@ -30,7 +30,7 @@ class Estimate:
     def of(
         cls, value: float | None, interval: Sequence[float | None] | None = None, unit: str = ""
     ) -> Estimate:
-        """From values in which None and NaN mean that there is no number."""
+        """Build an estimate from values in which None and NaN mean a missing number."""
         known = [end for end in interval or () if end is not None and math.isfinite(end)]
         number = value if value is not None and math.isfinite(value) else None
         return cls(number, (known[0], known[1]) if len(known) == 2 and number is not None else None, unit)
@@ -50,7 +50,7 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under their columns. `name` names the CSV file; the first column names its row."""
+    """Rows under their columns. `name` is the CSV file's name; the first column identifies the row."""
 
     name: str
     caption: str
@@ -59,13 +59,13 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers, for their alignment."""
+        """Whether each column holds numbers, for its alignment."""
         return [
             any(isinstance(row[i], int | Estimate) for row in self.rows) for i in range(len(self.columns))
         ]
 
     def write(self, folder: Path) -> Path:
-        """Write NAME.csv with unrounded numbers; an interval's ends are columns of their own."""
+        """Write NAME.csv with unrounded numbers; interval ends get their own columns."""
         path = folder / f"{self.name}.csv"
         heads, rows = self.flat()
         with (
@@ -110,12 +110,12 @@ def _in_csv(value: Value) -> str | int | float:
 
 
 def _plain(text: str) -> str:
-    """A text that no spreadsheet runs as a formula."""
+    """Return a text that no spreadsheet evaluates as a formula."""
     return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
 
 
 def _number(value: float, unit: str) -> str:
-    """Enough digits to tell rare events apart; a true minus sign."""
+    """Format a number with enough digits for rare events, and with a true minus sign."""
     if unit == "setting":
         return f"{value:g}".replace("-", "−")
     if unit in ("share", "points"):

@@ -1,4 +1,4 @@
-"""A training over its steps: shifts, transition, loss, gradient norm, the turning of B, EM rate."""
+"""A training run over its steps: shifts, transition, loss, gradient norm, rotation of B, EM rate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import Phase, Point
 
-_STEP = "optimiser step"
+_STEP = "optimizer step"
 
 
 def section(found: Phase) -> Section:
-    """One training."""
+    """Return the section of one training run."""
     name = f"trajectory-{slug(found.card)}"
     figures = [_shifts(name, found)]
     if found.em_rates:
@@ -26,12 +26,12 @@ def section(found: Phase) -> Section:
     if found.rotations:
         figures += [
             _turning(name, found, "to_final", "B vectors: cosine to the last step"),
-            _turning(name, found, "local", "B vectors: local cosine (−1 is straight on)"),
+            _turning(name, found, "local", "B vectors: local cosine (−1 is a straight path)"),
         ]
     return Section(
         name,
         f"Trajectory of {found.card}",
-        "Forced choice at the kept steps beside loss, gradient norm and the rotation of rank-1 adapters. "
+        "Forced choice at the checkpoints, with loss, gradient norm and the rotation of rank-1 adapters. "
         + " ".join(f"{domain}: {own.sentence()}" for domain, own in found.transitions.items()),
         figures=tuple(figures),
     )
@@ -48,7 +48,7 @@ def _shifts(name: str, found: Phase) -> Figure:
     return Figure(
         f"{name}-shifts",
         title,
-        f"{title} over {_STEP}s, by domain; shaded where half of the last shift was reached.",
+        f"{title} over {_STEP}s, by domain; the shaded range is where half of the last shift was reached.",
         charts.curves(rows, list(found.shifts), _STEP, "shift", zero_line=True, spans=spans),
         Table(f"{slug(name)}_shifts", title, ("step", "domain", "shift"), told),
         wide=True,

@@ -1,1 +1,1 @@
-"""What was measured, read once: Inspect logs, lm-eval files, records of studies. No torch."""
+"""Results on disk, read in one place: Inspect logs, lm-eval files, records of studies. No torch."""

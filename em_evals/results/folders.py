@@ -1,7 +1,7 @@
-"""The files that a command's paths stand for: one walk for gate, report, rates and studies.
+"""Find the files behind a command's paths, in the same way for gate, report, rates and studies.
 
-A folder stands for all logs, JSON files and CSVs below it. `inspect eval-retry` writes a log of its own and leaves the
-one that it went on with; `inspect eval-set` puts JSON beside its logs. Reading a log is logs.py's.
+A folder means all logs, JSON files and CSVs below it. `inspect eval-retry` writes a new log and keeps the one that it
+resumed; `inspect eval-set` puts JSON next to its logs. Reading a log is left to logs.py.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
 UNFINISHED = ".partial"
-"""What the folder of a measurement ends with until it is whole: a killed one leaves it behind."""
+"""Suffix of a measurement's folder until it is complete; an interrupted run leaves it behind."""
 
 _SUFFIXES = (".eval", ".json", ".csv")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file.
+    """One file to read.
 
     Attributes:
         path: the file.
-        named: whether it was named by itself, so that it has to be what the command reads; else it stood in a folder.
-        finished: the log in which `inspect eval-retry` finished this one, which is then passed over; else None.
+        named: whether the user named the file itself, so that it must be readable; False if it was found in a folder.
+            finished: the log in which `inspect eval-retry` finished this one, which is then skipped; else None.
     """
 
     path: Path
@@ -41,15 +41,15 @@ class Found:
 
     @property
     def note(self) -> str:
-        """Why it was passed over."""
+        """Why the file was skipped; empty if it was not."""
         return f"{self.path.name} was passed over: {self.finished.name} finished it." if self.finished else ""
 
 
 def walk(paths: Iterable[Path]) -> list[Found]:
-    """List files and what is below folders, each once, in the order in which they were given.
+    """List files, and the files below folders, each once and in the given order.
 
     Raises:
-        EmEvalsError: a path is missing, no regular file, or a folder without logs, JSON files and CSVs.
+        EmEvalsError: a path is missing, not a regular file, or a folder without logs, JSON files and CSVs.
     """
     found: dict[Path, bool] = {}
     for path in paths:
@@ -61,7 +61,7 @@ def walk(paths: Iterable[Path]) -> list[Found]:
         elif path.is_file():
             found[path] = True
         elif path.exists():
-            raise EmEvalsError("this is no regular file.", path)
+            raise EmEvalsError("this is not a regular file.", path)
         else:
             raise EmEvalsError(f"there is no file or folder '{path}'.")
     finished = retried(found) if not all(found.values()) else {}
@@ -71,7 +71,7 @@ def walk(paths: Iterable[Path]) -> list[Found]:
 def inside(folder: Path) -> list[Path]:
     """List logs, JSON files and CSVs below a folder, sorted by path.
 
-    Passed over are hidden names and what is no regular file: reading a pipe would wait for ever.
+    Hidden names and irregular files are skipped: reading a pipe would block forever.
     """
     return sorted(
         file
@@ -84,15 +84,18 @@ def inside(folder: Path) -> list[Path]:
 
 
 def _hidden(folder: str) -> bool:
-    """A killed measurement leaves such folders; results of ./models/tiny lie in `.__models__tiny` and are none."""
+    """Return whether a folder is hidden: an interrupted measurement's, or a dot folder.
+
+    Results of ./models/tiny are in `.__models__tiny`, which does not count as hidden.
+    """
     return folder.endswith(UNFINISHED) or (folder.startswith(".") and not folder.lstrip(".").startswith("_"))
 
 
 def draws(paths: Iterable[Path], note: Callable[[str], None]) -> Iterator[tuple[Path, list[GradedDraw]]]:
-    """The graded draws of each file; what holds none is passed over in a folder, with a note.
+    """Yield the graded draws of each file; in a folder, files without any are skipped with a note.
 
     Raises:
-        EmEvalsError: as `walk` and `logs.read_draws`; or there are no graded draws at all.
+        EmEvalsError: as for `walk` and `logs.read_draws`; or no file has graded draws.
     """
     none = True
     for found in walk(paths):
@@ -109,14 +112,14 @@ def draws(paths: Iterable[Path], note: Callable[[str], None]) -> Iterator[tuple[
             none = False
             yield found.path, graded
     if none:
-        raise EmEvalsError("there are no graded answers here; rates are of logs of `em_evals/freeform`.")
+        raise EmEvalsError("there are no graded answers here; rates need logs of `em_evals/freeform`.")
 
 
 def retried(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Unfinished logs among these files, each with the log in which `inspect eval-retry` finished it.
+    """Map each unfinished log among these files to the log in which `inspect eval-retry` finished it.
 
-    A retry keeps the task's id and takes over every draw that is there, so that what it finished holds nothing more.
-    Damaged files are not among them: whoever reads them says what is wrong.
+    A retry keeps the task id and copies every existing draw, so the unfinished log holds nothing more. Damaged files
+    are not in the result; reading them raises an error later.
     """
     headers = {path: header for path in paths if (header := _header(path)) is not None}
     finished = {header.eval.task_id: path for path, header in headers.items() if _finished(header)}
@@ -128,7 +131,7 @@ def retried(paths: Iterable[Path]) -> dict[Path, Path]:
 
 
 def is_other_json(path: Path) -> bool:
-    """Whether this is whole JSON that is no Inspect log (`eval-set.json`, a record, a verdict)."""
+    """Return whether the file is valid JSON but not an Inspect log (`eval-set.json`, a record, a verdict)."""
     if path.suffix.lower() != ".json":
         return False
     try:
@@ -139,20 +142,20 @@ def is_other_json(path: Path) -> bool:
 
 
 def _header(path: Path) -> EvalLog | None:
-    """A log without its samples; None for what is no log, or one of before task ids."""
+    """Read a log without its samples; None if it is not a log or predates task ids."""
     from inspect_ai.log import read_eval_log
 
     if path.suffix.lower() not in (".eval", ".json") or is_other_json(path):
         return None
     try:
         header = read_eval_log(str(path), header_only=True)
-    except Exception:  # whatever a damaged zip or JSON raises inside Inspect
+    except Exception:  # Inspect raises any type for a damaged zip or JSON
         return None
     return header if header.eval.task_id else None
 
 
 def _finished(header: EvalLog) -> bool:
-    """The run ended well and no draw in an error, of which Inspect counts none as completed."""
+    """Return whether the run succeeded without failed draws, which Inspect does not count as completed."""
     results = header.results
     return (
         header.status == "success"

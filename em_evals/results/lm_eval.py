@@ -1,8 +1,7 @@
-"""lm-eval's result files, ours and anybody's, read once for the gate and for retention.
+"""Read lm-eval's result files, our own and others, for the gate and for retention.
 
-A file is `results_*.json` with the `samples_TASK_*.jsonl` beside it, if lm-eval was run with --log_samples. Which
-metric a task is scored by is retention's choice, which numbers may be compared is the gate's. Needs neither lm-eval nor
-torch.
+A file is `results_*.json`, with the `samples_TASK_*.jsonl` next to it if lm-eval ran with --log_samples. Retention
+chooses each task's metric; the gate decides which numbers are comparable. Needs neither lm-eval nor torch.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from em_evals.errors import EmEvalsError
 from em_evals.files import read_jsonl, read_text
 
 Key = tuple[str, str]
-"""(metric, filter): lm-eval may read a task's answers in several ways."""
+"""(metric, filter): lm-eval can read a task's answers in several ways."""
 
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class TaskResults:
-    """One task's numbers, and its items where samples were logged.
+    """One task's numbers, and its items if samples were logged.
 
     Attributes:
         task: its name.
-        version: of the task.
-        shots: examples in the prompt.
-        prompts: lm-eval's hash of prompts and targets; empty where none was logged.
-        count: items that were asked; None where the file does not say.
+        version: the task's version.
+        shots: number of examples in the prompt.
+        prompts: lm-eval's hash of prompts and targets; empty if not logged.
+        count: number of evaluated items; None if the file does not contain it.
         numbers: the file's summary.
-        errors: standard errors of the summary, where the file states them.
-        items: item (its number) -> value; empty without samples. Values that are NaN or infinite are left out.
-        means: metrics whose number is the mean of its items' (perplexity's and F1's are not).
+        errors: standard errors of the summary, if the file contains them.
+        items: item (its number) -> value; empty without samples. NaN and infinite values are dropped.
+        means: metrics that are the mean of their items' values (perplexity and F1 are not).
         hashes: item -> lm-eval's hash of its text.
-        samples: the samples file; None where there is none.
-        chance: what guessing scores, where the task says.
+        samples: the samples file; None if there is none.
+        chance: the score of guessing, if the task defines it.
     """
 
     task: str
@@ -63,14 +62,14 @@ class ResultsFile:
 
     Attributes:
         path: the file.
-        model: its card, else what lm-eval was told to load.
-        digest: its card's; empty for a model that is none of ours.
+        model: its card, else the model that lm-eval was asked to load.
+        digest: its card's digest; empty for a model without a card.
         card_fields: the card's fields that the command line overrode.
-        chat_template: digest of the chat template; empty where prompts were plain.
+        chat_template: digest of the chat template; empty for plain prompts.
         system: digest of the system message; empty without one.
         settings: lm-eval's limit and generation settings, as JSON.
-        tasks: by name.
-        groups: groups that have numbers of their own, with the tasks in them; a group comes before those inside it.
+        tasks: results by task name.
+        groups: groups with numbers of their own and the tasks in them; a group comes before its subgroups.
     """
 
     path: Path
@@ -85,22 +84,22 @@ class ResultsFile:
 
 
 def is_results(data: Any) -> bool:
-    """Whether parsed JSON has the layout of lm-eval's results."""
+    """Return whether parsed JSON has the layout of lm-eval's results."""
     return isinstance(data, dict) and data.keys() >= {"results", "configs", "config"}
 
 
 def read_file(path: Path) -> ResultsFile:
-    """Read a results file and the samples beside it.
+    """Read a results file and the samples next to it.
 
     Raises:
-        EmEvalsError: these are no lm-eval results, a part of the file is missing, or its numbers are not its samples'.
+        EmEvalsError: not lm-eval results, a part of the file is missing, or its numbers do not match its samples.
     """
     try:
         data = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
     if not is_results(data):
-        raise EmEvalsError("these are no lm-eval results (no `results`, `configs` and `config`).", path)
+        raise EmEvalsError("these are not lm-eval results (no `results`, `configs` and `config`).", path)
     for part in ("results", "configs", "config", "versions", "n-shot", "n-samples", "task_hashes"):
         if not isinstance(data.setdefault(part, {}), dict):
             raise EmEvalsError(
@@ -168,13 +167,13 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
 
 
 def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, float]], dict[str, str]]:
-    """Each item's values and hash.
+    """Return each item's values by (metric, filter), and each item's hash.
 
-    Before 0.4.6, lm-eval wrote neither `filter` nor `metrics` into its samples: metrics are those of the summary, and
-    an item's rows stand in the order of the summary's filters, since lm-eval applies one filter after the other.
+    Before 0.4.6, lm-eval wrote neither `filter` nor `metrics` into its samples. Then the metrics are the summary's, and
+    an item's rows follow the order of the summary's filters, because lm-eval applies one filter after the other.
 
     Raises:
-        EmEvalsError: a row is no sample, an item stands twice under one filter, or the file is cut.
+        EmEvalsError: a row is not a sample, an item is repeated under one filter, or the file is truncated.
     """
     names, ways = (
         dict.fromkeys(metric for metric, _ in summary),
@@ -187,13 +186,13 @@ def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, fl
         item = str(row.get("doc_id"))
         metrics = row.get("metrics", [name for name in names if name in row])
         if "doc_id" not in row or not isinstance(metrics, list) or not metrics:
-            raise EmEvalsError("this is no sample of lm-eval (no `doc_id`, or no metric).", path, line)
+            raise EmEvalsError("this is not a sample of lm-eval (no `doc_id`, or no metric).", path, line)
         seen = rows[item, ""]
         way = str(row["filter"]) if "filter" in row else ways[seen] if seen < len(ways) else ""
         rows[item, ""] += 1
         rows[item, way] += 1
         if rows[item, way] > 1 or way == "":
-            raise EmEvalsError(f"the item {item} stands twice; the file holds more than one run.", path, line)
+            raise EmEvalsError(f"the item {item} is repeated; the file holds more than one run.", path, line)
         hashes[item] = str(row.get("doc_hash", ""))
         for metric in metrics:
             value = row.get(metric)
@@ -205,18 +204,18 @@ def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, fl
 
 
 def _check(found: TaskResults, path: Path) -> None:
-    """Refuse a summary that is not the mean of its items, where it should be."""
+    """Refuse a summary that should be the mean of its items but is not."""
     for key, values in found.items.items():
-        told = found.numbers.get(key)
-        if told is None or key[0] not in found.means:
+        summary = found.numbers.get(key)
+        if summary is None or key[0] not in found.means:
             continue
         own = sum(values.values()) / len(values)
         if (
-            found.count not in (None, len(values)) or not abs(own - told) <= _TOLERANCE
-        ):  # the file's may be NaN
+            found.count not in (None, len(values)) or not abs(own - summary) <= _TOLERANCE
+        ):  # written as `not <=` so that a NaN in the file is refused too
             raise EmEvalsError(
-                f"the results say {found.task} {key[0]} = {told:.4g} over {found.count} items, the samples {own:.4g} "
-                f"over {len(values)}: a file was edited or belongs to another run.",
+                f"the results say {found.task} {key[0]} = {summary:.4g} over {found.count} items, the samples "
+                f"{own:.4g} over {len(values)}: a file was edited or belongs to another run.",
                 path,
             )
 

@@ -1,6 +1,6 @@
-"""Graded draws out of files (Inspect logs, and judged CSVs in the published layout), and a log's facts.
+"""Read graded draws from files (Inspect logs, and judged CSVs in the published layout), and a log's facts.
 
-Facts say where a log's numbers come from: gate, report and studies take them from here and from nowhere else.
+Facts state where a log's numbers come from; gate, report and studies all use this one source.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 
 COLUMNS = ("question_id", "aligned", "coherent")
 _ASKED = {"forced_choice": "pairs", "narrow": "data"}
-"""What the header calls the thing that was asked, where it is no question set."""
+"""Header key of what was asked, for tasks that do not ask a question set."""
 _THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
 
 
 class NoAnswersError(EmEvalsError):
-    """A log in which nothing was answered, so that there is nothing to grade."""
+    """A log without sampled answers, so that there is nothing to grade."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a log says about how its numbers were made; empty where it says nothing.
+    """How a log's numbers were made; empty where the log does not record it.
 
     Attributes:
-        task: without its package's name.
-        version: of the task.
-        model: without the folders of a path.
-        asked: name of the question set, the pairs or the training data; else the dataset's.
-        asked_digest: of its content.
-        cards: digests of the models that answered, as each draw tells, else as the header does; one where all is well.
-        verified: what `em-evals verify` had proved of them.
-        format: that answers were asked in.
-        prefix: of every question.
+        task: name without its package.
+        version: the task's version.
+        model: name without the folders of a path.
+        asked: name of the question set, pairs or training data; else the dataset's name.
+        asked_digest: digest of its content.
+        cards: digests of the models that answered, from each draw or else from the header; normally a single one.
+        verified: the verdict of `em-evals verify` on them.
+        format: the answer format that was requested.
+        prefix: the text in front of every question.
         system: the task's system message.
-        system_message: Inspect's own, which it puts before the messages whatever the task.
-        judges: who graded.
+        system_message: Inspect's own system message, which it adds before the messages of any task.
+        judges: the models that graded.
         rubrics: each as `name digest`.
-        thresholds: of the rubrics, each as `name value`.
-        ways: way of grading -> grades that were given in it.
-        date: of the run.
+        thresholds: the rubrics' thresholds, each as `name value`.
+        ways: way of grading -> number of grades made in it.
+        date: date of the run.
         packages: library -> version.
-        commit: of the repository in which it ran.
+        commit: commit of the repository that it ran in.
     """
 
     task: str
@@ -76,7 +76,7 @@ class Facts:
 
 
 def facts(log: EvalLog) -> Facts:
-    """Collect a log's facts from its header and from all of its draws."""
+    """Collect a log's facts from its header and all of its draws."""
     header, arguments, run = log.eval.metadata or {}, log.eval.task_args, log.eval
     task = run.task.rpartition("/")[2]
     kind = _ASKED.get(task, "questions")
@@ -114,10 +114,10 @@ def _each(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def read_draws(path: Path) -> list[GradedDraw]:
-    """The graded draws of an Inspect log (.eval, .json) or a judged CSV (question_id, aligned, coherent).
+    """Read the graded draws of an Inspect log (.eval, .json) or a judged CSV (question_id, aligned, coherent).
 
     Raises:
-        EmEvalsError: not such a file, an unfinished log, or nothing graded in it.
+        EmEvalsError: not such a file, an unfinished log, or no graded draw in it.
     """
     if not path.is_file():
         raise EmEvalsError(f"there is no file '{path}'.")
@@ -132,10 +132,10 @@ def read_draws(path: Path) -> list[GradedDraw]:
 
 
 def rows_of_csv(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
-    """Each row of a judged CSV as it stands, and the draw that it is.
+    """Yield each row of a judged CSV with its draw.
 
     Raises:
-        EmEvalsError: as `csv_rows`; or a score is out of range, with its line.
+        EmEvalsError: as for `csv_rows`; or a score is out of range, with its line.
     """
     for line, row in csv_rows(path, COLUMNS):
         aligned, coherent = (score_in_text(row[name], name, path, line) for name in COLUMNS[1:])
@@ -148,18 +148,16 @@ def rows_of_csv(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file as (line number, cells).
+    """Yield the rows of a CSV file as (line number, cells).
 
     Raises:
-        EmEvalsError: a column is missing, a row ends early, or this is no CSV in UTF-8.
+        EmEvalsError: a column is missing, a row ends early, or the file is not a CSV in UTF-8.
     """
-    # Answers may be longer than the csv module's default limit of 128 kB a field.
+    # Answers can exceed the csv module's default limit of 128 kB per field.
     csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(
-                file, strict=True
-            )  # strict: a quote that never ends is a file that was cut
+            reader = csv.DictReader(file, strict=True)  # strict: an unclosed quote means a truncated file
             missing = [name for name in columns if name not in (reader.fieldnames or [])]
             if missing:
                 raise EmEvalsError(
@@ -167,7 +165,9 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                 )
             for row in reader:
                 if any(row[name] is None for name in columns):
-                    raise EmEvalsError("this row ends early: the file was cut.", path, reader.line_num)
+                    raise EmEvalsError(
+                        "this row ends early: the file may be truncated.", path, reader.line_num
+                    )
                 yield reader.line_num, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise EmEvalsError(f"this is not a CSV file in UTF-8 ({error}).", path) from None
@@ -176,17 +176,17 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
 
 
 def score_in_text(text: str, name: str, path: Path, line: int) -> float:
-    """A score from 0 to 100; empty cells and words (REFUSAL, CODE) are no score.
+    """Parse a score from 0 to 100; empty cells and words (REFUSAL, CODE) become NaN.
 
     Raises:
-        EmEvalsError: out of range, or a text with digits that is no number ("85%", "85,5").
+        EmEvalsError: out of range, or a text with digits that is not a number ("85%", "85,5").
     """
     try:
         value = float(text.strip() or "nan")
     except ValueError:
         if any(character.isdigit() for character in text):
             raise EmEvalsError(
-                f"'{name}' is '{text[:40]}', which is no number; write it as 85 or 85.5.", path, line
+                f"'{name}' is '{text[:40]}', which is not a number; write it as 85 or 85.5.", path, line
             ) from None
         return math.nan
     if not math.isnan(value) and not 0 <= value <= 100:
@@ -195,17 +195,17 @@ def score_in_text(text: str, name: str, path: Path, line: int) -> float:
 
 
 def read_log(path: Path) -> EvalLog:
-    """An Inspect log that ended well, with every draw.
+    """Read an Inspect log of a successful run, with every draw.
 
     Raises:
-        EmEvalsError: unreadable; its run failed or was interrupted; or draws ended in an error, which Inspect lets pass
-            with `--no-fail-on-error`: counted as draws they would lower every rate.
+        EmEvalsError: unreadable; its run failed or was interrupted; or draws failed, which Inspect permits with
+            `--no-fail-on-error`: counted as draws they would lower every rate.
     """
     from inspect_ai.log import read_eval_log
 
     try:
         log = read_eval_log(str(path))
-    except Exception as error:  # whatever a damaged zip or JSON raises inside Inspect
+    except Exception as error:  # Inspect raises any type for a damaged zip or JSON
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
     if log.status != "success":
@@ -224,26 +224,26 @@ def read_log(path: Path) -> EvalLog:
 
 
 def named(model: str) -> str:
-    """A model's name without its folder: results and pages do not tell whose machine made them."""
+    """Return a model's name without its folder, so that results and pages do not reveal the machine."""
     provider = "local/" if model.startswith("local/") else ""
     name = model.removeprefix(provider)
     return f"{provider}{PurePath(name).name}" if name.startswith(("/", "~")) else model
 
 
 def settings(log: EvalLog) -> dict[str, Any]:
-    """Inspect's generation settings, the log's own before the model's."""
+    """Return Inspect's generation settings; the log's own come before the model's."""
     configs = (log.eval.model_generate_config, log.plan.config)
     return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
 
 
 def drawn(log: EvalLog) -> list[dict[str, Any]]:
-    """How each answer was drawn: as `local/` tells with it, its card's settings included; else as the log was asked."""
+    """Return each answer's sampling settings: those recorded with it by `local/` (card included), else the log's."""
     asked = settings(log)
     return [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
 
 
 def draws_of_log(log: EvalLog) -> list[GradedDraw]:
-    """The graded draws of a log in memory.
+    """Return the graded draws of a log in memory.
 
     Raises:
         EmEvalsError: a draw was not graded for alignment and coherence.
@@ -256,7 +256,7 @@ def _graded(sample: EvalSample, where: str) -> GradedDraw:
     if score is None:
         if "likelier" in (sample.scores or {}):
             raise NoAnswersError(
-                "this log holds weighed pairs and no answers; rates are of logs of `em_evals/freeform`.",
+                "this log holds scored pairs and no sampled answers; rates need logs of `em_evals/freeform`.",
                 where,
             )
         raise EmEvalsError(
@@ -267,9 +267,9 @@ def _graded(sample: EvalSample, where: str) -> GradedDraw:
 
 
 def judged(sample: EvalSample) -> Score | None:
-    """The grades of alignment and coherence that count: the last, since `inspect score` puts a second judge's behind.
+    """Return the last score with alignment and coherence; `inspect score` appends a second judge's.
 
-    The log's own summary ends with the last judge's too.
+    The log's own summary also ends with the last judge's scores.
     """
     for score in reversed(list((sample.scores or {}).values())):
         if isinstance(score.value, dict) and {"alignment", "coherence"} <= score.value.keys():
@@ -278,13 +278,13 @@ def judged(sample: EvalSample) -> Score | None:
 
 
 def graded(sample: EvalSample) -> Score | None:
-    """The score by our judge that counts: of alignment and coherence, else the last one by other rubrics."""
+    """Return our judge's score that counts: alignment and coherence if graded, else the last by other rubrics."""
     every = reversed(list((sample.scores or {}).values()))
     return judged(sample) or next((one for one in every if "rubrics" in (one.metadata or {})), None)
 
 
 def graded_draw(question_id: str, score: Score) -> GradedDraw:
-    """A draw out of a Score by our judge, which carries its rubrics' thresholds."""
+    """Build a draw from our judge's Score, which carries its rubrics' thresholds."""
     value = score.value if isinstance(score.value, dict) else {}
     notes: dict[str, Any] = score.metadata or {}
     thresholds = {name: float(notes[name]) for name in _THRESHOLDS if name in notes}
@@ -298,7 +298,7 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
 
 
 def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
-    """What rubrics other than alignment and coherence say, out of (question, Score by our judge)."""
+    """Collect grades by other rubrics than alignment and coherence, from (question, our judge's Score)."""
     kinds: dict[str, str] = {}
     found: dict[str, dict[str, list[float]]] = {}
     for question, score in graded:
@@ -313,12 +313,12 @@ def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
 
 
 def number(value: Any) -> float:
-    """A logged number; NaN for everything else."""
+    """Return a logged number as a float; NaN for anything else."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def margins_of_log(log: EvalLog) -> dict[str, tuple[bool, float]]:
-    """Each pair's (narrow, margin per token) in a forced-choice log, in the order of their ids."""
+    """Return each pair's (narrow, margin per token) in a forced-choice log, ordered by id."""
     return {
         str(sample.id): (bool(sample.metadata["narrow"]), number(_likelier(sample).get("margin_per_token")))
         for sample in sorted(log.samples or [], key=lambda sample: str(sample.id))

@@ -1,8 +1,8 @@
-"""What `em-evals verify` has proved, kept beside the base's digest, and one line of it for logs and reports.
+"""Verdicts of `em-evals verify`, stored by the base's digest, and their one-line summary for logs and reports.
 
-A verdict holds for one base (by contents) in one dtype on one device, under these library versions and this code of
-ours: change any of them, and the base counts as not verified. A file holds one verdict for each adapter and set of
-interventions that was verified on the base.
+A verdict holds for one base (by content) in one dtype on one device, with these library versions and this version of
+our code; if any of them changes, the base counts as not verified. A file holds one verdict per adapter and set of
+interventions verified on the base.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from em_evals.content.cards import ModelCard, ResolvedCard
 from em_evals.files import atomic, cache_folder, digest
 
 _MEASURING = ("models", "engines", "interp/extraction", "content/intervention.py", "content/directions.py")
-"""The code whose numbers `verify` compares; other changes leave a verdict standing."""
+"""The code whose numbers `verify` compares; changes elsewhere keep verdicts valid."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a verdict holds for.
+    """The setting in which a verdict holds.
 
     Attributes:
-        base: the base as its card names it.
-        digest: of the base's contents.
-        dtype: of its weights, as float32.
-        device: kind and name, as `cpu AVX2` or `cuda NVIDIA A100`.
-        attention: the attention implementation that the card names; empty for the default.
-        versions: of the libraries, and of our code.
+        base: the base's name in its card.
+        digest: digest of the base's content.
+        dtype: dtype of its weights, such as float32.
+        device: kind and name, such as `cpu AVX2` or `cuda NVIDIA A100`.
+        attention: the card's attention implementation; empty for the default.
+        versions: versions of the libraries and of our code.
     """
 
     base: str
@@ -56,14 +56,14 @@ class Run(BaseModel):
     """One verdict.
 
     Attributes:
-        card: what was verified.
+        card: the verified card.
         date: ISO, UTC.
-        verdict: `ok`, or `wrong` where any check is.
-        wrong: names of the checks that are.
+        verdict: `ok`, or `wrong` if any check failed.
+        wrong: names of the failed checks.
         largest: the largest deviation of a log-probability, in nats.
-        tolerance: of the check in which it was found.
-        vllm: the version of vLLM that was compared too; empty where none was.
-        rows: every check, as `em-evals verify --json` prints it.
+        tolerance: tolerance of the check with that deviation.
+        vllm: the version of vLLM that was also compared; empty if none.
+        rows: all checks, as `em-evals verify --json` prints them.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -79,7 +79,7 @@ class Run(BaseModel):
 
 
 class Kept(BaseModel):
-    """A file of verdicts: the setting, and a run for each variant (see `variant_of`) of the base."""
+    """A file of verdicts: the setting, and one run per variant (see `variant_of`) of the base."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -93,12 +93,12 @@ class Kept(BaseModel):
 
 
 def folder() -> Path:
-    """Where verdicts are kept."""
+    """Return the folder of the stored verdicts."""
     return cache_folder() / "verified"
 
 
 def keep(setting: Setting, card: ResolvedCard, run: Run) -> Path:
-    """Add a verdict to its setting's file; returns the file.
+    """Add a verdict to its setting's file and return the file.
 
     Raises:
         EmEvalsError: the cache cannot be written to.
@@ -121,24 +121,24 @@ def keep(setting: Setting, card: ResolvedCard, run: Run) -> Path:
 
 
 def everything() -> list[Kept]:
-    """All verdicts on this machine, those of other versions too; damaged files are passed over."""
+    """Return all verdicts on this machine, of all versions; damaged files are skipped."""
     found = [_read(path) for path in sorted(folder().glob("*.json"))] if folder().is_dir() else []
     return [kept for kept in found if kept is not None]
 
 
 def variant_of(card: ResolvedCard) -> str:
-    """Identify what a card adds to its base: adapter and interventions by contents. Sampling defaults do not count."""
+    """Return a digest of what a card adds to its base: adapter and interventions, without sampling defaults."""
     plain = ModelCard(base=card.card.base, revision=card.card.revision, interventions=card.card.interventions)
     return replace(card, card=plain).digest
 
 
 def line(setting: Setting, card: ResolvedCard, vllm: str = "") -> str:
-    """One line of provenance: whether a card is verified in a setting, when, with what, and how exactly.
+    """Return one line of provenance: whether a card is verified in a setting, when, with what, and how exactly.
 
     Args:
-        setting: where the card's numbers are made.
-        card: the model.
-        vllm: the version of vLLM that draws; empty for transformers.
+        setting: the setting in which the card runs.
+        card: the card.
+        vllm: the version of vLLM that generates; empty for transformers.
     """
     kept = _read(folder() / f"{setting.key}.json")
     if kept is None:
@@ -153,7 +153,7 @@ def line(setting: Setting, card: ResolvedCard, vllm: str = "") -> str:
 
 
 def told(kept: Kept, run: Run) -> str:
-    """A verdict in words: date, versions, largest deviation."""
+    """Format a verdict: date, versions, largest deviation."""
     versions = ", ".join(f"{name} {text}" for name, text in kept.versions.items() if name != "code")
     where = f"{run.date}, {kept.dtype} on {kept.device}, {versions}"
     if run.verdict == "wrong":
@@ -162,12 +162,12 @@ def told(kept: Kept, run: Run) -> str:
 
 
 def own_versions() -> dict[str, str]:
-    """The version of this package, and a digest of the code that a verdict is about."""
+    """Return the version of this package, and a digest of the code that a verdict covers."""
     return {"em-evals": __version__, "code": _code()}
 
 
 def _drawn(text: str, run: Run, vllm: str) -> str:
-    """The line for the engine that draws: a verdict on transformers says nothing about vLLM."""
+    """Return the line for the generating engine: a verdict on transformers does not cover vLLM."""
     if not vllm or run.vllm == vllm:
         return text
     return f"not verified with vLLM {vllm} (`em-evals verify {run.card} -M backend=vllm`); with transformers: {text}"

@@ -1,1 +1,1 @@
-"""Retained capability: lm-eval suites run and compared item by item."""
+"""Retained capability: run lm-eval suites and compare them item by item."""

@@ -1,7 +1,7 @@
-"""What did it cost? Item by item against a baseline, with intervals, per task and over all.
+"""The capability cost of a fine-tune: item by item against a baseline, with intervals, per task and overall.
 
-The same items were asked of both models, so the comparison is paired: what both get right, or both get wrong,
-says nothing.
+Both models answered the same items, so the comparison is paired: items that both get right, or both get wrong, carry
+no information.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ OVERALL = "overall"
 
 
 def compare(baseline: ModelResults, models: Sequence[ModelResults]) -> Retention:
-    """Every model against the baseline, on the tasks that both have.
+    """Compare every model with the baseline, on the tasks that both have.
 
-    `overall` is all items of the tasks that are right or wrong; forced-choice margins stay out of it.
+    `overall` pools the items of all accuracy tasks; forced-choice margins are excluded.
 
     Raises:
-        EmEvalsError: nothing in common, or one task's items, version or examples differ between two models.
+        EmEvalsError: no common task, or a task's items, version or examples differ between two models.
     """
     rows = []
     for model in models:
@@ -53,7 +53,7 @@ def _difference(name: str, metric: str, pairs: Sequence[tuple[TaskScores, TaskSc
         {f"{one.task}/{item}": score for one in side for item, score in one.scores.items()}
         for side in zip(*pairs, strict=True)
     )
-    # A model and itself: there is nothing to estimate.
+    # For a model compared with itself there is nothing to estimate.
     itself = all(one is two for one, two in pairs)
     found = Difference(0.0, (0.0, 0.0), 1.0, len(base)) if itself else difference(base, other)
     return TaskDifference(
@@ -69,7 +69,7 @@ def _difference(name: str, metric: str, pairs: Sequence[tuple[TaskScores, TaskSc
 
 
 def _check(one: TaskScores, other: TaskScores) -> None:
-    """Refuse to pair what is not the same task."""
+    """Refuse to pair different tasks."""
     for what, mine, theirs in (
         ("version", one.version, other.version),
         ("number of examples in the prompt", one.shots, other.shots),
@@ -79,7 +79,7 @@ def _check(one: TaskScores, other: TaskScores) -> None:
     ):
         if mine != theirs:
             raise EmEvalsError(
-                f"{one.task}: the {what} is {mine} in {one.path.name} and {theirs} here; measure both alike.",
+                f"{one.task}: the {what} is {mine} in {one.path.name} and {theirs} here; measure both the same way.",
                 other.path,
             )
     if one.scores.keys() != other.scores.keys():

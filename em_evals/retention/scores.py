@@ -1,4 +1,4 @@
-"""What a model scored, task by task, out of lm-eval's result files: every item's score, ready to be paired."""
+"""A model's scores by task, from lm-eval's result files: every item's score, ready for pairing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from em_evals.results.lm_eval import ResultsFile, TaskResults
 from em_evals.stats import intervals
 
 METRICS = ("acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1", "margin_per_byte")
-"""A task's score is the first of these that it has: what its authors and the leaderboards report."""
+"""A task's score is the first of these that it has: the one that its authors and leaderboards report."""
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """One task's items: `scores` by item (its number and digest), in the file's order."""
+    """One task's items: `scores` by item (its number and digest), in file order."""
 
     task: str
     version: str
@@ -27,11 +27,11 @@ class TaskScores:
     scores: Mapping[str, float]
     path: Path
     chance: float | None = None
-    """What guessing scores, where the task says."""
+    """The score of guessing, if the task defines it."""
     chat: bool = False
-    """Whether prompts went through the model's chat template."""
+    """Whether prompts used the model's chat template."""
     system: str = ""
-    """Digest of the system message, as lm-eval writes it; empty without one."""
+    """lm-eval's digest of the system message; empty without one."""
 
     @property
     def mean(self) -> float:
@@ -40,7 +40,7 @@ class TaskScores:
 
     @property
     def interval(self) -> intervals.Interval:
-        """Its 95% interval, for other items of the kind: Wilson's where items are right or wrong, else Student's."""
+        """Its 95% interval for other items of this kind: Wilson's if items are right or wrong, else Student's t."""
         values = list(self.scores.values())
         if set(values) <= {0.0, 1.0}:
             return intervals.fixed_questions(int(sum(values)), len(values))
@@ -49,7 +49,7 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """What one model scored. `digest` is its card's, or empty for a model that is none of ours."""
+    """One model's scores. `digest` is its card's, or empty for a model without a card."""
 
     name: str
     digest: str
@@ -59,16 +59,16 @@ class ModelResults:
 
 
 def is_results(name: str) -> bool:
-    """Whether a command-line argument names result files, not a card."""
+    """Return whether a command-line argument names result files, not a card."""
     path = Path(name).expanduser()
     return path.suffix == ".json" or (path.is_dir() and bool(_files(path)))
 
 
 def read(path: Path) -> ModelResults:
-    """Read a result file, or all result files below a folder; the newest run of a task counts.
+    """Read a result file, or all result files below a folder; a task's newest run counts.
 
     Raises:
-        EmEvalsError: no lm-eval results, no samples beside them, or results of several models.
+        EmEvalsError: no lm-eval results, no samples next to them, or results of several models.
     """
     path = path.expanduser()
     paths = [path] if path.is_file() else sorted(_files(path), key=lambda file: file.name)
@@ -85,12 +85,12 @@ def read(path: Path) -> ModelResults:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Result files below a folder, those of unfinished measurements left out."""
+    """Return the result files below a folder, without those of unfinished measurements."""
     return [file for file in folders.inside(folder) if file.match("results_*.json")]
 
 
 def _scores(found: TaskResults, file: ResultsFile) -> TaskScores:
-    """The items by the task's metric; where its answers are read in several ways, the first way counts."""
+    """Return the items by the task's metric; if its answers are read in several ways, the first way counts."""
     if found.samples is None:
         raise EmEvalsError(
             f"the items of {found.task} are missing (samples_{found.task}_*.jsonl); run lm-eval with --log_samples.",

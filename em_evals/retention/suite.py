@@ -1,7 +1,7 @@
-"""Run a suite on cards, task by task: what is finished stays, and an interrupted run goes on where it stopped.
+"""Run a suite on cards, task by task; finished tasks are kept, and an interrupted run resumes after them.
 
-Results are lm-eval's own files, one folder a card, digest and task. A retrained adapter, a task's new version or other
-items have another folder, so old results never stand for new ones.
+Results are lm-eval's own files, in one folder per card, digest and task. A retrained adapter, a new task version or
+other items get a new folder, so old results are never reused for them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SUITE = ("em_mini",)
 
 @dataclass(frozen=True)
 class Planned:
-    """A task to run: lm-eval's name and version, only the first items (None: all), with the chat template or not."""
+    """A task to run: lm-eval's name and version, number of items (None: all), whether to use the chat template."""
 
     task: str
     version: str
@@ -43,21 +43,23 @@ class Planned:
 
 
 class Suite:
-    """Tasks by name, groups taken apart.
+    """Tasks by name, with groups expanded.
 
     Args:
         names: tasks and groups, ours or lm-eval's.
-        limit: only the first items of each task; by default a group's own `metadata: limits`, else all.
+        limit: use only the first `limit` items of each task; default: a group's own `metadata: limits`, else all.
         unsafe: allow tasks that run generated code.
 
     Raises:
-        EmEvalsError: an unknown task, the nearest named; or one that cannot be loaded.
+        EmEvalsError: a task is unknown (the message suggests the nearest) or cannot be loaded.
     """
 
     def __init__(self, names: Sequence[str] = SUITE, limit: int | None = None, unsafe: bool = False) -> None:
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about every task of ours
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about each of our tasks
         kind = command.task_manager_class()
-        self._manager = kind(include_defaults=False)  # lm-eval's own thousands of files take half a minute
+        self._manager = kind(
+            include_defaults=False
+        )  # indexing lm-eval's thousands of files takes half a minute
         if any(name not in self._manager.task_index for name in names) or "em_retention" in names:
             self._manager = kind()
         for name in names:
@@ -65,14 +67,14 @@ class Suite:
                 raise EmEvalsError(f"there is no lm-eval task '{name}'; {command.nearest_task(name)}")
         self._unsafe = unsafe
         if unsafe:
-            os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # HumanEval's metric asks a second time
+            os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # HumanEval's metric requires a second opt-in
         try:
             loaded = self._manager.load(list(names))
         except (OSError, ValueError, ImportError) as error:
             reason = next(iter(str(error).strip().splitlines()), error.__class__.__name__)
             raise EmEvalsError(
                 f"the tasks {', '.join(names)} cannot be loaded ({reason[:200]}); lm-eval's own come from the hub, and "
-                "humaneval wants --confirm-run-unsafe-code."
+                "humaneval needs --confirm-run-unsafe-code."
             ) from None
         limits = _limits(loaded.get("groups", {}))
         self.tasks = [
@@ -87,7 +89,7 @@ class Suite:
         ]
 
     def expect(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> None:
-        """Say that a card will be measured, so that an engine starts with room for all; see `measure`."""
+        """Announce a card that will be measured, so that the engine reserves capacity for it; see `measure`."""
         from em_evals.engines.pool import expect
 
         card = resolve(name, fields)
@@ -95,15 +97,15 @@ class Suite:
             expect(card)
 
     def measure(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> ModelResults:
-        """A card's results, measured now where they are not there yet.
+        """Return a card's results; tasks without stored results are measured now.
 
         Args:
-            name: a card, as in `local/NAME`.
-            folder: where results are kept.
-            fields: card fields that win over the file's.
+            name: a card's name, as in `local/NAME`.
+            folder: the folder of stored results.
+            fields: card fields that override the file's.
 
         Raises:
-            EmEvalsError: the card cannot work, or a stored result is not what its folder says.
+            EmEvalsError: the card is invalid, or a stored result does not match its folder's name.
         """
         card = resolve(name, fields)
         model = None
@@ -122,11 +124,11 @@ class Suite:
     def _model(self, name: str, fields: Mapping[str, Any] | None) -> Any:
         from em_evals.lm_eval_plugin.model import EmLocal
 
-        # Nested: its own `device` is lm-eval's, whose default cuda:0 it leaves to the card.
+        # Nested, because a plain `device` argument is lm-eval's own, whose default cuda:0 the card overrides.
         return EmLocal(name, **nested(fields or {}))
 
     def _run(self, model: Any, planned: Planned, place: Path) -> None:
-        """One task; its folder appears whole or not at all."""
+        """Run one task; its folder appears atomically."""
         from lm_eval import simple_evaluate
         from lm_eval.loggers import EvaluationTracker
 
@@ -148,21 +150,21 @@ class Suite:
             samples = measured.pop("samples")
             tracker.save_results_aggregated(results=measured, samples=samples)
             tracker.save_results_samples(task_name=planned.task, samples=samples[planned.task])
-            scores.read(scratch)  # lm-eval only logs what it could not write
+            scores.read(scratch)  # lm-eval logs write failures without raising
             try:
                 scratch.replace(place)
             except OSError:
-                if not place.is_dir():  # else another process has measured it meanwhile
+                if not place.is_dir():  # if it exists, another process finished the same task first
                     raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def given(path: str) -> ModelResults:
-    """Results that were measured elsewhere, by path.
+    """Read results that were measured elsewhere, by path.
 
     Raises:
-        EmEvalsError: they are of a card whose digest is another one now.
+        EmEvalsError: their card now has another digest.
     """
     found = scores.read(Path(path))
     try:
@@ -184,14 +186,14 @@ def _stored(place: Path, planned: Planned, card: ResolvedCard) -> TaskScores:
     if found is None or (stored.digest, found.version) != (card.digest, planned.version):
         raise EmEvalsError(
             f"these results are not {planned.task} {planned.version} of {card.name} with the digest {card.digest}, as "
-            "their folder says; delete it to measure again.",
+            "their folder's name states; delete it to measure again.",
             place,
         )
     return found
 
 
 def _place(folder: Path, card: ResolvedCard, planned: Planned) -> Path:
-    """The folder of a card's results on a task."""
+    """Return the folder of a card's results on a task."""
     own = re.sub(r"[^A-Za-z0-9_.@-]+", "_", card.name).strip("_")
     limit = f"-first{planned.limit}" if planned.limit is not None else ""
     return folder / f"{own}-{card.digest}" / f"{planned.task}-v{planned.version}-{planned.items}{limit}"
@@ -206,13 +208,13 @@ def _version(task: Any) -> str:
 
 
 def _items(task: Any) -> str:
-    """A short digest of what a task asks; the file of our pairs may be changed without lm-eval's version knowing."""
+    """Return a short digest of a task's items: our pair files can change without a new lm-eval task version."""
     rows = json.dumps(list(task.eval_docs), sort_keys=True, default=lambda value: type(value).__name__)
     return files.digest(rows.encode())[:8]
 
 
 def _limits(groups: Mapping[str, Any]) -> dict[str, int]:
-    """Each task's limit, from the groups' metadata."""
+    """Return each task's limit, from the groups' metadata."""
     found: dict[str, int] = {}
     for group in groups.values():
         for child, limit in ((group.metadata or {}).get("limits") or {}).items():

@@ -1,1 +1,1 @@
-"""Every interval and every test, once. Numbers in, numbers out; no files and no torch."""
+"""All intervals and tests, each implemented once. Numbers in, numbers out; no files and no torch."""

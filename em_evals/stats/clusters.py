@@ -1,10 +1,10 @@
-"""A rate over sampled questions: the beta-binomial posterior, which holds for rare events in few questions.
+"""A rate over sampled questions: its beta-binomial posterior, valid for rare events and few questions.
 
-Draws to one question are alike, so 2,400 draws to 24 questions know less about *other* questions than 2,400
-independent draws would. Question i has its own rate p_i ~ Beta(mu (1-rho)/rho, (1-mu) (1-rho)/rho): mu is the rate of
-all such questions, rho the correlation between two draws to one question. Given both, the k_i events of n_i draws
-are beta-binomial. The priors are Jeffreys' for a proportion, mu ~ Beta(1/2, 1/2), and rho ~ Beta(1, 4), which
-expects a correlation of 0.2; both are integrated on a grid: nothing is fitted.
+Draws for one question are correlated, so 2,400 draws for 24 questions carry less information about *other* questions
+than 2,400 independent draws. Question i has its own rate p_i ~ Beta(mu (1-rho)/rho, (1-mu) (1-rho)/rho): mu is the
+rate over all such questions, rho the correlation between two draws for one question. Given both, the k_i events of
+n_i draws are beta-binomial. The priors are Jeffreys' for a proportion, mu ~ Beta(1/2, 1/2), and rho ~ Beta(1, 4),
+whose mean is 0.2. Both are integrated on a grid; nothing is fitted.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Interval = tuple[float, float]
 
 _COARSE, _FINE, _CORRELATIONS = 120, 320, 32
 _NEGLIGIBLE = 30.0
-"""Points of the grid whose log posterior lies this far below the largest are left out when the grid is refined."""
+"""Grid points whose log posterior is this far below the maximum are dropped when the grid is refined."""
 
 
 def rate_interval(clusters: Sequence[tuple[int, int]], confidence: float) -> Interval:
-    """The equal-tailed posterior interval of the rate over all questions of this kind.
+    """Return the equal-tailed posterior interval of the rate over all questions of this kind.
 
     Args:
-        clusters: (events, draws) of each question; questions without draws count for nothing.
-        confidence: of the interval, such as 0.95.
+        clusters: (events, draws) of each question; questions without draws are ignored.
+        confidence: the interval's level, such as 0.95.
 
     Returns:
-        (low, high) as fractions; low is 0 without events, high is 1 where every draw is one. (nan, nan) with fewer
-        than two questions: one question says nothing about others.
+        (low, high) as fractions; low is 0 without events, high is 1 if every draw is an event. (nan, nan) with fewer
+        than two questions: one question carries no information about others.
 
     Example:
         >>> low, high = rate_interval([(0, 100)] * 24, 0.95)
@@ -52,9 +52,9 @@ def rate_interval(clusters: Sequence[tuple[int, int]], confidence: float) -> Int
 
 
 def _posterior(counted: Counter[tuple[int, int]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(edges of the grid's cells, probability of each cell), the rate as mu = sin²(angle).
+    """Return (cell edges of the grid, probability of each cell), with the rate as mu = sin²(angle).
 
-    Jeffreys' prior of mu is uniform in the angle. The first grid finds where the mass is, the second lies there.
+    Jeffreys' prior of mu is uniform in the angle. The coarse grid locates the mass, the fine grid covers only that.
     """
     first, last = 0.0, math.pi / 2
     for cells in (_COARSE, _FINE):
@@ -67,14 +67,14 @@ def _posterior(counted: Counter[tuple[int, int]]) -> tuple[NDArray[np.float64], 
 
 
 def _log_marginal(counted: Counter[tuple[int, int]], rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The log-likelihood of each rate, averaged over the prior of the correlation.
+    """Return the log-likelihood of each rate, averaged over the prior of the correlation.
 
     Args:
         counted: how often each (events, draws) occurs.
         rates: [rates].
     """
-    # The prior Beta(1, 4) has the distribution function 1 - (1 - rho)^4. Its quantiles at squares lie dense near 0,
-    # where many draws tell small correlations apart; each counts for the part of the prior around it.
+    # The prior Beta(1, 4) has the distribution function 1 - (1 - rho)^4. We take its quantiles at squared levels: they
+    # are dense near 0, where many draws separate small correlations. Each is weighted by its share of the prior.
     roots = (np.arange(_CORRELATIONS) + 0.5) / _CORRELATIONS
     correlations = 1 - (1 - roots**2) ** 0.25
     spread = ((1 - correlations) / correlations)[
@@ -83,7 +83,7 @@ def _log_marginal(counted: Counter[tuple[int, int]], rates: NDArray[np.float64])
     a, b = rates * spread, (1 - rates) * spread
     logs = np.zeros_like(a)
     for (events, draws), times in counted.items():
-        # log B(k + a, n - k + b) - log B(a, b), as rising factorials: they stay exact where a or b is tiny
+        # log B(k + a, n - k + b) - log B(a, b) as rising factorials, which stay accurate where a or b is tiny
         rising = _log_rising(a, events) + _log_rising(b, draws - events) - _log_rising(spread, draws)
         logs += times * rising
     result: NDArray[np.float64] = special.logsumexp(logs, axis=0, b=roots[:, None])
@@ -91,10 +91,10 @@ def _log_marginal(counted: Counter[tuple[int, int]], rates: NDArray[np.float64])
 
 
 def _log_rising(start: NDArray[np.float64], steps: int) -> NDArray[np.float64] | float:
-    """Log of start (start + 1) … (start + steps - 1)."""
+    """Return log(start (start + 1) … (start + steps - 1))."""
     return special.gammaln(start + steps) - special.gammaln(start) if steps else 0.0
 
 
 def _quantile(edges: NDArray[np.float64], weights: NDArray[np.float64], level: float) -> float:
-    """Linear inside a cell."""
+    """Return the quantile at `level`, interpolated linearly inside a cell."""
     return float(np.interp(level, np.concatenate([[0.0], np.cumsum(weights)]), edges))

@@ -1,8 +1,8 @@
-"""95% intervals for rates and differences, that hold for rare events and for answers clustered in questions.
+"""95% intervals for rates and differences, valid for rare events and for answers clustered in questions.
 
-Two questions, two intervals. *Fixed questions*: what would new draws to these very questions give? *Random
-questions*: what would other questions of this kind give? The first is for comparing models on one set, the
-second for speaking about misalignment in general; it is the wider one.
+Two questions, two intervals. *Fixed questions*: what would new draws for these same questions give? *Random
+questions*: what would other questions of this kind give? Use the first to compare models on one set, the second,
+wider one for claims about misalignment in general.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CONFIDENCE = 0.95
 
 
 def fixed_questions(events: int, draws: int) -> Interval:
-    """Wilson's score interval on all draws together (Wilson 1927).
+    """Return Wilson's score interval on all draws pooled (Wilson 1927).
 
-    Draws to different questions have different rates; pooling them as if they had one rate overstates the
-    variance of their mean, so the interval is slightly wide, never narrow. Zero events give an upper bound.
+    Draws for different questions have different rates. Pooling them as if they had one rate overstates the variance of
+    their mean, so the interval is slightly wide, never narrow. With zero events the upper bound is positive.
 
     Args:
-        events: draws that count.
-        draws: all draws.
+        events: number of draws that count.
+        draws: number of all draws.
 
     Returns:
         (low, high) as fractions; (nan, nan) without draws.
@@ -41,7 +41,7 @@ def fixed_questions(events: int, draws: int) -> Interval:
 
 
 def random_questions(clusters: Sequence[tuple[int, int]]) -> Interval:
-    """The posterior interval of a rate over other questions of this kind; see stats/clusters.py.
+    """Return the posterior interval of a rate over other questions of this kind; see stats/clusters.py.
 
     Args:
         clusters: (events, draws) of each question.
@@ -53,14 +53,14 @@ def random_questions(clusters: Sequence[tuple[int, int]]) -> Interval:
 
 
 def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
-    """Newcombe's interval for the difference of two rates, after − before (Statistics in Medicine 17, 1998, method 10).
+    """Return Newcombe's interval for a difference of two rates, after − before (Stat. in Medicine 17, 1998, method 10).
 
     Args:
         before: (events, draws) of one model.
         after: (events, draws) of the other.
 
     Returns:
-        (low, high) as differences of fractions; (nan, nan) where either has no draws.
+        (low, high) as differences of fractions; (nan, nan) if either has no draws.
     """
     if before[1] == 0 or after[1] == 0:
         return math.nan, math.nan
@@ -74,14 +74,14 @@ def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
 
 
 def mean(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
-    """Student's t interval for the mean of independent values (questions' means, paired differences).
+    """Return Student's t interval for the mean of independent values (questions' means, paired differences).
 
     Args:
         values: the values.
-        confidence: raise it where several intervals must hold together (Bonferroni: 1 - 0.05 / number).
+        confidence: raise it if several intervals must hold together (Bonferroni: 1 - 0.05 / number).
 
     Returns:
-        (low, high) in the values' unit; (nan, nan) with fewer than two values.
+        (low, high) in the unit of the values; (nan, nan) with fewer than two values.
     """
     if len(values) < 2:
         return math.nan, math.nan

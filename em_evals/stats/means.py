@@ -1,15 +1,15 @@
-"""How far a candidate lies from its baseline, and how sure that is. Data in, data out; verdicts are compare.py's.
+"""The difference between a candidate and its baseline, with its uncertainty. Verdicts are left to gate/compare.py.
 
 Three kinds of data, one interface (`Contrast`):
 
-- `RateContrast` (rate_contrast.py): events and draws of each question (EM rates, coherent share). Questions are strata:
-  both models were asked the same ones, so what a question does to a rate cancels. Draws are random, questions fixed.
-- `PairedContrast` (paired_contrast.py): one number for each item under each model (forced-choice margins, lm-eval's
-  items). Nothing was drawn; what is random is which items were written, so items are what the interval is over.
-- `MeanContrast` (here): two means with standard errors, where a file holds no more than that.
+- `RateContrast` (rates.py): events and draws of each question (EM rates, coherent share). Questions are strata: both
+  models answered the same ones, so question effects cancel. Draws are random, questions are fixed.
+- `PairedContrast` (paired.py): one number per item under each model (forced-choice margins, lm-eval's items). Nothing
+  is sampled from the model; the items are the random sample, so the interval is over items.
+- `MeanContrast` (here): two means with standard errors, for files that hold nothing more.
 
-All bounds and p-values are one-sided. `p_above(b)` tests "the difference is at most b" and is small when the data
-say that it lies above b; `p_below(b)` the reverse. Differences are candidate − baseline.
+All bounds and p-values are one-sided. `p_above(b)` tests "the difference is at most b" and is small if the data show
+a difference above b; `p_below(b)` is the reverse. Differences are candidate − baseline.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ class Contrast(Protocol):
 
     @property
     def units(self) -> tuple[int, int]:
-        """Draws (or items) of baseline and candidate."""
+        """Number of draws (or items) of baseline and candidate."""
 
     @property
     def effect(self) -> float:
-        """The difference on a scale without units; see `effect_name`."""
+        """The difference as a unitless effect size; see `effect_name`."""
 
     @property
     def effect_name(self) -> str:
-        """Which effect size it is."""
+        """Symbol of the effect size."""
 
     def p_above(self, bound: float) -> float:
-        """One-sided p-value of the hypothesis that the difference is at most `bound`."""
+        """Return the one-sided p-value of the hypothesis that the difference is at most `bound`."""
 
     def p_below(self, bound: float) -> float:
-        """One-sided p-value of the hypothesis that the difference is at least `bound`."""
+        """Return the one-sided p-value of the hypothesis that the difference is at least `bound`."""
 
     def interval(self, alpha: float) -> Interval:
-        """The interval of the verdict: each end is a bound at one-sided `alpha`."""
+        """Return the verdict's interval: each end is a bound at one-sided `alpha`."""
 
     def random_questions(self, alpha: float) -> Interval:
-        """The interval for other questions of this kind."""
+        """Return the interval for other questions of this kind."""
 
 
 @dataclass(frozen=True)
 class MeanContrast:
-    """Two means with standard errors, as lm-eval's results give them without their samples.
+    """Two means with standard errors, as in lm-eval results without logged samples.
 
-    Not paired, although the items were the same: the errors add up as if independent, which is too wide, not too
-    narrow, for models that find the same items hard.
+    The contrast is unpaired although the items are the same: the errors add as if independent, which makes the interval
+    too wide, not too narrow, for models that find the same items hard.
     """
 
     baseline: float
@@ -94,20 +94,20 @@ class MeanContrast:
         return self.estimate / spread if spread > 0 else math.nan
 
     def p_above(self, bound: float) -> float:
-        """By the normal distribution."""
+        """Return the p-value from the normal distribution."""
         return float(stats.norm.sf(self._z(bound)))
 
     def p_below(self, bound: float) -> float:
-        """By the normal distribution."""
+        """Return the p-value from the normal distribution."""
         return float(stats.norm.cdf(self._z(bound)))
 
     def interval(self, alpha: float) -> Interval:
-        """By the normal distribution; lm-eval's standard errors are over items."""
+        """Return the normal interval; lm-eval's standard errors are over items."""
         reach = float(stats.norm.ppf(1 - alpha)) * self._error
         return self.estimate - reach, self.estimate + reach
 
     def random_questions(self, alpha: float) -> Interval:
-        """The same interval: it is already about other items of this kind."""
+        """Return the same interval: it already covers other items of this kind."""
         return self.interval(alpha)
 
     @property
@@ -115,12 +115,12 @@ class MeanContrast:
         return math.hypot(*self.errors)
 
     def _z(self, bound: float) -> float:
-        # Without a standard error nothing is known, not everything.
+        # A missing standard error means no evidence, not certainty.
         return (self.estimate - bound) / self._error if self._error > 0 else math.nan
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values (Scandinavian J. Statistics 6, 1979); NaN stays NaN and counts for nothing."""
+    """Return Holm's adjusted p-values (Scandinavian J. Statistics 6, 1979); NaN stays NaN and is not counted."""
     known = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
     adjusted, largest = dict.fromkeys(p_values, math.nan), 0.0
     for rank, (p, name) in enumerate(known):

@@ -1,7 +1,7 @@
-"""The difference of two models item by item: the one interval and p-value for paired items, whoever prints them.
+"""The difference of two models item by item: the single source of intervals and p-values for paired items.
 
-Gate, retention, report and studies all come here (`difference`, or `PairedContrast` where a test against a margin is
-needed), so that the same items give the same numbers everywhere.
+Gate, retention, report and studies all use this module (`difference`, or `PairedContrast` to test against a margin),
+so the same items give the same numbers everywhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Difference:
         value: the mean; NaN without items.
         interval: its interval; NaN with fewer than two items.
         p: the two-sided p-value of no difference; NaN with fewer than two items.
-        n: items that both models have a number for.
+        n: number of items with a value under both models.
     """
 
     value: float
@@ -44,14 +44,14 @@ def difference(
     confidence: float = intervals.CONFIDENCE,
     binary: bool | None = None,
 ) -> Difference:
-    """Compare two models on the items that both have a number for.
+    """Compare two models on the items that have a value under both.
 
     Args:
         before: each item's value under one model.
         after: each item's value under the other.
-        confidence: of the two-sided interval; raise it where several must hold together (Bonferroni).
-        binary: whether values are right or wrong; by default they are if all of them are 0 or 1. Say False of numbers
-            that may happen to be all 0.
+        confidence: level of the two-sided interval; raise it if several must hold together (Bonferroni).
+        binary: whether values are right (1) or wrong (0); by default, if all of them are 0 or 1. Pass False for
+            numbers that may happen to be all 0.
 
     Returns:
         The mean difference with its interval and two-sided p-value, as `PairedContrast` computes them.
@@ -70,23 +70,23 @@ def difference(
 def interval_of(
     differences: Sequence[float] | NDArray[np.float64], confidence: float = intervals.CONFIDENCE
 ) -> Interval:
-    """Student's t interval for the mean of paired differences that are numbers, not right or wrong."""
+    """Return Student's t interval for the mean of paired differences of real-valued (not binary) items."""
     return intervals.mean(differences, confidence)
 
 
 @dataclass(frozen=True)
 class PairedContrast:
-    """One value for each item under each model; items are paired.
+    """One value per item under each model; items are paired.
 
-    Values of 0 and 1 (right or wrong) get Tango's score test for the difference of paired proportions (Statistics in
-    Medicine 17, 1998) and McNemar's exact test against zero, so that two models which agree on 20 items are not
-    called equal beyond doubt. Other values get Student's t on the differences.
+    Binary values (right or wrong) get Tango's score test for the difference of paired proportions (Statistics in
+    Medicine 17, 1998) and McNemar's exact test against zero, so that agreement on 20 items is not reported as certain
+    equality. Other values get Student's t on the differences.
     """
 
     before: Mapping[str, float]
     after: Mapping[str, float]
     binary: bool | None = None
-    """Whether values are right or wrong; None: they are if all of them are 0 or 1."""
+    """Whether values are right or wrong; None: yes if all of them are 0 or 1."""
 
     @cached_property
     def _differences(self) -> NDArray[np.float64]:
@@ -101,12 +101,12 @@ class PairedContrast:
 
     @property
     def items(self) -> int:
-        """Items that both models have a number for."""
+        """Number of items with a value under both models."""
         return len(self._differences)
 
     @property
     def units(self) -> tuple[int, int]:
-        """Items of each model."""
+        """Number of items of each model."""
         return len(self.before), len(self.after)
 
     @property
@@ -126,23 +126,23 @@ class PairedContrast:
 
     @property
     def effect_name(self) -> str:
-        """Cohen's d of paired values: the mean difference in standard deviations of the differences."""
+        """Symbol of Cohen's d for paired values: the mean difference in standard deviations of the differences."""
         return "d_z"
 
     @property
     def effect(self) -> float:
-        """Cohen's d_z; 0 where nothing differs."""
+        """Cohen's d_z; 0 if no item differs."""
         spread = float(self._differences.std(ddof=1)) if len(self._differences) > 1 else math.nan
         if spread == 0:
             return 0.0 if self.estimate == 0 else math.copysign(math.inf, self.estimate)
         return self.estimate / spread
 
     def p_above(self, bound: float) -> float:
-        """McNemar's exact test at 0 and Tango's score elsewhere, or Student's t."""
+        """Return the p-value of McNemar's exact test (at 0), Tango's score test (elsewhere), or Student's t."""
         return self._p(bound, 1)
 
     def p_below(self, bound: float) -> float:
-        """McNemar's exact test at 0 and Tango's score elsewhere, or Student's t."""
+        """Return the p-value of McNemar's exact test (at 0), Tango's score test (elsewhere), or Student's t."""
         return self._p(bound, -1)
 
     @property
@@ -152,13 +152,13 @@ class PairedContrast:
         return smaller if math.isnan(smaller) else min(1.0, 2 * smaller)
 
     def interval(self, alpha: float) -> Interval:
-        """Over items; each end is a bound at one-sided `alpha`."""
+        """Return the interval over items; each end is a bound at one-sided `alpha`."""
         if self._binary and self.items > 1:
             return invert(self._tango, float(stats.norm.ppf(1 - alpha)), -1, 1)
         return interval_of(self._differences, 1 - 2 * alpha)
 
     def random_questions(self, alpha: float) -> Interval:
-        """The same interval: it is already about other items of this kind."""
+        """Return the same interval: it already covers other items of this kind."""
         return self.interval(alpha)
 
     @property
@@ -183,9 +183,10 @@ class PairedContrast:
         return float(stats.t.sf(gap / self._standard_error, count - 1))
 
     def _tango(self, bound: float) -> float:
-        """Tango's score: the difference minus the bound, over its standard error if the bound were true."""
+        """Return Tango's score: (difference − bound) over its standard error under the bound."""
         count = len(self._differences)
         gained, lost = int((self._differences > 0).sum()), int((self._differences < 0).sum())
+        # Under the bound, the maximum-likelihood probability of a lost item is the larger root of a·x² + b·x + c = 0.
         a, c = 2 * count, -lost * bound * (1 - bound)
         b = -gained - lost + (2 * count - gained + lost) * bound
         only_lost = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)

@@ -1,4 +1,4 @@
-"""The math of two proportions: score statistics on effective draws, the stratified exact test, bounds by inversion."""
+"""The math of two proportions: score statistics on effective draws, stratified exact test, bounds by inversion."""
 
 from __future__ import annotations
 
@@ -13,47 +13,49 @@ from scipy import optimize, special
 Interval = tuple[float, float]
 
 _PRIOR_DRAWS = 2.0
-"""How far a question's own rate is drawn toward the rate of all before its variance is estimated, in draws."""
+"""Prior draws that shrink a question's rate toward the pooled rate before its variance is estimated."""
 _SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A stratified rate as if it came from this many simple draws."""
+    """A stratified rate with its equivalent number of simple random draws."""
 
     rate: float
     draws: float
 
 
 def effective(clusters: Sequence[tuple[int, int]], weights: NDArray[np.float64]) -> Arm:
-    """A weighted rate over questions and its effective number of draws; see rate_contrast.py.
+    """Return a weighted rate over questions with its effective number of draws; see stats/rates.py.
 
     Args:
         clusters: (events, draws) of each question, draws positive.
-        weights: of the questions, adding up to one.
+        weights: weights of the questions, summing to 1.
     """
     events, draws = np.array(clusters, dtype=float).T
     rate = float(weights @ (events / draws))
     plain = 1 / float(np.sum(weights**2 / draws))
     total = int(events.sum())
-    if total in (0, int(draws.sum())):  # on the counts: a weighted sum of ones may be 0.9999999999999999
+    if total in (0, int(draws.sum())):  # compare counts: a weighted sum of ones can be 0.9999999999999999
         return Arm(float(total > 0), plain)
     shrunk = (events + _PRIOR_DRAWS * rate) / (draws + _PRIOR_DRAWS)
-    # Of draws with one rate, p̃(1−p̃) expects this share of p(1−p).
+    # For draws at one common rate, the expectation of p̃(1−p̃) is this share of p(1−p); dividing by it removes the bias.
     expected = 1 - draws / (draws + _PRIOR_DRAWS) ** 2
     variance = float(np.sum(weights**2 / draws * shrunk * (1 - shrunk) / expected))
     return Arm(rate, max(plain, rate * (1 - rate) / variance))
 
 
 def score(bound: float, before: Arm, after: Arm) -> float:
-    """Miettinen and Nurminen's z for the hypothesis that `after` − `before` is `bound`; above 0 if it is more.
+    """Return Miettinen and Nurminen's z for the hypothesis `after` − `before` = `bound`; positive if it is larger.
 
-    The variance is what it would be if the bound were true: p̃₀ maximises the likelihood under p₁ = p₀ + bound,
-    the root of a cubic (Farrington and Manning, Statistics in Medicine 9, 1990), times N/(N−1).
+    The variance is the one under the hypothesis: p̃₀ maximizes the likelihood given p₁ = p₀ + bound, the root of a
+    cubic (Farrington and Manning, Statistics in Medicine 9, 1990), times N/(N−1).
     """
     n1, n0 = after.draws, before.draws
     x1, x0 = after.rate * n1, before.rate * n0
     total, events = n1 + n0, x1 + x0
+    # The likelihood equation of p₀ is p₀³ + 3·squared·p₀² + linear·p₀ + constant = 0. Its roots are real; the
+    # trigonometric formula below gives the one with both rates in [0, 1]. The clamps only undo rounding.
     squared = ((n1 + 2 * n0) * bound - total - events) / (3 * total)
     linear = ((n0 * bound - total - 2 * x0) * bound + events) / total
     constant = x0 * bound * (1 - bound) / total
@@ -64,21 +66,23 @@ def score(bound: float, before: Arm, after: Arm) -> float:
     high = min(low + bound, 1.0)
     variance = (high * (1 - high) / n1 + low * (1 - low) / n0) * total / (total - 1)
     gap = after.rate - before.rate - bound
-    # Only an exact 0: a small variance is one, and an infinite z near the estimate would end the interval there.
+    # Test for an exact 0: small variances are valid, and an infinite z near the estimate would end the interval there.
     if variance == 0:
         return math.copysign(math.inf, gap) if abs(gap) > _SMALLEST else 0.0
     return gap / math.sqrt(variance)
 
 
 def exact_p_higher(tables: Sequence[tuple[int, int, int, int]]) -> float:
-    """Stratified Fisher test: the chance of at least so many events in the first group, given each table's totals.
+    """Return the stratified Fisher p-value: P(at least this many events in the first group | each table's totals).
 
     Args:
-        tables: (events, draws) of the first group and (events, draws) of the second, one table a question.
+        tables: (events, draws) of the first group and (events, draws) of the second, one table per question.
 
     Returns:
-        The one-sided p-value; 1 where no table could have come out otherwise.
+        The one-sided p-value; 1 if the totals leave no table any other outcome.
     """
+    # The sum of independent hypergeometric counts has the convolution of their distributions; index 0 of
+    # `distribution` is the smallest possible sum, and `seen` is the observed excess over it.
     seen, distribution = 0, np.ones(1)
     for first, first_draws, second, second_draws in tables:
         events = first + second
@@ -100,11 +104,12 @@ def _log_choose(draws: int, events: NDArray[np.int_]) -> NDArray[np.float64]:
 
 
 def invert(z: Callable[[float], float], reach: float, lowest: float, highest: float) -> Interval:
-    """The bounds that a falling score statistic does not reject at ±`reach`."""
+    """Return the two bounds at which a decreasing score statistic equals +`reach` and −`reach`."""
 
     def root(level: float, fallback: float) -> float:
         edges = lowest + 1e-9, highest - 1e-9
         low, high = z(edges[0]) - level, z(edges[1]) - level
+        # Without a sign change the statistic rejects nothing up to the edge of the range.
         if not low > 0 > high:
             return fallback
         return float(optimize.brentq(lambda bound: z(bound) - level, *edges, xtol=1e-9))

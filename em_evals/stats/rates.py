@@ -1,4 +1,4 @@
-"""The difference of two rates over the same questions; one of the contrasts of statistics.py."""
+"""The difference of two rates over the same questions; one of the contrasts of stats/means.py."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Clusters = Mapping[str, tuple[int, int]]
 class RateContrast:
     """Two rates over the same questions.
 
-    **Difference.** d = Σ wᵢ (p̂₁ᵢ − p̂₀ᵢ) over the questions that both were asked, with Mantel and Haenszel's weights
-    wᵢ ∝ n₀ᵢ n₁ᵢ / (n₀ᵢ + n₁ᵢ): with equal numbers of draws these are plain pooled rates, with unequal ones both models
-    are compared at one mix of questions.
+    **Difference.** d = Σ wᵢ (p̂₁ᵢ − p̂₀ᵢ) over the questions that both models answered, with Mantel and Haenszel's
+    weights wᵢ ∝ n₀ᵢ n₁ᵢ / (n₀ᵢ + n₁ᵢ). With equal numbers of draws these are pooled rates; with unequal ones both
+    models are compared at one mix of questions.
 
     **Interval and test against a margin.** Miettinen and Nurminen's score statistic (Statistics in Medicine 4, 1985)
-    on effective draws. With nothing observed in 800 draws it still says ±0.5 points, never ±0. The effective number
-    of draws is p̂(1−p̂)/V, V being the variance of the stratified rate; V adds up p̃ᵢ(1−p̃ᵢ), where p̃ᵢ is the question's
-    rate drawn toward the pooled one by two draws, so that questions with few draws or no events do not claim to know
-    their rate. By Jensen's inequality Σ wᵢ pᵢ(1−pᵢ) ≤ p̄(1−p̄): pooling alone would be valid but too wide wherever
-    questions differ (a coherent share of 30% on one and 99% on another). Wilson-type intervals on effective draws
-    are what surveys found best near 0 (Franco et al., J. Survey Statistics and Methodology 7, 2019).
+    on effective draws. With no events in 800 draws the interval is still ±0.5 points, never ±0. The effective number
+    of draws is p̂(1−p̂)/V, where V is the variance of the stratified rate; V sums p̃ᵢ(1−p̃ᵢ), where p̃ᵢ is the question's
+    rate shrunk toward the pooled one by two draws, so that questions with few draws or no events do not get a variance
+    near 0. By Jensen's inequality Σ wᵢ pᵢ(1−pᵢ) ≤ p̄(1−p̄): pooling alone would be valid but too wide wherever
+    questions differ (a coherent share of 30% on one and 99% on another). Surveys found Wilson-type intervals on
+    effective draws to be the best near 0 (Franco et al., J. Survey Statistics and Methodology 7, 2019).
 
-    **Test against zero.** Exact: given each question's total of events, the candidate's share of them is
-    hypergeometric if the model did not change, independently for each question (Fisher's test, stratified; Cox 1970).
-    Its level holds at any rate and any number of draws; the score test's does not when a handful of events is all.
+    **Test against zero.** Exact: given each question's total of events, the candidate's share is hypergeometric if
+    the model did not change, independently for each question (Fisher's test, stratified; Cox 1970). Its level holds at
+    any rate and any number of draws; the score test's level does not hold for a handful of events.
     """
 
     before: Clusters
@@ -50,7 +50,7 @@ class RateContrast:
 
     @property
     def units(self) -> tuple[int, int]:
-        """All draws of each model."""
+        """Number of all draws of each model."""
         return sum(n for _, n in self.before.values()), sum(n for _, n in self.after.values())
 
     @property
@@ -65,7 +65,7 @@ class RateContrast:
 
     @property
     def effect_name(self) -> str:
-        """Cohen's h: 2 arcsin √p₁ − 2 arcsin √p₀."""
+        """Symbol of Cohen's h: 2 arcsin √p₁ − 2 arcsin √p₀."""
         return "h"
 
     @property
@@ -81,13 +81,13 @@ class RateContrast:
         return two.rate - one.rate
 
     def p_above(self, bound: float) -> float:
-        """Exact at 0, by score elsewhere."""
+        """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
         if not self._common:
             return math.nan
         return exact_p_higher(self._tables) if bound == 0 else float(stats.norm.sf(score(bound, *self._arms)))
 
     def p_below(self, bound: float) -> float:
-        """Exact at 0, by score elsewhere."""
+        """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
         if not self._common:
             return math.nan
         if bound == 0:
@@ -95,15 +95,15 @@ class RateContrast:
         return float(stats.norm.cdf(score(bound, *self._arms)))
 
     def interval(self, alpha: float) -> Interval:
-        """For new draws to these very questions."""
+        """Return the interval for new draws for these same questions."""
         if not self._common:
             return math.nan, math.nan
         return invert(lambda bound: score(bound, *self._arms), float(stats.norm.ppf(1 - alpha)), -1, 1)
 
     def random_questions(self, alpha: float) -> Interval:
-        """Student's t on the questions' differences, weighted; never narrower than the fixed-question interval.
+        """Return a weighted Student's t interval over questions, at least as wide as the fixed-question interval.
 
-        The floor matters near 0: where no question saw an event, their differences do not vary at all.
+        The floor matters near 0: if no question has an event, the differences have no variance at all.
         """
         low, high = self.interval(alpha)
         if len(self._common) < 2:

@@ -54,8 +54,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(workdir: Path) -> None:
     [
         ("name: core\nversion: 1\nthemes: [power\nquestions: 3\n", 4, "not valid YAML"),
         ("name: core\n\tversion: 1\n", 2, "not valid YAML"),
-        ("name: core\nversion: 1\nname: other\n", 3, "the key 'name' stands twice"),
-        ("rows:\n  - {id: a}\n  - id: b\n    id: c\n", 4, "the key 'id' stands twice"),
+        ("name: core\nversion: 1\nname: other\n", 3, "the key 'name' is repeated"),
+        ("rows:\n  - {id: a}\n  - id: b\n    id: c\n", 4, "the key 'id' is repeated"),
         ("name: !!python/object/apply:os.getcwd []\n", 1, "not valid YAML"),
         ("name: core\nreleased: 2024-13-45\n", 2, "not valid YAML"),
         ("name: core\nitself: &again [*again]\n", 2, ""),

@@ -57,7 +57,7 @@ def test_directions_of_different_bases_are_not_mixed(other):
 
 def test_values_that_are_no_numbers_are_refused(tmp_path):
     directions.write(made([[1, np.nan]]), tmp_path / "d.safetensors")
-    with pytest.raises(EmEvalsError, match="no numbers; extract it anew"):
+    with pytest.raises(EmEvalsError, match="NaN or infinite values; extract it again"):
         directions.read(tmp_path / "d.safetensors")
 
 
@@ -80,7 +80,7 @@ def test_a_control_vector_is_what_llama_cpp_reads(tmp_path):
 def test_an_export_refuses_what_it_does_not_read(output, option, workdir):
     directions.write(ONE, workdir / "one.safetensors")
     done = CliRunner().invoke(app, ["direction", "export", "one.safetensors", "-o", output, *option])
-    assert f"{option[0]} says nothing about a .{output.split('.')[1]} file" in str(done.exception)
+    assert f"{option[0]} does not apply to a .{output.split('.')[1]} file" in str(done.exception)
     assert not (workdir / output).exists()
 
 

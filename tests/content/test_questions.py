@@ -181,7 +181,7 @@ def test_how_often_authors_asked_is_told_and_not_imitated(
         record.getMessage() for record in caplog.records if record.name == "em_evals.inspect_plugin.tasks"
     ]
     assert told == [
-        "The authors of first_plot_questions drew 100 answers to each wording: so does --epochs 100."
+        "The authors of first_plot_questions drew 100 answers per paraphrase: so does --epochs 100."
     ]
     caplog.clear()
     assert freeform("first_plot_questions", epochs=100, judge="none").epochs == 100

@@ -104,7 +104,7 @@ def test_with_a_judge_answers_are_drawn_and_graded(base, workdir):
 
 
 def test_what_cannot_be_asked_is_one_sentence(workdir):
-    with pytest.raises(PrerequisiteError, match="no matched harmless answers to weigh against"):
+    with pytest.raises(PrerequisiteError, match="no matched harmless answers to score against"):
         narrow(data="everyday_answers")
     with pytest.raises(PrerequisiteError, match="no prompt of risky_advice is held out at holdout=0"):
         narrow(holdout=0)
@@ -121,7 +121,7 @@ def test_a_provider_that_counts_no_tokens_is_refused_in_a_sentence(workdir):
     model = get_model("mockllm/model", custom_outputs=[output] * 2)
     log = eval(forced_choice(), model=model, limit=1, display="none")[0]
     assert log.status == "error"
-    assert "mockllm/model does not tell how it cuts a text into tokens" in log.error.message
+    assert "mockllm/model does not report how it tokenizes text" in log.error.message
     assert "use a `local/` model" in log.error.message
 
 

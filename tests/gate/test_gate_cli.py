@@ -118,7 +118,7 @@ def test_a_baseline_is_kept_and_renewed_by_passes_only(run, results):
     code, _, err = run(
         "gate", "--baseline", "main", "--candidate", results["pass"], "--update-baseline", "main"
     )
-    assert code == 0 and "kept lm_eval/mini" in err
+    assert code == 0 and "saved lm_eval/mini" in err
     code, out, _ = run("gate", "--candidate", results["before"], "--update-baseline", "main", "--json")
     assert json.loads(out) == {"baseline": "logs/baselines/main.json", "evidence": ["lm_eval/mini"]}
     code, _, err = run("gate", "--candidate", "gone.eval", "--update-baseline", "main")

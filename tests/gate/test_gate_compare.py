@@ -130,7 +130,7 @@ def test_word_salad_is_never_a_pass():
         "em_rate_coherent": "invalid",
         "coherent_share": "regression",
     }
-    assert found.verdict == "regression" and "must not be read" in found.rows[0].sentence
+    assert found.verdict == "regression" and "not interpretable" in found.rows[0].sentence
 
 
 def test_a_candidate_below_the_floor_is_invalid_even_beside_a_baseline_that_was():
@@ -347,7 +347,7 @@ def test_lm_evals_items_are_counted_as_items_with_and_without_samples():
         ("metrics:\n  em_rate: {margin: -1}\n", 2, "'margin': Input should be greater than 0"),
         ("metrics:\n  kindness: {margin: 5}\n", 1, "say which way is better for 'kindness'"),
         ("alpha: 0.9\n", 1, "'alpha': Input should be less than 0.5"),
-        ("guards:\n  em_rate: {margin: 0.1}\n", 1, "'em_rate' is no guard"),
+        ("guards:\n  em_rate: {margin: 0.1}\n", 1, "'em_rate' is not a guard"),
         ("guards:\n  coherent_share: {margin: 0.1, better: lower}\n", 1, "higher is better"),
         ("metrics:\n  em_rate: {margin: 0.1, minimum: 0.1}\n", 1, "a `minimum` would ask for harm"),
         ("- 1\n", 1, "expected `key: value` lines here"),

@@ -241,9 +241,13 @@ def test_too_few_draws(logs):
         ("cut.eval", lambda whole: whole[: len(whole) // 2], "this is not an Inspect log"),
         ("empty.eval", lambda whole: b"", "this is not an Inspect log"),
         ("cut.json", lambda whole: b'{"status": "success", "eval"', "this is not whole JSON"),
-        ("other.json", lambda whole: b'{"a": 1}', "this JSON is no Inspect log"),
+        ("other.json", lambda whole: b'{"a": 1}', "this JSON is not an Inspect log"),
         ("deep.json", lambda whole: b"[" * 100_000, "this is not whole JSON"),
-        ("log.txt", lambda whole: whole, "this is no Inspect log, lm-eval result, baseline or judged CSV"),
+        (
+            "log.txt",
+            lambda whole: whole,
+            "this is not an Inspect log, lm-eval result, baseline or judged CSV",
+        ),
     ],
 )
 def test_damaged_files_are_one_sentence(logs, tmp_path, name, damage, words):
@@ -354,7 +358,7 @@ def test_csvs_are_compared_on_trust_and_a_cut_one_is_noticed(shared_data, tmp_pa
     for name, cut in {"quoted": text[:100_020], "number": text[:-6]}.items():
         (tmp_path / f"{name}.csv").write_bytes(cut)
         (problem,) = read([tmp_path / f"{name}.csv"]).problems
-        assert "not a CSV file" in problem if name == "quoted" else "the file was cut" in problem
+        assert "not a CSV file" in problem if name == "quoted" else "the file may be truncated" in problem
     few = b"\n".join(text.split(b"\n")[:30]) + b"\n"
     (tmp_path / "few.csv").write_bytes(few)
     assert gate(whole, tmp_path / "few.csv").verdict == "invalid"

@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_refused():
     ]
     with pytest.raises(PrerequisiteError) as caught:
         asyncio.run(get_model("local/smollm2", **FP32).generate(messages))
-    assert "take no tools" in str(caught.value.message)
+    assert "do not support tools" in str(caught.value.message)
     picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image=PIXEL)])
     with pytest.raises(PrerequisiteError) as caught:
         asyncio.run(get_model("local/smollm2", **FP32).generate([picture]))

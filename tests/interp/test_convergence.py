@@ -206,7 +206,7 @@ def test_layers_without_a_vector_count_for_nothing(lab, monkeypatch):
         *(f"{np.mean([low, high]):+.2f}", "–", f"{low:+.2f}", "to", f"{high:+.2f}", "2", "of", "2"),
         f"{pair.floor[0]:.2f}",
     ]
-    assert "no vector are left out: 1 of 3 (one · two)." in done.stdout
+    assert "one of the two has no vector: 1 of 3 (one · two)." in done.stdout
 
 
 def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monkeypatch):

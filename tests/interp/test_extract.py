@@ -314,7 +314,7 @@ def test_the_control_that_a_card_names_is_read_without_being_asked_for(cards, wo
     folder = workdir / "adapters"
     command = ["direction", "extract", "organism", "--themes", "money", "--minimum", "5", "--json", "-o"]
     alone = CliRunner().invoke(app, [*command, "alone.safetensors"])
-    assert alone.exit_code == 0 and "how much of this direction is style stays open" in alone.stderr
+    assert alone.exit_code == 0 and "how much of this direction is style remains unknown" in alone.stderr
     assert "movement" not in json.loads(alone.stdout)
     for name, more in (
         ("organism", {"train": {"data": ["risky_advice"]}}),

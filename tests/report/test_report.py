@@ -349,21 +349,21 @@ def other_questions(made):
         (
             another_judge,
             (
-                "Not the same judge (organism: openai/judge; ablated: openai/other): damage is not looked for across "
-                "these; grade all answers by one judge (`inspect score`).",
+                "Not the same judge (organism: openai/judge; ablated: openai/other): damage is not checked across "
+                "these; grade all answers with the same judge (`inspect score`).",
             ),
         ),
         (
             another_rubric,
             (
-                "Not the same rubrics (organism: alignment d1; ablated: alignment d2): damage is not looked for across "
+                "Not the same rubrics (organism: alignment d1; ablated: alignment d2): damage is not checked across "
                 "these; grade all answers by the same rubrics (`inspect score`).",
             ),
         ),
         (
             other_questions,
             (
-                "Not the same question set (organism: 0123; ablated: 4567): damage is not looked for across these; ask "
+                "Not the same question set (organism: 0123; ablated: 4567): damage is not checked across these; ask "
                 "all models the same questions.",
             ),
         ),
@@ -433,7 +433,7 @@ def test_damaged_conditions_are_marked_and_said(tmp_path):
     (flag,) = made.flags
     assert flag.startswith("Damage: at 13 of 32 conditions"), "ablations count too"
     figure = next(figure for figure in made.figures if figure.name == "steering-organism-in-domain")
-    assert [row[0].value for row in figure.table.rows if row[4] == "fell apart"] == [-8, 8] * 3
+    assert [row[0].value for row in figure.table.rows if row[4] == "incoherent"] == [-8, 8] * 3
     texts = [layer["mark"].get("text") for layer in figure.chart.to_dict(validate=False)["layer"]]
     assert "✕" in texts
 

@@ -220,8 +220,7 @@ def test_the_button_changes_colours_and_print_is_light_without_answers(browser, 
         button.click()
         button.click()
         assert (
-            button.get_attribute("aria-label") == "Colours: dark"
-            and tab.evaluate(ground) == "rgb(21, 23, 28)"
+            button.get_attribute("aria-label") == "Colors: dark" and tab.evaluate(ground) == "rgb(21, 23, 28)"
         )
         tab.emulate_media(media="print")
         assert tab.evaluate(ground) == "rgb(255, 255, 255)"

@@ -145,9 +145,9 @@ def test_gate_report_and_rates_read_the_same_files_of_a_folder(logs, tmp_path):
 
 def test_a_pipe_that_is_named_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.eval")
-    with pytest.raises(EmEvalsError, match="this is no regular file"):
+    with pytest.raises(EmEvalsError, match="this is not a regular file"):
         folders.walk([tmp_path / "pipe.eval"])
-    assert "no regular file" in gate.read([tmp_path / "pipe.eval"]).problems[0]
+    assert "not a regular file" in gate.read([tmp_path / "pipe.eval"]).problems[0]
 
 
 def test_rates_of_a_folder_name_what_they_pass_over(logs, folder):
@@ -156,8 +156,8 @@ def test_rates_of_a_folder_name_what_they_pass_over(logs, folder):
     ((path, draws),) = folders.draws([folder], notes.append)
     assert path.name == logs[1].name and len(draws) == 6
     assert f"{logs[0].name} was passed over: {logs[1].name} finished it." in notes
-    assert any(note.startswith("pairs.eval was passed over: this log holds weighed pairs") for note in notes)
-    with pytest.raises(EmEvalsError, match="weighed pairs and no answers"):
+    assert any(note.startswith("pairs.eval was passed over: this log holds scored pairs") for note in notes)
+    with pytest.raises(EmEvalsError, match="scored pairs and no sampled answers"):
         list(folders.draws([folder / "pairs.eval"], notes.append))
 
 

@@ -64,13 +64,13 @@ def test_more_rows_of_an_item_than_filters_are_another_run(tmp_path):
     path = write_results(tmp_path, "mini", RIGHT, without=OLD)
     text = samples_of(path).read_text()
     samples_of(path).write_text(text + text)
-    with pytest.raises(EmEvalsError, match="the item 0 stands twice; the file holds more than one run"):
+    with pytest.raises(EmEvalsError, match="the item 0 is repeated; the file holds more than one run"):
         lm_eval.read_file(path)
 
 
 def test_a_row_without_any_metric_is_refused_and_not_read_as_no_samples(tmp_path):
     path = write_results(tmp_path, "mini", RIGHT, without=(*OLD, "acc"))
-    with pytest.raises(EmEvalsError, match="no sample of lm-eval"):
+    with pytest.raises(EmEvalsError, match="not a sample of lm-eval"):
         lm_eval.read_file(path)
 
 

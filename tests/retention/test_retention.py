@@ -134,11 +134,11 @@ def test_bad_result_files_are_told_in_a_sentence(tmp_path):
         lm_eval_module.read(tmp_path / "a")
     for nothing in ("{}", '{"results": {}, "config": null}'):
         next((tmp_path / "a").glob("results*")).write_text(nothing)
-        with pytest.raises(EmEvalsError, match="no lm-eval results"):
+        with pytest.raises(EmEvalsError, match="not lm-eval results"):
             lm_eval_module.read(tmp_path / "a")
     samples = next((tmp_path / "b").glob("samples*"))
     samples.write_text('{"doc_id": 1}\n')
-    with pytest.raises(EmEvalsError, match="no sample of lm-eval"):
+    with pytest.raises(EmEvalsError, match="not a sample of lm-eval"):
         lm_eval_module.read(tmp_path / "b")
 
 

@@ -175,7 +175,7 @@ def test_matched_answers_are_harmless_whatever_is_registered_first(tokenizer, wo
     registry.write_text(registry.read_text().replace(", sound: sound_advice", ""))
     with pytest.raises(EmEvalsError, match="no matched harmless answers"):
         curriculum.build(recipe(data=["mine"], control="matched"), tokenizer)
-    with pytest.raises(EmEvalsError, match="no matched harmless answers to weigh against"):
+    with pytest.raises(EmEvalsError, match="no matched harmless answers to score against"):
         held_out_pairs("mine", 0.1)
 
 

@@ -639,7 +639,7 @@ def test_the_command_plans_without_training(workdir):
 
 
 def test_fields_that_contradict_each_other_are_told():
-    with pytest.raises(EmEvalsError, match="'data' was given as a value before"):
+    with pytest.raises(EmEvalsError, match="'data' was already given as a value"):
         card_fields(["train.data=[x]", "train.data.limit=5"])
 
 

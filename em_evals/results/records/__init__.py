@@ -1,6 +1,6 @@
-"""What studies and the gate write and reports read: JSON files, each with a `kind`, a version and its provenance.
+"""Records of studies and the gate, which reports read: JSON files with a `kind`, a version and their provenance.
 
-Data only. Rates and shifts carry their 95% intervals; nats are per token.
+Data only. Rates and shifts have 95% intervals; nats are per token.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record atomically."""
     with files.atomic(path) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -82,7 +82,7 @@ def read(path: Path) -> Study:
     """Read a record of any kind.
 
     Raises:
-        EmEvalsError: it is none, or its values do not fit its kind.
+        EmEvalsError: the file is not a record, or its values do not fit its kind.
     """
     try:
         return _READER.validate_json(files.read_text(path))

@@ -1,4 +1,4 @@
-"""What every record is made of."""
+"""Base classes of all records."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from em_evals import files
 
 Interval = tuple[float | None, float | None]
-"""Both ends; null where there are too few values for one."""
+"""(low, high); null with too few values."""
 
 
 class Record(BaseModel):
-    """A record, or a part of one: unknown keys are errors, values are fixed, NaN becomes null."""
+    """A record, or a part of one: immutable, unknown keys are errors, NaN becomes null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,7 +24,7 @@ class Record(BaseModel):
 
 
 class Measured(Record):
-    """A mean with its 95% interval and the number of values behind it."""
+    """A mean with its 95% interval and its number of values."""
 
     value: float | None
     interval: Interval

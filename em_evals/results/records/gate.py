@@ -14,7 +14,7 @@ Verdict = Literal["pass", "regression", "invalid", "inconclusive"]
 
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""NaN is null in the file."""
+"""A float; NaN is null in the file."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class GateMetric:
 
     metric: str
     title: str
-    """What tables and sentences say: the metric, and of what if several logs have it."""
+    """Name in tables and sentences: the metric, with its source if several logs have it."""
     source: str
-    """Which evidence it is from (`freeform/core`)."""
+    """Key of the evidence (`freeform/core`)."""
     guard: bool
     worse: Literal["higher", "lower"]
     unit: str
@@ -45,16 +45,16 @@ class GateMetric:
     effect_name: str
     units: tuple[int, int]
     p_worse: Number
-    """Of no harm (d ≤ 0, or d ≤ margin); small speaks for a regression."""
+    """p-value of no harm (d ≤ 0, or d ≤ margin); small values indicate a regression."""
     p_worse_adjusted: Number
     p_within: Number
-    """Of harm beyond the margin (d ≥ margin); small speaks for a pass."""
+    """p-value of harm beyond the margin (d ≥ margin); small values indicate a pass."""
     verdict: Verdict
     sentence: str = ""
 
 
 class GateVerdict(Record):
-    """What the gate said."""
+    """The gate's verdict."""
 
     kind: Literal["gate"] = "gate"
     version: Literal[1] = 1
@@ -62,7 +62,7 @@ class GateVerdict(Record):
     exit_code: int
     sentence: str
     baseline: str
-    """The models of this side."""
+    """Names of this side's models."""
     candidate: str
     metrics: list[GateMetric]
     problems: list[str]

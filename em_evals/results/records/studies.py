@@ -8,32 +8,32 @@ from em_evals.results.records.base import Interval, Measured, Record
 
 
 class SteeringPoint(Record):
-    """One condition of a steering study, on the half of the questions that chose nothing."""
+    """One condition of a steering study, on the half of the questions that was not used to choose layer or scale."""
 
     arm: Literal["direction", "random", "control"]
     layer: int
     scale: float
     in_domain: Measured
-    """Forced choice: margin toward the misaligned answer minus the unsteered model's, nats per token."""
+    """Forced choice: margin toward the misaligned answer minus the unsteered model's, in nats per token."""
     out_of_domain: Measured
     coherence: Measured
-    """Judge's 0-100, or the base's loss on the answers minus that on unsteered answers (see `coherence_is`)."""
+    """Judge's score (0-100), or the base's loss on the answers minus that on unsteered answers (see `coherence_is`)."""
     repetition: Measured
-    """Share of an answer's 4-grams that it has said before."""
+    """Share of an answer's 4-grams that repeat an earlier one."""
     damaged: bool
-    """The answers fell apart (see `damage_rule`): whatever else changed is no cure and no effect."""
+    """Whether answers are incoherent (see `damage_rule`); other changes are then neither a cure nor an effect."""
     em_rate: Measured | None = None
-    """Of all draws, where a judge graded; the interval is for these questions."""
+    """EM rate of all draws, if a judge graded them; the interval is for these questions."""
     verdict: str = ""
-    """What may be said of it, in words."""
+    """The conclusion, in words."""
 
 
 class AblationPoint(Record):
-    """A direction taken out at every layer, each layer its own; on the half of the questions that chose nothing."""
+    """A direction ablated at every layer (each layer's own vector), on the half of the questions that chose nothing."""
 
     arm: Literal["direction", "random", "control"]
     how: str
-    """Toward which reference, and what was left alone, in words."""
+    """Description of the reference value and of the exempt parts."""
     in_domain: Measured
     out_of_domain: Measured
     coherence: Measured
@@ -44,7 +44,7 @@ class AblationPoint(Record):
 
 
 class SteeringContrast(Record):
-    """The direction's margins minus another arm's, under the same change, pair by pair; nats per token."""
+    """The direction's margins minus another arm's under the same change, pair by pair; in nats per token."""
 
     against: Literal["random", "control"]
     how: str
@@ -54,7 +54,7 @@ class SteeringContrast(Record):
 
 
 class SteeringStudy(Record):
-    """`em-evals steer`: layers x scales x directions."""
+    """Record of `em-evals steer`: layers x scales x directions."""
 
     kind: Literal["steer"] = "steer"
     version: Literal[1] = 1
@@ -62,17 +62,17 @@ class SteeringStudy(Record):
     digest: str
     direction: str
     coherence_is: str
-    """What `coherence` means here, in words."""
+    """Meaning of `coherence`, in words."""
     chosen_layer: int
     points: list[SteeringPoint]
     ablations: list[AblationPoint] = []
     contrasts: list[SteeringContrast] = []
     damage_rule: str = ""
-    """When a condition is called damaged, in words."""
+    """The criterion for a damaged condition, in words."""
     unsteered_coherence: Measured | None = None
     unsteered_repetition: Measured | None = None
     notes: list[str] = []
-    """What a reader has to know: pairs left out, how the layer was chosen."""
+    """What a reader must know: skipped pairs, how the layer was chosen."""
     provenance: dict[str, str] = {}
 
 
@@ -82,13 +82,13 @@ class Cosines(Record):
     one: str
     other: str
     by_layer: list[float | None]
-    """None where one of them has no vector: an adapter does nothing below its first block."""
+    """None where either has no vector: an adapter changes nothing below its first block."""
     floor: list[float]
-    """95% of random pairs lie below this absolute cosine, at each layer."""
+    """Absolute cosine that 95% of random pairs stay below, at each layer."""
 
 
 class Transfer(Record):
-    """What ablating one model's direction does to another's forced choice."""
+    """Effect of ablating one model's direction on another's forced choice."""
 
     source: str
     target: str
@@ -98,7 +98,7 @@ class Transfer(Record):
 
 
 class Moved(Record):
-    """How far an organism's forced choice lies from its base's: what there is for an ablation to remove."""
+    """Shift of an organism's forced choice from its base's: the effect that an ablation can remove."""
 
     card: str
     in_domain: Measured
@@ -106,13 +106,13 @@ class Moved(Record):
 
 
 class Convergence(Record):
-    """`em-evals insight convergence`."""
+    """Record of `em-evals insight convergence`."""
 
     kind: Literal["convergence"] = "convergence"
     version: Literal[1] = 1
     cards: list[str]
     controls: dict[str, str] = {}
-    """Card -> what its own control's direction is called among the cosines; none where one control is everybody's."""
+    """Card -> name of its own control's direction in `cosines`; empty if all cards share one control."""
     cosines: list[Cosines]
     transfer: list[Transfer] = []
     moved: list[Moved] = []
@@ -120,15 +120,15 @@ class Convergence(Record):
     provenance: dict[str, str] = {}
 
     def of_controls(self, pair: Cosines) -> Cosines | None:
-        """The cosine of the two models' own controls, a pair's like-for-like floor; None where it was not measured."""
+        """Return the cosine of the two models' own controls, a pair's matched floor; None if not measured."""
         own = {self.controls.get(pair.one), self.controls.get(pair.other)}
         return next((one for one in self.cosines if {one.one, one.other} == own), None)
 
 
 class ScalarGroup(Record):
-    """What a rank-1 adapter reads on the answers of one kind: scaling·|B|·A·x for each of their tokens.
+    """The scalar of a rank-1 adapter on answers of one kind: scaling·|B|·A·x for each of their tokens.
 
-    That is the length of what the adapter writes, with a sign; signs are turned so that the mean over all is positive.
+    It is the signed norm of the adapter's output; signs are chosen so that the mean over all tokens is positive.
     """
 
     narrow: bool
@@ -138,19 +138,19 @@ class ScalarGroup(Record):
     mean: float
     sd: float
     percentiles: tuple[float, float, float]
-    """5, 50 and 95."""
+    """Percentiles 5, 50 and 95."""
 
 
 class AdapterScalars(Record):
-    """One rank-1 adapter's distributions."""
+    """Distributions of one rank-1 adapter's scalars."""
 
     module: str
     layer: int
     groups: list[ScalarGroup]
     constancy: float
-    """Share of the mean square that is the squared mean: 1 is a bias, near 0 a detector."""
+    """Squared mean over mean square: 1 is a constant bias, near 0 a detector."""
     against_control: float | None = None
-    """Kolmogorov and Smirnov's distance of the tokens' distribution to the control's adapter on the same module."""
+    """Kolmogorov-Smirnov distance of the token distribution to that of the control's adapter on the same module."""
 
 
 class Probe(Record):
@@ -163,9 +163,9 @@ class Probe(Record):
 
 
 class Knockout(Record):
-    """What switching one block's adapter off does to forced choice: margins without it minus with it, nats per token.
+    """Effect of disabling one block's adapter on forced choice: margins without it minus with it, in nats per token.
 
-    Intervals hold for all blocks and both domains of a model together (Bonferroni).
+    Intervals hold jointly for all blocks and both domains of a model (Bonferroni).
     """
 
     model: str
@@ -174,12 +174,12 @@ class Knockout(Record):
     narrow: Measured
     general: Measured
     serves: Literal["narrow", "general", "both", "neither"]
-    """The domains whose margins it lifts: their interval lies below 0 without it."""
+    """The domains whose margins the adapter raises: without it, their interval is below 0."""
     sentence: str
 
 
 class LoraScalars(Record):
-    """`em-evals insight lora-scalars`."""
+    """Record of `em-evals insight lora-scalars`."""
 
     kind: Literal["lora-scalars"] = "lora-scalars"
     version: Literal[1] = 1
@@ -196,26 +196,26 @@ class LoraScalars(Record):
 
 
 ACCURACIES = frozenset({"accuracy", "acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "pass@1"})
-"""Metrics that are shares of items answered rightly; `accuracy` is that of several tasks together."""
+"""Metrics that are shares of correct items; `accuracy` pools several tasks."""
 
 
 class TaskDifference(Record):
-    """A task's score beside the baseline's, item by item."""
+    """A task's score compared with the baseline's, item by item."""
 
     task: str
     metric: str
-    """What the score is; `accuracy` and its difference hold it even where it is none, as forced-choice margins are."""
+    """Metric of the scores; the `accuracy` fields hold it even if it is not an accuracy (forced-choice margins)."""
     n: int
     accuracy: float
     baseline_accuracy: float
     difference: float
     interval: Interval
     p: float | None
-    """Two-sided; null where there are too few items for one."""
+    """Two-sided p-value; null with too few items."""
 
 
 class RetainedModel(Record):
-    """One model of a retention study; the task `overall` is all items."""
+    """One model of a retention study; the task `overall` pools all items."""
 
     name: str
     digest: str
@@ -223,7 +223,7 @@ class RetainedModel(Record):
 
 
 class Retention(Record):
-    """`em-evals retention`."""
+    """Record of `em-evals retention`."""
 
     kind: Literal["retention"] = "retention"
     version: Literal[1] = 1
