@@ -1,5 +1,6 @@
 """Inverse-transform sampling draws from the distribution it should, row by row."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -35,6 +36,25 @@ def test_filters_keep_what_transformers_keeps(top_p, top_k):
 def test_a_wide_nucleus_is_found_beyond_the_candidates():
     logits = torch.zeros(1000)  # every token equally likely: the nucleus of 0.9 holds 900 of them
     assert (frequencies(logits, Sampling(top_p=0.9), 8_000) > 0).sum() > 850
+
+
+def test_a_large_top_k_keeps_the_same_tokens_whoever_shares_the_batch():
+    """top_p is a share of the mass of top_k's tokens, also where they are more than the candidates."""
+    logits = torch.cat([torch.full((300,), 2.0), torch.full((300,), -2.0), torch.full((9_400,), -3.0)])
+    logits -= torch.arange(10_000) * 1e-6  # no two are equal
+    flat, sampling = torch.zeros(10_000), Sampling(temperature=1, top_p=0.9, top_k=600)
+    uniforms = np.linspace(0, 0.9999, 400)
+    alone = [int(choose(logits[None], [sampling], [u])) for u in uniforms]
+    beside = [
+        int(choose(torch.stack([logits, flat]), [sampling, Sampling(temperature=1, top_p=0.99)], [u, u])[0])
+        for u in uniforms
+    ]
+    assert alone == beside
+    kept = torch.softmax(logits[:600], -1)
+    assert (
+        max(alone) < 300 and float(kept[:276].sum()) > 0.9
+    )  # 0.9 of the 600 tokens' mass ends before token 276
+    assert max(alone) < 276
 
 
 def test_rows_with_different_settings_share_a_batch():

@@ -69,9 +69,9 @@ def _from_nucleus(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequ
     top_p = torch.tensor([row.top_p for row in rows], dtype=torch.float64, device=logits.device)
     width = min(vocabulary, _CANDIDATES)
     values, ids = probabilities.topk(width, dim=-1)
-    # top_p is a share of the mass that top_k keeps. That mass is at most 1, so candidates that hold top_p of the whole
-    # distribution hold the nucleus; other rows may have a wider one and need the full sort.
-    inside = (values.double().sum(-1) >= top_p) | (top_k <= width)
+    # top_p is a share of the mass that top_k keeps. Without top_k candidates that hold top_p of the whole distribution
+    # hold the nucleus; a top_k beyond the candidates has a mass that only the full sort knows.
+    inside = (top_k <= width) | ((top_k == vocabulary) & (values.double().sum(-1) >= top_p))
     if width < vocabulary and not bool(inside.all()):
         values, ids = probabilities.sort(dim=-1, descending=True)
     # From here on values are in descending order in each row; what top_k excludes becomes 0.
@@ -87,8 +87,7 @@ def _from_nucleus(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequ
 
 
 def _mass(values: torch.Tensor, probabilities: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
-    """Return the mass that top_k keeps, [rows]: the whole mass unless top_k is among the candidates."""
-    # A top_k beyond the candidates has an unknown mass: the whole mass is its upper bound.
+    """Return the mass that top_k keeps, [rows]: that of the candidates, or the whole mass of a row without top_k."""
     bites = top_k <= values.shape[-1]
     return torch.where(bites, values.sum(-1), probabilities.double().sum(-1))
 
