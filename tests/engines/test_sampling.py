@@ -40,7 +40,7 @@ def test_a_wide_nucleus_is_found_beyond_the_candidates():
 
 def test_a_large_top_k_keeps_the_same_tokens_whoever_shares_the_batch():
     """top_p is a share of the mass of top_k's tokens, also where they are more than the candidates."""
-    logits = torch.cat([torch.full((300,), 2.0), torch.full((300,), -2.0), torch.full((9_400,), -3.0)])
+    logits = torch.cat([torch.full((300,), 2.0), torch.full((300,), -2.0), torch.full((9_400,), -4.6)])
     logits -= torch.arange(10_000) * 1e-6  # no two are equal
     flat, sampling = torch.zeros(10_000), Sampling(temperature=1, top_p=0.9, top_k=600)
     uniforms = np.linspace(0, 0.9999, 400)
