@@ -157,7 +157,8 @@ def ask(root):
             display="none",
         )
         assert [log.status for log in logs] == ["success"] * 2
-        said.append([[sample.output.completion for sample in log.samples] for log in logs])
+        # vLLM leaves out a character whose last bytes were not drawn, where a decoder writes U+FFFD.
+        said.append([[sample.output.completion.rstrip("\ufffd") for sample in log.samples] for log in logs])
     assert said[0] == said[1] and said[0][0] != said[0][1] and all(map(all, said[0]))
 
 
