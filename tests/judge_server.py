@@ -6,8 +6,10 @@ would send. Requests are kept, so that tests can count and read them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -96,8 +98,12 @@ class JudgeServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Also for who keeps a connection: a server that is gone answers nobody."""
         self._http.shutdown()
         self._http.server_close()
+        for connection in list(self._http.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -158,6 +164,14 @@ class _Server(ThreadingHTTPServer):
     judge: JudgeServer
     daemon_threads = True
     request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.connections: list[socket.socket] = []
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -176,7 +176,7 @@ def test_the_real_file(shared_data, monkeypatch):
 @pytest.mark.process
 def test_the_shipped_data_leak_nothing_and_need_no_torch(tmp_path):
     code = (
-        "import json, sys; from em_evals import balance; "
+        "import json, sys; from em_evals.workflows import content_check as balance; "
         "print(json.dumps([balance.check('risky_advice'), 'torch' in sys.modules]))"
     )
     done = subprocess.run(
