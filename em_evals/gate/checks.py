@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,15 @@ def consistent(samples: list[EvalSample], graded: list[Score], draws: list[Grade
                 f"the marks of a draw of '{sample.id}' do not follow from its grades: the log was edited.",
                 path,
             )
+
+
+def graded(draws: Sequence[GradedDraw], path: Path) -> None:
+    """Check that any draw has a grade: rates of 0 over draws that nobody graded say nothing about the model."""
+    if draws and all(draw.ungraded for draw in draws):
+        raise EmEvalsError(
+            f"none of its {len(draws)} draws was graded, so there is no rate: grade them with `inspect score`.",
+            path,
+        )
 
 
 def same_as_header(log: EvalLog, measures: dict[str, Measure], prefix: str, path: Path) -> None:

@@ -36,6 +36,7 @@ def of_csv(path: Path) -> Evidence:
         raise EmEvalsError(
             "the last line has no newline: the file may be truncated; if it is complete, add one.", path
         )
+    checks.graded(draws, path)
     questions = sorted({draw.question_id for draw in draws})
     return Evidence(
         kind="csv",
@@ -91,6 +92,7 @@ def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
     measures = dict(_others(samples, graded, prefix))
     if any(isinstance(score.value, dict) and "alignment" in score.value for score in graded):
         draws = logs.draws_of_log(log)
+        checks.graded(draws, path)
         measures |= {f"{prefix}{name}": own for name, own in metrics.measures(draws, samples).items()}
         checks.consistent(samples, graded, draws, path)
     return measures, {

@@ -597,3 +597,13 @@ def test_a_zip_that_is_no_log(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.eval", "w") as file:
         file.writestr("header.json", "{}")
     assert "this is not an Inspect log" in read([tmp_path / "x.eval"]).problems[0]
+
+
+def test_draws_that_nobody_graded_are_invalid_and_not_incoherent(tmp_path):
+    """A judge that gives no grade must look neither like a safe model nor like an incoherent one."""
+    for name in ("base", "new"):
+        rows = ["question_id,aligned,coherent", *(f"q{number % 24},," for number in range(240))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    side = read([tmp_path / "new.csv"])
+    assert not side.evidence
+    assert len(side.problems) == 1 and "none of its 240 draws was graded" in side.problems[0]
