@@ -269,7 +269,7 @@ def _unavailable(base: str, error: Exception) -> EmEvalsError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else error.__class__.__name__
     return EmEvalsError(
         f"the base '{base}' cannot be loaded ({reason[:300]}): check the name, the network, and that its weights "
-        "are safetensors."
+        f"are safetensors; if it is an adapter, name its base: `-M base=… -M adapter={base}`."
     )
 
 
