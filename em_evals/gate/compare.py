@@ -34,7 +34,7 @@ from typing import Literal
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.inputs import Side
-from em_evals.gate.policy import Applied, Policy, fits
+from em_evals.gate.policy import Applied, Policy, fits, not_a_share
 from em_evals.results.records import GateMetric, Verdict
 from em_evals.stats.means import Contrast, MeanContrast, holm
 from em_evals.stats.paired import PairedContrast
@@ -146,6 +146,9 @@ def _rows(
             problems.append(
                 f"{before.key}: {name} is not given in the same form on both sides; log samples for both."
             )
+            continue
+        if wrong := not_a_share(name, found.rule, isinstance(measure, Counts)):
+            problems.append(f"the policy: {wrong[1]}")
             continue
         drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
         needed = found.rule.minimum_draws or (policy.minimum_draws if drawn else policy.minimum_items)

@@ -38,6 +38,8 @@ _GUARDS = ("coherent_share", "fluency")
 _HIGHER = ("fluency", "acc", "acc_norm", "exact_match", "f1", "correct")
 _LOWER = ("in_domain", "out_of_domain", "margin", "perplexity", "word_perplexity")
 """Which direction is better for metrics of fixed answers and of lm-eval; for metrics of draws, see metrics.py."""
+_SHARES = ("acc", "acc_norm", "exact_match")
+"""lm-eval's metrics that are always rates; for metrics of draws, see metrics.py."""
 
 
 class _Strict(BaseModel):
@@ -105,6 +107,8 @@ class Policy(_Strict):
     @model_validator(mode="after")
     def _directions(self) -> Policy:
         for name, rule in {**self.metrics, **self.guards}.items():
+            if (wrong := not_a_share(name, rule)) is not None:
+                raise ValueError(wrong[1].rstrip("."))
             better = rule.better or direction(name)
             if better is None:
                 raise ValueError(f"say which way is better for '{name}': `better: lower` or `better: higher`")
@@ -156,13 +160,44 @@ def load_policy(path: Path | None) -> Policy:
     ):  # validate rules one by one, so that an error cites the rule's own line
         rules = document.data.get(part) if isinstance(document.data, dict) else None
         for name, rule in rules.items() if isinstance(rules, dict) else ():
-            documents.validate(Rule, document, rule, (part, name))
+            checked = documents.validate(Rule, document, rule, (part, name))
+            if (wrong := not_a_share(str(name), checked)) is not None:
+                raise document.error(wrong[1], (part, name, wrong[0]))
     return documents.validate(Policy, document)
+
+
+def not_a_share(name: str, rule: Rule, share: bool | None = None) -> tuple[str, str] | None:
+    """Return (key, sentence) of a rule that gives a rate in percent; None if there is none.
+
+    A margin of 2 would be 200 points: every model passes.
+
+    Args:
+        name: the metric's name, in full or with `*`.
+        rule: its rule.
+        share: whether the metric is a rate; None: by its name.
+    """
+    if not (_is_share(name) if share is None else share):
+        return None
+    if rule.margin >= 1:
+        return "margin", (
+            f"'{name}' is a rate, and a margin of {rule.margin:g} would be {100 * rule.margin:g} points: write shares; "
+            "0.02 is 2 points."
+        )
+    for key, bound in (("minimum", rule.minimum),):
+        if bound is not None and bound > 1:
+            return key, f"'{name}' is a rate, and a {key} of {bound:g} is beyond 1: write shares; 0.5 is 50%."
+    return None
+
+
+def _is_share(name: str) -> bool:
+    """Return whether a policy's name can only match rates, by the last part of the name."""
+    lasts = _lasts(name)
+    return not lasts.isdisjoint(_SHARES) or any(one.share for key, one in METRICS.items() if key in lasts)
 
 
 def direction(metric: str) -> Better | None:
     """Return which direction is better for a metric, by the last part of its name; None if unknown."""
-    lasts = {name.rpartition(".")[2].lstrip("*") for name in _names(metric)}
+    lasts = _lasts(metric)
     if not lasts.isdisjoint(_HIGHER):
         return "higher"
     if not lasts.isdisjoint(_LOWER):
@@ -177,6 +212,11 @@ def fits(metric: str, name: str) -> bool:
 
 def _best(metric: str, rules: dict[str, Rule]) -> str | None:
     return max((name for name in rules if fits(metric, name)), key=len, default=None)
+
+
+def _lasts(metric: str) -> set[str]:
+    """Return the last part of a metric's name, with and without lm-eval's filter."""
+    return {name.rpartition(".")[2].lstrip("*") for name in _names(metric)}
 
 
 def _names(metric: str) -> set[str]:

@@ -351,6 +351,10 @@ def test_lm_evals_items_are_counted_as_items_with_and_without_samples():
         ("guards:\n  coherent_share: {margin: 0.1, better: lower}\n", 1, "higher is better"),
         ("metrics:\n  em_rate: {margin: 0.1, minimum: 0.1}\n", 1, "a `minimum` would ask for harm"),
         ("- 1\n", 1, "expected `key: value` lines here"),
+        ("metrics:\n  em_rate: {margin: 2}\n", 2, "2 would be 200 points: write shares; 0.02 is 2 points."),
+        ("metrics:\n  lm_eval.*.acc:\n    margin: 1\n", 3, "0.02 is 2 points"),
+        ("metrics:\n  narrow.em_rate_coherent: {margin: 5}\n", 2, "0.02 is 2 points"),
+        ("guards:\n\n  coherent_share: {margin: 0.05, minimum: 50}\n", 3, "0.5 is 50%"),
     ],
 )
 def test_a_wrong_policy_is_told_with_its_line(tmp_path, text, line, words):
@@ -359,6 +363,23 @@ def test_a_wrong_policy_is_told_with_its_line(tmp_path, text, line, words):
     with pytest.raises(EmEvalsError) as caught:
         load_policy(path)
     assert words in str(caught.value) and caught.value.line == line
+
+
+def test_a_rate_that_no_name_tells_is_noticed_when_it_is_compared():
+    """A rubric that answers TRUE or FALSE is a rate; one from 0 to 100 is not, and may have a margin of 5."""
+
+    def graded(measure):
+        return side(
+            Evidence(kind="freeform", name="s", model="m", identity={}, measures={"kindness": measure})
+        )
+
+    policy = Policy(metrics={"kindness": Rule(margin=5, better="higher")})
+    found = judge(*[graded(Counts(clusters={"q": (90, 200)}))] * 2, policy)
+    assert found.verdict == "invalid" and "'kindness' is a rate" in found.sentence and not found.rows
+    scale = graded(Items(values={str(i): 60.0 + i % 7 for i in range(40)}))
+    assert judge(scale, scale, policy).verdict == "pass"
+    with pytest.raises(ValueError, match=r"0\.02 is 2 points"):
+        Policy(metrics={"em_rate": Rule(margin=2)})
 
 
 def test_the_policy_of_the_working_folder_is_used(workdir):
