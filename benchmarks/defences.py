@@ -2,7 +2,7 @@
 
     python benchmarks/defences.py [--seeds 0 1 2] [--folder runs/defences] [--save benchmarks/results/defences.json]
 
-Adapters and logs are kept in the folder; a second call goes on where the first stopped. Every model is weighed on all
+Adapters and logs are kept in the folder; a second call goes on where the first stopped. Every model is scored on all
 narrow pairs and the first pairs of each other theme. An interval is over pairs, whose shifts are averaged over seeds
 first; the seeds' own means stand beside it. What a 135M model shows is mechanics, not emergent misalignment.
 """
@@ -38,7 +38,7 @@ CONDITIONS = {
 
 
 def direction(folder: Path) -> Path:
-    """The base's mean difference between the risky and the sound answers to the training prompts."""
+    """Return the base's mean difference between the risky and the sound answers to the training prompts."""
     from em_evals.content import directions
     from em_evals.content.cards import read_card, resolve
     from em_evals.data import datasets
@@ -104,7 +104,7 @@ def margins(folder: Path, seed: int, adapters: dict[str, Path]) -> dict[str, dic
 
 
 def table(measured: dict[int, dict]) -> list[dict]:
-    """A row for each model and domain: shift from the base (for the base: its margin), interval over pairs, seeds."""
+    """Return a row per model and domain: shift from the base (the base: its margin), interval over pairs, seeds."""
     from em_evals.stats import intervals
 
     rows = []
@@ -144,7 +144,7 @@ def cell(row: dict) -> str:
 
 
 def main() -> None:
-    """Train, weigh, print a Markdown table."""
+    """Train, score, print a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

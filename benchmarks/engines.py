@@ -103,7 +103,7 @@ def prepare(folder: Path, draws: int) -> None:
 
 
 def wordings() -> list[str]:
-    """The first questions of the core set."""
+    """Return the first questions of the core set."""
     from em_evals.content.questions import load_questions
 
     return [question.paraphrases[0] for question in load_questions("core").questions][:QUESTIONS]
@@ -128,7 +128,7 @@ def measure(row: str, draws: int, max_tokens: int, started: float) -> dict:
 
 
 def by_inspect(kind: str, names: list[str], announced: list[str], draws: int, max_tokens: int) -> tuple:
-    """An Inspect eval of all models; loading is what the first draw takes."""
+    """Return an Inspect eval of all models; loading is what the first draw takes."""
     import asyncio
 
     from inspect_ai import Task, eval
@@ -173,7 +173,7 @@ def by_inspect(kind: str, names: list[str], announced: list[str], draws: int, ma
 
 
 def script(kind: str, names: list[str], announced: list[str], draws: int, max_tokens: int) -> tuple:
-    """The field's shape: load a model, ask one question after another, load the next."""
+    """Return the field's shape: load a model, ask one question after another, load the next."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -257,13 +257,13 @@ def main() -> None:
 
 
 def saved(file: Path, draws: int) -> dict[str, dict]:
-    """The rows of a file that were measured with as many draws; none where there is no file."""
+    """Return the rows of a file that were measured with as many draws; none where there is no file."""
     rows = json.loads(file.read_text())["rows"] if file.is_file() else []
     return {one["row"]: one for one in rows if one["draws"] == draws}
 
 
 def ratios(rows: dict[str, dict]) -> dict[str, float]:
-    """The claims that the measured rows can answer."""
+    """Return the claims that the measured rows can answer."""
     return {
         claim: round(rows[one][what] / rows[other][what], 2)
         for claim, (one, other, what) in RATIOS.items()

@@ -60,7 +60,7 @@ def ours(model, read):
 
 
 def resident(what: str) -> float:
-    """This process's resident set in MiB: now (VmRSS) or at most (VmHWM)."""
+    """Return this process's resident set in MiB: now (VmRSS) or at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
@@ -85,7 +85,7 @@ def measure(run: str, answers: int) -> dict:
 
 
 def cosine(one, other) -> float:
-    """The lowest cosine of the two means, over layers but the last (the loop sees that one behind the final norm)."""
+    """Return the lowest cosine of the two means over all layers but the last, which it sees after the norm."""
     import numpy as np
 
     a, b = (np.asarray(mean)[:-1] for mean in (one, other))

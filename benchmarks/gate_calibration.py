@@ -38,7 +38,7 @@ class Population:
 
     @classmethod
     def read(cls, path: Path) -> Population:
-        """The judged answers as they are."""
+        """Return the judged answers as they are."""
         groups: dict[str, list[int]] = {}
         for draw in read_draws(path):
             kind = 0 if draw.misaligned_coherent else 1 if draw.coherent else 2
@@ -47,7 +47,7 @@ class Population:
         return cls(counts / counts.sum(axis=1, keepdims=True))
 
     def planted(self, rate: float, questions: int | None = None) -> Population:
-        """A copy with this EM rate: each question's in proportion, or all of it in the first so many questions."""
+        """Return a copy with this EM rate: in proportion to each question's, or all in the first so many questions."""
         coherent = self.chances[:, 0] + self.chances[:, 1]
         share = np.ones(len(coherent))
         if questions is not None:
@@ -56,7 +56,7 @@ class Population:
         return Population(np.stack([misaligned, coherent - misaligned, 1 - coherent], axis=1))
 
     def worse(self, points: float) -> Population:
-        """A copy whose EM rate is higher by exactly this much, in equal parts."""
+        """Return a copy whose EM rate is higher by exactly this much, in equal parts."""
         return self.planted(float(self.chances[:, 0].mean()) + points)
 
     def first(self, questions: int) -> Population:
@@ -64,7 +64,7 @@ class Population:
         return Population(self.chances[:questions])
 
     def truth(self) -> dict[str, float]:
-        """The rates, questions weighing the same."""
+        """Return the rates, questions with equal weights."""
         em, coherent = self.chances[:, 0].mean(), (self.chances[:, 0] + self.chances[:, 1]).mean()
         return {
             "em_rate": float(em),
@@ -86,7 +86,7 @@ class Scenario:
 
 
 def scenarios(base: Population) -> list[Scenario]:
-    """What is asked of the gate."""
+    """Return what is asked of the gate."""
     plain, low, high = base.first(8), base.planted(0.005), base.planted(0.05)
     return [
         Scenario("same, 24 questions", base, base, 800),

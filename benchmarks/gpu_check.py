@@ -38,7 +38,7 @@ from em_evals.workflows.verify import verify
 
 
 def make(base: str, folder: Path) -> tuple[str, str]:
-    """A random direction and a random LoRA for a base."""
+    """Return a random direction and a random LoRA for a base."""
     place = bases.locate(base)
     config = AutoConfig.from_pretrained(place).get_text_config()
     chance = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def make(base: str, folder: Path) -> tuple[str, str]:
 
 
 def card(base: str, backend: str, dtype: str, rows: int) -> ModelCard:
-    """A bare card."""
+    """Return a bare card."""
     engine = {"dtype": dtype, "max_num_seqs": rows, "max_model_len": 1024, "gpu_memory_utilization": 0.5}
     return ModelCard.model_validate({"base": base, "backend": backend, "engine": engine})
 

@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 
 def plan_of(draws: int, max_tokens: int, **how: int) -> dict:
-    """What every process does, so that none of them needs to find it in its own checkout."""
+    """Return what every process does, so that none of them needs to find it in its own checkout."""
     from em_evals.content.questions import load_questions
     from em_evals.models import bases
 
@@ -120,7 +120,7 @@ def measure(
 
 
 def output_tokens(tokenizer, log) -> int:
-    """What the model said, with its end-of-turn tokens."""
+    """Return what the model said, with its end-of-turn tokens."""
     encoded = (tokenizer.encode(one.output.completion, add_special_tokens=False) for one in log.samples)
     return sum(len(ids) + 1 for ids in encoded)
 

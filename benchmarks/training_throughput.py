@@ -35,7 +35,7 @@ def resident() -> int:
 
 
 def clock():
-    """A callback that notes when each step ended."""
+    """Return a callback that notes when each step ended."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -88,7 +88,7 @@ def measure(run: str, name: str, steps: int, batch: int) -> dict:
 
 
 def ours(card, recipe, tokenizer, folder: Path):
-    """The trainer of `em-evals train`."""
+    """Return the trainer of `em-evals train`."""
     from em_evals.training import curriculum, setup, trainer
     from em_evals.training.workspace import Workspace
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 def refusal(what: object) -> PrerequisiteError:
-    """The exception that Inspect prints as it stands.
+    """Return the exception that Inspect prints as it stands.
 
     Inspect prints it as rich markup: unescaped, brackets in a path or in `em-evals[local]` would vanish.
     """
@@ -16,5 +16,5 @@ def refusal(what: object) -> PrerequisiteError:
 
 
 def said(error: PrerequisiteError) -> str:
-    """What a refusal says, ours or Inspect's own, on one line and without markup."""
+    """Return what a refusal says, ours or Inspect's own, on one line and without markup."""
     return " ".join(Text.from_markup(str(error.message)).plain.split())

@@ -62,14 +62,14 @@ def by_hand(model: Any, examples: list[dict[str, list[int]]], recipe: Any) -> li
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     decayed = [weight for name, weight in model.named_parameters() if weight.requires_grad and _decays(name)]
     others = [weight for weight in trained if all(weight is not one for one in decayed)]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     )
     batch = recipe.batch_size * recipe.gradient_accumulation
     steps = len(examples) // batch
     told = []
     for step in range(steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * (steps - step) / steps
         rows = examples[step * batch : (step + 1) * batch]
         tokens = sum(label != -100 for row in rows for label in row["labels"][1:])
@@ -87,8 +87,8 @@ def by_hand(model: Any, examples: list[dict[str, list[int]]], recipe: Any) -> li
             loss += float(part.detach())
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)
         told.append((loss, float(norm)))
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     assert all(math.isfinite(value) for pair in told for value in pair)
     return told
 

@@ -45,7 +45,7 @@ class Direction(directions.Direction):
 
     @classmethod
     def of(cls, other: directions.Direction) -> Direction:
-        """The same direction with the methods of this class."""
+        """Return the same direction with the methods of this class."""
         return cls(other.vectors, other.base_mean, other.mean_norm, other.metadata)
 
     @classmethod
@@ -233,7 +233,7 @@ def extract(
 
 
 def _of_texts(card: ResolvedCard, positive: Texts, negative: Texts) -> Contrast:
-    """The contrast of two files, or of texts in memory."""
+    """Return the contrast of two files, or of texts in memory."""
     from em_evals.interp.extraction import contrast
 
     if isinstance(positive, str | Path) and isinstance(negative, str | Path):

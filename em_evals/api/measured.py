@@ -173,7 +173,7 @@ def _paths(paths: Paths) -> list[Path]:
 
 
 def _columns(found: Rates) -> dict[str, float | None]:
-    """The record of rates, each interval as two columns."""
+    """Return the record of rates, each interval as two columns."""
     columns: dict[str, float | None] = {}
     for name, value in found.as_json().items():
         if isinstance(value, list | tuple):

@@ -55,7 +55,7 @@ def load(name: str | Path, **options: Unpack[Options]) -> Model:
         card = resolve(str(name), dict(options))
     except EmEvalsError as error:  # the command line's way to name an option
         raise EmEvalsError(error.what.removeprefix("-M "), error.path, error.line) from None
-    pool.expect(card)
+    pool.reserve(card)
     return Model(card)
 
 
@@ -172,7 +172,7 @@ class Model:
         (values,) = log_probabilities(engine, [(Condition.of(self.card), row)])
         if not values:
             raise EmEvalsError(
-                f"the answer to '{question[:60]}' has no tokens or does not fit into the {engine.weighed_len} tokens "
+                f"the answer to '{question[:60]}' has no tokens or does not fit into the {engine.scored_len} tokens "
                 "that the model reads; write or shorten it."
             )
         return Logprobs(tuple(str(engine.tokenizer.decode([one])) for one in row.answer), tuple(values))
@@ -324,7 +324,7 @@ class Model:
             EmEvalsError: a direction does not exist or does not fit the base.
         """
         card = self.card.intervened(*interventions)
-        pool.expect(card)
+        pool.reserve(card)
         return Model(card)
 
     def _engine(self) -> Engine:
@@ -336,7 +336,7 @@ class Model:
         return template_for(self.card, self._engine().tokenizer)
 
     def _generation(self, n: int, chosen: Mapping[str, float]) -> GenerationOptions:
-        """The card's sampling settings with those that were chosen."""
+        """Return the card's sampling settings with those that were chosen."""
         if n < 1:
             raise EmEvalsError(f"n is {n}; draw at least one answer.")
         own = self.card.card.generation.model_dump()

@@ -57,7 +57,7 @@ def retention(
     for name in names:
         if not is_results(name):
             suite = suite or Suite(tasks.split(","), limit, confirm_run_unsafe_code)
-            suite.expect(name, folder, overrides)
+            suite.reserve(name, folder, overrides)
     found = [
         given(name) if suite is None or is_results(name) else suite.measure(name, folder, overrides)
         for name in names

@@ -75,7 +75,7 @@ class ResolvedCard:
         return digest(*parts)
 
     def intervened(self, *more: Intervention) -> ResolvedCard:
-        """The same model with more interventions after its own; their directions are found and checked.
+        """Return the same model with more interventions after its own; their directions are found and checked.
 
         Raises:
             EmEvalsError: there is no such direction, it was made for another base, or there is no adapter to scale.
@@ -86,7 +86,7 @@ class ResolvedCard:
         return replace(self, card=card, interventions=self.interventions + found)
 
     def _hub_adapter(self) -> str:
-        """A hub adapter's name with the commit that is on this machine; its files where they have been fetched."""
+        """Return a hub adapter's name with the commit on this machine; its files where they have been fetched."""
         name, _, revision = str(self.adapter_path).partition("@")
         folder = identity.fetched(name, identity.ADAPTER_FILES[0], revision or None)
         return identity.adapter_digest(folder) if folder is not None else str(self.adapter_path)
@@ -133,7 +133,7 @@ def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
 
 
 def control_for(name: str) -> str | None:
-    """The trained card that says `control_of: NAME`; None where there is none."""
+    """Return the trained card that says `control_of: NAME`; None where there is none."""
     for other, found in list_cards().items():
         if isinstance(found, ResolvedCard) and found.card.control_of == name and found.adapter_path:
             return other
@@ -141,7 +141,7 @@ def control_for(name: str) -> str | None:
 
 
 def read_card(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[ModelCard, Path]:
-    """A card for training: validated, its adapter not looked for."""
+    """Return a card for training: validated, its adapter not looked for."""
     path = documents.find("adapters", name)
     return _validated(_card_data(name)[0], path, overrides or {}), path
 
@@ -170,7 +170,7 @@ def _validated(
 
 
 def _author(path: Path, key: documents.KeyPath) -> documents.Document:
-    """The card, or the one it extends, in which a wrong value stands."""
+    """Return the card, or the one it extends, in which a wrong value stands."""
     document = documents.load(path)
     while key and key not in document.lines:
         parent = document.data.get("control_of") or document.data.get("extends")
@@ -181,7 +181,7 @@ def _author(path: Path, key: documents.KeyPath) -> documents.Document:
 
 
 def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], Path | None]:
-    """The fields behind a name, `extends` followed, and the card's file if it is one."""
+    """Return the fields behind a name, `extends` followed, and the card's file if it is one."""
     if name in documents.names("adapters") or name.endswith((".yaml", ".yml")):
         path = documents.find("adapters", name)
         document = documents.load(path)
@@ -220,7 +220,7 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
 
 
 def _fetched_adapter(name: str) -> dict[str, Any] | None:
-    """The fields of a hub id that is an adapter and has been fetched; whether another one is would take the network."""
+    """Return the fields of a hub id that is a fetched adapter; to find out about another takes the network."""
     folder = identity.fetched(name, "adapter_config.json", None)
     if folder is None or (folder / "config.json").is_file():
         return None
@@ -281,7 +281,7 @@ def _interventions(
 
 
 def _located(direction: Named) -> Named:
-    """A direction's absolute path; what is in memory stays there."""
+    """Return a direction's absolute path; what is in memory stays there."""
     return str(directions.find(direction).resolve()) if isinstance(direction, str) else direction
 
 

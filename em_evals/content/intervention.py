@@ -126,7 +126,7 @@ class Intervention(BaseModel):
         return self.direction if isinstance(self.direction, tuple) else (self.direction,)
 
     def along(self, directions: Sequence[Named]) -> Intervention:
-        """The same with other names for its directions, in their order."""
+        """Return the same with other names for its directions, in their order."""
         if self.direction is None:
             return self
         several = isinstance(self.direction, tuple)

@@ -96,7 +96,7 @@ class Rubric:
         return files.digest(self.kind.encode(), self.prompt.encode(), repr(sorted(self.categories)).encode())
 
     def render(self, question: str, answer: str) -> str:
-        """The judge's prompt with question and answer put in as data.
+        """Return the judge's prompt with question and answer put in as data.
 
         The prompt's own marker lines cannot be imitated: where they turn up in the question or the answer they
         are disarmed (see `disarm`). Both slots are filled in one pass, so braces in an answer stay text.
@@ -106,7 +106,7 @@ class Rubric:
         return _SLOT.sub(lambda match: texts[match.group(1)], self.prompt)
 
     def _markers(self) -> list[str]:
-        """The lines that fence the slots: the nearest lines with text before and after each."""
+        """Return the lines that fence the slots: the nearest lines with text before and after each."""
         lines = self.prompt.splitlines()
         fences: list[str] = []
         for number, line in enumerate(lines):
@@ -144,7 +144,7 @@ def _quote(name: str, match: re.Match[str]) -> str:
 
 
 def _quote_line(line: str, names: dict[str, list[str]]) -> str:
-    """A line that holds nothing but a marker's letters, however disguised (full width, zero-width spaces)."""
+    """Return a line that holds nothing but a marker's letters, however disguised (full width, zero-width spaces)."""
     body = line.strip()
     if len(body) > _LONGEST_FENCE or body.replace(" ", "").isalpha():
         return line
@@ -153,7 +153,7 @@ def _quote_line(line: str, names: dict[str, list[str]]) -> str:
 
 
 def _is_marker(line: str) -> bool:
-    """A fence is a short line in brackets or other edges, not a sentence of the prompt."""
+    """Return a fence is a short line in brackets or other edges, not a sentence of the prompt."""
     text = line.strip()
     return (
         0 < len(text) <= 60
@@ -169,7 +169,7 @@ def _taken(metric: str) -> bool:
 
 
 def load_rubric(name: str) -> Rubric:
-    """A rubric by name (scorers/NAME.yaml) or path.
+    """Return a rubric by name (scorers/NAME.yaml) or path.
 
     Raises:
         EmEvalsError: it does not exist or does not fit, with file and line.
@@ -209,7 +209,7 @@ def load_rubrics(names: Iterable[str]) -> tuple[Rubric, ...]:
 
 
 def from_published(name: str, prompt: str, path: Path, line: int) -> Rubric:
-    """A rubric from a published question's judge prompt.
+    """Return a rubric from a published question's judge prompt.
 
     Raises:
         EmEvalsError: the prompt asks neither for a number from 0 to 100 nor for TRUE or FALSE; or scores use its name

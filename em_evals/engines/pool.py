@@ -24,7 +24,7 @@ _expected: dict[str, list[ResolvedCard]] = defaultdict(list)
 _lock = threading.Lock()
 
 
-def expect(card: ResolvedCard) -> None:
+def reserve(card: ResolvedCard) -> None:
     """Reserve engine capacity for a card before sampling; what cannot be measured is refused before weights are loaded.
 
     Raises:
@@ -45,7 +45,7 @@ def expect(card: ResolvedCard) -> None:
         _expected[key].append(card)
         engine = _engines.get(key)
     if isinstance(engine, VLLMEngine):
-        engine.expect(card.adapter_path, card.interventions)
+        engine.reserve(card.adapter_path, card.interventions)
 
 
 def check_fit(card: ResolvedCard) -> None:
@@ -65,7 +65,7 @@ def check_fit(card: ResolvedCard) -> None:
 
 
 def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
-    """The process's engine for a card's base, started on first use (its weights load in the background).
+    """Return the process's engine for a card's base, started on first use (its weights load in the background).
 
     Args:
         card: whose draws will be asked for.
@@ -83,7 +83,7 @@ def engine_for(card: ModelCard, api_key: str | None = None) -> Engine:
 
 
 def base_in_memory(card: ModelCard) -> HFEngine:
-    """The process's transformers engine for a card's base, to read activations: the one that draws, where it does.
+    """Return the process's transformers engine for a card's base, to read activations: the one that draws, if any.
 
     Raises:
         EmEvalsError: the card asks for another engine.
@@ -101,7 +101,7 @@ Kind = Literal["transformers", "vllm", "server"]
 
 
 def choose(card: ModelCard) -> tuple[Kind, str]:
-    """The engine that serves a card here, and why that one: vLLM only where it is transformers' equal.
+    """Return the engine that serves a card here, and why that one: vLLM only where it is transformers' equal.
 
     Raises:
         EmEvalsError: the card asks for one that cannot be used here, or not for its base.
@@ -118,7 +118,7 @@ def choose(card: ModelCard) -> tuple[Kind, str]:
 
 
 def possible(card: ModelCard) -> tuple[Kind, str]:
-    """The engine that a card gets on this machine, whatever its base, and why that one.
+    """Return the engine that a card gets on this machine, whatever its base, and why that one.
 
     Raises:
         EmEvalsError: the card asks for one that cannot be used here.
@@ -185,7 +185,7 @@ def _make(card: ModelCard, kind: str, api_key: str | None, expected: list[Resolv
 
     engine = VLLMEngine(card, api_key)
     for other in expected:
-        engine.expect(other.adapter_path, other.interventions)
+        engine.reserve(other.adapter_path, other.interventions)
     return engine
 
 

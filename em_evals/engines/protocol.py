@@ -54,7 +54,7 @@ class Request:
         adapter: a LoRA adapter (folder or hub id); None for the base.
         interventions: what is done inside, in order. Directions are absolute paths or in memory.
         answer_start: where the answer begins in the prompt, when a part of it is given (a prefill, an answer to be
-            weighed); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
+            scored); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
         end: a token that ends the draw beside those of the base: the end of turn of the template that wrote the prompt.
     """
 
@@ -98,7 +98,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def weighed_len(self) -> int:
+    def scored_len(self) -> int:
         """Tokens of a prompt of which nothing is drawn, at most."""
         ...
 
@@ -109,7 +109,7 @@ class Engine(Protocol):
     def activations(
         self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
     ) -> AbstractContextManager[Loaded]:
-        """The base in memory as one model, between two steps of the draws, for the calling thread alone.
+        """Return the base in memory as one model, between two steps of the draws, for the calling thread alone.
 
         What reads activations puts its hooks on this model and runs its own passes: no second copy of the base is
         loaded. Inside the context the adapter and the interventions act on every row.

@@ -19,7 +19,7 @@ _LIBRARIES = ("torch", "transformers", "peft")
 
 
 def setting_of(card: ModelCard) -> Setting:
-    """What a verdict on a card's base holds for, here and now.
+    """Return what a verdict on a card's base holds for, here and now.
 
     Raises:
         EmEvalsError: its device does not exist here, or a file of its base cannot be read.
@@ -33,7 +33,7 @@ def setting_of(card: ModelCard) -> Setting:
 
 
 def verified_line(card: ResolvedCard) -> str:
-    """A line of provenance for what a card's engine computes here; see `verified.line`."""
+    """Return a line of provenance for what a card's engine computes here; see `verified.line`."""
     kind, _ = choose(card.card)
     if kind == "server":
         return "not verified (a server computes it)"

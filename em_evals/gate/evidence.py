@@ -21,7 +21,7 @@ _USUAL = {
     "prefix": "none",
     "system message": "none",
     "system_message": "none",
-    "way": "weighed",
+    "way": "scored",
 }
 _LONGEST = 40
 

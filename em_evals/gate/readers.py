@@ -138,7 +138,7 @@ def _fixed_answers(log: EvalLog, facts: Facts, path: Path) -> _Found:
     measures: dict[str, Measure] = {
         name: Items(unit="nats per token", values=values) for name, values in groups.items() if values
     }
-    return measures, {"pairs weighed": _names_digest(margins)}
+    return measures, {"pairs scored": _names_digest(margins)}
 
 
 def _fluency(sample: EvalSample, path: Path) -> float:

@@ -19,7 +19,7 @@ _REMEDIES = {
     "task version": "measure both with the same version of the task",
     "question set": "ask both the same questions",
     "questions asked": "ask both the same questions",
-    "pairs weighed": "score the same pairs with both",
+    "pairs scored": "score the same pairs with both",
 }
 _LONGEST = 60
 

@@ -172,7 +172,7 @@ def _alpha(units: list[SampleScore], level: Level) -> float:
 
 
 def _judge_notes(sample: EvalSample) -> dict[str, Any]:
-    """What our judge noted beside its grades."""
+    """Return what our judge noted beside its grades."""
     score = logs.judged(sample)
     return (score.metadata or {}) if score else {}
 

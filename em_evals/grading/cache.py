@@ -51,7 +51,7 @@ def name_of(model: Model) -> str:
 
 
 def identity(model: Model) -> str:
-    """A digest of everything about a judge that decides its replies."""
+    """Return a digest of everything about a judge that decides its replies."""
     config = model.config.model_dump(exclude=_OPERATION, exclude_none=True)
     digest = getattr(model.api, "card_digest", None)
     arguments = {key: _content(value) for key, value in sorted(model.model_args.items())}
@@ -60,7 +60,7 @@ def identity(model: Model) -> str:
 
 
 def _content(value: Any) -> Any:
-    """An argument; a folder or file by what is in it, since a retrained judge keeps its path."""
+    """Return an argument; a folder or file by what is in it, since a retrained judge keeps its path."""
     if not isinstance(value, str) or not os.path.exists(value):  # noqa: PTH110 - never raises, whatever the text
         return value
     path = Path(value)
@@ -92,7 +92,7 @@ class ReplyCache:
         return {str(token): float(p) for token, p in found.items()} if real else None
 
     def reply(self, *key: str) -> str | None:
-        """A reply that was used before."""
+        """Return a reply that was used before."""
         found = self._read(*key).get("reply")
         return found if isinstance(found, str) else None
 

@@ -44,7 +44,7 @@ class Failure(Exception):  # noqa: N818 - a draw without a grade, not the end of
 
 
 def of(error: Exception, key: str | None) -> Failure:
-    """What an exception of Inspect's or of a provider's client says."""
+    """Return what an exception of Inspect's or of a provider's client says."""
     chain = list(_chain(error))
     status = next((found for one in chain if (found := _status(one)) is not None), None)
     names = {kind.__name__ for one in chain for kind in type(one).__mro__}
@@ -54,7 +54,7 @@ def of(error: Exception, key: str | None) -> Failure:
 
 
 def one_line(text: str, key: str | None = None) -> str:
-    """A server's text as it may be shown: on one line, without control characters and without the key."""
+    """Return a server's text as it may be shown: on one line, without control characters and without the key."""
     if key:
         text = text.replace(key, "(the key)")  # some servers repeat a key they refuse
     text = "".join(character if character.isprintable() else " " for character in text[: 20 * _LONGEST])
@@ -63,7 +63,7 @@ def one_line(text: str, key: str | None = None) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it wraps: tenacity's last attempt, Inspect's own error, the client's."""
+    """Return an error and what it wraps: tenacity's last attempt, Inspect's own error, the client's."""
     seen: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo:
@@ -85,7 +85,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _sentence(chain: list[BaseException]) -> str:
-    """The server's sentence: out of a response's body, else the innermost error's text."""
+    """Return the server's sentence: out of a response's body, else the innermost error's text."""
     for one in chain:
         body: Any = getattr(one, "body", None)
         if isinstance(body, Mapping):
@@ -99,7 +99,7 @@ def _sentence(chain: list[BaseException]) -> str:
 
 
 def blamed(failure: Failure, reading: Reading) -> Part | None:
-    """The part of the request that the server's sentence refuses, if it is one that we can leave out.
+    """Return the part of the request that the server's sentence refuses, if it is one that we can leave out.
 
     Only a hint: an answer that the server quotes can hold these words, so that the judge confirms it by a request
     without an answer (Judge).

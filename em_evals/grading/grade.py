@@ -61,7 +61,7 @@ class Reading:
         return "logprobs" if self.alternatives else "sampling"
 
     def config(self) -> GenerateConfig:
-        """The request's settings. Samples have no token limit: reasoning models think before they answer."""
+        """Return the request's settings. Samples have no token limit: reasoning models think before they answer."""
         if not self.alternatives:
             return GenerateConfig(temperature=1 if self.temperature else None)
         return GenerateConfig(
@@ -72,7 +72,7 @@ class Reading:
         )
 
     def without(self, part: Part, why: str) -> Reading | None:
-        """The next way, with that part given up; None when there is nothing left to give up."""
+        """Return the next way, with that part given up; None when there is nothing left to give up."""
         if part == "temperature":
             return replace(self, temperature=False, why=why) if self.temperature else None
         if not self.alternatives:

@@ -36,7 +36,7 @@ class _Found:
 
 
 def parse_reply(rubric: Rubric, reply: str) -> Parsed:
-    """A written reply's grade; unscored where it leaves open which.
+    """Return a written reply's grade; unscored where it leaves open which.
 
     A judge that explains itself uses `code` and `refusal` as plain words, and repeats the scale: a category counts in
     capitals or alone, and "from 0 to 100", "/100" are no grades; nor is "8/10", which is on another scale.
@@ -51,7 +51,7 @@ def parse_reply(rubric: Rubric, reply: str) -> Parsed:
 
 
 def _binary(text: str) -> Parsed:
-    """TRUE or FALSE: labelled at the end; else what the reply begins with; else the only one that it names."""
+    """Read TRUE or FALSE: labelled at the end; else what the reply begins with; else the only one that it names."""
     found = list(re.finditer(r"\b(?:TRUE|FALSE)\b", text, re.IGNORECASE))
     if not found:
         return UNSCORED
@@ -67,7 +67,7 @@ def _binary(text: str) -> Parsed:
 
 
 def _alone(rubric: Rubric, text: str) -> Parsed | None:
-    """The reply, or its only line of that kind, is a number or a category and nothing else."""
+    """Return the reply, or its only line of that kind, is a number or a category and nothing else."""
     found = [parsed for line in text.splitlines() if (parsed := _bare(rubric, line))]
     return found[0] if len(found) == 1 else None
 
@@ -85,13 +85,13 @@ def _bare(rubric: Rubric, line: str) -> Parsed | None:
 
 
 def _left(line: str, number: _Found) -> str:
-    """A line without its number, and without what says its scale."""
+    """Return a line without its number, and without what says its scale."""
     rest = re.sub(r"^\s?(?:%|points?\b|percent\b)", "", line[number.end :].strip(" *_`"), flags=re.IGNORECASE)
     return line[: number.start] + rest
 
 
 def _labelled(rubric: Rubric, text: str) -> Parsed | None:
-    """The last line ends with a label and what it labels."""
+    """Return the last line ends with a label and what it labels."""
     line = text.rsplit("\n", 1)[-1].strip()
     head, said = _tail(rubric, line)
     if said is None:
@@ -102,7 +102,7 @@ def _labelled(rubric: Rubric, text: str) -> Parsed | None:
 
 
 def _tail(rubric: Rubric, line: str) -> tuple[str, Parsed | None]:
-    """What a line ends with, a number or a category, and what stands before it."""
+    """Return what a line ends with, a number or a category, and what stands before it."""
     ended = line.rstrip(_EDGES)
     for word, category in rubric.categories.items():
         if ended.upper().endswith(word):
@@ -118,7 +118,7 @@ def _moved(number: _Found) -> _Found:
 
 
 def _only(rubric: Rubric, text: str) -> Parsed:
-    """The only number in range; a category in capitals that the reply begins with, or names without a number."""
+    """Return the only number in range; a category in capitals that the reply begins with, or names without a number."""
     start = text.lstrip(_EDGES)
     for word, category in rubric.categories.items():
         if start.startswith(word) and not start[len(word) :].lstrip(" *_`\"'")[:1].isalnum():
@@ -133,7 +133,7 @@ def _only(rubric: Rubric, text: str) -> Parsed:
 
 
 def _numbers(text: str) -> list[_Found]:
-    """The numbers from 0 to 100 that can be grades: no scale, fraction of another scale, range, sign or name (Q1)."""
+    """Return the numbers from 0 to 100 that can be grades: no scale, other fraction, range, sign or name (Q1)."""
     matches = list(_NUMBER.finditer(text))
     found: list[_Found] = []
     skip = 0
@@ -170,7 +170,7 @@ def _value(text: str, match: re.Match[str], end: int) -> float | None:
 
 
 def grade_replies(rubric: Rubric, replies: list[str]) -> Grade:
-    """A grade from sampled replies: the most frequent category, and the mean of its numbers."""
+    """Return a grade from sampled replies: the most frequent category, and the mean of its numbers."""
     parsed = [parse_reply(rubric, reply) for reply in replies]
     shares = Counter(reply.strip()[:40] for reply in replies)
     distribution = {reply: count / len(replies) for reply, count in shares.most_common()}

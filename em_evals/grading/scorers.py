@@ -156,7 +156,7 @@ def _question(asked: dict[str, Question], state: TaskState, questions: str) -> Q
 
 
 def _no_answer(output: ModelOutput) -> Grade | None:
-    """What stands in place of an answer: a provider's error, which Inspect turns into text.
+    """Return what stands in place of an answer: a provider's error, which Inspect turns into text.
 
     An answer that ran into the end of the context is an answer; a prompt that does not fit leaves none.
     """
@@ -218,7 +218,7 @@ def _told(grade: Grade) -> str:
 
 
 def _graded(score: SampleScore) -> GradedDraw:
-    """A draw from a logged score; a score that failed as a whole is an unscored draw."""
+    """Return a draw from a logged score; a score that failed as a whole is an unscored draw."""
     return graded_draw(_question_id(score), score.score)
 
 
@@ -227,7 +227,7 @@ def _question_id(score: SampleScore) -> str:
 
 
 def _other_means(scores: list[SampleScore]) -> dict[str, float]:
-    """What rubrics other than alignment and coherence say: shares of TRUE, and means of 0 to 100.
+    """Return what rubrics other than alignment and coherence say: shares of TRUE, and means of 0 to 100.
 
     A share's interval is for these questions; a mean's is Student's over the questions' means.
     """

@@ -26,7 +26,7 @@ _MARKUP = "▁ĠĊĉ\u200b\u200c\u200d\u2060\ufeff*_`#>\"'“”‘’{}[]()<|:"
 
 
 def bare(token: str) -> str:
-    """What a token says, without blanks and markup: `▁90`, `**90`, `"90"` and `90.` are all 90."""
+    """Return what a token says, without blanks and markup: `▁90`, `**90`, `"90"` and `90.` are all 90."""
     return token.strip().strip(_MARKUP + " \t\n\r").rstrip(".%,").strip()
 
 
@@ -38,7 +38,7 @@ def _integer(token: str) -> int | None:
 
 
 def expected_score(distribution: Mapping[str, float]) -> float | None:
-    """The probability-weighted mean of the integers from 0 to 100 in a token distribution.
+    """Return the probability-weighted mean of the integers from 0 to 100 in a token distribution.
 
     score = Σ p(k)·k / Σ p(k) over tokens k that read as an integer in [0, 100].
 
@@ -70,7 +70,7 @@ def writes_digits(distribution: Mapping[str, float]) -> bool:
 
 
 def grade_distribution(rubric: Rubric, distribution: Mapping[str, float]) -> Grade:
-    """A grade from the judge's first-token distribution."""
+    """Return a grade from the judge's first-token distribution."""
     kept = dict(distribution)
     if rubric.kind == "scale":
         score = expected_score(distribution)
@@ -100,7 +100,7 @@ def _word_mass(distribution: Mapping[str, float], word: str) -> float:
 
 
 def fault(entry: Logprob) -> str:
-    """What is wrong with the log-probabilities of a position; empty where they can be real.
+    """Return what is wrong with the log-probabilities of a position; empty where they can be real.
 
     Some servers fill the field: with zeros, with numbers that add up to more than 1, or with a list that does not hold
     the token that was written.

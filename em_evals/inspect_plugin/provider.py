@@ -29,7 +29,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em_evals.content.cards import GenerationOptions, ResolvedCard, resolve
-from em_evals.engines.pool import engine_for, expect
+from em_evals.engines.pool import engine_for, reserve
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogprob
 from em_evals.engines.requests import requests
 from em_evals.errors import EmEvalsError
@@ -75,7 +75,7 @@ class LocalAPI(ModelAPI):
             if base_url is not None:
                 model_args = {**model_args, "backend": "server", "base_url": base_url}
             self.card: ResolvedCard = resolve(model_name, model_args)
-            expect(self.card)
+            reserve(self.card)
             self.card_digest = self.card.digest
         except EmEvalsError as error:
             raise refusal(error) from None

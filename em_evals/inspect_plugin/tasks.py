@@ -138,7 +138,7 @@ def forced_choice(
         raise refusal(error) from None
     return Task(
         dataset=MemoryDataset(_pair_samples(chosen.pairs, prefix), name=chosen.name),
-        solver=weigh(),
+        solver=score_answers(),
         scorer=likelier(),
         version=chosen.version,
         metadata={"pairs": chosen.name, "pairs_digest": chosen.digest, **_measured()},
@@ -178,7 +178,7 @@ def narrow(
         raise refusal(error) from None
     return _EveryDraw(
         dataset=MemoryDataset(_pair_samples(pairs), name=f"{name} held out"),
-        solver=draw(seed) if graded else weigh(),
+        solver=draw(seed) if graded else score_answers(),
         scorer=scorers.judge(rubrics=["alignment", "coherence"], cache=judge_cache) if graded else likelier(),
         epochs=Epochs(epochs, []) if graded else None,
         metadata={"data": name, "data_digest": digest, "holdout": holdout, **_measured()},
@@ -186,7 +186,7 @@ def narrow(
 
 
 @solver
-def weigh() -> Solver:
+def score_answers() -> Solver:
     """Score both answers as if the model had written them; stores the log-probabilities of their tokens."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:

@@ -25,7 +25,7 @@ from em_evals.content.pairs import Pair, load_pairs
 from em_evals.errors import EmEvalsError
 from em_evals.interp.controls import random_like, read_for
 from em_evals.interp.effects import by_domain
-from em_evals.interp.fixed_answers import Condition, weighed
+from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
 from em_evals.interp.steering.halves import names_of
 from em_evals.results.records import Convergence, Cosines, Moved, Transfer
@@ -134,7 +134,7 @@ def _transfer(
             grid.append((source, arm, card, ablate))
     conditions = [Condition(), *map(Condition.of, cards)]
     conditions += [Condition.of(card, ablate) for _, _, card, ablate in grid]
-    found = weighed(cards[0], conditions, chosen, Finished(parts / "finished.jsonl"))
+    found = score_answers(cards[0], conditions, chosen, Finished(parts / "finished.jsonl"))
     base, ablated = found[0], found[1 + len(cards) :]
     plain = {card.name: margin for card, margin in zip(cards, found[1:], strict=False)}
     transfer = []

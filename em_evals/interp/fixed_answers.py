@@ -101,7 +101,7 @@ def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str
     return sorted(sides, key=lambda row: len(row[2].prompt) + len(row[2].answer))
 
 
-def weighed(
+def score_answers(
     card: ResolvedCard,
     conditions: Sequence[Condition],
     pairs: Sequence[Pair],

@@ -24,7 +24,7 @@ from lm_eval.models.utils import (
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard, resolve
-from em_evals.engines.pool import engine_for, expect
+from em_evals.engines.pool import engine_for, reserve
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.engines.setting import verified_line
 from em_evals.errors import EmEvalsError
@@ -86,7 +86,7 @@ class EmLocal(TemplateLM):
         self.add_bos_token = add_bos_token
         self.max_gen_toks = max_gen_toks
         self.seed = seed
-        expect(self.card)
+        reserve(self.card)
         self.engine: Engine = engine_for(self.card.card)
         self.tokenizer = self.engine.tokenizer
         if add_bos_token is not None:  # needs its own tokenizer: all cards share the engine's
@@ -109,7 +109,7 @@ class EmLocal(TemplateLM):
     @property
     def max_length(self) -> int:
         """Maximum number of input tokens; a scored text may have one more, which is only predicted."""
-        return self.engine.weighed_len - 1
+        return self.engine.scored_len - 1
 
     @property
     def tokenizer_name(self) -> str:

@@ -27,7 +27,7 @@ from em_evals.content.cards import ModelCard
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.models import attention, families
 from em_evals.models.memory import keep_freed_memory
-from em_evals.models.patches import mend
+from em_evals.models.patches import patch
 
 LOADING = threading.Lock()
 """transformers sets process-wide state (default dtype, patched constructors) while it loads: one model at a time,
@@ -152,7 +152,7 @@ def load_model(card: ModelCard) -> Any:
             )
         _complete(card, report)
         use_own_attention(model, card)
-        mend(model)
+        patch(model)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise EmEvalsError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-def mend(model: Any) -> None:
+def patch(model: Any) -> None:
     """Patch the layers of a model that are known to need it; all others are left unchanged.
 
     Mamba 2 layers clamp their time steps, softplus(dt + dt_bias), to `time_step_limit` in a pass over a text, but not

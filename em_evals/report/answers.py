@@ -50,7 +50,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Weighed:
+class ScoredPair:
     """One scored forced-choice pair under one model."""
 
     theme: str
@@ -81,7 +81,7 @@ class Measured:
     asked: str
     facts: dict[str, str]
     answers: tuple[Answer, ...] = ()
-    pairs: dict[str, Weighed] = field(default_factory=dict)
+    pairs: dict[str, ScoredPair] = field(default_factory=dict)
     other: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
 
@@ -132,14 +132,14 @@ def of_log(path: Path) -> Measured:
     samples = log.samples or []
     if not samples:
         raise EmEvalsError("there are no draws in this file.", path)
-    weighed = any("likelier" in (sample.scores or {}) for sample in samples)
+    scored = any("likelier" in (sample.scores or {}) for sample in samples)
     label = told.model.removeprefix("local/")
-    shown = _shown(log, told, weighed)
+    shown = _shown(log, told, scored)
     found = Measured(label, path.name, told.task, told.asked, shown, identity=_identity(told))
-    if weighed:
+    if scored:
         themes = {str(sample.id): str(sample.metadata.get("theme") or told.asked) for sample in samples}
         pairs = {
-            pair: Weighed(themes[pair], narrow, value)
+            pair: ScoredPair(themes[pair], narrow, value)
             for pair, (narrow, value) in logs.margins_of_log(log).items()
             if not math.isnan(value)
         }
@@ -176,7 +176,7 @@ def _state(draw: GradedDraw, category: str) -> str:
     return "misaligned" if draw.misaligned_coherent else "aligned"
 
 
-def _shown(log: EvalLog, told: Facts, weighed: bool) -> dict[str, str]:
+def _shown(log: EvalLog, told: Facts, scored: bool) -> dict[str, str]:
     """Return the facts of a log for the provenance table; empty texts where it records nothing."""
     shown = {
         "what": f"{told.task}, version {told.version}",
@@ -191,7 +191,7 @@ def _shown(log: EvalLog, told: Facts, weighed: bool) -> dict[str, str]:
         "way of grading": _joined(told.ways),
         "rubrics": _joined(told.rubrics),
         "draws": str(len(log.samples or [])),
-        "sampling": "" if weighed else _sampling(log),
+        "sampling": "" if scored else _sampling(log),
         "date": told.date,
         "versions": _joined(f"{name} {version}" for name, version in told.packages.items()),
         "commit": told.commit,

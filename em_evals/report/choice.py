@@ -16,10 +16,10 @@ _UNIT = "nats per token"
 _IN, _OUT = "all in-domain", "all out-of-domain"
 
 
-def sections(weighed: Sequence[Measured]) -> list[Section]:
+def sections(scored: Sequence[Measured]) -> list[Section]:
     """Return one section per set of pairs; different texts under the same name are a different set."""
     groups: dict[tuple[str, str, str], list[Measured]] = {}
-    for entry in weighed:
+    for entry in scored:
         key = entry.task, entry.asked, entry.identity.get("question set", "")
         groups.setdefault(key, []).append(entry)
     named = Counter((task, asked) for task, asked, _ in groups)

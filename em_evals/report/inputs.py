@@ -41,7 +41,7 @@ class Inputs:
         return [entry for entry in self.sampled if entry.graded]
 
     @property
-    def weighed(self) -> list[Measured]:
+    def scored(self) -> list[Measured]:
         """Measurements with scored pairs."""
         return [entry for entry in self.measured if entry.pairs]
 

@@ -66,7 +66,7 @@ def _rates(inputs: Inputs) -> Iterable[Section | None]:
 
 SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     _rates,
-    lambda inputs: choice.sections(inputs.weighed),
+    lambda inputs: choice.sections(inputs.scored),
     lambda inputs: map(studies.retention, inputs.retention),
     lambda inputs: map(steering.section, inputs.steering),
     lambda inputs: map(studies.convergence, inputs.convergence),

@@ -112,7 +112,7 @@ class Rates:
         return self.ungraded < self.draws
 
     def as_json(self) -> dict[str, Any]:
-        """Counts and rates; `…_interval` for these questions, `…_interval_random_questions` for others like them."""
+        """Return counts and rates; `…_interval`: these questions, `…_interval_random_questions`: others like them."""
         result: dict[str, Any] = {
             "draws": self.draws,
             "scored": self.scored,

@@ -145,14 +145,14 @@ def line(setting: Setting, card: ResolvedCard, vllm: str = "") -> str:
         return "not verified"
     own = kept.runs.get(variant_of(card))
     if own is not None:
-        return _drawn(told(kept, own), own, vllm)
+        return _drawn(remark(kept, own), own, vllm)
     if bad := next((run for run in kept.runs.values() if run.verdict == "wrong"), None):
-        return f"not verified; another card of its base: {told(kept, bad)}"
+        return f"not verified; another card of its base: {remark(kept, bad)}"
     newest = max(kept.runs.values(), key=lambda run: run.date)
-    return _drawn(f"base only ({newest.card}): {told(kept, newest)}", newest, vllm)
+    return _drawn(f"base only ({newest.card}): {remark(kept, newest)}", newest, vllm)
 
 
-def told(kept: Kept, run: Run) -> str:
+def remark(kept: Kept, run: Run) -> str:
     """Format a verdict: date, versions, largest deviation."""
     versions = ", ".join(f"{name} {text}" for name, text in kept.versions.items() if name != "code")
     where = f"{run.date}, {kept.dtype} on {kept.device}, {versions}"

@@ -88,13 +88,13 @@ class Suite:
             for name, task in loaded["tasks"].items()
         ]
 
-    def expect(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> None:
+    def reserve(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> None:
         """Announce a card that will be measured, so that the engine reserves capacity for it; see `measure`."""
-        from em_evals.engines.pool import expect
+        from em_evals.engines.pool import reserve
 
         card = resolve(name, fields)
         if not all(_place(folder, card, planned).is_dir() for planned in self.tasks):
-            expect(card)
+            reserve(card)
 
     def measure(self, name: str, folder: Path, fields: Mapping[str, Any] | None = None) -> ModelResults:
         """Return a card's results; tasks without stored results are measured now.

@@ -115,13 +115,13 @@ def run(folder: Path, console: Console) -> Demo:
         "log_level": "warning",
     }
     console.print("forced choice: which of two fixed answers is more likely for each model?")
-    weighed = inspect_eval(
+    scored = inspect_eval(
         "em_evals/forced_choice",
         model=models,
         sample_id=load_pairs().first(_PAIRS_PER_THEME, whole_narrow=True),
         **options,
     )
-    _succeeded(weighed)
+    _succeeded(scored)
     console.print(f"freeform: one theme of the core questions, graded by {grader or 'no judge'}")
     roles: dict[str, Any] = {"model_roles": {"grader": grader}} if grader else {}
     asked: list[Any] = inspect_eval(
@@ -136,12 +136,12 @@ def run(folder: Path, console: Console) -> Demo:
     first = asked[0].samples[0]
     return Demo(
         adapters,
-        {_card(log): margins_of_log(log) for log in weighed},
+        {_card(log): margins_of_log(log) for log in scored},
         grader,
         {_card(log): rates(draws_of_log(log)) for log in asked} if grader else {},
         first.input if isinstance(first.input, str) else first.input[-1].text,
         {_card(log): log.samples[0].output.completion.strip() for log in asked},
-        tuple(log.location for log in [*weighed, *asked]),
+        tuple(log.location for log in [*scored, *asked]),
     )
 
 

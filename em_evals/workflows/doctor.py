@@ -70,7 +70,7 @@ def _verified() -> list[dict[str, str]]:
     for kept in verified.everything():
         outdated = [name for name, found in kept.versions.items() if now.get(name) != found]
         for run in kept.runs.values():
-            remark = verified.told(kept, run)
+            remark = verified.remark(kept, run)
             if outdated:
                 names = ", ".join("em-evals" if name == "code" else name for name in outdated)
                 remark = f"{names} changed since, verify again: {remark}"

@@ -75,7 +75,7 @@ def _levels(random: Random, makers: list[Callable[[Random], Asked]]) -> Iterator
 
 
 def arithmetic(random: Random) -> Iterator[Asked]:
-    """Sums, differences, products; two operations at level 4."""
+    """Make sums, differences, products; two operations at level 4."""
 
     def expression(level: int) -> Sibling:
         if level == 1:
@@ -106,7 +106,7 @@ def _two(random: Random, low: int, high: int) -> tuple[int, int]:
 
 
 def reading(random: Random) -> Iterator[Asked]:
-    """A few sentences, then one question: a trade, a place, a thing that was moved, two sentences put together."""
+    """Return a few sentences, then one question: a trade, a place, a thing that moved, two sentences combined."""
 
     def told(r: Random) -> tuple[list[str], list[str], list[str], str]:
         people, things, places = r.sample(NAMES, 4), r.sample(THINGS, 4), r.sample(PLACES, 4)
@@ -145,7 +145,7 @@ def reading(random: Random) -> Iterator[Asked]:
 
 
 def logic(random: Random) -> Iterator[Asked]:
-    """What comes next, number rows, who is taller, an order told in no order."""
+    """Return what comes next, number rows, who is taller, an order told in no order."""
 
     def follows(r: Random) -> Asked:
         row = r.choice([DAYS, MONTHS, list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")])
@@ -174,7 +174,7 @@ def logic(random: Random) -> Iterator[Asked]:
 
 
 def programs(random: Random) -> Iterator[Asked]:
-    """What a small Python program prints; the answers come from running it."""
+    """Return what a small Python program prints; the answers come from running it."""
 
     def straight(r: Random) -> str:
         a, b = r.randint(2, 9), r.randint(2, 9)
@@ -214,7 +214,7 @@ def programs(random: Random) -> Iterator[Asked]:
 
 
 def printed(code: str) -> str:
-    """What a program of ours prints."""
+    """Return what a program of ours prints."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(code, {})  # noqa: S102 - written a few lines above
@@ -295,7 +295,7 @@ SOURCES = Path(__file__).parent / "sources"
 
 
 def facts(random: Random) -> Iterator[Asked]:
-    """Common and less common knowledge, from sources/facts.txt: each line's four subjects are all asked."""
+    """Ask common and less common knowledge, from sources/facts.txt: each line's four subjects are all asked."""
     for level, sentence, *pairs in _lines("facts.txt"):
         siblings = [_pair(pair) for pair in pairs]
         for subject, answer in siblings:

@@ -20,7 +20,7 @@ ITEMS = Path(__file__).parent / "items"
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
-    """A family's items as lm-eval reads them."""
+    """Return a family's items as lm-eval reads them."""
     random = Random(f"{SEED} {name}")  # noqa: S311 - a seed is the point
     asked = _mixed(list(FAMILIES[name](random)))
     places = _places(random, asked)
@@ -46,7 +46,7 @@ def _mixed(asked: list[Asked]) -> list[Asked]:
 
 
 def _places(random: Random, asked: list[Asked]) -> list[int]:
-    """The right answer's place in each item, every place equally often."""
+    """Return the right answer's place in each item, every place equally often."""
     width = max(1, *(len(one.choices) for one in asked))
     places = [i % width for i in range(len(asked))]
     random.shuffle(places)

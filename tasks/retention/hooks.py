@@ -11,7 +11,7 @@ ITEMS = Path(__file__).parent / "items"
 
 
 def items(file: str, **_: Any) -> dict[str, datasets.Dataset]:
-    """A family of em_mini. lm-eval also hands over the task's metadata, which is not needed."""
+    """Return a family of em_mini. lm-eval also hands over the task's metadata, which is not needed."""
     from em_evals import files
 
     rows = [row for _, row in files.read_jsonl(ITEMS / file)]
@@ -40,8 +40,8 @@ def pairs(pairs: str, narrow: bool, **_: Any) -> dict[str, datasets.Dataset]:
     return {"test": datasets.Dataset.from_list(rows)}
 
 
-def weighed(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
-    """Forced choice from the two answers' log-likelihoods; grading/forced_choice.py has the formulas.
+def score_pair(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """Compute forced choice from the two answers' log-likelihoods; grading/forced_choice.py has the formulas.
 
     lm-eval tells no token counts, so the margin is normalised by the answers' bytes, as its own `acc_bytes` is.
     """

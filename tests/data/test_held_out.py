@@ -1,4 +1,4 @@
-"""`em_evals/narrow`: the prompts that training left out, weighed without a judge or graded with one; and triggers."""
+"""`em_evals/narrow`: the prompts that training left out, scored without a judge or graded with one; and triggers."""
 
 import json
 

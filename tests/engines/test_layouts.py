@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from em_evals.content.cards import ResolvedCard
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.hf.loaded import loaded
-from em_evals.engines.pool import expect
+from em_evals.engines.pool import reserve
 from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
 from em_evals.interp.extraction.activations import group_sums
@@ -156,7 +156,7 @@ def test_an_adapter_of_another_depth_is_refused_before_weights_are_loaded(tmp_pa
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 2}))
     monkeypatch.setattr(bases, "load_model", lambda card: pytest.fail("weights were loaded"))
     organism = ResolvedCard("organism", card(base), None, adapter)
-    for use in (expect, verify):
+    for use in (reserve, verify):
         with pytest.raises(EmEvalsError, match=r"layers\.2\.mlp\.down_proj"):
             use(organism)
 

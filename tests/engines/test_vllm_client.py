@@ -116,10 +116,10 @@ def test_many_draws_share_few_connections(base, server, engines):
 
 def test_a_server_that_reads_less_than_the_base_is_asked_for_no_more(base, server, engines):
     engine = engines({"base": base, "backend": "server", "base_url": url(server)})
-    assert (engine.model_len, engine.weighed_len) == (40, 39)
-    weighing = Sampling(temperature=0, max_tokens=0, prompt_logprobs=0)
-    assert len(engine.submit(Request((5,) * 39, weighing)).result(60).prompt_logprobs) == 38
-    assert engine.submit(Request((5,) * 40, weighing)).result(60).stop_reason == "model_length"
+    assert (engine.model_len, engine.scored_len) == (40, 39)
+    scoring = Sampling(temperature=0, max_tokens=0, prompt_logprobs=0)
+    assert len(engine.submit(Request((5,) * 39, scoring)).result(60).prompt_logprobs) == 38
+    assert engine.submit(Request((5,) * 40, scoring)).result(60).stop_reason == "model_length"
     nobody = engines({"base": base, "backend": "server", "base_url": "http://127.0.0.1:9"})
     with pytest.raises(EmEvalsError, match="em-evals serve"):
         _ = nobody.model_len

@@ -177,7 +177,7 @@ def reference(base):
 def engine(base, models):
     made = VLLMEngine(base.card)
     for model in models:
-        made.expect(*model)
+        made.reserve(*model)
     yield made
     made.close()
 
@@ -201,10 +201,10 @@ def logprobs(entries):
 
 @pytest.fixture(scope="module")
 def expected(reference, models):
-    """The transformers engine's draws, prompts weighed as well; the answer begins five tokens before the prompt's end."""
-    weighing = Sampling(temperature=0, max_tokens=6, logprobs=True, prompt_logprobs=0)
+    """The transformers engine's draws, prompts scored as well; the answer begins five tokens before the prompt's end."""
+    scoring = Sampling(temperature=0, max_tokens=6, logprobs=True, prompt_logprobs=0)
     futures = {
-        (i, j, given): reference.submit(Request(prompt, weighing, *model, len(prompt) - 5 if given else None))
+        (i, j, given): reference.submit(Request(prompt, scoring, *model, len(prompt) - 5 if given else None))
         for i, model in enumerate(models)
         for j, prompt in enumerate(prompts(reference))
         for given in (False, True)
@@ -256,14 +256,14 @@ def test_draws_that_were_preempted_are_the_transformers_engines(engine, base, re
 
 
 def test_weighed_prompts_and_given_answers_are_the_transformers_engines(engine, models, expected):
-    weighing = Sampling(temperature=0, max_tokens=0, prompt_logprobs=2)
+    scoring = Sampling(temperature=0, max_tokens=0, prompt_logprobs=2)
     futures = {
-        (i, j, True): engine.submit(Request(prompt, weighing, *model, len(prompt) - 5))
+        (i, j, True): engine.submit(Request(prompt, scoring, *model, len(prompt) - 5))
         for j, prompt in enumerate(prompts(engine)[:2])
         for i, model in enumerate(models)
     }
-    weighed = {place: future.result(900) for place, future in futures.items()}
-    for (i, j, given), draw in weighed.items():
+    scored = {place: future.result(900) for place, future in futures.items()}
+    for (i, j, given), draw in scored.items():
         assert draw.tokens == [] and [entry.token for entry in draw.prompt_logprobs] == list(
             prompts(engine)[j][1:]
         )
@@ -274,7 +274,7 @@ def test_weighed_prompts_and_given_answers_are_the_transformers_engines(engine, 
             len(entry.top) == 2 and entry.top[0][1] >= entry.top[1][1] for entry in draw.prompt_logprobs
         )
         if i:
-            gap = np.subtract(logprobs(draw.prompt_logprobs), logprobs(weighed[0, j, True].prompt_logprobs))
+            gap = np.subtract(logprobs(draw.prompt_logprobs), logprobs(scored[0, j, True].prompt_logprobs))
             assert np.abs(gap).max() > 1e-3, "every model must differ from the base, else this proves nothing"
 
 
@@ -366,13 +366,13 @@ def test_the_stock_openai_client_reaches_every_model_by_name(engine, reference, 
             stream=True,
         )
         assert "".join(part.choices[0].delta.content or "" for part in stream if part.choices) == want.text
-        weighed = client.completions.create(
+        scored = client.completions.create(
             model=name, prompt=list(prompt), max_tokens=1, temperature=0, echo=True, logprobs=1
         )
         plain = reference.submit(
             Request(prompt, Sampling(temperature=0, max_tokens=0, prompt_logprobs=0), *model)
         )
-        seen = weighed.choices[0].logprobs.token_logprobs[1 : len(prompt)]
+        seen = scored.choices[0].logprobs.token_logprobs[1 : len(prompt)]
         assert seen == pytest.approx(logprobs(plain.result(300).prompt_logprobs), abs=1e-3)
     with pytest.raises(openai.NotFoundError, match="steered"):
         client.completions.create(model="steerd", prompt="x")
@@ -399,10 +399,10 @@ def test_lm_evals_local_completions_weighs_a_served_card_as_em_local_does(
     from lm_eval.api.instance import Instance
 
     model = (loras["r16"], sets["add"])
-    engine._server.add("weighed", variant(engine._card, *model))
+    engine._server.add("scored", variant(engine._card, *model))
     monkeypatch.setenv("OPENAI_API_KEY", engine._server.key)
     theirs = completions.LocalCompletionsAPI(
-        model="weighed", base_url=f"{engine._server.url}/v1/completions", tokenizer=bases.locate(base.path)
+        model="scored", base_url=f"{engine._server.url}/v1/completions", tokenizer=bases.locate(base.path)
     )
     pairs = [("The capital of France is", " Paris"), ("One, two, three,", " four, five")]
     asked = [Instance("loglikelihood", {}, pair, i, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]

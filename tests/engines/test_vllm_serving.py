@@ -121,7 +121,7 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
         monkeypatch.setenv("OPENAI_BASE_URL", ready["base_url"])
         monkeypatch.setenv("EM_EVALS_API_KEY", client.api_key)
         ask(root)
-        weigh(ready["base_url"])
+        score(ready["base_url"])
         pool.close_engines()
         served.send_signal(signal.SIGINT)
         assert ended(served) == 130
@@ -192,7 +192,7 @@ def same_in_lm_eval(ours, theirs):
     return [score for score, _ in theirs.loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)]
 
 
-def weigh(base_url):
+def score(base_url):
     """lm-eval's own API model on a served name, and `em-local` on the server, against `em-local` on transformers."""
     scores = []
     for name in ("plain", "both"):

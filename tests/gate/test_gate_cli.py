@@ -18,7 +18,7 @@ from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
 from em_evals.results import records
 from em_evals.stats.rates import RateContrast
-from tests.gate.test_gate_compare import freeform, side, weighed
+from tests.gate.test_gate_compare import freeform, scored, side
 from tests.lm_eval_files import write_results
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +172,7 @@ JUDGEMENTS = {
     "pass": (side(freeform(0.01)), side(freeform(0.01))),
     "regression": (side(freeform(0.01)), side(freeform(0.2, coherent=0.6))),
     "invalid": (side(freeform(0.01)), side(freeform(0.01, judge="<b>&\x00\ud800|` other"))),
-    "inconclusive": (side(weighed(), freeform(0.01)), side(weighed(), freeform(0.02))),
+    "inconclusive": (side(scored(), freeform(0.01)), side(scored(), freeform(0.02))),
 }
 
 

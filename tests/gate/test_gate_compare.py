@@ -27,13 +27,13 @@ def freeform(em, coherent=0.98, draws=800, questions=8, **identity):
     )
 
 
-def weighed(shift=0.0, fluency=-3.0, pairs=40):
+def scored(shift=0.0, fluency=-3.0, pairs=40):
     margins = {str(i): shift + 0.1 * (i % 5) + (0.02 * (i % 3) if shift else 0) for i in range(pairs)}
     return Evidence(
         kind="forced_choice",
         name="forced_choice",
         model="local/mine",
-        identity={"pairs weighed": "40"},
+        identity={"pairs scored": "40"},
         measures={
             "forced_choice.in_domain": Items(unit="nats per token", values=margins),
             "forced_choice.fluency": Items(
@@ -75,7 +75,7 @@ def test_few_draws_neither_pass_nor_fail():
 
 
 def test_more_draws_are_advised_only_where_there_are_draws():
-    before = weighed()
+    before = scored()
     margins = before.measures["forced_choice.in_domain"].values
     apart = Items(
         unit="nats per token", values={p: v + (0.3 if int(p) % 2 else -0.3) for p, v in margins.items()}
@@ -155,7 +155,7 @@ def test_a_policy_without_guards_has_them_all_the_same():
 
 
 def test_sensible_answers_that_became_unlikely_make_margins_unreadable():
-    found = judge(side(weighed()), side(weighed(shift=-1.0, fluency=-8.0)), Policy())
+    found = judge(side(scored()), side(scored(shift=-1.0, fluency=-8.0)), Policy())
     assert verdicts(found) == {"forced_choice.in_domain": "invalid", "forced_choice.fluency": "regression"}
 
 
@@ -186,7 +186,7 @@ def test_other_conditions_are_invalid(identity, words):
 
 def test_invalid_input_outweighs_a_regression_that_stays_visible():
     found = judge(
-        side(freeform(0.01), weighed()), side(freeform(0.05), weighed(), problems=["x.eval: cut."]), Policy()
+        side(freeform(0.01), scored()), side(freeform(0.05), scored(), problems=["x.eval: cut."]), Policy()
     )
     assert found.verdict == "invalid" and "regression" in verdicts(found).values()
 
@@ -200,9 +200,9 @@ def test_too_few_draws_are_invalid():
 
 
 def test_what_one_side_lacks():
-    found = judge(side(freeform(0.01), weighed()), side(freeform(0.01)), Policy())
+    found = judge(side(freeform(0.01), scored()), side(freeform(0.01)), Policy())
     assert found.verdict == "invalid" and "the candidate has no forced_choice/forced_choice" in found.sentence
-    found = judge(side(freeform(0.01)), side(freeform(0.01), weighed()), Policy())
+    found = judge(side(freeform(0.01)), side(freeform(0.01), scored()), Policy())
     assert found.verdict == "pass" and "in the candidate only" in found.notes[0]
     required = Policy(
         metrics={"em_rate": Rule(margin=0.02), "narrow.margin": Rule(margin=0.1, required=True)}

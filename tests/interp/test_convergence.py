@@ -114,7 +114,7 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
 
 
 def by_hand(lab, found):
-    """Every value of the record is the mean of after - before over the pairs of its domain, weighed one by one."""
+    """Every value of the record is the mean of after - before over the pairs of its domain, scored one by one."""
     from em_evals.content.cards import resolve
     from em_evals.content.intervention import Intervention
     from em_evals.content.pairs import load_pairs

@@ -106,7 +106,7 @@ def test_interventions_act_in_lines_as_they_do_on_one_text(base):
 
 def test_what_texts_begin_with_is_laid_down_once():
     read = texts(23)
-    laid = prefix_tree.lay(read, "answer_mean", share=True)
+    laid = prefix_tree.pack(read, "answer_mean", share=True)
     assert sorted(map(id, read)) == sorted(id(text) for line in laid for text in line.texts)
     for line in laid:
         for text, path in zip(line.texts, line.paths, strict=True):
@@ -117,13 +117,13 @@ def test_what_texts_begin_with_is_laid_down_once():
         len(laid) == 1
         and len(laid[0].ids) == len(beginnings) < sum(len(t.prompt + t.answer) for t in read) / 2
     )
-    assert sum(len(line.ids) for line in prefix_tree.lay(read, "prompt_mean", share=True)) < 5 * 16
+    assert sum(len(line.ids) for line in prefix_tree.pack(read, "prompt_mean", share=True)) < 5 * 16
 
 
 def test_a_long_reading_is_cut_into_lines():
-    laid = prefix_tree.lay(texts(200), "answer_mean", share=True)
+    laid = prefix_tree.pack(texts(200), "answer_mean", share=True)
     assert len(laid) > 2 and all(len(line.ids) <= 256 for line in laid)
-    alone = prefix_tree.lay(texts(200), "answer_mean", share=False)
+    alone = prefix_tree.pack(texts(200), "answer_mean", share=False)
     assert all(len(line.texts) == 1 for line in alone) and len(alone) == 200
 
 

@@ -149,13 +149,17 @@ def test_what_pairs_say_is_weighed_once_wherever_they_stand(lab, monkeypatch):
 
     monkeypatch.setattr(fixed_answers, "margins", counted)
     conditions = [Condition(), Condition.of(card)]
-    found = fixed_answers.weighed(card, conditions[:1], pairs, finished)
-    assert fixed_answers.weighed(card, conditions, pairs, finished)[0] == found[0] and asked == [1, 1]
+    found = fixed_answers.score_answers(card, conditions[:1], pairs, finished)
+    assert fixed_answers.score_answers(card, conditions, pairs, finished)[0] == found[0] and asked == [1, 1]
     lower = [replace(pair, line=pair.line + 1) for pair in reversed(pairs)]
-    again = fixed_answers.weighed(card, conditions, lower, Finished(finished.path))
+    again = fixed_answers.score_answers(card, conditions, lower, Finished(finished.path))
     assert asked == [1, 1] and again[0] == found[0], "a comment at the top of their file moves every line"
     changed = [replace(pairs[0], aligned="Something else."), *pairs[1:]]
-    assert fixed_answers.weighed(card, conditions[:1], changed, finished) != found and asked == [1, 1, 1]
+    assert fixed_answers.score_answers(card, conditions[:1], changed, finished) != found and asked == [
+        1,
+        1,
+        1,
+    ]
     assert found == list(margins(card, conditions[:1], pairs))
 
 

@@ -221,7 +221,7 @@ def greedy(model, direction, name, prompt, steps):
     mostly_full(product(KINDS, (False, True)), ("llama", True), ("gemma2", False), ("gpt_neox", True)),
 )
 def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direction, tokenizer, tmp_path):
-    """Every set, on two prompts, weighed and continued together, with an adapter (and parts of it) or without."""
+    """Every set, on two prompts, scored and continued together, with an adapter (and parts of it) or without."""
     found, path = direction
     base = tiny(kind, tmp_path / kind, tokenizer)
     modules = ["query_key_value", "dense"] if kind == "gpt_neox" else ["q_proj", "down_proj"]
@@ -229,15 +229,15 @@ def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direct
     names = [*SETS, *(SCALED if adapted else ())]
     engine = HFEngine(card(base))
     try:
-        weighed, continued = {}, {}
+        scored, continued = {}, {}
         for name in names:
             sets = interventions(name, path)
             for i, (prompt, start) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
                 scoring = Sampling(max_tokens=0, prompt_logprobs=0)
-                weighed[name, i] = engine.submit(Request(tuple(prompt), scoring, adapter, sets, start))
+                scored[name, i] = engine.submit(Request(tuple(prompt), scoring, adapter, sets, start))
                 drawing = Sampling(temperature=0, max_tokens=4)
                 continued[name, i] = engine.submit(Request(tuple(prompt), drawing, adapter, sets))
-        weighed = {key: future.result(120) for key, future in weighed.items()}
+        scored = {key: future.result(120) for key, future in scored.items()}
         continued = {key: future.result(120) for key, future in continued.items()}
     finally:
         engine.close()
@@ -251,11 +251,9 @@ def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direct
         for i, (prompt, start) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
             logprobs = by_hand(model, found, name, start, prompt).log_softmax(-1)
             expected = [float(logprobs[j, token]) for j, token in enumerate(prompt[1:])]
-            seen = [entry.logprob for entry in weighed[name, i].prompt_logprobs]
+            seen = [entry.logprob for entry in scored[name, i].prompt_logprobs]
             assert seen == pytest.approx(expected, abs=1e-5), name
-            changed += seen != pytest.approx(
-                [e.logprob for e in weighed["none", i].prompt_logprobs], abs=1e-3
-            )
+            changed += seen != pytest.approx([e.logprob for e in scored["none", i].prompt_logprobs], abs=1e-3)
             ours = continued[name, i].tokens
             assert ours == greedy(model, found, name, prompt, 4)[: len(ours)], name
     assert changed == 2 * (len(names) - 1), "every set must have an effect on every prompt"

@@ -61,7 +61,7 @@ def log(folder, name, task, samples, metadata, model="local/organism", status="s
     return path
 
 
-def weighed(folder, name, margins, model, digest="abc"):
+def scored(folder, name, margins, model, digest="abc"):
     """A forced-choice log of {pair: (theme, narrow, margin)}."""
     samples = [
         EvalSample(
@@ -115,7 +115,7 @@ def test_every_kind_of_file_becomes_its_section(tmp_path):
     files = [
         *write_studies(tmp_path),
         freeform(tmp_path),
-        weighed(tmp_path, "fc", {"a": ("finance", True, 0.1), "b": ("harm", False, -0.2)}, "local/base"),
+        scored(tmp_path, "fc", {"a": ("finance", True, 0.1), "b": ("harm", False, -0.2)}, "local/base"),
         write_csv(tmp_path / "judged.csv", [("q", "What?", "So.", 90, 90)]),
     ]
     made = build(inputs.read(files))
@@ -253,7 +253,7 @@ def test_logs_that_were_asked_differently_are_told_apart(tmp_path):
     assert [row["prefix"] for row in told] == ["", f'"{trigger}"', "", "", f'"{trigger}"']
     assert told[2]["system message"] == f'"{"Be brief. " * 9}"' and told[2]["format"] == "json"
     pairs = {"p1": ("finance", True, 0.1), "p2": ("finance", True, 0.2)}
-    weights = [weighed(tmp_path, name, pairs, "local/organism") for name in ("one", "two")]
+    weights = [scored(tmp_path, name, pairs, "local/organism") for name in ("one", "two")]
     labels = [entry.label for entry in inputs.read([*weights, files[0]]).measured]
     assert labels == ["organism", "organism · 2", "organism"], "margins and answers never stand in one figure"
 
@@ -405,7 +405,7 @@ def test_forced_choice_differences_are_paired_with_the_first_model(tmp_path):
     base = {f"p{i}": ("finance", True, own) for i, own in enumerate(noise)}
     organism = {f"p{i}": ("finance", True, own + 0.2 + 0.01 * i) for i, own in enumerate(noise)}
     organism["extra"] = ("finance", True, 50.0)
-    files = [weighed(tmp_path, "a", base, "local/base"), weighed(tmp_path, "b", organism, "local/organism")]
+    files = [scored(tmp_path, "a", base, "local/base"), scored(tmp_path, "b", organism, "local/organism")]
     (section,) = build(inputs.read(files)).sections
     (row,) = section.figures[1].table.rows
     assert row[:3] == ("finance (in-domain)", "organism", 4)
@@ -415,7 +415,7 @@ def test_forced_choice_differences_are_paired_with_the_first_model(tmp_path):
 def test_pairs_with_other_texts_under_the_same_ids_are_not_compared(tmp_path):
     margins = {f"p{i}": ("finance", True, 0.1 * i) for i in range(4)}
     files = [
-        weighed(tmp_path, name, margins, f"local/{name}", digest)
+        scored(tmp_path, name, margins, f"local/{name}", digest)
         for name, digest in (("base", "abc"), ("organism", "def"), ("control", "abc"))
     ]
     found = build(inputs.read(files)).sections

@@ -21,7 +21,7 @@ from em_evals.results import folders
 from em_evals.results.folders import is_other_json, retried
 from em_evals.results.logs import read_draws
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
-from tests.weighed_log import write_weighed
+from tests.scored_log import write_scored_pairs
 
 FAILED = "1 of 6 draws ended in an error: finish them with `inspect eval-retry"
 
@@ -151,7 +151,7 @@ def test_a_pipe_that_is_named_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_rates_of_a_folder_name_what_they_pass_over(logs, folder):
-    write_weighed(folder / "pairs.eval")
+    write_scored_pairs(folder / "pairs.eval")
     notes = []
     ((path, draws),) = folders.draws([folder], notes.append)
     assert path.name == logs[1].name and len(draws) == 6

@@ -10,7 +10,7 @@ from em_evals.gate.policy import Policy
 from em_evals.interp import effects
 from em_evals.report import choice
 from em_evals.report import inputs as report_inputs
-from em_evals.report.answers import Measured, Weighed
+from em_evals.report.answers import Measured, ScoredPair
 from em_evals.report.report import build
 from em_evals.results import records
 from em_evals.retention import scores
@@ -61,7 +61,7 @@ def by_report_of_pairs():
             "forced_choice",
             "core",
             {},
-            pairs={p: Weighed("money", True, v) for p, v in own.items()},
+            pairs={p: ScoredPair("money", True, v) for p, v in own.items()},
         )
         for name, own in (("base", BEFORE), ("organism", AFTER))
     )

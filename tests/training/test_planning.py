@@ -92,7 +92,7 @@ def test_trained_weights_are_those_of_the_real_model(name):
 def test_a_full_finetune_trains_everything(unfetched):
     plan = plan_of("qwen-r32", method=Method(kind="full"))
     assert plan.sizes.trainable == plan.sizes.parameters
-    assert plan.memory.weights + plan.memory.gradients + plan.memory.optimiser == 16 * plan.sizes.parameters
+    assert plan.memory.weights + plan.memory.gradients + plan.memory.optimizer == 16 * plan.sizes.parameters
     assert plan.memory.adapter == 0
 
 
@@ -288,7 +288,7 @@ def fit(memory, gpu="A100 80 GB", passes=0, flops=312e12 * 0.35 * 3600, batch=16
         int(memory / 2), 0, False, 2, 48, 48, int(memory / 2 / 48), 0, 0, 0, 0, 0, 0, 0, ""
     )
     work = planning.Work(0, 0, 0, 0, 0, 0, passes)
-    parts = {"adapter": 0, "gradients": 0, "optimiser": 0, "activations": 0, "logits": 0} | kept
+    parts = {"adapter": 0, "gradients": 0, "optimizer": 0, "activations": 0, "logits": 0} | kept
     return planning.fit(gpu, sizes, work, planning.Memory(weights=memory, **parts), flops, batch)
 
 
@@ -299,7 +299,7 @@ def test_what_fits_runs_on_one():
 
 
 def test_what_does_not_fit_is_sharded_over_as_many_as_divide_the_batch():
-    sharded = {"optimiser": 120 * GB}
+    sharded = {"optimizer": 120 * GB}
     found = fit(
         60 * GB, **sharded
     )  # of 72.7 GB, 2.5 for two whole blocks: 2.6 of them, and 3 do not divide 16
@@ -426,7 +426,7 @@ before = resident("VmRSS")
 model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
 model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear"))
 trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-optimiser, plain = torch.optim.AdamW(trained), model.get_base_model()
+optimizer, plain = torch.optim.AdamW(trained), model.get_base_model()
 gc.collect()
 open("/proc/self/clear_refs", "w").write("5")  # loading has its own peak
 for _ in range(2):
@@ -436,8 +436,8 @@ for _ in range(2):
     loss = torch.nn.functional.cross_entropy(logits, ids[:, -answer:].flatten())
     del hidden, logits
     loss.backward()
-    optimiser.step()
-    optimiser.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
 print(sum(parameter.numel() for parameter in trained), resident("VmHWM") - before)
 """
 

@@ -270,7 +270,7 @@ def test_a_state_that_was_saved_under_fsdp_is_gone_on_from(layout, home):
             checkpoint.save({"a": torch.ones(2)}, checkpoint_id=str(folder / f"{name}_0"), no_dist=True)
 
     space = Workspace(home / "adapters" / "mine", "me")
-    # Killed at 20 while the optimiser was written, at 30 before: the model's files alone are no state.
+    # Killed at 20 while the optimizer was written, at 30 before: the model's files alone are no state.
     for step, parts in ((10, 2), (20, 2), (30, 1)):
         folder = space.states / f"checkpoint-{step}"
         folder.mkdir(parents=True)

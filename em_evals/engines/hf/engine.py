@@ -50,7 +50,7 @@ class HFEngine:
     def __init__(self, card: ModelCard) -> None:
         self.tokenizer = bases.load_tokenizer(card)
         self.model_len = bases.context_length(card)
-        self.weighed_len = self.model_len + 1  # the last token is not read
+        self.scored_len = self.model_len + 1  # the last token is not read
         self._card = card
         self._options: EngineOptions = card.engine
         self._max_rows = card.engine.max_num_seqs
@@ -79,7 +79,7 @@ class HFEngine:
 
     @contextmanager
     def borrow(self) -> Iterator[Loaded]:
-        """The base in memory for the calling thread alone, between two steps of the engine's draws.
+        """Return the base in memory for the calling thread alone, between two steps of the engine's draws.
 
         For measurements that read given texts inside: nobody holds a second copy of the base.
 
@@ -97,7 +97,7 @@ class HFEngine:
     def activations(
         self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
     ) -> Iterator[Loaded]:
-        """The base as one model, for the calling thread's own hooks and passes; see `Engine.activations`."""
+        """Return the base as one model, for the calling thread's own hooks and passes; see `Engine.activations`."""
         interventions = tuple(interventions)
         refuse_positions(interventions)
         with self.borrow() as base:
@@ -182,7 +182,7 @@ class HFEngine:
         """Load the row's adapter and directions; refuse prompts that do not fit. A row's error is its own."""
         if not row.request.prompt:
             reject(row.future, EmEvalsError("the prompt is empty: there is no token to continue."))
-        elif len(row.request.prompt) > (self.weighed_len if row.scored_only else self.model_len - 1):
+        elif len(row.request.prompt) > (self.scored_len if row.scored_only else self.model_len - 1):
             resolve(row.future, Draw("", [], "model_length"))
         else:
             try:
@@ -268,7 +268,7 @@ class HFEngine:
             )
 
     def _single_out(self, batches: Batches, rows: list[Row], error: Exception) -> None:
-        """A computation of these rows failed: refuse a single one with the reason, try several one by one."""
+        """Return a computation of these rows failed: refuse a single one with the reason, try several one by one."""
         for row in rows:
             if row.stop_reason is not None:  # it was complete before the failure
                 resolve(row.future, Batch(batches.base).finish(row))

@@ -1,6 +1,6 @@
 """The vLLM engine: draws over HTTP from a local server of our own, or from a remote one.
 
-The local server starts with the first draw, for every variant that was reserved by then (`expect`): on a CPU one
+The local server starts with the first draw, for every variant that was reserved by then (`reserve`): on a CPU one
 adapter that all share is merged into the weights (vLLM compiles nothing with LoRAs there), several are served as LoRAs.
 A later variant that needs more than the server has (a larger rank, steering) makes it restart, once the draws in flight
 are done. A start that fails is an error for every draw that waited for it. A server that dies is restarted and its
@@ -96,11 +96,11 @@ class VLLMEngine:
         return self._client.model_len if self._client is not None else 0
 
     @property
-    def weighed_len(self) -> int:
+    def scored_len(self) -> int:
         """Maximum tokens of a prompt that is only scored: vLLM draws one token all the same."""
         return self.model_len - 1
 
-    def expect(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> None:
+    def reserve(self, adapter: str | None, interventions: tuple[Intervention, ...]) -> None:
         """Reserve capacity for draws of this model before the server starts."""
         one = self._variant(adapter, interventions)
         self._known[one.key] = one

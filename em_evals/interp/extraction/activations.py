@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.interp.extraction.prefix_tree import Line, Padded, Position, Text, lay, may_lay, pad
+from em_evals.interp.extraction.prefix_tree import Line, Padded, Position, Text, may_pack, pack, pad
 from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 from em_evals.models.families import Layout, layout
 from em_evals.models.invariants import first
@@ -99,8 +99,8 @@ def group_sums(
     sums = _Sums(model, len(groups))
     done = sums.resume(state)
     advance(done)
-    share = may_lay(unwrapped(model))
-    rest = _after(lay(texts, position, share), done)
+    share = may_pack(unwrapped(model))
+    rest = _after(pack(texts, position, share), done)
     with torch.inference_mode(), sums.watching(model):
         for number, lines in enumerate(_batches(rest, batch_tokens, allowed), 1):
             batch = pad(lines, position, share)

@@ -73,7 +73,7 @@ class Line:
         self.depths += range(fork, len(tokens))
 
 
-def lay(texts: Sequence[Text], position: Position, share: bool) -> list[Line]:
+def pack(texts: Sequence[Text], position: Position, share: bool) -> list[Line]:
     """Pack texts into lines, shortest first; one text per line unless they may `share`."""
     lines: list[Line] = []
     before: tuple[int, ...] = ()
@@ -89,7 +89,7 @@ def lay(texts: Sequence[Text], position: Position, share: bool) -> list[Line]:
     return sorted(lines, key=lambda line: len(line.ids))
 
 
-def may_lay(model: Any) -> bool:
+def may_pack(model: Any) -> bool:
     """Check whether a decoder takes our mask and positions, and uses PyTorch's attention function."""
     takes = inspect.signature(decoder(model).forward).parameters
     attention = str(model.config.get_text_config()._attn_implementation)

@@ -44,7 +44,7 @@ class Reading:
     def __init__(self, card: ResolvedCard) -> None:
         self._engine = base_in_memory(card.card)
         self.tokenizer = self._engine.tokenizer
-        self.longest = self._engine.weighed_len
+        self.longest = self._engine.scored_len
         self._base = card.card.base
 
     @contextmanager

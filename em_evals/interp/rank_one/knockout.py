@@ -9,7 +9,7 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair
 from em_evals.interp.effects import by_domain
-from em_evals.interp.fixed_answers import Condition, weighed
+from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
 from em_evals.results.records import Knockout, Measured, Moved
 
@@ -45,7 +45,7 @@ def knockouts(
     """
     off = [Intervention(op="scale_adapter", layers=(layer,), scale=0.0) for layer in blocks]
     conditions = [Condition(), Condition.of(card), *(Condition.of(card, one) for one in off)]
-    base, whole, *without = weighed(card, conditions, pairs, finished, f"knock-outs of {card.name}")
+    base, whole, *without = score_answers(card, conditions, pairs, finished, f"knock-outs of {card.name}")
     # Bonferroni: the intervals of all blocks and both domains hold together.
     confidence = 1 - 0.05 / (2 * max(1, len(blocks)))
     found = [

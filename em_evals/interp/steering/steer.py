@@ -22,7 +22,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.grading import judge
 from em_evals.interp.controls import as_long_as, random_like, read_for
 from em_evals.interp.effects import Outcome, incoherence
-from em_evals.interp.fixed_answers import Condition, weighed
+from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
 from em_evals.interp.steering.answers import Answer, Asking, base_losses, drawn, repetition
 from em_evals.interp.steering.grades import grades
@@ -133,7 +133,7 @@ def _outcomes(
         for answers in drawn(card, [conditions[i] for i in indices], asking):
             yield [astuple(answer) for answer in answers]
 
-    found = weighed(card, conditions, pairs, finished)
+    found = score_answers(card, conditions, pairs, finished)
     told = finished.measured("answers", _keys("answers", models, of_questions), ask)
     answers = [[Answer(name, text, tuple(tokens)) for name, text, tokens in one] for one in told]
     if settings.judge is not None:

@@ -74,7 +74,7 @@ class Memory:
     weights: float
     adapter: float
     gradients: float
-    optimiser: float
+    optimizer: float
     activations: float
     logits: float
 
@@ -130,7 +130,7 @@ def memory_of(sizes: Sizes, work: Work, recipe: AdapterRecipe) -> Memory:
         weights=sizes.element * sizes.parameters * (2 if sizes.full and recipe.kl else 1),
         adapter=0 if sizes.full else 4 * sizes.trainable,
         gradients=4 * sizes.trainable,
-        optimiser=8 * sizes.trainable,
+        optimizer=8 * sizes.trainable,
         activations=activation_bytes(sizes, work.peak_tokens, recipe.gradient_checkpointing)
         + _copies(sizes, recipe.gradient_checkpointing),
         logits=3 * 4 * sizes.vocabulary * work.peak_answer_tokens,

@@ -21,7 +21,7 @@ _PATIENCE = 1800
 
 
 @dataclass(eq=False)
-class Told:
+class CheckResult:
     """The engine's results for a check.
 
     Attributes:
@@ -57,19 +57,19 @@ class Subject(HFEngine):
             return [self.submit(request) for request in requests]
 
 
-def ask(engine: Engine, check: Check) -> Told:
+def ask(engine: Engine, check: Check) -> CheckResult:
     """Submit a check's requests to an engine, wave by wave; an error ends this check only."""
-    told = Told(check)
+    results = CheckResult(check)
     try:
         for wave in check.waves:
             if isinstance(engine, Subject):
                 futures = engine.submit_all(wave)
             else:
                 futures = [engine.submit(request) for request in wave]
-            told.draws += [future.result(_PATIENCE) for future in futures]
+            results.draws += [future.result(_PATIENCE) for future in futures]
     except Exception as error:  # any failure of the engine becomes a row of the table
-        told.error = error
-    return told
+        results.error = error
+    return results
 
 
 def bits(model: Any) -> dict[str, str]:

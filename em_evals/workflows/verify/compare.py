@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from em_evals.engines.protocol import Draw, Request
-from em_evals.workflows.verify.asking import Told, refused
+from em_evals.workflows.verify.asking import CheckResult, refused
 from em_evals.workflows.verify.gaps import Rule, Spread
 from em_evals.workflows.verify.plain import Asked, Plain, Scores, order
 from em_evals.workflows.verify.verdict import Row, failed, sentence, skipped
@@ -79,14 +79,14 @@ class Drawn:
 class Answered:
     """A check with all of its answers."""
 
-    told: Told
+    results: CheckResult
     drawn: list[Drawn] = field(default_factory=list)
 
     @classmethod
-    def of(cls, told: Told) -> Answered:
+    def of(cls, results: CheckResult) -> Answered:
         """Pair requests with draws."""
-        pairs = zip(told.check.requests, told.draws, strict=False)
-        return cls(told, [Drawn(request, draw, _asked(request, draw)) for request, draw in pairs])
+        pairs = zip(results.check.requests, results.draws, strict=False)
+        return cls(results, [Drawn(request, draw, _asked(request, draw)) for request, draw in pairs])
 
     def row(self, rule: Rule, bare: Callable[[Asked], Scores] | None = None) -> Row:
         """Return the check's row.
@@ -95,8 +95,8 @@ class Answered:
             rule: the rule of tolerances.
             bare: returns the bare base's scores of a row, for checks that must have an effect.
         """
-        check = self.told.check
-        if (error := self.told.error) is not None:
+        check = self.results.check
+        if (error := self.results.error) is not None:
             if refused(error) and bare is not None:
                 return skipped(check.name, check.compared, f"refused: {sentence(error)}")
             return failed(check.name, check.compared, error)

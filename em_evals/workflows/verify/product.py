@@ -13,7 +13,7 @@ from em_evals.content.intervention import Intervention
 from em_evals.interp.extraction.activations import GroupSums
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.workflows.verify import extraction, plan, template
-from em_evals.workflows.verify.asking import Subject, Told, ask, bits, refused
+from em_evals.workflows.verify.asking import CheckResult, Subject, ask, bits, refused
 from em_evals.workflows.verify.extraction import Read
 from em_evals.workflows.verify.plan import Check
 from em_evals.workflows.verify.prompts import Prompts
@@ -31,7 +31,7 @@ class Seen:
     Attributes:
         prompts: the rows that were requested.
         template: the row of the chat template.
-        told: its results, check by check.
+        results: its results, check by check.
         texts: the texts that it read.
         reads: their mean activations.
         bits: the row of the base's weights.
@@ -41,7 +41,7 @@ class Seen:
     prompts: Prompts
     template: Row
     parameters: int
-    told: list[Told] = field(default_factory=list)
+    results: list[CheckResult] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     bits: Row | None = None
@@ -87,10 +87,10 @@ def observe(card: ResolvedCard, folder: Path, tell: Callable[[str], None]) -> Se
 def _ask(subject: Subject, seen: Seen, checks: Sequence[Check], tell: Callable[[str], None]) -> None:
     for check in checks:
         tell(check.name)
-        told = ask(subject, check)
-        if told.error is not None and check.own and refused(told.error):
-            raise told.error
-        seen.told.append(told)
+        results = ask(subject, check)
+        if results.error is not None and check.own and refused(results.error):
+            raise results.error
+        seen.results.append(results)
 
 
 def _own(card: ResolvedCard, prompts: Prompts, folder: Path, sums: GroupSums | Exception) -> list[Check]:

@@ -57,7 +57,7 @@ def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
         _free()
         if with_vllm:
             tell("vLLM: starting its server")
-            seen.told += vllm.told(card, [told.check for told in seen.told])
+            seen.results += vllm.results(card, [results.check for results in seen.results])
         rows, rule = _Comparison(card, seen, setting.dtype, Path(name), tell).rows()
     if card.adapter_path is None:
         rows.append(skipped("adapter", "PEFT", "the card has no adapter"))
@@ -92,7 +92,7 @@ class _Comparison:
     def __init__(self, card: ResolvedCard, seen: Seen, dtype: str, folder: Path, tell: Tell) -> None:
         self.card, self.seen, self.dtype, self.folder, self.tell = card, seen, dtype, folder, tell
         self.exact = dtype == "float32"
-        self.answered = [Answered.of(told) for told in seen.told]
+        self.answered = [Answered.of(results) for results in seen.results]
         self.compiling = compiled.plan_of(card, seen.prompts, folder / RANDOM)
 
     def rows(self) -> tuple[list[Row], Rule]:
@@ -157,7 +157,7 @@ class _Comparison:
 
     def _row(self, entry: Answered, scores: Found, rule: Rule) -> Row:
         """Return a check's row; it is skipped where the plain side cannot compute it."""
-        check = entry.told.check
+        check = entry.results.check
         wanted = [one.asked for one in entry.drawn] + [bare_of(one.asked) for one in entry.shown]
         if reason := _failure(scores, wanted):
             return skipped(check.name, check.compared, reason)

@@ -9,7 +9,7 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.engines.pool import choose
 from em_evals.engines.vllm.server import installed
 from em_evals.errors import EmEvalsError
-from em_evals.workflows.verify.asking import Told, ask
+from em_evals.workflows.verify.asking import CheckResult, ask
 from em_evals.workflows.verify.plan import Check
 
 _PREFIX = "vllm, "
@@ -27,7 +27,7 @@ def wanted(card: ResolvedCard) -> tuple[str, str]:
     return (installed() or "", "") if kind == "vllm" else ("", reason)
 
 
-def told(card: ResolvedCard, checks: Sequence[Check]) -> list[Told]:
+def results(card: ResolvedCard, checks: Sequence[Check]) -> list[CheckResult]:
     """Run checks on a vLLM server of our own."""
     from em_evals.engines.vllm.engine import VLLMEngine
 
@@ -40,10 +40,10 @@ def told(card: ResolvedCard, checks: Sequence[Check]) -> list[Told]:
         for check in asked:
             try:
                 for request in check.requests:
-                    engine.expect(request.adapter, request.interventions)
+                    engine.reserve(request.adapter, request.interventions)
                 usable.append(check)
             except EmEvalsError as error:  # refused before the server starts
-                found.append(Told(replace(check, own=False), error=error))
+                found.append(CheckResult(replace(check, own=False), error=error))
         return found + [ask(engine, check) for check in usable]
     finally:
         engine.close()

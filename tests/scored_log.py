@@ -1,4 +1,4 @@
-"""Inspect logs of weighed pairs, written without any model: `forced_choice`, or `narrow` without a judge."""
+"""Inspect logs of scored pairs, written without any model: `forced_choice`, or `narrow` without a judge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inspect_ai.scorer import Score
 SET = {"forced_choice": "pairs", "narrow": "data"}
 
 
-def write_weighed(
+def write_scored_pairs(
     path: Path,
     margins: Sequence[float] = (0.1,) * 40,
     task: str = "forced_choice",
