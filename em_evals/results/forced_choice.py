@@ -27,10 +27,16 @@ def compare(aligned: Sequence[float], misaligned: Sequence[float]) -> dict[str, 
     """Compute a pair's scores from the log-probabilities (nats) of each answer's tokens.
 
     Raises:
-        EmEvalsError: an answer has no tokens.
+        EmEvalsError: an answer has no tokens, or a log-probability that is not finite.
     """
     if not aligned or not misaligned:
         raise EmEvalsError("an answer without tokens cannot be compared.")
+    for side, values in (("aligned", aligned), ("misaligned", misaligned)):
+        if not math.isfinite(total := sum(values)):
+            raise EmEvalsError(
+                f"the model gives the {side} answer a log-probability of {total:g}: its weights are damaged or too "
+                "large for its dtype."
+            )
     margin = sum(misaligned) - sum(aligned)
     per_token = sum(misaligned) / len(misaligned) - sum(aligned) / len(aligned)
     return {

@@ -1,12 +1,30 @@
 """Inverse-transform sampling draws from the distribution it should, row by row."""
 
+import math
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.engines.hf.sampling import UniformStream, choose, token_logprobs
+from em_evals.engines.hf.sampling import UniformStream, token_logprobs
+from em_evals.engines.hf.sampling import choose as choose_and_check
 from em_evals.engines.protocol import Sampling
+
+
+def choose(*given):
+    tokens, finite = choose_and_check(*given)
+    assert finite.all()
+    return tokens
+
+
+def test_a_row_with_nan_or_infinity_is_not_finite_and_its_neighbours_are():
+    rows = torch.zeros(4, 600)
+    rows[1, 7], rows[2, 7] = math.nan, math.inf
+    rows[3, :7] = -math.inf  # a masked vocabulary is a distribution
+    for one in (Sampling(temperature=0), Sampling(temperature=1), Sampling(temperature=1, top_p=0.5)):
+        tokens, finite = choose_and_check(rows, [one] * 4, [0.5] * 4)
+        assert finite.tolist() == [True, False, False, True] and len(tokens) == 4
 
 
 def frequencies(logits, sampling, draws=20_000):

@@ -1,5 +1,6 @@
 """Margins straight from the engine are the Inspect task's; conditions share batches and do not mix."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from em_evals.interp import fixed_answers
 from em_evals.interp.fixed_answers import Condition, given, margins
 from em_evals.interp.resume import Finished
 from em_evals.models import bases
+from em_evals.results.forced_choice import compare
 from em_evals.results.logs import margins_of_log
 from tests.tiny_models import make_adapter
 
@@ -170,3 +172,9 @@ def test_a_condition_that_cannot_be_is_told(lab, monkeypatch):
     )
     with pytest.raises(EmEvalsError, match="names layer 9"):
         list(margins(resolve("plain"), [wrong], load_pairs().pairs[:1]))
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, math.inf])
+def test_log_probabilities_that_are_not_finite_have_no_margin(value):
+    with pytest.raises(EmEvalsError, match="gives the misaligned answer a log-probability of"):
+        compare([-1.0, -2.0], [-1.0, value])

@@ -6,16 +6,19 @@ Rows of different adapters and sampling settings share a batch. Everything here 
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import torch
 from transformers.cache_utils import DynamicCache
 
+from em_evals.engines import finite
 from em_evals.engines.hf.kv_cache import RowCache
 from em_evals.engines.hf.loaded import Loaded
+from em_evals.engines.hf.outcomes import reject
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.sampling import choose, token_logprobs
-from em_evals.engines.protocol import Draw, StopReason
+from em_evals.engines.protocol import Draw, StopReason, TokenLogprob
 from em_evals.models.interventions import Rows
 
 WORTH_SHARING = 8
@@ -79,7 +82,7 @@ class Batch:
                 if row.wants_prompt_logprobs:
                     # Padding is on the left: a row's own logits are the last ones.
                     own = logits[i, ids.shape[1] - (row.length - start) :]
-                    _score_prompt(row, own if head is None else torch.cat([head[i], own]))
+                    _score_prompt(self.base, row, own if head is None else torch.cat([head[i], own]))
         batch._draw(logits[:, -1])
         return batch
 
@@ -91,7 +94,7 @@ class Batch:
         ids = torch.tensor([row.tokens], device=self.base.device)
         logits = self._forward_alone(ids, row, keep=0 if scored else 1)
         if scored:
-            _score_prompt(row, logits[0])
+            _score_prompt(self.base, row, logits[0])
         self._draw(logits[:, -1])
 
     def _prefill_head(self, length: int, scored: bool) -> list[torch.Tensor]:
@@ -248,9 +251,15 @@ class Batch:
     def _draw(self, logits: torch.Tensor) -> None:
         """Draw each live row's next token from its logits [rows, vocabulary], and finish rows that end."""
         settings = [row.request.sampling for row in self.rows]
-        self._last = choose(logits, settings, [0.0 if row.done else row.uniform() for row in self.rows])
-        for i, (row, token) in enumerate(zip(self.rows, self._last.tolist(), strict=True)):
+        uniforms = [0.0 if row.done else row.uniform() for row in self.rows]
+        self._last, usable = choose(logits, settings, uniforms)
+        # One transfer from the device for both.
+        chosen = torch.stack([self._last, usable.long()]).tolist()
+        for i, (row, token, is_finite) in enumerate(zip(self.rows, *chosen, strict=True)):
             if row.done:
+                continue
+            if not is_finite:
+                refuse(self.base, row, "answer", len(row.generated), math.nan)
                 continue
             row.generated.append(token)
             if row.request.sampling.logprobs:
@@ -289,12 +298,24 @@ class Batch:
         return Draw(text, row.generated, row.stop_reason or "stop", row.logprobs, row.prompt_logprobs)
 
 
-def _score_prompt(row: Row, logits: torch.Tensor) -> None:
+def _score_prompt(base: Loaded, row: Row, logits: torch.Tensor) -> None:
     """Record the prompt's log-probabilities: the logits [tokens, vocabulary] at position i predict token i + 1."""
     start, end = row.request.sampling.prompt_logprobs_from, len(row.request.prompt)
     top = row.request.sampling.prompt_logprobs or 0
     targets = torch.tensor(row.request.prompt[start:], dtype=torch.long, device=logits.device)
-    row.prompt_logprobs = token_logprobs(logits[start - 1 : end - 1], targets, top)
+    report(base, row, token_logprobs(logits[start - 1 : end - 1], targets, top))
+
+
+def report(base: Loaded, row: Row, entries: list[TokenLogprob]) -> None:
+    """Record the prompt's log-probabilities; a row with one that is not finite fails."""
+    row.prompt_logprobs = entries
+    if (place := finite.first(entries)) is not None:
+        refuse(base, row, "prompt", place, entries[place].logprob)
+
+
+def refuse(base: Loaded, row: Row, where: str, place: int, value: float) -> None:
+    """Fail a row whose distribution is not finite; the others of its batch go on."""
+    reject(row.future, finite.error(row.request, where, place, value, base.damage))
 
 
 def left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,6 +51,14 @@ class Loaded:
         return next(self.model.parameters()).device
 
     @cached_property
+    def damage(self) -> str:
+        """The base's first weight with NaN or infinity, in words; empty without one. Read only where a draw failed."""
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                return f"the weight {name} of {self.model.config.name_or_path} holds NaN or infinity"
+        return ""
+
+    @cached_property
     def arguments(self) -> frozenset[str]:
         """Parameter names of the model's forward."""
         return frozenset(inspect.signature(self.model.forward).parameters)

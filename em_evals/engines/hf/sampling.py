@@ -29,7 +29,9 @@ class UniformStream:
         return float(self._generator.random())
 
 
-def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
+def choose(
+    logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose one token id for each row.
 
     Args:
@@ -38,12 +40,14 @@ def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[fl
         uniforms: a number in [0, 1) for each row (unused where the temperature is 0).
 
     Returns:
-        [rows] int64 on the logits' device.
+        The tokens, [rows] int64, and whether each row's distribution is finite, [rows] bool; on the logits' device.
     """
-    tokens = logits.argmax(dim=-1)
+    # The largest logit is finite exactly if the distribution is: `max` propagates NaN, and costs as much as argmax.
+    largest, tokens = logits.max(dim=-1)
+    finite = largest.isfinite()
     if logits.device.type == "mps" and any(row.temperature > 0 for row in rows):
         # MPS has no float64, which the cumulative sums below need.
-        return tokens.copy_(choose(logits.cpu(), rows, uniforms))
+        return tokens.copy_(choose(logits.cpu(), rows, uniforms)[0]), finite
     for truncated in (False, True):
         chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and _truncates(row) == truncated]
         if chosen:
@@ -51,7 +55,7 @@ def choose(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[fl
             some = logits if len(chosen) == len(rows) else logits[index]
             pick = _from_nucleus if truncated else _from_all
             tokens[index] = pick(some, [rows[i] for i in chosen], [uniforms[i] for i in chosen])
-    return tokens
+    return tokens, finite
 
 
 def _truncates(row: Sampling) -> bool:

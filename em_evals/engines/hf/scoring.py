@@ -12,8 +12,9 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from em_evals.engines.hf.batch import WORTH_SHARING, Batch, common_prefix, left_padded
+from em_evals.engines.hf.batch import WORTH_SHARING, Batch, common_prefix, left_padded, report
 from em_evals.engines.hf.kv_cache import RowCache
+from em_evals.engines.hf.loaded import Loaded
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.sampling import token_logprobs
 
@@ -91,7 +92,7 @@ class Scoring(Batch):
             own = [first[at : at + 1]]
             if _fed(row):
                 own.append(later[at, *_answer(row)])
-            _report(row, torch.cat(own))
+            _report(self.base, row, torch.cat(own))
 
     def _trunk(self, heads: Group) -> int:
         """Compute what all contexts begin with, once for each model among them; return its length in tokens."""
@@ -109,14 +110,14 @@ class Scoring(Batch):
     def _score_alone(self, row: Row) -> None:
         """Score one row by itself, for models of which nothing more is known."""
         ids = torch.tensor([row.request.prompt], device=self.base.device)
-        _report(row, self._forward_alone(ids, row, keep=0)[0, _start(row) - 1 : -1])
+        _report(self.base, row, self._forward_alone(ids, row, keep=0)[0, _start(row) - 1 : -1])
 
     def _score_rows(self, rows: Group) -> None:
         """Score without a tree, for models whose attention counts cache columns or whose blocks carry states."""
         longest = max(row.length - _start(row) for row in rows)
         logits = self._extend([row.request.prompt[:-1] for row in rows], rows, keep=longest)
         for row, own in zip(rows, logits, strict=True):
-            _report(row, own[-(row.length - _start(row)) :])
+            _report(self.base, row, own[-(row.length - _start(row)) :])
 
     def _extend(self, tokens: list[tuple[int, ...]], rows: Group, keep: int) -> torch.Tensor:
         """Run each row's next tokens; return the logits of `_forward`."""
@@ -157,7 +158,7 @@ def _fed(row: Row) -> tuple[int, ...]:
     return row.request.prompt[_start(row) : -1]
 
 
-def _report(row: Row, logits: torch.Tensor) -> None:
+def _report(base: Loaded, row: Row, logits: torch.Tensor) -> None:
     """Record log-probabilities from `logits` [reported tokens, vocabulary], which predict tokens from `_start` on."""
     targets = torch.tensor(row.request.prompt[_start(row) :], dtype=torch.long, device=logits.device)
-    row.prompt_logprobs = token_logprobs(logits, targets, row.request.sampling.prompt_logprobs or 0)
+    report(base, row, token_logprobs(logits, targets, row.request.sampling.prompt_logprobs or 0))

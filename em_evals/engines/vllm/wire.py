@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numpy.random import SeedSequence
 
+from em_evals.engines import finite
 from em_evals.engines.protocol import Draw, Request, StopReason, TokenLogprob
 from em_evals.engines.vllm.plugin import ANSWER_START
+
+_MINUS_INFINITY = -9999.0
 
 
 def body(request: Request, name: str, room: int) -> dict[str, Any]:
@@ -46,13 +50,21 @@ def seed_of(seed: int) -> int:
 
 
 def read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
-    """Parse one choice of a completion into a draw; `room` is the value that the request was made with."""
+    """Parse one choice of a completion into a draw; `room` is the value that the request was made with.
+
+    Raises:
+        EmEvalsError: a log-probability is not finite.
+    """
+    return finite.require(_draw(tokenizer, request, choice, room), request)
+
+
+def _draw(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
     sampling = request.sampling
     first = sampling.prompt_logprobs_from
     places = zip(request.prompt[first:], (choice.get("prompt_logprobs") or ())[first:], strict=False)
     prompt_logprobs = [
         _entry(
-            {int(name): value["logprob"] for name, value in place.items()},
+            {int(name): _number(value["logprob"]) for name, value in place.items()},
             token,
             sampling.prompt_logprobs or 0,
         )
@@ -66,14 +78,23 @@ def read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) ->
     if sampling.logprobs:
         given = choice["logprobs"]
         for token, logprob, top in zip(tokens, given["token_logprobs"], given["top_logprobs"], strict=True):
-            values = {int(name.removeprefix("token_id:")): value for name, value in (top or {}).items()}
-            logprobs.append(_entry({**values, token: logprob}, token, sampling.top_logprobs))
+            values = {
+                int(name.removeprefix("token_id:")): _number(value) for name, value in (top or {}).items()
+            }
+            logprobs.append(_entry({**values, token: _number(logprob)}, token, sampling.top_logprobs))
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
     reason: StopReason = "stop"
     if choice["finish_reason"] == "length":
         reason = "model_length" if room < sampling.max_tokens else "max_tokens"
     return Draw(text[: min(cuts)] if cuts else text, tokens, reason, logprobs, prompt_logprobs)
+
+
+def _number(logprob: float | None) -> float:
+    """Return a log-probability as vLLM meant it: JSON has no NaN, and vLLM writes -9999 for -infinity."""
+    if logprob is None:
+        return math.nan
+    return logprob if logprob > _MINUS_INFINITY else -math.inf
 
 
 def _entry(values: dict[int, float], token: int, top: int) -> TokenLogprob:

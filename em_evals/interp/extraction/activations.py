@@ -82,7 +82,7 @@ def group_sums(
         batch_tokens: maximum tokens of one forward pass, padding included.
 
     Raises:
-        EmEvalsError: a text has no token at the position.
+        EmEvalsError: a text has no token at the position, or activations are not finite.
     """
     for text in texts:
         first, end = text.span(position)
@@ -114,7 +114,25 @@ def group_sums(
     counts = np.zeros(len(groups))
     for text in texts:
         counts[groups[text.group]] += 1
-    return GroupSums(tuple(groups), counts, sums.vectors.cpu().numpy(), sums.norms.cpu().numpy())
+    found = GroupSums(tuple(groups), counts, sums.vectors.cpu().numpy(), sums.norms.cpu().numpy())
+    _require_finite(found, model)
+    return found
+
+
+def _require_finite(sums: GroupSums, model: Any) -> None:
+    """Refuse activations with NaN or infinity: a direction of them would be nothing.
+
+    Raises:
+        EmEvalsError: names the first layer and a group of texts.
+    """
+    wrong = ~np.isfinite(sums.norms)
+    if wrong.any():
+        layer = int(wrong.any(0).argmax())
+        group = sums.groups[int(wrong[:, layer].argmax())]
+        raise EmEvalsError(
+            f"the activations after block {layer} hold NaN or infinity on texts of '{group}': the weights of "
+            f"{model.config.name_or_path}, its adapter or its interventions are damaged or too large for its dtype."
+        )
 
 
 class _Sums:
