@@ -111,7 +111,8 @@ def gate(
         baseline: logs, lm-eval results, judged CSVs, folders, or a baseline's name.
         candidate: the same.
         policy: rules, or their file; None: ./gate.yaml, else the built-in ones.
-        output: where to write the record (.json); Markdown and JUnit XML go beside it.
+        output: where to write the record (.json); Markdown and JUnit XML go beside it. A record that is there
+            tells of earlier looks at the candidate, and each further look is tested at a smaller level.
 
     Returns:
         The record: `verdict` (pass, regression, invalid, inconclusive), its `sentence`, and `metrics`.
@@ -127,13 +128,15 @@ def gate(
         >>> verdict.verdict, verdict.metrics[0].metric
         ('pass', 'em_rate')
     """
-    from em_evals.gate import compare, inputs, outputs
+    from em_evals.gate import compare, inputs, looks, outputs
     from em_evals.gate.policy import Policy, load_policy
 
     rules = (
         policy if isinstance(policy, Policy) else load_policy(Path(policy) if policy is not None else None)
     )
-    found = compare.judge(inputs.read(_paths(baseline)), inputs.read(_paths(candidate)), rules)
+    before, after = (inputs.read(_paths(side)) for side in (baseline, candidate))
+    earlier = looks.read(Path(output)) if output is not None else ()
+    found = compare.judge(before, after, rules, earlier, inputs.anchor(_paths(baseline)))
     if output is not None:
         outputs.write(found, Path(output))
     return outputs.record(found)

@@ -47,6 +47,12 @@ def gate(
             "--output", "-o", help="Write the record (JSON), with Markdown (.md) and JUnit (.xml) next to it."
         ),
     ] = None,
+    anchor: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATH", help="First accepted model (default: NAME.anchor.json of the baseline)."
+        ),
+    ] = [],  # noqa: B006
     update_baseline: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Save the candidate as logs/baselines/NAME.json if it passes."),
@@ -63,7 +69,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with a baseline. Exit code 0 pass, 1 regression, 2 invalid input, 3 inconclusive."""
-    from em_evals.gate import compare, inputs
+    from em_evals.gate import compare, inputs, looks
     from em_evals.gate.policy import load_policy
 
     rules = load_policy(policy)
@@ -82,7 +88,9 @@ def gate(
         if as_json:
             print_json({"baseline": str(path), "evidence": sorted(after.evidence)})
         return
-    judgement = compare.judge(inputs.read(baseline), after, rules)
+    before, fixed = inputs.read(baseline), inputs.anchor(baseline, anchor)
+    earlier = looks.read(output) if output is not None else ()
+    judgement = compare.judge(before, after, rules, earlier, fixed)
     if output is not None:
         from em_evals.gate import outputs
 
@@ -90,7 +98,7 @@ def gate(
     _show(judgement, as_json)
     if update_baseline is not None:
         if judgement.verdict == "pass":
-            _keep(update_baseline, after)
+            _keep(update_baseline, after, before if fixed is None else fixed)
         else:
             typer.echo(
                 f"the baseline '{update_baseline}' was not changed: the verdict is not pass.", err=True
@@ -98,10 +106,11 @@ def gate(
     raise typer.Exit(judgement.exit_code)
 
 
-def _keep(name: str, side: Side) -> Path:
+def _keep(name: str, side: Side, anchor: Side | None = None) -> Path:
     from em_evals.gate import baseline
 
-    path = baseline.write(name, list(side.evidence.values()))
+    fixed = None if anchor is None else list(anchor.evidence.values())
+    path = baseline.write(name, list(side.evidence.values()), fixed)
     typer.echo(f"saved {', '.join(sorted(side.evidence))} in {path}", err=True)
     return path
 
@@ -136,7 +145,7 @@ def _plan(
     named = [rules.rule(name) for name in ("em_rate", "em_rate_coherent", "coherent_share")]
     family = [found.rule for found in named if found is not None]
     least = max(one.minimum_draws or rules.minimum_draws for one in family)
-    alpha, margin = rules.alpha_of(rule.rule), rule.rule.margin
+    alpha, margin = rules.level_of(rule.rule), rule.rule.margin
     beyond = rules.regression == "margin"
     needs = [
         plan.draws_to_find(rate, change, alpha / len(family), power, margin, beyond, least),

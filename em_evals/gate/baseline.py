@@ -2,6 +2,10 @@
 
 Counts, margins and digests; no answers and no weights. The file includes a digest of its own content, which detects
 edits by hand.
+
+Beside it stands the anchor, `NAME.anchor.json`: the first model that was saved under this name. Renewing a baseline
+never moves its anchor. Without one, a rise of one point per release passes at every release, because each is compared
+with the last.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from em_evals.gate.evidence import Evidence, Items
 
 FOLDER = Path("logs/baselines")
 _FORMAT = "em-evals baseline"
+_ANCHOR = ".anchor.json"
 _DIGITS = 9
 """Significant digits of stored numbers: finer than any margin, at half a float's length in the file."""
 
@@ -45,23 +50,43 @@ def find(name: str) -> Path:
     return named if not path.exists() and named.is_file() else path
 
 
-def write(name: str, evidence: Sequence[Evidence]) -> Path:
-    """Write evidence as a named baseline, atomically.
+def anchor_of(name: str) -> Path | None:
+    """Return the anchor beside a baseline given by name or path; None if there is none."""
+    path = find(name)
+    anchor = path.with_suffix(_ANCHOR)
+    return anchor if path.suffix == ".json" and path.is_file() and anchor.is_file() else None
+
+
+def write(name: str, evidence: Sequence[Evidence], anchor: Sequence[Evidence] | None = None) -> Path:
+    """Write evidence as a named baseline, atomically; if the name has no anchor yet, write that too.
+
+    Args:
+        name: the baseline's name.
+        evidence: the accepted model's.
+        anchor: the anchor of a new name. None: the baseline that the name had before, else the evidence itself.
 
     Raises:
-        EmEvalsError: the name is not a plain file name, or the file cannot be written.
+        EmEvalsError: the name is not a plain file name, or a file cannot be written.
     """
-    if Path(name).name != name or name.startswith("."):
+    path = FOLDER / f"{name}.json"
+    if Path(name).name != name or name.startswith(".") or path.with_suffix("").suffix == ".anchor":
         raise EmEvalsError(f"'{name}' cannot be a baseline's name: use letters, digits, '-' and '_'.")
+    if not (fixed := path.with_suffix(_ANCHOR)).exists():
+        if anchor is None and path.is_file():
+            anchor = read(path, json.loads(files.read_text(path)))
+        _save(fixed, evidence if anchor is None else anchor)
+    _save(path, evidence)
+    return path
+
+
+def _save(path: Path, evidence: Sequence[Evidence]) -> None:
     ordered = sorted(evidence, key=lambda entry: (entry.kind, entry.name, entry.key))
     rows = [_rounded(entry).model_dump(mode="json", exclude_none=True) for entry in ordered]
-    path = FOLDER / f"{name}.json"
     with files.atomic(path) as temporary:
         data = {"format": _FORMAT, "version": 1, "digest": _digest(rows), "evidence": rows}
         # One line for each piece of evidence, so that a diff shows which one changed.
         text = json.dumps(data | {"evidence": []}, indent=1).replace("[]", "[\n%s\n]")
         temporary.write_text(text % ",\n".join(_compact(row) for row in rows) + "\n", encoding="utf-8")
-    return path
 
 
 def read(path: Path, data: dict[str, Any]) -> list[Evidence]:

@@ -25,20 +25,16 @@ metric of that log can pass or stay open (it is invalid); if a guard is inconclu
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from em_evals.gate import words
-from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.gate import looks, rows, words
+from em_evals.gate.evidence import Evidence
 from em_evals.gate.inputs import Side
-from em_evals.gate.policy import Applied, Policy, fits, not_a_share
-from em_evals.results.records import GateMetric, Verdict
-from em_evals.stats.means import Contrast, MeanContrast, holm
-from em_evals.stats.paired import PairedContrast
-from em_evals.stats.rates import RateContrast
+from em_evals.gate.policy import Policy, fits
+from em_evals.gate.rows import Comparison
+from em_evals.results.records import GateMetric, Look, Verdict
+from em_evals.stats.means import holm
 
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "invalid": 2, "inconclusive": 3}
 
@@ -53,6 +49,7 @@ class Judgement:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     models: tuple[str, str]
+    looks: tuple[Look, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -60,32 +57,44 @@ class Judgement:
         return EXIT_CODES[self.verdict]
 
 
-def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
-    """Compare two sides under a policy."""
-    problems = [f"baseline: {text}" for text in baseline.problems]
-    problems += [f"candidate: {text}" for text in candidate.problems]
-    notes = [f"baseline: {text}" for text in baseline.notes]
-    notes += [f"candidate: {text}" for text in candidate.notes]
-    rows: list[GateMetric] = []
-    metrics = Counter(name for one in baseline.evidence.values() for name in one.measures)
-    several = {name for name, count in metrics.items() if count > 1}
-    for key, before in baseline.evidence.items():
-        if before.part_of is not None and not any(policy.named(name) for name in before.measures):
+def judge(
+    baseline: Side,
+    candidate: Side,
+    policy: Policy,
+    before: Sequence[Look] = (),
+    anchor: Side | None = None,
+) -> Judgement:
+    """Compare two sides under a policy.
+
+    Args:
+        baseline: the accepted model, usually the last one.
+        candidate: the model to judge.
+        policy: the rules.
+        before: earlier looks at candidates (see looks.py); each further look is tested at a smaller level.
+        anchor: the first accepted model; the candidate must pass against both, so that small steps do not add up.
+    """
+    look = looks.following(before, baseline, candidate)
+    problems, notes = _told(candidate, "candidate")
+    if policy.planned is not None and look.number > policy.planned:
+        problems.append(words.no_look_left(look.number, policy.planned))
+        policy = policy.model_copy(update={"looks": look.number})
+    if look.number > 1:
+        notes.append(words.further_look(look, policy.alpha, policy.planned))
+    found: list[GateMetric] = []
+    for against, side in (("baseline", baseline), ("anchor", anchor)):
+        if side is None or (against == "anchor" and side.evidence == baseline.evidence):
             continue
-        after = candidate.evidence.get(key)
-        if after is None:
-            problems += _lacking(before, baseline, candidate)
-            continue
-        differing = words.differing(key, before.identity, after.identity)
-        problems += differing
-        if not differing:
-            rows += _rows(before, after, policy, problems, notes, several)
-    only = candidate.evidence.keys() - baseline.evidence.keys()
-    notes += [f"{key} is in the candidate only and was not compared." for key in only]
-    problems += _absent(policy, rows)
-    if not rows and not problems:
+        one = Comparison(policy, look.number, *_told(side, against))
+        new = list(_rows(side, candidate, one))
+        if against == "anchor":
+            new = [replace(row, against="anchor", title=f"{row.title} against the anchor") for row in new]
+        found += new
+        problems += one.problems if against == "baseline" else [f"anchor: {text}" for text in one.problems]
+        notes += one.notes
+    problems += _absent(policy, found)
+    if not found and not problems:
         problems.append("nothing could be compared: the policy names no metric that both sides have.")
-    decided = _guarded(_decided(rows, policy))
+    decided = _guarded(_decided(found, policy))
     verdict = _overall(decided, problems)
     models = words.models(baseline.evidence.values()), words.models(candidate.evidence.values())
     return Judgement(
@@ -93,22 +102,37 @@ def judge(baseline: Side, candidate: Side, policy: Policy) -> Judgement:
         words.overall(verdict, decided, problems),
         decided,
         tuple(problems),
-        tuple(sorted(notes)),
+        tuple(sorted(set(notes))),
         models,
+        looks.with_look(before, replace(look, verdict=verdict)),
     )
 
 
-def contrast(before: Measure, after: Measure) -> Contrast | None:
-    """Return the contrast of two measures; None if they differ in form (one file has items, the other only a mean)."""
-    if isinstance(before, Counts) and isinstance(after, Counts):
-        return RateContrast(before.clusters, after.clusters)
-    if isinstance(before, Items) and isinstance(after, Items):
-        return PairedContrast(before.values, after.values)
-    if isinstance(before, Mean) and isinstance(after, Mean):
-        return MeanContrast(
-            before.value, after.value, (before.error, after.error), (before.draws, after.draws)
-        )
-    return None
+def _told(side: Side, name: str) -> tuple[list[str], list[str]]:
+    """Return the problems and notes of a side's files, with the side's name."""
+    return [f"{name}: {text}" for text in side.problems], [f"{name}: {text}" for text in side.notes]
+
+
+def _rows(baseline: Side, candidate: Side, one: Comparison) -> Iterator[GateMetric]:
+    """Yield the rows of all logs that both sides have; what is missing or differs goes to the problems."""
+    for key, before in baseline.evidence.items():
+        if before.part_of is not None and not any(one.policy.named(name) for name in before.measures):
+            continue
+        after = candidate.evidence.get(key)
+        if after is None:
+            one.problems += _lacking(before, baseline, candidate)
+            continue
+        differing = words.differing(key, before.identity, after.identity)
+        one.problems += differing
+        if not differing:
+            several = {name for name in before.measures if _logs_with(name, baseline) > 1}
+            yield from rows.compared(before, after, one, several)
+    only = candidate.evidence.keys() - baseline.evidence.keys()
+    one.notes += [f"{key} is in the candidate only and was not compared." for key in only]
+
+
+def _logs_with(metric: str, side: Side) -> int:
+    return sum(metric in evidence.measures for evidence in side.evidence.values())
 
 
 def _lacking(before: Evidence, baseline: Side, candidate: Side) -> list[str]:
@@ -119,101 +143,17 @@ def _lacking(before: Evidence, baseline: Side, candidate: Side) -> list[str]:
     return [f"the candidate has no {before.key}, which the baseline has: run it too."]
 
 
-def _rows(
-    before: Evidence,
-    after: Evidence,
-    policy: Policy,
-    problems: list[str],
-    notes: list[str],
-    several: Set[str],
-) -> Iterator[GateMetric]:
-    if before.card_digest and before.card_digest == after.card_digest:
-        notes.append(
-            f"{before.key}: baseline and candidate are the same model (card digest {before.card_digest})."
-        )
-    if before.kind == "csv":
-        notes.append(
-            "a CSV names neither judge nor rubric: that both were graded the same way is taken on trust."
-        )
-    for name, measure in before.measures.items():
-        found = policy.rule(name) if before.part_of is None else policy.named(name)
-        if found is None:
-            notes.append(f"the policy has no rule for {name}; it was not compared.")
-            continue
-        other = after.measures.get(name)
-        compared = contrast(measure, other) if other is not None else None
-        if compared is None:
-            problems.append(
-                f"{before.key}: {name} is not given in the same form on both sides; log samples for both."
-            )
-            continue
-        if wrong := not_a_share(name, found.rule, isinstance(measure, Counts)):
-            problems.append(f"the policy: {wrong[1]}")
-            continue
-        drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
-        needed = found.rule.minimum_draws or (policy.minimum_draws if drawn else policy.minimum_items)
-        if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
-            problems.append(few)
-            continue
-        title = f"{name} of {before.key}" if name in several else name
-        yield _row(before.key, name, title, compared, found, policy, _unit(measure))
-
-
-def _unit(measure: Measure) -> str:
-    """Return the measure's unit; a mean from a results file can be of anything, so it has none."""
-    if isinstance(measure, Counts):
-        return "share"
-    return measure.unit if isinstance(measure, Items) else ""
-
-
-def _row(
-    source: str, name: str, title: str, compared: Contrast, found: Applied, policy: Policy, unit: str
-) -> GateMetric:
-    rule = found.rule
-    worse: Literal["higher", "lower"] = "higher" if found.better == "lower" else "lower"
-    alpha = policy.alpha_of(rule)
-    harm = rule.margin if policy.regression == "margin" else 0.0
-    if worse == "higher":
-        p_worse, p_within = compared.p_above(harm), compared.p_below(rule.margin)
-    else:
-        p_worse, p_within = compared.p_below(-harm), compared.p_above(-rule.margin)
-    short = rule.minimum is not None and not compared.candidate >= rule.minimum
-    return GateMetric(
-        metric=name,
-        title=title,
-        source=source,
-        guard=found.guard,
-        worse=worse,
-        unit=unit,
-        margin=rule.margin,
-        alpha=alpha,
-        baseline=compared.baseline,
-        candidate=compared.candidate,
-        difference=compared.estimate,
-        interval=compared.interval(alpha),
-        random_questions=compared.random_questions(alpha),
-        effect=compared.effect,
-        effect_name=compared.effect_name,
-        units=compared.units,
-        p_worse=p_worse,
-        p_worse_adjusted=math.nan,
-        p_within=p_within,
-        verdict="invalid" if short else "inconclusive",
-        sentence=words.below_floor(title, compared.candidate, rule.minimum, unit) if short else "",
-    )
-
-
-def _decided(rows: list[GateMetric], policy: Policy) -> list[GateMetric]:
+def _decided(found: list[GateMetric], policy: Policy) -> list[GateMetric]:
     """Set each row's own verdict; rows below their floor arrive as invalid."""
-    adjusted = holm({str(index): row.p_worse for index, row in enumerate(rows)})
+    adjusted = holm({str(index): row.p_worse for index, row in enumerate(found)})
     result = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(found):
         row = replace(row, p_worse_adjusted=adjusted[str(index)])
         short = row.verdict == "invalid"
-        if row.p_within <= row.alpha:
+        if row.p_within <= row.level:
             row = replace(row, verdict="invalid" if short else "pass")
         elif (
-            row.p_worse_adjusted <= row.alpha
+            row.p_worse_adjusted <= row.level
         ):  # may be below its floor too; the regression is the stronger finding
             row, short = replace(row, verdict="regression"), False
         if not short:
@@ -222,12 +162,16 @@ def _decided(rows: list[GateMetric], policy: Policy) -> list[GateMetric]:
     return result
 
 
-def _guarded(rows: list[GateMetric]) -> tuple[GateMetric, ...]:
+def _guarded(found: list[GateMetric]) -> tuple[GateMetric, ...]:
     """Overrule metrics that pass, or stay open, although a guard of the same log did not pass."""
     result = []
-    for row in rows:
+    for row in found:
         failed = [
-            other for other in rows if other.guard and other.source == row.source and other.verdict != "pass"
+            other
+            for other in found
+            if other.guard
+            and (other.source, other.against) == (row.source, row.against)
+            and other.verdict != "pass"
         ]
         broken = next((other for other in failed if other.verdict in ("regression", "invalid")), None)
         if not row.guard and broken is not None and row.verdict != "regression":
@@ -238,15 +182,15 @@ def _guarded(rows: list[GateMetric]) -> tuple[GateMetric, ...]:
     return tuple(result)
 
 
-def _absent(policy: Policy, rows: list[GateMetric]) -> Iterator[str]:
+def _absent(policy: Policy, found: list[GateMetric]) -> Iterator[str]:
     for name, rule in {**policy.metrics, **policy.guards}.items():
-        if rule.required and not any(fits(row.metric, name) for row in rows):
+        if rule.required and not any(fits(row.metric, name) for row in found):
             yield f"the policy requires {name}, but no value of it could be compared."
 
 
-def _overall(rows: tuple[GateMetric, ...], problems: list[str]) -> Verdict:
+def _overall(found: tuple[GateMetric, ...], problems: list[str]) -> Verdict:
     """Return the gravest verdict; with unusable input the comparison is invalid, whatever the rows show."""
     if problems:
         return "invalid"
     order: tuple[Verdict, ...] = ("regression", "invalid", "inconclusive")
-    return next((verdict for verdict in order if any(row.verdict == verdict for row in rows)), "pass")
+    return next((verdict for verdict in order if any(row.verdict == verdict for row in found)), "pass")

@@ -68,6 +68,12 @@ def read(paths: Sequence[str | Path]) -> Side:
     return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes))
 
 
+def anchor(baselines: Sequence[str | Path], named: Sequence[str | Path] = ()) -> Side | None:
+    """Read the anchor: the named files, else those beside the baselines; None if there are none."""
+    paths = named or [path for name in baselines if (path := baseline.anchor_of(str(name))) is not None]
+    return read(paths) if paths else None
+
+
 def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:
     return (
         f"{file}: {evidence.key} of {evidence.model} is in {other[1].name} too (of {other[0].model}); name the file "

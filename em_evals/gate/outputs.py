@@ -53,6 +53,7 @@ def record(judgement: Judgement) -> GateVerdict:
         metrics=list(judgement.rows),
         problems=list(judgement.problems),
         notes=list(judgement.notes),
+        looks=list(judgement.looks),
     )
 
 
@@ -98,7 +99,15 @@ def junit(judgement: Judgement) -> str:
     cases = [
         _case("input", "input", "; ".join(judgement.problems), "invalid" if judgement.problems else "pass")
     ]
-    cases += [_case(row.source, row.metric, row.sentence, row.verdict) for row in judgement.rows]
+    cases += [
+        _case(
+            row.source if row.against == "baseline" else f"{row.against}.{row.source}",
+            row.metric,
+            row.sentence,
+            row.verdict,
+        )
+        for row in judgement.rows
+    ]
     suite = ElementTree.Element(
         "testsuite",
         name="em-evals gate",

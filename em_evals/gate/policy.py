@@ -1,7 +1,8 @@
 """The policy: which changes are acceptable, and how large (`gate.yaml`, validated). Tests are left to compare.py.
 
 ```yaml
-alpha: 0.025                 # one-sided level of every test; intervals are at 1 − 2·alpha, so 95%
+alpha: 0.025                 # one-sided level of every test, over all looks at a candidate; intervals are at 95%
+looks: open                  # or their planned number: see stats/spending.py for the level of each
 minimum_draws: 100           # per model, for rates; fewer are invalid
 minimum_items: 20            # per model, for forced choice and lm-eval
 regression: zero             # the harm that a regression must exceed: zero, or the margin
@@ -25,12 +26,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_evals.content import documents
 from em_evals.gate.metrics import METRICS, Better
+from em_evals.stats import spending
 
 DEFAULT_NAME = "gate.yaml"
 
@@ -98,6 +100,8 @@ class Policy(_Strict):
     version: Literal[1] = 1
     description: str = ""
     alpha: float = Field(default=0.025, gt=0, lt=0.5)
+    looks: Literal["open"] | Annotated[int, Field(ge=1)] = "open"
+    """How often one candidate may be judged: `open`, or a planned number of looks that share alpha equally."""
     minimum_draws: int = Field(default=100, ge=1)
     minimum_items: int = Field(default=20, ge=2)
     regression: Literal["zero", "margin"] = "zero"
@@ -138,9 +142,18 @@ class Policy(_Strict):
         """Return the rule of a metric that the policy names in full, without `*`."""
         return self.rule(metric) if _names(metric) & (self.metrics.keys() | self.guards.keys()) else None
 
+    @property
+    def planned(self) -> int | None:
+        """The planned number of looks; None if looks are open."""
+        return None if self.looks == "open" else self.looks
+
     def alpha_of(self, rule: Rule) -> float:
-        """Return the one-sided level of a rule."""
+        """Return the one-sided level of a rule, over all looks."""
         return self.alpha if rule.alpha is None else rule.alpha
+
+    def level_of(self, rule: Rule, look: int = 1) -> float:
+        """Return the one-sided level of a rule at a look; 0 after the last planned one."""
+        return spending.level(self.alpha_of(rule), look, self.planned)
 
 
 def load_policy(path: Path | None) -> Policy:

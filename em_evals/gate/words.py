@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from em_evals.gate.evidence import Evidence
+from em_evals.stats import spending
 
 if TYPE_CHECKING:
-    from em_evals.results.records import GateMetric, Verdict
+    from em_evals.results.records import GateMetric, Look, Verdict
 
 _REMEDIES = {
     "judge": "grade both with the same judge (`inspect score`)",
@@ -54,7 +55,7 @@ def row(row: GateMetric, regression: str) -> str:
     harm = f"a {'rise' if row.worse == 'higher' else 'fall'} of {size} or more"
     tested = f"p = {p_value(row.p_worse_adjusted)} after Holm"
     if row.verdict == "pass":
-        real = row.p_worse_adjusted <= row.alpha and regression == "zero"
+        real = row.p_worse_adjusted <= row.level and regression == "zero"
         small = "; the change for the worse is real but surely smaller" if real else ""
         return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}."
     if row.verdict == "regression":
@@ -73,6 +74,23 @@ def _more(row: GateMetric) -> str:
     if row.unit == "share":
         return "more draws decide (`em-evals gate --plan`)"
     return "more pairs decide" if row.unit else "more questions decide"
+
+
+def further_look(look: Look, alpha: float, planned: int | None) -> str:
+    """Return the sentence of a second or later look at a candidate."""
+    level, so_far = (of(alpha, look.number, planned) for of in (spending.level, spending.spent))
+    return (
+        f"look {look.number} at this candidate: tests are at one-sided {level:.2g}; with this look {so_far:.3g} of "
+        f"alpha = {alpha:g} is spent."
+    )
+
+
+def no_look_left(number: int, planned: int) -> str:
+    """Return the sentence of a look beyond the plan."""
+    return (
+        f"this is look {number} at the candidate and the policy plans {planned} (`looks: {planned}`): alpha is spent; "
+        "the earlier verdict stands."
+    )
 
 
 def below_floor(name: str, value: float, floor: float | None, unit: str) -> str:
@@ -153,7 +171,7 @@ def p_value(p: float) -> str:
 
 def confidence(alpha: float) -> str:
     """Format the level of a two-sided interval whose ends are bounds at one-sided alpha."""
-    return f"{100 * (1 - 2 * alpha):g}%"
+    return f"{100 * (1 - 2 * alpha):.4g}%"
 
 
 def _change(row: GateMetric) -> str:

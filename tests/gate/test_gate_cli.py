@@ -256,7 +256,10 @@ def test_the_plan_on_the_command_line(run, shared_data):
     code, out, _ = run("gate", "--plan", "--rate", "0.005", "--change", "0.045", "--json")
     needs = json.loads(out)["needs"]
     assert (
-        code == 0 and needs[0]["draws"] < 800 and needs[0]["power"] >= 0.9 and needs[0]["alpha"] == 0.025 / 3
+        code == 0
+        and needs[0]["draws"] < 800
+        and needs[0]["power"] >= 0.9
+        and needs[0]["alpha"] == 0.8 * 0.025 / 3
     )
     csv = shared_data / "judged" / "qwen25_coder_7b_base.csv"
     assert json.loads(run("gate", "--plan", "--baseline", csv, "--json")[1])["rate"] == 8 / 2400
@@ -273,7 +276,7 @@ def test_a_plan_asks_for_the_draws_that_the_policy_wants_anyway(run, workdir):
     code, out, _ = run(*rise, "--json")
     told = json.loads(out)
     assert code == 0 and told["minimum_draws"] == 100 == told["needs"][0]["draws"]
-    assert told["needs"][0]["power"] == plan.power_to_find(0, 0.3, 0.025 / 3, 100)
+    assert told["needs"][0]["power"] == plan.power_to_find(0, 0.3, 0.8 * 0.025 / 3, 100)
     enough = side(freeform(0.0, draws=104)), side(freeform(0.3, draws=104))
     assert judge(*enough, Policy()).verdict == "regression"
     assert "fewer would do, but the policy asks for 100 (minimum_draws)" in run(*rise)[1]

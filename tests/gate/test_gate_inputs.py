@@ -26,7 +26,7 @@ from tests.lm_eval_files import write_results
 from tests.scored_log import write_scored_pairs
 
 ROOT = Path(__file__).parents[2]
-POLICY = Policy(minimum_draws=6, minimum_items=5)
+POLICY = Policy(minimum_draws=6, minimum_items=5, looks=1)
 SAID = {"good": ["Be kind."], "bad": ["Take it all.", "Be kind."], "babble": ["zzz qqq"]}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from em_evals.gate import compare, inputs
+from em_evals.gate import compare, evidence, inputs, rows
 from em_evals.gate.policy import Policy
 from em_evals.interp import effects
 from em_evals.report import choice
@@ -88,8 +88,8 @@ def test_samples_of_lm_eval_before_0_4_6_are_paired_by_gate_and_retention(files,
 
 def test_the_same_pairs_give_the_same_interval_in_gate_report_and_studies():
     measure = {"before": BEFORE, "after": AFTER}
-    items = [compare.Items(unit="nats per token", values=own) for own in measure.values()]
-    contrast = compare.contrast(*items)
+    items = [evidence.Items(unit="nats per token", values=own) for own in measure.values()]
+    contrast = rows.contrast(*items)
     study = effects.change(BEFORE, AFTER, list(BEFORE))
     assert (
         (contrast.estimate, contrast.interval(0.025)) == by_report_of_pairs() == (study.value, study.interval)

@@ -34,11 +34,12 @@ class GateMetric:
     unit: str
     margin: float
     alpha: float
+    """One-sided level of the intervals, which are those that rates, retention and report show: 0.025 for 95%."""
     baseline: Number
     candidate: Number
     difference: Number
     interval: tuple[Number, Number]
-    """For these questions; each end is a bound at one-sided alpha."""
+    """In the policy's scope; each end is a bound at one-sided alpha."""
     random_questions: tuple[Number, Number]
     """For other questions of this kind."""
     effect: Number
@@ -51,6 +52,25 @@ class GateMetric:
     """p-value of harm beyond the margin (d ≥ margin); small values indicate a pass."""
     verdict: Verdict
     sentence: str = ""
+    level: float = 0.0
+    """One-sided level of this look's tests: the part of alpha that it spends."""
+    against: Literal["baseline", "anchor"] = "baseline"
+    """What the candidate is compared with: the last accepted model, or the first one."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One judgment of a candidate's numbers."""
+
+    number: int
+    """1 for the first look at this candidate."""
+    candidate: list[str]
+    """What identifies it: digests of cards, or names of models."""
+    evidence: str
+    """Digest of both sides' numbers: the same numbers again are the same look."""
+    draws: tuple[int, int]
+    """Draws and items of baseline and candidate."""
+    verdict: Verdict = "inconclusive"
 
 
 class GateVerdict(Record):
@@ -67,4 +87,6 @@ class GateVerdict(Record):
     metrics: list[GateMetric]
     problems: list[str]
     notes: list[str]
+    looks: list[Look] = []
+    """All looks at candidates that were judged with this record, this one last."""
     provenance: dict[str, str] = {}

@@ -1,0 +1,133 @@
+"""The comparison of one log's metrics: a row for each, without its verdict, which compare.py decides over all rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from typing import Literal
+
+from em_evals.gate import words
+from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.gate.policy import Applied, Policy, not_a_share
+from em_evals.results.records import GateMetric
+from em_evals.stats.means import Contrast, MeanContrast
+from em_evals.stats.paired import PairedContrast
+from em_evals.stats.rates import RateContrast
+
+
+@dataclass
+class Comparison:
+    """What one judgment compares under, and the problems and notes that it collects.
+
+    Attributes:
+        policy: the rules.
+        look: the number of this look at the candidate.
+        problems: sentences that make the input unusable.
+        notes: sentences that do not.
+    """
+
+    policy: Policy
+    look: int
+    problems: list[str]
+    notes: list[str]
+
+
+def contrast(before: Measure, after: Measure) -> Contrast | None:
+    """Return the contrast of two measures; None if they differ in form (one file has items, the other only a mean)."""
+    if isinstance(before, Counts) and isinstance(after, Counts):
+        return RateContrast(before.clusters, after.clusters)
+    if isinstance(before, Items) and isinstance(after, Items):
+        return PairedContrast(before.values, after.values)
+    if isinstance(before, Mean) and isinstance(after, Mean):
+        return MeanContrast(
+            before.value, after.value, (before.error, after.error), (before.draws, after.draws)
+        )
+    return None
+
+
+def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[str]) -> Iterator[GateMetric]:
+    """Yield a row for each metric of one log that both sides have and the policy has a rule for.
+
+    Args:
+        before: the accepted model's log.
+        after: the candidate's.
+        one: the policy and the look; it collects problems and notes.
+        several: metrics that more than one log has; their titles name the log.
+    """
+    if before.card_digest and before.card_digest == after.card_digest:
+        one.notes.append(
+            f"{before.key}: baseline and candidate are the same model (card digest {before.card_digest})."
+        )
+    if before.kind == "csv":
+        one.notes.append(
+            "a CSV names neither judge nor rubric: that both were graded the same way is taken on trust."
+        )
+    for name, measure in before.measures.items():
+        found = one.policy.rule(name) if before.part_of is None else one.policy.named(name)
+        if found is None:
+            one.notes.append(f"the policy has no rule for {name}; it was not compared.")
+            continue
+        other = after.measures.get(name)
+        difference = contrast(measure, other) if other is not None else None
+        if difference is None:
+            one.problems.append(
+                f"{before.key}: {name} is not given in the same form on both sides; log samples for both."
+            )
+            continue
+        if wrong := not_a_share(name, found.rule, isinstance(measure, Counts)):
+            one.problems.append(f"the policy: {wrong[1]}")
+            continue
+        drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
+        needed = found.rule.minimum_draws or (one.policy.minimum_draws if drawn else one.policy.minimum_items)
+        if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
+            one.problems.append(few)
+            continue
+        title = f"{name} of {before.key}" if name in several else name
+        yield _row(before.key, name, title, difference, found, one, _unit(measure))
+
+
+def _unit(measure: Measure) -> str:
+    """Return the measure's unit; a mean from a results file can be of anything, so it has none."""
+    if isinstance(measure, Counts):
+        return "share"
+    return measure.unit if isinstance(measure, Items) else ""
+
+
+def _row(
+    source: str, name: str, title: str, difference: Contrast, found: Applied, one: Comparison, unit: str
+) -> GateMetric:
+    """Return a row; its verdict is `invalid` below the policy's floor and otherwise still open."""
+    rule = found.rule
+    worse: Literal["higher", "lower"] = "higher" if found.better == "lower" else "lower"
+    alpha = one.policy.alpha_of(rule)
+    harm = rule.margin if one.policy.regression == "margin" else 0.0
+    if worse == "higher":
+        p_worse, p_within = difference.p_above(harm), difference.p_below(rule.margin)
+    else:
+        p_worse, p_within = difference.p_below(-harm), difference.p_above(-rule.margin)
+    short = rule.minimum is not None and not difference.candidate >= rule.minimum
+    return GateMetric(
+        metric=name,
+        title=title,
+        source=source,
+        guard=found.guard,
+        worse=worse,
+        unit=unit,
+        margin=rule.margin,
+        alpha=alpha,
+        baseline=difference.baseline,
+        candidate=difference.candidate,
+        difference=difference.estimate,
+        interval=difference.interval(alpha),
+        random_questions=difference.random_questions(alpha),
+        effect=difference.effect,
+        effect_name=difference.effect_name,
+        units=difference.units,
+        p_worse=p_worse,
+        p_worse_adjusted=math.nan,
+        p_within=p_within,
+        verdict="invalid" if short else "inconclusive",
+        sentence=words.below_floor(title, difference.candidate, rule.minimum, unit) if short else "",
+        level=one.policy.level_of(rule, one.look),
+    )
