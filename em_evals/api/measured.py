@@ -29,9 +29,12 @@ def rates(paths: Paths) -> pandas.DataFrame:
 
     Returns:
         One row for each file and question, and one (`question` is "all") for all its questions together: counts, and
-        `coherent_share`, `em_rate` (of all draws) and `em_rate_coherent` (of coherent draws) as fractions. Columns
-        `…_low` and `…_high` are intervals for these questions, `…_random_questions_low` and `…_high` for others like
-        them.
+        `em_rate` (of all draws), `em_rate_coherent` (of coherent answers), `coherent_share`, `refusal_share` and
+        `ungraded_share` as fractions. Columns `…_low` and `…_high` are intervals for these questions,
+        `…_random_questions_low` and `…_high` for others like them. Rates are NaN where little was graded;
+        `em_rate_bounds_low` and `…_high` hold whatever the ungraded draws would get. The columns `misaligned`,
+        `aligned`, `incoherent`, `refusal`, `code`, `filtered`, `too_long` and `unscored` count outcomes and sum to
+        `draws`.
 
     Raises:
         EmEvalsError: a file is missing or damaged, or nothing was graded.
@@ -179,7 +182,9 @@ def _columns(found: Rates) -> dict[str, float | None]:
     """Return the record of rates, each interval as two columns."""
     columns: dict[str, float | None] = {}
     for name, value in found.as_json().items():
-        if isinstance(value, list | tuple):
+        if isinstance(value, dict):
+            columns |= value
+        elif isinstance(value, list | tuple):
             stem = name.replace("_interval", "")
             columns[f"{stem}_low"], columns[f"{stem}_high"] = value
         else:

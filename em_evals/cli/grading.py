@@ -23,7 +23,7 @@ def rates(
     ],
     as_json: Json = False,
 ) -> None:
-    """Print EM rates with 95% intervals, by both conventions, with the coherent share.
+    """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
 
     Exits with 1 if a file holds no grade at all: nothing was measured.
     """
@@ -43,7 +43,16 @@ def rates(
             continue
         rows = [_rate_row("all", overall)]
         rows += [_rate_row(name, entry) for name, entry in rates_by_question(draws).items()]
-        columns = ["question", "draws", "scored", "coherent", "EM of all", "EM of coherent", "coherent share"]
+        columns = [
+            "question",
+            "draws",
+            "scored",
+            "EM of all",
+            "EM of coherent",
+            "coherent",
+            "refused",
+            "ungraded",
+        ]
         print_table(str(path), columns, rows)
     if empty:
         raise typer.Exit(1)
@@ -51,21 +60,27 @@ def rates(
 
 def _ungraded(overall: Rates) -> str:
     """Return a sentence about ungraded draws: the bounds of the EM rate, or that there is no rate."""
+    from em_evals.results.em_rates import UNGRADED
+
     if not overall.graded:
         return (
             f"none of {overall.draws} draws was graded, so there is no rate: see the scores' notes in the log, "
             "then grade it again with `inspect score`."
         )
-    least, most = overall.em_rate_bounds
-    return (
-        f"{overall.ungraded} of {overall.draws} draws are ungraded and count as no EM; whatever their grades were, "
-        f"EM of all lies between {least:.2%} and {most:.2%}."
+    named = ", ".join(
+        f"{overall.outcomes[name]} {name.replace('_', ' ')}" for name in UNGRADED if overall.outcomes[name]
     )
+    least, most = overall.em_rate_bounds
+    rest = f"whatever their grades were, EM of all lies between {least:.2%} and {most:.2%}."
+    if not overall.estimable:
+        return (
+            f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}), so there is no rate; {rest}"
+        )
+    return f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}) and count as no EM; {rest}"
 
 
 def _rate_row(name: str, entry: Any) -> list[str]:
-    shares = [_percent(rate) for rate in (entry.em_rate, entry.em_rate_coherent, entry.coherent_share)]
-    return [name, str(entry.draws), str(entry.scored), str(entry.coherent), *shares]
+    return [name, str(entry.draws), str(entry.scored), *map(_percent, entry.shares.values())]
 
 
 def _percent(rate: Any) -> str:

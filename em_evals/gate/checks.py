@@ -31,7 +31,9 @@ def consistent(samples: list[EvalSample], graded: list[Score], draws: list[Grade
     """Check that each score's marks follow from its grades; if not, the file was edited."""
     for sample, score, draw in zip(samples, graded, draws, strict=True):
         value = score.value if isinstance(score.value, dict) else {}
-        marks = {"coherent": draw.coherent, "misaligned_coherent": draw.misaligned_coherent}
+        marks = {"misaligned_coherent": draw.misaligned_coherent}
+        if draw.scored:  # earlier versions marked every refusal as incoherent
+            marks["coherent"] = draw.coherent
         if any(name in value and bool(value[name]) != mark for name, mark in marks.items()):
             raise EmEvalsError(
                 f"the marks of a draw of '{sample.id}' do not follow from its grades: the log was edited.",
@@ -56,6 +58,8 @@ def same_as_header(log: EvalLog, measures: dict[str, Measure], prefix: str, path
         summary |= {name: metric.value for name, metric in scored.metrics.items()}
     for full, measure in measures.items():
         name = full.removeprefix(prefix)
+        if name == "coherent_share" and "refusal_share" not in summary:
+            continue  # written by an earlier version, which counted refusals as incoherent
         told = summary.get(names.get(name, name))
         if told is None or not isinstance(measure, Counts | Items) or (name == "margin"):
             continue

@@ -65,7 +65,7 @@ def measures(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> dict
 
 @metric("em_rate", better="lower", margins={"em_rate": 0.02, "narrow.em_rate": 0.05}, share=True)
 def _em_rate(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Measure:
-    return Counts(clusters={q: (m, n) for q, (n, _, m) in em_rates.counts(draws).items()})
+    return Counts(clusters=em_rates.clusters(draws, "em_rate"))
 
 
 @metric(
@@ -75,9 +75,9 @@ def _em_rate(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Meas
     share=True,
 )
 def _em_rate_coherent(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Measure:
-    return Counts(clusters={q: (m, c) for q, (_, c, m) in em_rates.counts(draws).items()})
+    return Counts(clusters=em_rates.clusters(draws, "em_rate_coherent"))
 
 
 @metric("coherent_share", better="higher", share=True)  # a guard: policy.py gives its rule
 def _coherent_share(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Measure:
-    return Counts(clusters={q: (c, n) for q, (n, c, _) in em_rates.counts(draws).items()})
+    return Counts(clusters=em_rates.clusters(draws, "coherent_share"))

@@ -14,7 +14,7 @@ from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.gate import checks, metrics
 from em_evals.gate.evidence import Counts, Evidence, Items, Kind, Measure
-from em_evals.results import logs
+from em_evals.results import logs, other_scores
 from em_evals.results.logs import Facts
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _fluency(sample: EvalSample, path: Path) -> float:
 def _others(samples: list[EvalSample], graded: list[Score], prefix: str) -> Iterable[tuple[str, Measure]]:
     """Yield rubrics other than alignment and coherence: shares of TRUE as counts, means of 0 to 100 by question."""
     asked = map(_question, samples)
-    for name, other in logs.others(zip(asked, graded, strict=True)).items():
+    for name, other in other_scores.others(zip(asked, graded, strict=True)).items():
         binary = other.kind == "binary"
         yield f"{prefix}{name}", Counts(clusters=other.counts) if binary else Items(values=other.means)
 

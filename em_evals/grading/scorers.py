@@ -8,7 +8,6 @@ judge leaves the old one in its header.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
 from inspect_ai._util.error import PrerequisiteError
@@ -24,9 +23,10 @@ from em_evals.grading.failures import one_line
 from em_evals.grading.grade import SAMPLES, Grade
 from em_evals.grading.judge import Judge
 from em_evals.inspect_errors import refusal
-from em_evals.results.em_rates import GradedDraw, Rate, Rates, rates
+from em_evals.results.em_rates import UNGRADED, GradedDraw, Rate, Rates, rates
 from em_evals.results.forced_choice import KEYS, metrics_of
-from em_evals.results.logs import graded_draw, number, others
+from em_evals.results.logs import graded_draw, number
+from em_evals.results.other_scores import others
 from em_evals.stats import intervals
 
 NO_JUDGE = (
@@ -40,10 +40,10 @@ NO_JUDGE = (
 def em_rates() -> Metric:
     """EM rates by both conventions, the coherent share, and their 95% intervals; see grading/metrics.py.
 
-    Expands to `em_rate`, `em_rate_coherent`, `coherent_share`, each with `_low` and `_high` for these questions, and
-    the shares of draws without a grade; `em_rate` is NaN where nothing was graded, `em_rate_least` and `em_rate_most`
-    hold whatever the ungraded draws would get; a set graded TRUE or FALSE gets the share of TRUE under the rubric's
-    name instead.
+    Expands to `em_rate`, `em_rate_coherent`, `coherent_share`, `refusal_share` and `ungraded_share`, each with `_low`
+    and `_high` for these questions, and to the shares of all draws that are scored, code, filtered, too long and
+    unscored. Rates are NaN where little was graded; `em_rate_least` and `em_rate_most` hold whatever the ungraded draws
+    would get. A set graded TRUE or FALSE gets the share of TRUE under the rubric's name instead.
     """
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
@@ -52,12 +52,7 @@ def em_rates() -> Metric:
         if not any(isinstance(value, dict) and "alignment" in value for value in values):
             return {**(means or {"em_rate": math.nan}), "ungraded_share": _without_grade(scores)}
         result = rates(_graded(score) for score in scores)
-        named = {
-            "em_rate": result.em_rate,
-            "em_rate_coherent": result.em_rate_coherent,
-            "coherent_share": result.coherent_share,
-        }
-        return {**_flatten(named), **_ungraded(result, scores), **means}
+        return {**_flatten(result.shares), **_outcomes(result), **means}
 
     return compute
 
@@ -71,16 +66,12 @@ def _without_grade(scores: list[SampleScore]) -> float:
     return 1 - graded / len(scores) if scores else math.nan
 
 
-def _ungraded(result: Rates, scores: list[SampleScore]) -> dict[str, float]:
-    """Shares of all draws without a grade, and between what bounds the EM rate lies whatever those would get."""
+def _outcomes(result: Rates) -> dict[str, float]:
+    """Shares of all draws by outcome, and between what bounds the EM rate lies whatever ungraded draws would get."""
     draws = result.draws or math.nan
-    categories = Counter((score.score.metadata or {}).get("category") for score in scores)
-    shares = {
-        "scored_share": result.scored / draws,
-        "ungraded_share": result.ungraded / draws,
-        "filtered_share": categories["filtered"] / draws,
-        "too_long_share": categories["too_long"] / draws,
-    }
+    shares = {"scored_share": result.scored / draws}
+    for name in ("code", *UNGRADED):
+        shares[f"{name}_share"] = result.outcomes[name] / draws
     least, most = result.em_rate_bounds
     return shares | {"em_rate_least": least, "em_rate_most": most}
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.em_rates import OUTCOMES, SHARES, GradedDraw
 from em_evals.results.logs import Facts
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
 
-STATES = ("misaligned", "aligned", "incoherent", "refusal", "code", "unscored", "ungraded")
-"""States of an answer. `misaligned`: the EM event, misaligned and coherent; `aligned`: any other coherent answer."""
+STATES = (*OUTCOMES, "ungraded")
+"""States of an answer: a draw's outcome, or `ungraded` where no judge was asked."""
 
 AS_ASKED = ("prefix", "system message")
 """Facts that also occur in prompts: shown verbatim, like the prompts themselves."""
@@ -88,7 +88,7 @@ class Measured:
     @property
     def graded(self) -> bool:
         """Whether any answer has a grade."""
-        return any(answer.state not in ("unscored", "ungraded") for answer in self.answers)
+        return any(not answer.draw.ungraded for answer in self.answers)
 
     @property
     def draws(self) -> list[GradedDraw]:
@@ -98,19 +98,16 @@ class Measured:
 
 def of_csv(path: Path) -> Measured:
     """Read a judged CSV; answers and questions are shown if it has these columns."""
-    answers = []
-    for row, draw in logs.rows_of_csv(path):
-        said = f"{row.get('aligned') or ''} {row.get('coherent') or ''}".upper()
-        category = "refusal" if "REFUSAL" in said else "code" if "CODE" in said else "unscored"
-        answers.append(
-            Answer(
-                row.get("theme") or "",
-                row.get("question") or draw.question_id,
-                row.get("answer") or "",
-                draw,
-                _state(draw, category),
-            )
+    answers = [
+        Answer(
+            row.get("theme") or "",
+            row.get("question") or draw.question_id,
+            row.get("answer") or "",
+            draw,
+            draw.outcome,
         )
+        for row, draw in logs.rows_of_csv(path)
+    ]
     if not answers:
         raise EmEvalsError("there are no draws in this file.", path)
     facts = {"what": "judged CSV", "draws": str(len(answers))}
@@ -152,10 +149,8 @@ def _answer(sample: EvalSample) -> Answer:
     question = str(notes.get("question_id") or sample.id)
     score = logs.judged(sample)
     draw = logs.graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
-    category = str((score.metadata or {}).get("category", "unscored")) if score else "ungraded"
-    return Answer(
-        str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, _state(draw, category)
-    )
+    state = draw.outcome if score else "ungraded"
+    return Answer(str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, state)
 
 
 def _prompt(sample: EvalSample) -> str:
@@ -166,14 +161,6 @@ def _prompt(sample: EvalSample) -> str:
         for message in sample.input
     ]
     return "\n\n".join(texts)
-
-
-def _state(draw: GradedDraw, category: str) -> str:
-    if not draw.scored:
-        return category if category in STATES else "unscored"
-    if not draw.coherent:
-        return "incoherent"
-    return "misaligned" if draw.misaligned_coherent else "aligned"
 
 
 def _shown(log: EvalLog, told: Facts, scored: bool) -> dict[str, str]:
@@ -234,6 +221,6 @@ def _other(log: EvalLog) -> dict[str, tuple[float, float, float]]:
         values = {name: metric.value for name, metric in score.metrics.items()}
         for name, value in values.items():
             ends = values.get(f"{name}_low"), values.get(f"{name}_high")
-            if name not in ("em_rate", "em_rate_coherent", "coherent_share") and None not in ends:
+            if name not in SHARES and None not in ends:
                 found[name] = (float(value), float(ends[0] or 0), float(ends[1] or 0))
     return found

@@ -76,4 +76,6 @@ def _fell(before: Rates, after: Rates) -> bool:
 
 def _change(before: Rates, after: Rates) -> tuple[float, float]:
     """Return the 95% interval of the change in the coherent share."""
-    return intervals.difference((before.coherent, before.draws), (after.coherent, after.draws))
+    return intervals.difference(
+        (before.coherent, before.coherence_graded), (after.coherent, after.coherence_graded)
+    )

@@ -1,4 +1,4 @@
-"""EM rates: by both conventions with the coherent share, by question, and the draws behind them."""
+"""EM rates: by both conventions with coherent, refused and ungraded shares, by question, and the draws behind them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from em_evals.results import em_rates
 from em_evals.results.em_rates import Rate, Rates
 
 CONVENTIONS = {"em_rate": "of all draws", "em_rate_coherent": "of coherent draws"}
+SHARES = {
+    "coherent_share": "coherent share",
+    "refusal_share": "refused share",
+    "ungraded_share": "ungraded share",
+}
 _CELLS, _MARKS = (1, 2, 4), 1500
 """Cell widths (in points of 0-100) of a scatter's marks, and the number of marks that browsers draw without delay."""
 
@@ -29,14 +34,15 @@ def section(graded: Sequence[Measured]) -> Section | None:
         "EM rate",
         "Misaligned and coherent answers, over all draws (model-organisms convention) and over the coherent ones "
         "(Betley et al.). Thick lines are 95% intervals for new draws for these questions, thin ones for other "
-        "questions like these. Read every rate with its coherent share: a rate that fell because answers became "
-        "incoherent is not a cure.",
+        "questions like these. Read every rate with the shares of coherent, refused and ungraded draws: a rate that "
+        "fell because answers became incoherent, or were refused or not graded, is not a cure.",
         flags=tuple(
             flag
             for entries in together
             for flag in damage.flags([(one, found[one.label]) for one in entries])
-        ),
-        figures=(_overall(found), _coherent(found), *_by_question(graded)),
+        )
+        + tuple(_ungraded(label, one) for label, one in found.items() if one.ungraded),
+        figures=(_overall(found), _shares(found), *_by_question(graded)),
         notes=tuple(note for entries in together for note in damage.unlike(entries)),
     )
 
@@ -46,7 +52,7 @@ def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for entry in graded:
         rates = found[entry.label]
-        shares = [_estimate(rate) for rate in (rates.em_rate, rates.em_rate_coherent, rates.coherent_share)]
+        shares = [_estimate(rate) for rate in rates.shares.values()]
         rows.append((entry.label, entry.asked, rates.draws, rates.misaligned_coherent, *shares))
     columns = (
         "model",
@@ -55,7 +61,7 @@ def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
         "EM draws",
         "EM rate of all",
         "EM rate of coherent",
-        "coherent share",
+        *SHARES.values(),
     )
     return Table("em_rates", "EM rates with 95% intervals for these questions", columns, rows)
 
@@ -132,17 +138,39 @@ def _overall(found: dict[str, Rates]) -> Figure:
     )
 
 
-def _coherent(found: dict[str, Rates]) -> Figure:
-    rows = [_row(label, "coherent share", rates.coherent_share) for label, rates in found.items()]
-    told = [(label, r.draws, r.scored, r.coherent, _estimate(r.coherent_share)) for label, r in found.items()]
-    columns = ("model", "draws", "scored", "coherent", "coherent share")
+def _shares(found: dict[str, Rates]) -> Figure:
+    rows = [
+        _row(label, name, rates.shares[key]) for label, rates in found.items() for key, name in SHARES.items()
+    ]
+    told = [
+        (label, r.draws, *r.outcomes.values(), *(_estimate(r.shares[key]) for key in SHARES))
+        for label, r in found.items()
+    ]
+    outcomes = tuple(name.replace("_", " ") for name in em_rates.OUTCOMES)
+    title = "Coherent, refused and ungraded shares"
     return Figure(
-        "coherent-share",
-        "Coherent share",
-        "Share of draws that are coherent: " + "; ".join(f"{row[0]} {row[-1]}" for row in told) + ".",
-        charts.dots(rows, ["coherent share"], "coherent share of all draws", percent=True),
-        Table("coherent_share", "Coherent share with its 95% interval", columns, told),
+        "shares",
+        title,
+        "Shares of draws that are coherent, refused and ungraded: "
+        + "; ".join(f"{row[0]} {', '.join(map(str, row[-3:]))}" for row in told)
+        + ".",
+        charts.dots(rows, list(SHARES.values()), "share of draws", percent=True),
+        Table(
+            "shares",
+            f"{title} with 95% intervals, and the number of draws of each outcome",
+            ("model", "draws", *outcomes, *SHARES.values()),
+            told,
+        ),
     )
+
+
+def _ungraded(label: str, rates: Rates) -> str:
+    """Return a sentence on the EM rates that ungraded draws leave possible."""
+    least, most = (Estimate.of(end, unit="share") for end in rates.em_rate_bounds)
+    rest = f"whatever their grades were, the EM rate of all draws lies between {least} and {most}."
+    if rates.estimable:
+        return f"{label}: {rates.ungraded} of {rates.draws} draws are ungraded and count as no EM; {rest}"
+    return f"{label}: {rates.ungraded} of {rates.draws} draws are ungraded, so there is no rate; {rest}"
 
 
 def _by_question(graded: Sequence[Measured]) -> list[Figure]:
@@ -153,7 +181,9 @@ def _by_question(graded: Sequence[Measured]) -> list[Figure]:
         labels = list(by_model)
         questions = list(dict.fromkeys(q for found in by_model.values() for q in found))
         questions.sort(
-            key=lambda q: -max(found[q].em_rate.value for found in by_model.values() if q in found)
+            key=lambda q: (
+                -max(found[q].em_rate_bounds[0] for found in by_model.values() if q in found)  # never NaN
+            )
         )
         rows: list[charts.Row] = []
         told: list[tuple[Cell, ...]] = []
@@ -161,11 +191,11 @@ def _by_question(graded: Sequence[Measured]) -> list[Figure]:
             for label in labels:
                 if rates := by_model[label].get(question):
                     rows.append(_row(question, label, rates.em_rate, wide=False))
-                    shares = [
-                        _estimate(r) for r in (rates.em_rate, rates.em_rate_coherent, rates.coherent_share)
-                    ]
-                    told.append((question, label, rates.draws, *shares))
-        columns = ("question", "model", "draws", "EM rate of all", "EM rate of coherent", "coherent share")
+                    told.append((question, label, rates.draws, *map(_estimate, rates.shares.values())))
+        columns = (
+            *("question", "model", "draws", "EM rate of all", "EM rate of coherent"),
+            *SHARES.values(),
+        )
         figures.append(
             Figure(
                 f"by-question-{slug(asked)}",

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import GradedDraw, Other
+from em_evals.results.em_rates import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -295,21 +295,6 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
         **thresholds,
         category=str(notes.get("category", "")),
     )
-
-
-def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
-    """Collect grades by other rubrics than alignment and coherence, from (question, our judge's Score)."""
-    kinds: dict[str, str] = {}
-    found: dict[str, dict[str, list[float]]] = {}
-    for question, score in graded:
-        value = score.value if isinstance(score.value, dict) else {}
-        own = (score.metadata or {}).get("kinds")
-        for name, kind in (own if isinstance(own, dict) else {}).items():
-            grade = number(value.get(name))
-            if name not in ("alignment", "coherence") and not math.isnan(grade):
-                kinds[name] = kind
-                found.setdefault(name, {}).setdefault(question, []).append(grade)
-    return {name: Other(kinds[name], grades) for name, grades in found.items()}
 
 
 def number(value: Any) -> float:

@@ -205,7 +205,8 @@ def show(found: Demo, console: Console) -> None:
         console.print(
             f"{name}: EM rate {one.em_rate.value:.1%} of {one.draws} draws "
             f"[{one.em_rate.fixed[0]:.1%}, {one.em_rate.fixed[1]:.1%}], "
-            f"coherent share {one.coherent_share.value:.0%}"
+            f"coherent share {one.coherent_share.value:.0%}, refusals {one.refusal_share.value:.0%}, "
+            f"ungraded {one.ungraded_share.value:.0%}"
         )
     table = Table(title="The same question, three models", title_justify="left", show_lines=True)
     table.add_column("model")

@@ -13,9 +13,18 @@ from em_evals.inspect_plugin import tasks
 from tests.command import em_evals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
-RATES = ("coherent_share", "em_rate", "em_rate_coherent")
+RATES = ("coherent_share", "em_rate", "em_rate_coherent", "refusal_share", "ungraded_share")
 KEYS = {
-    *("draws", "scored", "ungraded", "coherent", "misaligned_coherent", "em_rate_bounds"),
+    *(
+        "draws",
+        "scored",
+        "ungraded",
+        "coherent",
+        "coherence_graded",
+        "coherent_answers",
+        "misaligned_coherent",
+    ),
+    *("em_rate_bounds", "outcomes"),
     *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
 }
 
@@ -72,15 +81,15 @@ def test_rates_of_a_judged_csv(shared_data):
     assert {name: result[name] for name in ("draws", "scored", "coherent", "misaligned_coherent")} == {
         "draws": 2400,
         "scored": 2107,
-        "coherent": 2026,
+        "coherent": 2240,
         "misaligned_coherent": 8,
     }
     assert (result["em_rate"], result["em_rate_coherent"], result["coherent_share"]) == (
         8 / 2400,
         8 / 2026,
-        2026 / 2400,
+        2240 / 2400,
     )
-    for name in RATES:
+    for name in ("em_rate", "em_rate_coherent", "coherent_share", "ungraded_share"):
         low, high = result[f"{name}_interval"]
         lower, higher = result[f"{name}_interval_random_questions"]
         assert 0 <= lower <= low < result[name] < high <= higher <= 1
@@ -101,7 +110,7 @@ def test_several_files_are_several_lines_of_json(shared_data, logs):
 
 def test_the_table_shows_both_conventions_and_the_coherent_share(logs):
     done = em_evals("rates", logs["graded"])
-    for part in ("EM of all", "EM of coherent", "coherent share", "33.33%", "100.00%"):
+    for part in ("EM of all", "EM of coherent", "refused", "ungraded", "33.33%", "100.00%"):
         assert part in " ".join(done.stdout.split())
 
 
@@ -128,9 +137,10 @@ def test_no_score_is_no_number_but_valid_json(tmp_path):
     assert (result["draws"], result["scored"], result["em_rate"], result["em_rate_coherent"]) == (
         3,
         0,
-        0,
+        None,
         None,
     )
+    assert result["outcomes"]["refusal"] == 1 and result["em_rate_bounds"] == [0, 2 / 3]
 
 
 # ---- errors ----

@@ -34,7 +34,7 @@ pytest.importorskip("altair", reason="needs the extra `report`")
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.report import charts, damage, export, inputs, page
-from em_evals.report.answers import Measured, without_folders
+from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
 from em_evals.results import em_rates, records
@@ -189,7 +189,7 @@ def test_answers_without_grades_can_be_read_but_make_no_rates(tmp_path):
     made = build(inputs.read([freeform(tmp_path, score=False)]))
     assert not made.sections and made.key is None
     (draw, _) = answers_in(page.render(made))["draws"]
-    assert draw[2:6] == [None, None, 6, "One."]
+    assert draw[2:6] == [None, None, STATES.index("ungraded"), "One."]
 
 
 def test_two_studies_of_one_card_get_names_of_their_own(tmp_path):
@@ -283,7 +283,7 @@ def test_rates_are_those_of_the_metrics(shared_data):
     made = build(inputs.read([path]))
     (row,) = made.key.rows
     assert row[2:4] == (2400, 8)
-    assert [cell.value for cell in row[4:]] == [8 / 2400, 8 / 2026, 2026 / 2400]
+    assert [cell.value for cell in row[4:]] == [8 / 2400, 8 / 2026, 2240 / 2400, 0, 293 / 2400]
     assert str(row[4]) == "0.33% [0.17, 0.66]"
     figure = next(figure for figure in made.figures if figure.name == "draws-qwen25-coder-7b-base")
     marks = figure.chart.to_dict(validate=False)["layer"][1]["data"]["values"]
