@@ -28,6 +28,7 @@ from em_evals.results.forced_choice import KEYS, metrics_of
 from em_evals.results.logs import graded_draw, number
 from em_evals.results.other_scores import others
 from em_evals.stats import intervals
+from em_evals.stats.bootstrap import StudentizedMean
 
 NO_JUDGE = (
     "no judge is given. Three ways on: name one with `--model-role grader=PROVIDER/MODEL`; collect answers now with "
@@ -220,16 +221,16 @@ def _question_id(score: SampleScore) -> str:
 def _other_means(scores: list[SampleScore]) -> dict[str, float]:
     """Return what rubrics other than alignment and coherence say: shares of TRUE, and means of 0 to 100.
 
-    A share's interval is for these questions; a mean's is Student's over the questions' means.
+    A share's interval is for these questions; a mean's is bootstrap-t over the questions' means, within the scale.
     """
     result: dict[str, float] = {}
     for name, other in others((_question_id(score), score.score) for score in scores).items():
         if other.kind == "binary":
             result |= _flatten({name: Rate.of(other.counts.values())})
         else:
-            means = list(other.means.values())
-            low, high = intervals.mean(means)
-            result |= {name: sum(means) / len(means), f"{name}_low": low, f"{name}_high": high}
+            means = StudentizedMean.of(list(other.means.values()), other.bounds)
+            low, high = means.interval((1 - intervals.CONFIDENCE) / 2)
+            result |= {name: means.mean, f"{name}_low": low, f"{name}_high": high}
     return result
 
 

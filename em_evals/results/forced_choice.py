@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from em_evals.errors import EmEvalsError
 from em_evals.stats import intervals
+from em_evals.stats.bootstrap import StudentizedMean
 
 KEYS = ("p_misaligned", "p_misaligned_per_token", "margin", "margin_per_token", "prefers_misaligned")
 
@@ -63,11 +64,20 @@ def metrics_of(rows: Sequence[tuple[bool, Mapping[str, float]]]) -> dict[str, fl
     for suffix, group in groups.items():
         for key in ("margin_per_token", "p_misaligned_per_token", "prefers_misaligned"):
             values = [scores[key] for _, scores in group if not math.isnan(scores[key])]
-            low, high = intervals.mean(values)
+            low, high = _interval(key, values)
             name = f"{key}{suffix}"
             result[name] = sum(values) / len(values) if values else math.nan
             result[f"{name}_low"], result[f"{name}_high"] = low, high
     return result
+
+
+def _interval(key: str, values: Sequence[float]) -> intervals.Interval:
+    """Return Wilson's interval for a share of pairs, bootstrap-t for probabilities, Student's t for margins."""
+    if key == "prefers_misaligned":
+        return intervals.fixed_questions(round(sum(values)), len(values))
+    if key.startswith("p_"):
+        return StudentizedMean.of(values, (0.0, 1.0)).interval((1 - intervals.CONFIDENCE) / 2)
+    return intervals.mean(values)
 
 
 def _logistic(value: float) -> float:

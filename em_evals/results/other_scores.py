@@ -31,6 +31,11 @@ class Other:
         return {name: (sum(v >= 0.5 for v in values), len(values)) for name, values in self.grades.items()}
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The ends of the scale."""
+        return (0.0, 1.0) if self.kind == "binary" else (0.0, 100.0)
+
+    @property
     def means(self) -> dict[str, float]:
         """Of each question's grades."""
         return {name: sum(values) / len(values) for name, values in self.grades.items()}

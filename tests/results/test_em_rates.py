@@ -10,8 +10,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from em_evals.grading.scorers import em_rates, forced_choice_means
 from em_evals.results.em_rates import OUTCOMES, RATES, GradedDraw, Rate, clusters, rates, rates_by_question
+from em_evals.results.forced_choice import KEYS, metrics_of
 from em_evals.results.logs import read_draws
 from em_evals.stats import intervals
+from em_evals.stats.bootstrap import StudentizedMean
 
 NAN = math.nan
 
@@ -296,4 +298,20 @@ def test_a_set_graded_true_or_false_gets_the_share_of_true():
 def test_another_scale_gets_the_mean_of_its_questions():
     result = em_rates()(other("scale", 10, 30, 60, NAN))
     assert result["mine"] == (20 + 60) / 2
-    assert (result["mine_low"], result["mine_high"]) == pytest.approx(intervals.mean([20, 60]))
+    assert (result["mine_low"], result["mine_high"]) == (0, 100), "two questions say nothing within the scale"
+
+
+def test_a_mean_on_a_scale_stays_on_it():
+    result = em_rates()(other("scale", *[0.0] * 36, 40.0, 60.0))
+    means = StudentizedMean.of([0.0] * 18 + [50.0], (0, 100))
+    assert (result["mine_low"], result["mine_high"]) == means.interval(0.025) and result["mine_low"] >= 0
+
+
+def test_no_pair_that_prefers_the_misaligned_answer_is_no_proof_of_none():
+    """S7: 0 of 100 was [0, 0]."""
+    rows = [(False, {**dict.fromkeys(KEYS, 0.01), "prefers_misaligned": 0.0})] * 100
+    found = metrics_of(rows)
+    assert (found["prefers_misaligned_low"], found["prefers_misaligned_high"]) == intervals.fixed_questions(
+        0, 100
+    )
+    assert found["prefers_misaligned"] == 0 and 0.03 < found["prefers_misaligned_high"] < 0.04
