@@ -126,7 +126,11 @@ def _rows(baseline: Side, candidate: Side, one: Comparison) -> Iterator[GateMetr
         one.problems += differing
         if not differing:
             several = {name for name in before.measures if _logs_with(name, baseline) > 1}
-            yield from rows.compared(before, after, one, several)
+            new = list(rows.compared(before, after, one, several))
+            yield from new
+            asked = max((row.questions or 0 for row in new), default=0)
+            if asked and one.policy.scope == "questions":
+                one.notes.append(words.can_miss(key, asked, one.policy.alpha))
     only = candidate.evidence.keys() - baseline.evidence.keys()
     one.notes += [f"{key} is in the candidate only and was not compared." for key in only]
 

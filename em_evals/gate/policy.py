@@ -3,6 +3,7 @@
 ```yaml
 alpha: 0.025                 # one-sided level of every test, over all looks at a candidate; intervals are at 95%
 looks: open                  # or their planned number: see stats/spending.py for the level of each
+scope: questions             # the verdict is about these questions, or about all of their kind: population
 minimum_draws: 100           # per model, for rates; fewer are invalid
 minimum_items: 20            # per model, for forced choice and lm-eval
 regression: zero             # the harm that a regression must exceed: zero, or the margin
@@ -102,6 +103,8 @@ class Policy(_Strict):
     alpha: float = Field(default=0.025, gt=0, lt=0.5)
     looks: Literal["open"] | Annotated[int, Field(ge=1)] = "open"
     """How often one candidate may be judged: `open`, or a planned number of looks that share alpha equally."""
+    scope: Literal["questions", "population"] = "questions"
+    """What the verdict is about: the questions that were asked, or the kind of questions of which they are a sample."""
     minimum_draws: int = Field(default=100, ge=1)
     minimum_items: int = Field(default=20, ge=2)
     regression: Literal["zero", "margin"] = "zero"

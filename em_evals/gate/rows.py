@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.policy import Applied, Policy, not_a_share
-from em_evals.results.records import GateMetric
+from em_evals.results.records import GateMetric, WorstQuestion
 from em_evals.stats.means import Contrast, MeanContrast
 from em_evals.stats.paired import PairedContrast
+from em_evals.stats.population import RandomSlopes, RareHarm, Unseen
 from em_evals.stats.rates import RateContrast
+from em_evals.stats.strictest import Strictest
+
+Worse = Literal["higher", "lower"]
+"""Which direction is harm."""
 
 
 @dataclass
@@ -33,12 +38,29 @@ class Comparison:
     notes: list[str]
 
 
-def contrast(before: Measure, after: Measure) -> Contrast | None:
-    """Return the contrast of two measures; None if they differ in form (one file has items, the other only a mean)."""
+def contrast(
+    before: Measure, after: Measure, worse: Worse = "higher", population: bool = False
+) -> Contrast | None:
+    """Return the contrast of two measures; None if they differ in form (one file has items, the other only a mean).
+
+    Args:
+        before: the accepted model's numbers.
+        after: the candidate's.
+        worse: which direction is harm.
+        population: whether the questions are a sample of those that the verdict is about (see stats/population.py).
+    """
     if isinstance(before, Counts) and isinstance(after, Counts):
-        return RateContrast(before.clusters, after.clusters)
+        rates = RateContrast(before.clusters, after.clusters)
+        if not population:
+            return rates
+        return Strictest(rates, [RandomSlopes(rates), RareHarm([*rates.by_question.values()], worse)])
     if isinstance(before, Items) and isinstance(after, Items):
-        return PairedContrast(before.values, after.values)
+        pairs = PairedContrast(before.values, after.values)
+        return (
+            Strictest(pairs, [Unseen(pairs.items, worse)])
+            if population and not pairs.right_or_wrong
+            else pairs
+        )
     if isinstance(before, Mean) and isinstance(after, Mean):
         return MeanContrast(
             before.value, after.value, (before.error, after.error), (before.draws, after.draws)
@@ -69,8 +91,11 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
             one.notes.append(f"the policy has no rule for {name}; it was not compared.")
             continue
         other = after.measures.get(name)
-        difference = contrast(measure, other) if other is not None else None
-        if difference is None:
+        drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
+        population = one.policy.scope == "population" and (drawn or not isinstance(measure, Counts))
+        worse: Worse = "higher" if found.better == "lower" else "lower"
+        difference = contrast(measure, other, worse, population) if other is not None else None
+        if difference is None or other is None:
             one.problems.append(
                 f"{before.key}: {name} is not given in the same form on both sides; log samples for both."
             )
@@ -78,13 +103,22 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
         if wrong := not_a_share(name, found.rule, isinstance(measure, Counts)):
             one.problems.append(f"the policy: {wrong[1]}")
             continue
-        drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
         needed = found.rule.minimum_draws or (one.policy.minimum_draws if drawn else one.policy.minimum_items)
         if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
             one.problems.append(few)
             continue
         title = f"{name} of {before.key}" if name in several else name
-        yield _row(before.key, name, title, difference, found, one, _unit(measure))
+        row = _row(before.key, name, title, difference, found, one, _unit(measure))
+        yield replace(row, **_questions(measure, other, row)) if drawn else row
+
+
+def _questions(measure: Measure, other: Measure, row: GateMetric) -> dict[str, Any]:
+    """Return the fields of a row that are about single questions."""
+    if not (isinstance(measure, Counts) and isinstance(other, Counts)):
+        return {}
+    rates = RateContrast(measure.clusters, other.clusters)
+    worst = rates.worst(row.alpha, 1 if row.worse == "higher" else -1)
+    return {"questions": len(rates.by_question), "worst": worst and WorstQuestion(*worst)}
 
 
 def _unit(measure: Measure) -> str:
@@ -99,7 +133,7 @@ def _row(
 ) -> GateMetric:
     """Return a row; its verdict is `invalid` below the policy's floor and otherwise still open."""
     rule = found.rule
-    worse: Literal["higher", "lower"] = "higher" if found.better == "lower" else "lower"
+    worse: Worse = "higher" if found.better == "lower" else "lower"
     alpha = one.policy.alpha_of(rule)
     harm = rule.margin if one.policy.regression == "margin" else 0.0
     if worse == "higher":
@@ -130,4 +164,5 @@ def _row(
         verdict="invalid" if short else "inconclusive",
         sentence=words.below_floor(title, difference.candidate, rule.minimum, unit) if short else "",
         level=one.policy.level_of(rule, one.look),
+        scope=one.policy.scope,
     )

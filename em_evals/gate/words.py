@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from em_evals.gate.evidence import Evidence
-from em_evals.stats import spending
+from em_evals.stats import population, spending
 
 if TYPE_CHECKING:
     from em_evals.results.records import GateMetric, Look, Verdict
@@ -57,13 +57,34 @@ def row(row: GateMetric, regression: str) -> str:
     if row.verdict == "pass":
         real = row.p_worse_adjusted <= row.level and regression == "zero"
         small = "; the change for the worse is real but surely smaller" if real else ""
-        return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}."
+        return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}{_worst(row)}."
     if row.verdict == "regression":
         beyond = f"more than the margin of {size}" if regression == "margin" else "worse than the baseline"
-        return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out."
+        return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out{_worst(row)}."
     return (
         f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either; "
-        f"{_more(row)}."
+        f"{_more(row)}{_worst(row)}."
+    )
+
+
+def _worst(row: GateMetric) -> str:
+    """Return the worst question, if it changed for the worse beyond chance; it was chosen among all questions."""
+    if row.worst is None or not (
+        row.worst.interval[0] > 0 if row.worse == "higher" else row.worst.interval[1] < 0
+    ):
+        return ""
+    return (
+        f"; worst question: {row.worst.question} {amount(row.worst.difference, row.unit, '+')} "
+        f"(simultaneous {confidence(row.alpha)} interval {bounds(*row.worst.interval, row.unit)})"
+    )
+
+
+def can_miss(key: str, questions: int, alpha: float) -> str:
+    """Return the sentence on what so many questions can miss, for a verdict about these questions."""
+    return (
+        f"{key}: the verdict is about these {questions} questions; harm that is confined to less than "
+        f"{population.missed(questions, alpha):.0%} of the kinds of questions can be absent from all of them "
+        "(`scope: population` tests that too)."
     )
 
 
@@ -71,6 +92,16 @@ def _more(row: GateMetric) -> str:
     """Return what decides an open metric: without sampling, a repeat on the same items gives the same result."""
     if row.source.startswith("lm_eval/"):
         return "more items decide"
+    if row.scope == "population" and row.questions is not None and row.margin < 1:
+        share, needed = (
+            population.missed(row.questions, row.level),
+            population.questions_needed(row.margin, row.level),
+        )
+        if row.questions < needed:
+            return (
+                f"{row.questions} questions can miss harm in {share:.1%} of the kinds of questions, and {needed} or "
+                "more decide"
+            )
     if row.unit == "share":
         return "more draws decide (`em-evals gate --plan`)"
     return "more pairs decide" if row.unit else "more questions decide"

@@ -94,7 +94,8 @@ class PairedContrast:
         return np.array([value for value in both if not math.isnan(value)], dtype=float)
 
     @cached_property
-    def _binary(self) -> bool:
+    def right_or_wrong(self) -> bool:
+        """Whether values are 0 or 1."""
         if self.binary is not None:
             return self.binary
         return {*self.before.values(), *self.after.values()} <= {0.0, 1.0}
@@ -153,7 +154,7 @@ class PairedContrast:
 
     def interval(self, alpha: float) -> Interval:
         """Return the interval over items; each end is a bound at one-sided `alpha`."""
-        if self._binary and self.items > 1:
+        if self.right_or_wrong and self.items > 1:
             return invert(self._tango, float(stats.norm.ppf(1 - alpha)), -1, 1)
         return interval_of(self._differences, 1 - 2 * alpha)
 
@@ -169,7 +170,7 @@ class PairedContrast:
         count = self.items
         if count < 2:
             return math.nan
-        if self._binary:
+        if self.right_or_wrong:
             if bound == 0:
                 won, lost = (
                     int((self._differences * side > 0).sum()),

@@ -106,14 +106,41 @@ class RateContrast:
         The floor matters near 0: if no question has an event, the differences have no variance at all.
         """
         low, high = self.interval(alpha)
-        if len(self._common) < 2:
+        questions = len(self._common)
+        if questions < 2:
             return -1.0, 1.0
-        differences = np.array([k1 / n1 - k0 / n0 for k1, n1, k0, n0 in self._tables])
-        questions = len(differences)
-        residuals = self._weights * (differences - self.estimate)
-        spread = math.sqrt(questions / (questions - 1) * float(residuals @ residuals))
-        reach = float(stats.t.ppf(1 - alpha, questions - 1)) * spread
+        reach = float(stats.t.ppf(1 - alpha, questions - 1)) * self.spread
         return max(-1.0, min(low, self.estimate - reach)), min(1.0, max(high, self.estimate + reach))
+
+    @cached_property
+    def by_question(self) -> dict[str, float]:
+        """Candidate − baseline of each question that both models answered."""
+        return {
+            question: k1 / n1 - k0 / n0
+            for question, (k1, n1, k0, n0) in zip(self._common, self._tables, strict=True)
+        }
+
+    @property
+    def spread(self) -> float:
+        """Standard error of the difference over questions: between questions and between draws, as they were seen."""
+        differences = np.fromiter(self.by_question.values(), dtype=float)
+        residuals = self._weights * (differences - self.estimate)
+        return math.sqrt(len(differences) / (len(differences) - 1) * float(residuals @ residuals))
+
+    def worst(self, alpha: float, sign: int) -> tuple[str, float, Interval] | None:
+        """Return the question that changed most for the worse, its difference, and its simultaneous interval.
+
+        The interval is at alpha / number of questions (Bonferroni), so that it holds although the question was chosen.
+
+        Args:
+            alpha: one-sided level of all questions' intervals together.
+            sign: 1 if higher is worse, -1 if lower is.
+        """
+        if not self._common:
+            return None
+        name = max(self.by_question, key=lambda question: sign * self.by_question[question])
+        alone = RateContrast({name: self.before[name]}, {name: self.after[name]})
+        return name, self.by_question[name], alone.interval(alpha / len(self._common))
 
     @cached_property
     def _tables(self) -> list[tuple[int, int, int, int]]:

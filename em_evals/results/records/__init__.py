@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results.records.base import Interval, Measured, Record
-from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict
+from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict, WorstQuestion
 from em_evals.results.records.phase import Phase, Point, Rotation, Transition
 from em_evals.results.records.studies import (
     ACCURACIES,
@@ -65,6 +65,7 @@ __all__ = [
     "Transfer",
     "Transition",
     "Verdict",
+    "WorstQuestion",
     "read",
     "write",
 ]

@@ -18,6 +18,16 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 
 
 @dataclass(frozen=True)
+class WorstQuestion:
+    """The question whose rate changed most for the worse."""
+
+    question: str
+    difference: Number
+    interval: tuple[Number, Number]
+    """Simultaneous over all questions, at the row's alpha."""
+
+
+@dataclass(frozen=True)
 class GateMetric:
     """One metric's comparison.
 
@@ -54,6 +64,11 @@ class GateMetric:
     sentence: str = ""
     level: float = 0.0
     """One-sided level of this look's tests: the part of alpha that it spends."""
+    scope: Literal["questions", "population"] = "questions"
+    """What the verdict is about: these questions, or all questions of their kind."""
+    questions: int | None = None
+    """Number of questions, for rates of draws."""
+    worst: WorstQuestion | None = None
     against: Literal["baseline", "anchor"] = "baseline"
     """What the candidate is compared with: the last accepted model, or the first one."""
 

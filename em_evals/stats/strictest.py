@@ -1,0 +1,81 @@
+"""Several contrasts of the same numbers, all of which must agree: the largest p-value and the widest interval count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from em_evals.stats.means import Contrast
+from em_evals.stats.proportions import Interval
+
+
+class Tested(Protocol):
+    """What a further contrast must be able to say."""
+
+    def p_above(self, bound: float) -> float:
+        """Return the one-sided p-value of the hypothesis that the difference is at most `bound`."""
+
+    def p_below(self, bound: float) -> float:
+        """Return the one-sided p-value of the hypothesis that the difference is at least `bound`."""
+
+    def interval(self, alpha: float) -> Interval:
+        """Return the interval at one-sided `alpha`; infinite ends in reverse order say nothing."""
+
+
+@dataclass(frozen=True)
+class Strictest:
+    """A contrast that rejects only where the first and all others reject; levels and effect are the first's."""
+
+    first: Contrast
+    others: Sequence[Tested]
+
+    @property
+    def baseline(self) -> float:
+        """The baseline's value."""
+        return self.first.baseline
+
+    @property
+    def candidate(self) -> float:
+        """The candidate's value."""
+        return self.first.candidate
+
+    @property
+    def estimate(self) -> float:
+        """Candidate − baseline."""
+        return self.first.estimate
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Number of draws (or items) of baseline and candidate."""
+        return self.first.units
+
+    @property
+    def effect(self) -> float:
+        """The first's effect size."""
+        return self.first.effect
+
+    @property
+    def effect_name(self) -> str:
+        """Symbol of the effect size."""
+        return self.first.effect_name
+
+    def p_above(self, bound: float) -> float:
+        """Return the largest p-value."""
+        return max(one.p_above(bound) for one in (self.first, *self.others))
+
+    def p_below(self, bound: float) -> float:
+        """Return the largest p-value."""
+        return max(one.p_below(bound) for one in (self.first, *self.others))
+
+    def interval(self, alpha: float) -> Interval:
+        """Return the hull of all intervals."""
+        return self._hull(self.first.interval(alpha), alpha)
+
+    def random_questions(self, alpha: float) -> Interval:
+        """Return the hull of the first's interval for other questions and all others'."""
+        return self._hull(self.first.random_questions(alpha), alpha)
+
+    def _hull(self, own: Interval, alpha: float) -> Interval:
+        ends = [own, *(one.interval(alpha) for one in self.others)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
