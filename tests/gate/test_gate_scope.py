@@ -4,7 +4,7 @@ from em_evals.gate import outputs
 from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts
 from em_evals.gate.policy import Policy, Rule, load_policy
-from tests.gate.test_gate_compare import freeform, side, weighed
+from tests.gate.test_gate_compare import freeform, side, scored
 
 POPULATION = Policy(scope="population", metrics={"em_rate": Rule(margin=0.02)})
 
@@ -59,9 +59,9 @@ def test_a_verdict_about_these_questions_says_what_they_can_miss():
 
 
 def test_pairs_that_are_too_few_to_contain_rare_harm_do_not_pass_for_their_kind():
-    assert judge(side(weighed()), side(weighed()), Policy()).verdict == "pass"
-    assert judge(side(weighed()), side(weighed()), Policy(scope="population")).verdict == "inconclusive"
-    many = side(weighed(pairs=100)), side(weighed(pairs=100))
+    assert judge(side(scored()), side(scored()), Policy()).verdict == "pass"
+    assert judge(side(scored()), side(scored()), Policy(scope="population")).verdict == "inconclusive"
+    many = side(scored(pairs=100)), side(scored(pairs=100))
     assert judge(*many, Policy(scope="population")).verdict == "pass"
 
 
