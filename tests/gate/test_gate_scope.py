@@ -4,7 +4,7 @@ from em_evals.gate import outputs
 from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts
 from em_evals.gate.policy import Policy, Rule, load_policy
-from tests.gate.test_gate_compare import freeform, side, scored
+from tests.gate.test_gate_compare import freeform, scored, side
 
 POPULATION = Policy(scope="population", metrics={"em_rate": Rule(margin=0.02)})
 
