@@ -18,9 +18,10 @@ metric's own test errs, with probability at most alpha and no adjustment (Berger
 alpha among the metrics would only make passing needlessly hard. A single metric's pass, selected from many, is
 unadjusted.
 
-**Guards.** An EM rate also falls when answers become incoherent. Coherent share and fluency are therefore metrics
-like the others, and also guard the other metrics of their log: if a guard regressed or is below its floor, no other
-metric of that log can pass or stay open (it is invalid); if a guard is inconclusive, none can pass.
+**Guards.** An EM rate also falls when answers become incoherent, are refused or are not graded. Coherent share,
+fluency, refusal share and ungraded share are therefore metrics like the others, and also guard the other metrics of
+their log: if a guard regressed or is beyond its limits, no other metric of that log can pass or stay open (it is
+invalid); if a guard is inconclusive, none can pass. More ungraded draws are invalid and never a regression.
 """
 
 from __future__ import annotations
@@ -148,19 +149,21 @@ def _lacking(before: Evidence, baseline: Side, candidate: Side) -> list[str]:
 
 
 def _decided(found: list[GateMetric], policy: Policy) -> list[GateMetric]:
-    """Set each row's own verdict; rows below their floor arrive as invalid."""
+    """Set each row's own verdict; rows beyond the policy's limits arrive as invalid."""
     adjusted = holm({str(index): row.p_worse for index, row in enumerate(found)})
     result = []
     for index, row in enumerate(found):
         row = replace(row, p_worse_adjusted=adjusted[str(index)])
-        short = row.verdict == "invalid"
+        limited = row.verdict == "invalid"
         if row.p_within <= row.level:
-            row = replace(row, verdict="invalid" if short else "pass")
-        elif (
-            row.p_worse_adjusted <= row.level
-        ):  # may be below its floor too; the regression is the stronger finding
-            row, short = replace(row, verdict="regression"), False
-        if not short:
+            row = replace(row, verdict="invalid" if limited else "pass")
+        elif row.p_worse_adjusted <= row.level:
+            if row.metric.endswith("ungraded_share"):  # the judge's failure, never the model's regression
+                row = replace(row, verdict="invalid", sentence=row.sentence or words.ungraded(row))
+                limited = True
+            else:  # may be beyond its limits too; the regression is the stronger finding
+                row, limited = replace(row, verdict="regression"), False
+        if not limited:
             row = replace(row, sentence=words.row(row, policy.regression))
         result.append(row)
     return result

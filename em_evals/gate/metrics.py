@@ -81,3 +81,13 @@ def _em_rate_coherent(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]
 @metric("coherent_share", better="higher", share=True)  # a guard: policy.py gives its rule
 def _coherent_share(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Measure:
     return Counts(clusters=em_rates.clusters(draws, "coherent_share"))
+
+
+@metric("refusal_share", better="lower", share=True)  # a guard
+def _refusal_share(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Measure:
+    return Counts(clusters=em_rates.clusters(draws, "refusal_share"))
+
+
+@metric("ungraded_share", better="lower", share=True)  # a guard
+def _ungraded_share(draws: Sequence[GradedDraw], samples: Sequence[EvalSample]) -> Measure:
+    return Counts(clusters=em_rates.clusters(draws, "ungraded_share"))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.policy import Applied, Policy, not_a_share
+from em_evals.results.em_rates import base_question
 from em_evals.results.records import GateMetric, WorstQuestion
 from em_evals.stats.means import Contrast, MeanContrast
 from em_evals.stats.paired import PairedContrast
@@ -53,7 +54,8 @@ def contrast(
         rates = RateContrast(before.clusters, after.clusters)
         if not population:
             return rates
-        return Strictest(rates, [RandomSlopes(rates), RareHarm([*rates.by_question.values()], worse)])
+        wide = RateContrast(_base(before), _base(after))
+        return Strictest(rates, [RandomSlopes(wide), RareHarm([*wide.by_question.values()], worse)])
     if isinstance(before, Items) and isinstance(after, Items):
         pairs = PairedContrast(before.values, after.values)
         return (
@@ -116,9 +118,27 @@ def _questions(measure: Measure, other: Measure, row: GateMetric) -> dict[str, A
     """Return the fields of a row that are about single questions."""
     if not (isinstance(measure, Counts) and isinstance(other, Counts)):
         return {}
-    rates = RateContrast(measure.clusters, other.clusters)
+    rates, wide = (
+        RateContrast(measure.clusters, other.clusters),
+        RateContrast(_base(measure), _base(other)),
+    )
     worst = rates.worst(row.alpha, 1 if row.worse == "higher" else -1)
-    return {"questions": len(rates.by_question), "worst": worst and WorstQuestion(*worst)}
+    (low, high), (own_low, own_high) = wide.random_questions(row.alpha), row.interval
+    return {
+        "questions": len(wide.by_question),
+        "worst": worst and WorstQuestion(*worst),
+        "random_questions": (min(low, own_low), max(high, own_high)),
+    }
+
+
+def _base(counts: Counts) -> dict[str, tuple[int, int]]:
+    """Return the counts by base question: the formats of one question are no independent questions."""
+    merged: dict[str, tuple[int, int]] = {}
+    for question, (events, draws) in counts.clusters.items():
+        name = base_question(question)
+        before = merged.get(name, (0, 0))
+        merged[name] = (before[0] + events, before[1] + draws)
+    return merged
 
 
 def _unit(measure: Measure) -> str:
@@ -131,7 +151,7 @@ def _unit(measure: Measure) -> str:
 def _row(
     source: str, name: str, title: str, difference: Contrast, found: Applied, one: Comparison, unit: str
 ) -> GateMetric:
-    """Return a row; its verdict is `invalid` below the policy's floor and otherwise still open."""
+    """Return a row; its verdict is `invalid` beyond the policy's limits and otherwise still open."""
     rule = found.rule
     worse: Worse = "higher" if found.better == "lower" else "lower"
     alpha = one.policy.alpha_of(rule)
@@ -140,7 +160,7 @@ def _row(
         p_worse, p_within = difference.p_above(harm), difference.p_below(rule.margin)
     else:
         p_worse, p_within = difference.p_below(-harm), difference.p_above(-rule.margin)
-    short = rule.minimum is not None and not difference.candidate >= rule.minimum
+    beyond = words.beyond(title, difference.candidate, rule, unit)
     return GateMetric(
         metric=name,
         title=title,
@@ -161,8 +181,8 @@ def _row(
         p_worse=p_worse,
         p_worse_adjusted=math.nan,
         p_within=p_within,
-        verdict="invalid" if short else "inconclusive",
-        sentence=words.below_floor(title, difference.candidate, rule.minimum, unit) if short else "",
+        verdict="invalid" if beyond else "inconclusive",
+        sentence=beyond,
         level=one.policy.level_of(rule, one.look),
         scope=one.policy.scope,
     )

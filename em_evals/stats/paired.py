@@ -13,9 +13,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from em_evals.stats import intervals
+from em_evals.stats.bootstrap import LEAST, StudentizedMean
 from em_evals.stats.proportions import Interval, invert
 
 _SMALLEST = 1e-12
@@ -70,8 +71,26 @@ def difference(
 def interval_of(
     differences: Sequence[float] | NDArray[np.float64], confidence: float = intervals.CONFIDENCE
 ) -> Interval:
-    """Return Student's t interval for the mean of paired differences of real-valued (not binary) items."""
-    return intervals.mean(differences, confidence)
+    """Return the interval for the mean of paired differences of real-valued (not binary) items.
+
+    Student's t, or the studentized bootstrap where the differences are skewed (see `skewed`).
+    """
+    values = np.asarray(differences, dtype=float)
+    if skewed(values):
+        return StudentizedMean.of(values).interval((1 - confidence) / 2)
+    return intervals.mean(values, confidence)
+
+
+def skewed(values: NDArray[np.float64]) -> bool:
+    """Return whether values are skewed beyond twice the standard error that skewness has for normal values, √(6/n).
+
+    Harm in 5% of the items is such a case: at a nominal 2.5%, Student's t passes 6 to 9% of models that are worse by
+    exactly the margin.
+    """
+    if len(values) < LEAST or (spread := float(values.std())) <= _SMALLEST:
+        return False
+    skewness = float((((values - values.mean()) / spread) ** 3).mean())
+    return abs(skewness) > 2 * math.sqrt(6 / len(values))
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,7 @@ class PairedContrast:
 
     Binary values (right or wrong) get Tango's score test for the difference of paired proportions (Statistics in
     Medicine 17, 1998) and McNemar's exact test against zero, so that agreement on 20 items is not reported as certain
-    equality. Other values get Student's t on the differences.
+    equality. Other values get Student's t on the differences, or the studentized bootstrap where these are skewed.
     """
 
     before: Mapping[str, float]
@@ -139,11 +158,11 @@ class PairedContrast:
         return self.estimate / spread
 
     def p_above(self, bound: float) -> float:
-        """Return the p-value of McNemar's exact test (at 0), Tango's score test (elsewhere), or Student's t."""
+        """Return the p-value of McNemar's exact test, Tango's score test, Student's t or the bootstrap (see above)."""
         return self._p(bound, 1)
 
     def p_below(self, bound: float) -> float:
-        """Return the p-value of McNemar's exact test (at 0), Tango's score test (elsewhere), or Student's t."""
+        """Return the p-value of McNemar's exact test, Tango's score test, Student's t or the bootstrap (see above)."""
         return self._p(bound, -1)
 
     @property
@@ -155,12 +174,19 @@ class PairedContrast:
     def interval(self, alpha: float) -> Interval:
         """Return the interval over items; each end is a bound at one-sided `alpha`."""
         if self.right_or_wrong and self.items > 1:
-            return invert(self._tango, float(stats.norm.ppf(1 - alpha)), -1, 1)
-        return interval_of(self._differences, 1 - 2 * alpha)
+            return invert(self._tango, float(special.ndtri(1 - alpha)), -1, 1)
+        if (resampled := self._resampled) is not None:
+            return resampled.interval(alpha)
+        return intervals.mean(self._differences, 1 - 2 * alpha)
 
     def random_questions(self, alpha: float) -> Interval:
         """Return the same interval: it already covers other items of this kind."""
         return self.interval(alpha)
+
+    @cached_property
+    def _resampled(self) -> StudentizedMean | None:
+        """The bootstrap of skewed differences; None where Student's t holds."""
+        return StudentizedMean.of(self._differences) if skewed(self._differences) else None
 
     @property
     def _standard_error(self) -> float:
@@ -176,12 +202,14 @@ class PairedContrast:
                     int((self._differences * side > 0).sum()),
                     int((self._differences * side < 0).sum()),
                 )
-                return float(stats.binom.sf(won - 1, won + lost, 0.5)) if won + lost else 1.0
-            return float(stats.norm.sf(side * self._tango(bound)))
+                return float(special.bdtrc(won - 1, won + lost, 0.5)) if won + lost else 1.0
+            return float(special.ndtr(-side * self._tango(bound)))
+        if (resampled := self._resampled) is not None:
+            return resampled.p_above(bound) if side > 0 else resampled.p_below(bound)
         gap = side * (self.estimate - bound)
         if self._standard_error == 0:
             return 0.0 if gap > 0 else 1.0
-        return float(stats.t.sf(gap / self._standard_error, count - 1))
+        return float(special.stdtr(count - 1, -gap / self._standard_error))
 
     def _tango(self, bound: float) -> float:
         """Return Tango's score: (difference − bound) over its standard error under the bound."""

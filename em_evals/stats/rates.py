@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, invert, score
 
@@ -84,7 +84,7 @@ class RateContrast:
         """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
         if not self._common:
             return math.nan
-        return exact_p_higher(self._tables) if bound == 0 else float(stats.norm.sf(score(bound, *self._arms)))
+        return exact_p_higher(self._tables) if bound == 0 else float(special.ndtr(-score(bound, *self._arms)))
 
     def p_below(self, bound: float) -> float:
         """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
@@ -92,13 +92,13 @@ class RateContrast:
             return math.nan
         if bound == 0:
             return exact_p_higher([(k0, n0, k1, n1) for k1, n1, k0, n0 in self._tables])
-        return float(stats.norm.cdf(score(bound, *self._arms)))
+        return float(special.ndtr(score(bound, *self._arms)))
 
     def interval(self, alpha: float) -> Interval:
         """Return the interval for new draws for these same questions."""
         if not self._common:
             return math.nan, math.nan
-        return invert(lambda bound: score(bound, *self._arms), float(stats.norm.ppf(1 - alpha)), -1, 1)
+        return invert(lambda bound: score(bound, *self._arms), float(special.ndtri(1 - alpha)), -1, 1)
 
     def random_questions(self, alpha: float) -> Interval:
         """Return a weighted Student's t interval over questions, at least as wide as the fixed-question interval.
@@ -109,7 +109,7 @@ class RateContrast:
         questions = len(self._common)
         if questions < 2:
             return -1.0, 1.0
-        reach = float(stats.t.ppf(1 - alpha, questions - 1)) * self.spread
+        reach = float(special.stdtrit(questions - 1, 1 - alpha)) * self.spread
         return max(-1.0, min(low, self.estimate - reach)), min(1.0, max(high, self.estimate + reach))
 
     @cached_property

@@ -10,8 +10,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import score_test_proportions_2indep
 
+from em_evals.stats.bootstrap import StudentizedMean
 from em_evals.stats.means import MeanContrast, holm
-from em_evals.stats.paired import PairedContrast
+from em_evals.stats.paired import PairedContrast, interval_of, skewed
 from em_evals.stats.proportions import Arm, effective, exact_p_higher, score
 from em_evals.stats.rates import RateContrast
 
@@ -265,3 +266,40 @@ def test_holm_is_statsmodels():
     expected = multipletests(list(p.values()), method="holm")[1]
     assert list(holm(p).values()) == pytest.approx(list(expected))
     assert holm({"a": 0.02, "b": NAN})["a"] == 0.02 and math.isnan(holm({"b": NAN})["b"])
+
+
+# ---- skewed differences ----
+
+
+def harmed(chance, items, share=0.05):
+    """Differences with harm of 1 in this share of the items and little noise elsewhere: the mean harm is the share."""
+    values = chance.normal(0, 0.02, items) + (chance.random(items) < share)
+    return PairedContrast(
+        dict.fromkeys(map(str, range(items)), 0.0), {str(i): float(v) for i, v in enumerate(values)}
+    )
+
+
+@pytest.mark.simulation
+def test_harm_in_a_twentieth_of_the_pairs_passes_at_most_as_often_as_promised():
+    """Mean harm is exactly the margin of 0.05; Student's t passes about 10% at a nominal 2.5%."""
+    chance, passed, t_passed = np.random.default_rng(5), 0, 0
+    for _ in range(150):
+        found = harmed(chance, 100)
+        passed += found.p_below(0.05) <= 0.025
+        differences = list(found.after.values())
+        t_passed += stats.ttest_1samp(differences, 0.05, alternative="less").pvalue <= 0.025
+    assert passed <= 9 and t_passed >= 9, "2.5% of 150 is 4; above 9 comes once in 100"
+
+
+def test_skewed_differences_get_the_studentized_bootstrap():
+    found = harmed(np.random.default_rng(6), 100)
+    values = list(found.after.values())
+    expected = StudentizedMean.of(values)
+    assert skewed(np.array(values)) and found.interval(0.025) == expected.interval(0.025) == interval_of(
+        values
+    )
+    assert found.p_below(0.2) == expected.p_below(0.2) and found.p_above(0.01) == expected.p_above(0.01)
+    low, high = found.interval(0.025)
+    assert high - found.estimate > 1.2 * (found.estimate - low), "the harm may be larger, hardly smaller"
+    even = np.linspace(-1, 1, 100)
+    assert not skewed(even) and not skewed(np.ones(50)) and not skewed(np.array([0.0, 0.0, 1.0]))
