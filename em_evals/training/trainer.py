@@ -74,13 +74,7 @@ def train(
     selection = curriculum.select(recipe)
     tokenizer = bases.load_tokenizer(card)
     lessons = curriculum.build(recipe, tokenizer, selection)
-    digests = {source.name: source.digest for source in lessons.sources}
-    steering = _steering(card, recipe)
-    fields = recipe.model_dump(mode="json")
-    asked = lessons.template["digest"]
-    workspace = Workspace(
-        home, identity(card.base, card.revision, card.engine.dtype, fields, digests, steering, asked)
-    )
+    workspace = Workspace(home, _identity(card, recipe, lessons))
     if processes.is_main_process:
         if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
             Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -91,24 +85,51 @@ def train(
         trainer = setup.build(card, recipe, lessons, tokenizer, workspace, save_every, report_to)
         _run(trainer, card, name, recipe, lessons, workspace)
         facts = record.facts(name, card, recipe, lessons, trainer, workspace, time.monotonic() - started)
-        result = workspace.folder / "result"
-        record.save_model(trainer, card, result)
-        if processes.is_main_process:
-            record.write(result, card, facts | {"smoke": _loaded_back(trainer, card, lessons, result)})
-            workspace.publish(result)
+        _publish(trainer, card, lessons, workspace, facts, processes.is_main_process)
     except Exception as error:
         if (reason := _unwritable(error)) is None:
             raise
-        last = workspace.last_state()
-        then = f"resumes from {last.name}" if last else "starts again"
-        raise EmEvalsError(
-            f"cannot write the training's files ({reason}); free the disk, then the same command {then}.",
-            workspace.folder,
-        ) from None
+        raise _not_written(reason, workspace) from None
     finally:
         if processes.is_main_process:
             workspace.close()
     return home
+
+
+def _identity(card: ModelCard, recipe: AdapterRecipe, lessons: Curriculum) -> str:
+    """Return the digest of what decides the result; a run with another one does not resume this one's states."""
+    digests = {source.name: source.digest for source in lessons.sources}
+    fields = recipe.model_dump(mode="json")
+    steering = _steering(card, recipe)
+    return identity(
+        card.base, card.revision, card.engine.dtype, fields, digests, steering, lessons.template["digest"]
+    )
+
+
+def _publish(
+    trainer: Any,
+    card: ModelCard,
+    lessons: Curriculum,
+    workspace: Workspace,
+    facts: dict[str, Any],
+    main: bool,
+) -> None:
+    """Save the model on all processes; check, record and move it into place on the main one."""
+    result = workspace.folder / "result"
+    record.save_model(trainer, card, result)
+    if main:
+        record.write(result, card, facts | {"smoke": _loaded_back(trainer, card, lessons, result)})
+        workspace.publish(result)
+
+
+def _not_written(reason: str, workspace: Workspace) -> EmEvalsError:
+    """Return the error of a full or read-only disk, with what the same command will do."""
+    last = workspace.last_state()
+    then = f"resumes from {last.name}" if last else "starts again"
+    return EmEvalsError(
+        f"cannot write the training's files ({reason}); free the disk, then the same command {then}.",
+        workspace.folder,
+    )
 
 
 def _loaded_back(trainer: Any, card: ModelCard, lessons: Curriculum, result: Path) -> dict[str, Any] | None:
