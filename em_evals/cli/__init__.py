@@ -21,6 +21,7 @@ from em_evals.cli import (
     models,
     report,
     retention,
+    scaling,
     serving,
     steering,
     study,
@@ -47,6 +48,7 @@ app.add_typer(direction.app, name="direction")
 app.command("compile")(models.compile_card)
 app.command()(verify.verify)
 app.command()(steering.steer)
+insight.app.command("scaling")(scaling.scaling)
 app.add_typer(insight.app, name="insight")
 app.command()(study.study)
 app.command()(grading.rates)

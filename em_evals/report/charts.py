@@ -141,6 +141,25 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
     return _finished(alt.layer(region, points), 300)
 
 
+def sizes(rows: Sequence[Row], series: Sequence[str], title: str) -> Any:
+    """Chart rates against a size, both on log scales: one mark per base, with its interval.
+
+    Args:
+        rows: dicts with series (the family), row (the base), x (the size), value, low and high (fractions above 0).
+        series: the families, in the order of the palette.
+        title: of the x axis, with its unit.
+    """
+    across = alt.X("x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=24))
+    up = alt.Y(
+        "value:Q", title="EM rate", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0%", grid=True)
+    )
+    colour = alt.Color("series:N", scale=_scale(series), legend=alt.Legend())
+    bars = _chart(rows).mark_rule(strokeWidth=1.5, aria=False)
+    layers = [bars.encode(x=across, y=alt.Y("low:Q"), y2="high:Q", color=colour)]
+    layers += _points(rows, series, across, up, colour, alt.Legend(), percent=True)
+    return _finished(alt.layer(*layers), 240)
+
+
 def curves(
     rows: Sequence[Row],
     series: Sequence[str],

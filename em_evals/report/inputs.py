@@ -13,7 +13,15 @@ from em_evals.files import read_text
 from em_evals.report import answers, labels
 from em_evals.report.answers import Measured
 from em_evals.results import folders, records
-from em_evals.results.records import Convergence, GateVerdict, LoraScalars, Phase, Retention, SteeringStudy
+from em_evals.results.records import (
+    Convergence,
+    GateVerdict,
+    LoraScalars,
+    Phase,
+    Retention,
+    Scaling,
+    SteeringStudy,
+)
 
 
 @dataclass
@@ -27,6 +35,7 @@ class Inputs:
     retention: list[Retention] = field(default_factory=list)
     scalars: list[LoraScalars] = field(default_factory=list)
     trajectories: list[Phase] = field(default_factory=list)
+    scaling: list[Scaling] = field(default_factory=list)
     files: list[dict[str, str]] = field(default_factory=list)
     """One provenance row per file that is not a log."""
 
@@ -78,6 +87,7 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         "retention": inputs.retention,
         "lora-scalars": inputs.scalars,
         "phase": inputs.trajectories,
+        "scaling": inputs.scaling,
         "gate": inputs.verdicts,
     }
     if "kind" in data and (named or data["kind"] in list(kept)):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
-from em_evals.report import choice, rates, steering, studies, trajectory
+from em_evals.report import choice, rates, scaling, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
 from em_evals.report.inputs import Inputs
 from em_evals.report.section import Figure, Section
@@ -72,6 +72,7 @@ SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     lambda inputs: map(studies.convergence, inputs.convergence),
     lambda inputs: map(studies.scalars, inputs.scalars),
     lambda inputs: map(trajectory.section, inputs.trajectories),
+    lambda inputs: map(scaling.section, inputs.scaling),
 ]
 """Builders of the page's sections, in order; without data they return nothing or None."""
 

@@ -15,6 +15,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.results.records.base import Interval, Measured, Record
 from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict, WorstQuestion
 from em_evals.results.records.phase import Phase, Point, Rotation, Transition
+from em_evals.results.records.scaling import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
 from em_evals.results.records.studies import (
     ACCURACIES,
     AblationPoint,
@@ -57,6 +58,10 @@ __all__ = [
     "Retention",
     "Rotation",
     "ScalarGroup",
+    "Scaling",
+    "ScalingBase",
+    "ScalingPredictor",
+    "ScalingSlope",
     "SteeringContrast",
     "SteeringPoint",
     "SteeringStudy",
@@ -70,7 +75,7 @@ __all__ = [
     "write",
 ]
 
-Study = SteeringStudy | Convergence | LoraScalars | Retention | Phase | GateVerdict
+Study = SteeringStudy | Convergence | LoraScalars | Retention | Phase | Scaling | GateVerdict
 _READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
 
 

@@ -1,0 +1,1 @@
+"""Published EM rates and sizes of bases, with their sources."""
