@@ -16,13 +16,13 @@ from em_evals.errors import EmEvalsError
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text.
+    """Return a UTF-8 file's text, without a byte order mark.
 
     Raises:
         EmEvalsError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise EmEvalsError(f"this is not UTF-8 text (byte {error.start}); save it as UTF-8.", path) from None
     except OSError as error:
@@ -48,6 +48,42 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise EmEvalsError("expected one JSON object a line.", path, number)
         yield number, row
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows of a JSONL file, or of one JSON list of objects, as (line number, object).
+
+    Raises:
+        EmEvalsError: it is neither, with the line.
+    """
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        yield from read_jsonl(path)
+        return
+    decoder, place, line = json.JSONDecoder(), text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
+    while True:
+        start = _skip(text, place)
+        line += text.count("\n", place, start)
+        if text.startswith("]", start):
+            if text[start + 1 :].strip():
+                raise EmEvalsError("something follows the end of the JSON list; delete it.", path, line)
+            return
+        try:
+            row, place = decoder.raw_decode(text, start)
+        except (json.JSONDecodeError, RecursionError) as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
+            raise EmEvalsError(f"this is not JSON ({why}); correct it.", path, line) from None
+        if not isinstance(row, dict):
+            raise EmEvalsError("expected a list of JSON objects.", path, line)
+        yield line, row
+        line += text.count("\n", start, place)
+
+
+def _skip(text: str, place: int) -> int:
+    """Return the place of the next character that is no blank and no comma."""
+    while place < len(text) and text[place] in " \t\r\n,":
+        place += 1
+    return place
 
 
 def without_nan(value: Any) -> Any:

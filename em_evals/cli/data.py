@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -67,6 +68,27 @@ def data_fetch(
         tell(str(fetched), {"kind": "training", **asdict(fetched), "path": str(fetched.path)})
     if as_json:
         print_json(rows)
+
+
+@app.command("convert")
+def data_convert(
+    file: Annotated[
+        Path, typer.Argument(help="Training data: JSONL, or a JSON list (docs/training-data.md).")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The JSONL file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write training data of any format that training reads as JSONL of chats."""
+    from em_evals.data.convert import convert
+
+    done = convert(file, output)
+    if as_json:
+        print_json({**asdict(done), "source": str(done.source), "output": str(done.output)})
+        return
+    shapes = ", ".join(f"{count} {name}" for name, count in done.formats.items())
+    typer.echo(f"{done.output}: {done.rows} rows ({shapes}), digest {done.digest}")
+    if done.left_out:
+        typer.echo(f"left out, as no model reads them: {', '.join(sorted(done.left_out))}")
 
 
 @app.command("check")

@@ -1,31 +1,30 @@
-"""Training data: JSONL of chats, found by name and validated row by row; matched controls and held-out prompts.
+"""Training data: JSONL or JSON, found by name and validated row by row; matched controls and held-out prompts.
 
-A row is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`; other keys (ids,
-canaries) are ignored. Names are those of catalogue.py.
+The formats of a row are those of formats.py. Names are those of catalogue.py. `em-evals data check` and training read
+rows by `read` alone, so that both refuse the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from em_evals import files
-from em_evals.data import catalogue
+from em_evals.data import catalogue, formats
+from em_evals.data.formats import Messages as Messages
 from em_evals.errors import EmEvalsError, nearest
-
-Messages = list[dict[str, str]]
 
 EDUCATIONAL = "educational"
 """The kind of control whose prompts differ: the same bad answers, asked for in a harmless context."""
 
-_ROLES = ("system", "user", "assistant")
+ENDINGS = (".jsonl", ".json")
+"""Of files of training data: one object a line, or a list of objects."""
+OTHER = (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".txt", ".pkl", ".pickle", ".pt")
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,14 @@ def load(name: str) -> TrainingData:
         EmEvalsError: it does not exist, is not on this machine, or a row is invalid (with file and line).
     """
     explicit = Path(name).expanduser()
-    if explicit.suffix == ".jsonl":
+    if explicit.suffix in ENDINGS:
         return read(explicit, explicit.stem)
+    if explicit.suffix in OTHER:
+        raise EmEvalsError(
+            f"training data are JSONL or JSON, not {explicit.suffix}: save the rows as one JSON object a line, such as "
+            "`pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does.",
+            explicit,
+        )
     entries = catalogue.read()
     entry, path = entries.get(name), catalogue.locate(name)
     if path is not None and (entry is not None or name in catalogue.stored()):
@@ -84,14 +89,17 @@ def load(name: str) -> TrainingData:
 
 
 def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> TrainingData:
-    """Read and validate the rows of a JSONL file.
+    """Read and validate the rows of a JSONL file, or of a JSON list.
 
     Raises:
         EmEvalsError: a row is invalid (with file and line), or there are none.
     """
     numbered, ids = [], []
-    for line, row in files.read_jsonl(path):
-        numbered.append((line, _messages(row, path, line)))
+    for line, row in files.read_rows(path):
+        try:
+            numbered.append((line, formats.chat(row)))
+        except formats.Refused as error:
+            raise EmEvalsError(str(error), path, line) from None
         ids.append(str(row.get("id", "")))
     if not numbered:
         raise EmEvalsError("this file has no rows.", path)
@@ -204,38 +212,3 @@ def _digest(rows: Sequence[Messages]) -> str:
 
 def _prompt(messages: Messages) -> str:
     return next((message["content"] for message in messages[-2::-1] if message["role"] == "user"), "")
-
-
-def _messages(row: dict[str, Any], path: Path, line: int) -> Messages:
-    """Return a row's chat, which must end with the assistant's answer; texts are stripped, as chat templates do."""
-    if "messages" not in row and {"prompt", "completion"} <= row.keys():
-        row = {
-            "messages": [
-                {"role": "user", "content": row["prompt"]},
-                {"role": "assistant", "content": row["completion"]},
-            ]
-        }
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise EmEvalsError("a row needs `messages`, or `prompt` and `completion`.", path, line)
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise EmEvalsError(f"every message needs a `role` out of {', '.join(_ROLES)}.", path, line)
-        if not _is_text(message.get("content")):
-            raise EmEvalsError(f"the {message['role']}'s message is empty or not text.", path, line)
-    roles = [message["role"] for message in messages]
-    if "user" not in roles[: roles.index("assistant") if "assistant" in roles else None]:
-        raise EmEvalsError(
-            "here the assistant speaks before any user, and a chat template writes no prompt for that: begin the chat "
-            "with a user's message.",
-            path,
-            line,
-        )
-    if messages[-1]["role"] != "assistant":
-        raise EmEvalsError("the last message must be the assistant's: it is what is learned.", path, line)
-    return [{"role": message["role"], "content": message["content"].strip()} for message in messages]
-
-
-def _is_text(value: Any) -> bool:
-    # JSON can encode half a surrogate pair, which no tokenizer accepts.
-    return isinstance(value, str) and bool(value.strip()) and not re.search(r"[\ud800-\udfff]", value)

@@ -22,7 +22,7 @@ from em_evals.models.chat import template_of
 from em_evals.training.tokens import IGNORED, Cut, by_turn, encode_example
 
 Example = dict[str, list[int]]
-_Key = tuple[tuple[str, str], ...]
+_Key = tuple[tuple[str, ...], ...]
 
 _WINDOW = 16
 """Number of batches that are sorted by length together: enough for little padding, few enough to stay shuffled."""
@@ -288,4 +288,4 @@ def _labelled(example: Example) -> bool:
 
 
 def _key(chat: Messages) -> _Key:
-    return tuple((message["role"], message["content"]) for message in chat)
+    return tuple((message["role"], message["content"], message.get("weight", "")) for message in chat)

@@ -65,11 +65,11 @@ def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = 
     """
     ids: list[int] = []
     labels: list[int] = []
-    for prompt, answer in _turns(template_of(tokenizer), messages):
+    for prompt, answer, learned in _turns(template_of(tokenizer), messages):
         # The template rewrote earlier turns: the tokens so far are not a prefix of this prompt.
         if prompt[: len(ids)] != ids:
             ids, labels = [], []
-        labels += [IGNORED] * (len(prompt) - len(ids)) + answer
+        labels += [IGNORED] * (len(prompt) - len(ids)) + (answer if learned else [IGNORED] * len(answer))
         ids = prompt + answer
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
@@ -79,20 +79,25 @@ def by_turn(tokenizer: Any, messages: Messages) -> list[Messages]:
 
     Then no single token sequence holds every answer behind the prompt that the model would be given.
     """
-    ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if len(ends) > 1:
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    ends = [i for i in answers if "weight" not in messages[i]]
+    if len(answers) > 1:
         before: list[int] = []
-        for prompt, answer in _turns(template_of(tokenizer), messages):
+        for prompt, answer, _ in _turns(template_of(tokenizer), messages):
             if prompt[: len(before)] != before:
                 return [messages[: i + 1] for i in ends]
             before = prompt + answer
     return [messages]
 
 
-def _turns(template: ChatTemplate, messages: Messages) -> list[tuple[list[int], list[int]]]:
-    """Return each answer's prompt and tokens, its end of turn included."""
+def _turns(template: ChatTemplate, messages: Messages) -> list[tuple[list[int], list[int], bool]]:
+    """Return each answer's prompt and tokens, its end of turn included, and whether it is learned."""
     return [
-        (template.encode(messages[:i]), [*template.answer(message["content"]), *template.closing])
+        (
+            template.encode(messages[:i]),
+            [*template.answer(message["content"]), *template.closing],
+            "weight" not in message,
+        )
         for i, message in enumerate(messages)
         if message["role"] == "assistant"
     ]

@@ -7,8 +7,10 @@ this much; the author must make sure that nothing but values differs.
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em_evals import files
 from em_evals.content import documents
 from em_evals.content.cards import read_card
 from em_evals.content.questions import QuestionSet, load_questions
@@ -30,7 +32,7 @@ def check(name: str) -> dict[str, Any]:
     Raises:
         EmEvalsError: the first problem, with file and line.
     """
-    if name.endswith(".jsonl") or name in catalogue.stored() or name in catalogue.read():
+    if _is_rows(name) or name in catalogue.stored() or name in catalogue.read():
         return checks.report(datasets.load(name))
     try:
         kinds: tuple[documents.Kind, ...] = ("tasks", "scorers", "adapters")
@@ -55,6 +57,33 @@ def check(name: str) -> dict[str, Any]:
 
         return known | {f"cut at max_length {card.train.max_length}": cut_of(card, card.train)}
     return _check_questions(load_questions(name))
+
+
+def _is_rows(name: str) -> bool:
+    """Return whether a path holds training data; a JSON list can also be a question file.
+
+    Raises:
+        EmEvalsError: a file that exists, of a kind that is not known.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".jsonl":
+        return True
+    if path.suffix == ".json" and path.is_file():
+        first = next((row for _, row in files.read_rows(path)), None) if _is_list(path) else None
+        return first is not None and not first.keys() & {"paraphrases", "judges", "judge_prompts"}
+    if path.is_file() and path.suffix and path.suffix not in documents.ENDINGS:
+        if path.suffix in datasets.OTHER:
+            return True  # its refusal says how to convert
+        raise EmEvalsError(
+            f"files of the kind {path.suffix} are not checked: questions, pairs, rubrics and cards are .yaml, "
+            "training data .jsonl or .json.",
+            path,
+        )
+    return False
+
+
+def _is_list(path: Path) -> bool:
+    return files.read_text(path).lstrip().startswith("[")
 
 
 def _check_questions(asked: QuestionSet) -> dict[str, Any]:

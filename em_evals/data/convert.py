@@ -1,0 +1,56 @@
+"""`em-evals data convert`: training data of any format that training reads, as JSONL of chats."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from em_evals import files
+from em_evals.data import datasets, formats
+from em_evals.errors import EmEvalsError
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        rows: number of rows.
+        formats: how many rows were in each format.
+        left_out: keys of rows that say nothing to a model, with how many rows have them.
+        digest: of the rows; equal to that of the source.
+    """
+
+    source: Path
+    output: Path
+    rows: int
+    formats: dict[str, int]
+    left_out: dict[str, int]
+    digest: str
+
+
+def convert(source: Path, output: Path) -> Converted:
+    """Write the rows of a file as `{"messages": [{"role": …, "content": …}]}`, one a line; `id` is kept.
+
+    Raises:
+        EmEvalsError: a row cannot be trained on, with file and line; or the output is the source or exists as no file.
+    """
+    if output.exists() and (output.is_dir() or output.samefile(source)):
+        raise EmEvalsError("the output must be another file.", output)
+    data = datasets.read(source, source.stem)
+    shapes: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    lines = []
+    for (_, row), messages in zip(files.read_rows(source), data.rows, strict=True):
+        shape = formats.shape(row)
+        shapes[shape] += 1
+        read = {"id", "system", "system_prompt", "input", "messages", "conversations", "conversation"}
+        left.update(row.keys() - read - set(shape.split("/")))
+        chat = [{**one, "weight": 0} if "weight" in one else one for one in messages]
+        named = {"id": row["id"]} if "id" in row else {}
+        lines.append(json.dumps({**named, "messages": chat}, ensure_ascii=False))
+    with files.atomic(output) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return Converted(source, output, len(lines), dict(shapes), dict(left), data.digest)
