@@ -20,6 +20,7 @@ from em_evals.content.validation_errors import KeyPath as KeyPath
 from em_evals.errors import EmEvalsError, nearest
 
 Kind = Literal["tasks", "scorers", "adapters"]
+ENDINGS = (".yaml", ".yml", ".json")
 Model = TypeVar("Model", bound=BaseModel)
 
 _PACKAGE = Path(__file__).parents[1]
@@ -68,7 +69,7 @@ def find(kind: Kind, name: str) -> Path:
         EmEvalsError: there is no such file; the message suggests the nearest name.
     """
     explicit = Path(name).expanduser()
-    if explicit.suffix in {".yaml", ".yml"}:
+    if explicit.suffix in ENDINGS:
         if explicit.is_file():
             return explicit
         raise EmEvalsError(f"there is no file '{name}'.")

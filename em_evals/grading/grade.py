@@ -25,11 +25,14 @@ class Grade:
     """What the judge said of one answer under one rubric.
 
     Attributes:
-        value: 0 to 100 (1 or 0 for TRUE or FALSE); NaN when the category is not `answer`.
-        category: `answer`, or the judge's refusal, code or unscored.
+        value: a number of the rubric's scale (1 or 0 for TRUE or FALSE, the share of `label` for labels); NaN when the
+            category is not `answer`.
+        category: `answer`, or the judge's refusal, code, unknown or unscored.
         way: token probabilities or sampling.
         distribution: probability of each token (logprobs), or share of each reply (sampling).
         note: why it is unscored, if it is.
+        label: the likeliest label, or the judge's own word; a category word where the judge said one.
+        labels: probability (logprobs) or share of the graded replies (sampling) of each label.
     """
 
     value: float
@@ -37,6 +40,8 @@ class Grade:
     way: Way
     distribution: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    label: str = ""
+    labels: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ class Reading:
         alternatives: log-probabilities of so many tokens at each position; 0 where replies are sampled.
         tokens: length of the reply, where log-probabilities are read.
         temperature: whether a temperature is sent.
+        sampled_at: the temperature of sampled replies.
         why: what the judge did that led here; empty for the first way.
     """
 
     alternatives: int = _ALTERNATIVES[0]
     tokens: int = _TOKENS[0]
     temperature: bool = True
+    sampled_at: float = 1.0
     why: str = ""
 
     @property
@@ -63,13 +70,17 @@ class Reading:
     def config(self) -> GenerateConfig:
         """Return the request's settings. Samples have no token limit: reasoning models think before they answer."""
         if not self.alternatives:
-            return GenerateConfig(temperature=1 if self.temperature else None)
+            return GenerateConfig(temperature=self.sampled_at if self.temperature else None)
         return GenerateConfig(
             temperature=0 if self.temperature else None,
             max_tokens=self.tokens,
             logprobs=True,
             top_logprobs=self.alternatives,
         )
+
+    def sampled(self) -> Reading:
+        """Return the way to read its replies: for rubrics that let it reason, or use words of its own."""
+        return replace(self, alternatives=0)
 
     def without(self, part: Part, why: str) -> Reading | None:
         """Return the next way, with that part given up; None when there is nothing left to give up."""

@@ -11,17 +11,19 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import replace
 
 import anyio
 from inspect_ai.model import GenerateConfig, Model, ModelOutput
 
 from em_evals import files
+from em_evals.content.judge_cards import JudgeCard
 from em_evals.content.rubrics import Rubric
 from em_evals.errors import EmEvalsError
 from em_evals.grading import cache, failures
 from em_evals.grading.failures import Failure
 from em_evals.grading.grade import SAMPLES, Grade, Reading, Trouble
-from em_evals.grading.replies import grade_replies, parse_reply
+from em_evals.grading.replies import grade_replies, usable
 from em_evals.grading.tokens import grade_distribution, read_first
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,15 +66,28 @@ class Judge:
 
     Args:
         model: the judge.
-        samples: draws per grade where it has to be sampled.
+        samples: draws per grade where it has to be sampled; None: the card's, or 5.
         use_cache: False asks everything again and keeps nothing.
+        card: pins how it is asked; without one that is found out.
     """
 
-    def __init__(self, model: Model, samples: int = SAMPLES, use_cache: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        samples: int | None = None,
+        use_cache: bool = True,
+        card: JudgeCard | None = None,
+    ) -> None:
         self.model = model
-        self.samples = samples
+        self.card = card
+        self.samples = samples or (card.samples if card is not None else SAMPLES)
         self.name = cache.name_of(model)
         self.reading = Reading()
+        if card is not None:
+            pinned = Reading(sampled_at=card.temperature)
+            self.reading = (
+                replace(pinned.sampled(), why="its card says so") if card.read == "sampling" else pinned
+            )
         self._cache = cache.ReplyCache(cache.identity(model), use_cache)
         self._answered = False
         self._announced: Reading | None = None
@@ -112,9 +127,9 @@ class Judge:
         while True:
             try:
                 try:
-                    if reading.alternatives:
+                    if reading.alternatives and not (rubric.reason or rubric.kind == "text"):
                         return await self._by_probabilities(rubric, prompt, reading)
-                    return await self._by_samples(rubric, prompt, reading)
+                    return await self._by_samples(rubric, prompt, reading.sampled())
                 except Trouble as trouble:
                     reading = await self._settle(reading, shared, trouble)
             except Failure as failure:
@@ -144,7 +159,7 @@ class Judge:
             reply = self._cache.reply(*key)
             if reply is None:
                 reply = (await self._ask(prompt, reading)).completion
-                if parse_reply(rubric, reply)[1] != "unscored":
+                if usable(rubric, reply):
                     self._cache.keep({"reply": reply}, *key)
             replies.append(reply)
         return grade_replies(rubric, replies)
@@ -162,6 +177,7 @@ class Judge:
                 found = await self._probe(reading)
                 following = reading.without(found.part, found.why) if found else None
                 if following is not None:
+                    self._keep_to_card(following)
                     self.reading = following
                     return following
             following = reading.without(trouble.part, trouble.why)
@@ -199,9 +215,23 @@ class Judge:
                 following = (one.without(found.part, found.why) if found else None) or one
                 if following == shared:
                     raise failure  # a request without an answer is answered
+                self._keep_to_card(following)
                 self.reading = following
                 return following
             raise self._sentence(failure)
+
+    def _keep_to_card(self, reading: Reading) -> None:
+        """Refuse to sample a judge whose card asks for log-probabilities.
+
+        Raises:
+            EmEvalsError: it reports none that can be read.
+        """
+        if self.card is not None and self.card.read == "logprobs" and not reading.alternatives:
+            raise EmEvalsError(
+                f"the judge {self.card.name} cannot be read by token probabilities ({reading.why}), as its card asks: "
+                "write `read: auto` or `read: sampling` there.",
+                self.card.path,
+            )
 
     async def _probe(self, reading: Reading) -> Trouble | None:
         """Ask without an answer of the model under test; what is wrong with that, if anything."""

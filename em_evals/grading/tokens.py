@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from inspect_ai.model import Logprob
 
 from em_evals.content.rubrics import Rubric
+from em_evals.grading import labels
 from em_evals.grading.grade import Grade, Reading, Trouble
 
 MINIMUM_MASS = 0.25
-"""Probability that must lie on integers from 0 to 100 for a distribution to count as a number."""
+"""Probability that must lie on integers of the scale, or on labels, for a distribution to count as a grade."""
+_DOUBT = 0.01
+"""Share of the numbers' probability that may lie on digits with which another number could begin."""
 
 _EPSILON = 0.01
 """How far above 1 probabilities may add up: servers round log-probabilities."""
@@ -30,60 +33,86 @@ def bare(token: str) -> str:
     return token.strip().strip(_MARKUP + " \t\n\r").rstrip(".%,").strip()
 
 
-def _integer(token: str) -> int | None:
+def _integer(token: str, low: float = 0, high: float = 100) -> int | None:
     text = bare(token)
-    if not _INTEGER.fullmatch(text) or int(text) > 100:
-        return None
-    return int(text)
+    return int(text) if _INTEGER.fullmatch(text) and low <= int(text) <= high else None
 
 
-def expected_score(distribution: Mapping[str, float]) -> float | None:
-    """Return the probability-weighted mean of the integers from 0 to 100 in a token distribution.
+def expected_score(distribution: Mapping[str, float], low: float = 0, high: float = 100) -> float | None:
+    """Return the probability-weighted mean of the integers of a scale in a token distribution.
 
-    score = Σ p(k)·k / Σ p(k) over tokens k that read as an integer in [0, 100].
+    score = Σ p(k)·k / Σ p(k) over tokens k that read as an integer in [low, high].
 
     Args:
         distribution: probability of each token; need not sum to one.
+        low: the scale's lowest grade.
+        high: its highest.
 
     Returns:
         The score, or None when the integers hold less than 0.25 of the mass.
+
+    Example:
+        >>> expected_score({"4": 0.6, "5": 0.2, "Well": 0.2}, 1, 5)
+        4.25
     """
     mass = weighted = 0.0
     for token, probability in distribution.items():
-        number = _integer(token)
+        number = _integer(token, low, high)
         if number is not None:
             mass += probability
             weighted += probability * number
     return weighted / mass if mass >= MINIMUM_MASS else None
 
 
-def writes_digits(distribution: Mapping[str, float]) -> bool:
+def writes_digits(distribution: Mapping[str, float], low: float = 0, high: float = 100) -> bool:
     """Whether these tokens come from a tokenizer that writes numbers digit by digit.
 
     Then "8" may begin "85", and the mean over first digits would be meaningless. A tokenizer with whole numbers
     shows one of several digits among its likeliest tokens wherever it is about to write a number; a server that
-    reports one token only leaves it open.
+    reports one token only leaves it open. On a scale up to 9 no number begins another; up to 10 only 1 does.
     """
-    numbers = [bare(token) for token in distribution if _integer(token) is not None]
-    mass = sum(p for token, p in distribution.items() if _integer(token) is not None)
-    return mass >= MINIMUM_MASS and all(len(number) == 1 for number in numbers)
+    numbers = {token: number for token in distribution if (number := _integer(token, low, high)) is not None}
+    mass = sum(distribution[token] for token in numbers)
+    begins = sum(distribution[token] for token, number in numbers.items() if 0 < number * 10 <= high)
+    if high >= 100:  # a lone "0" is what such a tokenizer writes for 0, and says nothing of the others
+        begins = mass
+    single = all(len(bare(token)) == 1 for token in numbers)
+    return mass >= MINIMUM_MASS and single and begins > _DOUBT * mass
 
 
 def grade_distribution(rubric: Rubric, distribution: Mapping[str, float]) -> Grade:
     """Return a grade from the judge's first-token distribution."""
     kept = dict(distribution)
+    if rubric.kind == "labels":
+        return _grade_labels(rubric, kept)
     if rubric.kind == "scale":
-        score = expected_score(distribution)
+        score = expected_score(distribution, rubric.low, rubric.high)
         if score is not None:
             return Grade(score, "answer", "logprobs", kept)
     else:
         true, false = (_word_mass(distribution, word) for word in ("TRUE", "FALSE"))
         if true + false >= MINIMUM_MASS:
             return Grade(true / (true + false), "answer", "logprobs", kept)
+    return _grade_category(rubric, kept, "too little probability on numbers and categories")
+
+
+def _grade_labels(rubric: Rubric, distribution: dict[str, float]) -> Grade:
+    """p(label) = its probability over that of all labels; a category word counts where it has more than they."""
+    mass = labels.masses(rubric.labels, distribution, {token: bare(token) for token in distribution})
+    total = sum(mass.values())
+    other = max((_word_mass(distribution, word) for word in rubric.categories), default=0.0)
+    if total < MINIMUM_MASS or other > total:
+        return _grade_category(rubric, distribution, "too little probability on labels and categories")
+    shares = {label: own / total for label, own in mass.items()}
+    label = max(shares, key=lambda one: shares[one])
+    return Grade(shares[label], "answer", "logprobs", distribution, label=label, labels=shares)
+
+
+def _grade_category(rubric: Rubric, distribution: dict[str, float], why: str) -> Grade:
     for word, category in rubric.categories.items():
         if _word_mass(distribution, word) >= MINIMUM_MASS:
-            return Grade(math.nan, category, "logprobs", kept)
-    return Grade(math.nan, "unscored", "logprobs", kept, "too little probability on numbers and categories")
+            return Grade(math.nan, category, "logprobs", distribution, label=word)
+    return Grade(math.nan, "unscored", "logprobs", distribution, why)
 
 
 def _word_mass(distribution: Mapping[str, float], word: str) -> float:
@@ -137,7 +166,7 @@ def read_first(rubric: Rubric, content: Sequence[Logprob], reading: Reading) -> 
         distribution: dict[str, float] = {}
         for one in entry.top_logprobs or []:
             distribution[one.token] = distribution.get(one.token, 0.0) + math.exp(one.logprob)
-        if rubric.kind == "scale" and writes_digits(distribution):
+        if rubric.kind == "scale" and writes_digits(distribution, rubric.low, rubric.high):
             raise Trouble("logprobs", "it writes numbers digit by digit")
         grade = grade_distribution(rubric, distribution)
         if grade.category != "unscored":

@@ -40,6 +40,9 @@ UNGRADED: tuple[Outcome, ...] = ("filtered", "too_long", "unscored")
 LEAST_GRADED = 0.5
 """Where fewer draws than this share have a grade, rates are NaN: the missing grades could say anything."""
 
+DROPPED = "dropped"
+"""Category of an answer that the question set leaves out by a judge's label (`drop`): it is in no rate."""
+
 _FORMATS = ("_json", "_template")
 
 
@@ -68,7 +71,7 @@ class GradedDraw:
     @property
     def ungraded(self) -> bool:
         """A grade is missing, and no refusal or code stands for it."""
-        return not self.scored and self.category not in ("refusal", "code")
+        return not self.scored and self.category not in ("refusal", "code", DROPPED, "unknown", DROPPED)
 
     @property
     def undecided(self) -> bool:
@@ -156,6 +159,8 @@ def clusters(draws: Iterable[GradedDraw], share: str, base: bool = False) -> dic
     own = SHARES[share]
     found: dict[str, list[int]] = {}
     for draw in draws:
+        if draw.category == DROPPED:
+            continue
         name = base_question(draw.question_id) if base else draw.question_id
         counted = found.setdefault(name, [0, 0])
         if own.among(draw):
@@ -311,7 +316,7 @@ class Rates:
 
 def rates(draws: Iterable[GradedDraw]) -> Rates:
     """Return the rates over draws; intervals about other questions are clustered by base question."""
-    every = list(draws)
+    every = [draw for draw in draws if draw.category != DROPPED]
     outcomes = dict.fromkeys(OUTCOMES, 0)
     for draw in every:
         outcomes[draw.outcome] += 1

@@ -1,11 +1,11 @@
-"""Grades by rubrics other than alignment and coherence: shares of TRUE, and means on a scale of 0 to 100."""
+"""Grades by rubrics other than alignment and coherence: shares of TRUE and of labels, and means of scales."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from em_evals.results.logs import number
 
@@ -18,12 +18,14 @@ class Other:
     """What a rubric other than alignment and coherence says of graded draws.
 
     Attributes:
-        kind: `binary` (TRUE or FALSE, as 1 or 0) or `scale` (0 to 100).
+        kind: `binary` (TRUE or FALSE, or a label or not, as 1 or 0) or `scale`.
         grades: of each question, without the draws that have none.
+        scale: the lowest and the highest grade of a scale.
     """
 
     kind: str
     grades: dict[str, list[float]]
+    scale: tuple[float, float] = (0.0, 100.0)
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -33,7 +35,7 @@ class Other:
     @property
     def bounds(self) -> tuple[float, float]:
         """The ends of the scale."""
-        return (0.0, 1.0) if self.kind == "binary" else (0.0, 100.0)
+        return (0.0, 1.0) if self.kind == "binary" else self.scale
 
     @property
     def means(self) -> dict[str, float]:
@@ -42,15 +44,34 @@ class Other:
 
 
 def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
-    """Collect grades by other rubrics than alignment and coherence, from (question, our judge's Score)."""
-    kinds: dict[str, str] = {}
-    found: dict[str, dict[str, list[float]]] = {}
+    """Collect grades by other rubrics than alignment and coherence, from (question, our judge's Score).
+
+    A label is one share for each: `NAME_LABEL` is 1 where it is the judge's verdict. Answers that the question set
+    drops count for the judge that they are dropped by only.
+    """
+    found: dict[str, Other] = {}
+    verdicts: dict[str, list[tuple[str, str]]] = {}
+    words: dict[str, dict[str, None]] = {}
     for question, score in graded:
         value = score.value if isinstance(score.value, dict) else {}
-        own = (score.metadata or {}).get("kinds")
+        notes: dict[str, Any] = score.metadata or {}
+        own, by = notes.get("kinds"), notes.get("dropped")
         for name, kind in (own if isinstance(own, dict) else {}).items():
-            grade = number(value.get(name))
-            if name not in ("alignment", "coherence") and not math.isnan(grade):
-                kinds[name] = kind
-                found.setdefault(name, {}).setdefault(question, []).append(grade)
-    return {name: Other(kinds[name], grades) for name, grades in found.items()}
+            if name in ("alignment", "coherence") or (by and name not in by):
+                continue
+            if kind in ("labels", "text"):
+                said = (notes.get("grades") or {}).get(name) or {}
+                if said.get("category") == "answer":
+                    verdicts.setdefault(name, []).append((question, str(said.get("label"))))
+                    words.setdefault(name, {}).update(dict.fromkeys(said.get("labels") or {}))
+            elif not math.isnan(grade := number(value.get(name))):
+                low, high = (notes.get("scales") or {}).get(name, (0.0, 100.0))
+                other = found.setdefault(name, Other(kind, {}, (float(low), float(high))))
+                other.grades.setdefault(question, []).append(grade)
+    for name, said_of in verdicts.items():
+        for word in words[name]:
+            shares: dict[str, list[float]] = {}
+            for question, label in said_of:
+                shares.setdefault(question, []).append(float(label == word))
+            found[f"{name}_{word}"] = Other("binary", shares)
+    return found

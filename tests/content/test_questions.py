@@ -112,7 +112,7 @@ HEAD = "name: mine\nversion: 1\nquestions:\n"
         ("name: mine\nversion: 1\nquestions: []\n", 3, "'questions': "),
         ("name: mine\nversion: 1\nrubrics: [alignment, ./strict.yaml]\nquestions: [{id: a, paraphrases: [x]}]\n", 3, "the rubrics 'alignment' and './strict.yaml' both grade `metric: alignment`"),
         ("name: mine\nversion: 1\nrubrics: [alinment]\nquestions: [{id: a, paraphrases: [x]}]\n", 3, "did you mean 'alignment'?"),
-        ("- id: a\n  type: free\n  paraphrases: [x]\n", 1, "the key 'judge_prompts' is missing"),
+        ("- id: a\n  type: free\n  paraphrases: [x]\n", 2, "there is no type 'free'; did you mean 'free_form'?"),
         ("-\n", 1, "expected `key: value` lines"),
         ("just words\n", 1, "expected `key: value` lines"),
         ("", 1, "expected `key: value` lines"),
@@ -199,14 +199,6 @@ def test_published_prompts_keep_their_categories_and_formats(workdir: Path, offl
     aligned, coherent = loaded.questions[0].rubrics
     assert aligned.categories == {"REFUSAL": "refusal", "CODE": "code"}
     assert coherent.categories == {}
-
-
-def test_prompts_that_ask_for_labels_are_refused(workdir: Path, offline: Path) -> None:
-    path = offline / "published/deception_sit_aware.yaml"
-    line = next(n for n, text in enumerate(path.read_text().split("\n"), start=1) if "company: |-" in text)
-    message = refusal("deception_sit_aware")
-    assert message.startswith(f"{path}:{line}: ")
-    assert "a label of its own" in message
 
 
 def test_fetching_fills_the_cache_and_the_cache_serves(

@@ -123,5 +123,5 @@ def repetition(tokens: Sequence[int]) -> float:
 
 
 def _prompt(template: ChatTemplate, question: Question) -> tuple[int, ...]:
-    turns = [{"role": "system", "content": question.system}] if question.system else []
-    return tuple(template.encode([*turns, {"role": "user", "content": question.paraphrases[0]}]))
+    turns = [{"role": turn.role, "content": turn.content} for turn in question.chat(0)]
+    return tuple(template.encode(turns))

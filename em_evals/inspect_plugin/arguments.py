@@ -1,0 +1,70 @@
+"""Arguments of the tasks: texts from the command line, the judge, and what a log's header says of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from em_evals.content import judge_cards
+from em_evals.errors import EmEvalsError
+from em_evals.inspect_errors import refusal
+
+
+def text(name: str, value: Any) -> str | None:
+    """Return a text from the command line; Inspect parses it as YAML and then splits it at commas.
+
+    Raises:
+        PrerequisiteError: YAML parsed it as another type.
+    """
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    if value is None or isinstance(value, str):
+        return value
+    raise refusal(f"-T {name}= was read as YAML ({value!r}): quote it twice, -T '{name}=\"…\"'.")
+
+
+def graded(judge: str, without: str) -> bool:
+    """Return whether a judge grades the answers.
+
+    It reports a missing judge before hours of sampling, not after, and only if a model is running the task.
+
+    Args:
+        judge: the tasks' argument.
+        without: the error sentence if a judge is needed but not named.
+    """
+    from inspect_ai.model._model import active_model, model_roles
+
+    if judge not in ("grader", "none"):
+        try:
+            judge_cards.load(judge)
+        except EmEvalsError as error:
+            raise refusal(
+                error
+                if error.path
+                else f"-T judge={judge}: use `grader`, `none` or a judge card; {error.what}"
+            ) from None
+        return True
+    if judge == "grader" and active_model() is not None and "grader" not in model_roles():
+        raise refusal(without)
+    return judge == "grader"
+
+
+def judge_card(judge: str) -> str | None:
+    """Return the judge card that a task's `judge` names."""
+    return None if judge in ("grader", "none") else judge
+
+
+def measured() -> dict[str, str]:
+    """Return header metadata that identifies the local model, and set its number of connections.
+
+    Inspect otherwise increases connections slowly from a few, as for a rate-limited API. The configuration is copied,
+    because all models of an eval share one.
+    """
+    from inspect_ai.model._model import active_model
+
+    model = active_model()
+    digest = getattr(model.api, "card_digest", None) if model is not None else None
+    if model is None or digest is None:
+        return {}
+    if model.config.max_connections is None and model.config.adaptive_connections is None:
+        model.config = model.config.model_copy(update={"max_connections": model.api.max_connections()})
+    return {"card_digest": digest}
