@@ -26,9 +26,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
-from em_evals.stats.proportions import Interval
+from em_evals.stats.proportions import Interval, crossing
 from em_evals.stats.rates import RateContrast
 
 RARE = 0.05
@@ -140,7 +140,7 @@ class RareHarm:
         edges = float(self._harm.mean()) if len(self._harm) else 0.0, 1 - 1e-9
         if not len(self._harm) or self._p(edges[1]) > alpha or self._p(edges[0]) <= alpha:
             return 1.0 if not len(self._harm) or self._p(edges[1]) > alpha else edges[0]
-        return float(optimize.brentq(lambda margin: self._p(margin) - alpha, *edges, xtol=1e-7))
+        return crossing(lambda margin: self._p(margin) - alpha, *edges)
 
 
 def missed(questions: int, alpha: float) -> float:

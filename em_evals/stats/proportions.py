@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 Interval = tuple[float, float]
 
 _PRIOR_DRAWS = 2.0
 """Prior draws that shrink a question's rate toward the pooled rate before its variance is estimated."""
 _SMALLEST = 1e-12
+_PRECISION = 1e-9
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,20 @@ def invert(z: Callable[[float], float], reach: float, lowest: float, highest: fl
 
     def root(level: float, fallback: float) -> float:
         edges = lowest + 1e-9, highest - 1e-9
-        low, high = z(edges[0]) - level, z(edges[1]) - level
         # Without a sign change the statistic rejects nothing up to the edge of the range.
-        if not low > 0 > high:
+        if not z(edges[0]) > level > z(edges[1]):
             return fallback
-        return float(optimize.brentq(lambda bound: z(bound) - level, *edges, xtol=1e-9))
+        return crossing(lambda bound: z(bound) - level, *edges)
 
     return root(reach, lowest), root(-reach, highest)
+
+
+def crossing(decreasing: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a decreasing function crosses zero between `low` and `high`, to within 1e-9, by bisection.
+
+    Importing scipy.optimize for this would take longer than a whole judgment of 2,400 draws.
+    """
+    while high - low > _PRECISION:
+        middle = (low + high) / 2
+        low, high = (middle, high) if decreasing(middle) > 0 else (low, middle)
+    return (low + high) / 2
