@@ -119,7 +119,7 @@ def gate(
     try:
         _show(judgement, as_json)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # `gate … | head`: the reader has gone (rich exits then); the verdict stands
+    except (BrokenPipeError, SystemExit):  # `gate … | head`, where rich exits: the verdict stands
         _silence()
     if update_baseline is not None:
         if judgement.verdict == "pass":

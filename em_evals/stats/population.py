@@ -150,7 +150,7 @@ def missed(questions: int, alpha: float) -> float:
 
     Example:
         >>> round(missed(24, 0.025), 3), round(missed(194, 0.02), 3)
-        (0.143, 0.02)
+        (0.142, 0.02)
     """
     return 1 - alpha ** (1 / questions) if questions else 1.0
 
