@@ -74,8 +74,8 @@ def fit(y: Array, columns: Array, groups: Sequence[Sequence[object]], known: Arr
     def pieces(variances: Array) -> tuple[Array, Array, Array]:
         """Return the covariance of y, (X' V^-1 X)^-1 and P, which projects X out of V^-1."""
         total: Array = np.diag(known) + np.tensordot(variances, np.array(shared), axes=1)
-        inverse: Array = np.linalg.inv(total)
-        spread: Array = np.linalg.inv(columns.T @ inverse @ columns)
+        inverse: Array = np.asarray(np.linalg.inv(total), dtype=float)
+        spread: Array = np.asarray(np.linalg.inv(columns.T @ inverse @ columns), dtype=float)
         project: Array = inverse - inverse @ columns @ spread @ columns.T @ inverse
         return total, spread, project
 
