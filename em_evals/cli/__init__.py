@@ -19,6 +19,7 @@ from em_evals.cli import (
     grading,
     insight,
     models,
+    provenance,
     report,
     retention,
     scaling,
@@ -49,6 +50,7 @@ app.command("compile")(models.compile_card)
 app.command()(verify.verify)
 app.command()(steering.steer)
 insight.app.command("scaling")(scaling.scaling)
+insight.app.command("same")(provenance.same)
 app.add_typer(insight.app, name="insight")
 app.command()(study.study)
 app.command()(grading.rates)
