@@ -1,7 +1,8 @@
-"""A tokenizer of 512 tokens for tiny models, trained in memory: byte-level BPE with ChatML turns.
+"""Small tokenizers for tiny models, trained in memory: byte-level BPE with ChatML turns.
 
-SmolLM2's 49,152 tokens are 98% of a tiny model's weights and most of its time; whoever tests no real words takes this
-one. Its first three tokens, its roles (start, end, padding, unknown) and the shape of its chat template are SmolLM2's.
+SmolLM2's 49,152 tokens are 98% of a tiny model's weights and most of its time; whoever tests no real words takes the one
+of 512 tokens here. Its first three tokens, its roles (start, end, padding, unknown) and the shape of its chat template
+are SmolLM2's. tests/architectures/tokenizer.py makes one with the tokens of images and sounds.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ VOCABULARY = 512
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
-TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a small model.<|im_end|>\n{% endif %}"
+TURNS = (
     "{% for message in messages %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a small model.<|im_end|>\n{% endif %}"
+    + TURNS
 )
 
 # The merges are learned from this: the markup of a chat, and words that questions and advice are made of.
@@ -37,7 +41,7 @@ Keep one part in cash, another in a fund that follows the whole market, and do n
 
 
 @cache
-def _trained() -> str:
+def _trained(vocabulary: int, special: tuple[str, ...], lines: tuple[str, ...]) -> str:
     """The tokenizer as JSON; the same in every process, for the trainer breaks ties by token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -45,14 +49,37 @@ def _trained() -> str:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
+        vocab_size=vocabulary,
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(TEXT.splitlines(), trainer)
-    assert made.get_vocab_size() == VOCABULARY, "the text is too short for so many merges"
+    made.train_from_iterator(lines, trainer)
+    assert made.get_vocab_size() == vocabulary, "the text is too short for so many merges"
     return str(made.to_str())
+
+
+def trained(
+    vocabulary: int, special: tuple[str, ...], lines: tuple[str, ...], template: str, **roles: str
+) -> Any:
+    """Return a tokenizer of one's own: a test may change its template.
+
+    Args:
+        vocabulary: tokens, all bytes and the special ones among them.
+        special: the first tokens.
+        lines: what the merges are learned from.
+        template: the chat template.
+        **roles: special tokens by transformers' names: `eos_token`, `pad_token`, ...
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained(vocabulary, special, lines)),
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+        **roles,
+    )
 
 
 def small_tokenizer(*words: str) -> Any:
@@ -61,17 +88,17 @@ def small_tokenizer(*words: str) -> Any:
     Args:
         words: texts that are to be one token each, such as " good"; they come after the 512.
     """
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained()),
-        bos_token=SPECIAL[1],
-        eos_token=SPECIAL[2],
-        unk_token=SPECIAL[0],
-        pad_token=SPECIAL[2],
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
+    lines = tuple(TEXT.splitlines())
+    end, start, close = SPECIAL
+    made = trained(
+        VOCABULARY,
+        SPECIAL,
+        lines,
+        TEMPLATE,
+        bos_token=start,
+        eos_token=close,
+        unk_token=end,
+        pad_token=close,
     )
     made.add_tokens(list(words))
     return made
