@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +12,16 @@ import pytest
 
 from em_evals import files
 from em_evals.content import documents
+from tests import isolation
 
 ROOT = Path(__file__).parent.parent
 
 LONGEST = (
+    "test_vllm_alone.py",
     "test_vllm_engine.py",
+    "test_vllm_clients.py",
+    "test_vllm_end.py",
     "test_vllm_serving.py",
-    "test_vllm_plugin.py",
     "test_trainer.py",
     "test_study.py",
     "test_provider.py",
@@ -42,14 +44,17 @@ LONGEST = (
     "test_demo.py",
     "test_held_out.py",
     "test_report_page.py",
-    "test_vllm_cpu_lora.py",
     "test_lora_refusals.py",
     "test_compiled_adapters.py",
 )
+"""Files that take longest, in the order in which they run; those of the shared vLLM server need their order."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first: at the end no process waits for another's (Makefile)."""
+    """Give each process whole groups of tests, the longest first: at the end none waits for another's (Makefile).
+
+    A group is a file, but all tests that need vLLM are one: they share a server, and an import of 10 seconds.
+    """
     starts = [item for item in items if item.get_closest_marker("vllm")]
     if starts:
         from em_evals.engines.vllm.server import unusable
@@ -58,34 +63,57 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in starts:
                 item.add_marker(pytest.mark.skip(reason=reason))
     place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+    def order(item: pytest.Item) -> tuple[bool, bool, int]:
+        needs = item.get_closest_marker("vllm") is not None
+        # A parameter of the session, the base of the server: all tests on one base come before those on the next.
+        return (
+            not needs,
+            needs and item.get_closest_marker("smollm2") is not None,
+            place.get(item.path.name, len(place)),
+        )
+
+    items.sort(key=order)
+    for item in items:
+        group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what the user has made out of the tests: trained adapters, logs, and the cache but for converted bases."""
+    """Keep what the user has made out of the tests: trained adapters, logs, and caches but for converted bases."""
     apart = Path(tempfile.mkdtemp(prefix="em-evals-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(apart, ignore_errors=True))
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     converted = files.cache_folder() / "bases"
     converted.mkdir(parents=True, exist_ok=True)
     (apart / "cache").mkdir()
     (apart / "cache" / "bases").symlink_to(converted.absolute())
     os.environ["EM_EVALS_CACHE"] = str(apart / "cache")
-    documents.SHIPPED = _shipped(apart / "shipped")
-    # Processes that tests start run this checkout's code, in whatever folder.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Files that uv fetched are the same for everybody; test_packaging.py installs with it.
+    os.environ.setdefault("UV_CACHE_DIR", str(users / "uv"))
+    for name, folder in {"XDG_CACHE_HOME": "home", "XDG_DATA_HOME": "data", "HF_HOME": "huggingface"}.items():
+        os.environ[name] = str(apart / folder)
+    documents.SHIPPED = isolation.shipped(ROOT, apart / "shipped")
+    # Processes that tests start run this checkout's code beside the same content, in whatever folder.
+    (apart / "shipped" / "em_evals").symlink_to(ROOT / "em_evals")
+    places = [str(apart / "shipped"), str(ROOT), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    WATCH.install()
 
 
-def _shipped(folder: Path) -> Path:
-    """A copy of the content that goes into the wheel."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    for pattern in project["tool"]["hatch"]["build"]["targets"]["wheel"]["include"]:
-        if pattern.startswith("em_evals/"):
-            continue
-        for source in ROOT.glob(pattern):
-            target = folder / source.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    return folder
+WATCH = isolation.Watch(
+    ROOT,
+    caches=[Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"), files.cache_folder()],
+    allowed=[files.cache_folder() / "bases"],
+)
+
+
+@pytest.fixture(autouse=True)
+def _reads_nothing_of_the_users() -> Iterator[None]:
+    """Fail a test that reads the user's adapters, logs or caches, whatever became of what it read."""
+    WATCH.seen.clear()
+    yield
+    assert not WATCH.seen, f"this test reads what the user has made: {', '.join(WATCH.seen[:3])}"
 
 
 @pytest.fixture(scope="session", autouse=True)
