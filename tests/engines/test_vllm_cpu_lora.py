@@ -1,12 +1,10 @@
 """Adapters on a CPU in vLLM: grouped products are vLLM's own arithmetic, row by row."""
 
-import subprocess
-import sys
-
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from em_evals.engines.vllm import patches
 
 pytestmark = pytest.mark.vllm
 
@@ -78,15 +76,13 @@ def test_a_batch_forgets_the_one_before(wrappers):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA has its own kernels")
-@pytest.mark.process
-def test_servers_of_ours_take_it_and_others_do_not():
-    """In a process of its own, for vLLM is changed; twice, for vLLM registers plugins more than once."""
-    asked = (
-        "import os; from em_evals.engines.vllm.plugin import register\n"
-        "from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper as wrapper\n"
-        "for plan in ('', '{}'):\n"
-        "    os.environ['EM_EVALS_PLAN'] = plan; register(); register()\n"
-        "    print(type(wrapper(8, 2, 'cpu')).__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
-    assert done.stdout.split()[-2:] == ["PunicaWrapperCPU", "GroupedLoRA"], done.stderr[-2000:]
+def test_a_patched_vllm_takes_grouped_products_on_a_cpu(monkeypatch):
+    from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper
+    from vllm.platforms import current_platform
+
+    kind = type(current_platform)
+    monkeypatch.setattr(kind, "get_punica_wrapper", kind.__dict__["get_punica_wrapper"])
+    assert type(get_punica_wrapper(8, 2, "cpu")).__name__ == "PunicaWrapperCPU"
+    for _ in range(2):  # vLLM registers plugins more than once
+        patches.grouped_lora_on_cpu()
+        assert type(get_punica_wrapper(8, 2, "cpu")).__name__ == "GroupedLoRA"

@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.engines.vllm import patches, server
+from em_evals.engines.vllm import patches
 
 pytestmark = [
-    pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable())),
+    pytest.mark.vllm,
     pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA has its own kernels"),
 ]
 

@@ -1,9 +1,10 @@
-"""Steering inside vLLM is the transformers engine's steering: every op, position and architecture, mixed in one batch,
-eager and compiled."""
+"""Steering inside vLLM is the transformers engine's: every op, position and architecture, mixed in one batch, eager and
+compiled. `make test` compares them on one architecture, through a server (tests/engines/vllm)."""
 
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,10 @@ pytest.importorskip("peft")
 
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import plugin
 from tests.models.test_interventions import ANSWERS, PROMPTS, SETS, direction, interventions  # noqa: F401 - a fixture
-from tests.selection import mostly_full
 from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import card, tiny
-
-pytestmark = pytest.mark.vllm
 
 KINDS = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral"]
 UNKNOWN = "cohere"
@@ -72,7 +71,9 @@ def results(request, bases_by_kind, direction, tmp_path_factory):  # noqa: F811
     return dict(zip(names, found, strict=True))
 
 
-@pytest.mark.parametrize("kind", mostly_full([*KINDS, COMPILED], "llama", "gemma2"))
+@pytest.mark.full
+@pytest.mark.vllm
+@pytest.mark.parametrize("kind", [*KINDS, COMPILED])
 def test_every_set_mixed_in_one_batch_is_the_transformers_engine(kind, results, bases_by_kind, direction):  # noqa: F811
     _, path = direction
     engine = HFEngine(card(bases_by_kind[kind.split()[0]]))
@@ -97,5 +98,57 @@ def test_every_set_mixed_in_one_batch_is_the_transformers_engine(kind, results, 
             assert np.abs(np.subtract(steered, plain[i])).max() > 1e-3, "every set must have an effect"
 
 
-def test_a_block_that_nobody_has_compared_is_refused(results):
+@pytest.mark.full
+@pytest.mark.vllm
+def test_vllm_refuses_to_load_a_block_that_nobody_has_compared(results):
     assert "cannot steer CohereForCausalLM" in results[UNKNOWN]["refused"]
+
+
+def runner(blocks, layers, **parallel):
+    """What the plugin reads of vLLM's model runner; blocks by the number of their layer."""
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList(blocks)
+    config = SimpleNamespace(
+        parallel_config=SimpleNamespace(**parallel),
+        compilation_config=SimpleNamespace(pass_config=SimpleNamespace()),
+        cache_config=SimpleNamespace(),
+    )
+    known = SimpleNamespace(
+        architecture="Some", hf_text_config=SimpleNamespace(num_hidden_layers=layers), hf_config=None
+    )
+    return SimpleNamespace(vllm_config=config, model_config=known, get_model=lambda: model)
+
+
+def block(module, name):
+    """A block of a class that vLLM defines in one of its modules."""
+    kind = type(name, (torch.nn.Module,), {"__module__": f"vllm.model_executor.models.{module}"})
+    return kind()
+
+
+def test_only_blocks_that_were_compared_are_steered_and_every_layer_must_be_there():
+    found = plugin._blocks(
+        runner([block("llama", "LlamaDecoderLayer"), block("llama", "LlamaDecoderLayer")], 2)
+    )
+    assert sorted(found) == [0, 1]
+    missing = block("utils", "PPMissingLayer")
+    assert list(plugin._blocks(runner([missing, block("llama", "LlamaDecoderLayer")], 2))) == [1]
+    other = block("commandr", "CohereDecoderLayer")
+    for blocks, layers in (([other], 1), ([block("llama", "LlamaDecoderLayer"), other], 2), ([], 1)):
+        with pytest.raises(RuntimeError, match=r"cannot steer Some in vLLM.*backend: transformers"):
+            plugin._blocks(runner(blocks, layers))
+    with pytest.raises(RuntimeError, match="cannot steer with dual-batch overlap"):
+        plugin._blocks(runner([block("llama", "LlamaDecoderLayer")], 1, enable_dbo=True))
+
+
+@pytest.mark.parametrize("plan", [None, "{}"])
+def test_the_patches_are_for_servers_that_em_evals_starts(plan, monkeypatch):
+    """A vLLM of somebody else, in whose environment em-evals happens to be installed, stays as it is."""
+    patched = []
+    for name in ("plain_logits", "rewind_on_cpu", "grouped_lora_on_cpu", "rotate_heads_on_cpu"):
+        monkeypatch.setattr(plugin.patches, name, lambda name=name: patched.append(name))
+    monkeypatch.delenv(plugin.ENABLE, raising=False)
+    monkeypatch.delenv(plugin.PLAN, raising=False)
+    if plan is not None:
+        monkeypatch.setenv(plugin.PLAN, plan)
+    plugin.register()
+    assert len(patched) == (4 if plan else 0)

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
-from em_evals.engines.vllm import server
 from em_evals.engines.vllm.served_adapters import merged, served
 from em_evals.errors import EmEvalsError
 from em_evals.models.lora.config import EXACT
@@ -151,7 +150,7 @@ def test_every_option_that_is_computed_is_converted_or_refused_here():
     assert tried >= EXACT - {"peft_type", "task_type", "r", "lora_alpha"}
 
 
-@pytest.mark.skipif(bool(server.unusable()), reason=str(server.unusable()))
+@pytest.mark.vllm
 @pytest.mark.parametrize("options", CONVERTED)
 def test_vllm_reads_a_copy_as_what_it_is(tmp_path, cache, options):
     """Every matrix has the rank that vLLM expects of it, and the scaling 1; no feature is one that it refuses."""

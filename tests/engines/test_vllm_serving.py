@@ -16,8 +16,6 @@ pytest.importorskip("lm_eval")
 
 from inspect_ai import eval
 from inspect_ai.log import list_eval_logs, read_eval_log
-from lm_eval.api.instance import Instance
-from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from em_evals.content import directions
 from em_evals.content.cards import resolve
@@ -31,7 +29,7 @@ from em_evals.inspect_plugin.tasks import freeform
 from em_evals.lm_eval_plugin.model import EmLocal
 from em_evals.models import bases
 from em_evals.workflows.doctor import examine
-from tests.selection import full
+from tests.engines.vllm.lab import same_in_lm_eval
 from tests.tiny_models import make_adapter, tiny
 
 
@@ -44,7 +42,12 @@ def root(tmp_path_factory):
     chance = np.random.default_rng(1)
     vectors = [chance.normal(size=(3, 64)).astype(np.float32) for _ in range(2)]
     directions.write(Direction(*vectors, np.ones(3, np.float32)), root / "adapters" / "d.safetensors")
-    engine = {"dtype": "float32", "max_model_len": 128, "kv_cache_memory_bytes": 64 * 1024**2}
+    engine = {
+        "dtype": "float32",
+        "max_model_len": 128,
+        "kv_cache_memory_bytes": 64 * 1024**2,
+        "enforce_eager": True,
+    }
     for name, more in {
         "plain": {},
         "pushed": {"interventions": [{"op": "add", "direction": "d", "layers": [1], "scale": 3.0}]},
@@ -65,7 +68,7 @@ def root(tmp_path_factory):
 @pytest.mark.vllm
 @pytest.mark.timeout(1800)
 @pytest.mark.process
-def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interrupt(root, monkeypatch):
+def test_serve_command_equals_the_transformers_engine_and_ends_on_interrupt(root, monkeypatch):
     openai = pytest.importorskip("openai")
     monkeypatch.chdir(root)
     names = ["plain", "pushed", "cleared", "trained", "both"]
@@ -117,12 +120,6 @@ def test_served_cards_are_the_transformers_engine_and_the_server_ends_on_interru
             assert answer.logprobs.token_logprobs == pytest.approx(expected, abs=1e-3)
             said.add(tuple(answer.logprobs.token_logprobs))
         assert len(said) == len(names)
-        monkeypatch.setenv("OPENAI_API_KEY", client.api_key)
-        monkeypatch.setenv("OPENAI_BASE_URL", ready["base_url"])
-        monkeypatch.setenv("EM_EVALS_API_KEY", client.api_key)
-        ask(root)
-        score(ready["base_url"])
-        pool.close_engines()
         served.send_signal(signal.SIGINT)
         assert ended(served) == 130
         with pytest.raises(openai.APIConnectionError):
@@ -143,87 +140,13 @@ def ended(served):
         pytest.fail(served.stderr.read()[-4000:])
 
 
-def ask(root):
-    """Inspect's own provider on served names gives the answers that `local/` does."""
-    said = []
-    for names in ("openai-api/openai/trained,openai-api/openai/both", "local/trained,local/both"):
-        logs = eval(
-            freeform(judge="none"),
-            model=names,
-            limit=2,
-            temperature=0,
-            max_tokens=8,
-            log_dir=str(root / "logs"),
-            display="none",
-        )
-        assert [log.status for log in logs] == ["success"] * 2
-        said.append([[sample.output.completion for sample in log.samples] for log in logs])
-    # vLLM leaves out a character whose last bytes were not drawn, where a decoder writes U+FFFD.
-    whole = [[[text.rstrip("\ufffd") for text in texts] for texts in side] for side in said]
-    assert whole[0] == whole[1] and whole[0][0] != whole[0][1] and all(map(all, said[0]))
-
-
-LONG = "The cat sat on the mat and looked at the moon. " * 12
-"""More tokens than the cards' 128: scored in windows."""
-
-
-def requests(kind, *arguments):
-    return [Instance(kind, {}, one, i, metadata=("test", i, 1)) for i, one in enumerate(arguments)]
-
-
-def same_in_lm_eval(ours, theirs):
-    """Every type of request, `em-local` on vLLM against `em-local` on transformers; returns its log-likelihoods."""
-    pairs = [("The cat sat on the", " mat."), ("The cat sat on the", " green moon"), ("One, two,", " three")]
-    asked = requests("loglikelihood", *pairs)
-    found, want = (model.loglikelihood(asked, disable_tqdm=True) for model in (ours, theirs))
-    assert [score for score, _ in found] == pytest.approx([score for score, _ in want], abs=1e-3)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
-    # vLLM reads two tokens less at a time: cut alike, both score the same windows.
-    asked = requests("loglikelihood_rolling", (LONG,), ("One, two, three.",))
-    assert len(theirs.tok_encode(LONG)) > ours.max_length == theirs.max_length
-    found, rolled = (model.loglikelihood_rolling(asked, disable_tqdm=True) for model in (ours, theirs))
-    assert found == pytest.approx(rolled, abs=1e-2) and rolled[0] < rolled[1] < 0
-    plain = {"until": [], "max_gen_toks": 12}
-    whole = theirs.generate_until(requests("generate_until", ("The cat sat", plain)), disable_tqdm=True)[0]
-    cut = {"until": [whole[len(whole) // 2 :][:3]], "max_gen_toks": 12, "do_sample": False}
-    asked = requests("generate_until", ("The cat sat", plain), ("The cat sat", cut), ("One, two,", plain))
-    found, want = (model.generate_until(asked, disable_tqdm=True) for model in (ours, theirs))
-    assert found == want and found[0] == whole and found[1] == whole[: whole.index(cut["until"][0])] != whole
-    return [score for score, _ in theirs.loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)]
-
-
-def score(base_url):
-    """lm-eval's own API model on a served name, and `em-local` on the server, against `em-local` on transformers."""
-    scores = []
-    for name in ("plain", "both"):
-        ours = EmLocal(name, backend="server", base_url=base_url.removesuffix("/v1"))
-        theirs = EmLocal(name, max_model_len=ours.max_length)
-        scores.append(same_in_lm_eval(ours, theirs))
-        address = {"base_url": f"{base_url}/completions", "tokenizer": str(resolve(name).card.base)}
-        stock = LocalCompletionsAPI(model=name, tokenizer_backend="huggingface", **address)
-        asked = requests("loglikelihood", ("The cat sat on the", " mat."), ("One, two,", " three"))
-        found = stock.loglikelihood(asked, disable_tqdm=True)
-        assert [score for score, _ in found] == pytest.approx([scores[-1][0], scores[-1][2]], abs=1e-3)
-        assert [greedy for _, greedy in found] == [
-            greedy for _, greedy in theirs.loglikelihood(asked, disable_tqdm=True)
-        ]
-    assert np.abs(np.subtract(*scores)).max() > 0.1
-
-
 @pytest.mark.vllm
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("eager", [True, full(False)])
-def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_peft_says(
-    eager, root, monkeypatch, cache
-):
-    """As `--model_args card=trained,backend=vllm` makes it: the client starts the engine.
-
-    Eager, or as by default compiled by torch too, which takes a CPU a minute.
-    """
+@pytest.mark.full
+def test_a_single_adapter_merged_and_compiled_scores_in_lm_eval_as_peft(root, monkeypatch, cache):
+    """As `--model_args card=trained,backend=vllm` makes it; compiled by torch, as by default: a minute on a CPU."""
     monkeypatch.chdir(root)
-    ours = EmLocal.create_from_arg_string(
-        "card=trained,backend=vllm" + (",enforce_eager=True" if eager else "")
-    )
+    ours = EmLocal.create_from_arg_string("card=trained,backend=vllm,enforce_eager=False")
     reference = EmLocal("trained", max_model_len=ours.max_length)
     try:
         request = Request(
@@ -244,7 +167,7 @@ def test_a_card_that_is_alone_is_merged_and_compiled_and_says_in_lm_eval_what_pe
 @pytest.mark.timeout(1800)
 @pytest.mark.full
 @pytest.mark.process
-def test_cards_named_by_commas_are_drawn_from_one_server_that_ends_with_inspect(root, monkeypatch, cache):
+def test_comma_separated_cards_share_one_server_that_ends_with_inspect(root, monkeypatch, cache):
     """As a user types it, in a process that has no engine yet."""
     monkeypatch.chdir(root)
     names = "local/plain,local/trained,local/both"
@@ -280,14 +203,14 @@ def test_cards_named_by_commas_are_drawn_from_one_server_that_ends_with_inspect(
     assert len(said) == 3, "three models say three things"
 
 
-def test_cards_on_different_bases_are_not_served_together(root, monkeypatch):
+def test_serve_refuses_cards_on_different_bases(root, monkeypatch):
     monkeypatch.chdir(root)
     cards = [resolve("plain"), resolve("smollm2")]
     with pytest.raises(EmEvalsError, match="differ in `base`"):
         serve._together(cards)
 
 
-def test_a_key_is_made_once_and_one_that_cannot_be_is_told(tmp_path):
+def test_api_key_file_is_created_once_and_write_errors_are_reported(tmp_path):
     made = serve._key(tmp_path / "new" / "key")
     assert serve._key(tmp_path / "new" / "key") == made and len(made) > 30
     assert (tmp_path / "new" / "key").stat().st_mode & 0o077 == 0
@@ -298,7 +221,7 @@ def test_a_key_is_made_once_and_one_that_cannot_be_is_told(tmp_path):
         serve._key(tmp_path / "empty")
 
 
-def test_the_doctor_says_what_will_be_used_and_why(monkeypatch):
+def test_doctor_reports_the_engine_and_the_reason(monkeypatch):
     rows = {row["what"]: row for row in examine()}
     assert rows["backend auto"]["state"] in {"transformers", "vllm"} and rows["backend auto"]["remark"]
     assert rows["torch"]["state"] == bases.torch.__version__
