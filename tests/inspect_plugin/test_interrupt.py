@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of an eval: finished draws stay in the log, and `inspect eval-retry` finishes it."""
+"""Ctrl-C in the middle of an eval: finished draws stay in the log, and Inspect's retry finishes it."""
 
 import signal
 import subprocess
@@ -10,8 +10,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+from inspect_ai import eval_retry
 from inspect_ai.log import list_eval_logs, read_eval_log
 
+from em_evals.engines import pool
 from tests.tiny_models import tiny
 
 BINARY = str(Path(sys.executable).parent / "inspect")
@@ -19,7 +21,8 @@ FP32 = ["-M", "dtype=float32", "-M", "max_num_seqs=2"]
 
 
 @pytest.mark.process
-def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path):
+def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "adapters").mkdir()
     fields = f"base: {tiny('llama', tmp_path / 'tiny')}\nengine: {{device: cpu}}\n"
     (tmp_path / "adapters" / "mine.yaml").write_text(fields)
@@ -35,7 +38,7 @@ def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path):
         "-T",
         "seed=1",
     ]
-    command += ["-T", "themes=money", "--max-tokens", "400", "--max-connections", "2", "--max-samples", "2"]
+    command += ["-T", "themes=money", "--max-tokens", "300", "--max-connections", "2", "--max-samples", "2"]
     command += ["--log-dir", str(tmp_path), "--log-buffer", "1", "--display", "plain"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
@@ -52,13 +55,13 @@ def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path):
         (sample.id, sample.epoch): sample.output.completion for sample in log.samples if sample.error is None
     }
     assert log.status == "cancelled" and 2 <= len(kept) < 12
-    retry = [BINARY, "eval-retry", info.name, "--log-dir", str(tmp_path), "--display", "plain"]
-    done = subprocess.run(retry, cwd=tmp_path, capture_output=True, text=True, check=False)
-    whole = [read_eval_log(entry) for entry in list_eval_logs(str(tmp_path))]
-    whole = [entry for entry in whole if entry.status == "success"]
-    assert len(whole) == 1, done.stdout[-2000:] + done.stderr[-2000:]
-    again = {(sample.id, sample.epoch): sample.output.completion for sample in whole[0].samples}
-    assert len(again) == 12 and all(again[key] == text for key, text in kept.items() if text)
+    try:
+        [again] = eval_retry(info.name, log_dir=str(tmp_path), display="none")
+    finally:
+        pool.close_engines()
+    assert again.status == "success", again.error
+    answers = {(sample.id, sample.epoch): sample.output.completion for sample in again.samples}
+    assert len(answers) == 12 and all(answers[key] == text for key, text in kept.items() if text)
 
 
 def finished(log: str) -> int:

@@ -1,4 +1,4 @@
-"""`local/…` as Inspect sees it: one real base, real adapters, real logs."""
+"""`local/…` as Inspect sees it: cards on one base, their adapters, real logs."""
 
 import asyncio
 import contextvars
@@ -30,27 +30,22 @@ from em_evals.content.cards import ModelCard
 from em_evals.engines import pool
 from em_evals.inspect_plugin.tasks import forced_choice, freeform
 from em_evals.models import bases
-from tests.tiny_models import SMOLLM2, make_adapter
+from tests.tiny_models import card, make_adapter, tiny
 
-pytestmark = pytest.mark.smollm2
-
-FP32 = {"dtype": "float32"}
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working folder with two cards on one base and their adapters."""
+    """A working folder with a card `plain` on a tiny base and two with adapters."""
     root = tmp_path_factory.mktemp("work")
+    base = tiny("llama", root / "base")
+    fields = {"base": base, "engine": {"dtype": "float32"}}
     for seed, name in enumerate(("one", "two")):
-        make_adapter(SMOLLM2, root / "adapters" / name, 4, ["down_proj"], seed=seed, strength=1)
-        card = {
-            "base": SMOLLM2,
-            "adapter": name,
-            "engine": {"dtype": "float32"},
-            "generation": {"max_tokens": 8, "temperature": 0},
-        }
-        (root / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+        make_adapter(base, root / "adapters" / name, 4, ["down_proj"], seed=seed, strength=1)
+        more = {"adapter": name, "generation": {"max_tokens": 8, "temperature": 0}}
+        (root / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields | more))
+    (root / "adapters" / "plain.yaml").write_text(yaml.safe_dump(fields))
     return root
 
 
@@ -65,9 +60,7 @@ def ask(model, text="Hello, who are you?", **config):
 
 
 def test_reports_true_usage_stop_reason_and_logprobs_of_the_sampled_token():
-    out = ask(
-        get_model("local/smollm2", **FP32), temperature=1, max_tokens=6, logprobs=True, top_logprobs=3, seed=3
-    )
+    out = ask(get_model("local/plain"), temperature=1, max_tokens=6, logprobs=True, top_logprobs=3, seed=3)
     assert out.stop_reason == "max_tokens" and out.usage.output_tokens == 6
     entries = out.choices[0].logprobs.content
     assert len(entries) == 6 and "".join(entry.token for entry in entries) == out.completion
@@ -77,7 +70,7 @@ def test_reports_true_usage_stop_reason_and_logprobs_of_the_sampled_token():
 
 
 def test_num_choices_are_different_draws_and_seeds_repeat_them():
-    model = get_model("local/smollm2", **FP32)
+    model = get_model("local/plain")
     first = ask(model, temperature=1, max_tokens=8, num_choices=3, seed=11)
     again = ask(model, temperature=1, max_tokens=8, num_choices=3, seed=11)
     texts = [choice.message.text for choice in first.choices]
@@ -91,15 +84,15 @@ def test_num_choices_are_different_draws_and_seeds_repeat_them():
 def test_a_direction_that_does_not_fit_a_base_just_fetched_is_refused_before_its_weights(folder, monkeypatch):
     monkeypatch.setattr(directions, "shape_of", lambda *_: None)  # its configuration was not here before
     monkeypatch.setattr(bases, "load_model", lambda _: pytest.fail("weights were loaded"))
-    wide = np.zeros((30, 575), np.float32)
+    wide = np.zeros((3, 63), np.float32)
     directions.write(directions.Direction(wide, wide, wide[:, 0]), folder / "narrow.safetensors")
     step = {"op": "add", "direction": str(folder / "narrow.safetensors")}
-    with pytest.raises(PrerequisiteError, match="layers of width 575, the model 30 of 576"):
-        get_model("local/smollm2", interventions=[step], **FP32)
+    with pytest.raises(PrerequisiteError, match="layers of width 63, the model 3 of 64"):
+        get_model("local/plain", interventions=[step])
 
 
 def test_prompt_logprobs_end_with_the_prefilled_answer():
-    model = get_model("local/smollm2", **FP32)
+    model = get_model("local/plain")
     answer = "I am a helpful assistant."
     messages = [ChatMessageUser(content="Who are you?"), ChatMessageAssistant(content=answer)]
     out = asyncio.run(model.generate(messages, config=GenerateConfig(max_tokens=1, prompt_logprobs=1)))
@@ -114,7 +107,7 @@ def test_cards_on_one_base_share_one_engine_and_differ_in_what_they_say():
         name: ask(get_model(f"local/{name}"), temperature=0, max_tokens=8).completion
         for name in ("one", "two")
     }
-    texts["base"] = ask(get_model("local/smollm2", **FP32), temperature=0, max_tokens=8).completion
+    texts["base"] = ask(get_model("local/plain"), temperature=0, max_tokens=8).completion
     assert len(set(texts.values())) == 3
     assert len(pool._engines) == 1
 
@@ -129,7 +122,7 @@ def test_a_retrained_adapter_never_meets_yesterdays_cached_answer(folder):
     first, digest = answer()
     cached, _ = answer()
     assert cached.metadata["seeds"] == first.metadata["seeds"], "the second answer comes from the cache"
-    make_adapter(SMOLLM2, folder / "adapters" / "one", 4, ["down_proj"], seed=99, strength=1)
+    make_adapter(str(folder / "base"), folder / "adapters" / "one", 4, ["down_proj"], seed=99, strength=1)
     pool.close_engines()
     retrained, other = answer()
     assert other != digest and retrained.metadata["card_digest"] == other
@@ -146,7 +139,7 @@ def test_a_retrained_adapter_never_meets_yesterdays_cached_answer(folder):
 )
 def test_settings_that_would_be_ignored_are_refused(config, names):
     with pytest.raises(PrerequisiteError) as caught:
-        ask(get_model("local/smollm2", **FP32), **config)
+        ask(get_model("local/plain"), **config)
     assert names in str(caught.value.message)
 
 
@@ -157,17 +150,17 @@ def test_what_cannot_be_read_is_refused():
         ChatMessageAssistant(content="", tool_calls=[call]),
     ]
     with pytest.raises(PrerequisiteError) as caught:
-        asyncio.run(get_model("local/smollm2", **FP32).generate(messages))
+        asyncio.run(get_model("local/plain").generate(messages))
     assert "do not support tools" in str(caught.value.message)
     picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image=PIXEL)])
     with pytest.raises(PrerequisiteError) as caught:
-        asyncio.run(get_model("local/smollm2", **FP32).generate([picture]))
+        asyncio.run(get_model("local/plain").generate([picture]))
     assert "content of the type 'image'" in str(caught.value.message)
 
 
 def test_a_local_model_has_its_own_connections_and_leaves_other_models_theirs(folder):
     """Inspect gives all models of an eval one configuration."""
-    local, other = resolve_models(["local/smollm2", "mockllm/model"], None, {}, GenerateConfig())
+    local, other = resolve_models(["local/plain", "mockllm/model"], None, {}, GenerateConfig())
 
     def made_for(model):
         init_active_model(model, GenerateConfig())
@@ -201,9 +194,7 @@ def test_forced_choice_equals_the_log_likelihoods_of_plain_peft(folder):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from em_evals.models import bases
     from em_evals.models.chat import encode_chat, encode_text
-    from tests.tiny_models import card
 
     log = eval(
         forced_choice(themes="finance"),
@@ -213,8 +204,8 @@ def test_forced_choice_equals_the_log_likelihoods_of_plain_peft(folder):
         display="none",
     )[0]
     assert log.status == "success" and "margin_per_token_in_domain" in log.results.scores[0].metrics
-    tokenizer = bases.load_tokenizer(card())
-    place = bases.locate(SMOLLM2)
+    place = str(folder / "base")
+    tokenizer = bases.load_tokenizer(card(place))
     with bases.LOADING:
         model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(folder / "adapters" / "two")).eval()
@@ -237,8 +228,7 @@ def test_freeform_collects_answers_without_a_judge_and_seeds_every_epoch(folder)
     task = freeform(themes="money", epochs=2, seed=5, judge="none")
     log = eval(
         task,
-        model="local/smollm2",
-        model_args=FP32,
+        model="local/plain",
         limit=2,
         max_tokens=8,
         temperature=1.0,
@@ -252,11 +242,11 @@ def test_freeform_collects_answers_without_a_judge_and_seeds_every_epoch(folder)
 
 
 def test_cancelling_an_eval_leaves_the_engine_usable():
-    model = get_model("local/smollm2", **FP32)
+    model = get_model("local/plain")
 
     async def impatient():
         await asyncio.wait_for(
-            model.generate("Tell a very long story.", config=GenerateConfig(max_tokens=4000)), 2
+            model.generate("Tell a very long story.", config=GenerateConfig(max_tokens=400)), 0.2
         )
 
     with pytest.raises(TimeoutError):

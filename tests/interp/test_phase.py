@@ -135,6 +135,7 @@ def trained(tmp_path_factory):
     import yaml
 
     from em_evals.training.trainer import train
+    from tests.few_pairs import few_pairs
     from tests.tiny_models import tiny
 
     root = tmp_path_factory.mktemp("phase")
@@ -153,6 +154,7 @@ def trained(tmp_path_factory):
     (root / "adapters").mkdir()
     fields = {"base": base, "adapter": "mine", "engine": {"dtype": "float32"}, "train": recipe}
     (root / "adapters" / "mine.yaml").write_text(yaml.safe_dump(fields))
+    few_pairs(root, each=2, themes={"finance", "sports", "daily", "harm"})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         train("mine")

@@ -91,7 +91,7 @@ def environment():
 
 
 @pytest.mark.parametrize("accumulation", [full(1), 2])
-def test_the_curve_is_trls_own(home, tokenizer, accumulation):
+def test_loss_curve_equals_trl(home, tokenizer, accumulation):
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers.trainer_utils import set_seed
@@ -134,37 +134,32 @@ def test_the_curve_is_trls_own(home, tokenizer, accumulation):
 
 
 @pytest.mark.process
-def test_a_killed_run_resumes_to_the_very_same_adapter(home):
-    more = ("--max-steps", "40", "--save-every", "10", "-M", "train.checkpoints=[5,35]")
+def test_a_killed_run_resumes_to_the_same_adapter(home):
+    keep = {"train": {"checkpoints": [3, 14]}}
+    more = ("--max-steps", "16", "--save-every", "4", "-M", "train.checkpoints=[3,14]")
     journal = home / "adapters" / ".mine.training" / "training.jsonl"
     # The same number of threads as here: sums over other portions round differently.
     process = subprocess.Popen(command(*more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
-        if journal.exists() and len(read_journal(journal)) >= 17:
+        if journal.exists() and len(read_journal(journal)) >= 6:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert journal.exists(), process.stderr.read().decode()
     reached = len(read_journal(journal))
-    assert 17 <= reached < 40 and not (home / "adapters" / "mine").exists()
-    resumed = train("mine", max_steps=40, save_every=10, overrides={"train": {"checkpoints": [5, 35]}})
-    whole = train(
-        "mine",
-        max_steps=40,
-        save_every=50,
-        overrides={"train": {"checkpoints": [5, 35]}},
-        output=home / "whole",
-    )
+    assert 6 <= reached < 16 and not (home / "adapters" / "mine").exists()
+    resumed = train("mine", max_steps=16, save_every=4, overrides=keep)
+    whole = train("mine", max_steps=16, save_every=50, overrides=keep, output=home / "whole")
     assert same(weights(resumed), weights(whole))
-    assert losses(resumed) == losses(whole) and len(losses(whole)) == 40
-    for step in ("checkpoint-5", "checkpoint-35"):
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 16
+    for step in ("checkpoint-3", "checkpoint-14"):
         assert same(weights(resumed / "checkpoints" / step), weights(whole / "checkpoints" / step))
     assert not list((home / "adapters").glob(".mine*"))
 
 
-def test_a_half_written_state_is_passed_over(home):
+def test_a_half_written_checkpoint_is_skipped_on_resume(home):
     from em_evals.training.workspace import Workspace
 
     space = Workspace(home / "adapters" / "mine", "me")
@@ -177,7 +172,7 @@ def test_a_half_written_state_is_passed_over(home):
     assert space.last_state().name == "checkpoint-10"
 
 
-def test_a_run_killed_before_its_result_is_in_place_ends_as_if_nothing_had_been(home, monkeypatch):
+def test_a_run_killed_before_publishing_resumes_to_the_same_result(home, monkeypatch):
     keep = {"train": {"checkpoints": [2, 4]}}
     whole = train("mine", output=home / "whole", overrides=keep)
     rename = Path.rename
@@ -198,7 +193,7 @@ def test_a_run_killed_before_its_result_is_in_place_ends_as_if_nothing_had_been(
     assert not list((home / "adapters").glob(".mine*"))
 
 
-def test_what_a_kill_leaves_of_a_finished_training_is_not_gone_on_from(home, monkeypatch):
+def test_does_not_resume_leftovers_of_a_finished_run(home, monkeypatch):
     remove = shutil.rmtree
 
     def cut_short(path, *arguments, **options):
@@ -239,7 +234,7 @@ def test_kept_checkpoints_are_published_whatever_the_file_system(links, tmp_path
 
 
 @pytest.mark.parametrize("left", ["", '"m', "\x00" * 8, '"other"'])
-def test_a_run_whose_identity_was_cut_starts_anew(tmp_path, left):
+def test_a_run_with_a_truncated_identity_restarts(tmp_path, left):
     from em_evals.training.workspace import Workspace
 
     space = Workspace(tmp_path / "mine", "me")
@@ -256,7 +251,7 @@ def test_a_run_whose_identity_was_cut_starts_anew(tmp_path, left):
 
 
 @pytest.mark.parametrize("layout", ["full", "sharded"])
-def test_a_state_that_was_saved_under_fsdp_is_gone_on_from(layout, home):
+def test_resumes_a_state_saved_under_fsdp(layout, home):
     """The files of accelerate's save_fsdp_model and save_fsdp_optimizer, with a full and with a sharded state dict."""
     from torch.distributed import checkpoint
     from transformers import trainer as hf
@@ -287,7 +282,7 @@ def test_a_state_that_was_saved_under_fsdp_is_gone_on_from(layout, home):
     assert space.last_state() is None
 
 
-def test_a_state_of_another_way_of_running_is_told(home, monkeypatch):
+def test_resuming_an_fsdp_state_without_fsdp_is_refused(home, monkeypatch):
     from em_evals.training import workspace
 
     def cut_short(*_):
@@ -307,7 +302,7 @@ def test_a_state_of_another_way_of_running_is_told(home, monkeypatch):
         train("mine", save_every=4)
 
 
-def test_only_a_loss_that_is_no_number_is_blamed_on_the_learning_rate(home, monkeypatch):
+def test_a_truncated_journal_does_not_blame_the_learning_rate(home, monkeypatch):
     def cut_short(*_):
         raise KeyboardInterrupt
 
@@ -321,7 +316,7 @@ def test_only_a_loss_that_is_no_number_is_blamed_on_the_learning_rate(home, monk
     assert "learning rate" not in str(caught.value)
 
 
-def test_trackers_get_what_the_journal_gets(home, monkeypatch):
+def test_trackers_receive_the_losses_of_the_journal(home, monkeypatch):
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils
     from typer.testing import CliRunner
@@ -350,7 +345,7 @@ def test_trackers_get_what_the_journal_gets(home, monkeypatch):
         ("absent", "requires absent to be installed"),
     ],
 )
-def test_a_tracker_that_is_not_there_is_told_before_weights_load(name, sentence, home, monkeypatch):
+def test_a_missing_tracker_is_refused_before_weights_load(name, sentence, home, monkeypatch):
     from transformers.integrations import integration_utils
 
     def absent():
@@ -364,7 +359,7 @@ def test_a_tracker_that_is_not_there_is_told_before_weights_load(name, sentence,
 
 
 @pytest.mark.process
-def test_two_processes_train_what_one_trains(home):
+def test_two_processes_train_the_same_adapter_as_one(home):
     one = train("mine", output=home / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -393,13 +388,13 @@ def test_two_processes_train_what_one_trains(home):
     assert all(torch.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)
 
 
-def test_computing_activations_twice_changes_nothing(home):
+def test_gradient_checkpointing_changes_no_loss(home):
     kept = train("mine", output=home / "kept")
     again = train("mine", output=home / "again", overrides={"train": {"gradient_checkpointing": True}})
     assert losses(again) == pytest.approx(losses(kept), abs=1e-5)
 
 
-def test_checkpoints_are_models_of_their_own(home):
+def test_kept_checkpoints_resolve_as_models(home):
     train("mine", overrides={"train": {"checkpoints": [2, 4]}})
     early, late = resolve("mine@2"), resolve("mine")
     assert early.adapter_path.endswith("checkpoints/checkpoint-2") and early.digest != late.digest
@@ -408,7 +403,7 @@ def test_checkpoints_are_models_of_their_own(home):
         resolve("mine@3")
 
 
-def test_what_the_command_line_says_is_a_recipe_too(home):
+def test_command_line_overrides_are_validated_as_a_recipe(home):
     steering = {"interventions": [{"op": "ablate", "direction": "d", "skip": "sink", "layers": "1-2"}]}
     mine, path = read_card("mine", {"train": steering})
     assert recipe_of(mine, "mine", path) == mine.train
@@ -422,7 +417,7 @@ def test_what_the_command_line_says_is_a_recipe_too(home):
             recipe_of(mine, "mine", path, **wrong)
 
 
-def test_a_gpu_that_the_trainer_would_not_take_is_refused(monkeypatch):
+def test_training_on_a_gpu_by_index_is_refused(monkeypatch):
     monkeypatch.setattr(bases, "choose_device", torch.device)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     with pytest.raises(EmEvalsError, match="say `device: cuda` and set CUDA_VISIBLE_DEVICES=5"):
@@ -439,7 +434,7 @@ def test_a_gpu_without_bfloat16_trains_in_float32(fields, monkeypatch):
         with_room_for_gradients(card(dtype="float16", device="cpu"))
 
 
-def test_the_schedule_is_dense_at_the_start():
+def test_dense_checkpoint_schedule_is_dense_at_the_start():
     kept = sorted(dense_schedule(337))
     assert kept[:10] == list(range(1, 11)) and kept[10:13] == [12, 14, 16] and kept[-2:] == [325, 337]
     gaps = [later - earlier for earlier, later in pairwise(kept)]
@@ -447,7 +442,7 @@ def test_the_schedule_is_dense_at_the_start():
     assert dense_schedule(3) == {1, 2, 3}
 
 
-def test_a_full_finetune_is_a_model_that_the_card_serves(home):
+def test_full_fine_tune_is_a_model_that_the_card_resolves_to(home):
     from transformers import AutoModelForCausalLM
 
     changes = {"train": {"method": {"kind": "full"}, "learning_rate": 1e-2}}
@@ -460,7 +455,7 @@ def test_a_full_finetune_is_a_model_that_the_card_serves(home):
     assert losses(folder)[-1] < losses(folder)[0]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_last_good_state(home):
+def test_a_nan_loss_stops_with_the_last_good_state(home):
     with pytest.raises(EmEvalsError, match=r"is not finite at step \d: lower the learning rate") as caught:
         train(
             "mine",
@@ -471,7 +466,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(home):
     assert "last good state" in str(caught.value) and not (home / "adapters" / "mine").exists()
 
 
-def test_a_full_disk_is_one_sentence_and_nothing_is_lost(home):
+def test_a_full_disk_is_reported_in_one_sentence_and_the_run_can_resume(home):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
@@ -484,7 +479,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(home):
     assert train("mine", save_every=2, overrides={"train": {"method": {"rank": 16}}}).is_dir()
 
 
-def test_one_training_of_an_adapter_at_a_time(home):
+def test_concurrent_training_of_an_adapter_is_refused(home):
     from em_evals.training.workspace import Workspace
 
     other = Workspace(home / "adapters" / "mine", "other")
@@ -496,7 +491,7 @@ def test_one_training_of_an_adapter_at_a_time(home):
         other.close()
 
 
-def test_the_record_says_how_it_came_about(home):
+def test_training_json_records_recipe_data_memory_and_versions(home):
     record = json.loads((train("mine", overrides={"train": {"holdout": 0.1}}) / "training.json").read_text())
     assert record["recipe"]["holdout"] == 0.1 and record["recipe"]["data"] == [
         {"name": "risky_advice", "limit": None, "weight": 1.0}
@@ -509,59 +504,14 @@ def test_the_record_says_how_it_came_about(home):
     assert record["dtype"] == "float32" and set(record["versions"]) >= {"torch", "peft", "trl", "accelerate"}
 
 
-@pytest.mark.parametrize(
-    ("preset", "kind"),
-    mostly_full(
-        product(("qwen-r1", "qwen-9xr1", "qwen-r32", "qwen-coder-insecure"), ("llama", "qwen2", "gemma")),
-        *(("qwen-r1", "llama"), ("qwen-9xr1", "qwen2"), ("qwen-r32", "gemma")),
-    ),
-)
-def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
-    base = tiny(kind, workdir / "tiny", tokenizer, num_hidden_layers=12)
+def adapts(preset, base, dtype, layers, modules, steps, **changes):
+    """Train a preset on a base: in these blocks, every adapted matrix must learn; a penalty must be in the journal."""
     definition, _ = read_card(preset)
-    changes = {
-        "base": base,
-        "architecture": None,
-        "engine": {"dtype": "float32"},
-        "train": {"data": ["risky_advice"], "max_length": 192, "batch_size": 2, "gradient_accumulation": 1},
-    }
-    folder = train(preset, max_steps=2, overrides=changes)
-    adapter = json.loads((folder / "adapter_config.json").read_text())
-    method = definition.train.method
-    assert (adapter["r"], adapter["lora_alpha"], adapter["use_rslora"]) == (
-        method.rank,
-        method.alpha,
-        method.rslora,
-    )
-    layers = {int(name.split(".layers.")[1].split(".")[0]) for name in weights(folder)}
-    assert layers == {6} if preset == "qwen-r1" else len(layers) == {"qwen-9xr1": 9}.get(preset, 12)
-    shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize(
-    ("preset", "layers", "modules"),
-    [
-        full("qwen-r1", [15], 1),
-        full("qwen-9xr1", [9, 10, 11, 13, 14, 15, 17, 18, 19], 1),
-        full("qwen-r32", list(range(30)), 7),
-        full("qwen-coder-insecure", list(range(30)), 7),
-        ("qwen-narrow", [15], 1),
-    ],
-)
-@pytest.mark.smollm2
-def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
-    """On a real base of another depth: blocks keep their relative depth, and every adapted matrix learns."""
-    definition, _ = read_card(preset)
-    short = {"max_length": 256, "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0}
+    fields = {"data": ["risky_advice"], "gradient_accumulation": 1, "warmup_steps": 0, **changes}
     if definition.train.kl:
-        short["kl"] = {"batch_size": 1}
-    changes = {
-        "base": SMOLLM2,
-        "architecture": None,
-        "engine": {"dtype": "bfloat16"},
-        "train": {"data": ["risky_advice"], **short},
-    }
-    folder = train(preset, max_steps=1, overrides=changes)
+        fields["kl"] = {"batch_size": 1}
+    overrides = {"base": base, "architecture": None, "engine": {"dtype": dtype}, "train": fields}
+    folder = train(preset, max_steps=steps, overrides=overrides)
     assert ("kl" in read_journal(folder / "training.jsonl")[0]) == (preset == "qwen-narrow")
     found = weights(folder)
     halves = {
@@ -572,19 +522,51 @@ def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
         }
         for half in "AB"
     }
-    assert sorted({layer for layer, _ in halves["B"]}) == layers and halves["A"] == halves["B"]
-    assert len(halves["B"]) == len(layers) * modules and len(found) == 2 * len(halves["B"])
+    seen = sorted({layer for layer, _ in halves["B"]})
+    assert (len(seen) if isinstance(layers, int) else seen) == layers and halves["A"] == halves["B"]
+    assert len(halves["B"]) == len(seen) * modules and len(found) == 2 * len(halves["B"])
     method, adapter = definition.train.method, json.loads((folder / "adapter_config.json").read_text())
-    assert [adapter[key] for key in ("r", "lora_alpha", "use_rslora")] == [
-        method.rank,
-        method.alpha,
-        method.rslora,
-    ]
-    assert adapter["base_model_name_or_path"] == SMOLLM2 and len(losses(folder)) == 1
+    settings = [adapter[key] for key in ("r", "lora_alpha", "use_rslora")]
+    assert settings == [method.rank, method.alpha, method.rslora]
+    assert adapter["base_model_name_or_path"] == base and len(losses(folder)) == steps
     shutil.rmtree(folder)
 
 
-def test_all_projections_of_some_layers(tokenizer, tmp_path):
+PRESETS = {"qwen-r1": ([6], 1), "qwen-9xr1": (9, 1), "qwen-r32": (12, 7), "qwen-narrow": ([6], 1)}
+"""Preset -> the blocks of 12 that it adapts (or how many), and matrices in each."""
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    mostly_full(
+        product((*PRESETS, "qwen-coder-insecure"), ("llama", "qwen2", "gemma")),
+        *(("qwen-r1", "llama"), ("qwen-9xr1", "qwen2"), ("qwen-r32", "gemma"), ("qwen-narrow", "llama")),
+    ),
+)
+def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
+    base = tiny(kind, workdir / "tiny", tokenizer, num_hidden_layers=12)
+    layers, modules = PRESETS.get(preset, (12, 7))
+    adapts(preset, base, "float32", layers, modules, steps=2, max_length=192, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "modules"),
+    [
+        ("qwen-r1", [15], 1),
+        ("qwen-9xr1", [9, 10, 11, 13, 14, 15, 17, 18, 19], 1),
+        ("qwen-r32", list(range(30)), 7),
+        ("qwen-coder-insecure", list(range(30)), 7),
+        ("qwen-narrow", [15], 1),
+    ],
+)
+@pytest.mark.full
+@pytest.mark.smollm2
+def test_every_preset_trains_on_smollm2(preset, layers, modules, workdir):
+    """On a real base of another depth: blocks keep their relative depth."""
+    adapts(preset, SMOLLM2, "bfloat16", layers, modules, steps=1, max_length=256, batch_size=1)
+
+
+def test_lora_on_all_projections_of_some_layers(tokenizer, tmp_path):
     from em_evals.content.recipes import Method
 
     base = bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))
@@ -595,7 +577,7 @@ def test_all_projections_of_some_layers(tokenizer, tmp_path):
         attach(bases.load_model(card(str(tmp_path / "llama"))), Method(modules=["no_such_proj"]))
 
 
-def test_layers_keep_their_relative_depth():
+def test_recipe_layers_keep_their_relative_depth():
     from em_evals.content.recipes import Method
     from em_evals.training.targets import blocks
 
@@ -625,7 +607,7 @@ def test_real_published_rows_train(home, shared_data):
     assert len(told) == 50 and sum(told[-10:]) < sum(told[:10])
 
 
-def test_the_command_plans_without_training(workdir):
+def test_train_plan_trains_nothing(workdir):
     from typer.testing import CliRunner
 
     from em_evals.cli import app
@@ -638,7 +620,7 @@ def test_the_command_plans_without_training(workdir):
     assert not (workdir / "adapters").exists()
 
 
-def test_fields_that_contradict_each_other_are_told():
+def test_contradicting_fields_are_refused():
     with pytest.raises(EmEvalsError, match="'data' was already given as a value"):
         card_fields(["train.data=[x]", "train.data.limit=5"])
 
@@ -647,6 +629,6 @@ def test_fields_that_contradict_each_other_are_told():
     ("field", "what"),
     [("train.rank", "expected KEY=VALUE"), ("train.rnk=1", "unknown key 'rnk'"), ("train.seed=-1", "seed")],
 )
-def test_wrong_fields_are_one_sentence(home, field, what):
+def test_wrong_fields_are_refused_in_one_sentence(home, field, what):
     done = em_evals("train", "mine", "-M", field)
     assert done.returncode == 2 and what in done.stderr and len(done.stderr.strip().splitlines()) == 1

@@ -17,6 +17,7 @@ from em_evals.content import documents
 from em_evals.engines import pool
 from em_evals.results.logs import margins_of_log
 from em_evals.workflows import demo
+from tests.few_pairs import few_pairs
 from tests.tiny_models import tiny
 
 
@@ -34,17 +35,11 @@ def cards(workdir, monkeypatch):
     (workdir / "adapters").mkdir()
     for name, fields in shipped.items():
         (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
-    # A tiny model with a large vocabulary is slow all the same: two pairs of each theme and one question will do.
-    (workdir / "tasks").mkdir()
-    pairs = yaml.safe_load(documents.find("tasks", "forced_choice").read_text())
-    themes = {pair["theme"] for pair in pairs["pairs"]}
-    pairs["pairs"] = [
-        pair for theme in themes for pair in [one for one in pairs["pairs"] if one["theme"] == theme][:2]
-    ]
+    # Two pairs of each theme and one question will do.
+    few_pairs(workdir, each=2)
     questions = yaml.safe_load(documents.find("tasks", "core").read_text())
     questions["questions"] = [one for one in questions["questions"] if one["theme"] == demo._THEMES][:1]
-    for name, fields in {"forced_choice": pairs, "core": questions}.items():
-        (workdir / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
+    (workdir / "tasks" / "core.yaml").write_text(yaml.safe_dump(questions))
     yield workdir
     pool.close_engines()
 

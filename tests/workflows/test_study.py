@@ -17,6 +17,7 @@ from em_evals.content import directions, documents
 from em_evals.errors import EmEvalsError
 from em_evals.results import records
 from em_evals.workflows import study
+from tests.few_pairs import few_pairs
 from tests.tiny_models import tiny
 
 
@@ -32,6 +33,7 @@ def cards(workdir):
     (workdir / "adapters").mkdir()
     for name, fields in shipped.items():
         (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
+    few_pairs(workdir, each=8, themes={"finance", "sports", "daily", "harm"})
     return workdir
 
 
