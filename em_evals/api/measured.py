@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,7 @@ def gate(
     baseline: Paths,
     candidate: Paths,
     policy: str | Path | Policy | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     output: str | Path | None = None,
 ) -> GateVerdict:
     r"""Compare a candidate with a baseline, metric by metric: may it ship?
@@ -114,6 +115,7 @@ def gate(
         baseline: logs, lm-eval results, judged CSVs, folders, or a baseline's name.
         candidate: the same.
         policy: rules, or their file; None: ./gate.yaml, else the built-in ones.
+        groups: names of models that are seeds of one recipe, by the group's name; intervals are then over seeds too.
         output: where to write the record (.json); Markdown and JUnit XML go beside it. A record that is there
             tells of earlier looks at the candidate, and each further look is tested at a smaller level.
 
@@ -137,9 +139,9 @@ def gate(
     rules = (
         policy if isinstance(policy, Policy) else load_policy(Path(policy) if policy is not None else None)
     )
-    before, after = (inputs.read(_paths(side)) for side in (baseline, candidate))
+    before, after = (inputs.read(_paths(side), groups) for side in (baseline, candidate))
     earlier = looks.read(Path(output)) if output is not None else ()
-    found = compare.judge(before, after, rules, earlier, inputs.anchor(_paths(baseline)))
+    found = compare.judge(before, after, rules, earlier, inputs.anchor(_paths(baseline), (), groups))
     if output is not None:
         outputs.write(found, Path(output))
     return outputs.record(found)

@@ -74,6 +74,12 @@ def gate(
             metavar="PATH", help="First accepted model (default: NAME.anchor.json of the baseline)."
         ),
     ] = [],  # noqa: B006
+    group: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
+        ),
+    ] = [],  # noqa: B006
     update_baseline: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Save the candidate as logs/baselines/NAME.json if it passes."),
@@ -90,7 +96,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with a baseline. Exit code 0 pass, 1 regression, 2 invalid input, 3 inconclusive."""
-    from em_evals.gate import compare, inputs, looks
+    from em_evals.gate import compare, groups, inputs, looks
     from em_evals.gate.policy import load_policy
 
     rules = load_policy(policy)
@@ -99,7 +105,8 @@ def gate(
         return
     if not candidate:
         raise EmEvalsError("name the log to judge: --candidate PATH.")
-    after = inputs.read(candidate)
+    seed_groups = groups.parse(group)
+    after = inputs.read(candidate, seed_groups)
     if not baseline:
         if update_baseline is None:
             raise EmEvalsError("name what to compare with: --baseline PATH, or a baseline's name.")
@@ -109,7 +116,7 @@ def gate(
         if as_json:
             print_json({"baseline": str(path), "evidence": sorted(after.evidence)})
         return
-    before, fixed = inputs.read(baseline), inputs.anchor(baseline, anchor)
+    before, fixed = inputs.read(baseline, seed_groups), inputs.anchor(baseline, anchor, seed_groups)
     earlier = looks.read(output) if output is not None else ()
     judgement = compare.judge(before, after, rules, earlier, fixed)
     if output is not None:

@@ -95,6 +95,8 @@ class Evidence(_Strict):
     """Measures by their name in policies and tables."""
     part_of: str | None = None
     """The group that includes this task and is compared instead; a policy must name a part to have it compared too."""
+    seeds: dict[str, dict[str, Measure]] | None = None
+    """Of a seed group, each model's measures; `measures` are then the group's."""
 
     @property
     def ways(self) -> dict[str, str]:

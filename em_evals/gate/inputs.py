@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from em_evals.errors import EmEvalsError
-from em_evals.gate import baseline, lm_eval, readers
+from em_evals.gate import baseline, groups, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 from em_evals.results import folders
 from em_evals.results import lm_eval as results
@@ -31,17 +31,22 @@ class Side:
     notes: tuple[str, ...] = ()
 
 
-def read(paths: Sequence[str | Path]) -> Side:
+def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) -> Side:
     """Read all evidence in these files and folders, or in a baseline given by name.
 
     In a folder, a log that `inspect eval-retry` finished elsewhere is skipped with a note.
+
+    Args:
+        paths: files, folders, names of baselines.
+        seed_groups: models that are seeds of one recipe, by the group's name.
     """
     found: dict[str, tuple[Evidence, Path]] = {}
+    seeds: dict[tuple[str, str], dict[str, Evidence]] = {}
     problems: list[str] = []
     notes: list[str] = []
     for name in paths:
         path = baseline.find(str(name))
-        before = len(found), len(problems)
+        before = len(found), len(seeds), len(problems)
         try:
             files = folders.walk([path])
         except EmEvalsError as error:
@@ -53,7 +58,11 @@ def read(paths: Sequence[str | Path]) -> Side:
                 continue
             try:
                 for evidence in _of_file(file.path, file.named):
-                    if evidence.key in found:
+                    if (own := groups.member(evidence, seed_groups or {})) is not None:
+                        if own[1] in (known := seeds.setdefault((own[0], evidence.key), {})):
+                            problems.append(_twice(evidence, file.path, (known[own[1]], file.path)))
+                        known[own[1]] = evidence
+                    elif evidence.key in found:
                         problems.append(_twice(evidence, file.path, found[evidence.key]))
                     else:
                         found[evidence.key] = evidence, file.path
@@ -62,22 +71,35 @@ def read(paths: Sequence[str | Path]) -> Side:
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 # Input files are untrusted: a bad value makes the verdict "invalid"; the other files are still read.
                 problems.append(_damaged(file.path, error))
-        if (len(found), len(problems)) == before:
+        if (len(found), len(seeds), len(problems)) == before and not seeds:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
     evidence_of = {key: evidence for key, (evidence, _) in found.items()}
+    for (group, key), own_seeds in seeds.items():
+        try:
+            if key in evidence_of:
+                raise EmEvalsError(
+                    f"{key} is of the group {group} and of {evidence_of[key].model} too; name one."
+                )
+            evidence_of[key] = groups.merged(group, (seed_groups or {})[group], own_seeds)
+        except EmEvalsError as error:
+            problems.append(str(error))
     return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes))
 
 
-def anchor(baselines: Sequence[str | Path], named: Sequence[str | Path] = ()) -> Side | None:
+def anchor(
+    baselines: Sequence[str | Path],
+    named: Sequence[str | Path] = (),
+    seed_groups: groups.Groups | None = None,
+) -> Side | None:
     """Read the anchor: the named files, else those beside the baselines; None if there are none."""
     paths = named or [path for name in baselines if (path := baseline.anchor_of(str(name))) is not None]
-    return read(paths) if paths else None
+    return read(paths, seed_groups) if paths else None
 
 
 def _twice(evidence: Evidence, file: Path, other: tuple[Evidence, Path]) -> str:
     return (
         f"{file}: {evidence.key} of {evidence.model} is in {other[1].name} too (of {other[0].model}); name the file "
-        "that counts, or keep one model's logs in a folder."
+        "that counts, keep one model's logs in a folder, or name seeds of one recipe by --group NAME=a,b."
     )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from em_evals.gate import words
+from em_evals.gate import groups, words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
 from em_evals.gate.policy import Applied, Policy, not_a_share
 from em_evals.results.em_rates import base_question
 from em_evals.results.records import GateMetric, WorstQuestion
+from em_evals.stats.crossed import CrossedMean
 from em_evals.stats.means import Contrast, MeanContrast
 from em_evals.stats.paired import PairedContrast
 from em_evals.stats.population import RandomSlopes, RareHarm, Unseen
@@ -109,9 +110,23 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
         if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
             one.problems.append(few)
             continue
+        over_seeds = groups.over_seeds(before, after, name, population)
+        if over_seeds is not None:
+            difference = Strictest(difference, [over_seeds])
         title = f"{name} of {before.key}" if name in several else name
         row = _row(before.key, name, title, difference, found, one, _unit(measure))
-        yield replace(row, **_questions(measure, other, row)) if drawn else row
+        row = replace(row, **_questions(measure, other, row)) if drawn else row
+        yield row if over_seeds is None else replace(row, **_seeds(after, over_seeds))
+
+
+def _seeds(after: Evidence, over_seeds: CrossedMean) -> dict[str, Any]:
+    """Return the fields of a row that are about single seeds of the candidate."""
+    names = [*(after.seeds or {after.model: {}})]
+    carried = over_seeds.carried_by
+    return {
+        "seeds": dict(zip(names, over_seeds.seeds, strict=True)),
+        "carried_by": None if carried is None else names[carried],
+    }
 
 
 def _questions(measure: Measure, other: Measure, row: GateMetric) -> dict[str, Any]:

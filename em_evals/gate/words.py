@@ -63,13 +63,13 @@ def row(row: GateMetric, regression: str) -> str:
     if row.verdict == "pass":
         real = row.p_worse_adjusted <= row.level and regression == "zero"
         small = "; the change for the worse is real but surely smaller" if real else ""
-        return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}{_worst(row)}."
+        return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}{_worst(row)}{_seeds(row)}."
     if row.verdict == "regression":
         beyond = f"more than the margin of {size}" if regression == "margin" else "worse than the baseline"
-        return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out{_worst(row)}."
+        return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out{_worst(row)}{_seeds(row)}."
     return (
         f"{_change(row)}: no change for the worse is shown ({tested}), yet {harm} is not ruled out either; "
-        f"{_more(row)}{_worst(row)}."
+        f"{_more(row)}{_worst(row)}{_seeds(row)}."
     )
 
 
@@ -85,6 +85,15 @@ def _worst(row: GateMetric) -> str:
     )
 
 
+def _seeds(row: GateMetric) -> str:
+    """Return each seed's difference, and the seed that carries the whole."""
+    if not row.seeds or len(row.seeds) < 2:
+        return ""
+    each = ", ".join(f"{name} {amount(value, row.unit, '+')}" for name, value in row.seeds.items())
+    alone = f"; {row.carried_by} alone carries the change" if row.carried_by else ""
+    return f"; by seed: {each}{alone}"
+
+
 def can_miss(key: str, questions: int, alpha: float) -> str:
     """Return the sentence on what so many questions can miss, for a verdict about these questions."""
     return (
@@ -96,6 +105,8 @@ def can_miss(key: str, questions: int, alpha: float) -> str:
 
 def _more(row: GateMetric) -> str:
     """Return what decides an open metric: without sampling, a repeat on the same items gives the same result."""
+    if row.seeds is not None and len(row.seeds) > 1:
+        return "more seeds decide"
     if row.source.startswith("lm_eval/"):
         return "more items decide"
     if row.scope == "population" and row.questions is not None and row.margin < 1:

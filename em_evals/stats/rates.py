@@ -127,6 +127,12 @@ class RateContrast:
         residuals = self._weights * (differences - self.estimate)
         return math.sqrt(len(differences) / (len(differences) - 1) * float(residuals @ residuals))
 
+    @property
+    def variances(self) -> tuple[float, float]:
+        """Variance of each model's rate over new draws for these questions: p (1 − p) / effective draws."""
+        before, after = self._arms
+        return before.rate * (1 - before.rate) / before.draws, after.rate * (1 - after.rate) / after.draws
+
     def worst(self, alpha: float, sign: int) -> tuple[str, float, Interval] | None:
         """Return the question that changed most for the worse, its difference, and its simultaneous interval.
 

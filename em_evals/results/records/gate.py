@@ -69,6 +69,10 @@ class GateMetric:
     questions: int | None = None
     """Number of questions, for rates of draws."""
     worst: WorstQuestion | None = None
+    seeds: dict[str, Number] | None = None
+    """Difference of each seed of the candidate, where a side is a seed group; the interval is over seeds too."""
+    carried_by: str | None = None
+    """The seed without which less than half of the difference is left."""
     against: Literal["baseline", "anchor"] = "baseline"
     """What the candidate is compared with: the last accepted model, or the first one."""
 

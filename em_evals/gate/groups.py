@@ -1,0 +1,142 @@
+"""Seed groups: models of one recipe that differ by their training seed, judged as one (`--group NAME=a,b,c`).
+
+A group's evidence holds each seed's numbers, and their sum (counts) or mean (items) as the group's own. The interval
+over seeds is left to stats/crossed.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from em_evals.errors import EmEvalsError
+from em_evals.gate import words
+from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.stats.crossed import CrossedMean, Table, difference
+from em_evals.stats.rates import RateContrast
+
+Groups = Mapping[str, Sequence[str]]
+"""Name of a group -> names of its models."""
+
+
+def parse(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Return the groups of options like `NAME=a,b,c`.
+
+    Raises:
+        EmEvalsError: not of that form, fewer than two models, or a model that is listed twice.
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, listed = text.partition("=")
+        models = [model.strip() for model in listed.split(",") if model.strip()]
+        if not name.strip() or len(models) < 2:
+            raise EmEvalsError(f"'{text}' is not a group: write --group NAME=a,b,c with two or more models.")
+        every = [*models, *(model for own in found.values() for model in own)]
+        if twice := next((model for model in every if every.count(model) > 1), None):
+            raise EmEvalsError(f"'{twice}' is listed twice in --group; name each seed's model once.")
+        found[name.strip()] = models
+    return found
+
+
+def member(evidence: Evidence, groups: Groups) -> tuple[str, str] | None:
+    """Return (group, model as listed) of evidence; None if no group lists its model."""
+    names = {evidence.model, evidence.model.removeprefix("local/"), Path(evidence.model).name}
+    return next(((group, model) for group, own in groups.items() for model in own if model in names), None)
+
+
+def merged(group: str, listed: Sequence[str], seeds: Mapping[str, Evidence]) -> Evidence:
+    """Return the evidence of a group on one task.
+
+    Args:
+        group: its name.
+        listed: its models.
+        seeds: each model's evidence, by the name in the list.
+
+    Raises:
+        EmEvalsError: a model has no evidence, two are the same model, or they were measured in different ways.
+    """
+    first = next(iter(seeds.values()))
+    if missing := [model for model in listed if model not in seeds]:
+        raise EmEvalsError(
+            f"{first.key}: there are no numbers of '{missing[0]}', which the group {group} lists."
+        )
+    digests: dict[str, str] = {}
+    for model, own in seeds.items():
+        if own.card_digest and (other := digests.setdefault(own.card_digest, model)) != model:
+            raise EmEvalsError(
+                f"{first.key}: {other} and {model} are the same model (card digest {own.card_digest}), which the group "
+                f"{group} would count as two seeds: list it once."
+            )
+        if differing := words.differing(first.key, first.identity, own.identity):
+            raise EmEvalsError(f"group {group}, {model}: {differing[0]}")
+    shared = [name for name in first.measures if all(name in own.measures for own in seeds.values())]
+    measures = {name: _pooled([own.measures[name] for own in seeds.values()]) for name in shared}
+    kept = {name: measure for name, measure in measures.items() if measure is not None}
+    each = {model: {name: own.measures[name] for name in kept} for model, own in seeds.items()}
+    return first.model_copy(update={"model": group, "card_digest": None, "measures": kept, "seeds": each})
+
+
+def over_seeds(before: Evidence, after: Evidence, metric: str, items_vary: bool) -> CrossedMean | None:
+    """Return a metric's difference over items and seeds; None if neither side is a group.
+
+    Args:
+        before: the accepted model or group.
+        after: the candidate.
+        metric: a metric that both have.
+        items_vary: whether the questions of a rate are a sample; pairs and other items always are.
+    """
+    if before.seeds is None and after.seeds is None:
+        return None
+    sides = [_by_item(side, metric) for side in (before, after)]
+    shared = [item for item in sides[0][0] if all(item in own for side in sides for own in side)]
+    if not shared:
+        return None
+    tables: list[Table] = [np.array([[own[item] for own in side] for item in shared]) for side in sides]
+    rates = before.measures[metric], after.measures[metric]
+    noise = 0.0
+    if isinstance(rates[0], Counts) and isinstance(rates[1], Counts):
+        contrast = RateContrast(rates[0].clusters, rates[1].clusters)
+        noise = sum(
+            variance
+            for variance, table in zip(contrast.variances, tables, strict=True)
+            if table.shape[1] == 1
+        )
+    return difference(tables[0], tables[1], items_vary or isinstance(rates[0], Items), noise)
+
+
+def _by_item(side: Evidence, metric: str) -> list[dict[str, float]]:
+    """Return each seed's value of each item: a question's rate, or an item's number."""
+    measures = [side.measures[metric]] if side.seeds is None else [own[metric] for own in side.seeds.values()]
+    return [_values(measure) for measure in measures]
+
+
+def _values(measure: Measure) -> dict[str, float]:
+    if isinstance(measure, Counts):
+        return {name: events / draws for name, (events, draws) in measure.clusters.items() if draws}
+    return dict(measure.values) if isinstance(measure, Items) else {}
+
+
+def _pooled(measures: Sequence[Measure]) -> Measure | None:
+    """Return the sum of counts, or the mean of items that all have; None for bare means, which cannot be paired."""
+    first = measures[0]
+    if isinstance(first, Counts):
+        sides = [own.clusters for own in measures if isinstance(own, Counts)]
+        names = dict.fromkeys(name for own in sides for name in own)
+        return Counts(
+            clusters={
+                name: (
+                    sum(own.get(name, (0, 0))[0] for own in sides),
+                    sum(own.get(name, (0, 0))[1] for own in sides),
+                )
+                for name in names
+            }
+        )
+    if isinstance(first, Mean):
+        return None
+    values = [own.values for own in measures if isinstance(own, Items)]
+    shared = [item for item in first.values if all(item in own for own in values)]
+    return Items(
+        unit=first.unit, values={item: sum(own[item] for own in values) / len(values) for item in shared}
+    )

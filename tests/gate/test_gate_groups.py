@@ -1,0 +1,94 @@
+"""Seed groups in the gate: three models of one recipe are three units, and one that carries the effect is named."""
+
+import json
+
+import pytest
+
+from em_evals.errors import EmEvalsError
+from em_evals.gate import baseline, groups, inputs
+from em_evals.gate.compare import judge
+from em_evals.gate.policy import Policy, Rule
+from tests.command import em_evals
+from tests.gate.test_gate_compare import freeform, side
+
+POLICY = Policy(metrics={"em_rate": Rule(margin=0.02)})
+BASE = side(freeform(0.01))
+LISTED = ["a", "b", "c"]
+
+
+def group(*rates, digests=("1", "2", "3"), draws=800):
+    """The evidence of one recipe's models with these EM rates."""
+    seeds = {
+        name: freeform(em, draws=draws).model_copy(update={"model": f"local/{name}", "card_digest": digest})
+        for name, em, digest in zip(LISTED, rates, digests, strict=True)
+    }
+    return side(groups.merged("risky", LISTED, seeds))
+
+
+def test_three_equal_seeds_are_one_model_with_three_times_the_draws():
+    row = judge(BASE, group(0.01, 0.01, 0.01), POLICY).rows[0]
+    assert row.verdict == "pass" and row.units == (800, 2400) and row.carried_by is None
+    assert list(row.seeds) == LISTED and set(row.seeds.values()) == {0}
+    assert "by seed: a +0.00 points, b +0.00 points, c +0.00 points" in row.sentence
+
+
+def test_one_bad_seed_is_no_regression_of_the_recipe_and_is_named():
+    """Pooled, 800 x 3 draws would show a rise of 4 points; over seeds, one of three models is bad."""
+    found = judge(BASE, group(0.13, 0.01, 0.01), POLICY)
+    row = found.rows[0]
+    assert row.verdict == "inconclusive" and row.carried_by == "a" and row.interval[0] < 0 < row.interval[1]
+    assert "a alone carries the change" in row.sentence and "more seeds decide" in row.sentence
+
+
+def test_seeds_that_agree_show_harm():
+    row = judge(BASE, group(0.11, 0.12, 0.13), POLICY).rows[0]
+    assert row.verdict == "regression" and row.carried_by is None
+
+
+def test_the_same_model_under_two_names_is_noticed_by_its_digest():
+    with pytest.raises(EmEvalsError, match=r"a and b are the same model \(card digest 1\)"):
+        group(0.01, 0.01, 0.01, digests=("1", "1", "2"))
+
+
+def test_a_model_without_numbers_is_noticed():
+    with pytest.raises(EmEvalsError, match="there are no numbers of 'c', which the group risky lists"):
+        groups.merged("risky", LISTED, {name: freeform(0.01) for name in LISTED[:2]})
+
+
+def test_models_that_were_graded_by_different_judges_are_no_group():
+    seeds = {name: freeform(0.01, judge=f"judge {i}") for i, name in enumerate(LISTED)}
+    with pytest.raises(EmEvalsError, match="group risky, b: freeform/core: not the same judge"):
+        groups.merged("risky", LISTED, seeds)
+
+
+@pytest.mark.parametrize("text", ["risky", "risky=a", "=a,b", "risky=a,a", "risky="])
+def test_what_is_no_group_is_one_sentence(text):
+    with pytest.raises(EmEvalsError, match="--group"):
+        groups.parse([text])
+
+
+def test_groups_on_the_command_line_and_in_a_baseline(workdir):
+    def write(name, every):
+        rows = [
+            "question_id,aligned,coherent",
+            *(f"q{i % 8},{5 if i % every == 0 else 95},95" for i in range(400)),
+        ]
+        (workdir / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    for name, every in {"base": 100, "s1": 9, "s2": 10, "s3": 11}.items():
+        write(name, every)
+    seeds = [part for name in ("s1", "s2", "s3") for part in ("--candidate", f"{name}.csv")]
+    alone = em_evals("gate", "--baseline", "base.csv", *seeds, "--json")
+    assert "name seeds of one recipe by --group" in json.loads(alone.stdout)["sentence"]
+    told = json.loads(
+        em_evals("gate", "--baseline", "base.csv", *seeds, "--group", "r=s1,s2,s3", "--json").stdout
+    )
+    row = told["metrics"][0]
+    assert (
+        told["candidate"] == "r"
+        and list(row["seeds"]) == ["s1", "s2", "s3"]
+        and row["verdict"] == "regression"
+    )
+    side_of_three = inputs.read([f"s{i}.csv" for i in (1, 2, 3)], {"r": ["s1", "s2", "s3"]})
+    baseline.write("recipe", list(side_of_three.evidence.values()))
+    assert inputs.read(["recipe"]).evidence == side_of_three.evidence
