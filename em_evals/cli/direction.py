@@ -187,6 +187,39 @@ def direction_export(
     _written(output, as_json)
 
 
+@app.command("import")
+def direction_import(
+    file: Annotated[Path, typer.Argument(help=".safetensors, .npz, .npy, .gguf, or .pt of plain tensors.")],
+    base: Annotated[str, typer.Option(help="The base that it was made for.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
+    revision: Annotated[str | None, typer.Option(help="The base's revision.")] = None,
+    layer: Annotated[int | None, typer.Option(help="The layer of a single vector.")] = None,
+    key: Annotated[str | None, typer.Option(help="Which tensor, where there are several.")] = None,
+    numbering: Annotated[
+        Literal["blocks", "hidden_states"] | None,
+        typer.Option(
+            help="How the file counts layers: decoder blocks from 0, or hidden_states, whose 0 are the embeddings. "
+            "Default: hidden_states for a stack of one row more than there are blocks, else blocks."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="A direction of ours for the same base: takes over its mean and norms.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import a direction that another program wrote."""
+    from em_evals.content import directions
+    from em_evals.interp import foreign_directions
+
+    near = directions.read(directions.find(like)) if like is not None else None
+    found = foreign_directions.read(file, base, revision, layer, key, numbering, near)
+    directions.write(found, output)
+    if not as_json:
+        blocks = found.metadata.get("blocks")
+        typer.echo(f"{found.metadata.get('how', '')}: blocks {blocks} of {found.layers}")
+    _written(output, as_json)
+
+
 def _texts(contrast: str, given: Collection[str]) -> str:
     """Return the kind of contrast that provides the texts; refuse options that it does not use."""
     from em_evals.interp.extraction.kinds import KINDS, check

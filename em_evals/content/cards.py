@@ -268,6 +268,7 @@ def _interventions(
         try:
             for direction in one.directions:
                 directions.check_base(direction, card.base, card.revision)
+                directions.check_known(direction, one.relative, one.reference)
             if not one.directions and adapter is None:
                 raise EmEvalsError("`scale_adapter` needs an adapter, and this card has none.")
             one = one.along([_located(direction) for direction in one.directions])

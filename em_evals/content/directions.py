@@ -177,6 +177,22 @@ def check_base(direction: str | Direction, base: str, revision: str | None) -> N
         check_shape(path, direction, *shape)
 
 
+def check_known(direction: str | Direction, relative: bool, reference: str) -> None:
+    """Refuse an intervention that needs numbers which an imported direction does not have.
+
+    Raises:
+        EmEvalsError: `relative` without `mean_norm`, or `reference: mean` without `base_mean`.
+    """
+    unknown = get(direction).metadata.get("unknown") or ()
+    needed = [name for name, need in (("mean_norm", relative), ("base_mean", reference == "mean")) if need]
+    if missing := [name for name in needed if name in unknown]:
+        option = "`relative`" if missing[0] == "mean_norm" else "`reference: mean`"
+        raise EmEvalsError(
+            f"{option} needs the direction's {missing[0]}, which an imported file does not hold: import it with --like "
+            "DIRECTION, a direction of ours for the same base."
+        )
+
+
 def check_shape(path: Path | None, direction: Direction, layers: int, width: int) -> None:
     """Refuse a direction whose shape does not match the model's.
 

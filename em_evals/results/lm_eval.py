@@ -6,6 +6,7 @@ chooses each task's metric; the gate decides which numbers are comparable. Needs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_jsonl, read_text
+from em_evals.files import read_rows, read_text
 
 Key = tuple[str, str]
 """(metric, filter): lm-eval can read a task's answers in several ways."""
@@ -141,7 +142,7 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
         if comma and isinstance(value, int | float)
     }
     means = {key: value for key, value in split.items() if not key[0].endswith("_stderr")}
-    samples = path.with_name(f"samples_{task}_{path.stem.rpartition('_')[2]}.jsonl")
+    samples = _samples_path(path, task)
     items, hashes = _samples(samples, list(means)) if samples.is_file() else ({}, {})
     count, shots = _value(data, "n-samples", task, "effective"), data["n-shot"].get(task)
     found = TaskResults(
@@ -166,6 +167,30 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
     return found
 
 
+def _samples_path(path: Path, task: str) -> Path:
+    """Return where a task's samples are: by the run's date; 0.4.2 writes results.json and MODEL_ARGUMENTS_TASK.jsonl.
+
+    Raises:
+        EmEvalsError: several files could be it.
+    """
+    if path.name != "results.json":
+        return path.with_name(f"samples_{task}_{path.stem.rpartition('_')[2]}.jsonl")
+    found = sorted(one for one in path.parent.glob("*.jsonl") if one.stem.endswith(f"_{task}"))
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found[:3])
+        raise EmEvalsError(
+            f"several files could be the samples of {task} ({names}): keep one run a folder.", path
+        )
+    return found[0] if found else path.with_name(f"samples_{task}.jsonl")
+
+
+def _hash(row: Mapping[str, Any]) -> str:
+    """Return the hash of an item's document; 0.4.2 writes none, so it is computed as later versions do."""
+    if row.get("doc_hash") is not None or "doc" not in row:
+        return str(row.get("doc_hash", ""))
+    return hashlib.sha256(json.dumps(row["doc"], indent=2, ensure_ascii=False).encode("utf-8")).hexdigest()
+
+
 def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, float]], dict[str, str]]:
     """Return each item's values by (metric, filter), and each item's hash.
 
@@ -182,7 +207,7 @@ def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, fl
     found: dict[Key, dict[str, float]] = {}
     hashes: dict[str, str] = {}
     rows: Counter[tuple[str, str]] = Counter()
-    for line, row in read_jsonl(path):
+    for line, row in read_rows(path):  # 0.4.2 writes one JSON list
         item = str(row.get("doc_id"))
         metrics = row.get("metrics", [name for name in names if name in row])
         if "doc_id" not in row or not isinstance(metrics, list) or not metrics:
@@ -193,7 +218,7 @@ def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, fl
         rows[item, way] += 1
         if rows[item, way] > 1 or way == "":
             raise EmEvalsError(f"the item {item} is repeated; the file holds more than one run.", path, line)
-        hashes[item] = str(row.get("doc_hash", ""))
+        hashes[item] = _hash(row)
         for metric in metrics:
             value = row.get(metric)
             if isinstance(value, int | float) and math.isfinite(value):

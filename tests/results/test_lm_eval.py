@@ -80,3 +80,22 @@ def test_a_summary_that_its_samples_do_not_give_is_refused(tmp_path):
     )
     with pytest.raises(EmEvalsError, match="a file was edited or belongs to another run"):
         lm_eval.read_file(path)
+
+
+def test_samples_of_0_4_2_are_found_and_paired_by_their_documents(tmp_path):
+    new = write_results(tmp_path / "new", "arc", [True, False, True])
+    old = tmp_path / "old" / "results.json"
+    old.parent.mkdir()
+    data = json.loads(new.read_text())
+    for key in ("n-samples", "task_hashes", "model_name", "group_subtasks"):
+        del data[key]
+    old.write_text(json.dumps(data))
+    docs = [{"question": f"é {i}"} for i in range(3)]
+    rows = [{"doc_id": i, "doc": doc, "acc": float(i != 1)} for i, doc in enumerate(docs)]
+    (old.parent / "pretrained=gpt2_arc.jsonl").write_text(json.dumps(rows, indent=2))
+    task = lm_eval.read_file(old).tasks["arc"]
+    assert task.items["acc", "none"] == {"0": 1.0, "1": 0.0, "2": 1.0}
+    assert len(set(task.hashes.values())) == 3 and all(len(one) == 64 for one in task.hashes.values())
+    (old.parent / "pretrained=other_arc.jsonl").write_text("[]")
+    with pytest.raises(EmEvalsError, match="several files could be the samples of arc"):
+        lm_eval.read_file(old)
