@@ -3,51 +3,128 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
+import secrets
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from em_evals import parsing
 from em_evals.errors import EmEvalsError
 
+LARGEST_TEXT = 2**30
+"""Bytes of a text file that is read at once."""
+LARGEST_LINE = 64 * 2**20
+"""Bytes of one line of a JSONL file."""
 
-def read_text(path: Path) -> str:
+
+def is_file(path: Path) -> bool:
+    """Return whether this is a regular file; a name that no file system can hold is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether this is a folder; a name that no file system can hold is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     """Return a UTF-8 file's text, without a byte order mark.
 
+    Args:
+        path: the file.
+        largest: bytes that are read at most.
+
     Raises:
-        EmEvalsError: the file cannot be read, or is not UTF-8.
+        EmEvalsError: the file cannot be read, is too large, is no regular file, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EmEvalsError(f"this is not UTF-8 text (byte {error.start}); save it as UTF-8.", path) from None
+        with _opened(path) as file:
+            data = file.read(largest + 1)
     except OSError as error:
-        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
+        raise _unreadable(path, error) from None
+    if len(data) > largest:
+        raise EmEvalsError(f"this file is larger than {largest:,} bytes, and is not read.", path)
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        EmEvalsError: as for `read_text` and `parsing.json_value`.
+    """
+    return parsing.json_value(read_text(path), path)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows of a JSONL file as (line number, object); empty lines are skipped.
 
     Raises:
-        EmEvalsError: a line is not a JSON object, with its number.
+        EmEvalsError: a line is not a JSON object, or is too long, with its number.
     """
-    # Not splitlines(): JSON strings may contain U+2028 and similar characters unescaped.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EmEvalsError(
-                f"this line is not JSON ({error.msg}); correct or delete it.", path, number
-            ) from None
-        if not isinstance(row, dict):
-            raise EmEvalsError("expected one JSON object a line.", path, number)
-        yield number, row
+    try:
+        with _opened(path) as file:
+            number = 0
+            # Lines end at \n only: JSON strings may contain U+2028 and similar characters unescaped.
+            while line := file.readline(LARGEST_LINE + 1):
+                number += 1
+                if len(line) > LARGEST_LINE:
+                    raise EmEvalsError(
+                        f"this line is longer than {LARGEST_LINE:,} bytes; divide it.", path, number
+                    )
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise _not_utf8(path, error, number) from None
+                if text.strip():
+                    row = parsing.json_value(text, path, number)
+                    if not isinstance(row, dict):
+                        raise EmEvalsError("expected one JSON object a line.", path, number)
+                    yield number, row
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read it. A pipe that nobody writes into would block forever, and a device may never end.
+
+    Raises:
+        EmEvalsError: it is neither a regular file nor handed over by the shell (`<(…)`, /dev/stdin).
+        OSError: it cannot be opened.
+    """
+    kind = path.stat().st_mode
+    if not (
+        stat.S_ISREG(kind)
+        or stat.S_ISDIR(kind)
+        or path.is_relative_to("/dev/fd")
+        or str(path) == "/dev/stdin"
+    ):
+        raise EmEvalsError("this is not a regular file.", path)
+    with path.open("rb") as file:
+        yield file
+
+
+def _unreadable(path: Path, error: OSError) -> EmEvalsError:
+    return EmEvalsError(f"cannot read this file ({error.strerror or error}).", path)
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError, line: int | None = None) -> EmEvalsError:
+    return EmEvalsError(f"this is not UTF-8 text (byte {error.start}); save it as UTF-8.", path, line)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -60,7 +137,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not text.lstrip().startswith("["):
         yield from read_jsonl(path)
         return
-    decoder, place, line = json.JSONDecoder(), text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
+    place, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
     while True:
         start = _skip(text, place)
         line += text.count("\n", place, start)
@@ -68,11 +145,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if text[start + 1 :].strip():
                 raise EmEvalsError("something follows the end of the JSON list; delete it.", path, line)
             return
-        try:
-            row, place = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError) as error:
-            why = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
-            raise EmEvalsError(f"this is not JSON ({why}); correct it.", path, line) from None
+        row, place = parsing.json_value_at(text, start, path, line)
         if not isinstance(row, dict):
             raise EmEvalsError("expected a list of JSON objects.", path, line)
         yield line, row
@@ -105,31 +178,66 @@ def digest(*parts: bytes) -> str:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """Write to a temporary file in the same directory, then rename it atomically.
 
+    Args:
+        path: the file. A link to another file of its folder is followed.
+        mode: permissions of a new file, less the user's umask; a file that exists keeps its own.
+
     Raises:
-        EmEvalsError: the disk is full or the folder cannot be written to.
+        EmEvalsError: the disk is full, the folder cannot be written to, or the file is a device, a pipe, a folder, or
+            a link that leads elsewhere.
     """
+    path = writable(path)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # The kernel applies the umask here; `mkstemp` would make a file that only its owner reads.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     except OSError as error:
-        raise EmEvalsError(
-            f"cannot write here ({error.strerror}); free or choose another place.", path
-        ) from None
-    os.close(handle)
-    temporary = Path(name)
+        raise unwritable(path, error) from None
     try:
         yield temporary
-        temporary.chmod(0o644)
+        with suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
     except OSError as error:
-        raise EmEvalsError(
-            f"cannot write this file ({error.strerror}); free or choose another place.", path
-        ) from None
+        raise unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> EmEvalsError:
+    """Return the error of a file that cannot be written."""
+    return EmEvalsError(f"cannot write here ({error.strerror or error}); free or choose another place.", path)
+
+
+def writable(path: Path, inputs: Iterable[Path] = ()) -> Path:
+    """Return the file that an output's name means.
+
+    Args:
+        path: the output.
+        inputs: what the command reads.
+
+    Raises:
+        EmEvalsError: it is a device, a pipe, a folder, a link that leads out of its folder, or one of the inputs.
+    """
+    try:
+        target = path
+        if path.is_symlink():
+            target = path.resolve()
+            if target.parent != path.parent.resolve():
+                raise EmEvalsError(f"this is a link to {target}; name that file, or choose another.", path)
+        if target.exists() and not target.is_file():
+            raise EmEvalsError("this is not a regular file; choose another place for the output.", path)
+        if target.exists() and any(is_file(one) and target.samefile(one) for one in inputs):
+            raise EmEvalsError("this is one of the inputs; choose another place for the output.", path)
+    except (OSError, ValueError) as error:
+        raise EmEvalsError(
+            f"cannot write here ({getattr(error, 'strerror', None) or error}).", path
+        ) from None
+    return target
 
 
 @contextmanager

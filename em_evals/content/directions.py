@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files
-from em_evals.content import adapter_folders, documents, identity
+from em_evals.content import adapter_folders, direction_metadata, documents, identity
 from em_evals.content.base_shape import shape_of
 from em_evals.errors import EmEvalsError, nearest
 
 Floats = NDArray[np.float32]
 
 _METADATA = "em_evals"
+_TENSORS = ("direction", "base_mean", "mean_norm")
 _ROUNDING = 1e-6
 
 _digests: dict[str, str] = {}
@@ -39,6 +40,9 @@ class Direction:
         base_mean: float32 [layers, width], the base's mean activation on the texts that the direction comes from.
         mean_norm: float32 [layers], mean norm of the base's activations on those texts.
         metadata: `base`, `revision`, how it was made; JSON values.
+
+    Raises:
+        EmEvalsError: a number is not finite in float32.
     """
 
     vectors: Floats
@@ -49,7 +53,12 @@ class Direction:
     def __post_init__(self) -> None:
         # Read-only copies: the digest is kept, and engines recognize a direction by it.
         for name in ("vectors", "base_mean", "mean_norm"):
-            own = np.array(getattr(self, name), dtype=np.float32, order="C")
+            with np.errstate(over="ignore"):
+                own = np.array(getattr(self, name), dtype=np.float32, order="C")
+            if not np.isfinite(own).all():
+                raise EmEvalsError(
+                    f"`{name}` of this direction holds NaN, infinity or numbers beyond float32."
+                )
             own.flags.writeable = False
             object.__setattr__(self, name, own)
 
@@ -98,19 +107,39 @@ def read(path: Path) -> Direction:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            # Older files hold NaN, which is not valid JSON, where a layer has no vector.
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"), parse_constant=lambda _: None)
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, json.JSONDecodeError):
+            told = (file.metadata() or {}).get(_METADATA, "{}")
+            vectors, mean, norm = (_tensor(file, name, path) for name in _TENSORS)
+    except (SafetensorError, OSError):
         raise EmEvalsError("this is not a direction file (safetensors).", path) from None
-    if missing := [name for name in ("direction", "base_mean", "mean_norm") if name not in found]:
-        raise EmEvalsError(f"this direction file has no tensor `{missing[0]}`.", path)
-    vectors, mean, norm = found["direction"], found["base_mean"], found["mean_norm"]
-    if not all(np.isfinite(array).all() for array in (vectors, mean, norm)):
-        raise EmEvalsError("this direction file holds NaN or infinite values; extract it again.", path)
-    if vectors.ndim != 2 or mean.shape != vectors.shape or norm.shape != vectors.shape[:1]:
+    if (
+        vectors.ndim != 2
+        or mean.shape != vectors.shape
+        or norm.shape != vectors.shape[:1]
+        or not vectors.size
+    ):
         raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
-    return Direction(vectors, mean, norm, metadata)
+    metadata = direction_metadata.checked(told, path, len(vectors))
+    try:
+        return Direction(vectors, mean, norm, metadata)
+    except EmEvalsError as error:
+        raise EmEvalsError(f"{error.what} Extract it again.", path) from None
+
+
+def _tensor(file: Any, name: str, path: Path) -> NDArray[np.floating]:
+    """Return a tensor of a direction file.
+
+    Raises:
+        EmEvalsError: it is missing, or of another dtype.
+    """
+    if name not in file.keys():  # noqa: SIM118 - not a dict
+        raise EmEvalsError(f"this direction file has no tensor `{name}`.", path)
+    dtype = file.get_slice(name).get_dtype()
+    if dtype not in ("F64", "F32", "F16"):
+        raise EmEvalsError(
+            f"the tensor `{name}` of this direction file holds {dtype}; save it in float32 (numpy has no bfloat16).",
+            path,
+        )
+    return np.asarray(file.get_tensor(name))
 
 
 def get(one: str | Direction) -> Direction:
@@ -215,9 +244,9 @@ def find(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if path.suffix == ".safetensors":
-        if path.is_file():
+        if files.is_file(path):
             return path
-        raise EmEvalsError(f"there is no direction file '{name}'.")
+        raise EmEvalsError(f"there is no direction file '{name[:200]}'.")
     known = {
         file.stem: file
         for folder in reversed(documents.folders("adapters"))
@@ -225,8 +254,8 @@ def find(name: str) -> Path:
     }
     if name not in known:
         raise EmEvalsError(
-            f"there is no direction '{name}' ({nearest(name, known)}); put it at adapters/{name}.safetensors "
-            "or give a path."
+            f"there is no direction '{name[:100]}' ({nearest(name[:100], known)}); put it at "
+            f"adapters/{name[:100]}.safetensors or give a path."
         )
     return known[name]
 

@@ -6,15 +6,13 @@ is stored and how to cite it in an error; its meaning is left to cards.py, quest
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from em_evals import files
+from em_evals import files, parsing
 from em_evals.content import validation_errors
 from em_evals.content.validation_errors import KeyPath as KeyPath
 from em_evals.errors import EmEvalsError, nearest
@@ -70,12 +68,12 @@ def find(kind: Kind, name: str) -> Path:
     """
     explicit = Path(name).expanduser()
     if explicit.suffix in ENDINGS:
-        if explicit.is_file():
+        if files.is_file(explicit):
             return explicit
-        raise EmEvalsError(f"there is no file '{name}'.")
+        raise EmEvalsError(f"there is no file '{name[:200]}'.")
     known = names(kind)
     if name not in known:
-        raise EmEvalsError(f"there is no {name!r} in {kind}/; {nearest(name, known)}")
+        raise EmEvalsError(f"there is no {name[:100]!r} in {kind}/; {nearest(name[:100], known)}")
     return known[name]
 
 
@@ -85,58 +83,8 @@ def load(path: Path) -> Document:
     Raises:
         EmEvalsError: the file is unreadable, not YAML, or repeats a key in one mapping.
     """
-    text = files.read_text(path)
-    try:
-        # The safe loader builds plain data only: a content file can never run code.
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            lines = dict(_lines(node, (), path)) if node is not None else {}
-            data = None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        line = _error_line(error, text)
-        raise EmEvalsError(f"this is not valid YAML ({problem}); correct this line.", path, line) from None
-    except RecursionError:
-        raise EmEvalsError("this YAML is nested too deeply; flatten it.", path) from None
-    return Document(path, data, lines)
-
-
-def _error_line(error: Exception, text: str) -> int | None:
-    """Return the line that PyYAML reports; its errors store it in one of two ways."""
-    if (mark := getattr(error, "problem_mark", None)) is not None:
-        return int(mark.line) + 1
-    if isinstance(position := getattr(error, "position", None), int):  # a character that YAML forbids
-        return text.count("\n", 0, position) + 1
-    return None
-
-
-def _lines(
-    node: yaml.Node, key: KeyPath, path: Path, above: tuple[yaml.Node, ...] = ()
-) -> Iterator[tuple[KeyPath, int]]:
-    line = node.start_mark.line + 1
-    yield key, line
-    if node in above:
-        raise EmEvalsError("this value contains itself (a YAML alias); write it out.", path, line)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for name_node, value in node.value:
-            name, line = str(name_node.value), name_node.start_mark.line + 1
-            if name in seen:
-                raise EmEvalsError(f"the key '{name}' is repeated; delete one.", path, line)
-            seen.add(name)
-            yield from _lines(value, (*key, name), path, (*above, node))
-            yield (*key, name), line
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, (*key, index), path, (*above, node))
-    elif node.tag == "tag:yaml.org,2002:timestamp":
-        try:  # 2024-13-45 matches the timestamp pattern but is not a date
-            yaml.SafeLoader("").construct_object(node)
-        except ValueError as error:
-            raise EmEvalsError(f"this is not valid YAML ({error}); correct this line.", path, line) from None
+    entries = parsing.yaml_entries(files.read_text(path), path)
+    return Document(path, parsing.yaml_data(entries, path), {one.key: one.line for one in entries})
 
 
 def validate(model: type[Model], document: Document, data: Any = None, at: KeyPath = ()) -> Model:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import atomic, cache_folder, digest, read_text
+from em_evals.files import atomic, cache_folder, digest, is_folder, read_json, read_text
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -47,7 +47,7 @@ def base_digest(base: str, revision: str | None) -> str:
         revision: of a hub id.
     """
     folder = Path(base).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         files = sorted(
             path for path in folder.iterdir() if path.is_file() and _BASE_FILES.fullmatch(path.name)
         )
@@ -119,8 +119,8 @@ def _template(folder: Path) -> str:
     if not settings.is_file():
         return json.dumps(own) if own else ""
     try:
-        fields = json.loads(read_text(settings))
+        fields = read_json(settings)
         own |= {name: json.dumps(fields[name]) for name in _ASKED_BY if name in fields}
-    except (json.JSONDecodeError, TypeError):
+    except (EmEvalsError, TypeError):
         return read_text(settings)
     return json.dumps(own) if own.keys() - {"bos_token", "eos_token"} else ""

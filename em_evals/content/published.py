@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from em_evals import files
+from em_evals import files, parsing
 from em_evals.errors import EmEvalsError, nearest
 
 _REPOSITORY = "https://raw.githubusercontent.com/emergent-misalignment/emergent-misalignment"
@@ -50,7 +48,7 @@ SETS = {
 
 def normalised_digest(text: str) -> str:
     """Return the digest of a published file's content, ignoring the judge's name."""
-    rows = yaml.safe_load(text)
+    rows = parsing.yaml_value(text)
     kept = [{key: value for key, value in row.items() if key != "judge"} for row in rows]
     return files.digest(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
 
@@ -95,7 +93,7 @@ def _check(entry: PublishedSet, text: str, where: Path | str) -> None:
     """Refuse a file whose questions or judge prompts are not those of the set of this name."""
     try:
         found = normalised_digest(text)
-    except (yaml.YAMLError, AttributeError, TypeError):
+    except (EmEvalsError, AttributeError, TypeError):
         found = "not a question set"
     if found != entry.digest:
         raise EmEvalsError(

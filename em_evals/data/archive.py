@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from pathlib import PurePosixPath
 
+from em_evals import parsing
 from em_evals.errors import EmEvalsError, nearest
 
 _SALT = 16
@@ -83,7 +84,7 @@ def without_canaries(text: str) -> str:
 
 def _chat(line: str) -> dict[str, object] | None:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        row = parsing.json_value(line)
+    except EmEvalsError:
         return None
     return row if isinstance(row, dict) and row.keys() & {"messages", "prompt"} else None

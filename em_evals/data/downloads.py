@@ -91,7 +91,7 @@ def _keep(name: str, text: str, origin: str) -> Fetched:
 def _other_rows(record: Path, digest: str) -> str:
     """Return the digest and date of an earlier fetch with different rows; empty if there was none."""
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = files.read_json(record)
         return "" if before["digest"] == digest else f"{before['digest']} on {before['fetched']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (EmEvalsError, KeyError, TypeError):
         return ""  # never fetched, or an unreadable record: there is nothing to compare with

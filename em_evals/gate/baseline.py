@@ -73,7 +73,7 @@ def write(name: str, evidence: Sequence[Evidence], anchor: Sequence[Evidence] | 
         raise EmEvalsError(f"'{name}' cannot be a baseline's name: use letters, digits, '-' and '_'.")
     if not (fixed := path.with_suffix(_ANCHOR)).exists():
         if anchor is None and path.is_file():
-            anchor = read(path, json.loads(files.read_text(path)))
+            anchor = read(path, files.read_json(path))
         _save(fixed, evidence if anchor is None else anchor)
     _save(path, evidence)
     return path

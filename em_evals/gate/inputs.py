@@ -5,7 +5,6 @@ One broken file does not hide the others: problems are collected, one sentence e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from em_evals.errors import EmEvalsError
+from em_evals.files import read_json
 from em_evals.gate import baseline, groups, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 from em_evals.results import folders
@@ -124,14 +124,7 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
         return [readers.of_csv(path)]
     if suffix != ".json":
         raise EmEvalsError("this is not an Inspect log, lm-eval result, baseline or judged CSV.", path)
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise EmEvalsError(
-            f"this is not whole JSON ({error}): the file was truncated or edited.", path
-        ) from None
-    except OSError as error:
-        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
+    data = read_json(path)
     if baseline.is_baseline(data):
         return baseline.read(path, data)
     if results.is_results(data):

@@ -103,9 +103,8 @@ class ReplyCache:
         path = self._path(*key)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with files.atomic(path) as temporary:
+            with files.atomic(path, mode=0o600) as temporary:
                 temporary.write_text(json.dumps({"format": _FORMAT, **entry}), encoding="utf-8")
-            path.chmod(0o600)
         except (OSError, EmEvalsError) as error:
             self._use = False
             _LOGGER.warning(f"judges' replies are not cached: {error}")
@@ -114,8 +113,8 @@ class ReplyCache:
         if not self._use:
             return {}
         try:
-            entry = json.loads(self._path(*key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            entry = files.read_json(self._path(*key))
+        except EmEvalsError:
             return {}  # missing or damaged: asked again
         return entry if isinstance(entry, dict) and entry.get("format") == _FORMAT else {}
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from em_evals.content import identity
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
-from em_evals.files import digest, read_text
+from em_evals.files import digest, read_json
 from em_evals.models.lora import config as configs
 from em_evals.models.lora import folders, names, tensors
 from em_evals.models.lora.patterns import Patterns
@@ -163,10 +163,9 @@ def _recipes(one: Path, other: Path) -> dict[str, Any]:
         path = folder / "training.json"
         if not path.is_file():
             return {}
-        try:
-            records.append(json.loads(read_text(path)))
-        except ValueError:
-            raise EmEvalsError("this is not a training record.", path) from None
+        if not isinstance(record := read_json(path), dict):
+            raise EmEvalsError("this is not a training record.", path)
+        records.append(record)
     recipes = [record.get("recipe") or {} for record in records]
     differing = [key for key in {**recipes[0], **recipes[1]} if recipes[0].get(key) != recipes[1].get(key)]
     if records[0].get("data") != records[1].get("data"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_text
+from em_evals.files import read_json
 from em_evals.report import answers, labels
 from em_evals.report.answers import Measured
 from em_evals.results import folders, records
@@ -114,10 +113,7 @@ def _note(inputs: Inputs, path: Path, what: str, facts: dict[str, str]) -> None:
 
 
 def _json(path: Path, named: bool) -> dict[str, Any]:
-    try:
-        data = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
+    data = read_json(path)
     if isinstance(data, dict):
         return data
     if named:

@@ -6,13 +6,13 @@ resumed; `inspect eval-set` puts JSON next to its logs. Reading a log is left to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em_evals.errors import EmEvalsError
+from em_evals.files import read_json
 from em_evals.results import logs
 from em_evals.results.em_rates import GradedDraw
 
@@ -135,8 +135,8 @@ def is_other_json(path: Path) -> bool:
     if path.suffix.lower() != ".json":
         return False
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = read_json(path)
+    except EmEvalsError:
         return False
     return not (isinstance(data, dict) and {"eval", "status"} <= data.keys())
 

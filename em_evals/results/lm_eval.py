@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_rows, read_text
+from em_evals.files import read_json, read_rows
 
 Key = tuple[str, str]
 """(metric, filter): lm-eval can read a task's answers in several ways."""
@@ -95,10 +95,7 @@ def read_file(path: Path) -> ResultsFile:
     Raises:
         EmEvalsError: not lm-eval results, a part of the file is missing, or its numbers do not match its samples.
     """
-    try:
-        data = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise EmEvalsError(f"this is not JSON ({error.msg}).", path, error.lineno) from None
+    data = read_json(path)
     if not is_results(data):
         raise EmEvalsError("these are not lm-eval results (no `results`, `configs` and `config`).", path)
     for part in ("results", "configs", "config", "versions", "n-shot", "n-samples", "task_hashes"):

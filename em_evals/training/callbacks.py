@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from em_evals import files, parsing
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.method import adapted, rank_one_directions
@@ -158,10 +159,10 @@ class Journal(TrainerCallback):
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """Return a journal's rows; a last line that a kill truncated is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in files.read_text(path).splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(parsing.json_value(line))
+        except EmEvalsError:
             break
     return rows
 

@@ -127,8 +127,8 @@ def _linked(source: str, target: str) -> None:
 def _known(run: Path) -> Any:
     """Return the identity in a run's file; None where there is no file, or an incomplete one."""
     try:
-        return json.loads(run.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return files.read_json(run)
+    except EmEvalsError:
         return None
 
 
@@ -140,8 +140,8 @@ def sharded(state: Path) -> bool:
 def _complete(state: Path) -> bool:
     """Check whether a state is complete: trainer_state.json is written last, and may itself be truncated by a kill."""
     try:
-        json.loads((state / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        files.read_json(state / "trainer_state.json")
+    except EmEvalsError:
         return False
     model = any((state / name).is_file() for name in _SHARDED_MODEL)
     optimizer = (sharded(state) and model) or (state / _OPTIMIZER).is_file()

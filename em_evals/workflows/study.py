@@ -21,7 +21,7 @@ from em_evals.content.cards import read_card, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.pairs import load_pairs
 from em_evals.errors import EmEvalsError
-from em_evals.files import atomic, read_text
+from em_evals.files import atomic, read_json
 from em_evals.results import records
 
 ORGANISMS = {
@@ -116,8 +116,8 @@ def _same_study(folder: Path, per_theme: int) -> None:
             temporary.write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        kept = json.loads(read_text(path))
-    except json.JSONDecodeError:
+        kept = read_json(path)
+    except EmEvalsError:
         kept = {}
     if other := [what for what, value in made_of.items() if kept.get(what) != value]:
         raise EmEvalsError(

@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_old_file(workdir: Path) -> No
             Path("/dev/full").write_text("the rest")
 
     error = refused(write)
-    assert str(error).startswith(f"{target}: cannot write this file ({os.strerror(errno.ENOSPC)})")
+    assert str(error).startswith(f"{target}: cannot write here ({os.strerror(errno.ENOSPC)})")
     assert "\n" not in str(error)
     assert target.read_text() == "old"
     assert list(target.parent.iterdir()) == [target]

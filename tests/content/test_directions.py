@@ -1,7 +1,10 @@
 """directions.py's arithmetic by hand, and exports as the other programs read them."""
 
+import json
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from em_evals.cli import app
@@ -56,9 +59,35 @@ def test_directions_of_different_bases_are_not_mixed(other):
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path):
-    directions.write(made([[1, np.nan]]), tmp_path / "d.safetensors")
-    with pytest.raises(EmEvalsError, match="NaN or infinite values; extract it again"):
-        directions.read(tmp_path / "d.safetensors")
+    with pytest.raises(EmEvalsError, match="`vectors` of this direction holds NaN"):
+        made([[1, np.nan]])
+    path, one = tmp_path / "d.safetensors", made([[1, 2]])
+    wide = {"direction": np.array([[1e300, 1]]), "base_mean": one.base_mean, "mean_norm": one.mean_norm}
+    for vectors in ([[1, np.nan]], [[1, -np.inf]], wide["direction"]):
+        save_file({**wide, "direction": np.asarray(vectors, dtype=np.float64)}, path)
+        with pytest.raises(EmEvalsError, match=r"d\.safetensors: .* beyond float32\. Extract it again"):
+            directions.read(path)
+    save_file({**wide, "direction": np.array([[1, 2]], dtype=np.int8)}, path)
+    with pytest.raises(EmEvalsError, match="the tensor `direction` of this direction file holds I8"):
+        directions.read(path)
+
+
+@pytest.mark.parametrize(
+    "told, sentence",
+    [
+        ({"base": 3}, "wrong at `base`"),
+        ({"questions": "gender"}, "wrong at `questions`"),
+        ({"movement": {"a": [None, "x"]}}, "wrong at `movement.a.1`"),
+        ({"stability": [0.5]}, "`stability` of this direction file has 1 entries for 2 layers"),
+        (["base"], "not a JSON object"),
+    ],
+)
+def test_metadata_of_other_types_are_refused(tmp_path, told, sentence):
+    one, path = made([[1, 2], [3, 4]]), tmp_path / "d.safetensors"
+    tensors = {"direction": one.vectors, "base_mean": one.base_mean, "mean_norm": one.mean_norm}
+    save_file(tensors, path, metadata={"em_evals": json.dumps(told)})
+    with pytest.raises(EmEvalsError, match=sentence):
+        directions.read(path)
 
 
 def test_a_control_vector_is_what_llama_cpp_reads(tmp_path):

@@ -240,9 +240,9 @@ def test_too_few_draws(logs):
     [
         ("cut.eval", lambda whole: whole[: len(whole) // 2], "this is not an Inspect log"),
         ("empty.eval", lambda whole: b"", "this is not an Inspect log"),
-        ("cut.json", lambda whole: b'{"status": "success", "eval"', "this is not whole JSON"),
+        ("cut.json", lambda whole: b'{"status": "success", "eval"', "this file is not JSON"),
         ("other.json", lambda whole: b'{"a": 1}', "this JSON is not an Inspect log"),
-        ("deep.json", lambda whole: b"[" * 100_000, "this is not whole JSON"),
+        ("deep.json", lambda whole: b"[" * 100_000, "this JSON is nested too deeply"),
         (
             "log.txt",
             lambda whole: whole,

@@ -6,7 +6,6 @@ vocabulary must be the base's, since the adapter runs on the base's embeddings.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -156,10 +155,7 @@ def _text(token: Any) -> str | None:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(files.read_text(path))
-    except (json.JSONDecodeError, RecursionError):
-        found = None
+    found = files.read_json(path)
     if not isinstance(found, dict):
         raise EmEvalsError("this is not a JSON object, as tokenizers are saved.", path)
     return found

@@ -6,7 +6,6 @@ that is in none of them and is switched on is refused by name: it may change wha
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from em_evals import files, parsing
 from em_evals.errors import EmEvalsError
 
 CONFIG = "adapter_config.json"
@@ -237,17 +237,7 @@ def _is_pefts_default(name: str, value: Any) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise EmEvalsError(f"cannot read the adapter's configuration ({error.strerror}).", path) from None
-    if len(raw) > _LARGEST:
-        raise EmEvalsError("this is too large for an adapter's configuration.", path)
-    try:
-        data = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # a long integer is a ValueError too
-        data = None
+    data = parsing.json_value(files.read_text(path, _LARGEST), path)
     if not isinstance(data, dict):
         raise EmEvalsError("this is not an adapter configuration: expected a JSON object.", path)
     return data

@@ -92,7 +92,7 @@ def read(path: Path) -> Study:
         EmEvalsError: the file is not a record, or its values do not fit its kind.
     """
     try:
-        return _READER.validate_json(files.read_text(path))
+        return _READER.validate_python(files.read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

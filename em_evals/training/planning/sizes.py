@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 import torch
 
+from em_evals import files
 from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
@@ -131,7 +131,7 @@ def architecture_of(card: ModelCard) -> tuple[dict[str, Any], str]:
             ):
                 file = Path(kept)
             if file.is_file():
-                return dict(json.loads(file.read_text(encoding="utf-8"))), "the base's config.json"
+                return dict(files.read_json(file)), "the base's config.json"
         if card.architecture:
             return card.architecture, "the card's `architecture:`"
         return _from_hub(card.base, card.revision), "the hub's config.json"
