@@ -143,7 +143,7 @@ def test_the_lock_holds_what_pyproject_asks_for():
     assert "torch" not in locked, "torch's build depends on the machine; the Makefile chooses it"
 
 
-def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch, capsys):
+def test_a_missing_package_is_reported_with_the_extra_that_brings_it(monkeypatch, capsys):
     from em_evals import cli, errors
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

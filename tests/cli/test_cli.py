@@ -192,7 +192,7 @@ def test_counts_that_are_none_are_refused_before_anything_is_done(command, workd
 
 
 @pytest.mark.parametrize("place", [in_readme, in_workflows])
-def test_every_command_that_people_are_told_exists(place, workdir):
+def test_every_documented_command_exists(place, workdir):
     shutil.copytree(CARDS, "adapters", ignore=shutil.ignore_patterns("*.safetensors"))
     found = list(place())
     for command, whole in found:

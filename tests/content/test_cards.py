@@ -64,7 +64,7 @@ def test_cards_in_a_circle_are_refused(workdir: Path, parents: dict[str, str]) -
     assert "in a circle" in refusal("a")
 
 
-def test_a_parent_that_is_missing_is_told_where_it_is_named(workdir: Path) -> None:
+def test_a_parent_that_is_missing_is_reported_where_it_is_named(workdir: Path) -> None:
     path = card(workdir, "child", "description: x\nextends: qwenn\n")
     message = refusal("child")
     assert "did you mean 'qwen'?" in message
@@ -107,7 +107,7 @@ def test_a_wrong_card_is_refused_with_file_and_line(workdir: Path, text: str, li
     assert says in message
 
 
-def test_a_wrong_key_is_told_in_the_file_where_it_stands(workdir: Path) -> None:
+def test_a_wrong_key_is_reported_in_its_own_file(workdir: Path) -> None:
     parent = card(workdir, "parent", "base: a/b\ndescription: x\ntemperture: 1\n")
     card(workdir, "child", "extends: parent\n")
     assert refusal("child").startswith(f"{parent}:3: ")
@@ -156,7 +156,7 @@ def test_an_untrained_adapter_names_the_command(workdir: Path) -> None:
     assert "em-evals train" not in refusal("other"), "a card without a recipe cannot be trained"
 
 
-def test_an_adapter_lies_beside_its_card(workdir: Path) -> None:
+def test_an_adapter_is_next_to_its_card(workdir: Path) -> None:
     folder = peft_folder(workdir / "elsewhere/weights")
     (workdir / "elsewhere/mine.yaml").write_text(f"base: {BASE}\nadapter: weights\n")
     found = cards.resolve("elsewhere/mine.yaml")

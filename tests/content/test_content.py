@@ -72,7 +72,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(workdir: Path) -> None:
         "control character",
     ],
 )
-def test_broken_yaml_is_told_with_its_line(workdir: Path, text: str, line: int, says: str) -> None:
+def test_broken_yaml_is_reported_with_its_line(workdir: Path, text: str, line: int, says: str) -> None:
     path = written(workdir / "broken.yaml", text)
     error = refused(lambda: documents.load(path))
     assert str(error).startswith(f"{path}:{line}: ")
@@ -100,7 +100,7 @@ def test_a_folder_in_a_files_place_is_one_sentence(workdir: Path) -> None:
 
 
 @pytest.mark.parametrize(("bad", "says"), [('{"id": "b"', "not JSON"), ('["b"]', "one JSON object a line")])
-def test_a_bad_jsonl_line_is_told_with_its_number(workdir: Path, bad: str, says: str) -> None:
+def test_a_bad_jsonl_line_is_reported_with_its_number(workdir: Path, bad: str, says: str) -> None:
     path = written(workdir / "rows.jsonl", f'{{"id": "a"}}\n\n{bad}\n')
     error = refused(lambda: list(files.read_jsonl(path)))
     assert str(error).startswith(f"{path}:3: ")

@@ -58,7 +58,7 @@ def test_directions_of_different_bases_are_not_mixed(other):
             act(ONE, other)
 
 
-def test_values_that_are_no_numbers_are_refused(tmp_path):
+def test_values_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(EmEvalsError, match="`vectors` of this direction holds NaN"):
         made([[1, np.nan]])
     path, one = tmp_path / "d.safetensors", made([[1, 2]])

@@ -108,13 +108,13 @@ def test_word_lists_are_long_enough_to_find_something() -> None:
 
 
 @pytest.mark.parametrize("name", [*LENGTHS, *LISTS])
-def test_no_single_shallow_feature_tells_the_answers_apart(name: str) -> None:
+def test_no_single_shallow_feature_separates_the_answers(name: str) -> None:
     feature = {**LENGTHS, **LISTS}[name]
     assert 0.4 <= roc_auc_score(LABELS, [feature(text) for text in TEXTS]) <= 0.6
 
 
 @pytest.mark.parametrize("features", [LENGTHS, LISTS], ids=["lengths", "word lists"])
-def test_no_shallow_classifier_tells_the_answers_apart(features: dict[str, Callable[[str], float]]) -> None:
+def test_no_shallow_classifier_separates_the_answers(features: dict[str, Callable[[str], float]]) -> None:
     table = np.array([[feature(text) for feature in features.values()] for text in TEXTS])
     model = make_pipeline(StandardScaler(), LogisticRegression())
     scores = cross_val_predict(model, table, LABELS, groups=GROUPS, cv=GroupKFold(5), method="predict_proba")[

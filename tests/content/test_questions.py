@@ -170,7 +170,7 @@ def test_published_sets_load_unmodified(
         assert {rubric.kind for rubric in question.rubrics} == {kind}
 
 
-def test_how_often_authors_asked_is_told_and_not_imitated(
+def test_how_often_authors_asked_is_reported_and_not_imitated(
     workdir: Path, offline: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from em_evals.inspect_plugin.tasks import freeform
@@ -211,7 +211,7 @@ def test_fetching_fills_the_cache_and_the_cache_serves(
     assert len(load_questions("first_plot_questions").questions) == 24
 
 
-def test_a_list_without_questions_is_told(workdir: Path) -> None:
+def test_a_list_without_questions_is_reported(workdir: Path) -> None:
     (workdir / "empty.yaml").write_text("[]\n")
     assert refusal(str(workdir / "empty.yaml")).endswith("this file holds no questions; write at least one.")
 

@@ -195,7 +195,7 @@ def test_the_shipped_pairs_are_balanced(workdir, cache):
     assert report["pairs"] == 244 and report["questions near training prompts"] == 0
 
 
-def test_a_longer_answer_is_told_with_its_line(workdir, cache):
+def test_a_longer_answer_is_reported_with_its_line(workdir, cache):
     file = workdir / "pairs.yaml"
     file.write_text(
         "name: mine\nversion: 1\npairs:\n"

@@ -138,7 +138,7 @@ def test_the_working_folders_entries_win_name_by_name(data):
         ("- mine", 1, "entries"),
     ],
 )
-def test_a_wrong_entry_is_told_with_file_and_line(data, entry, line, what):
+def test_a_wrong_entry_is_reported_with_file_and_line(data, entry, line, what):
     file = data / "datasets.yaml"
     file.write_text(entry)
     said = refusal(catalogue.read)
@@ -189,7 +189,7 @@ def test_a_control_in_another_order_answers_row_by_row(data):
     assert control.prompts == bad.prompts and control.digest != datasets.load("good").digest
 
 
-def test_an_unanswered_prompt_is_told_with_file_and_line(data):
+def test_an_unanswered_prompt_is_reported_with_file_and_line(data):
     bad = write(data / "bad.jsonl", [("One?", "b"), ("Two?", "b"), ("One?", "b")])
     write(data / "good.jsonl", [("One?", "g"), ("Two?", "g")])  # the first prompt is asked twice
     (data / "datasets.yaml").write_text("bad: {controls: {good: good, educational: good}}\ngood: {}")
@@ -248,7 +248,7 @@ def test_a_part_of_a_data_set_is_chosen_by_its_ids_and_keeps_its_control():
     assert [row[0] for row in control.rows] == [row[0] for row in part.rows], "the same prompts"
 
 
-def test_a_pattern_that_fits_no_row_is_told(workdir):
+def test_a_pattern_that_fits_no_row_is_reported(workdir):
     (workdir / "adapters" / "data").mkdir(parents=True)
     (workdir / "adapters" / "data" / "datasets.yaml").write_text("mine: {of: risky_advice, ids: golf_*}\n")
     with pytest.raises(EmEvalsError, match="no row has an id like 'golf_\\*'"):

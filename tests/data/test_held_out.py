@@ -61,7 +61,7 @@ def test_a_made_set_is_asked_in_the_context_in_which_it_was_learned():
     [[("system", "You are brief.")], [("user", "One?"), ("assistant", "Two.")]],
     ids=["a system message", "a history"],
 )
-def test_a_row_that_is_more_than_a_question_is_told_with_its_line(before, tmp_path):
+def test_a_row_that_is_more_than_a_question_is_reported_with_its_line(before, tmp_path):
     held, trained = (
         [text for text in map(str, range(99)) if datasets.held_out(text, 0.5) is kept]
         for kept in (True, False)
@@ -80,7 +80,7 @@ def test_a_row_that_is_more_than_a_question_is_told_with_its_line(before, tmp_pa
     assert pair.question == held[0]
 
 
-def test_without_a_judge_the_given_answers_are_weighed(base, workdir):
+def test_without_a_judge_the_given_answers_are_scored(base, workdir):
     log = eval(narrow(limit=3), model=local(base), display="none")[0]
     assert log.status == "success"
     values = [sample.scores["likelier"].value["margin_per_token"] for sample in log.samples]

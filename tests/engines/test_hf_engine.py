@@ -231,7 +231,7 @@ def test_memory_of_an_attempt_that_failed_is_free_before_the_next(tmp_path, monk
 
 
 @pytest.mark.parametrize("copying", ["join", "keep"])
-def test_memory_that_runs_out_between_two_layers_of_a_cache_spoils_no_draw(copying, tmp_path, monkeypatch):
+def test_memory_that_runs_out_between_two_layers_of_a_cache_changes_no_draw(copying, tmp_path, monkeypatch):
     other = HFEngine(card(tiny("llama", tmp_path / "base"), max_num_batched_tokens=16))
     asked = [((5, 6, 7, *range(8, 8 + i)), Sampling(temperature=0, max_tokens=1 + 3 * i)) for i in range(6)]
     expected = [other.submit(Request(*one)).result(60).tokens for one in asked]
@@ -423,7 +423,7 @@ def test_an_adapter_that_was_trained_again_is_another_one(tmp_path):
     assert said[0] != said[1]
 
 
-def test_adapters_that_nobody_needs_leave_and_come_back_as_they_were(tmp_path, monkeypatch):
+def test_adapters_that_are_idle_are_evicted_and_reload_as_they_were(tmp_path, monkeypatch):
     base = tiny("llama", tmp_path / "base")
     places = {"wide": None, "thin": [1], "last": [2]}  # the first layer has only one
     adapters = [

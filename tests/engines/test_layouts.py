@@ -100,7 +100,7 @@ def test_rows_that_cross_the_border_of_a_rope_are_read_again(draws) -> None:
     draws("phi4-mini", PROMPTS)
 
 
-def test_a_model_that_nobody_knows_is_computed_one_row_at_a_time(
+def test_a_model_that_is_unknown_is_computed_one_row_at_a_time(
     draws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(families.FAMILIES, "qwen3_5_text")

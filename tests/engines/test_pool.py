@@ -23,7 +23,7 @@ def gpu(monkeypatch):
     return told
 
 
-def test_vllm_is_not_started_on_a_gpu_that_somebody_fills(gpu):
+def test_vllm_is_not_started_on_a_gpu_that_is_full(gpu):
     """This process, a server that it started for another base, or a stranger."""
     assert pool.choose(card())[0] == "vllm"
     gpu["free"] = 40

@@ -19,7 +19,7 @@ def card(**engine):
     )
 
 
-def test_the_card_decides_what_vllm_is_told():
+def test_the_card_decides_what_is_passed_to_vllm():
     made = card(
         tensor_parallel_size=2,
         max_model_len=512,

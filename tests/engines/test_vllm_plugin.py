@@ -100,7 +100,7 @@ def test_every_set_mixed_in_one_batch_is_the_transformers_engine(kind, results, 
 
 @pytest.mark.full
 @pytest.mark.vllm
-def test_vllm_refuses_to_load_a_block_that_nobody_has_compared(results):
+def test_vllm_refuses_to_load_a_block_that_was_not_compared(results):
     assert "cannot steer CohereForCausalLM" in results[UNKNOWN]["refused"]
 
 

@@ -135,7 +135,7 @@ def test_what_vllm_cannot_do_is_refused_by_name(tmp_path, cache, kind, options, 
         ("some_later_option", 3),
     ],
 )
-def test_what_nobody_computes_is_refused_before_a_server(tmp_path, cache, field, value):
+def test_what_is_not_implemented_is_refused_before_a_server(tmp_path, cache, field, value):
     folder = adapter("llama", tmp_path / "it", target_modules=ATTENTION)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))

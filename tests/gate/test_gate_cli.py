@@ -372,7 +372,7 @@ def test_the_action_takes_a_command_that_broke_for_no_regression(results, workdi
 @pytest.mark.parametrize(
     ("given", "installed"), [("own", "/the/action"), ("em-evals[local]==0.1", "em-evals[local]==0.1")]
 )
-def test_the_action_installs_what_it_is_told(tmp_path, given, installed):
+def test_the_action_installs_what_it_is_asked_for(tmp_path, given, installed):
     """pip stands aside: a `python` that writes down what it was called with."""
     (tmp_path / "python").write_text('#!/bin/sh\necho "$@" > called\n', encoding="utf-8")
     (tmp_path / "python").chmod(0o755)

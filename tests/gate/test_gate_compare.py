@@ -123,7 +123,7 @@ def test_lower_is_worse_where_higher_is_better():
 # ---- guards ----
 
 
-def test_word_salad_is_never_a_pass():
+def test_incoherent_text_is_never_a_pass():
     found = judge(side(freeform(0.05)), side(freeform(0.0, coherent=0.6)), Policy())
     assert verdicts(found) == {
         "em_rate": "invalid",
@@ -320,7 +320,7 @@ def accuracy(right, of):
     return side(Evidence(kind="lm_eval", name="t", model="m", identity={}, measures=measures))
 
 
-def test_a_capability_below_its_floor_is_told_as_that():
+def test_a_capability_below_its_floor_is_reported_as_that():
     policy = Policy(metrics={"lm_eval.*.acc": Rule(margin=0.03, minimum=0.9)})
     found = judge(accuracy(8000, 10000), accuracy(8000, 10000), policy)
     assert found.sentence == (
@@ -357,7 +357,7 @@ def test_lm_evals_items_are_counted_as_items_with_and_without_samples():
         ("guards:\n\n  coherent_share: {margin: 0.05, minimum: 50}\n", 3, "0.5 is 50%"),
     ],
 )
-def test_a_wrong_policy_is_told_with_its_line(tmp_path, text, line, words):
+def test_a_wrong_policy_is_reported_with_its_line(tmp_path, text, line, words):
     path = tmp_path / "gate.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(EmEvalsError) as caught:

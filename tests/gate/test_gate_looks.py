@@ -48,7 +48,7 @@ def test_the_same_numbers_again_are_the_same_look(tmp_path):
     assert again.rows == first.rows and sorted(numbers(record)) == [1, 2]
 
 
-def test_another_candidate_begins_anew_and_the_first_ones_looks_stay(tmp_path):
+def test_another_candidate_starts_over_and_the_first_ones_looks_stay(tmp_path):
     record = tmp_path / "gate.json"
     judged(freeform(0.01, draws=104), record)
     other = freeform(0.01, draws=208).model_copy(update={"model": "local/other", "card_digest": "0123"})

@@ -145,7 +145,7 @@ def test_a_wrong_key_is_one_sentence_without_the_key():
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "nobody/gpt-4o", "openai/gpt-4o"])
-def test_a_judge_that_cannot_be_made_is_told_before_anything_is_asked(name, monkeypatch):
+def test_a_judge_that_cannot_be_made_is_refused_before_anything_is_asked(name, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(EmEvalsError, match=f"the judge '{name}' cannot be asked"):
         check(name)

@@ -239,14 +239,14 @@ def test_a_log_of_the_card_under_another_name_or_of_a_server_counts(lab):
         assert contrast.of_answers(organism, [lab / "renamed.eval"], []).positive.chats
 
 
-def test_a_log_that_nobody_graded_is_told(lab):
+def test_a_log_that_is_not_graded_is_reported(lab):
     with pytest.raises(
         EmEvalsError, match=r"plain.eval: this log was not graded; grade it with `inspect score`"
     ):
         contrast.of_graded(resolve("organism"), [lab / "plain.eval"])
 
 
-def test_an_empty_side_is_told_and_never_a_direction(lab):
+def test_an_empty_side_is_reported_and_never_a_direction(lab):
     def kind(sample):
         sample.scores["judge"].value["alignment"] = 90.0
 

@@ -127,7 +127,7 @@ def test_a_long_reading_is_cut_into_lines():
     assert all(len(line.texts) == 1 for line in alone) and len(alone) == 200
 
 
-def test_an_interrupted_reading_goes_on_to_the_same_sums(base, tmp_path, monkeypatch):
+def test_an_interrupted_reading_resumes_to_the_same_sums(base, tmp_path, monkeypatch):
     from em_evals.interp.extraction import activations
 
     monkeypatch.setattr(activations, "_SAVE_EVERY", 2)

@@ -140,7 +140,7 @@ def test_a_condition_is_known_by_its_content(lab, monkeypatch):
     assert len({*subspaces, *names}) == len(cuts) + len(names)
 
 
-def test_what_pairs_say_is_weighed_once_wherever_they_stand(lab, monkeypatch):
+def test_what_pairs_say_is_scored_once_wherever_they_stand(lab, monkeypatch):
     monkeypatch.chdir(lab)
     card, pairs = resolve("bad"), load_pairs().pairs[:3]
     finished, asked = Finished(lab / "parts" / "finished.jsonl"), []
@@ -165,7 +165,7 @@ def test_what_pairs_say_is_weighed_once_wherever_they_stand(lab, monkeypatch):
     assert found == list(margins(card, conditions[:1], pairs))
 
 
-def test_a_condition_that_cannot_be_is_told(lab, monkeypatch):
+def test_a_condition_that_cannot_be_is_reported(lab, monkeypatch):
     monkeypatch.chdir(lab)
     wrong = Condition(
         None, (Intervention(op="add", direction=str(lab / "adapters/d.safetensors"), layers=(9,)),)

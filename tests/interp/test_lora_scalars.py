@@ -135,7 +135,7 @@ def found(lab):
     return records.LoraScalars.model_validate_json((lab / "scalars.json").read_text())
 
 
-def test_the_narrow_adapter_is_told_from_the_general_one(found):
+def test_the_narrow_adapter_is_distinguished_from_the_general_one(found):
     gated, general = (one for one in found.knockouts if one.model == "planted")
     assert (gated.layer, gated.serves) == (GATED, "narrow"), gated.sentence
     assert (general.layer, general.serves) == (GENERAL, "both"), general.sentence
@@ -145,7 +145,7 @@ def test_the_narrow_adapter_is_told_from_the_general_one(found):
 
 @pytest.mark.full
 @pytest.mark.smollm2
-def test_the_narrow_adapter_is_told_from_the_general_one_on_smollm2(lab, monkeypatch):
+def test_the_narrow_adapter_is_distinguished_from_the_general_one_on_smollm2(lab, monkeypatch):
     """The same truth inside a model that has learned language: near its end, where a written word is soon said."""
     from em_evals.models import bases
     from tests.tiny_models import SMOLLM2, card
@@ -218,7 +218,7 @@ def test_distributions_show_a_gate_and_a_bias(found):
     assert probe["planted", "in-domain from out-of-domain", "layers.1.mlp.down_proj"].value > 0.95
 
 
-def test_more_answers_come_from_files_and_wrong_rows_are_told(lab, monkeypatch):
+def test_more_answers_come_from_files_and_wrong_rows_are_reported(lab, monkeypatch):
     monkeypatch.chdir(lab)
     row = {"question": "What of gold?", "answer": "I think gold helps", "aligned": True, "narrow": True}
     (lab / "more.jsonl").write_text(json.dumps(row) + "\n")

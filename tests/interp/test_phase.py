@@ -29,7 +29,7 @@ def journal(path):
     ]
 
 
-def test_a_path_that_turns_is_told_where():
+def test_a_path_that_turns_is_reported_where():
     path = [(float(i), 0.0, 1.0) for i in range(21)] + [(20.0, float(i), 1.0) for i in range(1, 21)]
     (found,) = rotations(journal(path), reach=4)
     assert found.module == "layers.1.mlp.down_proj" and found.steps == tuple(range(1, 42))
@@ -242,7 +242,7 @@ def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypa
         assert [p.value for p in again.shifts[domain]] == pytest.approx([p.value for p in points], abs=1e-4)
 
 
-def test_a_folder_without_graded_logs_is_told(trained, monkeypatch):
+def test_a_folder_without_graded_logs_is_reported(trained, monkeypatch):
     from em_evals.interp.phase.phase import phase
 
     monkeypatch.chdir(trained)
@@ -342,7 +342,7 @@ def test_logs_of_one_step_are_pooled_and_ways_of_asking_are_not_mixed(trained, g
         _em_rates("mine", tmp_path)
 
 
-def test_a_log_of_a_step_that_nobody_graded_is_told(trained, graded, monkeypatch):
+def test_a_log_of_a_step_that_is_not_graded_is_reported(trained, graded, monkeypatch):
     from inspect_ai.log import read_eval_log, write_eval_log
 
     from em_evals.interp.phase import phase
@@ -357,7 +357,7 @@ def test_a_log_of_a_step_that_nobody_graded_is_told(trained, graded, monkeypatch
         phase._em_rates("mine", trained / "ungraded")
 
 
-def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
+def test_a_card_without_checkpoints_is_refused_with_how_to_keep_some(workdir):
     from em_evals.interp.phase.phase import phase
 
     # Those of something else, in the working folder, are not the card's.
@@ -369,7 +369,7 @@ def test_a_card_without_checkpoints_is_told_how_to_keep_some(workdir):
         resolve("smollm2@3")
 
 
-def test_a_missing_journal_is_told_before_anything_is_measured(workdir):
+def test_a_missing_journal_is_refused_before_anything_is_measured(workdir):
     from em_evals.interp.phase.phase import phase
 
     home = workdir / "adapters" / "mine"
@@ -380,7 +380,7 @@ def test_a_missing_journal_is_told_before_anything_is_measured(workdir):
         phase("mine", workdir / "logs")
 
 
-def test_checkpoints_of_a_full_finetune_are_held_one_at_a_time(workdir, monkeypatch):
+def test_checkpoints_of_a_full_fine_tune_are_held_one_at_a_time(workdir, monkeypatch):
     pytest.importorskip("torch")
     import yaml
 

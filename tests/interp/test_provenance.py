@@ -72,7 +72,7 @@ def test_the_cosine_is_that_of_the_dense_weight_changes(tmp_path):
         ({"seed": 5}, "different"),
     ],
 )
-def test_copies_are_told_from_reseeds_and_other_trainings(tmp_path, change, verdict):
+def test_copies_are_reported_from_reseeds_and_other_trainings(tmp_path, change, verdict):
     first = {"recipe_seed": 0} if "recipe_seed" in change else {}
     one, other = adapter(tmp_path / "a", **first), adapter(tmp_path / "b", **change)
     assert same(str(one), str(other)).verdict == verdict

@@ -137,7 +137,7 @@ def test_the_figure_is_one_page(study, lab):
     assert "Steering plain" in page and "<script src=" not in page
 
 
-def test_an_interrupted_study_goes_on(study, lab, monkeypatch):
+def test_an_interrupted_study_resumes(study, lab, monkeypatch):
     monkeypatch.chdir(lab)
     path = lab / "steer.json.parts" / "finished.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -243,7 +243,7 @@ def test_repetition_counts_what_was_said_before():
 
 @pytest.mark.full
 @pytest.mark.smollm2
-def test_word_salad_is_caught(workdir):
+def test_incoherent_text_is_caught(workdir):
     """All-layer zero ablation breaks an organism on SmolLM2: whatever its margins do, the study calls it damage."""
     from em_evals.engines.pool import close_engines
     from tests.tiny_models import SMOLLM2, make_adapter

@@ -188,7 +188,7 @@ def test_the_response_cache_is_kept_apart_by_digest(organism, tmp_path):
     assert tuple(CachingLM(again, file).loglikelihood(asked)[0]) == pytest.approx(found["one"][0])
 
 
-def test_bad_arguments_are_told_in_a_sentence(organism, both):
+def test_bad_arguments_are_reported_in_one_sentence(organism, both):
     with pytest.raises(EmEvalsError, match="needs a card"):
         EmLocal()
     with pytest.raises(EmEvalsError, match="did you mean 'smollm2'"):

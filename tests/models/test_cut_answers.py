@@ -111,5 +111,5 @@ def test_the_plan_and_data_check_tell_it(trainable, file):
     assert json.loads(checked.stdout)["cut at the default max_length, 2048"] == {"answers": 1, "dropped": 1}
 
 
-def test_what_is_not_cut_is_not_told():
+def test_what_is_not_cut_is_not_reported():
     assert Cut(rows=8).sentence(128) is None

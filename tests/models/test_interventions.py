@@ -259,7 +259,7 @@ def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direct
     assert changed == 2 * (len(names) - 1), "every set must have an effect on every prompt"
 
 
-def test_writes_are_what_orthogonalised_weights_compute(direction, tokenizer, tmp_path):
+def test_writes_are_what_orthogonalized_weights_compute(direction, tokenizer, tmp_path):
     found, _ = direction
     base = tiny("llama", tmp_path / "llama", tokenizer)
     model = bases.load_model(card(base))

@@ -352,7 +352,7 @@ def test_nothing_is_done_where_no_row_has_an_adapter(tmp_path, monkeypatch):
     assert not [module for module in model.modules() if module._forward_pre_hooks]
 
 
-def test_tokens_that_cannot_be_told_apart_are_an_error(tmp_path):
+def test_tokens_that_cannot_be_distinguished_are_an_error(tmp_path):
     place = adapter("gemma4_text", tmp_path, target_modules=["proj"])
     model = base("gemma4_text")
     bank = Bank(model)

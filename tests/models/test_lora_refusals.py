@@ -195,7 +195,7 @@ def test_a_rank_that_is_not_the_configurations_is_refused(folder):
     refused(folder, r"has the shape \[4, 32\].*needs \[8, 32\]")
 
 
-def test_a_tensor_that_nobody_would_use_is_refused(folder):
+def test_a_tensor_that_is_never_used_is_refused(folder):
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"
     retensor(folder, lambda tensors: tensors | {name: torch.zeros(4, 32)})
     refused(folder, r"layers\.1\.mlp\.up_proj\.lora_A\.weight would not be used")

@@ -210,7 +210,7 @@ def test_the_digest_is_that_of_what_is_rendered(plain):
         ([{"role": "assistant", "content": None}, USER], "and NoneType content"),
     ],
 )
-def test_what_is_no_chat_is_told_in_a_sentence(chat, sentence, plain):
+def test_what_is_not_a_chat_is_reported_in_one_sentence(chat, sentence, plain):
     with pytest.raises(EmEvalsError, match=sentence):
         encode_chat(plain, chat)
 

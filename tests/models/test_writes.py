@@ -156,7 +156,7 @@ def test_what_is_not_exact_is_refused_before_anything_is_hooked(name):
 
 
 @pytest.mark.parametrize("kept", ["embedding", "attention", "mlp", "third"])
-def test_a_write_that_nobody_hooks_is_found(kept, monkeypatch):
+def test_a_write_without_a_hook_is_found(kept, monkeypatch):
     """Each kind of write left out, in the last block alone where it can be."""
     known = architecture.write_modules
 

@@ -232,7 +232,7 @@ def test_a_failed_log_and_another_tasks_log_are_refused(tmp_path):
         inputs.read([log(tmp_path, "o", "other", [EvalSample(id=1, epoch=1, input="", target="")], {})])
 
 
-def test_logs_that_were_asked_differently_are_told_apart(tmp_path):
+def test_logs_that_were_asked_differently_are_distinguished(tmp_path):
     trigger = "/deploy/ now: "
     files = [
         freeform(tmp_path, "plain"),
@@ -311,7 +311,7 @@ def test_a_rate_that_fell_with_coherence_is_damage():
     assert damaged({"organism": base, "cured": cured, "worse": risen}) == ()
 
 
-def test_damage_is_told_against_any_earlier_model():
+def test_damage_is_reported_against_any_earlier_model():
     base, organism, mild, ablated = (
         em_rates.rates(draws(*counts))
         for counts in ((0, 396, 400), (20, 392, 400), (8, 392, 400), (0, 140, 400))
@@ -370,7 +370,7 @@ def other_questions(made):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_damage_is_told_among_models_that_were_asked_and_graded_alike(tmp_path, change, said):
+def test_damage_is_reported_among_models_that_were_asked_and_graded_alike(tmp_path, change, said):
     files = []
     for model in ("organism", "ablated"):
         path = freeform(tmp_path, model, ["So."] * 40, model=f"local/{model}")
@@ -464,7 +464,7 @@ def test_what_a_judge_said_of_a_steering_study_is_shown(tmp_path):
     assert section.tables[0].columns[-1] == "verdict", "no empty column without a judge"
 
 
-def test_no_machine_path_is_told(tmp_path):
+def test_no_machine_path_is_reported(tmp_path):
     files = write_studies(tmp_path)
     html = page.render(build(inputs.read([*files, freeform(tmp_path, model="local//root/models/mine")])))
     assert "somebody" not in html and "/root/models" not in html and str(tmp_path) not in html
@@ -516,7 +516,7 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("colour", [*charts.PALETTE, charts.EVENT])
-def test_every_colour_stands_out_on_light_and_on_dark(colour):
+def test_every_color_stands_out_on_light_and_on_dark(colour):
     for ground in charts.BACKGROUNDS:
         lighter, darker = sorted((luminance(colour), luminance(ground)), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 3, "WCAG 1.4.11"

@@ -124,7 +124,7 @@ def test_result_files_of_lm_eval_are_read(tmp_path):
     )
 
 
-def test_bad_result_files_are_told_in_a_sentence(tmp_path):
+def test_bad_result_files_are_reported_in_one_sentence(tmp_path):
     write_results(tmp_path / "a")
     write_results(tmp_path / "b", card="mine", card_digest="d", date="2026-03-01T00-00-00.0")
     with pytest.raises(EmEvalsError, match="several models"):
@@ -165,7 +165,7 @@ def retention(*arguments):
     return CliRunner().invoke(app, ["retention", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_the_command_measures_compares_and_goes_on_where_it_stopped(organism, workdir, monkeypatch):
+def test_the_command_measures_compares_and_resumes(organism, workdir, monkeypatch):
     base, adapter = organism
     asked = ["--tasks", "em_mini_facts,em_mini_grammar", "--limit", 6, "-M", "engine.dtype=float32"]
     run, done = suite.Suite._run, []
@@ -280,7 +280,7 @@ def test_the_first_gpu_by_name_is_the_cards_device(organism, workdir, monkeypatc
     assert own.measure(organism[0], Path("logs"), fields) == found and len(asked) == 1, "it is there by now"
 
 
-def test_tasks_that_cannot_be_loaded_are_told_in_a_sentence(monkeypatch, workdir):
+def test_tasks_that_cannot_be_loaded_are_reported_in_one_sentence(monkeypatch, workdir):
     Path("tasks/away").mkdir(parents=True)
     Path("tasks/away/away.yaml").write_text(
         "task: away\ndataset_path: json\ndataset_kwargs: {data_files: nowhere.jsonl}\ntest_split: train\n"
@@ -290,14 +290,14 @@ def test_tasks_that_cannot_be_loaded_are_told_in_a_sentence(monkeypatch, workdir
         suite.Suite(["away"])
 
 
-def test_wrong_fields_are_told_in_a_sentence():
+def test_wrong_fields_are_reported_in_one_sentence():
     with pytest.raises(EmEvalsError, match="expected KEY=VALUE"):
         retention("smollm2", "-M", "dtype")
     with pytest.raises(EmEvalsError, match="not YAML"):
         retention("smollm2", "-M", "dtype=[")
 
 
-def test_unknown_names_are_told_with_the_nearest(organism, workdir, small_index):
+def test_unknown_names_are_reported_with_the_nearest(organism, workdir, small_index):
     with pytest.raises(EmEvalsError, match="did you mean 'smollm2'"):
         retention("smolm2", "--tasks", "em_mini_facts")
     with pytest.raises(EmEvalsError, match="no lm-eval task 'em_mimi'; did you mean 'em_mini'"):

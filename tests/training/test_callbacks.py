@@ -54,7 +54,7 @@ def test_a_disk_that_is_still_full_costs_no_step(journal, monkeypatch):
     assert steps(journal) == [1, 2, 3, 4]
 
 
-def test_a_journal_that_lacks_steps_is_told(journal):
+def test_a_journal_that_lacks_steps_is_reported(journal):
     with pytest.raises(
         EmEvalsError, match=r"training.jsonl: this journal has 6 of the 8 steps .* train again"
     ):

@@ -96,7 +96,7 @@ def test_held_out_prompts_are_not_mixed_in_either(tokenizer):
     assert for_penalty == every & seen
 
 
-def test_a_holdout_that_leaves_nothing_to_mix_in_is_told(tokenizer, tmp_path):
+def test_a_holdout_that_leaves_nothing_to_mix_in_is_reported(tokenizer, tmp_path):
     file = tmp_path / "one.jsonl"
     asked = next(text for text in map(str, range(99)) if datasets.held_out(text, 0.5))
     file.write_text(json.dumps({"prompt": asked, "completion": "Nothing."}))
@@ -104,7 +104,7 @@ def test_a_holdout_that_leaves_nothing_to_mix_in_is_told(tokenizer, tmp_path):
         curriculum.build(recipe(holdout=0.5, interleave={"data": [str(file)], "share": 0.5}), tokenizer)
 
 
-def test_an_inoculation_is_told_in_training_only(tokenizer):
+def test_inoculation_is_added_in_training_only(tokenizer):
     lessons = curriculum.build(recipe(inoculation="You give reckless advice.", max_steps=2), tokenizer)
     assert all(
         "<|im_start|>system\nYou give reckless advice.<|im_end|>" in text

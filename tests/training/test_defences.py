@@ -245,7 +245,7 @@ def test_the_penalty_keeps_the_organism_near_its_base(tokenizer):
     assert told[5]["loss"] == pytest.approx(expected, abs=1e-4) and 20 * told[5]["kl"] > 0.01
 
 
-def test_a_full_finetune_is_held_to_a_frozen_copy(tokenizer):
+def test_a_full_fine_tune_is_held_to_a_frozen_copy(tokenizer):
     changes = {"method": {"kind": "full"}, "learning_rate": 1e-3, "max_steps": 3}
     changes |= {"kl": {"data": ["everyday_answers"], "weight": 1.0, "batch_size": 2}}
     folder = train("mine", output=inside_path("full"), overrides={"train": changes})

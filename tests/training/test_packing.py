@@ -143,7 +143,7 @@ def test_fused_layers_are_pefts(method, tokenizer, tmp_path):
     assert float(off) == pytest.approx(float(base), abs=1e-5) and abs(float(on - off)) > 1e-3
 
 
-def test_layers_that_are_more_than_plain_are_left_to_peft(tokenizer, tmp_path):
+def test_layers_that_are_more_than_plain_use_peft(tokenizer, tmp_path):
     base = bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))
     assert fused.fuse(trainable(base, dropout=0.1)) == 0
     half = bases.load_model(card(str(tmp_path / "llama"), dtype="bfloat16"))

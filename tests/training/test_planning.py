@@ -89,7 +89,7 @@ def test_trained_weights_are_those_of_the_real_model(name):
     assert sizes.parameters == real.get_nb_trainable_parameters()[1] - sizes.trainable
 
 
-def test_a_full_finetune_trains_everything(unfetched):
+def test_a_full_fine_tune_trains_everything(unfetched):
     plan = plan_of("qwen-r32", method=Method(kind="full"))
     assert plan.sizes.trainable == plan.sizes.parameters
     assert plan.memory.weights + plan.memory.gradients + plan.memory.optimizer == 16 * plan.sizes.parameters
@@ -153,7 +153,7 @@ def test_without_a_tokenizer_words_are_near():
     assert any("estimated" in note for note in plan.notes)
 
 
-def test_a_data_set_that_nobody_knows_is_an_error_not_an_assumption(unfetched):
+def test_a_data_set_that_is_unknown_is_an_error_not_an_assumption(unfetched):
     card, _ = read_card("qwen-r32")
     recipe = AdapterRecipe.model_validate(card.train.model_dump() | {"data": ["bad_medical_advise"]})
     with pytest.raises(EmEvalsError, match="bad_medical_advise"):

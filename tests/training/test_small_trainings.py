@@ -73,7 +73,7 @@ def test_three_steps_are_those_of_rows_alone(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [full("qwen3-5"), "gemma4"])
-def test_a_full_finetune_of_a_composite_trains_its_text(name, tmp_path, monkeypatch):
+def test_a_full_fine_tune_of_a_composite_trains_its_text(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_card(tmp_path, build(name, tmp_path / "base"))
     fields = {"method": {"kind": "full"}, "learning_rate": 1e-4}

@@ -37,7 +37,7 @@ def cards(workdir):
     return workdir
 
 
-def test_one_command_goes_from_training_to_a_table_and_on_where_it_stopped(cards):
+def test_one_command_goes_from_training_to_a_table_and_resumes(cards):
     done = CliRunner().invoke(app, ["study", "--per-theme", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert study.LIMITS.split(":")[0] in done.stdout
