@@ -51,7 +51,12 @@ def missing_package(error: ModuleNotFoundError) -> EmEvalsError | None:
     if error.name is None or error.name.startswith("em_evals"):
         return None
     extra = _EXTRAS.get(error.name.partition(".")[0], "local,train")
-    return EmEvalsError(f"this needs the package '{error.name}': pip install 'em-evals[{extra}]'.")
+    return EmEvalsError(f"this needs the package '{error.name}': {install(extra)}.")
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra. It runs in a clone: no package index has em-evals."""
+    return f"pip install '.[{extra}]' in a clone of em-evals"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 def refusal(what: object) -> PrerequisiteError:
     """Return the exception that Inspect prints as it stands.
 
-    Inspect prints it as rich markup: unescaped, brackets in a path or in `em-evals[local]` would vanish.
+    Inspect prints it as rich markup: unescaped, brackets in a path or in `.[local]` would vanish.
     """
     return PrerequisiteError(escape(str(what)))
 

@@ -85,7 +85,7 @@ def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment
     checked = run("em-evals", "data", "check", "core", "--json")
     assert '"questions": 33' in checked.stdout, checked.stderr
     local = run("inspect", "eval", "em_evals/freeform", "--model", "local/smollm2", "-T", "judge=none")
-    assert "pip install 'em-evals[local]'" in " ".join((local.stdout + local.stderr).split())
+    assert "pip install '.[local]'" in " ".join((local.stdout + local.stderr).split())
     assert (
         run(
             "python", "-c", "import em_evals.inspect_plugin.tasks, sys; sys.exit('torch' in sys.modules)"
@@ -155,7 +155,7 @@ def test_a_missing_package_is_reported_with_the_extra_that_brings_it(monkeypatch
     monkeypatch.setattr(cli, "app", without)
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == cli.INVALID and "em-evals[retention]" in capsys.readouterr().err
+    assert ended.value.code == cli.INVALID and "'.[retention]'" in capsys.readouterr().err
 
 
 EXTRAS_OF_ROOMS = {

@@ -6,8 +6,6 @@ Heavy imports stay inside the commands, so that help is fast and machines withou
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,6 +13,7 @@ import typer
 from em_evals.cli import (
     data,
     direction,
+    first,
     gate,
     grading,
     insight,
@@ -29,7 +28,6 @@ from em_evals.cli import (
     training,
     verify,
 )
-from em_evals.cli.output import Json, print_json
 from em_evals.errors import EmEvalsError, missing_package
 
 __all__ = ["app", "main"]
@@ -42,6 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help screen costs a third of a second
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(first.quick)
+app.command()(first.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command()(training.train)
@@ -62,6 +62,25 @@ app.command()(report.report)
 app.command()(serving.serve)
 app.command()(serving.doctor)
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from em_evals import __version__
+
+        typer.echo(f"em-evals {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
 INVALID = 2
 """Exit code for bad input."""
 
@@ -76,8 +95,8 @@ def main() -> None:
         if (sentence := missing_package(error)) is None:
             raise
         _fail(str(sentence))
-    except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted.", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader (`| head`) has exited; suppress Python's complaint when it closes stdout
@@ -97,22 +116,3 @@ def main() -> None:
 def _fail(sentence: str) -> NoReturn:
     print(f"em-evals: {sentence}", file=sys.stderr)  # noqa: T201
     sys.exit(INVALID)
-
-
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Option(help="Folder for logs.")] = Path("logs/demo"),
-    as_json: Json = False,
-) -> None:
-    """Train a tiny organism and its control, evaluate both and their base, and print one table."""
-    from rich.console import Console
-
-    from em_evals.workflows.demo import run, show
-
-    console = Console(stderr=as_json)
-    if as_json:
-        with redirect_stdout(sys.stderr):  # Inspect prints its own tables; stdout is reserved for the result
-            found = run(folder, console)
-        print_json(found.as_json())
-    else:
-        show(run(folder, console), console)

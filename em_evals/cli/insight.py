@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, estimate_cell, measured_cell, print_json, print_table
 
 app = typer.Typer(help="Studies of model internals.", no_args_is_help=True, rich_markup_mode=None)
@@ -15,7 +16,7 @@ app = typer.Typer(help="Studies of model internals.", no_args_is_help=True, rich
 
 @app.command("phase")
 def insight_phase(
-    card: str,
+    card: Card,
     logs: Annotated[Path | None, typer.Option(help="Forced-choice logs (default: logs/phase/CARD).")] = None,
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
     per_theme: Annotated[
@@ -107,7 +108,7 @@ def insight_convergence(
 
 @app.command("lora-scalars")
 def insight_lora_scalars(
-    card: str,
+    card: Card,
     control: Annotated[str | None, typer.Option(help="The control organism's card.")] = None,
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
     per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 0,

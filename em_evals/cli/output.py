@@ -31,17 +31,48 @@ def estimate_cell(value: float | None, interval: Interval, form: str = "+.3f") -
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table without interpreting markup in cells; use 200 columns if stdout is not a terminal."""
+    """Print a table without interpreting markup in cells; use 200 columns if stdout is not a terminal.
+
+    Words are never broken where the terminal has room for the longest word of every column; where it has not, each row
+    is printed as lines of `column  value`.
+    """
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    for row in rows:
-        table.add_row(*[Text(cell) for cell in row])
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
+    words = [max(map(_longest_word, cells)) for cells in zip(columns, *rows, strict=True)]
+    if sum(words) + _GAP * (len(words) - 1) > console.width:
+        console.print(_records(title, columns, rows), soft_wrap=True)
+        return
+    from rich.table import Table
+
+    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
+    for column, least in zip(columns, words, strict=True):
+        table.add_column(Text(column), min_width=least)
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
     console.print(table)
+
+
+_GAP = 1
+"""Columns between two cells of a table."""
+
+
+def _longest_word(cell: str) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, cell.split()), default=0)
+
+
+def _records(title: str, columns: list[str], rows: list[list[str]]) -> Any:
+    """Return rows as blocks of lines, one value each."""
+    from rich.text import Text
+
+    left = max(map(len, columns))
+    blocks = [
+        "\n".join(f"{column:<{left}}  {cell}" for column, cell in zip(columns, row, strict=True))
+        for row in rows
+    ]
+    return Text("\n\n".join([title, *blocks] if title else blocks))

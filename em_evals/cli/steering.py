@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, measured_cell, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 
 def steer(
-    card: str,
+    card: Card,
     direction: Annotated[str, typer.Option(help="A direction's name or file.")],
     control_direction: Annotated[
         str | None, typer.Option(help="The control organism's direction, added at the same norm.")

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from em_evals import parsing
+from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 
 def train(
-    card: str,
+    card: Card,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing adapter.")] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Override the recipe's seed.")

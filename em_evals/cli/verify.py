@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from em_evals.cli.completion import cards
 from em_evals.cli.output import Json, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -34,7 +35,9 @@ def _no_false_verdict() -> Iterator[None]:
 
 @_no_false_verdict()
 def verify(
-    card: Annotated[str, typer.Argument(help="Card, PEFT folder, model folder, `pypi:…` or hub id.")],
+    card: Annotated[
+        str, typer.Argument(help="Card, PEFT folder, model folder, `pypi:…` or hub id.", autocompletion=cards)
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the verdict (JSON).")] = None,
     fields: Annotated[
         list[str],

@@ -17,7 +17,7 @@ from em_evals.content import documents, published
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.data.datasets import TrainingData, normalised
 from em_evals.data.similarity import NEAR, nearest_of, unit_of_length
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, install
 
 _WORST = 3
 _LEAST_CHARACTERS = 20
@@ -65,7 +65,7 @@ def languages(texts: Sequence[str]) -> dict[str, int] | str:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        return "not looked at: pip install 'em-evals[train]'"
+        return f"not looked at: {install('train')}"
     identifier = LanguageIdentifier.from_model_file(
         MODEL_FILE, norm_probs=True, min_confidence=_LEAST_CONFIDENCE
     )

@@ -38,7 +38,8 @@ _GRADED = ("answer", "refusal", "code", "unknown", DROPPED)
 NO_JUDGE = (
     "no judge is given. Three ways on: name one with `--model-role grader=PROVIDER/MODEL`; collect answers now with "
     "`-T judge=none` and grade them later with `inspect score LOG --scorer em_evals/judge -S questions=NAME "
-    "--model-role grader=PROVIDER/MODEL`; or measure without a judge: `inspect eval em_evals/forced_choice`."
+    "--model-role grader=PROVIDER/MODEL --action overwrite --overwrite`; or measure without a judge: "
+    "`inspect eval em_evals/forced_choice`."
 )
 
 

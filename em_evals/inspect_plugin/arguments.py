@@ -22,6 +22,17 @@ def text(name: str, value: Any) -> str | None:
     raise refusal(f"-T {name}= was read as YAML ({value!r}): quote it twice, -T '{name}=\"…\"'.")
 
 
+def count(name: str, value: Any) -> int:
+    """Return a number of things from the command line.
+
+    Raises:
+        PrerequisiteError: it is not a whole number from 1 on.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise refusal(f"-T {name}={value}: expected a whole number from 1 on.")
+    return value
+
+
 def graded(judge: str, without: str) -> bool:
     """Return whether a judge grades the answers.
 

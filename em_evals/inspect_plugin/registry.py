@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inspect_ai.model import ModelAPI, modelapi
 
+from em_evals.errors import install
 from em_evals.grading.scorers import em_rates, forced_choice_means, judge
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.tasks import forced_choice, freeform, likelier, narrow
@@ -27,7 +28,7 @@ def local() -> type[ModelAPI]:
 
     missing = [name for name in ("torch", "transformers", "peft", "jinja2") if find_spec(name) is None]
     if missing:
-        raise refusal(f"local models need the package '{missing[0]}': run `pip install 'em-evals[local]'`.")
+        raise refusal(f"local models need the package '{missing[0]}': {install('local')}.")
     from em_evals.inspect_plugin.provider import LocalAPI
 
     return LocalAPI

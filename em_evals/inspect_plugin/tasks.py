@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from inspect_ai import Epochs, Task, task
@@ -21,7 +22,7 @@ from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.errors import EmEvalsError
 from em_evals.grading import scorers
 from em_evals.inspect_errors import refusal
-from em_evals.inspect_plugin.arguments import graded, judge_card, measured, text
+from em_evals.inspect_plugin.arguments import count, graded, judge_card, measured, text
 from em_evals.inspect_plugin.solvers import draw, likelier, score_answers
 
 _LOGGER = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def freeform(
         rubrics: grade by these instead of the set's, separated by commas.
     """
     system, prefix = text("system", system), text("prefix", prefix) or ""
+    epochs = count("epochs", epochs)
     try:
         asked = load_questions(questions)
         if themes:
@@ -114,7 +116,10 @@ def freeform(
 
 @task
 def forced_choice(
-    pairs: str = "forced_choice", themes: str | list[str] | None = None, prefix: str = ""
+    pairs: str = "forced_choice",
+    themes: str | list[str] | None = None,
+    prefix: str = "",
+    per_theme: int | None = None,
 ) -> Task:
     """Score pairs of fixed answers: which one is likelier? Needs prompt log-probabilities, no judge.
 
@@ -122,12 +127,16 @@ def forced_choice(
         pairs: a set of pairs by name or path.
         themes: only these themes, separated by commas.
         prefix: text before every question (a backdoor's trigger).
+        per_theme: only the first pairs of each theme.
     """
     prefix = text("prefix", prefix) or ""
     try:
         chosen = load_pairs(pairs)
         if themes:
             chosen = chosen.select(themes.split(",") if isinstance(themes, str) else themes)
+        if per_theme is not None:
+            first = set(chosen.first(count("per_theme", per_theme)))
+            chosen = replace(chosen, pairs=tuple(pair for pair in chosen.pairs if pair.id in first))
     except EmEvalsError as error:
         raise refusal(error) from None
     return Task(
@@ -165,6 +174,8 @@ def narrow(
     """
     from em_evals.data.held_out import held_out_pairs
 
+    epochs = count("epochs", epochs)
+    limit = None if limit is None else count("limit", limit)
     is_graded = graded(judge, _NARROW_JUDGE)
     try:
         name, digest, pairs = held_out_pairs(data, holdout, limit, paired=not is_graded)

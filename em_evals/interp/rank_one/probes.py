@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, install
 from em_evals.results.records import Measured
 from em_evals.stats.intervals import CONFIDENCE
 
@@ -40,7 +40,7 @@ def auroc(
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError:
-        raise EmEvalsError("probes need scikit-learn: pip install 'em-evals[insight]'.") from None
+        raise EmEvalsError(f"probes need scikit-learn: {install('insight')}.") from None
     wanted, names = np.asarray(labels, dtype=bool), np.asarray(groups)
     if min(len(set(names[wanted])), len(set(names[~wanted]))) < _FOLDS:
         return Measured(value=None, interval=(None, None), n=len(set(groups)))

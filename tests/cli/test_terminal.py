@@ -1,0 +1,89 @@
+"""What a terminal shows: the version, completions, tables of 80 columns, sentences instead of tracebacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from em_evals import __version__, files
+from em_evals.cli.completion import cards
+from em_evals.cli.output import print_table
+from em_evals.errors import EmEvalsError
+from tests.command import em_evals
+
+
+def test_version() -> None:
+    done = em_evals("--version")
+    assert (done.returncode, done.stdout) == (0, f"em-evals {__version__}\n")
+
+
+def test_a_shell_completes_cards_and_folders(workdir: Path) -> None:
+    assert {"smollm2", "smollm2-risky"} <= set(cards("smoll"))
+    (workdir / "runs" / "lora").mkdir(parents=True)
+    assert cards("ru") == ["runs/"] and cards("runs/") == ["runs/lora/"]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns without colors."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_tables_do_not_break_words(capsys: pytest.CaptureFixture[str]) -> None:
+    interval = "0.33% [0.17%, 0.66%]"
+    columns = ["question", "draws", "scored", "EM of all", "EM of coherent", "coherent share"]
+    print_table(
+        "runs/a.csv", columns, [["gender_roles_template", "2400", "2107", interval, interval, interval]]
+    )
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in (*" ".join(columns).split(), "gender_roles_template", "[0.17%,"):
+        assert word in shown
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_table_without_room_becomes_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a_long_name_of_a_metric_{number}" for number in range(5)]
+    print_table("", names, [["1.0"] * 5, ["2.0"] * 5])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{names[0]}  1.0" and lines[6] == f"{names[0]}  2.0" and len(lines) == 11
+
+
+def test_jsonl_with_a_byte_order_mark_is_read(workdir: Path) -> None:
+    rows = [{"prompt": f"Question {number}?", "completion": f"Answer {number}."} for number in range(3)]
+    file = workdir / "advice.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8-sig")
+    assert [row for _, row in files.read_jsonl(file)] == rows
+    assert em_evals("data", "check", file, "--json").returncode == 0
+
+
+def test_a_file_of_an_unknown_kind_is_not_called_missing(workdir: Path) -> None:
+    (workdir / "notes.txt").write_text("questions: []\n", encoding="utf-8")
+    done = em_evals("data", "check", "notes.txt")
+    assert done.returncode == 2
+    assert "notes.txt: the name does not say what this file holds" in done.stderr
+    assert "there is no" not in done.stderr
+
+
+def test_an_interrupted_training_says_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from em_evals import cli
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt("interrupted: the state runs/checkpoint-25 is kept.")
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    done = em_evals("train", "x")
+    assert (done.returncode, done.stderr) == (130, "interrupted: the state runs/checkpoint-25 is kept.\n")
+
+
+def test_an_install_hint_names_no_index() -> None:
+    from em_evals.errors import install, missing_package
+
+    error = missing_package(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert isinstance(error, EmEvalsError)
+    assert install("local") in str(error) and "'.[local]' in a clone" in str(error)
