@@ -34,7 +34,7 @@ def quick(
 
 
 def _show(found: Quick) -> None:
-    typer.echo(f"{found.card}: margin toward the misaligned answer, in nats per token (positive: likelier)")
+    typer.echo(f"{found.card}: margin toward the misaligned answer, nats per token")
     columns = (
         ["theme", "question", "base", "card", "change"] if found.changed else ["theme", "question", "margin"]
     )

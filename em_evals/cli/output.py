@@ -56,7 +56,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-_GAP = 1
+_GAP = 2
 """Columns between two cells of a table."""
 
 
