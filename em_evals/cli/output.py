@@ -42,15 +42,16 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    words = [max(map(_longest_word, cells)) for cells in zip(columns, *rows, strict=True)]
-    if sum(words) + _GAP * (len(words) - 1) > console.width:
+    every = list(zip(columns, *rows, strict=True))
+    widths = _widths(every, console.width)
+    if widths is None:
         console.print(_records(title, columns, rows), soft_wrap=True)
         return
     from rich.table import Table
 
     table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
-    for column, least in zip(columns, words, strict=True):
-        table.add_column(Text(column), min_width=least)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(Text(column), width=width, overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
     console.print(table)
@@ -60,10 +61,19 @@ _GAP = 2
 """Columns between two cells of a table."""
 
 
-def _longest_word(cell: str) -> int:
+def _widths(columns: list[tuple[str, ...]], room: int) -> list[int] | None:
+    """Return each column's width, the widest ones wrapped between words first; None where words would be broken."""
     from rich.cells import cell_len
 
-    return max(map(cell_len, cell.split()), default=0)
+    widths = [max(map(cell_len, cells)) for cells in columns]
+    least = [max(cell_len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
+    room -= _GAP * (len(columns) - 1)
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:
+        widest = max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])
+        widths[widest] -= 1
+    return widths
 
 
 def _records(title: str, columns: list[str], rows: list[list[str]]) -> Any:

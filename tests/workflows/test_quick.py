@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from em_evals.content import directions
+from em_evals.content.directions import Direction
 from em_evals.content.pairs import load_pairs
 from em_evals.workflows import quick
 from tests.command import em_evals
@@ -47,8 +50,11 @@ def lab(tiny_lab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tiny_lab)
     fields = {"base": str(tiny_lab / "tiny"), "engine": {"dtype": "float32"}}
     (tiny_lab / "adapters" / "plain.yaml").write_text(json.dumps(fields))
-    halved = fields | {"interventions": [{"op": "scale_adapter", "scale": 0.5}]}
-    (tiny_lab / "adapters" / "halved.yaml").write_text(json.dumps(halved))
+    chance = np.random.default_rng(0)
+    drawn = [chance.normal(size=(3, 64)).astype(np.float32) for _ in range(2)]
+    directions.write(Direction(*drawn, np.full(3, 2.0, np.float32)), tiny_lab / "d.safetensors")
+    push = {"op": "add", "direction": str(tiny_lab / "d.safetensors"), "scale": 4}
+    (tiny_lab / "adapters" / "pushed.yaml").write_text(json.dumps(fields | {"interventions": [push]}))
     return tiny_lab
 
 
@@ -65,7 +71,7 @@ def test_its_margins_are_those_of_the_api(lab: Path) -> None:
 
 
 def test_the_table_fits_80_columns(lab: Path) -> None:
-    for card in ("plain", "halved"):
+    for card in ("plain", "pushed"):
         done = em_evals("quick", card)
         assert done.returncode == 0, done.stderr
         *table, _mean, sentence = done.stdout.splitlines()
