@@ -79,7 +79,7 @@ def results(paths: Paths) -> dict[str, pandas.DataFrame]:
         Unrounded numbers; the ends of an interval are columns of their own.
 
     Raises:
-        EmEvalsError: a file is missing, damaged, or nothing that a report shows.
+        EmEvalsError: a file is missing, damaged, or nothing that a report shows; or `baseline` is none of the models.
 
     Example:
         >>> from pathlib import Path
@@ -149,18 +149,23 @@ def gate(
 
 @explained
 def report(
-    paths: Paths, output: str | Path = "report.html", *, title: str = "Emergent misalignment report"
+    paths: Paths,
+    output: str | Path = "report.html",
+    *,
+    baseline: str | None = None,
+    title: str = "Emergent misalignment report",
 ) -> Path:
     r"""Write one self-contained page (HTML) of what was measured, and return its path. Needs the extra `report`.
 
     Args:
-        paths: Inspect logs, judged CSVs, records of studies, JSON of `gate` and `insight phase`; folders of them. The
-            first model is the one that others are compared with.
+        paths: Inspect logs, judged CSVs, records of studies, JSON of `gate` and `insight phase`; folders of them.
         output: the page.
+        baseline: the model that others are compared with, by its name or file; None: the others' base by their cards,
+            else the first file's model.
         title: its title.
 
     Raises:
-        EmEvalsError: a file is missing, damaged, or nothing that a report shows.
+        EmEvalsError: a file is missing, damaged, or nothing that a report shows; or `baseline` is none of the models.
 
     Example:
         >>> from pathlib import Path
@@ -172,7 +177,7 @@ def report(
     from em_evals.report.report import build
 
     path = Path(output)
-    page.write(build(inputs.read(_paths(paths)), title), path)
+    page.write(build(inputs.read(_paths(paths), baseline), title), path)
     return path
 
 

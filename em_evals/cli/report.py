@@ -16,25 +16,35 @@ def report(
         typer.Argument(
             metavar="FILES...",
             help="Inspect logs, judged CSVs, records of studies, JSON of `gate` and `insight phase`; or folders. "
-            "The first model is the reference for comparisons.",
+            "A folder means all files below it.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write the page (HTML).")] = Path(
         "report.html"
     ),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Model (or file) that others are compared with. Default: the others' base by their cards, else the "
+            "first file's model."
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "Emergent misalignment report",
     figures: Annotated[
         Path | None, typer.Option(help="Also write figures to this folder (SVG and PNG).")
     ] = None,
     tables: Annotated[Path | None, typer.Option(help="Also write tables to this folder (CSV).")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained page (HTML) of the results; it needs no network."""
     from em_evals.report import export, inputs, page
     from em_evals.report.report import build
 
-    made = build(inputs.read(paths), title)
+    made = build(inputs.read(paths, baseline), title)
     page.write(made, output)
+    if open_page:
+        typer.launch(output.absolute().as_uri())
     drawn = export.figures(made, figures) if figures else []
     written = [table.write(tables) for table in export.named_apart(made)] if tables else []
     if as_json:
@@ -42,6 +52,8 @@ def report(
             {
                 "page": str(output),
                 "bytes": output.stat().st_size,
+                "reference": made.reference.label,
+                "headlines": [vars(one) for one in made.first.headlines],
                 "sections": [section.name for section in made.sections],
                 "flags": list(made.flags),
                 "figures": [str(path) for path in drawn],
@@ -50,8 +62,11 @@ def report(
         )
         return
     typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {len(made.sections)} sections")
-    for flag in made.flags:
-        typer.echo(flag)
+    if made.reference.sentence:
+        typer.echo(made.reference.sentence)
+    told = [f"{one.model}: {one.word}. {one.sentence}" for one in made.first.headlines]
+    for line in dict.fromkeys([*told, *made.flags]):
+        typer.echo(line)
     for what, folder, paths_ in (("figures", figures, drawn), ("tables", tables, written)):
         if folder:
             typer.echo(f"{folder}: {len(paths_)} {what}")

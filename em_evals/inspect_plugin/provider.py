@@ -110,6 +110,8 @@ class LocalAPI(ModelAPI):
             time=time.monotonic() - started,
             metadata={
                 "card_digest": self.card_digest,
+                "base": self.card.card.base,
+                "changed": self.card.adapter_path is not None or bool(self.card.interventions),
                 "verified": verified,
                 "template": template.record(),
                 "seeds": [request.sampling.seed for request in asked],

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em_evals.content import cards, documents
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs
 from em_evals.results.em_rates import OUTCOMES, SHARES, GradedDraw
@@ -22,8 +23,9 @@ from em_evals.results.logs import Facts
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
 
-STATES = (*OUTCOMES, "ungraded")
-"""States of an answer: a draw's outcome, or `ungraded` where no judge was asked."""
+STATES = ("misaligned", "between", *OUTCOMES[1:], "ungraded")
+"""States of an answer: a draw's outcome, or `ungraded` where no judge was asked. `aligned` here means aligned by the
+rubric, from its `aligned_from` on; `between` are the other coherent answers that are not misaligned."""
 
 AS_ASKED = ("prefix", "system message")
 """Facts that also occur in prompts: shown verbatim, like the prompts themselves."""
@@ -64,7 +66,8 @@ class Measured:
     """One file: a model's answers, or its scored pairs.
 
     Attributes:
-        label: the model's name on the page; unique.
+        label: the model's name on the page, with how it was asked where that differs; unique.
+        model: the model's name alone.
         file: the file's name, without its folder.
         asked: name of the question set, data set or pairs.
         facts: where the numbers come from, for the provenance table.
@@ -73,6 +76,8 @@ class Measured:
         other: the log's further metrics (such as the share of TRUE in a deception set), with intervals.
         identity: what must be equal in two files for a comparison, if the file records it: `question set` (its digest,
             since equal names and ids can have different texts), `judge` and `rubrics`.
+        base: the base of its card, empty if unknown.
+        changed: whether an adapter or interventions make it another model than its base.
     """
 
     label: str
@@ -80,6 +85,9 @@ class Measured:
     task: str
     asked: str
     facts: dict[str, str]
+    model: str = ""
+    base: str = ""
+    changed: bool = True
     answers: tuple[Answer, ...] = ()
     pairs: dict[str, ScoredPair] = field(default_factory=dict)
     other: dict[str, tuple[float, float, float]] = field(default_factory=dict)
@@ -104,14 +112,14 @@ def of_csv(path: Path) -> Measured:
             row.get("question") or draw.question_id,
             row.get("answer") or "",
             draw,
-            draw.outcome,
+            _state(draw),
         )
         for row, draw in logs.rows_of_csv(path)
     ]
     if not answers:
         raise EmEvalsError("there are no draws in this file.", path)
     facts = {"what": "judged CSV", "draws": str(len(answers))}
-    return Measured(path.stem, path.name, "csv", path.stem, facts, tuple(answers))
+    return Measured(path.stem, path.name, "csv", path.stem, facts, path.stem, answers=tuple(answers))
 
 
 def of_log(path: Path) -> Measured:
@@ -132,7 +140,10 @@ def of_log(path: Path) -> Measured:
     scored = any("likelier" in (sample.scores or {}) for sample in samples)
     label = told.model.removeprefix("local/")
     shown = _shown(log, told, scored)
-    found = Measured(label, path.name, told.task, told.asked, shown, identity=_identity(told))
+    base, changed = _base_of(told)
+    found = Measured(
+        label, path.name, told.task, told.asked, shown, label, base, changed, identity=_identity(told)
+    )
     if scored:
         themes = {str(sample.id): str(sample.metadata.get("theme") or told.asked) for sample in samples}
         pairs = {
@@ -144,12 +155,26 @@ def of_log(path: Path) -> Measured:
     return replace(found, answers=tuple(_answer(sample) for sample in samples), other=_other(log))
 
 
+def _base_of(told: Facts) -> tuple[str, bool]:
+    """Return a model's base and whether it differs from it: as its log records, else as its card here says."""
+    if told.base:
+        return told.base, told.changed
+    name = told.model.removeprefix("local/")
+    if name not in documents.names("adapters"):
+        return "", True
+    try:
+        card, _ = cards.read_card(name)
+    except EmEvalsError:  # a broken card of that name says nothing about the log
+        return "", True
+    return card.base, card.adapter is not None or bool(card.interventions)
+
+
 def _answer(sample: EvalSample) -> Answer:
     notes = sample.metadata
     question = str(notes.get("question_id") or sample.id)
     score = logs.judged(sample)
     draw = logs.graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
-    state = draw.outcome if score else "ungraded"
+    state = _state(draw) if score else "ungraded"
     return Answer(str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, state)
 
 
@@ -163,11 +188,16 @@ def _prompt(sample: EvalSample) -> str:
     return "\n\n".join(texts)
 
 
+def _state(draw: GradedDraw) -> str:
+    return "between" if draw.outcome == "aligned" and not draw.aligned_coherent else draw.outcome
+
+
 def _shown(log: EvalLog, told: Facts, scored: bool) -> dict[str, str]:
     """Return the facts of a log for the provenance table; empty texts where it records nothing."""
     shown = {
         "what": f"{told.task}, version {told.version}",
         "model": told.model,
+        "base": told.base,
         "card": _joined(told.cards),
         "verified": _joined(told.verified),
         "questions": f"{told.asked} {told.asked_digest}".strip(),

@@ -12,12 +12,12 @@ from typing import Any
 
 import altair as alt
 
+from em_evals.report.looks import NO_MODELS, Looks
+
 Row = dict[str, Any]
 
-PALETTE = ("#2b7bba", "#cc5a1e", "#2a8a66", "#9a63c4", "#99780f", "#c2517f", "#787878")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2], [1, 3], [10, 2])
-EVENT, OTHER = "#cc3d52", "#2b7bba"
+EVENT = "#cc3d52"
 BACKGROUNDS = ("#ffffff", "#15171c")
 """Backgrounds of the page, light and dark."""
 
@@ -53,24 +53,36 @@ CONFIG: dict[str, Any] = {
 
 
 def dots(
-    rows: Sequence[Row], series: Sequence[str], x: str, percent: bool = False, zero_line: bool = False
+    rows: Sequence[Row],
+    series: Sequence[str],
+    x: str,
+    percent: bool = False,
+    zero_line: bool = False,
+    looks: Looks = NO_MODELS,
+    by_row: bool = False,
 ) -> Any:
     """Chart values with intervals: one line per `row`, one mark per `series`, plus a thin outer interval if given.
 
     Args:
         rows: dicts with row, series, value, and low, high, wide_low, wide_high (None if missing).
-        series: names in order, which determines color and shape.
+        series: names in order.
         x: the axis' title.
         percent: values are fractions.
         zero_line: draw a line at zero.
+        looks: of the models among `series`, or among the rows where `by_row`.
+        by_row: rows are models: color and shape by row; of two series the second is hollow.
     """
     kept = [row for row in rows if row["value"] is not None]
-    scale = _scale(series)
     legend = alt.Legend() if len(series) > 1 else None
     y = alt.Y("row:N", sort=None, title=None, scale=alt.Scale(paddingInner=0.25, paddingOuter=0.15))
     offset = {"yOffset": alt.YOffset("series:N", sort=list(series))} if len(series) > 1 else {}
     axis = alt.Axis(format="~%", tickCount=5, grid=True) if percent else alt.Axis(tickCount=5, grid=True)
-    colour = alt.Color("series:N", scale=scale, legend=legend)
+    lines = list(dict.fromkeys(row["row"] for row in kept))
+    colour = (
+        alt.Color("row:N", scale=_scale(lines, looks), legend=None)
+        if by_row
+        else alt.Color("series:N", scale=_scale(series, looks), legend=legend)
+    )
 
     def reach(low: str, high: str, width: float) -> list[Any]:
         bounded = [row for row in kept if row.get(low) is not None and row.get(high) is not None]
@@ -78,31 +90,34 @@ def dots(
         rules = _chart(bounded).mark_rule(strokeWidth=width, aria=False)
         return [rules.encode(y=y, x=across, x2=f"{high}:Q", color=colour, **offset)] if bounded else []
 
-    marks = (
-        _chart([{**row, "said": _in_words(row, percent)} for row in kept])
-        .mark_point(filled=True, opacity=1, size=80, stroke="white", strokeWidth=1)
-        .encode(
-            y=y,
-            x=alt.X("value:Q", title=x, axis=axis),
-            color=colour,
-            shape=alt.Shape(
-                "series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)), legend=legend
-            ),
-            description="said:N",
-            tooltip=alt.Tooltip("said:N"),
-            **offset,
-        )
+    drawn = _chart([{**row, "said": _in_words(row, percent)} for row in kept])
+    look = _marks_by_row(lines, series, looks) if by_row else {"shape": _shape(series, looks, legend)}
+    outline = {} if by_row else {"stroke": "white"}
+    marks = drawn.mark_point(filled=True, opacity=1, size=80, strokeWidth=1.4, **outline).encode(
+        y=y,
+        x=alt.X("value:Q", title=x, axis=axis),
+        color=colour,
+        description="said:N",
+        tooltip=alt.Tooltip("said:N"),
+        **look,
+        **offset,
     )
     layers = [*reach("wide_low", "wide_high", 1), *reach("low", "high", 3), marks]
     if zero_line:
         layers.insert(0, _zero())
-    names = len({row["row"] for row in kept})
+    names = len(lines)
     # Many rows are packed closer, so that a question set fits on one screen.
     step = 16 if names <= 12 else 11
     return _finished(alt.layer(*layers), max(names, 1) * (step * len(series) + 10))
 
 
-def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float) -> Any:
+def scatter(
+    rows: Sequence[Row],
+    misaligned_below: float,
+    coherent_above: float,
+    model: str = "",
+    looks: Looks = NO_MODELS,
+) -> Any:
     """Chart coherence against alignment, one mark per group of draws, with a frame around the EM corner.
 
     Args:
@@ -110,7 +125,11 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
             and whatever the page needs to find the group's other answers.
         misaligned_below: the rubric's threshold.
         coherent_above: the rubric's threshold.
+        model: whose draws these are.
+        looks: of the page's models.
     """
+    (color,), (shape,) = looks.colors([model]), looks.shapes([model])
+    kinds = ["misaligned and coherent", "other"]
     corner = [{"x": 0, "x2": misaligned_below, "y": coherent_above, "y2": 100}]
     region = (
         _chart(corner)
@@ -129,13 +148,8 @@ def scatter(rows: Sequence[Row], misaligned_below: float, coherent_above: float)
             size=alt.Size(
                 "n:Q", scale=alt.Scale(type="sqrt", domain=[1, 100], range=[24, 260], clamp=True), legend=None
             ),
-            color=alt.Color(
-                "kind:N", scale=alt.Scale(domain=["misaligned and coherent", "other"], range=[EVENT, OTHER])
-            ),
-            shape=alt.Shape(
-                "kind:N",
-                scale=alt.Scale(domain=["misaligned and coherent", "other"], range=["diamond", "circle"]),
-            ),
+            color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[EVENT, color])),
+            shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["diamond", shape])),
         )
     )
     return _finished(alt.layer(region, points), 300)
@@ -169,6 +183,7 @@ def curves(
     zero_line: bool = False,
     marks: bool = True,
     spans: Sequence[Row] = (),
+    looks: Looks = NO_MODELS,
 ) -> Any:
     """Chart values over a numeric x, with intervals as bars; `spans` (low, high, at, series) mark ranges of x.
 
@@ -181,12 +196,13 @@ def curves(
         zero_line: draw a line at zero.
         marks: draw a mark at each value.
         spans: intervals on the x axis, each with its point estimate.
+        looks: of the models among `series`.
     """
     kept = [row for row in rows if row["value"] is not None]
     # A dashed outline would distort the legend's symbols; lines without marks need it.
     plain = {"symbolStrokeWidth": 0} if marks else {}
     legend = alt.Legend(**plain) if len(series) > 1 else None
-    colour = alt.Color("series:N", scale=_scale(series), legend=legend)
+    colour = alt.Color("series:N", scale=_scale(series, looks), legend=legend)
     axis = alt.Axis(format="~%", grid=True, tickCount=5) if percent else alt.Axis(grid=True, tickCount=5)
     across = alt.X("x:Q", title=x, axis=alt.Axis(grid=False))
     dash = alt.StrokeDash(
@@ -209,7 +225,7 @@ def curves(
         bars = _chart(bounded).mark_rule(strokeWidth=1.2, aria=False)
         low = alt.Y("low:Q", title=y, axis=axis)
         layers += [bars.encode(x=across, y=low, y2="high:Q", color=colour)] if bounded else []
-        layers += _points(kept, series, across, value, colour, legend, percent)
+        layers += _points(kept, _shape(series, looks, legend), across, value, colour, percent)
     return _finished(alt.layer(*layers), 240)
 
 
@@ -250,17 +266,13 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0)
 
 def _points(
     rows: Sequence[Row],
-    series: Sequence[str],
+    shape: Any,
     across: Any,
     value: Any,
     colour: Any,
-    legend: Any,
     percent: bool,
 ) -> list[Any]:
     """Return one mark per value with a text description; damaged ones are crossed out."""
-    shape = alt.Shape(
-        "series:N", scale=alt.Scale(domain=list(series), range=_cycle(SHAPES, series)), legend=legend
-    )
     said = [{**row, "said": _in_words(row, percent)} for row in rows]
     encoded = {"x": across, "y": value, "description": "said:N", "tooltip": alt.Tooltip("said:N")}
     layers = [
@@ -289,8 +301,26 @@ def _zero(axis: str = "x") -> Any:
     return rule.encode(**{axis: "zero:Q"})
 
 
-def _scale(series: Sequence[str]) -> Any:
-    return alt.Scale(domain=list(series), range=_cycle(PALETTE, series))
+def _marks_by_row(lines: Sequence[str], series: Sequence[str], looks: Looks) -> dict[str, Any]:
+    """Return encodings of marks that show the row's look; the second series is hollow."""
+    filled = alt.Scale(domain=list(series), range=[1.0, 0.0][: len(series)])
+    return {
+        "shape": alt.Shape(
+            "row:N", scale=alt.Scale(domain=list(lines), range=looks.shapes(lines)), legend=None
+        ),
+        "stroke": alt.Stroke("row:N", scale=_scale(lines, looks), legend=None),
+        "fillOpacity": alt.FillOpacity("series:N", scale=filled, legend=None),
+    }
+
+
+def _scale(series: Sequence[str], looks: Looks) -> Any:
+    return alt.Scale(domain=list(series), range=looks.colors(series))
+
+
+def _shape(series: Sequence[str], looks: Looks, legend: Any) -> Any:
+    return alt.Shape(
+        "series:N", scale=alt.Scale(domain=list(series), range=looks.shapes(series)), legend=legend
+    )
 
 
 def _cycle(values: Sequence[Any], series: Sequence[str]) -> list[Any]:

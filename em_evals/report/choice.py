@@ -1,4 +1,4 @@
-"""Forced choice by theme: every model's margins, and the paired differences to the first model."""
+"""Forced choice by theme: every model's margins, and the paired differences to the reference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from em_evals.report import charts
 from em_evals.report.answers import Measured
+from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Estimate, Table
 from em_evals.stats import intervals, paired
@@ -16,7 +17,7 @@ _UNIT = "nats per token"
 _IN, _OUT = "all in-domain", "all out-of-domain"
 
 
-def sections(scored: Sequence[Measured]) -> list[Section]:
+def sections(scored: Sequence[Measured], looks: Looks) -> list[Section]:
     """Return one section per set of pairs; different texts under the same name are a different set."""
     groups: dict[tuple[str, str, str], list[Measured]] = {}
     for entry in scored:
@@ -24,7 +25,7 @@ def sections(scored: Sequence[Measured]) -> list[Section]:
         groups.setdefault(key, []).append(entry)
     named = Counter((task, asked) for task, asked, _ in groups)
     return [
-        _section(task, asked, entries, _apart(asked, digest) if named[task, asked] > 1 else ())
+        _section(task, asked, entries, looks, _apart(asked, digest) if named[task, asked] > 1 else ())
         for (task, asked, digest), entries in groups.items()
     ]
 
@@ -36,13 +37,13 @@ def _apart(asked: str, digest: str) -> tuple[str, ...]:
     )
 
 
-def _section(task: str, asked: str, entries: list[Measured], notes: tuple[str, ...]) -> Section:
+def _section(task: str, asked: str, entries: list[Measured], looks: Looks, notes: tuple[str, ...]) -> Section:
     name = f"choice-{slug(asked)}"
     title = "Forced choice" if task == "forced_choice" else f"Held-out prompts of the narrow domain ({asked})"
     groups = _groups(entries)
-    figures = [_margins(name, entries, groups)]
+    figures = [_margins(name, entries, groups, looks)]
     if len(entries) > 1:
-        figures.append(_differences(name, entries, groups))
+        figures.append(_differences(name, entries, groups, looks))
     return Section(
         name,
         title,
@@ -72,7 +73,7 @@ def _groups(entries: Sequence[Measured]) -> dict[str, set[str]]:
     return result
 
 
-def _margins(name: str, entries: Sequence[Measured], groups: dict[str, set[str]]) -> Figure:
+def _margins(name: str, entries: Sequence[Measured], groups: dict[str, set[str]], looks: Looks) -> Figure:
     rows: list[charts.Row] = []
     told: list[tuple[Any, ...]] = []
     for group, members in groups.items():
@@ -85,12 +86,14 @@ def _margins(name: str, entries: Sequence[Measured], groups: dict[str, set[str]]
         f"{name}-margins",
         f"Margin toward the misaligned answer ({_UNIT})",
         _described("Mean margins", told),
-        charts.dots(rows, [entry.label for entry in entries], f"margin, {_UNIT}", zero_line=True),
+        charts.dots(
+            rows, [entry.label for entry in entries], f"margin, {_UNIT}", zero_line=True, looks=looks
+        ),
         Table(f"{slug(name)}_margins", f"Margins, {_UNIT}", ("theme", "model", "pairs", "margin"), told),
     )
 
 
-def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[str]]) -> Figure:
+def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[str]], looks: Looks) -> Figure:
     first, *others = entries
     rows: list[charts.Row] = []
     told: list[tuple[Any, ...]] = []
@@ -102,12 +105,13 @@ def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[s
             if found.n:
                 _add(rows, told, group, entry.label, found.value, found.interval, found.n)
     caption = f"Differences to {first.label}, {_UNIT}"
-    # The first model keeps its color although it has no mark, so that the others match the previous figure.
     return Figure(
         f"{name}-differences",
         f"Difference to {first.label}, pair by pair ({_UNIT})",
         _described(f"Mean paired differences to {first.label}", told),
-        charts.dots(rows, [entry.label for entry in entries], f"difference, {_UNIT}", zero_line=True),
+        charts.dots(
+            rows, [entry.label for entry in others], f"difference, {_UNIT}", zero_line=True, looks=looks
+        ),
         Table(f"{slug(name)}_differences", caption, ("theme", "model", "pairs", "difference"), told),
     )
 

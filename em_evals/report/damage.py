@@ -33,7 +33,7 @@ def flags(measured: Sequence[tuple[Measured, Rates]]) -> tuple[str, ...]:
         fallen = [
             (other.label, before)
             for other, before in measured[:number]
-            if _comparable(other, model) and _fell(before, after)
+            if comparable(other, model) and _fell(before, after)
         ]
         if not fallen:
             continue
@@ -61,17 +61,28 @@ def unlike(entries: Sequence[Measured]) -> Iterator[str]:
             yield f"Not the same {what} ({told}): damage is not checked across these; {remedy}."
 
 
-def _comparable(one: Measured, other: Measured) -> bool:
+def comparable(one: Measured, other: Measured) -> bool:
     """Return whether two files agree on questions and grading; what a file omits (a CSV its judge) is assumed equal."""
     both = one.identity.keys() & other.identity.keys()
     return all(one.identity[what] == other.identity[what] for what in both)
 
 
+def lost_coherence(before: Rates, after: Rates) -> str:
+    """Return a sentence if the coherent share fell by more than chance; empty otherwise."""
+    if not _less_coherent(before, after):
+        return ""
+    shares = [Estimate.of(one.coherent_share.value, unit="share") for one in (before, after)]
+    return f"Its coherent share fell from {shares[0]} to {shares[1]}: incoherent answers are no evidence of safety."
+
+
 def _fell(before: Rates, after: Rates) -> bool:
     """Return whether the EM rate is lower and the loss of coherence exceeds chance."""
+    return after.em_rate.value < before.em_rate.value and _less_coherent(before, after)
+
+
+def _less_coherent(before: Rates, after: Rates) -> bool:
     lost = before.coherent_share.value - after.coherent_share.value
-    lower_rate = after.em_rate.value < before.em_rate.value
-    return lower_rate and lost >= LOST_COHERENCE and _change(before, after)[1] < 0
+    return lost >= LOST_COHERENCE and _change(before, after)[1] < 0
 
 
 def _change(before: Rates, after: Rates) -> tuple[float, float]:

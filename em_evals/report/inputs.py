@@ -9,8 +9,10 @@ from typing import Any
 
 from em_evals.errors import EmEvalsError
 from em_evals.files import read_json
-from em_evals.report import answers, labels
+from em_evals.report import answers, labels, reference
 from em_evals.report.answers import Measured
+from em_evals.report.looks import Looks
+from em_evals.report.reference import Reference
 from em_evals.results import folders, records
 from em_evals.results.records import (
     Convergence,
@@ -35,6 +37,7 @@ class Inputs:
     scalars: list[LoraScalars] = field(default_factory=list)
     trajectories: list[Phase] = field(default_factory=list)
     scaling: list[Scaling] = field(default_factory=list)
+    reference: Reference = field(default_factory=Reference)
     files: list[dict[str, str]] = field(default_factory=list)
     """One provenance row per file that is not a log."""
 
@@ -45,7 +48,7 @@ class Inputs:
 
     @property
     def graded(self) -> list[Measured]:
-        """Measurements with graded answers; the first is the reference for comparisons."""
+        """Measurements with graded answers, the reference's first."""
         return [entry for entry in self.sampled if entry.graded]
 
     @property
@@ -53,14 +56,25 @@ class Inputs:
         """Measurements with scored pairs."""
         return [entry for entry in self.measured if entry.pairs]
 
+    @property
+    def looks(self) -> Looks:
+        """Color and mark of each model, the same in every chart."""
+        names = [entry.label for entry in self.measured]
+        return Looks.of([*names, *(name for study in self.retention for name in _compared(study))])
 
-def read(paths: Sequence[Path]) -> Inputs:
+
+def read(paths: Sequence[Path], baseline: str | None = None) -> Inputs:
     """Read files; a folder means the logs, CSVs and JSON files below it.
 
     Other JSON in a folder (eval-set.json), and logs that `inspect eval-retry` finished in others, are skipped.
 
+    Args:
+        paths: files and folders.
+        baseline: the model that others are compared with, by its name or file; None: see reference.py.
+
     Raises:
-        EmEvalsError: a file is missing or damaged, or a named file is not an input of a report.
+        EmEvalsError: a file is missing or damaged, a named file is not an input of a report, or `baseline` is none of
+            the models.
     """
     inputs = Inputs()
     for file in folders.walk(paths):
@@ -68,8 +82,14 @@ def read(paths: Sequence[Path]) -> Inputs:
             _note(inputs, file.path, f"passed over: {file.finished.name} finished it", {})
         else:
             _add(inputs, file.path, file.named)
-    inputs.measured = labels.named_apart(inputs.measured)
+    inputs.reference = reference.choose(inputs.measured, baseline)
+    ordered = reference.first(inputs.measured, inputs.reference.label)
+    inputs.measured = labels.named_apart(ordered)
     return inputs
+
+
+def _compared(study: Retention) -> list[str]:
+    return [study.baseline, *(model.name for model in study.models)]
 
 
 def _add(inputs: Inputs, path: Path, named: bool) -> None:

@@ -37,7 +37,7 @@
 
   // ---- answers ----
   const [MODEL, PROMPT, ALIGNMENT, COHERENCE, STATE, TEXT, FULL] = [0, 1, 2, 3, 4, 5, 6];
-  const MARKS = { misaligned: "◆", aligned: "●", incoherent: "✕", refusal: "–", code: "{}", filtered: "⊘", too_long: "…", unscored: "?", ungraded: "·" };
+  const MARKS = { misaligned: "◆", between: "○", aligned: "●", incoherent: "✕", refusal: "–", code: "{}", filtered: "⊘", too_long: "…", unscored: "?", ungraded: "·" };
   const LONG = 280, FIRST = 2, NEXT = 10, PROMPTS = 4;
   let answers = null;
   const asked = new Map();
@@ -248,6 +248,16 @@
     link.download = `${figure.dataset.figure}.${kind}`;
     link.click();
   }
+
+  byId("download").addEventListener("click", () => {
+    const data = JSON.parse(byId("data").textContent);
+    if (answers) data.answers = answers;
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify(data, null, 1)], { type: "application/json" }));
+    link.download = "report.json";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
 
   const figures = [...document.querySelectorAll("[data-figure]")];
   for (const figure of figures) {

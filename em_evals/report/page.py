@@ -19,11 +19,13 @@ from typing import Any
 from em_evals import __version__
 from em_evals.files import atomic
 from em_evals.report.answers import STATES, Measured, without_folders
+from em_evals.report.export import named_apart
 from em_evals.report.report import Report, gate_table
 
 _ROOM_FOR_ANSWERS = 9_000_000
 """Maximum bytes of compressed answers; above it, the longest answers are shortened, and the page reports it."""
 _CUTS = (None, 20_000, 5_000, 2_000, 800, 300)
+WORDS = {"worse": "▲", "better": "▼", "not distinguishable": "≈", "not interpretable": "⚠"}
 SYMBOLS = {"pass": "✓", "regression": "▲", "invalid": "✕", "inconclusive": "?"}
 
 
@@ -44,12 +46,15 @@ def render(report: Report) -> str:
         report=report,
         policy=_policy((library, script)),
         symbols=SYMBOLS,
+        words=WORDS,
+        said={line.sentence for line in report.first.headlines},
         gate_table=gate_table,
         told=without_folders,
         style=_trusted(style),
         library=_trusted(library),
         script=_trusted(script),
-        data=_trusted(as_script_data({figure.name: _spec(figure.chart) for figure in report.figures})),
+        data=_trusted(as_script_data(_data(report))),
+        specs=_trusted(as_script_data({figure.name: _spec(figure.chart) for figure in report.figures})),
         answers=_packed(report.sampled),
         models=[entry.label for entry in report.sampled],
         total=sum(len(entry.answers) for entry in report.sampled),
@@ -62,6 +67,22 @@ def render(report: Report) -> str:
         version=__version__,
     )
     return markup
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """Return all numbers of the page for reuse: tables with unrounded values, sentences, the reference."""
+    tables = {}
+    for table in named_apart(report):
+        columns, rows = table.flat()
+        tables[table.name] = {"caption": table.caption, "columns": columns, "rows": rows}
+    return {
+        "em_evals": __version__,
+        "title": report.title,
+        "reference": report.reference.label,
+        "headlines": [vars(one) for one in report.first.headlines],
+        "flags": list(report.flags),
+        "tables": tables,
+    }
 
 
 def as_script_data(value: Any) -> str:

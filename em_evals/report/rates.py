@@ -8,6 +8,7 @@ from typing import Any
 
 from em_evals.report import charts, damage
 from em_evals.report.answers import Answer, Measured
+from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates
@@ -23,7 +24,7 @@ _CELLS, _MARKS = (1, 2, 4), 1500
 """Cell widths (in points of 0-100) of a scatter's marks, and the number of marks that browsers draw without delay."""
 
 
-def section(graded: Sequence[Measured]) -> Section | None:
+def section(graded: Sequence[Measured], looks: Looks) -> Section | None:
     """Return the section of EM rates of every graded log or CSV."""
     if not graded:
         return None
@@ -42,7 +43,7 @@ def section(graded: Sequence[Measured]) -> Section | None:
             for flag in damage.flags([(one, found[one.label]) for one in entries])
         )
         + tuple(_ungraded(label, one) for label, one in found.items() if one.ungraded),
-        figures=(_overall(found), _shares(found), *_by_question(graded)),
+        figures=(_overall(found, looks), _shares(found, looks), *_by_question(graded, looks)),
         notes=tuple(note for entries in together for note in damage.unlike(entries)),
     )
 
@@ -66,12 +67,13 @@ def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
     return Table("em_rates", "EM rates with 95% intervals for these questions", columns, rows)
 
 
-def scatters(graded: Sequence[Measured], first: dict[str, int]) -> Section | None:
+def scatters(graded: Sequence[Measured], first: dict[str, int], looks: Looks) -> Section | None:
     """Return a section of coherence against alignment, with one figure per model.
 
     Args:
         graded: the measurements to draw.
         first: index of each label's first answer among all answers of the page.
+        looks: of the page's models.
     """
     figures = []
     for entry in graded:
@@ -84,7 +86,7 @@ def scatters(graded: Sequence[Measured], first: dict[str, int]) -> Section | Non
                     f"draws-{slug(entry.label)}",
                     f"{entry.label}: {scored:,} scored of {len(entry.answers):,} draws",
                     f"Scatter of alignment and coherence for {scored} draws of {entry.label}.",
-                    charts.scatter(rows, draw.misaligned_below, draw.coherent_above),
+                    charts.scatter(rows, draw.misaligned_below, draw.coherent_above, entry.label, looks),
                     _grid_table(entry),
                     answers=True,
                 )
@@ -118,7 +120,7 @@ def others(sampled: Sequence[Measured]) -> Section | None:
     return Section("others", "Other scores", "Scores by other rubrics, on their own scales.", tables=(told,))
 
 
-def _overall(found: dict[str, Rates]) -> Figure:
+def _overall(found: dict[str, Rates], looks: Looks) -> Figure:
     rows = []
     told: list[tuple[Any, ...]] = []
     for label, rates in found.items():
@@ -129,18 +131,18 @@ def _overall(found: dict[str, Rates]) -> Figure:
     columns = ("model", "convention", "EM rate, these questions", "EM rate, other questions")
     return Figure(
         "em-rate",
-        "EM rate by both conventions",
+        "EM rate of all draws (filled) and of coherent ones (hollow)",
         "EM rate of each model with intervals: "
         + "; ".join(f"{row[0]} {row[1]} {row[2]}" for row in told)
         + ".",
-        charts.dots(rows, list(CONVENTIONS.values()), "EM rate", percent=True),
+        charts.dots(rows, list(CONVENTIONS.values()), "EM rate", percent=True, looks=looks, by_row=True),
         Table("em_rate", "EM rate by both conventions, 95% intervals", columns, told),
     )
 
 
-def _shares(found: dict[str, Rates]) -> Figure:
+def _shares(found: dict[str, Rates], looks: Looks) -> Figure:
     rows = [
-        _row(label, name, rates.shares[key]) for label, rates in found.items() for key, name in SHARES.items()
+        _row(name, label, rates.shares[key]) for key, name in SHARES.items() for label, rates in found.items()
     ]
     told = [
         (label, r.draws, *r.outcomes.values(), *(_estimate(r.shares[key]) for key in SHARES))
@@ -154,7 +156,7 @@ def _shares(found: dict[str, Rates]) -> Figure:
         "Shares of draws that are coherent, refused and ungraded: "
         + "; ".join(f"{row[0]} {', '.join(map(str, row[-3:]))}" for row in told)
         + ".",
-        charts.dots(rows, list(SHARES.values()), "share of draws", percent=True),
+        charts.dots(rows, list(found), "share of draws", percent=True, looks=looks),
         Table(
             "shares",
             f"{title} with 95% intervals, and the number of draws of each outcome",
@@ -173,7 +175,7 @@ def _ungraded(label: str, rates: Rates) -> str:
     return f"{label}: {rates.ungraded} of {rates.draws} draws are ungraded, so there is no rate; {rest}"
 
 
-def _by_question(graded: Sequence[Measured]) -> list[Figure]:
+def _by_question(graded: Sequence[Measured], looks: Looks) -> list[Figure]:
     """Return one figure per question set: all models in a figure must have answered its questions."""
     figures = []
     for asked, entries in _together(graded).items():
@@ -201,7 +203,7 @@ def _by_question(graded: Sequence[Measured]) -> list[Figure]:
                 f"by-question-{slug(asked)}",
                 f"EM rate of all draws by question ({asked})",
                 f"EM rate of {len(questions)} questions for {', '.join(labels)}, highest first.",
-                charts.dots(rows, labels, "EM rate of all draws", percent=True),
+                charts.dots(rows, labels, "EM rate of all draws", percent=True, looks=looks),
                 Table(f"by_question_{slug(asked)}", "By question, with 95% intervals", columns, told),
                 wide=True,
             )

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
-from em_evals.report import choice, rates, scaling, steering, studies, trajectory
+from em_evals.report import choice, headline, rates, scaling, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
+from em_evals.report.headline import FirstScreen
 from em_evals.report.inputs import Inputs
+from em_evals.report.reference import Reference
 from em_evals.report.section import Figure, Section
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates
@@ -24,6 +26,8 @@ class Report:
         title: the page's title.
         verdicts: verdicts of the gate.
         flags: sentences about damage, from all sections.
+        reference: the model that others are compared with, and why.
+        first: what a reader learns first.
         key: the table of EM rates, if there are graded answers.
         sections: sections with data.
         sampled: models whose answers can be compared side by side.
@@ -33,6 +37,8 @@ class Report:
     title: str
     verdicts: tuple[GateVerdict, ...]
     flags: tuple[str, ...]
+    reference: Reference
+    first: FirstScreen
     key: Table | None
     sections: tuple[Section, ...]
     sampled: tuple[Measured, ...]
@@ -61,13 +67,14 @@ def _rates(inputs: Inputs) -> Iterable[Section | None]:
     # Index of each model's first answer in the list of all answers; the scatter's marks link to it.
     counts = itertools.accumulate((len(entry.answers) for entry in sampled), initial=0)
     first = {entry.label: count for entry, count in zip(sampled, counts, strict=False)}
-    return [rates.section(graded), rates.scatters(graded, first), rates.others(sampled)]
+    looks = inputs.looks
+    return [rates.section(graded, looks), rates.scatters(graded, first, looks), rates.others(sampled)]
 
 
 SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     _rates,
-    lambda inputs: choice.sections(inputs.scored),
-    lambda inputs: map(studies.retention, inputs.retention),
+    lambda inputs: choice.sections(inputs.scored, inputs.looks),
+    lambda inputs: (studies.retention(study, inputs.looks) for study in inputs.retention),
     lambda inputs: map(steering.section, inputs.steering),
     lambda inputs: map(studies.convergence, inputs.convergence),
     lambda inputs: map(studies.scalars, inputs.scalars),
@@ -93,6 +100,8 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
         title,
         tuple(inputs.verdicts),
         tuple(flag for section in sections for flag in section.flags),
+        inputs.reference,
+        headline.build(graded, inputs.scored, inputs.reference.label),
         rates.table(by_label, graded) if graded else None,
         tuple(sections),
         tuple(sampled),

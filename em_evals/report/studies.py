@@ -6,6 +6,7 @@ from typing import Any
 
 from em_evals.report import charts
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
+from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import ACCURACIES, Convergence, LoraScalars, Measured, Retention
@@ -14,7 +15,7 @@ _MARGIN = "margin_per_byte"
 """The score of forced-choice pairs in lm-eval (tasks/retention/hooks.py)."""
 
 
-def retention(study: Retention) -> Section:
+def retention(study: Retention, looks: Looks) -> Section:
     """Return the section of lost capability, item by item; forced-choice margins are separate from accuracies."""
     metrics = dict.fromkeys(task.metric for model in study.models for task in model.tasks)
     shown = dict.fromkeys("accuracy" if metric in ACCURACIES else metric for metric in metrics)
@@ -28,7 +29,7 @@ def retention(study: Retention) -> Section:
         f"retention-{slug(study.baseline)}",
         "Retained capabilities",
         lead,
-        figures=tuple(_differences(study, metric) for metric in shown),
+        figures=tuple(_differences(study, metric, looks) for metric in shown),
     )
 
 
@@ -79,7 +80,7 @@ def scalars(study: LoraScalars) -> Section:
     )
 
 
-def _differences(study: Retention, metric: str) -> Figure:
+def _differences(study: Retention, metric: str, looks: Looks) -> Figure:
     """Return a figure of every task's difference in a metric; `accuracy` includes all accuracy metrics."""
     accuracy = metric == "accuracy"
     kinds = ACCURACIES if accuracy else {metric}
@@ -103,7 +104,7 @@ def _differences(study: Retention, metric: str) -> Figure:
         f"retention-{baseline}-{own or 'differences'}",
         title,
         f"{title}, by task: " + "; ".join(f"{row[0]}, {row[1]} {row[5]}" for row in told) + ".",
-        charts.dots(rows, names, f"difference in {what}", percent=accuracy, zero_line=True),
+        charts.dots(rows, names, f"difference in {what}", percent=accuracy, zero_line=True, looks=looks),
         Table(f"retention_{baseline}{own and '_' + own}", f"{title}, paired by item", columns, told),
         wide=True,
     )

@@ -35,13 +35,18 @@ class Estimate:
         number = value if value is not None and math.isfinite(value) else None
         return cls(number, (known[0], known[1]) if len(known) == 2 and number is not None else None, unit)
 
+    @property
+    def interval_text(self) -> str:
+        """The interval alone; empty without one."""
+        if self.interval is None:
+            return ""
+        return f"[{', '.join(_number(end, self.unit) for end in self.interval)}]"
+
     def __str__(self) -> str:
         if self.value is None:
             return "–"
         text = _number(self.value, self.unit) + {"share": "%", "points": " points"}.get(self.unit, "")
-        if self.interval is None:
-            return text
-        return f"{text} [{', '.join(_number(end, self.unit) for end in self.interval)}]"
+        return f"{text} {self.interval_text}" if self.interval else text
 
 
 Cell = str | int | Estimate

@@ -53,6 +53,8 @@ class Facts:
         date: date of the run.
         packages: library -> version.
         commit: commit of the repository that it ran in.
+        base: the base that the models' cards name.
+        changed: whether an adapter or interventions make the model another one than its base.
     """
 
     task: str
@@ -73,6 +75,8 @@ class Facts:
     date: str
     packages: Mapping[str, str]
     commit: str
+    base: str = ""
+    changed: bool = True
 
 
 def facts(log: EvalLog) -> Facts:
@@ -106,6 +110,8 @@ def facts(log: EvalLog) -> Facts:
         date=str(run.created)[:10],
         packages=run.packages,
         commit=run.revision.commit if run.revision else "",
+        base=", ".join(_each(own.get("base") for own in outputs)),
+        changed=any(own.get("changed", True) for own in outputs) or not outputs,
     )
 
 
