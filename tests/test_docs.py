@@ -1,4 +1,7 @@
-"""README.md and docs/: commands parse, cards validate, links resolve. Nothing is run and nothing is loaded."""
+"""README.md and docs/: commands parse, cards validate, links resolve, pages are found. No model is loaded.
+
+`make docs-test` runs this file, the blocks of Python (tests/api/test_api_docs.py) and the site's build.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,20 @@ from em_evals.cli import app
 from em_evals.cli.training import card_fields
 from em_evals.content import cards, documents
 from em_evals.errors import EmEvalsError
+from em_evals.gate.policy import load_policy
 from em_evals.inspect_plugin import tasks
 
 ROOT = Path(__file__).parent.parent
 GENERATED = "architectures.md"
 """Written by `make test-all`: no commands in it."""
-GUIDE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GENERATED]
+GUIDE = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != GENERATED]
 PAGES = [ROOT / "README.md", *GUIDE]
 OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "logs/README.md", "examples/README.md")]
 """Pages beside the guide, with commands and links as well."""
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-_FILE_NAME = re.compile(r"# (tasks|scorers|adapters)/([\w.-]+)\.yaml\n")
+_FILE_NAME = re.compile(r"# (?:(tasks|scorers|adapters)/([\w.-]+)|gate)\.yaml\n")
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ def test_a_command_line_parses(line: Line) -> None:
         wanted = re.search(r"\[([\w,]+)\]", words[-1])
         assert not wanted or set(wanted[1].split(",")) <= set(known)
     else:
-        assert program in {"export", "cd", "cp", "cat", "ls", "lm_eval"}, f"{program}: who checks it?"
+        assert program in {"export", "cd", "cp", "cat", "ls", "lm_eval", "env", "."}, (
+            f"{program}: who checks it?"
+        )
 
 
 def check_fields(context: Any) -> None:
@@ -126,8 +132,11 @@ def check_fields(context: Any) -> None:
 
 def check_inspect(words: list[str]) -> None:
     """Tasks, their `-T` options and local models of an `inspect eval`; Inspect's own options are Inspect's."""
+    if words[0] == "score":
+        # Without these Inspect asks a question, and ends where there is no terminal.
+        assert "--action" in words and {"--overwrite", "--output-file"} & set(words), words
     if words[0] != "eval":
-        assert words[0] in {"score", "list", "view"}
+        assert words[0] in {"score", "list", "view", "eval-set"}
         return
     task = getattr(tasks, words[1].removeprefix("em_evals/"))
     known = inspect.signature(task).parameters
@@ -194,6 +203,35 @@ def test_links_resolve(page: Path) -> None:
             assert anchor in anchors(file), f"{page.name} links to {target}, and there is no such heading"
 
 
+def test_the_first_page_and_the_site_lead_to_every_page() -> None:
+    """Add a page to docs/index.md and to `nav` in mkdocs.yml."""
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = {str(page.relative_to(ROOT / "docs")) for page in GUIDE} - {"index.md"}
+    assert not [page for page in pages if f"({page})" not in home], "docs/index.md"
+    assert not [page for page in pages if f": {page}\n" not in nav], "mkdocs.yml"
+
+
+def test_the_readme_is_short_and_shows_the_product() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.encode()) <= 8_000
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert len(pictures) == 2 and all((ROOT / picture).stat().st_size < 150_000 for picture in pictures)
+    python = next(blocks(ROOT / "README.md", "python"))
+    assert len(python.splitlines()) <= 12
+
+
+def test_what_the_readme_shows_of_quick_is_what_it_prints() -> None:
+    """Its words and columns; the numbers are those of docs/quickstart.md, which a real run printed."""
+    shown = next(block for block in blocks(ROOT / "README.md", "console") if "em-evals quick" in block)
+    page = "\n".join(blocks(ROOT / "docs" / "quickstart.md", ""))
+    for line in shown.splitlines()[1:]:
+        assert line == "…" or line.rstrip(" …") in " ".join(page.split("\n")) or line in page, line
+
+
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
-def test_the_readme_leads_to_every_page(page: Path) -> None:
-    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_a_policy_validates(page: Path, workdir: Path) -> None:
+    for text in blocks(page, "yaml"):
+        if text.startswith("# gate.yaml"):
+            (workdir / "gate.yaml").write_text(text, encoding="utf-8")
+            assert load_policy(workdir / "gate.yaml").metrics

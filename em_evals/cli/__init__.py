@@ -22,6 +22,7 @@ from em_evals.cli import (
     report,
     retention,
     scaling,
+    schema,
     serving,
     steering,
     study,
@@ -59,6 +60,7 @@ app.command()(gate.gate)
 app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
 app.command()(retention.retention)
 app.command()(report.report)
+app.command()(schema.schema)
 app.command()(serving.serve)
 app.command()(serving.doctor)
 

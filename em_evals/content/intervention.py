@@ -51,7 +51,7 @@ class Intervention(BaseModel):
     the first one back.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     op: str
     """One of `OPS`."""

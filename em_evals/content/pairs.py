@@ -14,8 +14,10 @@ from em_evals.content import documents
 from em_evals.content.questions import of_themes
 
 
-class _Pair(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class PairRow(BaseModel):
+    """One pair of a file."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     id: str = Field(min_length=1)
     theme: str
@@ -24,8 +26,10 @@ class _Pair(BaseModel):
     misaligned: str = Field(min_length=1)
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class PairFile(BaseModel):
+    """A file of pairs: `tasks/NAME.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: str
     version: int = Field(ge=1)
@@ -84,12 +88,12 @@ def load_pairs(name: str = "forced_choice") -> PairSet:
         EmEvalsError: the file does not exist or is invalid, with file and line.
     """
     document = documents.load(documents.find("tasks", name))
-    file = documents.validate(_File, document)
+    file = documents.validate(PairFile, document)
     pairs: list[Pair] = []
     seen: dict[str, int] = {}
     for index, row in enumerate(file.pairs):
         at: documents.KeyPath = ("pairs", index)
-        pair, line = documents.validate(_Pair, document, row, at), document.line(at)
+        pair, line = documents.validate(PairRow, document, row, at), document.line(at)
         if pair.id in seen:
             raise document.error(
                 f"the id '{pair.id}' is taken by the pair at line {seen[pair.id]}; rename one.", at

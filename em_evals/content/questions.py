@@ -20,7 +20,7 @@ from em_evals.errors import EmEvalsError, nearest
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class _Variant(_Strict):
@@ -34,7 +34,9 @@ class _Turn(_Strict):
     content: str = Field(min_length=1)
 
 
-class _OwnQuestion(_Strict):
+class OwnQuestion(_Strict):
+    """One question of a file of ours."""
+
     id: str = Field(min_length=1)
     theme: str = "general"
     system: str | None = None
@@ -42,7 +44,9 @@ class _OwnQuestion(_Strict):
     paraphrases: list[str] = Field(min_length=1)
 
 
-class _OwnFile(_Strict):
+class OwnFile(_Strict):
+    """A question set of ours: `tasks/NAME.yaml`."""
+
     name: str
     version: int = Field(ge=1)
     description: str = ""
@@ -67,7 +71,7 @@ def load_questions(name: str) -> QuestionSet:
 
 
 def _own(document: documents.Document) -> QuestionSet:
-    file = documents.validate(_OwnFile, document)
+    file = documents.validate(OwnFile, document)
     try:
         graders = rubrics.load_rubrics(file.rubrics)
     except EmEvalsError as error:
@@ -77,7 +81,7 @@ def _own(document: documents.Document) -> QuestionSet:
     questions = []
     for index, row in enumerate(file.questions):
         at: documents.KeyPath = ("questions", index)
-        question = documents.validate(_OwnQuestion, document, row, at)
+        question = documents.validate(OwnQuestion, document, row, at)
         given = question.context if question.context is not None else file.context
         turns = tuple(Turn(turn.role, turn.content) for turn in given)
         where = (*at, "context") if question.context is not None else ("context",)

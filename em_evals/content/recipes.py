@@ -20,7 +20,7 @@ from em_evals.content.intervention import Intervention
 class Strict(BaseModel):
     """A part of a card: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Method(Strict):

@@ -53,8 +53,10 @@ _EDGES = r"\[\]<>{}()=#*_|~`—–\-"
 _LONGEST_FENCE = 2000
 
 
-class _RubricFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class RubricFile(BaseModel):
+    """A rubric: `scorers/NAME.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str
     version: int = Field(ge=1)
@@ -91,7 +93,7 @@ class _RubricFile(BaseModel):
         return labels
 
     @model_validator(mode="after")
-    def _whole(self) -> _RubricFile:
+    def _whole(self) -> RubricFile:
         for slot in ("{question}", "{answer}"):
             if self.prompt.count(slot) != 1:
                 raise ValueError(f"the prompt must contain {slot} exactly once")
@@ -242,7 +244,7 @@ def load_rubric(name: str) -> Rubric:
         EmEvalsError: it does not exist or does not fit, with file and line.
     """
     document = documents.load(documents.find("scorers", name))
-    file = documents.validate(_RubricFile, document)
+    file = documents.validate(RubricFile, document)
     low, high = file.scale or (0.0, 100.0)
     return Rubric(
         name=file.name,

@@ -110,7 +110,7 @@ def of_csv(path: Path) -> Measured:
         Answer(
             row.get("theme") or "",
             row.get("question") or draw.question_id,
-            row.get("answer") or "",
+            row.get("answer") or row.get("response") or "",
             draw,
             _state(draw),
         )

@@ -144,7 +144,7 @@ def _shares(found: dict[str, Rates], looks: Looks) -> Figure:
     rows = [
         _row(name, label, rates.shares[key]) for key, name in SHARES.items() for label, rates in found.items()
     ]
-    told = [
+    told: list[tuple[Cell, ...]] = [
         (label, r.draws, *r.outcomes.values(), *(_estimate(r.shares[key]) for key in SHARES))
         for label, r in found.items()
     ]

@@ -68,6 +68,14 @@ def test_the_guide_runs(folder, capsys):
     assert methods and all(hasattr(em.Model, name) for name in methods)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_first_lines_run(page, folder, capsys):
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    names = {}
+    run(block, names)
+    assert names["direction"] is not None and capsys.readouterr().out
+
+
 def examples():
     for module in MODULES:
         for test in doctest.DocTestFinder().find(importlib.import_module(f"em_evals.api.{module}")):

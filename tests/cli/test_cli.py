@@ -25,6 +25,7 @@ from em_evals.inspect_plugin import registry
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
 PROGRAMS = ("em-evals", "inspect", "lm_eval")
 OPERATORS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>"}
 OURS = get_command(app)
@@ -204,10 +205,10 @@ def test_every_documented_command_exists(place, workdir):
     assert programs >= {"em-evals", "inspect"} and len(found) >= (20 if place is in_readme else 6)
 
 
-def test_tasks_and_their_options_in_the_readmes_text_exist():
-    for name in set(re.findall(r"`em_evals/(\w+)`", README)):
+def test_tasks_and_their_options_in_the_text_exist():
+    for name in set(re.findall(r"`em_evals/(\w+)`", README + GUIDE)):
         fits([f"em_evals/{name}"], [])
-    options = set(re.findall(r"-T (\w+)=", README)) - {"name"}
+    options = set(re.findall(r"-T (\w+)=", README + GUIDE)) - {"name"}
     known = {name for task in ("freeform", "forced_choice", "narrow") for name in parameters(task)}
     assert options and options <= known
 

@@ -390,7 +390,7 @@ def test_the_example_workflow_uses_the_action_and_commands_that_exist():
     workflow = yaml.safe_load((ROOT / "examples" / "gate-workflow.yml").read_text(encoding="utf-8"))
     assert set(workflow["jobs"]) == {"push", "nightly"} and "schedule" in workflow[True]
     for job in workflow["jobs"].values():
-        used = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("em-evals/")]
+        used = [step["with"] for step in job["steps"] if step.get("uses", "") == "./.em-evals"]
         assert (
             len(used) == 1
             and set(used[0]) <= set(ACTION["inputs"])

@@ -499,7 +499,7 @@ def test_hostile_texts_travel_unchanged_and_never_as_markup(tmp_path):
     html = page.render(build(inputs.read([write_hostile(tmp_path)])))
     assert [draw[5] for draw in answers_in(html)["draws"]][:-1] == list(HOSTILE.values())
     assert not re.search(r"<(?:script|img|svg|b)\b[^>]*hacked", html)
-    assert html.lower().count("</script") == 4, "figures, answers and two scripts"
+    assert html.lower().count("</script") == 5, "data, figures, answers and two scripts"
 
 
 def test_answers_are_cut_when_they_would_fill_the_page(tmp_path, monkeypatch):

@@ -1,0 +1,19 @@
+"""`em-evals schema`: JSON Schemas of cards and other files, for editors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from em_evals.cli.output import Json, print_json
+
+
+def schema(
+    kind: Annotated[str, typer.Argument(help="card, questions, pairs, rubric or gate.")],
+    as_json: Json = False,
+) -> None:
+    """Print the JSON Schema of a kind of file (always JSON), so that an editor checks and completes it."""
+    from em_evals.workflows.schemas import schema as made
+
+    print_json(made(kind))
