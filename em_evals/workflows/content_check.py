@@ -34,13 +34,6 @@ def check(name: str) -> dict[str, Any]:
     """
     if _is_rows(name) or name in catalogue.stored() or name in catalogue.read():
         return checks.report(datasets.load(name))
-    given = Path(name).expanduser()
-    if given.is_file() and given.suffix not in (".yaml", ".yml"):
-        raise EmEvalsError(
-            "the name does not say what this file holds: end it in .yaml (questions, pairs, a rubric or a card) or "
-            ".jsonl (training data).",
-            given,
-        )
     try:
         kinds: tuple[documents.Kind, ...] = ("tasks", "scorers", "adapters")
         path = documents.find(next((kind for kind in kinds if name in documents.names(kind)), "tasks"), name)
