@@ -167,10 +167,10 @@ def sizes(rows: Sequence[Row], series: Sequence[str], title: str) -> Any:
     up = alt.Y(
         "value:Q", title="EM rate", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0%", grid=True)
     )
-    colour = alt.Color("series:N", scale=_scale(series), legend=alt.Legend())
+    colour = alt.Color("series:N", scale=_scale(series, NO_MODELS), legend=alt.Legend())
     bars = _chart(rows).mark_rule(strokeWidth=1.5, aria=False)
     layers = [bars.encode(x=across, y=alt.Y("low:Q"), y2="high:Q", color=colour)]
-    layers += _points(rows, series, across, up, colour, alt.Legend(), percent=True)
+    layers += _points(rows, _shape(series, NO_MODELS, alt.Legend()), across, up, colour, percent=True)
     return _finished(alt.layer(*layers), 240)
 
 
