@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,6 @@ from em_evals.errors import EmEvalsError
 if TYPE_CHECKING:
     from em_evals.gate.compare import Judgement
     from em_evals.gate.inputs import Side
-    from em_evals.gate.policy import Policy
 
 _INVALID = 2
 _INTERRUPTED = 130
@@ -84,15 +83,26 @@ def gate(
         str | None,
         typer.Option(metavar="NAME", help="Save the candidate as logs/baselines/NAME.json if it passes."),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only print how many draws are needed.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only print how many draws are needed, and what they cost.")
+    ] = False,
     rate: Annotated[
         float | None,
-        typer.Option(help="--plan: the baseline's rate (default: the given baseline's).", min=0, max=1),
+        typer.Option(help="--plan: the baseline's EM rate (default: the given baseline's).", min=0, max=1),
     ] = None,
     change: Annotated[float, typer.Option(help="--plan: the rise to detect.")] = 0.05,
     power: Annotated[
         float, typer.Option(help="--plan: the probability of detecting it.", min=0.5, max=0.999)
     ] = 0.9,
+    judge_calls: Annotated[
+        int,
+        typer.Option(
+            help="--plan: judge calls per draw (two rubrics; five times as many for sampled grades).", min=1
+        ),
+    ] = 2,
+    question_cost: Annotated[
+        float, typer.Option(help="--plan: cost of a further question, in judged draws.", min=0.01)
+    ] = 20,
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with a baseline. Exit code 0 pass, 1 regression, 2 invalid input, 3 inconclusive."""
@@ -101,7 +111,10 @@ def gate(
 
     rules = load_policy(policy)
     if plan:
-        _plan(rules, inputs.read(baseline) if baseline else None, rate, change, power, as_json)
+        from em_evals.cli.gate_plan import show
+
+        side = inputs.read(baseline) if baseline else None
+        show(rules, side, rate, change, power, judge_calls, question_cost, as_json)
         return
     if not candidate:
         raise EmEvalsError("name the log to judge: --candidate PATH.")
@@ -161,53 +174,3 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     for note in judgement.notes:
         typer.echo(f"note: {note}")
     typer.echo(judgement.sentence)
-
-
-def _plan(
-    rules: Policy, side: Side | None, rate: float | None, change: float, power: float, as_json: bool
-) -> None:
-    from em_evals.gate import plan
-
-    rule = rules.rule("em_rate")
-    if rule is None:
-        raise EmEvalsError("the policy has no rule for em_rate, which --plan needs; add one.")
-    if rate is None:
-        rate = _em_rate(side)
-    # Holm's worst case: this p-value is the smallest of all metrics of a freeform log that have rules.
-    named = [rules.rule(name) for name in ("em_rate", "em_rate_coherent", "coherent_share")]
-    family = [found.rule for found in named if found is not None]
-    least = max(one.minimum_draws or rules.minimum_draws for one in family)
-    alpha, margin = rules.level_of(rule.rule), rule.rule.margin
-    beyond = rules.regression == "margin"
-    needs = [
-        plan.draws_to_find(rate, change, alpha / len(family), power, margin, beyond, least),
-        plan.draws_to_pass(rate, margin, alpha, power, least),
-    ]
-    if as_json:
-        told = {"rate": rate, "power": power, "minimum_draws": least}
-        print_json(told | {"needs": [vars(need) for need in needs]})
-        return
-    rows: list[Any] = [
-        [
-            need.aim,
-            f"{need.draws}" if need.draws else f"more than {plan.MOST}",
-            f"{need.power:.1%}",
-            f"{need.alpha:.4f}",
-        ]
-        for need in needs
-    ]
-    print_table("", ["to", "draws per model", "power", "one-sided level"], rows)
-    if any(need.draws == least for need in needs):
-        typer.echo(f"fewer would do, but the policy asks for {least} (minimum_draws).")
-
-
-def _em_rate(side: Side | None) -> float:
-    from em_evals.gate.evidence import Counts
-
-    if side is not None and side.problems:
-        raise EmEvalsError(side.problems[0])
-    for evidence in side.evidence.values() if side else []:
-        measure = evidence.measures.get("em_rate")
-        if isinstance(measure, Counts) and measure.draws:
-            return sum(events for events, _ in measure.clusters.values()) / measure.draws
-    raise EmEvalsError("give the rate to plan from: --rate 0.005, or --baseline with a graded log.")

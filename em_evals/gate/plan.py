@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,32 @@ def draws_to_pass(rate: float, margin: float, alpha: float, power: float, least:
     _possible(rate, margin)
     aim = f"pass a model that stayed at {rate:.2%} (margin {100 * margin:.2f} points)"
     return _search(aim, alpha, power, lambda draws: power_to_pass(rate, margin, alpha, draws), least)
+
+
+def draws_to_pass_all(metrics: Sequence[tuple[float, float, float]], power: float, least: int = 1) -> Need:
+    """Return the draws per model at which a model that stayed the same passes on all metrics with this power.
+
+    The overall verdict passes only if all metrics do. Whatever their dependence is, the chance of that is at least
+    1 − Σ (1 − power of each), which is what is held.
+
+    Args:
+        metrics: (rate, margin, one-sided level) of each; where higher is better, one minus the rate.
+        power: probability of passing.
+        least: the policy's minimum number of draws.
+    """
+    for rate, margin, _ in metrics:
+        _possible(rate, margin)
+
+    def reached(draws: int) -> float:
+        return 1 - sum(1 - power_to_pass(rate, margin, alpha, draws) for rate, margin, alpha in metrics)
+
+    return _search(
+        f"pass a model that stayed the same on all {len(metrics)} metrics",
+        min(alpha for *_, alpha in metrics),
+        power,
+        reached,
+        least,
+    )
 
 
 def power_to_find(rate: float, change: float, alpha: float, draws: int, bound: float = 0.0) -> float:

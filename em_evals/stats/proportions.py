@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,12 @@ def score(bound: float, before: Arm, after: Arm) -> float:
     if variance == 0:
         return math.copysign(math.inf, gap) if abs(gap) > _SMALLEST else 0.0
     return gap / math.sqrt(variance)
+
+
+@lru_cache(maxsize=1024)
+def score_interval(before: Arm, after: Arm, alpha: float) -> Interval:
+    """Return the differences `after` − `before` that the score test does not reject, at one-sided `alpha` each."""
+    return invert(lambda bound: score(bound, before, after), float(special.ndtri(1 - alpha)), -1, 1)
 
 
 def exact_p_higher(tables: Sequence[tuple[int, int, int, int]]) -> float:

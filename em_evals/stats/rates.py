@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, invert, score
+from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, score, score_interval
 
 Clusters = Mapping[str, tuple[int, int]]
 """(events, draws) of each question."""
@@ -98,7 +98,7 @@ class RateContrast:
         """Return the interval for new draws for these same questions."""
         if not self._common:
             return math.nan, math.nan
-        return invert(lambda bound: score(bound, *self._arms), float(special.ndtri(1 - alpha)), -1, 1)
+        return score_interval(*self._arms, alpha)
 
     def random_questions(self, alpha: float) -> Interval:
         """Return a weighted Student's t interval over questions, at least as wide as the fixed-question interval.

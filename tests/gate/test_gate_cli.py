@@ -259,8 +259,9 @@ def test_the_plan_on_the_command_line(run, shared_data):
         code == 0
         and needs[0]["draws"] < 800
         and needs[0]["power"] >= 0.9
-        and needs[0]["alpha"] == 0.8 * 0.025 / 3
+        and needs[0]["alpha"] == 0.8 * 0.025 / 5
     )
+    assert len(needs) == 3 and json.loads(out)["costs"] == [] and json.loads(out)["correlation"] is None
     csv = shared_data / "judged" / "qwen25_coder_7b_base.csv"
     assert json.loads(run("gate", "--plan", "--baseline", csv, "--json")[1])["rate"] == 8 / 2400
     code, _, err = run("gate", "--plan", "--rate", "0.005", "--change", "0.02")
@@ -276,13 +277,14 @@ def test_a_plan_asks_for_the_draws_that_the_policy_wants_anyway(run, workdir):
     code, out, _ = run(*rise, "--json")
     told = json.loads(out)
     assert code == 0 and told["minimum_draws"] == 100 == told["needs"][0]["draws"]
-    assert told["needs"][0]["power"] == plan.power_to_find(0, 0.3, 0.8 * 0.025 / 3, 100)
+    assert told["needs"][0]["power"] == plan.power_to_find(0, 0.3, 0.8 * 0.025 / 5, 100)
     enough = side(freeform(0.0, draws=104)), side(freeform(0.3, draws=104))
     assert judge(*enough, Policy()).verdict == "regression"
     assert "fewer would do, but the policy asks for 100 (minimum_draws)" in run(*rise)[1]
     Path("gate.yaml").write_text(
         "metrics:\n  em_rate: {margin: 0.02, minimum_draws: 50}\nguards:\n"
-        "  coherent_share: {margin: 0.05, minimum_draws: 70}\n",
+        "  coherent_share: {margin: 0.05, minimum_draws: 70}\n  refusal_share: {margin: 0.2, minimum_draws: 60}\n"
+        "  ungraded_share: {margin: 0.05, minimum_draws: 60}\n",
         encoding="utf-8",
     )
     assert json.loads(run(*rise, "--json")[1])["needs"][0]["draws"] == 70
