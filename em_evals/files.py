@@ -61,6 +61,19 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
         raise _not_utf8(path, error) from None
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        EmEvalsError: it cannot be read, or is no regular file.
+    """
+    try:
+        with _opened(path) as file:
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file.
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_json
 from em_evals.results import logs
 from em_evals.results.em_rates import GradedDraw
 
@@ -91,6 +91,25 @@ def _hidden(folder: str) -> bool:
     return folder.endswith(UNFINISHED) or (folder.startswith(".") and not folder.lstrip(".").startswith("_"))
 
 
+def output(path: Path, inputs: Iterable[Path]) -> Path:
+    """Return a command's output file after checking that it overwrites nothing that the command reads.
+
+    Args:
+        path: the output.
+        inputs: files and folders; in a folder only logs and CSVs count, since earlier outputs may be there too.
+
+    Raises:
+        EmEvalsError: it is an input, a device, a pipe, or a link that leads out of its folder.
+    """
+    read: list[Path] = []
+    for one in inputs:
+        if one.is_dir() and path.exists():
+            read += [file for file in inside(one) if file.samefile(path) and not is_other_json(file)]
+        else:
+            read.append(one)
+    return files.writable(path, read)
+
+
 def draws(paths: Iterable[Path], note: Callable[[str], None]) -> Iterator[tuple[Path, list[GradedDraw]]]:
     """Yield the graded draws of each file; in a folder, files without any are skipped with a note.
 
@@ -135,7 +154,7 @@ def is_other_json(path: Path) -> bool:
     if path.suffix.lower() != ".json":
         return False
     try:
-        data = read_json(path)
+        data = files.read_json(path)
     except EmEvalsError:
         return False
     return not (isinstance(data, dict) and {"eval", "status"} <= data.keys())

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from em_evals import files
+from em_evals import files, locks
 from em_evals.content.cards import ResolvedCard, nested, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.lm_eval_plugin import command
@@ -113,11 +113,15 @@ class Suite:
         for number, planned in enumerate(self.tasks, start=1):
             place = _place(folder, card, planned)
             if not place.is_dir():
-                model = model or self._model(name, fields)
-                Console(stderr=True).print(
-                    f"{name}: {planned.task} ({number} of {len(self.tasks)})", highlight=False, markup=False
-                )
-                self._run(model, planned, place)
+                with locks.alone(place):
+                    if not place.is_dir():  # another process may have measured it meanwhile
+                        model = model or self._model(name, fields)
+                        Console(stderr=True).print(
+                            f"{name}: {planned.task} ({number} of {len(self.tasks)})",
+                            highlight=False,
+                            markup=False,
+                        )
+                        self._run(model, planned, place)
             found[planned.task] = _stored(place, planned, card)
         return ModelResults(name, card.digest, found)
 
@@ -132,7 +136,10 @@ class Suite:
         from lm_eval import simple_evaluate
         from lm_eval.loggers import EvaluationTracker
 
-        place.parent.mkdir(parents=True, exist_ok=True)
+        for left in place.parent.glob(f".{place.name}.*{UNFINISHED}"):
+            shutil.rmtree(
+                left, ignore_errors=True
+            )  # of runs that were killed: whoever holds the lock is alone
         scratch = Path(tempfile.mkdtemp(UNFINISHED, f".{place.name}.", place.parent))
         try:
             tracker = EvaluationTracker(output_path=str(scratch / "results.json"))
@@ -151,11 +158,7 @@ class Suite:
             tracker.save_results_aggregated(results=measured, samples=samples)
             tracker.save_results_samples(task_name=planned.task, samples=samples[planned.task])
             scores.read(scratch)  # lm-eval logs write failures without raising
-            try:
-                scratch.replace(place)
-            except OSError:
-                if not place.is_dir():  # if it exists, another process finished the same task first
-                    raise
+            scratch.replace(place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -214,11 +214,10 @@ def test_api_key_file_is_created_once_and_write_errors_are_reported(tmp_path):
     made = serve._key(tmp_path / "new" / "key")
     assert serve._key(tmp_path / "new" / "key") == made and len(made) > 30
     assert (tmp_path / "new" / "key").stat().st_mode & 0o077 == 0
-    with pytest.raises(EmEvalsError, match="no key can be written"):
+    with pytest.raises(EmEvalsError, match="not a regular file"):
         serve._key(tmp_path)
     (tmp_path / "empty").touch()
-    with pytest.raises(EmEvalsError, match="is empty"):
-        serve._key(tmp_path / "empty")
+    assert len(serve._key(tmp_path / "empty")) > 30
 
 
 def test_doctor_reports_the_engine_and_the_reason(monkeypatch):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import socket
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ from em_evals.engines.pool import choose
 from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm.variants import plan, variant
 from em_evals.errors import EmEvalsError
+
+_LONGEST_KEY = 4096
 
 
 def serve(
@@ -88,19 +92,31 @@ def _together(cards: list[ResolvedCard]) -> list[ResolvedCard]:
 
 
 def _key(file: Path) -> str:
-    """Return the key in a file that only its owner can read; create the file if it is missing."""
-    if not file.is_file():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(32) + "\n")
-        except OSError as error:
-            raise EmEvalsError(
-                f"no key can be written here ({error.strerror}); name another.", file
-            ) from None
-    if key := files.read_text(file).strip():
-        return key
-    raise EmEvalsError("this key file is empty; remove it to have a new one made.", file)
+    """Return the key in a file that only its owner can read; create the file if it is missing or empty.
+
+    Raises:
+        EmEvalsError: others may have written the key or can read it, or the file cannot be written.
+    """
+    if file.exists():
+        _check_owner(file)
+        if key := files.read_text(file, _LONGEST_KEY).strip():
+            if file.stat().st_uid == os.getuid() and file.stat().st_mode & 0o044:
+                raise EmEvalsError("others can read this key; `chmod 600` it.", file)
+            return key
+        file.unlink()  # left by a kill, with whatever permissions
+    key = secrets.token_urlsafe(32)
+    with files.atomic(file, mode=0o600) as temporary:
+        temporary.write_text(key + "\n")
+    return key
+
+
+def _check_owner(file: Path) -> None:
+    """Refuse a key that somebody else may have planted."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise EmEvalsError("this is not a regular file; name another --key-file.", file)
+    if found.st_uid not in (os.getuid(), 0) or found.st_mode & 0o022:
+        raise EmEvalsError("others may have written this key; name another --key-file, or remove it.", file)
 
 
 def _announce(url: str, names: list[str], key_file: Path, as_json: bool) -> None:

@@ -8,6 +8,7 @@ style.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals import files
+from em_evals import files, locks
 from em_evals.content import directions
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
@@ -184,7 +185,11 @@ class _Passes:
         identity = files.digest(*(part.encode() for part in parts))
         if identity not in self._done:
             kept = self._state / f"{identity}.safetensors" if self._state else None
-            with Progress(transient=True) as progress, self._reading.read_as(who) as model:
+            with (
+                locks.alone(kept) if kept else nullcontext(),  # another process may be reading the same
+                Progress(transient=True) as progress,
+                self._reading.read_as(who) as model,
+            ):
                 bar = progress.add_task(f"reading as {who.name if who else 'base'}", total=len(texts))
                 self._done[identity] = group_sums(
                     model, texts, self._position, kept, lambda n: progress.advance(bar, n)
