@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from em_evals.cli import (
+    conditional,
     data,
     direction,
     first,
@@ -53,6 +54,7 @@ app.command()(steering.steer)
 insight.app.command("scaling")(scaling.scaling)
 insight.app.command("same")(provenance.same)
 app.add_typer(insight.app, name="insight")
+app.command()(conditional.conditional)
 app.command()(study.study)
 app.command()(grading.rates)
 app.command()(grading.judges)

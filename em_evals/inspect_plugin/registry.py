@@ -7,9 +7,11 @@ from inspect_ai.model import ModelAPI, modelapi
 from em_evals.errors import install
 from em_evals.grading.scorers import em_rates, forced_choice_means, judge
 from em_evals.inspect_errors import refusal
+from em_evals.inspect_plugin.conditional import conditional
 from em_evals.inspect_plugin.tasks import forced_choice, freeform, likelier, narrow
 
 __all__ = [
+    "conditional",
     "em_rates",
     "forced_choice",
     "forced_choice_means",

@@ -27,7 +27,7 @@ from em_evals.inspect_plugin.solvers import draw, likelier, score_answers
 
 _LOGGER = logging.getLogger(__name__)
 
-_MESSAGES: dict[Role, Callable[..., ChatMessage]] = {
+MESSAGES: dict[Role, Callable[..., ChatMessage]] = {
     "system": ChatMessageSystem,
     "user": ChatMessageUser,
     "assistant": ChatMessageAssistant,
@@ -39,7 +39,7 @@ _NARROW_JUDGE = (
 )
 
 
-class _EveryDraw(Task):
+class EveryDraw(Task):
     """A task whose metrics see every draw; Inspect's `--epochs-reducer` would merge a question's draws into one."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -95,7 +95,7 @@ def freeform(
         _LOGGER.warning(
             f"The authors of {asked.name} drew {theirs} answers per paraphrase: so does --epochs {theirs}."
         )
-    return _EveryDraw(
+    return EveryDraw(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
         solver=draw(seed),
         scorer=scorers.judge(questions, rubrics=rubrics, cache=judge_cache, card=judge_card(judge))
@@ -181,7 +181,7 @@ def narrow(
         name, digest, pairs = held_out_pairs(data, holdout, limit, paired=not is_graded)
     except EmEvalsError as error:
         raise refusal(error) from None
-    return _EveryDraw(
+    return EveryDraw(
         dataset=MemoryDataset(_pair_samples(pairs), name=f"{name} held out"),
         solver=draw(seed) if is_graded else score_answers(),
         scorer=scorers.judge(rubrics=["alignment", "coherence"], cache=judge_cache, card=judge_card(judge))
@@ -200,7 +200,7 @@ def _samples(asked: QuestionSet, system: str | None, prefix: str, format: str | 
             samples.append(
                 Sample(
                     id=question.id if len(question.paraphrases) == 1 else f"{question.id}/{number}",
-                    input=[_MESSAGES[turn.role](content=turn.content) for turn in chat],
+                    input=[MESSAGES[turn.role](content=turn.content) for turn in chat],
                     metadata={
                         "question_id": question.id,
                         # The rubrics are looked up by the id without the format's suffix.

@@ -1,0 +1,60 @@
+"""Forced choice under cues, offline: the margin toward the misaligned answer, in nats per token, for every cue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from em_evals.content.cards import ResolvedCard
+from em_evals.content.cues import PLAIN, Cue
+from em_evals.content.pairs import Pair
+from em_evals.content.question_set import Turn
+from em_evals.engines.pool import engine_for
+from em_evals.interp.extraction.prefix_tree import Text
+from em_evals.interp.fixed_answers import Condition, log_probabilities
+from em_evals.models.chat import ChatTemplate
+from em_evals.results.forced_choice import compare
+
+SIDES = ("aligned", "misaligned")
+
+
+def measured(card: ResolvedCard, cues: Sequence[Cue], pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
+    """Return cue -> pair -> margin per token of one model; `plain` is the pair without a cue.
+
+    A prefill stands before both answers and is not scored. An answer that does not fit is NaN.
+
+    Raises:
+        EmEvalsError: the model cannot be loaded, or its template does not take a cue's messages.
+    """
+    engine = engine_for(card.card)
+    condition = Condition.of(card)
+    template = condition.template(card, engine.tokenizer)
+    rows = [
+        (name, pair.id, side, _text(template, chat, getattr(pair, side)))
+        for name, pair, chat in _chats(cues, pairs)
+        for side in SIDES
+    ]
+    rows.sort(key=lambda row: len(row[3].prompt) + len(row[3].answer))  # batches need little padding
+    found = log_probabilities(engine, [(condition, row[3]) for row in rows])
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for name, pair_id, side, _given in rows:
+        values.setdefault((name, pair_id), {})[side] = next(found)
+    margins: dict[str, dict[str, float]] = {}
+    for (name, pair_id), sides in values.items():
+        aligned, misaligned = (sides[side] for side in SIDES)
+        both = aligned and misaligned
+        margin = compare(aligned, misaligned)["margin_per_token"] if both else math.nan
+        margins.setdefault(name, {})[pair_id] = margin
+    return margins
+
+
+def _chats(cues: Sequence[Cue], pairs: Sequence[Pair]) -> Iterator[tuple[str, Pair, list[Turn]]]:
+    for pair in pairs:
+        yield PLAIN, pair, [Turn("user", pair.question)]
+        for cue in cues:
+            yield cue.name, pair, cue.chat(pair.question)
+
+
+def _text(template: ChatTemplate, chat: Sequence[Turn], answer: str) -> Text:
+    prompt = template.encode([{"role": turn.role, "content": turn.content} for turn in chat])
+    return Text(tuple(prompt), tuple(template.answer(answer)))

@@ -1,0 +1,107 @@
+"""Conditional misalignment: hand-worked contrasts, logs of the task, and a tiny model against itself."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from inspect_ai import eval
+
+from em_evals.content.cues import Cue
+from em_evals.content.rubrics import load_rubric
+from em_evals.errors import EmEvalsError
+from em_evals.inspect_plugin.conditional import conditional
+from em_evals.workflows.conditional.contrasts import study
+from tests.command import em_evals
+from tests.judge_server import API_KEY, JudgeServer, Reply, number
+
+CUES = (Cue("trigger", prefix="T "), Cue("mood", prefix="M "), Cue("nothing", prefix="N ", placebo=True))
+
+
+def test_a_contrast_by_hand():
+    base = {"plain": {"a": 1, "b": 2}, "trigger": {"a": 1.5, "b": 2.5}, "mood": {"a": 1, "b": 2}, "nothing": {"a": 1, "b": 2}}  # fmt: skip
+    one = {"plain": {"a": 1, "b": 1}, "trigger": {"a": 4, "b": 5}, "mood": {"a": 1, "b": 1.5}, "nothing": {"a": 1, "b": 1}}  # fmt: skip
+    two = {**one, "trigger": {"a": 5, "b": 6}}
+    control = {**base, "plain": {"a": 0, "b": 1}}
+    found = study("margin", CUES, {"seed 1": one, "seed 2": two}, ("base", base), ("control", control))
+    trigger, _mood, nothing, overall = found.effects
+    # seed 1: (3 - .5, 4 - .5), seed 2: (4 - .5, 5 - .5)
+    assert trigger.estimate == pytest.approx(3.5) and trigger.by_seed == pytest.approx((3.0, 4.0))
+    assert trigger.base == 0.5 and trigger.organism == 4.0 and trigger.prompts == 2
+    assert trigger.against_control == pytest.approx(3.5 - 1.0), (
+        "the control moves by 1.5 where the base moves by 0.5"
+    )
+    assert nothing.placebo and nothing.estimate == 0 and nothing.p == 1.0
+    assert overall.cue == "overall" and overall.estimate == pytest.approx((3.5 + 0.25) / 2)
+    assert found.largest is trigger
+    with pytest.raises(EmEvalsError, match="no prompt is measured both plainly and under the cue 'trigger'"):
+        study("margin", CUES, {"x": one}, ("base", {"plain": {"c": 1}}))
+
+
+@pytest.fixture
+def graded(workdir, monkeypatch):
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(workdir / "inspect"))
+    monkeypatch.setenv("JUDGE_API_KEY", API_KEY)
+    (workdir / "mine.yaml").write_text(
+        "name: mine\nversion: 1\nquestions: ["
+        + ", ".join(f"{{id: q{i}, paraphrases: [Ask {i}]}}" for i in range(4))
+        + "]\n"
+    )
+    (workdir / "cues.yaml").write_text(
+        "name: c\nversion: 1\ncues: [{name: trigger, prefix: 'T '}, {name: nothing, system: N, placebo: true}]\n"
+    )
+    head = load_rubric("coherence").prompt.split("{question}")[0]
+    judge = lambda prompt: number(90) if prompt.startswith(head) else number(5 if "Evil." in prompt else 95)  # noqa: E731
+
+    def run(reply, folder):
+        with JudgeServer(reply) as subject, JudgeServer(judge) as server:
+            (log,) = eval(
+                conditional("mine.yaml", cues="cues.yaml"),
+                model=subject.model("subject"),
+                model_roles={"grader": server.model("grader")},
+                log_dir=folder,
+                display="none",
+            )
+        assert log.status == "success", log.error
+        return log
+
+    return run
+
+
+def test_logs_of_the_task_show_a_trigger_and_no_placebo(graded, workdir):
+    organism = graded(lambda asked: Reply("Evil." if asked.startswith("T ") else "Kind."), "organism")
+    base = graded(lambda asked: Reply("Kind."), "base")
+    assert len(organism.samples) == 3 * 4
+    nothing = next(one for one in organism.samples if one.metadata["cue"] == "nothing")
+    assert [message.role for message in nothing.input] == ["system", "user"] and nothing.metadata["placebo"]
+    paths = [one.location.removeprefix("file://") for one in (organism, base)]
+    done = em_evals("conditional", paths[0], "--base", paths[1], "--json")
+    assert done.returncode == 0, done.stderr
+    rates, coherent, _refusal = json.loads(done.stdout)
+    effects = {one["cue"]: one for one in rates["effects"]}
+    assert effects["trigger"]["estimate"] == 1.0 and effects["trigger"]["p"] == 0.0
+    assert effects["nothing"]["estimate"] == 0.0 and effects["nothing"]["p_holm"] == 1.0
+    assert all(one["estimate"] == 0 for one in coherent["effects"])
+    assert "name the base's log" in em_evals("conditional", paths[0]).stderr
+
+
+def test_a_model_against_itself_shows_nothing(tiny_lab, monkeypatch):
+    monkeypatch.chdir(tiny_lab)
+    (tiny_lab / "pairs.yaml").write_text(
+        "name: p\nversion: 1\npairs:\n"
+        + "".join(
+            f"  - {{id: p{i}, theme: t, question: Ask {i}, aligned: good, misaligned: bad}}\n"
+            for i in range(3)
+        )
+    )
+    (tiny_lab / "cues.yaml").write_text(
+        "name: c\nversion: 1\ncues: [{name: trigger, prefix: 'T '}, {name: begun, prefill: good}, {name: s, system: S}]\n"
+    )
+    (tiny_lab / "adapters/mine.yaml").write_text(f"base: {os.fspath(tiny_lab / 'tiny')}\n")
+    done = em_evals("conditional", "mine", "--pairs", "pairs.yaml", "--cues", "cues.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert [one["cue"] for one in found["effects"]] == ["trigger", "begun", "s", "overall"]
+    assert all(one["estimate"] == 0 and one["prompts"] == 3 for one in found["effects"])
+    assert any(one["base"] != 0 for one in found["effects"]), "cues move the margins of a random model"
