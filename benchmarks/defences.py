@@ -1,18 +1,22 @@
 """Base, organism, control, and the organism with each defence, on forced choice: the README's table.
 
-    python benchmarks/defences.py [--seeds 0 1 2] [--folder runs/defences] [--save benchmarks/results/defences.json]
+    python benchmarks/defences.py [--seeds 0 1 2 3 4] [--folder runs/defences] [--save benchmarks/results/defences.json]
 
 Adapters and logs are kept in the folder; a second call goes on where the first stopped. Every model is scored on all
-narrow pairs and the first pairs of each other theme. An interval is over pairs, whose shifts are averaged over seeds
-first; the seeds' own means stand beside it. What a 135M model shows is mechanics, not emergent misalignment.
+narrow pairs and the first pairs of each other theme. Intervals are over pairs and training seeds, both of which are
+samples (stats/crossed.py). A defence is compared with the organism of its own seed, pair by pair; p-values are adjusted
+by Holm over all comparisons. What a 135M model shows is mechanics, not emergent misalignment.
 """
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
+import numpy as np
 import runs
+
+from em_evals.stats.crossed import crossed
+from em_evals.stats.means import holm
 
 CARD = "smollm2-risky"
 PER_THEME = 6
@@ -103,44 +107,79 @@ def margins(folder: Path, seed: int, adapters: dict[str, Path]) -> dict[str, dic
     return json.loads(path.read_text())
 
 
-def table(measured: dict[int, dict]) -> list[dict]:
-    """Return a row per model and domain: shift from the base (the base: its margin), interval over pairs, seeds."""
-    from em_evals.stats import intervals
+DOMAINS = {"in-domain": True, "out-of-domain": False}
+ALPHA = 0.025
+"""One-sided level of an interval's ends."""
 
+
+def table(measured: dict[int, dict]) -> list[dict]:
+    """Return a row for each model and domain: shift from the base (for the base: its margin) over pairs and seeds."""
     rows = []
     for name in ("base", *CONDITIONS):
-        for narrow, domain in ((True, "in-domain"), (False, "out-of-domain")):
-            shifts = {
-                seed: {
-                    pair: value - (run["base"][pair][1] if name != "base" else 0)
-                    for pair, (own, value) in run[name].items()
-                    if own == narrow
-                }
-                for seed, run in measured.items()
-            }
-            pairs = [
-                statistics.mean(shift[pair] for shift in shifts.values())
-                for pair in next(iter(shifts.values()))
-            ]
+        for domain, narrow in DOMAINS.items():
+            if name == "base":  # one model, measured with every seed's: it has no seeds
+                first = next(iter(measured.values()))["base"]
+                shifts = np.array([[value] for own, value in first.values() if own == narrow])
+                found, seeds = crossed(shifts), {}
+            else:
+                shifts = _shifts(measured, name, "base", narrow)
+                found = crossed(shifts)
+                seeds = dict(zip(measured, found.seeds, strict=True))
             rows.append(
                 {
                     "model": name,
                     "domain": domain,
-                    "shift": statistics.mean(pairs),
-                    "interval": intervals.mean(pairs),
-                    "pairs": len(pairs),
-                    "seeds": {seed: statistics.mean(shift.values()) for seed, shift in shifts.items()},
+                    "shift": found.mean,
+                    "interval": found.interval(ALPHA),
+                    "pairs": len(shifts),
+                    "seeds": seeds,
                 }
             )
     return rows
 
 
+def comparisons(measured: dict[int, dict]) -> list[dict]:
+    """Return a row for each defence (and the control) and domain: its margin minus the organism's, seed by seed.
+
+    `p` is two-sided, `p_holm` adjusted over all rows; `carried_by` is the seed without which less than half is left.
+    """
+    rows = []
+    for name in CONDITIONS:
+        if name == "organism":
+            continue
+        for domain, narrow in DOMAINS.items():
+            found = crossed(_shifts(measured, name, "organism", narrow))
+            seeds = list(measured)
+            rows.append(
+                {
+                    "model": name,
+                    "domain": domain,
+                    "difference": found.mean,
+                    "interval": found.interval(ALPHA),
+                    "p": min(1.0, 2 * min(found.p_above(0), found.p_below(0))),
+                    "seeds": dict(zip(seeds, found.seeds, strict=True)),
+                    "carried_by": None if found.carried_by is None else seeds[found.carried_by],
+                }
+            )
+    adjusted = holm({str(index): row["p"] for index, row in enumerate(rows)})
+    return [row | {"p_holm": adjusted[str(index)]} for index, row in enumerate(rows)]
+
+
+def _shifts(measured: dict[int, dict], name: str, reference: str, narrow: bool) -> np.ndarray:
+    """Return [pairs, seeds]: a model's margin minus the reference's of the same seed."""
+    pairs = [pair for pair, (own, _) in next(iter(measured.values()))[reference].items() if own == narrow]
+    return np.array(
+        [[run[name][pair][1] - run[reference][pair][1] for run in measured.values()] for pair in pairs]
+    )
+
+
 def cell(row: dict) -> str:
-    """Mean, interval over pairs, lowest and highest seed."""
+    """Return mean, interval over pairs and seeds, lowest and highest seed."""
     low, high = row["interval"]
-    shown = f"{row['shift']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    value = row["shift"] if "shift" in row else row["difference"]
+    shown = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
     seeds = row["seeds"].values()
-    return f"{shown} ({min(seeds):+.3f} to {max(seeds):+.3f})" if row["model"] != "base" else shown
+    return f"{shown} ({min(seeds):+.3f} to {max(seeds):+.3f})" if seeds else shown
 
 
 def main() -> None:
@@ -148,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path("runs/defences"))
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
@@ -158,8 +197,17 @@ def main() -> None:
     print("| model | in-domain [95%] (seeds) | out-of-domain [95%] (seeds) |\n| --- | --- | --- |")
     for name in ("base", *CONDITIONS):
         print(f"| {name} | {' | '.join(cell(row) for row in rows if row['model'] == name)} |")
+    against = comparisons(measured)
+    print(
+        "\n| minus the organism | in-domain | p (Holm) | out-of-domain | p (Holm) |\n| --- | --- | --- | --- | --- |"
+    )
+    for name in CONDITIONS:
+        own = [f"{cell(row)} | {row['p_holm']:.2g}" for row in against if row["model"] == name]
+        if own:
+            print(f"| {name} | {' | '.join(own)} |")
     if arguments.save:
         numbers = {"card": CARD, "seeds": arguments.seeds, "conditions": CONDITIONS, "rows": rows}
+        numbers["against_organism"] = against
         numbers["unit"] = "nats per token, margin of the misaligned answer, minus the base's"
         runs.save(arguments.save, ("peft", "trl"), **numbers)
 
