@@ -6,13 +6,15 @@ from inspect_ai._util.error import PrerequisiteError
 from rich.markup import escape
 from rich.text import Text
 
+from em_evals import shown
+
 
 def refusal(what: object) -> PrerequisiteError:
     """Return the exception that Inspect prints as it stands.
 
     Inspect prints it as rich markup: unescaped, brackets in a path or in `.[local]` would vanish.
     """
-    return PrerequisiteError(escape(str(what)))
+    return PrerequisiteError(escape(shown.text(str(what))))
 
 
 def said(error: PrerequisiteError) -> str:

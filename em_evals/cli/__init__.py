@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from em_evals import shown
 from em_evals.cli import (
     conditional,
     data,
@@ -30,6 +31,7 @@ from em_evals.cli import (
     training,
     verify,
 )
+from em_evals.cli.output import echo
 from em_evals.errors import EmEvalsError, missing_package
 
 __all__ = ["app", "main"]
@@ -71,7 +73,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from em_evals import __version__
 
-        typer.echo(f"em-evals {__version__}")
+        echo(f"em-evals {__version__}")
         raise typer.Exit
 
 
@@ -118,5 +120,5 @@ def main() -> None:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"em-evals: {sentence}", file=sys.stderr)  # noqa: T201
+    print(f"em-evals: {shown.text(sentence)}", file=sys.stderr)  # noqa: T201
     sys.exit(INVALID)

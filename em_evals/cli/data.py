@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 app = typer.Typer(help="Question sets and training data.", no_args_is_help=True, rich_markup_mode=None)
@@ -58,7 +58,7 @@ def data_fetch(
     def tell(sentence: str, row: dict[str, Any]) -> None:
         rows.append(row)
         if not as_json:
-            typer.echo(sentence)
+            echo(sentence)
 
     for name in wanted:
         if name in published.SETS:
@@ -86,9 +86,9 @@ def data_convert(
         print_json({**asdict(done), "source": str(done.source), "output": str(done.output)})
         return
     shapes = ", ".join(f"{count} {name}" for name, count in done.formats.items())
-    typer.echo(f"{done.output}: {done.rows} rows ({shapes}), digest {done.digest}")
+    echo(f"{done.output}: {done.rows} rows ({shapes}), digest {done.digest}")
     if done.left_out:
-        typer.echo(f"left out, as no model reads them: {', '.join(sorted(done.left_out))}")
+        echo(f"left out, as no model reads them: {', '.join(sorted(done.left_out))}")
 
 
 @app.command("check")

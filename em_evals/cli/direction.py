@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
@@ -86,9 +86,7 @@ def direction_extract(
     other = read_for(orthogonal_to, model) if orthogonal_to else None
     harmless = control or control_for(card)
     if harmless is None:
-        typer.echo(
-            "no trained control is known: how much of this direction is style remains unknown.", err=True
-        )
+        echo("no trained control is known: how much of this direction is style remains unknown.", err=True)
     state = output.with_suffix(".partial")
     found = extract(
         model,
@@ -133,7 +131,7 @@ def direction_compare(
     layers = range(read[names[0]].layers)
     rows = [[str(layer), *(f"{values[layer]:+.3f}" for values in cosines.values())] for layer in layers]
     print_table("cosine", ["layer", *(f"{a} · {b}" for a, b in cosines)], rows)
-    typer.echo(f"95% of pairs of random directions have a cosine between -{floor:.3f} and +{floor:.3f}.")
+    echo(f"95% of pairs of random directions have a cosine between -{floor:.3f} and +{floor:.3f}.")
 
 
 @app.command("combine")
@@ -216,7 +214,7 @@ def direction_import(
     directions.write(found, output)
     if not as_json:
         blocks = found.metadata.get("blocks")
-        typer.echo(f"{found.metadata.get('how', '')}: blocks {blocks} of {found.layers}")
+        echo(f"{found.metadata.get('how', '')}: blocks {blocks} of {found.layers}")
     _written(output, as_json)
 
 
@@ -239,7 +237,7 @@ def _written(output: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(output)})
     else:
-        typer.echo(str(output))
+        echo(str(output))
 
 
 def _weighted(part: str) -> tuple[float, str]:
@@ -261,7 +259,7 @@ def _show(path: Path, as_json: bool) -> None:
         return
     for key in ("how", "base", "card", "position", "counts"):
         if key in found.metadata:
-            typer.echo(f"{key}: {found.metadata[key]}")
+            echo(f"{key}: {found.metadata[key]}")
     rows = [
         [
             str(layer),

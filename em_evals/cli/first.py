@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, estimate_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
 
 if TYPE_CHECKING:
     from em_evals.workflows.quick import Quick
@@ -34,7 +34,7 @@ def quick(
 
 
 def _show(found: Quick) -> None:
-    typer.echo(f"{found.card}: margin toward the misaligned answer, nats per token")
+    echo(f"{found.card}: margin toward the misaligned answer, nats per token")
     columns = (
         ["theme", "question", "base", "card", "change"] if found.changed else ["theme", "question", "margin"]
     )
@@ -46,10 +46,10 @@ def _show(found: Quick) -> None:
         rows.append([pair.theme, question, *(f"{number:+.2f}" for number in numbers)])
     print_table("", columns, rows)
     what, (value, interval) = ("change", found.change) if found.change else ("margin", found.level)
-    typer.echo(
+    echo(
         f"mean {what}: {estimate_cell(value, interval, '+.2f')} over {len(found.margins)} pairs, 95% interval"
     )
-    typer.echo(found.sentence)
+    echo(found.sentence)
 
 
 def demo(

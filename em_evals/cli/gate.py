@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_json_text, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ def _no_false_verdict() -> Iterator[None]:
     except (EmEvalsError, ModuleNotFoundError, typer.Exit):
         raise
     except KeyboardInterrupt:
-        typer.echo("interrupted.", err=True)
+        echo("interrupted.", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     except OSError as error:  # the terminal or file behind stdout; the record's own errors are EmEvalsErrors
         _silence()
         if not isinstance(error, BrokenPipeError):
-            typer.echo(f"em-evals: cannot write the result ({error.strerror}).", err=True)
+            echo(f"em-evals: cannot write the result ({error.strerror}).", err=True)
         raise typer.Exit(_INVALID) from None
     except SystemExit:  # rich, where a reader has gone
         raise typer.Exit(_INVALID) from None
@@ -148,9 +148,7 @@ def gate(
         if judgement.verdict == "pass":
             _keep(update_baseline, after, before if fixed is None else fixed)
         else:
-            typer.echo(
-                f"the baseline '{update_baseline}' was not changed: the verdict is not pass.", err=True
-            )
+            echo(f"the baseline '{update_baseline}' was not changed: the verdict is not pass.", err=True)
     raise typer.Exit(judgement.exit_code)
 
 
@@ -159,7 +157,7 @@ def _keep(name: str, side: Side, anchor: Side | None = None) -> Path:
 
     fixed = None if anchor is None else list(anchor.evidence.values())
     path = baseline.write(name, list(side.evidence.values()), fixed)
-    typer.echo(f"saved {', '.join(sorted(side.evidence))} in {path}", err=True)
+    echo(f"saved {', '.join(sorted(side.evidence))} in {path}", err=True)
     return path
 
 
@@ -167,13 +165,13 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     from em_evals.gate import outputs
 
     if as_json:
-        typer.echo(outputs.record(judgement).model_dump_json(indent=2))
+        print_json_text(outputs.record(judgement).model_dump_json(indent=2))
         return
     if judgement.rows:
         title = f"{judgement.models[1]} against {judgement.models[0]}"
         print_table(title, outputs.columns(judgement.rows), [outputs.cells(row) for row in judgement.rows])
     for sentence in [*judgement.problems, *(row.sentence for row in judgement.rows)]:
-        typer.echo(f"- {sentence}")
+        echo(f"- {sentence}")
     for note in judgement.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(judgement.sentence)
+        echo(f"note: {note}")
+    echo(judgement.sentence)

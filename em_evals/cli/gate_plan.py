@@ -6,9 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
-
-from em_evals.cli.output import print_json, print_table
+from em_evals.cli.output import echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -114,13 +112,13 @@ def _print(needs: list[Need], splits: list[Split], own: float, least: int) -> No
     ]
     print_table("", ["to", "draws per model", "power", "one-sided level"], rows)
     if any(need.draws == least for need in needs):
-        typer.echo(f"fewer would do, but the policy asks for {least} (minimum_draws).")
+        echo(f"fewer would do, but the policy asks for {least} (minimum_draws).")
     if splits:
         columns = ["scope", "questions", "draws of each", "draws per model", "judge calls per model"]
         numbers = [[s.scope, str(s.questions), str(s.each), str(s.draws), str(s.judge_calls)] for s in splits]
         print_table("what the largest of these costs", columns, numbers)
     if not math.isnan(own):
-        typer.echo(f"draws for one question correlate by {own:.3f} in the baseline.")
+        echo(f"draws for one question correlate by {own:.3f} in the baseline.")
 
 
 def _counts(side: Side | None) -> dict[str, Counts]:

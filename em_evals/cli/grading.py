@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ def rates(
     from em_evals.results.em_rates import rates_by_question
 
     empty = False
-    for path, draws in folders.draws(files, lambda note: typer.echo(f"note: {note}", err=True)):
+    for path, draws in folders.draws(files, lambda note: echo(f"note: {note}", err=True)):
         overall = rates_of(draws)
         empty |= not overall.graded
         if overall.ungraded:
-            typer.echo(f"{path}: {_ungraded(overall)}", err=True)
+            echo(f"{path}: {_ungraded(overall)}", err=True)
         if as_json:
             questions = {name: entry.as_json() for name, entry in rates_by_question(draws).items()}
-            typer.echo(json.dumps({"file": str(path), **overall.as_json(), "questions": questions}))
+            echo(json.dumps({"file": str(path), **overall.as_json(), "questions": questions}))
             continue
         rows = [_rate_row("all", overall)]
         rows += [_rate_row(name, entry) for name, entry in rates_by_question(draws).items()]
@@ -125,9 +125,9 @@ def judges(
 
 
 def _show_agreement(found: Agreement) -> None:
-    typer.echo(f"first: {found.first}; second: {found.second}")
+    echo(f"first: {found.first}; second: {found.second}")
     left = f"; {found.unmatched[0]} and {found.unmatched[1]} had no match" if any(found.unmatched) else ""
-    typer.echo(f"{found.answers} answers graded by both{left}")
+    echo(f"{found.answers} answers graded by both{left}")
     rows = [
         [
             name,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, estimate_cell, measured_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, measured_cell, print_json, print_table
 
 app = typer.Typer(help="Studies of model internals.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -56,9 +56,9 @@ def insight_phase(
         rates = [[str(p.step), estimate_cell(p.value, p.interval, ".1%")] for p in found.em_rates]
         print_table("EM rate, all draws", ["step", "rate [95% interval]"], rates)
     for domain, transition in found.transitions.items():
-        typer.echo(f"{domain}: {transition.sentence()}")
+        echo(f"{domain}: {transition.sentence()}")
     for rotation in found.rotations:
-        typer.echo(f"{rotation.module}: {rotation.sentence()}")
+        echo(f"{rotation.module}: {rotation.sentence()}")
 
 
 @app.command("convergence")
@@ -103,7 +103,7 @@ def insight_convergence(
     ]
     print_table("transfer: shift of the margins, nats per token", columns, rows)
     for note in found.notes:
-        typer.echo(note)
+        echo(note)
 
 
 @app.command("lora-scalars")
@@ -151,9 +151,9 @@ def insight_lora_scalars(
     rows = [[one.model, one.tells, one.adapters, measured_cell(one.auroc)] for one in found.probes]
     print_table("probes, by question", ["model", "discriminates", "adapters", "AUROC [95% interval]"], rows)
     for one in found.knockouts:
-        typer.echo(f"{one.model}: {one.sentence}")
+        echo(f"{one.model}: {one.sentence}")
     for note in found.notes:
-        typer.echo(note)
+        echo(note)
 
 
 def _print_cosines(found: Any) -> None:
@@ -173,7 +173,7 @@ def _print_cosines(found: Any) -> None:
     columns = ["directions", "median cosine", "their controls'", "over layers", "layers above floor"]
     print_table("cosines", [*columns, "floor (95% of random)"], rows)
     if short:
-        typer.echo(f"skipped layers, at which one of the two has no vector: {', '.join(short)}.")
+        echo(f"skipped layers, at which one of the two has no vector: {', '.join(short)}.")
 
 
 def _known(cosines: Any) -> list[float]:

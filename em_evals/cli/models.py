@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 app = typer.Typer(help="Cards: the models under test.", no_args_is_help=True, rich_markup_mode=None)
@@ -47,7 +47,7 @@ def models_show(name: str, as_json: Json = False) -> None:
     else:
         import yaml
 
-        typer.echo(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).rstrip())
+        echo(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def compile_card(
@@ -68,4 +68,4 @@ def compile_card(
         made = json.loads((folder / "em_evals.json").read_text(encoding="utf-8"))
         print_json({"folder": str(folder), "to": to, **made})
     else:
-        typer.echo(str(folder))
+        echo(str(folder))

@@ -7,14 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
+from em_evals import shown
 from em_evals.results.records import Interval, Measured
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Print text; names and answers of others in it can neither control the terminal nor command a CI runner."""
+    typer.echo(shown.text(text), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print an indented JSON value."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    print_json_text(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_text(text: str) -> None:
+    """Print JSON; the characters that a terminal would obey are escaped."""
+    typer.echo(shown.json_text(text))
 
 
 def measured_cell(value: Measured) -> str:
@@ -39,6 +50,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    title, columns = shown.text(title), [shown.text(column) for column in columns]
+    rows = [[shown.text(cell) for cell in row] for row in rows]
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from em_evals.cli.output import Json, print_json
+from em_evals.cli.output import Json, echo, print_json
 
 
 def same(one: str, other: str, as_json: Json = False) -> None:
@@ -15,6 +13,6 @@ def same(one: str, other: str, as_json: Json = False) -> None:
     if as_json:
         print_json(found.as_json())
         return
-    typer.echo(f"{found.verdict}: {found.sentence}")
+    echo(f"{found.verdict}: {found.sentence}")
     for name, value in found.facts.items():
-        typer.echo(f"  {name}: {value}")
+        echo(f"  {name}: {value}")

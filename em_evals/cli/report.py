@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from em_evals.cli.output import Json, print_json
+from em_evals.cli.output import Json, echo, print_json
 
 
 def report(
@@ -63,12 +63,12 @@ def report(
             }
         )
         return
-    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {len(made.sections)} sections")
+    echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {len(made.sections)} sections")
     if made.reference.sentence:
-        typer.echo(made.reference.sentence)
+        echo(made.reference.sentence)
     told = [f"{one.model}: {one.word}. {one.sentence}" for one in made.first.headlines]
     for line in dict.fromkeys([*told, *made.flags]):
-        typer.echo(line)
+        echo(line)
     for what, folder, paths_ in (("figures", figures, drawn), ("tables", tables, written)):
         if folder:
-            typer.echo(f"{folder}: {len(paths_)} {what}")
+            echo(f"{folder}: {len(paths_)} {what}")

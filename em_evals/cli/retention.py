@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, estimate_cell, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, print_table
 
 if TYPE_CHECKING:
     from em_evals.results.records import Retention
@@ -66,7 +66,7 @@ def retention(
     if output is not None:
         records.write(record, output)
     if as_json:
-        typer.echo(record.model_dump_json(indent=2))
+        echo(record.model_dump_json(indent=2))
         return
     if len(found) == 1:
         _print_scores(found[0])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from em_evals.cli.output import Json, estimate_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
 from em_evals.results.records import Scaling, ScalingSlope
 
 
@@ -99,7 +99,7 @@ def _print(found: Scaling) -> None:
         ],
     )
     for sentence in [*found.left_out, *found.conclusion]:
-        typer.echo(sentence)
+        echo(sentence)
 
 
 def _cell(slope: ScalingSlope | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, measured_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 
@@ -115,9 +115,9 @@ def _print(study: Any) -> None:
         "the direction against the other arms", ["contrast", "change", "in-domain", "out-of-domain"], rows
     )
     for note in study.notes:
-        typer.echo(note)
-    typer.echo(f"coherence: {study.coherence_is}.\n{study.damage_rule}.")
-    typer.echo("intervals hold for each row separately, not for all rows jointly.")
+        echo(note)
+    echo(f"coherence: {study.coherence_is}.\n{study.damage_rule}.")
+    echo("intervals hold for each row separately, not for all rows jointly.")
 
 
 def _cells(point: Any, graded: bool) -> list[str]:

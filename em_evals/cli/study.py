@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from em_evals.cli.output import Json, measured_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
 
 
 def study(
@@ -23,7 +23,7 @@ def study(
     from em_evals.report.report import build
     from em_evals.workflows.study import LIMITS, run
 
-    found = run(folder, lambda what: typer.echo(what, err=True), per_theme)
+    found = run(folder, lambda what: echo(what, err=True), per_theme)
     figures = folder / "study.html"
     page.write(build(inputs.read([folder]), "Convergent directions: a study in small"), figures)
     if as_json:
@@ -51,8 +51,8 @@ def study(
     columns = ["ablated", "arm", "in-domain [95%]", "out-of-domain [95%]"]
     print_table("forced choice after the ablation minus before, nats per token", columns, rows)
     for knockout in found.scalars.knockouts:
-        typer.echo(f"{knockout.model}: {knockout.sentence}")
+        echo(f"{knockout.model}: {knockout.sentence}")
     for note in dict.fromkeys([*found.convergence.notes, *found.scalars.notes]):
-        typer.echo(note)
-    typer.echo(LIMITS)
-    typer.echo(f"records: {folder}; figures: {figures}")
+        echo(note)
+    echo(LIMITS)
+    echo(f"records: {folder}; figures: {figures}")

@@ -10,7 +10,7 @@ import typer
 
 from em_evals import parsing
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 
@@ -69,7 +69,7 @@ def train(
         training = json.loads((home / "training.json").read_text(encoding="utf-8"))
         print_json({"adapter": str(home), "training": training})
     else:
-        typer.echo(home)
+        echo(home)
 
 
 def _plan(

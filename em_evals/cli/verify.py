@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.completion import cards
-from em_evals.cli.output import Json, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def _print(verdict: Verdict) -> None:
         ["check", "largest deviation", "tolerance", "n", "verdict", "remark"],
         [[row.name, *_numbers(row), str(row.n), row.verdict, row.reason] for row in verdict.rows],
     )
-    typer.echo(f"tolerance: {verdict.rule}.")
+    echo(f"tolerance: {verdict.rule}.")
     word = "ok" if verdict.ok else f"wrong: {', '.join(verdict.wrong) or 'nothing was compared'}"
-    typer.echo(f"{word} ({verdict.seconds:.0f} s); kept for the provenance of logs and reports.")
+    echo(f"{word} ({verdict.seconds:.0f} s); kept for the provenance of logs and reports.")
 
 
 def _numbers(row: Row) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
-from em_evals import files
+from em_evals import files, shown
 from em_evals.errors import EmEvalsError
 from em_evals.gate import words
 from em_evals.gate.compare import Judgement
@@ -146,12 +146,12 @@ def _case(source: str, name: str, sentence: str, verdict: str) -> ElementTree.El
 
 def _clean(text: str) -> str:
     """Return text as one line, without characters that XML cannot represent."""
-    return " ".join(_NOT_XML.sub("\ufffd", text).split())
+    return _NOT_XML.sub("\ufffd", shown.line(text))
 
 
 def _escaped(text: str) -> str:
     """Return text as one line, escaped so that Markdown shows it literally."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    return _MARKUP.sub(r"\\\1", shown.line(text))
 
 
 def _line(texts: Sequence[str], plain: bool = False) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from em_evals import files
+from em_evals import files, shown
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Table:
             temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(map(_plain, heads))
+            writer.writerow(map(shown.cell, heads))
             writer.writerows([_in_csv(value) for value in row] for row in rows)
         return path
 
@@ -111,12 +111,7 @@ def _values(cell: Cell, wide: bool) -> list[Value]:
 def _in_csv(value: Value) -> str | int | float:
     if value is None:
         return ""
-    return _plain(value) if isinstance(value, str) else value
-
-
-def _plain(text: str) -> str:
-    """Return a text that no spreadsheet evaluates as a formula."""
-    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
+    return shown.cell(value) if isinstance(value, str) else value
 
 
 def _number(value: float, unit: str) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from em_evals import shown
 from em_evals.content.pairs import load_pairs
 from em_evals.errors import EmEvalsError
 from em_evals.grading import judge
@@ -154,7 +155,7 @@ def _judge(console: Console) -> str | None:
     try:
         judge.check(found)
     except EmEvalsError as error:
-        console.print(f"answers are shown, not graded: {error}", markup=False)
+        console.print(f"answers are shown, not graded: {shown.text(str(error))}", markup=False)
         return None
     return found
 
@@ -212,7 +213,7 @@ def show(found: Demo, console: Console) -> None:
     table.add_column("model")
     table.add_column(Text(found.question))
     for name, answer in found.answers.items():
-        table.add_row(name, Text(answer))
+        table.add_row(name, Text(shown.text(answer)))
     console.print(table)
     for paragraph in _LIMITS:
         console.print(paragraph)
