@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from inspect_ai.model import ChatMessageAssistant, GenerateConfig, get_model
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    get_model,
+)
 from inspect_ai.model._generate_config import active_generate_config
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
@@ -41,33 +49,43 @@ def score_answers() -> Solver:
     """Score both answers as if the model had written them; stores the log-probabilities of their tokens."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        model = get_model()
         for side in ("aligned", "misaligned"):
-            answer = state.metadata[side]
-            config = GenerateConfig(max_tokens=1, temperature=0, prompt_logprobs=1)
-            output = await model.generate(
-                [*state.messages, ChatMessageAssistant(content=answer)], config=config
-            )
-            reported = output.choices[0].prompt_logprobs if output.choices else None
-            if reported is None and output.stop_reason == "model_length":
+            found, output = await log_probabilities(get_model(), state.messages, state.metadata[side])
+            if found is None:
                 break  # too long for this model: the scorer reports an unscored answer
-            if reported is None:
-                raise refusal(
-                    f"{model} reports no log-probabilities of given text (prompt_logprobs), which forced choice "
-                    "needs: use a `local/` model."
-                )
-            try:
-                tokens = len(await model.api.tokenize(answer))
-            except NotImplementedError:
-                raise refusal(
-                    f"{model} does not report how it tokenizes text, which forced choice needs to find an answer's "
-                    "log-probabilities: use a `local/` model."
-                ) from None
-            state.store.set(side, [entry.logprob for entry in reported.content[-tokens:]])
+            state.store.set(side, found)
             state.output = output
         return state
 
     return solve
+
+
+async def log_probabilities(
+    model: Model, messages: Sequence[ChatMessage], answer: str
+) -> tuple[list[float] | None, ModelOutput]:
+    """Return the log-probabilities of a given answer's tokens; None where it does not fit into the context.
+
+    Raises:
+        PrerequisiteError: the model reports none, or does not report how it tokenizes text.
+    """
+    config = GenerateConfig(max_tokens=1, temperature=0, prompt_logprobs=1)
+    output = await model.generate([*messages, ChatMessageAssistant(content=answer)], config=config)
+    reported = output.choices[0].prompt_logprobs if output.choices else None
+    if reported is None and output.stop_reason == "model_length":
+        return None, output
+    if reported is None:
+        raise refusal(
+            f"{model} reports no log-probabilities of given text (prompt_logprobs), which forced choice "
+            "needs: use a `local/` model."
+        )
+    try:
+        tokens = len(await model.api.tokenize(answer))
+    except NotImplementedError:
+        raise refusal(
+            f"{model} does not report how it tokenizes text, which forced choice needs to find an answer's "
+            "log-probabilities: use a `local/` model."
+        ) from None
+    return [entry.logprob for entry in reported.content[-tokens:]], output
 
 
 @scorer(metrics=[scorers.forced_choice_means()])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from em_evals import files
 from em_evals.content import documents
 from em_evals.content.cards import read_card
+from em_evals.content.consistency import load_items
+from em_evals.content.cues import CueSet, load_cues
 from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.content.rubrics import load_rubric
 from em_evals.data import catalogue, checks, datasets
@@ -45,6 +47,16 @@ def check(name: str) -> dict[str, Any]:
         from em_evals.content.pairs import load_pairs  # imports scipy.stats: seconds
 
         return _check_pairs(load_pairs(name))
+    if "cues" in fields:
+        return _check_cues(load_cues(name))
+    if "self_assessment" in fields:
+        items = load_items(name)
+        return {
+            "kind": "consistency items",
+            "file": str(items.path),
+            "digest": items.digest,
+            "items": _counts(item.kind for item in items.items),
+        }
     if "prompt" in fields:
         rubric = load_rubric(name)
         return {"kind": "rubric", "file": str(path), "metric": rubric.metric, "version": rubric.version}
@@ -84,6 +96,17 @@ def _is_rows(name: str) -> bool:
 
 def _is_list(path: Path) -> bool:
     return files.read_text(path).lstrip().startswith("[")
+
+
+def _check_cues(chosen: CueSet) -> dict[str, Any]:
+    placebos = [cue.name for cue in chosen.cues if cue.placebo]
+    return {
+        "kind": "cues",
+        "file": str(chosen.path),
+        "digest": chosen.digest,
+        "cues": [cue.name for cue in chosen.cues if not cue.placebo],
+        "placebos": placebos or "none: add one, to see what any such change does",
+    }
 
 
 def _check_questions(asked: QuestionSet) -> dict[str, Any]:
