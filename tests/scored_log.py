@@ -19,6 +19,7 @@ def write_scored_pairs(
     margins: Sequence[float] = (0.1,) * 40,
     task: str = "forced_choice",
     digests: Sequence[str] = ("0123",),
+    model: str = "local/mine",
     **arguments: Any,
 ) -> Path:
     """A log whose pairs have these margins (nats per token); card digests go round, arguments are the task's."""
@@ -42,7 +43,7 @@ def write_scored_pairs(
         task_version=1,
         task_args=arguments,
         dataset=EvalDataset(name="set"),
-        model="local/mine",
+        model=model,
         config=EvalConfig(),
         metadata={named: "set", f"{named}_digest": "abcd"},
     )

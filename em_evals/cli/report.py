@@ -29,6 +29,12 @@ def report(
             "first file's model."
         ),
     ] = None,
+    group: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
+        ),
+    ] = [],  # noqa: B006
     title: Annotated[str, typer.Option(help="The page's title.")] = "Emergent misalignment report",
     figures: Annotated[
         Path | None, typer.Option(help="Also write figures to this folder (SVG and PNG).")
@@ -40,10 +46,10 @@ def report(
     """Write one self-contained page (HTML) of the results; it needs no network."""
     from em_evals.report import export, inputs, page
     from em_evals.report.report import build
-    from em_evals.results import folders
+    from em_evals.results import folders, seed_groups
 
     folders.output(output, paths)
-    made = build(inputs.read(paths, baseline), title)
+    made = build(inputs.read(paths, baseline, seed_groups.parse(group)), title)
     page.write(made, output)
     if open_page:
         typer.launch(output.absolute().as_uri())

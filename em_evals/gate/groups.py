@@ -6,44 +6,24 @@ over seeds is left to stats/crossed.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from em_evals.errors import EmEvalsError
 from em_evals.gate import words
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.results import seed_groups
+from em_evals.results.seed_groups import Groups, parse
 from em_evals.stats.crossed import CrossedMean, Table, difference
 from em_evals.stats.rates import RateContrast
 
-Groups = Mapping[str, Sequence[str]]
-"""Name of a group -> names of its models."""
-
-
-def parse(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Return the groups of options like `NAME=a,b,c`.
-
-    Raises:
-        EmEvalsError: not of that form, fewer than two models, or a model that is listed twice.
-    """
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        name, _, listed = text.partition("=")
-        models = [model.strip() for model in listed.split(",") if model.strip()]
-        if not name.strip() or len(models) < 2:
-            raise EmEvalsError(f"'{text}' is not a group: write --group NAME=a,b,c with two or more models.")
-        every = [*models, *(model for own in found.values() for model in own)]
-        if twice := next((model for model in every if every.count(model) > 1), None):
-            raise EmEvalsError(f"'{twice}' is listed twice in --group; name each seed's model once.")
-        found[name.strip()] = models
-    return found
+__all__ = ["Groups", "member", "merged", "over_seeds", "parse"]
 
 
 def member(evidence: Evidence, groups: Groups) -> tuple[str, str] | None:
     """Return (group, model as listed) of evidence; None if no group lists its model."""
-    names = {evidence.model, evidence.model.removeprefix("local/"), Path(evidence.model).name}
-    return next(((group, model) for group, own in groups.items() for model in own if model in names), None)
+    return seed_groups.member(evidence.model, groups)
 
 
 def merged(group: str, listed: Sequence[str], seeds: Mapping[str, Evidence]) -> Evidence:
@@ -58,17 +38,12 @@ def merged(group: str, listed: Sequence[str], seeds: Mapping[str, Evidence]) -> 
         EmEvalsError: a model has no evidence, two are the same model, or they were measured in different ways.
     """
     first = next(iter(seeds.values()))
-    if missing := [model for model in listed if model not in seeds]:
-        raise EmEvalsError(
-            f"{first.key}: there are no numbers of '{missing[0]}', which the group {group} lists."
-        )
-    digests: dict[str, str] = {}
+    try:
+        digests = {model: [own.card_digest] if own.card_digest else [] for model, own in seeds.items()}
+        seed_groups.complete(group, listed, digests)
+    except EmEvalsError as error:
+        raise EmEvalsError(f"{first.key}: {error.what}") from None
     for model, own in seeds.items():
-        if own.card_digest and (other := digests.setdefault(own.card_digest, model)) != model:
-            raise EmEvalsError(
-                f"{first.key}: {other} and {model} are the same model (card digest {own.card_digest}), which the group "
-                f"{group} would count as two seeds: list it once."
-            )
         if differing := words.differing(first.key, first.identity, own.identity):
             raise EmEvalsError(f"group {group}, {model}: {differing[0]}")
     shared = [name for name in first.measures if all(name in own.measures for own in seeds.values())]

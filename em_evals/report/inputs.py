@@ -38,6 +38,8 @@ class Inputs:
     trajectories: list[Phase] = field(default_factory=list)
     scaling: list[Scaling] = field(default_factory=list)
     reference: Reference = field(default_factory=Reference)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """Models that are seeds of one recipe, by the group's name."""
     files: list[dict[str, str]] = field(default_factory=list)
     """One provenance row per file that is not a log."""
 
@@ -63,7 +65,9 @@ class Inputs:
         return Looks.of([*names, *(name for study in self.retention for name in _compared(study))])
 
 
-def read(paths: Sequence[Path], baseline: str | None = None) -> Inputs:
+def read(
+    paths: Sequence[Path], baseline: str | None = None, groups: dict[str, list[str]] | None = None
+) -> Inputs:
     """Read files; a folder means the logs, CSVs and JSON files below it.
 
     Other JSON in a folder (eval-set.json), and logs that `inspect eval-retry` finished in others, are skipped.
@@ -71,12 +75,13 @@ def read(paths: Sequence[Path], baseline: str | None = None) -> Inputs:
     Args:
         paths: files and folders.
         baseline: the model that others are compared with, by its name or file; None: see reference.py.
+        groups: models that are seeds of one recipe, by the group's name.
 
     Raises:
         EmEvalsError: a file is missing or damaged, a named file is not an input of a report, or `baseline` is none of
             the models.
     """
-    inputs = Inputs()
+    inputs = Inputs(groups=groups or {})
     for file in folders.walk(paths):
         if file.finished:
             _note(inputs, file.path, f"passed over: {file.finished.name} finished it", {})

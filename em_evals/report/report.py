@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
-from em_evals.report import choice, headline, rates, scaling, steering, studies, trajectory
+from em_evals.report import choice, headline, rates, scaling, seeds, steering, studies, trajectory
 from em_evals.report.answers import Measured, without_folders
 from em_evals.report.headline import FirstScreen
 from em_evals.report.inputs import Inputs
@@ -74,6 +74,7 @@ def _rates(inputs: Inputs) -> Iterable[Section | None]:
 SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     _rates,
     lambda inputs: choice.sections(inputs.scored, inputs.looks),
+    lambda inputs: seeds.sections(inputs.measured, inputs.groups),
     lambda inputs: (studies.retention(study, inputs.looks) for study in inputs.retention),
     lambda inputs: map(steering.section, inputs.steering),
     lambda inputs: map(studies.convergence, inputs.convergence),
@@ -117,7 +118,7 @@ def gate_table(verdict: GateVerdict) -> Table:
         level, change = ("share", "points") if share else ("", "signed")
         rows.append(
             (
-                f"{row.metric} (guard)" if row.guard else row.metric,
+                f"{row.title} (guard)" if row.guard else row.title,
                 Estimate.of(row.baseline, unit=level),
                 Estimate.of(row.candidate, unit=level),
                 Estimate.of(row.difference, row.interval, change),
