@@ -22,6 +22,7 @@ from em_evals.workflows.schemas import schema
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"../CHANGELOG.md": "changelog.md", "../findings/README.md": "findings.md"}
 """Files of the repository that become pages."""
+_LONGEST_DEFAULT = 40
 _LINK = re.compile(r"\[([^\]\n]+)\]\(((?:\.\./)+[^)\s]*)\)")
 
 
@@ -148,16 +149,17 @@ def _fields(found: dict[str, Any], name: str) -> list[str]:
     lines += ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
     required = set(found.get("required", ()))
     for field, part in found["properties"].items():
-        default = (
-            "required"
-            if field in required
-            else f"`{json.dumps(part['default'])}`"
-            if "default" in part
-            else ""
-        )
+        default = "required" if field in required else _default(part)
         meaning = part.get("description", "")
         lines.append(f"| `{field}` | {_cell(_type(part))} | {_cell(default)} | {_cell(meaning)} |")
     return [*lines, ""]
+
+
+def _default(part: dict[str, Any]) -> str:
+    if "default" not in part:
+        return ""
+    text = json.dumps(part["default"])
+    return f"`{text}`" if len(text) <= _LONGEST_DEFAULT else "see its fields"
 
 
 def _type(part: dict[str, Any]) -> str:

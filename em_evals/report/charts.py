@@ -90,8 +90,11 @@ def dots(
         rules = _chart(bounded).mark_rule(strokeWidth=width, aria=False)
         return [rules.encode(y=y, x=across, x2=f"{high}:Q", color=colour, **offset)] if bounded else []
 
-    drawn = _chart([{**row, "said": _in_words(row, percent)} for row in kept])
-    look = _marks_by_row(lines, series, looks) if by_row else {"shape": _shape(series, looks, legend)}
+    first = series[0] if series else ""
+    drawn = _chart(
+        [{**row, "said": _in_words(row, percent), "fill": float(row["series"] == first)} for row in kept]
+    )
+    look = _marks_by_row(lines, looks) if by_row else {"shape": _shape(series, looks, legend)}
     outline = {} if by_row else {"stroke": "white"}
     marks = drawn.mark_point(filled=True, opacity=1, size=80, strokeWidth=1.4, **outline).encode(
         y=y,
@@ -301,15 +304,14 @@ def _zero(axis: str = "x") -> Any:
     return rule.encode(**{axis: "zero:Q"})
 
 
-def _marks_by_row(lines: Sequence[str], series: Sequence[str], looks: Looks) -> dict[str, Any]:
+def _marks_by_row(lines: Sequence[str], looks: Looks) -> dict[str, Any]:
     """Return encodings of marks that show the row's look; the second series is hollow."""
-    filled = alt.Scale(domain=list(series), range=[1.0, 0.0][: len(series)])
     return {
         "shape": alt.Shape(
             "row:N", scale=alt.Scale(domain=list(lines), range=looks.shapes(lines)), legend=None
         ),
         "stroke": alt.Stroke("row:N", scale=_scale(lines, looks), legend=None),
-        "fillOpacity": alt.FillOpacity("series:N", scale=filled, legend=None),
+        "fillOpacity": alt.FillOpacity("fill:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None),
     }
 
 
