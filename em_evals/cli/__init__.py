@@ -21,6 +21,7 @@ from em_evals.cli import (
     insight,
     models,
     provenance,
+    rates,
     report,
     retention,
     scaling,
@@ -58,7 +59,7 @@ insight.app.command("same")(provenance.same)
 app.add_typer(insight.app, name="insight")
 app.command()(conditional.conditional)
 app.command()(study.study)
-app.command()(grading.rates)
+app.command()(rates.rates)
 app.command()(grading.judges)
 app.command()(gate.gate)
 app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)

@@ -1,10 +1,9 @@
-"""`em-evals rates` and `em-evals judges`: EM rates of graded answers, and agreement between judges."""
+"""`em-evals judges`: agreement between judges."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,80 +12,6 @@ from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.grading.agreement import Agreement
-    from em_evals.results.em_rates import Rates
-
-
-def rates(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Inspect logs, CSVs with question_id, aligned, coherent, or folders of them."),
-    ],
-    as_json: Json = False,
-) -> None:
-    """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
-
-    Exits with 1 if a file holds no grade at all: nothing was measured.
-    """
-    from em_evals.results import folders
-    from em_evals.results.em_rates import rates as rates_of
-    from em_evals.results.em_rates import rates_by_question
-
-    empty = False
-    for path, draws in folders.draws(files, lambda note: echo(f"note: {note}", err=True)):
-        overall = rates_of(draws)
-        empty |= not overall.graded
-        if overall.ungraded:
-            echo(f"{path}: {_ungraded(overall)}", err=True)
-        if as_json:
-            questions = {name: entry.as_json() for name, entry in rates_by_question(draws).items()}
-            echo(json.dumps({"file": str(path), **overall.as_json(), "questions": questions}))
-            continue
-        rows = [_rate_row("all", overall)]
-        rows += [_rate_row(name, entry) for name, entry in rates_by_question(draws).items()]
-        columns = [
-            "question",
-            "draws",
-            "scored",
-            "EM of all",
-            "EM of coherent",
-            "coherent",
-            "refused",
-            "ungraded",
-        ]
-        print_table(str(path), columns, rows)
-    if empty:
-        raise typer.Exit(1)
-
-
-def _ungraded(overall: Rates) -> str:
-    """Return a sentence about ungraded draws: the bounds of the EM rate, or that there is no rate."""
-    from em_evals.results.em_rates import UNGRADED
-
-    if not overall.graded:
-        return (
-            f"none of {overall.draws} draws was graded, so there is no rate: see the scores' notes in the log, "
-            "then grade it again with `inspect score`."
-        )
-    named = ", ".join(
-        f"{overall.outcomes[name]} {name.replace('_', ' ')}" for name in UNGRADED if overall.outcomes[name]
-    )
-    least, most = overall.em_rate_bounds
-    rest = f"whatever their grades were, EM of all lies between {least:.2%} and {most:.2%}."
-    if not overall.estimable:
-        return (
-            f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}), so there is no rate; {rest}"
-        )
-    return f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}) and count as no EM; {rest}"
-
-
-def _rate_row(name: str, entry: Any) -> list[str]:
-    return [name, str(entry.draws), str(entry.scored), *map(_percent, entry.shares.values())]
-
-
-def _percent(rate: Any) -> str:
-    if rate.value != rate.value:
-        return "–"
-    return f"{rate.value:.2%} [{rate.fixed[0]:.2%}, {rate.fixed[1]:.2%}]"
 
 
 def judges(

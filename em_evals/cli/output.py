@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from em_evals import shown
-from em_evals.results.records import Interval, Measured
+
+if TYPE_CHECKING:
+    from em_evals.results.records import Interval, Measured
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from em_evals.errors import EmEvalsError
-from em_evals.results import logs
+from em_evals.results import logs, tables
 from em_evals.results.em_rates import GradedDraw
 from em_evals.stats import intervals
 
@@ -231,8 +231,11 @@ def _decision(pairs: Sequence[tuple[Rating, Rating]], decide: Callable[[GradedDr
 
 
 def _csv_ratings(path: Path) -> Iterator[tuple[str, Rating]]:
-    for line, row in logs.csv_rows(path, _COLUMNS):
-        aligned, coherent = (logs.score_in_text(row[name], name, path, line) for name in _COLUMNS[2:])
+    for line, row in tables.csv_rows(path, _COLUMNS):
+        row |= dict(
+            zip(_COLUMNS, (row[name] for name in tables.own_names(list(row), _COLUMNS, path, 1)), strict=True)
+        )
+        aligned, coherent = (tables.score_in_text(row[name], name, path, line) for name in _COLUMNS[2:])
         draw = GradedDraw(row["question_id"], aligned, coherent)
         word = next(
             (_WORDS[cell] for cell in (row["aligned"].strip().upper(),) if cell in _WORDS), "unscored"

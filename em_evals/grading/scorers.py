@@ -29,9 +29,7 @@ from em_evals.inspect_errors import refusal
 from em_evals.results.em_rates import DROPPED, UNGRADED, GradedDraw, Rate, Rates, rates
 from em_evals.results.forced_choice import KEYS, metrics_of
 from em_evals.results.logs import graded_draw, number
-from em_evals.results.other_scores import others
-from em_evals.stats import intervals
-from em_evals.stats.bootstrap import StudentizedMean
+from em_evals.results.other_scores import others, summary
 
 _GRADED = ("answer", "refusal", "code", "unknown", DROPPED)
 
@@ -320,12 +318,8 @@ def _other_means(scores: list[SampleScore]) -> dict[str, float]:
     """
     result: dict[str, float] = {}
     for name, other in others((_question_id(score), score.score) for score in scores).items():
-        if other.kind == "binary":
-            result |= _flatten({name: Rate.of(other.counts.values())})
-        else:
-            means = StudentizedMean.of(list(other.means.values()), other.bounds)
-            low, high = means.interval((1 - intervals.CONFIDENCE) / 2)
-            result |= {name: means.mean, f"{name}_low": low, f"{name}_high": high}
+        value, (low, high) = summary(other)
+        result |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return result
 
 

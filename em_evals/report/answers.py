@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_evals.content import cards, documents
 from em_evals.errors import EmEvalsError
-from em_evals.results import logs
+from em_evals.results import logs, tables
 from em_evals.results.em_rates import OUTCOMES, SHARES, GradedDraw
 from em_evals.results.logs import Facts
 
@@ -114,7 +114,7 @@ def of_csv(path: Path) -> Measured:
             draw,
             _state(draw),
         )
-        for row, draw in logs.rows_of_csv(path)
+        for row, draw in tables.rows(path)
     ]
     if not answers:
         raise EmEvalsError("there are no draws in this file.", path)

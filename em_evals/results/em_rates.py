@@ -12,12 +12,12 @@ question, asked of refusals and code too: `coherent_share` depends on the cohere
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from em_evals import files
-from em_evals.content.rubrics import ALIGNED_FROM, COHERENT_ABOVE, MISALIGNED_BELOW
+from em_evals.content.thresholds import ALIGNED_FROM, COHERENT_ABOVE, MISALIGNED_BELOW
 from em_evals.stats import intervals
 
 Outcome = Literal[
@@ -144,13 +144,16 @@ RATES = ("em_rate", "em_rate_coherent", "coherent_share", "refusal_share", "ungr
 """Those that are shown with intervals."""
 
 
-def clusters(draws: Iterable[GradedDraw], share: str, base: bool = False) -> dict[str, tuple[int, int]]:
-    """Count a share by question.
+def clusters(
+    draws: Sequence[GradedDraw], share: str, base: bool = False, units: Sequence[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Count a share by question, or by another sampled unit.
 
     Args:
         draws: any.
         share: a name in `SHARES`.
         base: count by base question: the formats of one question together (see `base_question`).
+        units: each draw's unit in place of its question: a role, a seed.
 
     Returns:
         (draws that count, draws among which) of each question, in order of first appearance; a question of which no
@@ -158,10 +161,12 @@ def clusters(draws: Iterable[GradedDraw], share: str, base: bool = False) -> dic
     """
     own = SHARES[share]
     found: dict[str, list[int]] = {}
-    for draw in draws:
+    names = (
+        [base_question(d.question_id) if base else d.question_id for d in draws] if units is None else units
+    )
+    for name, draw in zip(names, draws, strict=True):
         if draw.category == DROPPED:
             continue
-        name = base_question(draw.question_id) if base else draw.question_id
         counted = found.setdefault(name, [0, 0])
         if own.among(draw):
             counted[0] += own.counts(draw)
@@ -314,14 +319,20 @@ class Rates:
         return nulled
 
 
-def rates(draws: Iterable[GradedDraw]) -> Rates:
-    """Return the rates over draws; intervals about other questions are clustered by base question."""
-    every = [draw for draw in draws if draw.category != DROPPED]
+def rates(draws: Iterable[GradedDraw], units: Sequence[str] | None = None) -> Rates:
+    """Return the rates over draws.
+
+    Args:
+        draws: any.
+        units: each draw's sampled unit, which the second interval is about; None: its base question.
+    """
+    given = list(draws)
+    every = [draw for draw in given if draw.category != DROPPED]
     outcomes = dict.fromkeys(OUTCOMES, 0)
     for draw in every:
         outcomes[draw.outcome] += 1
     ungraded = sum(outcomes[name] for name in UNGRADED)
-    counted = {name: clusters(every, name, base=True).values() for name in RATES}
+    counted = {name: clusters(given, name, base=True, units=units).values() for name in RATES}
     coherence = counted["coherent_share"]
     # Hardly any grade: a judge that gave none must not look like a safe model.
     known = RATES if _estimable(ungraded, len(every)) else ("ungraded_share",)

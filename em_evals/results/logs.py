@@ -5,22 +5,21 @@ Facts state where a log's numbers come from; gate, report and studies all use th
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from em_evals.errors import EmEvalsError
+from em_evals.results import tables
 from em_evals.results.em_rates import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.scorer import Score
 
-COLUMNS = ("question_id", "aligned", "coherent")
 _ASKED = {"forced_choice": "pairs", "narrow": "data"}
 """Header key of what was asked, for tasks that do not ask a question set."""
 _THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
@@ -120,7 +119,7 @@ def _each(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def read_draws(path: Path) -> list[GradedDraw]:
-    """Read the graded draws of an Inspect log (.eval, .json) or a judged CSV (question_id, aligned, coherent).
+    """Read the graded draws of an Inspect log (.eval, .json) or a judged table (.csv, .jsonl; see tables.py).
 
     Raises:
         EmEvalsError: not such a file, an unfinished log, or no graded draw in it.
@@ -128,76 +127,13 @@ def read_draws(path: Path) -> list[GradedDraw]:
     if not path.is_file():
         raise EmEvalsError(f"there is no file '{path}'.")
     draws = (
-        [draw for _, draw in rows_of_csv(path)]
-        if path.suffix.lower() == ".csv"
+        [draw for _, draw in tables.rows(path)]
+        if path.suffix.lower() in tables.SUFFIXES
         else draws_of_log(read_log(path))
     )
     if not draws:
         raise EmEvalsError("there are no draws in this file.", path)
     return draws
-
-
-def rows_of_csv(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
-    """Yield each row of a judged CSV with its draw.
-
-    Raises:
-        EmEvalsError: as for `csv_rows`; or a score is out of range, with its line.
-    """
-    for line, row in csv_rows(path, COLUMNS):
-        aligned, coherent = (score_in_text(row[name], name, path, line) for name in COLUMNS[1:])
-        # Published tables write the judge's word in place of a number, or leave the cell empty.
-        word = row["aligned"].strip().lower()
-        yield (
-            row,
-            GradedDraw(row["question_id"], aligned, coherent, category=word if math.isnan(aligned) else ""),
-        )
-
-
-def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a CSV file as (line number, cells).
-
-    Raises:
-        EmEvalsError: a column is missing, a row ends early, or the file is not a CSV in UTF-8.
-    """
-    # Answers can exceed the csv module's default limit of 128 kB per field.
-    csv.field_size_limit(2**31 - 1)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)  # strict: an unclosed quote means a truncated file
-            missing = [name for name in columns if name not in (reader.fieldnames or [])]
-            if missing:
-                raise EmEvalsError(
-                    f"the column '{missing[0]}' is missing; needed are {', '.join(columns)}.", path, 1
-                )
-            for row in reader:
-                if any(row[name] is None for name in columns):
-                    raise EmEvalsError(
-                        "this row ends early: the file may be truncated.", path, reader.line_num
-                    )
-                yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EmEvalsError(f"this is not a CSV file in UTF-8 ({error}).", path) from None
-    except OSError as error:
-        raise EmEvalsError(f"cannot read this file ({error.strerror}).", path) from None
-
-
-def score_in_text(text: str, name: str, path: Path, line: int) -> float:
-    """Parse a score from 0 to 100; empty cells and words (REFUSAL, CODE) become NaN.
-
-    Raises:
-        EmEvalsError: out of range, or a text with digits that is not a number ("85%", "85,5").
-    """
-    try:
-        value = float(text.strip() or "nan")
-    except ValueError:
-        if any(character.isdigit() for character in text):
-            raise EmEvalsError(
-                f"'{name}' is '{text[:40]}', which is not a number; write it as 85 or 85.5.", path, line
-            ) from None
-        return math.nan
-    if not math.isnan(value) and not 0 <= value <= 100:
-        raise EmEvalsError(f"'{name}' is {value:g}; scores run from 0 to 100.", path, line)
-    return value
 
 
 def read_log(path: Path) -> EvalLog:

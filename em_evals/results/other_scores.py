@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from em_evals import files
 from em_evals.results.logs import number
+from em_evals.stats import intervals
+from em_evals.stats.bootstrap import StudentizedMean
 
 if TYPE_CHECKING:
     from inspect_ai.scorer import Score
@@ -75,3 +78,22 @@ def others(graded: Iterable[tuple[str, Score]]) -> dict[str, Other]:
                 shares.setdefault(question, []).append(float(label == word))
             found[f"{name}_{word}"] = Other("binary", shares)
     return found
+
+
+def summary(other: Other) -> tuple[float, intervals.Interval]:
+    """Return a rubric's share of TRUE with Wilson's interval, or its questions' mean with bootstrap-t on the scale."""
+    if other.kind == "binary":
+        counts = other.counts.values()
+        events, draws = sum(k for k, _ in counts), sum(n for _, n in counts)
+        return events / draws if draws else math.nan, intervals.fixed_questions(events, draws)
+    means = StudentizedMean.of(list(other.means.values()), other.bounds)
+    return means.mean, means.interval((1 - intervals.CONFIDENCE) / 2)
+
+
+def as_json(other: Other) -> dict[str, Any]:
+    """Return a rubric's value with its interval."""
+    value, interval = summary(other)
+    nulled: dict[str, Any] = files.without_nan(
+        {"kind": other.kind, "questions": len(other.grades), "value": value, "interval": interval}
+    )
+    return nulled

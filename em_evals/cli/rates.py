@@ -1,0 +1,198 @@
+"""`em-evals rates`: EM rates of graded answers with the shares beside them, by model, arm or any column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from em_evals.cli.output import Json, echo, print_json, print_table
+
+if TYPE_CHECKING:
+    from em_evals.results.contrasts import Contrast
+    from em_evals.results.em_rates import Rate, Rates
+    from em_evals.results.sources import Source
+
+_SHARES = ("EM of all", "EM of coherent", "coherent", "refused", "ungraded")
+
+
+def rates(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Inspect logs, judged CSV or JSONL files, or folders of them."),
+    ],
+    by: Annotated[
+        str | None,
+        typer.Option(help="Columns to split by, such as `arm,role`; `none` pools. Default: models and arms."),
+    ] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare two values of a column: `arm=random-none` (repeatable)."),
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="The sampled unit: `question` or a column, such as `role` or `seed`.")
+    ] = "question",
+    as_json: Json = False,
+) -> None:
+    """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
+
+    Exits with 1 if a file holds no grade at all: nothing was measured.
+    """
+    from em_evals.results import contrasts, sources
+
+    found = list(sources.read(files, lambda note: echo(f"note: {note}", err=True)))
+    columns = (
+        None if by is None else [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
+    )
+    parts = [part for source in found for part in sources.split(source, columns)]
+    measured = [(part, _rates(part, cluster)) for part in parts]
+    compared = [contrasts.contrast(found, text, cluster) for text in contrast or []]
+    _warn(measured)
+    if as_json:
+        print_json(_document(measured, compared))
+    else:
+        _show(measured, compared)
+    if any(overall.draws and not overall.graded for _, overall in measured):
+        raise typer.Exit(1)
+
+
+def _rates(part: Source, cluster: str) -> Rates:
+    from em_evals.results import em_rates
+
+    return em_rates.rates(part.draws, part.units(cluster))
+
+
+def _warn(measured: Sequence[tuple[Source, Rates]]) -> None:
+    for part, overall in measured:
+        if overall.ungraded:
+            echo(f"{_name(part)}: {_ungraded(overall)}", err=True)
+
+
+def _name(part: Source) -> str:
+    values = ", ".join(f"{name} {value or '(empty)'}" for name, value in part.part.items())
+    return f"{part.path} ({values})" if values else str(part.path)
+
+
+def _ungraded(overall: Rates) -> str:
+    """Return a sentence about ungraded draws: the bounds of the EM rate, or that there is no rate."""
+    from em_evals.results.em_rates import UNGRADED
+
+    if not overall.graded:
+        return (
+            f"none of {overall.draws} draws was graded, so there is no rate: see the scores' notes in the log, "
+            "then grade it again with `inspect score`."
+        )
+    named = ", ".join(
+        f"{overall.outcomes[name]} {name.replace('_', ' ')}" for name in UNGRADED if overall.outcomes[name]
+    )
+    least, most = overall.em_rate_bounds
+    rest = f"whatever their grades were, EM of all lies between {least:.2%} and {most:.2%}."
+    if not overall.estimable:
+        return (
+            f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}), so there is no rate; {rest}"
+        )
+    return f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}) and count as no EM; {rest}"
+
+
+def _document(measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast]) -> dict[str, Any]:
+    """Return one JSON document; the only row's fields stand at its top as well."""
+    rows = [_row_json(part, overall) for part, overall in measured]
+    document = {"rates": rows, "contrasts": [one.as_json() for one in compared]}
+    return {**rows[0], **document} if len(rows) == 1 else document
+
+
+def _row_json(part: Source, overall: Rates) -> dict[str, Any]:
+    from em_evals.results import em_rates, other_scores
+
+    return {
+        "file": str(part.path),
+        "model": part.model,
+        "judge": part.judge,
+        "question_set": part.asked,
+        "by": dict(part.part),
+        **(overall.as_json() if part.draws else {}),
+        "questions": {
+            name: entry.as_json() for name, entry in em_rates.rates_by_question(part.draws).items()
+        },
+        "others": {name: other_scores.as_json(other) for name, other in part.others.items()},
+    }
+
+
+def _show(measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast]) -> None:
+    from em_evals.results.em_rates import rates_by_question
+
+    for path in dict.fromkeys(part.path for part, _ in measured):
+        own = [(part, overall) for part, overall in measured if part.path == path]
+        _show_source(own[0][0])
+        graded = [(part, overall) for part, overall in own if part.draws]
+        if len(graded) == 1:
+            [(part, overall)] = graded
+            rows = [_row("all", overall)]
+            rows += [_row(name, entry) for name, entry in rates_by_question(part.draws).items()]
+            print_table("", ["question", "draws", "scored", *_SHARES], rows)
+        elif graded:
+            names = list(graded[0][0].part)
+            rows = [[*part.part.values(), *_row("", overall)[1:]] for part, overall in graded]
+            print_table("", [*names, "draws", "scored", *_SHARES], rows)
+        for part, _ in own:
+            _show_others(part)
+    for one in compared:
+        _show_contrast(one)
+
+
+def _show_source(source: Source) -> None:
+    facts = {"model": source.model, "judge": source.judge, "questions": source.asked}
+    known = "; ".join(f"{name} {value}" for name, value in facts.items() if value)
+    echo(f"{source.path}: {known}")
+
+
+def _row(name: str, entry: Rates) -> list[str]:
+    return [name, str(entry.draws), str(entry.scored), *map(_percent, entry.shares.values())]
+
+
+def _percent(rate: Rate) -> str:
+    if math.isnan(rate.value):
+        return "–"
+    return f"{rate.value:.2%} [{rate.fixed[0]:.2%}, {rate.fixed[1]:.2%}]"
+
+
+def _show_others(part: Source) -> None:
+    from em_evals.results import other_scores
+
+    rows = []
+    for name, other in part.others.items():
+        value, (low, high) = other_scores.summary(other)
+        what = "share of TRUE" if other.kind == "binary" else "mean"
+        rows.append([name, what, str(len(other.grades)), f"{value:.3g} [{low:.3g}, {high:.3g}]"])
+    if rows:
+        print_table("", ["rubric", "what", "questions", "value"], rows)
+
+
+def _show_contrast(found: Contrast) -> None:
+    rows = []
+    for name, one in found.shares.items():
+        if math.isnan(one.estimate):
+            continue
+        low, high = (100 * end for end in one.interval)
+        least, most = (100 * end for end in one.bootstrap)
+        rows.append(
+            [
+                name,
+                f"{one.rates[1]:.2%}",
+                f"{one.rates[0]:.2%}",
+                f"{100 * one.estimate:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"{one.p_value:.3f}",
+                f"[{least:+.2f}, {most:+.2f}]",
+            ]
+        )
+    number = max(one.clusters for one in found.shares.values())
+    columns = ["rate", found.second, found.first, "points", "exact p", "percentile bootstrap"]
+    print_table(f"{found.name}, over {number} clusters ({found.cluster})", columns, rows)
+    if number < 20:
+        echo(
+            f"With {number} clusters the percentile bootstrap is too narrow: quote the points' interval (Student's t) "
+            "and the exact p (sign flips)."
+        )
