@@ -20,7 +20,8 @@ from em_evals.files import digest, read_json
 from em_evals.models.lora import config as configs
 from em_evals.models.lora import folders, names, tensors
 from em_evals.models.lora.patterns import Patterns
-from em_evals.results.logs import csv_rows, read_log
+from em_evals.results.logs import read_log
+from em_evals.results.tables import csv_rows
 
 Verdict = Literal["identical", "copy", "reseed", "overlap", "different"]
 
@@ -218,7 +219,8 @@ def _texts(path: Path) -> list[tuple[str, str]]:
                 raise EmEvalsError(
                     "the column answer is missing: scores alone can be equal by chance.", path, line
                 )
-            found.append((row["question_id"], text.strip()))
+            question = row.get("question_id") or row.get("base_question_id") or row.get("question") or ""
+            found.append((question, text.strip()))
         return found
     samples = read_log(path).samples or []
     return [(str(sample.id), sample.output.completion.strip()) for sample in samples]

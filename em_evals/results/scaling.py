@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.logs import csv_rows
+from em_evals.results.tables import csv_rows
 from em_evals.stats.scaling import Cell
 
 _PACKAGE = "em_evals.results.published"
