@@ -23,7 +23,7 @@ from em_evals.cli.training import card_fields
 from em_evals.content import cards, documents
 from em_evals.errors import EmEvalsError
 from em_evals.gate.policy import load_policy
-from em_evals.inspect_plugin import tasks
+from em_evals.inspect_plugin import registry
 
 ROOT = Path(__file__).parent.parent
 GENERATED = "architectures.md"
@@ -138,7 +138,7 @@ def check_inspect(words: list[str]) -> None:
     if words[0] != "eval":
         assert words[0] in {"score", "list", "view", "eval-set"}
         return
-    task = getattr(tasks, words[1].removeprefix("em_evals/"))
+    task = getattr(registry, words[1].removeprefix("em_evals/"))
     known = inspect.signature(task).parameters
     for option, value in pairwise(words):
         if option == "-T":

@@ -110,7 +110,8 @@ def test_what_is_in_sight_is_drawn_first_and_the_rest_without_being_asked(browse
             document.querySelectorAll("svg.marks").length,
             [...document.querySelectorAll("[data-figure]")].filter((f) => f.getBoundingClientRect().top < innerHeight).length,
         ]; }).observe(document, { attributes: true, subtree: true, attributeFilter: ["data-state"] });"""
-    with opened(browser, studies, before=note, viewport={"width": 1200, "height": 1100}) as tab:
+    # Below the first screen: its comparisons, three answers and the table of rates.
+    with opened(browser, studies, before=note, viewport={"width": 1200, "height": 2200}) as tab:
         noted = tab.evaluate("noted")
         figures = tab.locator("[data-figure]").count()
     drawn, in_sight = noted["ready"]
@@ -210,7 +211,7 @@ def test_hostile_answers_are_shown_as_text(browser, studies):
             tab.locator("#tip").wait_for(state="visible")
             assert tab.locator("#tip :not(p, span)").count() == 0
         assert tab.evaluate("window.hacked") is None
-        assert tab.evaluate("document.querySelectorAll('script').length") == 4
+        assert tab.evaluate("document.querySelectorAll('script').length") == 5
 
 
 def test_the_button_changes_colours_and_print_is_light_without_answers(browser, studies):
