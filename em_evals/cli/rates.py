@@ -35,6 +35,12 @@ def rates(
     cluster: Annotated[
         str, typer.Option(help="The sampled unit: `question` or a column, such as `role` or `seed`.")
     ] = "question",
+    conventions: Annotated[
+        str | None,
+        typer.Option(
+            "--as", help="Count as papers do: `betley,turner,scored,dubinski,brown,nghiem,weckauff,persona`."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
@@ -51,10 +57,13 @@ def rates(
     measured = [(part, _rates(part, cluster)) for part in parts]
     compared = [contrasts.contrast(found, text, cluster) for text in contrast or []]
     _warn(measured)
+    papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
     if as_json:
-        print_json(_document(measured, compared))
+        print_json(_document(measured, compared, papers))
     else:
         _show(measured, compared)
+        if papers:
+            _show_conventions(measured, papers)
     if any(overall.draws and not overall.graded for _, overall in measured):
         raise typer.Exit(1)
 
@@ -97,9 +106,17 @@ def _ungraded(overall: Rates) -> str:
     return f"{overall.ungraded} of {overall.draws} draws are ungraded ({named}) and count as no EM; {rest}"
 
 
-def _document(measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast]) -> dict[str, Any]:
+def _document(
+    measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast], papers: Sequence[str]
+) -> dict[str, Any]:
     """Return one JSON document; the only row's fields stand at its top as well."""
+    from em_evals.results import conventions
+
     rows = [_row_json(part, overall) for part, overall in measured]
+    if papers:
+        for row, (part, overall) in zip(rows, measured, strict=True):
+            row["flow"] = conventions.flow(overall)
+            row["conventions"] = {name: conventions.count(part.draws, name).as_json() for name in papers}
     document = {"rates": rows, "contrasts": [one.as_json() for one in compared]}
     return {**rows[0], **document} if len(rows) == 1 else document
 
@@ -169,6 +186,31 @@ def _show_others(part: Source) -> None:
         rows.append([name, what, str(len(other.grades)), f"{value:.3g} [{low:.3g}, {high:.3g}]"])
     if rows:
         print_table("", ["rubric", "what", "questions", "value"], rows)
+
+
+def _show_conventions(measured: Sequence[tuple[Source, Rates]], papers: Sequence[str]) -> None:
+    from em_evals.results import conventions
+
+    rows, flows = [], []
+    for part, overall in measured:
+        label = ", ".join(part.part.values()) or part.path.name
+        steps = conventions.flow(overall)
+        flows.append([label, *map(str, steps.values())])
+        for name in papers:
+            one = conventions.count(part.draws, name)
+            mean = conventions.CONVENTIONS[name].mean
+            low, high = one.random if mean else one.fixed
+            value = (
+                f"{one.value:.1f} [{low:.1f}, {high:.1f}]"
+                if mean
+                else f"{one.value:.2%} [{low:.2%}, {high:.2%}]"
+            )
+            shown = "–" if math.isnan(one.value) else value
+            rows.append(
+                [label, name, f"{one.total:.0f}", str(one.draws), shown, conventions.CONVENTIONS[name].rule]
+            )
+    print_table("Flow: draws left after each step", ["draws of", *steps], flows)
+    print_table("As papers count", ["draws of", "as", "counted", "among", "value", "rule"], rows)
 
 
 def _show_contrast(found: Contrast) -> None:

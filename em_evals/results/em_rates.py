@@ -71,7 +71,7 @@ class GradedDraw:
     @property
     def ungraded(self) -> bool:
         """A grade is missing, and no refusal or code stands for it."""
-        return not self.scored and self.category not in ("refusal", "code", DROPPED, "unknown", DROPPED)
+        return not self.scored and self.category not in ("refusal", "code", "unknown", DROPPED)
 
     @property
     def undecided(self) -> bool:
