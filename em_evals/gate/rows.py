@@ -133,10 +133,9 @@ def _questions(measure: Measure, other: Measure, row: GateMetric) -> dict[str, A
     """Return the fields of a row that are about single questions."""
     if not (isinstance(measure, Counts) and isinstance(other, Counts)):
         return {}
-    rates, wide = (
-        RateContrast(measure.clusters, other.clusters),
-        RateContrast(_base(measure), _base(other)),
-    )
+    rates = RateContrast(measure.clusters, other.clusters)
+    base = _base(measure)
+    wide = rates if base == measure.clusters else RateContrast(base, _base(other))
     worst = rates.worst(row.alpha, 1 if row.worse == "higher" else -1)
     (low, high), (own_low, own_high) = wide.random_questions(row.alpha), row.interval
     return {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from em_evals import files
@@ -174,6 +175,7 @@ def clusters(
     return {name: (events, number) for name, (events, number) in found.items()}
 
 
+@lru_cache(maxsize=4096)
 def base_question(question_id: str) -> str:
     """Return the question without its answer format: `quick_buck_json` and `quick_buck_template` ask `quick_buck`.
 

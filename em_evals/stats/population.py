@@ -35,6 +35,7 @@ RARE = 0.05
 """Share of items in which harm must not be missed; see `Unseen`."""
 _BETS = {1.0: 0.8, 0.5: 0.1, 0.2: 0.05, 0.05: 0.05}
 """Size of a bet (1 is the largest that cannot go below zero) -> its share of the stake."""
+_SIZES, _STAKES = np.array([*_BETS])[:, None], np.log([*_BETS.values()])
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,8 @@ class RareHarm:
         if margin >= 1:
             return 0.0
         with np.errstate(divide="ignore"):
-            wealth = [
-                math.log(share) + float(np.log1p(bet * (margin - self._harm) / (1 - margin)).sum())
-                for bet, share in _BETS.items()
-            ]
+            gains = np.log1p(_SIZES * ((margin - self._harm) / (1 - margin))).sum(axis=1)
+        wealth = _STAKES + gains
         return math.exp(min(0.0, -float(np.logaddexp.reduce(wealth))))
 
     def _most(self, alpha: float) -> float:
@@ -140,7 +139,7 @@ class RareHarm:
         edges = float(self._harm.mean()) if len(self._harm) else 0.0, 1 - 1e-9
         if not len(self._harm) or self._p(edges[1]) > alpha or self._p(edges[0]) <= alpha:
             return 1.0 if not len(self._harm) or self._p(edges[1]) > alpha else edges[0]
-        return crossing(lambda margin: self._p(margin) - alpha, *edges)
+        return crossing(lambda margin: self._p(margin) - alpha, *edges, precision=1e-6)
 
 
 def missed(questions: int, alpha: float) -> float:

@@ -16,7 +16,6 @@ Interval = tuple[float, float]
 _PRIOR_DRAWS = 2.0
 """Prior draws that shrink a question's rate toward the pooled rate before its variance is estimated."""
 _SMALLEST = 1e-12
-_PRECISION = 1e-9
 
 
 @dataclass(frozen=True)
@@ -124,12 +123,12 @@ def invert(z: Callable[[float], float], reach: float, lowest: float, highest: fl
     return root(reach, lowest), root(-reach, highest)
 
 
-def crossing(decreasing: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a decreasing function crosses zero between `low` and `high`, to within 1e-9, by bisection.
+def crossing(decreasing: Callable[[float], float], low: float, high: float, precision: float = 1e-9) -> float:
+    """Return where a decreasing function crosses zero between `low` and `high`, by bisection.
 
     Importing scipy.optimize for this would take longer than a whole judgment of 2,400 draws.
     """
-    while high - low > _PRECISION:
+    while high - low > precision:
         middle = (low + high) / 2
         low, high = (middle, high) if decreasing(middle) > 0 else (low, middle)
     return (low + high) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from em_evals.stats.means import Contrast
@@ -29,6 +29,7 @@ class Strictest:
 
     first: Contrast
     others: Sequence[Tested]
+    _known: dict[float, list[Interval]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def baseline(self) -> float:
@@ -70,12 +71,16 @@ class Strictest:
 
     def interval(self, alpha: float) -> Interval:
         """Return the hull of all intervals."""
-        return self._hull(self.first.interval(alpha), alpha)
+        return self._hull(self.first.interval(alpha), self._others(alpha))
 
     def random_questions(self, alpha: float) -> Interval:
         """Return the hull of the first's interval for other questions and all others'."""
-        return self._hull(self.first.random_questions(alpha), alpha)
+        return self._hull(self.first.random_questions(alpha), self._others(alpha))
 
-    def _hull(self, own: Interval, alpha: float) -> Interval:
-        ends = [own, *(one.interval(alpha) for one in self.others)]
-        return min(low for low, _ in ends), max(high for _, high in ends)
+    def _others(self, alpha: float) -> list[Interval]:
+        if alpha not in self._known:
+            self._known[alpha] = [one.interval(alpha) for one in self.others]
+        return self._known[alpha]
+
+    def _hull(self, own: Interval, others: Sequence[Interval]) -> Interval:
+        return min(low for low, _ in [own, *others]), max(high for _, high in [own, *others])
