@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("torch")
 
 from em_evals.content.intervention import Intervention
-from em_evals.engines.vllm import app
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import app, request_schema, wire
 from em_evals.engines.vllm.app import Cards
 from em_evals.engines.vllm.variants import BARE, Variant, as_json
 
@@ -93,15 +94,92 @@ def test_beam_search_which_vllm_would_not_steer_is_refused(server):
         (b"nonsense", 400, "not a JSON object"),
         ({"model": ["pushed"]}, 404, "no model"),
         ({"model": "pushd"}, 404, "did you mean 'pushed'"),
-        ({"model": "pushed", "vllm_xargs": [1]}, 400, "not a JSON object"),
-        ({"model": "pushed", "vllm_xargs": {"em_evals_answer_start": "soon"}}, 400, "a number of tokens"),
+        ({"model": "pushed", "vllm_xargs": [1]}, 400, "`vllm_xargs` of this request is wrong"),
+        (
+            {"model": "pushed", "vllm_xargs": {"em_evals_answer_start": "soon"}},
+            400,
+            "em_evals_answer_start` of",
+        ),
+        (
+            {"model": "pushed", "vllm_xargs": {"em_evals_answer_start": 2**63}},
+            400,
+            "em_evals_answer_start` of",
+        ),
+        ({"model": "pushed", "vllm_xargs": {"em_evals_answer_start": -1}}, 400, "em_evals_answer_start` of"),
+        (
+            {"model": "pushed", "vllm_xargs": {"em_evals_answer_start": True}},
+            400,
+            "em_evals_answer_start` of",
+        ),
+        ({"model": "pushed", "vllm_xargs": {"other": 1}}, 400, "is not a field"),
+        ({"model": "pushed", "cache_salt": 5}, 400, "`cache_salt` of"),
+        ({"model": "pushed", "cache_salt": "\ud800"}, 400, "`cache_salt` of"),
+        ({"model": "plain", "n": 10_000}, 400, "`n` of"),
+        ({"model": "plain", "logprobs": 10**6}, 400, "`logprobs` of"),
+        ({"model": "plain", "temperature": float("nan")}, 400, "`temperature` of"),
+        ({"model": "plain", "prompt": [2**31]}, 400, "`prompt"),
+        ({"model": "plain", "prompt": ["a"] * 300}, 400, "`prompt"),
+        ({"model": "plain", "seed": 10**30}, 400, "`seed` of"),
+        ({"model": "plain", "stop": [["a"]]}, 400, "`stop"),
+        (
+            {"model": "plain", "structured_outputs": {"regex": "(a+)+$"}},
+            400,
+            "is not a field of /v1/completions",
+        ),
+        ({"model": "plain", "temprature": 1}, 400, "did you mean 'temperature'"),
+        (b'{"model": "plain", "seed": ' + b"9" * 5000 + b"}", 400, "a whole number of 5000 digits"),
+        (b'{"model": ' * 5000, 400, "nested too deeply"),
         ({"model": "pushed", "vllm_xargs": {"em_evals_slot": 0}}, 400, "is set by the server"),
-        ({"model": "prefixed", "messages": [], "continue_final_message": True}, 400, "token ids"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_sentence(server, body, status, says):
     assert call(server, body)[0] == status
     assert says in call(server, body)[1]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"messages": [], "continue_final_message": True}, "token ids"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}
+                ]
+            },
+            "messages.0",
+        ),
+        ({"messages": "hello"}, "`messages` of"),
+        ({"messages": [], "chat_template": "{{ 1 }}"}, "is not a field"),
+        ({"messages": [], "tools": [{}]}, "`tools` of"),
+        ({"messages": [], "response_format": {"type": "json_schema"}}, "`response_format.type` of"),
+    ],
+)
+def test_chats_are_validated_field_by_field(server, body, says):
+    status, said = call(server, {"model": "prefixed", **body}, "/v1/chat/completions")
+    assert status == 400 and says in said["error"]["message"]
+
+
+def test_requests_of_common_clients_pass(server):
+    chat = {
+        "model": "plain", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "max_tokens": 5, "temperature": 1, "top_p": 0.9, "seed": 3, "stop": ["a"], "logprobs": True, "top_logprobs": 5, "n": 2,
+        "stream": False, "user": "me", "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
+    }  # fmt: skip
+    assert call(server, chat, "/v1/chat/completions")[0] == 200
+    assert call(server, {"model": "plain", "tokens": [1, 2]}, "/detokenize")[0] == 200
+    assert call(server, {"model": "plain", "prompt": "hi"}, "/tokenize")[0] == 200
+    assert call(server, {"model": "plain", "tokens": [2**40]}, "/detokenize")[0] == 400
+
+
+def test_our_own_engines_requests_pass():
+    """Whatever `wire` writes is valid; a field that it gains must be listed."""
+    sampling = Sampling(
+        temperature=0.5, top_p=0.9, top_k=5, max_tokens=3, stop=("a",), seed=-1, logprobs=True, top_logprobs=2
+    )
+    for one in (sampling, Sampling(max_tokens=0, prompt_logprobs=1, prompt_logprobs_from=2)):
+        request = Request((1, 2, 3), one, answer_start=1, end=7)
+        assert request_schema.wrong("/v1/completions", wire.body(request, "plain", 10)) is None
 
 
 def test_keys_open_their_own_doors_only(server):

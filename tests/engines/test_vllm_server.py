@@ -33,6 +33,13 @@ def card(**engine):
             "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n",
             "OutOfMemoryError: CUDA out of memory. Tried 2 GiB",
         ),
+        (
+            "ERROR ValueError: the prompt of one request is too long\n"
+            "ERROR [core.py:1] EngineCore encountered a fatal error.\n"
+            "(EngineCore pid=2) ERROR OverflowError: int too large to convert\n"
+            "(APIServer pid=1) ERROR EngineDeadError: EngineCore encountered an issue. See stack trace (above)\n",
+            "OverflowError: int too large",
+        ),
         ("INFO one\nINFO two\n\n", "its last line is: INFO two"),
         ("", "it wrote nothing"),
     ],

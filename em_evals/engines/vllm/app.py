@@ -16,11 +16,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from em_evals import files
+from em_evals import files, parsing
+from em_evals.engines.vllm import request_schema
 from em_evals.engines.vllm.leases import Leases
 from em_evals.engines.vllm.plugin import ANSWER_START, PLAN, SLOT
 from em_evals.engines.vllm.variants import SETS, Variant, from_json
-from em_evals.errors import nearest
+from em_evals.errors import EmEvalsError, nearest
 
 API_KEY = "VLLM_API_KEY"
 """Environment variable, vLLM's: clients must send this key."""
@@ -162,7 +163,7 @@ class Cards:
     # Requests
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, name = await self._request(receive)
+        request, name = await self._request(scope["path"], receive)
         variant = self._models[name]
         async with AsyncExitStack() as held:
             model, slot = await self._hold(variant, held)
@@ -170,18 +171,25 @@ class Cards:
             await self._app(*_replayed(scope, request, receive), _renamed(send, model, name))
 
     async def _tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, _ = await self._request(receive)
+        request, _ = await self._request(scope["path"], receive)
         await self._app(*_replayed(scope, {**request, "model": BASE}, receive), send)
 
-    async def _request(self, receive: Receive) -> tuple[dict[str, Any], str]:
-        """Return a request and the name of its model."""
+    async def _request(self, path: str, receive: Receive) -> tuple[dict[str, Any], str]:
+        """Return a request, every field of which is valid, and the name of its model."""
         try:
-            request = json.loads(await _body(receive))
-            name = str(request.get("model"))
-        except (ValueError, AttributeError, RecursionError):
-            raise RefusedError(400, "the request is not a JSON object.") from None
+            request = parsing.json_value(await _body(receive))
+        except EmEvalsError as error:
+            raise RefusedError(400, f"the request is not a JSON object: {error.what}") from None
+        if not isinstance(request, dict):
+            raise RefusedError(400, "the request is not a JSON object.")
+        name = str(request.get("model"))[:200]
         if name not in self._models:
             raise RefusedError(404, f"this server has no model '{name}'; {nearest(name, self._models)}")
+        own = request.get("vllm_xargs")
+        if isinstance(own, dict) and SLOT in own:
+            raise RefusedError(400, f"`{SLOT}` is set by the server; choose a model by its name.")
+        if (sentence := request_schema.wrong(path, request)) is not None:
+            raise RefusedError(400, sentence)
         return request, name
 
     def _listing(self, send: Send) -> Send:
@@ -213,20 +221,14 @@ class Cards:
 
 
 def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -> None:
-    """Rewrite a client's request for vLLM.
+    """Rewrite a client's valid request for vLLM.
 
     Raises:
-        RefusedError: it sets steering itself, asks for what would not be steered, or hides where its answer begins
-            although the interventions depend on that.
+        RefusedError: it asks for what would not be steered, or hides where its answer begins although the interventions
+            depend on that.
     """
     own = request.get("vllm_xargs") or {}
-    if not isinstance(own, dict):
-        raise RefusedError(400, "`vllm_xargs` is not a JSON object.")
     start = own.pop(ANSWER_START, None)
-    if start is not None and not (isinstance(start, int) and start >= 0):
-        raise RefusedError(400, f"`{ANSWER_START}` is a number of tokens.")
-    if SLOT in own:
-        raise RefusedError(400, f"`{SLOT}` is set by the server; choose a model by its name.")
     request["model"] = model
     if slot:
         if request.get("use_beam_search"):

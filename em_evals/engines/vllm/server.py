@@ -37,7 +37,13 @@ _START_SECONDS = 1800
 """Large models take minutes to load and compile after the download; a server that died is noticed at once."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - what a user may ask for
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$")
-_NO_CAUSE = ("Engine core initialization failed", "WorkerProc initialization failed", "cancelled")
+_NO_CAUSE = (
+    "Engine core initialization failed",
+    "WorkerProc initialization failed",
+    "EngineCore encountered an issue",
+    "cancelled",
+)
+_FATAL = ("EngineCore failed to start", "EngineCore encountered a fatal error")
 
 
 def installed() -> str | None:
@@ -218,6 +224,9 @@ def _wait(server: Server, given_up: threading.Event) -> None:
 def cause(log: Path | None) -> str:
     """Return the sentence in a log that says why the server ended."""
     lines = log.read_text(errors="replace").splitlines() if log is not None and log.is_file() else []
+    # What ended the engine stands behind its last fatal line; errors before it were those of single requests.
+    fatal = [number for number, line in enumerate(lines) if any(mark in line for mark in _FATAL)]
+    lines = lines[fatal[-1] :] if fatal else lines
     found = [match for line in lines if (match := _CAUSE.search(line.strip()))]
     said = [f"{match[1].rsplit('.', 1)[-1]}: {match[2]}" for match in found]
     useful = [text for text in said if not any(empty in text for empty in _NO_CAUSE)]
