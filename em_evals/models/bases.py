@@ -313,8 +313,12 @@ def _fetch(package: str, wheel: _Wheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     if shutil.which("pip") is None and shutil.which("uv") is not None and not _has_pip():
         command = ["uv", "tool", "run", "pip", *command[3:]]
+    # A wheel, never a source archive, whose build would run its code; and pip itself compares the digest first.
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{package}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+    command += ["--only-binary", ":all:", "--require-hashes", "--dest", str(folder), "-r", str(wanted)]
     done = subprocess.run(  # noqa: S603 - the arguments are ours
-        [*command, "--dest", str(folder), f"{package}=={wheel.version}"],
+        command,
         capture_output=True,
         text=True,
         env={**os.environ, "PIP_NO_INPUT": "1"},
@@ -322,7 +326,12 @@ def _fetch(package: str, wheel: _Wheel, folder: Path) -> Path:
     )
     found = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not found:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        if any("HASHES" in line for line in lines):
+            raise EmEvalsError(
+                f"the wheel of {package} is not the known one (its SHA-256 differs); not using it."
+            )
+        reason = (lines or ["pip gave no reason"])[-1]
         raise EmEvalsError(
             f"cannot fetch {package}=={wheel.version} with pip ({reason[:200]}); check the network."
         )
