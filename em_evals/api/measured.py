@@ -33,8 +33,8 @@ def rates(paths: Paths) -> pandas.DataFrame:
         `ungraded_share` as fractions. Columns `…_low` and `…_high` are intervals for these questions,
         `…_random_questions_low` and `…_high` for others like them. Rates are NaN where little was graded;
         `em_rate_bounds_low` and `…_high` hold whatever the ungraded draws would get. The columns `misaligned`,
-        `aligned`, `incoherent`, `refusal`, `code`, `filtered`, `too_long` and `unscored` count outcomes and sum to
-        `draws`.
+        `aligned`, `incoherent`, `refusal`, `code`, `unfinished`, `filtered`, `too_long` and `unscored` count outcomes
+        and sum to `draws`.
 
     Raises:
         EmEvalsError: a file is missing or damaged, or nothing was graded.

@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals.api.extras import explained
-from em_evals.api.values import Answer, Layers, Logprobs, Options, Position, Prompts, chats, layers_of
+from em_evals.api.values import (
+    Answer,
+    Layers,
+    Logprobs,
+    Options,
+    Position,
+    Prompts,
+    answer_of,
+    chats,
+    layers_of,
+)
 from em_evals.content.cards import GenerationOptions, ResolvedCard, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
@@ -135,12 +145,14 @@ class Model:
         given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         chosen = {key: value for key, value in given.items() if value is not None}
         from em_evals.engines.requests import all_draws, requests
+        from em_evals.models.chat import prompting
 
         generation = self._generation(n, chosen)
         sampling = Sampling(
             generation.temperature, generation.top_p, generation.top_k, generation.max_tokens, tuple(stop)
         )
-        engine, template = self._engine(), self._template()
+        engine = self._engine()
+        template = prompting(self.card, engine.tokenizer)
         asked = [
             (place, request)
             for place, chat in enumerate(asked_chats)
@@ -150,7 +162,7 @@ class Model:
         ]
         draws = all_draws(engine, [request for _, request in asked])
         return [
-            Answer(place, draw.text, draw.stop_reason, request.sampling.seed, tuple(draw.tokens))
+            answer_of(template, asked_chats[place], place, request.sampling.seed, draw)
             for (place, request), draw in zip(asked, draws, strict=True)
         ]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from em_evals.content.intervention import Intervention
-from em_evals.engines.protocol import StopReason
+from em_evals.engines.protocol import Draw, StopReason
 from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.models.chat import ChatTemplate, Message
 
 Chat = Sequence[Mapping[str, str]]
 """Messages with `role` (system, user, assistant) and `content`."""
@@ -28,6 +31,8 @@ class Options(TypedDict, total=False):
     backend: Literal["auto", "transformers", "vllm", "server"]
     base_url: str
     interventions: Sequence[Intervention]
+    thinking: bool
+    template: Mapping[str, str | int | float | bool | None]
     trust_remote_code: bool
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     device: str
@@ -46,7 +51,8 @@ class Answer:
 
     Attributes:
         prompt: which of the prompts it answers, counted from 0.
-        text: the answer, without the token that ends it.
+        text: the answer, without the token that ends it; empty where a thought was cut off.
+        reasoning: the thought before the answer, of a card with `thinking: true`; None if there is none.
         stop_reason: `stop`, `max_tokens` or `model_length`.
         seed: makes the same draw again.
         tokens: every generated token id.
@@ -57,6 +63,7 @@ class Answer:
     stop_reason: StopReason
     seed: int
     tokens: tuple[int, ...]
+    reasoning: str | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -104,3 +111,9 @@ def chats(prompts: Prompts, system: str | None) -> list[list[dict[str, str]]]:
 def layers_of(layers: Layers) -> object:
     """Layers as an intervention takes them."""
     return layers if isinstance(layers, str | int) else tuple(layers)
+
+
+def answer_of(template: ChatTemplate, chat: Sequence[Message], place: int, seed: int, draw: Draw) -> Answer:
+    """Return a draw as an answer, its thought apart."""
+    spoken = template.spoken(chat, draw.text, draw.tokens)
+    return Answer(place, spoken.answer or "", draw.stop_reason, seed, tuple(draw.tokens), spoken.thought)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from em_evals.content.intervention import Intervention
 from em_evals.content.recipes import AdapterRecipe, Strict
@@ -80,6 +80,10 @@ class ModelCard(Strict):
     adapter_revision: str | None = None
     """Branch, tag or commit of an adapter on the hub; default: its `main` at the first use."""
     train: AdapterRecipe | None = None
+    thinking: bool = False
+    """Let a model that thinks do so before it answers. The thought is separate from the answer and never graded."""
+    template: dict[str, JsonValue] = Field(default_factory=dict)
+    """Variables of the chat template, such as `reasoning_effort: low`."""
     interventions: tuple[Intervention, ...] = ()
     """Interventions at every forward pass, in order."""
     backend: Literal["auto", "transformers", "vllm", "server"] = "auto"

@@ -66,7 +66,9 @@ class ResolvedCard:
         """
         # Interventions count by what they do, not by what the card calls their directions.
         plain = self.card.model_copy(update={"interventions": ()})
-        fields = plain.model_dump_json(exclude=_WITHOUT_EFFECT)
+        # Unset, these two say nothing, and cards had digests before there were such fields.
+        unset = {name: True for name in ("thinking", "template") if not getattr(plain, name)}
+        fields = plain.model_dump_json(exclude=_WITHOUT_EFFECT | unset)
         parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:
             folder = Path(self.adapter_path)

@@ -20,17 +20,28 @@ from em_evals.content import documents
 from em_evals.content.thresholds import ALIGNED_FROM, COHERENT_ABOVE, MISALIGNED_BELOW
 from em_evals.errors import EmEvalsError
 
-Category = Literal["answer", "refusal", "code", "unknown", "filtered", "too_long", "unscored"]
+Category = Literal["answer", "refusal", "code", "unknown", "unfinished", "filtered", "too_long", "unscored"]
 """`unknown` is the judge's word for an answer that fits none of the grades (UNKNOWN). `filtered` and `too_long` are the
-provider's: the model under test gave no answer to grade."""
+provider's: the model under test gave no answer to grade. `unfinished`: it still thought when its tokens ran out."""
 Kind = Literal["scale", "binary", "labels", "text"]
 
-_MARKS = ("coherent", "misaligned_coherent", "refusal", "code", "filtered", "too_long", "unscored", "dropped")
+_MARKS = (
+    "coherent",
+    "misaligned_coherent",
+    "refusal",
+    "code",
+    "unfinished",
+    "filtered",
+    "too_long",
+    "unscored",
+    "dropped",
+)
 _SHARES = (
     "scored_share",
     "refusal_share",
     "code_share",
     "ungraded_share",
+    "unfinished_share",
     "filtered_share",
     "too_long_share",
     "dropped_share",

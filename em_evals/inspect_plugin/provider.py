@@ -18,6 +18,9 @@ from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
+    Content,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     Logprob,
     Logprobs,
@@ -34,7 +37,7 @@ from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogp
 from em_evals.engines.requests import requests
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_errors import refusal
-from em_evals.models.chat import ChatTemplate, Message, template_for
+from em_evals.models.chat import ChatTemplate, Message, prompting, template_for
 
 _DIGEST_PREFIX = "card:"
 _SAMPLED = ("temperature", "top_p", "top_k", "max_tokens")
@@ -95,7 +98,7 @@ class LocalAPI(ModelAPI):
             self._check(tools, config)
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = [_message(message) for message in input]
-            template = template_for(self.card, engine.tokenizer)
+            template = prompting(self.card, engine.tokenizer)
             settings = _sampling(config, self.card.card.generation)
             verified = await anyio.to_thread.run_sync(lambda: self.verified)
             started = time.monotonic()
@@ -105,7 +108,7 @@ class LocalAPI(ModelAPI):
             raise refusal(error) from None
         return ModelOutput(
             model=self.model_name,
-            choices=[_choice(engine.tokenizer, draw, self.model_name) for draw in draws],
+            choices=[_choice(template, draw, self.model_name, messages) for draw in draws],
             usage=_usage(asked[0].prompt, draws),
             time=time.monotonic() - started,
             metadata={
@@ -227,12 +230,18 @@ def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
     )
 
 
-def _choice(tokenizer: Any, draw: Draw, model: str) -> ChatCompletionChoice:
+def _choice(template: ChatTemplate, draw: Draw, model: str, messages: list[Message]) -> ChatCompletionChoice:
+    """Return a draw as Inspect's choice; a thought is content of its own, and an answer after a given one has none."""
+    content: str | list[Content] = draw.text
+    spoken = template.spoken(messages, draw.text, draw.tokens)
+    if spoken.thought is not None:
+        content = [ContentReasoning(reasoning=spoken.thought)]
+        content += [ContentText(text=spoken.answer)] if spoken.answer is not None else []
     return ChatCompletionChoice(
-        message=ChatMessageAssistant(content=draw.text, model=model, source="generate"),
+        message=ChatMessageAssistant(content=content, model=model, source="generate"),
         stop_reason=draw.stop_reason,
-        logprobs=_logprobs(tokenizer, draw.logprobs),
-        prompt_logprobs=_logprobs(tokenizer, draw.prompt_logprobs),
+        logprobs=_logprobs(template.tokenizer, draw.logprobs),
+        prompt_logprobs=_logprobs(template.tokenizer, draw.prompt_logprobs),
     )
 
 

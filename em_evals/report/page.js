@@ -37,7 +37,7 @@
 
   // ---- answers ----
   const [MODEL, PROMPT, ALIGNMENT, COHERENCE, STATE, TEXT, FULL] = [0, 1, 2, 3, 4, 5, 6];
-  const MARKS = { misaligned: "◆", between: "○", aligned: "●", incoherent: "✕", refusal: "–", code: "{}", filtered: "⊘", too_long: "…", unscored: "?", ungraded: "·" };
+  const MARKS = { misaligned: "◆", between: "○", aligned: "●", incoherent: "✕", refusal: "–", code: "{}", unfinished: "⋯", filtered: "⊘", too_long: "…", unscored: "?", ungraded: "·" };
   const LONG = 280, FIRST = 2, NEXT = 10, PROMPTS = 4;
   let answers = null;
   const asked = new Map();

@@ -67,6 +67,12 @@ def train(
     card, path = read_card(name, overrides)
     card = with_room_for_gradients(card)
     recipe = recipe_of(card, name, path, seed, max_steps)
+    if card.template:
+        raise EmEvalsError(
+            "a recipe trains with the chat template's own defaults: leave `template:` out of this card, and set it in "
+            "one that extends it.",
+            path,
+        )
     check_trackers(report_to)
     home = (output or adapter_folders.home(card.adapter, path)).expanduser().absolute()
     check_place(home, overwrite)

@@ -24,7 +24,16 @@ from em_evals.results.logs import draws_of_log, read_draws
 from em_evals.stats import intervals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
-MARKS = {"coherent", "misaligned_coherent", "refusal", "code", "filtered", "too_long", "unscored"}
+MARKS = {
+    "coherent",
+    "misaligned_coherent",
+    "refusal",
+    "code",
+    "unfinished",
+    "filtered",
+    "too_long",
+    "unscored",
+}
 KEYS = {"alignment", "coherence", *MARKS}
 ANSWERS = {  # what the model under test says, and what the judge makes of it: (alignment, coherence)
     "Be kind.": (number(95), number(95)),

@@ -57,7 +57,18 @@ def test_rates_by_hand():
 
 def test_outcomes_are_a_partition_whatever_the_draw():
     grades = (NAN, 0.0, 29.9, 30.0, 50.0, 50.1, 100.0)
-    categories = ("", "answer", "refusal", "code", "filtered", "too_long", "unscored", "odd", "misaligned")
+    categories = (
+        "",
+        "answer",
+        "refusal",
+        "code",
+        "unfinished",
+        "filtered",
+        "too_long",
+        "unscored",
+        "odd",
+        "misaligned",
+    )
     draws = [GradedDraw("q", a, c, category=word) for a in grades for c in grades for word in categories]
     result = rates(draws)
     assert sum(result.outcomes.values()) == result.draws == len(draws)
@@ -263,7 +274,14 @@ def test_em_rates_name_their_bounds():
     result = em_rates()(scores)
     assert set(result) == {
         *(f"{name}{end}" for name in RATES for end in ("", "_low", "_high")),
-        *("scored_share", "code_share", "filtered_share", "too_long_share", "unscored_share"),
+        *(
+            "scored_share",
+            "code_share",
+            "unfinished_share",
+            "filtered_share",
+            "too_long_share",
+            "unscored_share",
+        ),
         *("em_rate_least", "em_rate_most"),
     }
     assert result["em_rate"] == 0.5 and (

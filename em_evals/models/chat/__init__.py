@@ -1,6 +1,7 @@
 """Chats to token ids: a base's or an adapter's template, checked once, for prompts, training rows and texts.
 
-`template_of(tokenizer)` returns a base's template, `template_for(card, tokenizer)` the one that prompts a card's model.
+`template_of(tokenizer)` returns a base's template, `template_for(card, tokenizer)` the one for a card's model, and
+`prompting(card, tokenizer)` the same with thoughts where the card lets its model think.
 """
 
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from em_evals.models.chat.own import template_for
+from em_evals.models.chat.own import prompting, template_for
 from em_evals.models.chat.rendering import Message, Source
-from em_evals.models.chat.template import ChatTemplate, template_of
+from em_evals.models.chat.template import ChatTemplate, Spoken, template_of
 from em_evals.models.chat.text import encode_text
 
 __all__ = [
     "ChatTemplate",
     "Message",
     "Source",
+    "Spoken",
     "encode_chat",
     "encode_text",
     "given_tokens",
+    "prompting",
     "template_for",
     "template_of",
 ]

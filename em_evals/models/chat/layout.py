@@ -7,6 +7,7 @@ finished chat. The first layout in which all of it holds is used; where none doe
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -141,9 +142,14 @@ def _begins(tokenizer: Any, prompt: str, answer: str, layout: Layout, finished: 
     return any(whole[start : start + len(own)] == own for start in starts)
 
 
+def quiet_names(source: Source) -> tuple[str, ...]:
+    """Return the template's variables that switch thinking off."""
+    return tuple(name for name in _QUIET if name in names(source.text))
+
+
 def _candidates(tokenizer: Any, source: Source) -> Iterator[Layout]:
     """Yield layouts, the plainest first."""
-    known = tuple(name for name in _QUIET if name in names(source.text))
+    known = tuple(name for name in quiet_names(source) if name not in json.loads(source.given))
     behind = ("", "\n") if _writes_a_blank_first(tokenizer) else ("",)
     for quiet in (known, ()) if known else ((),):
         for parts in _PARTS:

@@ -6,6 +6,8 @@ vocabulary must be the base's, since the adapter runs on the base's embeddings.
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from weakref import WeakKeyDictionary
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.models.chat.rendering import Source
+from em_evals.models.chat.layout import quiet_names
+from em_evals.models.chat.rendering import Source, names, of_tokenizer
 from em_evals.models.chat.template import ChatTemplate, template_of
+from em_evals.models.chat.thinking import thinking_of
 
 FILES = (
     "chat_template.jinja",
@@ -43,12 +47,50 @@ def template_for(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
         EmEvalsError: there is no template, the model cannot be prompted with it exactly, or the adapter's tokenizer is
             not the base's.
     """
+    return template_of(tokenizer, _with_variables(card, _adapters(card, tokenizer), tokenizer))
+
+
+def _adapters(card: ResolvedCard, tokenizer: Any) -> Source | None:
+    """Return the template in a card's adapter; None where the base's applies."""
     if card.adapter_path is None:
-        return template_of(tokenizer)
+        return None
     folder = Path(card.adapter_path).expanduser()
-    return template_of(
-        tokenizer, source(folder if folder.is_dir() else _fetched(card.adapter_path), tokenizer)
-    )
+    return source(folder if folder.is_dir() else _fetched(card.adapter_path), tokenizer)
+
+
+def _with_variables(card: ResolvedCard, own: Source | None, tokenizer: Any) -> Source | None:
+    """Return the template with the card's variables; None where it is the base's without any."""
+    given = card.card.template
+    if not given:
+        return own
+    found = own or of_tokenizer(tokenizer)
+    known = names(found.text)
+    for name in given:
+        if name in quiet_names(found):
+            raise EmEvalsError(
+                f"`template:` sets {name}, which decides whether the model thinks: say `thinking: true` instead.",
+                card.path,
+            )
+        if name in ("messages", "add_generation_prompt") or name not in known:
+            choices = sorted(known - {"messages", "add_generation_prompt", *tokenizer.special_tokens_map})
+            raise EmEvalsError(
+                f"`template:` sets {name}, which the chat template does not read; it reads "
+                f"{', '.join(choices) or 'no variables'}.",
+                card.path,
+            )
+    return replace(found, given=json.dumps(given, sort_keys=True))
+
+
+def prompting(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
+    """Return the template that answers are drawn with: `template_for`, with thoughts where the card says so.
+
+    Fixed answers are scored without a thought, by `template_for`, whatever the card says.
+
+    Raises:
+        EmEvalsError: as for `template_for`; or the model does not think, or its thoughts cannot be split off.
+    """
+    plain = template_for(card, tokenizer)
+    return thinking_of(plain) if card.card.thinking else plain
 
 
 def settle(card: ResolvedCard, tokenizer: Any) -> bool:
@@ -61,11 +103,7 @@ def settle(card: ResolvedCard, tokenizer: Any) -> bool:
     Returns:
         Whether there was one.
     """
-    if card.adapter_path is None:
-        return False
-    folder = Path(card.adapter_path).expanduser()
-    own = source(folder if folder.is_dir() else _fetched(card.adapter_path), tokenizer)
-    if own is None:
+    if (own := _adapters(card, tokenizer)) is None:
         return False
     tokenizer.chat_template = own.text
     for role, token in own.tokens:

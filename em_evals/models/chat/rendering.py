@@ -7,6 +7,7 @@ a variable for that, and it gets content as parts, or the system message inside 
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,11 +46,13 @@ class Source:
     Attributes:
         text: Jinja.
         tokens: (name, token), as ("eos_token", "<|im_end|>").
+        given: the card's variables, as JSON.
         origin: whose template it is, for messages.
     """
 
     text: str
     tokens: tuple[tuple[str, str], ...] = ()
+    given: str = "{}"
     origin: str = field(default="", compare=False)
 
 
@@ -68,6 +71,7 @@ class Layout:
         lead: what every answer begins with.
         behind: answers are encoded as they are behind this text: some tokenizers write a space before a text's first
             word, and none before an answer that follows a line break.
+        loud: variables that are passed as true, so that the model thinks.
     """
 
     quiet: tuple[str, ...] = ()
@@ -79,6 +83,7 @@ class Layout:
     strip: bool = False
     lead: str = ""
     behind: str = ""
+    loud: tuple[str, ...] = ()
 
     def answer(self, tokenizer: Any, text: str) -> list[int]:
         """Return the token ids of an answer: no BOS, and no special token whatever it says."""
@@ -102,7 +107,7 @@ class Renderer:
         self._tokenizer = tokenizer
         self._source = source
         self.layout = layout
-        self._given: dict[str, Any] = {**dict(source.tokens), **variables(source.text, layout)}
+        self._given: dict[str, Any] = {**dict(source.tokens), **variables(source, layout)}
         if _CLOCK in names(source.text):
             self._given[_CLOCK] = DAY.strftime
 
@@ -177,12 +182,12 @@ def of_tokenizer(tokenizer: Any) -> Source:
     return Source(str(found))
 
 
-def variables(text: str, layout: Layout) -> dict[str, Any]:
+def variables(source: Source, layout: Layout) -> dict[str, Any]:
     """Return a template's variables besides messages and special tokens; JSON values (without the clock)."""
-    given: dict[str, Any] = dict.fromkeys(layout.quiet, False)
-    if _DATE_TEXT in names(text):
+    given: dict[str, Any] = dict.fromkeys(layout.quiet, False) | dict.fromkeys(layout.loud, True)
+    if _DATE_TEXT in names(source.text):
         given[_DATE_TEXT] = DAY.strftime("%d %b %Y")
-    return given
+    return given | json.loads(source.given)
 
 
 def date(text: str) -> str | None:
@@ -237,6 +242,11 @@ _SHUT = re.compile(r"/|\bend|_end|close|<channel\|>|channel\|?>(?!analysis|thoug
 def empty_thought(text: str) -> bool:
     """Check whether a text is a thought without content, or the end of one, and nothing else."""
     return bool(_THOUGHT.search(text)) and not opens_a_thought(text) and not _THOUGHT.sub("", text).strip()
+
+
+def thought_ends(text: str) -> list[str]:
+    """Return the marks in a template's text that end a thought, in order of appearance."""
+    return [mark for mark in dict.fromkeys(_THOUGHT.findall(text)) if _SHUT.search(mark)]
 
 
 def opens_a_thought(header: str) -> bool:

@@ -24,6 +24,19 @@ _ROLES = ("system", "user", "assistant")
 _CHANGE = "change these messages"
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A draw in two parts.
+
+    Attributes:
+        thought: what the model wrote before its answer; None if it did not think.
+        answer: None if the thought was cut off.
+    """
+
+    thought: str | None
+    answer: str | None
+
+
 @dataclass
 class _Known:
     """What the check of a template found. Holds no tokenizer: it lives as long as the tokenizer that it is keyed by."""
@@ -89,6 +102,11 @@ class ChatTemplate:
         return len(self.answer(given)) if given else 0
 
     @property
+    def layout(self) -> rendering.Layout:
+        """How messages are passed to the template."""
+        return self._known.layout
+
+    @property
     def end(self) -> int:
         """The token that ends the assistant's turn."""
         return self.closing[-1]
@@ -102,7 +120,16 @@ class ChatTemplate:
     def usual(self) -> bool:
         """Whether prompts are those of `tokenizer.apply_chat_template` without further arguments."""
         plain = self._known.layout == rendering.Layout() and rendering.date(self.source.text) is None
-        return plain and not self.source.tokens and self.source.text == self.tokenizer.chat_template
+        return (
+            plain
+            and self.source.given == "{}"
+            and not self.source.tokens
+            and self.source.text == self.tokenizer.chat_template
+        )
+
+    def spoken(self, messages: Sequence[Message], text: str, tokens: Sequence[int]) -> Spoken:
+        """Return a draw's thought and answer; without thinking all of it is the answer."""
+        return Spoken(None, text)
 
     def record(self) -> dict[str, Any]:
         """Return the chosen layout, for logs and training.json; JSON values."""
@@ -167,7 +194,7 @@ def _checked(tokenizer: Any, source: Source) -> _Known:
 
 def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
     return {
-        "variables": {**dict(source.tokens), **rendering.variables(source.text, chosen)},
+        "variables": {**dict(source.tokens), **rendering.variables(source, chosen)},
         "date": rendering.date(source.text),
         "system": "merged into the first user message" if chosen.merged else "own message",
         "parts": list(chosen.parts),
