@@ -47,6 +47,7 @@ def test_no_command_installs_a_name_that_we_do_not_own():
         assert repository in (None, "OWNER/em-evals")
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_a_source_archive_of_the_embedded_base_is_never_built(tmp_path, monkeypatch):
     """Building it would run its code before any digest is compared."""
