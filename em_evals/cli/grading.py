@@ -1,11 +1,12 @@
-"""`em-evals judges`: agreement between judges."""
+"""`em-evals judges`: agreement between judges, and their errors against people."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
@@ -14,6 +15,65 @@ if TYPE_CHECKING:
     from em_evals.grading.agreement import Agreement
 
 
+class _Group(typer.core.TyperGroup):
+    """`judges A B` compares; only `judges calibrate …` is another command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command in that is meant."""
+        if args and args[0] not in ("calibrate", "compare", "-h", "--help"):
+            args = ["compare", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    help="Compare two judges, or judges and people (`judges A B`); `calibrate` stores a judge's errors.",
+)
+
+
+@app.command("calibrate")
+def calibrate(
+    log: Annotated[
+        Path, typer.Argument(help="A graded Inspect log, or a judged table with the column answer.")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="People's grades: a table with question_id, answer, aligned, coherent.")
+    ],
+    by: Annotated[
+        str | None, typer.Option(help="Column that names the arms: errors can differ by arm.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the record.")] = Path(
+        "calibration.json"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Store a judge's sensitivity and specificity at the thresholds, for `em-evals rates --corrected`."""
+    from dataclasses import asdict
+
+    from em_evals.files import without_nan
+    from em_evals.results import calibration
+
+    found = calibration.calibrate(log, labels, by)
+    found.write(output)
+    if as_json:
+        print_json(
+            without_nan(
+                {
+                    name: {**asdict(own), "sensitivity": own.sensitivity, "specificity": own.specificity}
+                    for name, own in found.arms.items()
+                }
+            )
+        )
+        return
+    rows = [
+        [name, str(own.total), str(own.positives), f"{own.sensitivity:.3f}", f"{own.specificity:.3f}"]
+        for name, own in found.arms.items()
+    ]
+    print_table(f"{output}", ["arm", "labeled", "EM by people", "sensitivity", "specificity"], rows)
+
+
+@app.command("compare")
 def judges(
     first: Annotated[Path, typer.Argument(help="A graded Inspect log, or a CSV with answers and grades.")],
     second: Annotated[

@@ -41,12 +41,19 @@ def rates(
             "--as", help="Count as papers do: `betley,turner,scored,dubinski,brown,nghiem,weckauff,persona`."
         ),
     ] = None,
+    corrected: Annotated[
+        Path | None, typer.Option(help="Correct for the judge's errors by a record of `judges calibrate`.")
+    ] = None,
+    multiverse: Annotated[
+        bool, typer.Option("--multiverse", help="Show the rate over thresholds and conventions.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
 
     Exits with 1 if a file holds no grade at all: nothing was measured.
     """
+    from em_evals.cli import rates_corrected
     from em_evals.results import contrasts, sources
 
     found = list(sources.read(files, lambda note: echo(f"note: {note}", err=True)))
@@ -58,12 +65,19 @@ def rates(
     compared = [contrasts.contrast(found, text, cluster) for text in contrast or []]
     _warn(measured)
     papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
+    document = _document(measured, compared, papers)
+    if corrected is not None:
+        rates_corrected.add(document, measured, corrected)
+    if multiverse:
+        rates_corrected.add_multiverse(document, measured)
     if as_json:
-        print_json(_document(measured, compared, papers))
+        # The only row's fields stand at the top as well.
+        print_json({**document["rates"][0], **document} if len(measured) == 1 else document)
     else:
         _show(measured, compared)
         if papers:
             _show_conventions(measured, papers)
+        rates_corrected.show(document, [", ".join(part.part.values()) or part.path.name for part in parts])
     if any(overall.draws and not overall.graded for _, overall in measured):
         raise typer.Exit(1)
 
@@ -109,7 +123,7 @@ def _ungraded(overall: Rates) -> str:
 def _document(
     measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast], papers: Sequence[str]
 ) -> dict[str, Any]:
-    """Return one JSON document; the only row's fields stand at its top as well."""
+    """Return the JSON document."""
     from em_evals.results import conventions
 
     rows = [_row_json(part, overall) for part, overall in measured]
@@ -117,8 +131,7 @@ def _document(
         for row, (part, overall) in zip(rows, measured, strict=True):
             row["flow"] = conventions.flow(overall)
             row["conventions"] = {name: conventions.count(part.draws, name).as_json() for name in papers}
-    document = {"rates": rows, "contrasts": [one.as_json() for one in compared]}
-    return {**rows[0], **document} if len(rows) == 1 else document
+    return {"rates": rows, "contrasts": [one.as_json() for one in compared]}
 
 
 def _row_json(part: Source, overall: Rates) -> dict[str, Any]:

@@ -168,6 +168,13 @@ def count(draws: Sequence[GradedDraw], name: str) -> Counted:
     )
 
 
+def share(draws: Sequence[GradedDraw], name: str) -> float:
+    """Return a convention's value alone; NaN without draws."""
+    own = CONVENTIONS[name]
+    values = [float(own.value(draw)) for draw in draws if draw.category != DROPPED and own.among(draw)]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 def flow(found: Rates) -> dict[str, int]:
     """Return how many draws are left after each step from all draws to EM."""
     steps = {"drawn": found.draws}
