@@ -56,9 +56,11 @@ def json_value(text: str | bytes, path: Path | str | None = None, line: int | No
     """
     with _as_sentences(path, line, "this line" if line is not None else "this file"):
         value = json.loads(text, parse_int=_whole)
-    opened = "[{" if isinstance(text, str) else (b"[", b"{")
+    opened = (
+        text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    )
     # Counting brackets costs little; only a text with many of them is looked at level by level.
-    if sum(text.count(one) for one in opened) > DEPTH:  # type: ignore[arg-type]
+    if opened > DEPTH:
         _require_shallow(value, path, line)
     return value
 
@@ -175,7 +177,8 @@ def _check_depth(text: str, path: Path | str | None) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             level += 1
             if level > DEPTH:
-                raise _too_deep("YAML", path, event.start_mark.line + 1)
+                mark = event.start_mark
+                raise _too_deep("YAML", path, mark.line + 1 if mark is not None else None)
         elif isinstance(event, yaml.CollectionEndEvent):
             level -= 1
 

@@ -69,7 +69,7 @@ def train(
         training = json.loads((home / "training.json").read_text(encoding="utf-8"))
         print_json({"adapter": str(home), "training": training})
     else:
-        echo(home)
+        echo(str(home))
 
 
 def _plan(

@@ -39,7 +39,8 @@ def read(document: documents.Document) -> QuestionSet:
     if not document.data:
         raise document.error("this file holds no questions; write at least one.")
     judges = Judges(document)
-    questions, ids, drop = [], [], {}
+    questions, ids = [], []
+    drop: dict[str, tuple[str, ...]] = {}
     for index, row in enumerate(document.data):
         at: documents.KeyPath = (index,)
         if not isinstance(row, dict):

@@ -9,7 +9,8 @@ from em_evals.grading.scorers import em_rates, forced_choice_means, judge
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.conditional import conditional
 from em_evals.inspect_plugin.consistency import consistency, consistency_means, consistent
-from em_evals.inspect_plugin.tasks import forced_choice, freeform, likelier, narrow
+from em_evals.inspect_plugin.solvers import likelier
+from em_evals.inspect_plugin.tasks import forced_choice, freeform, narrow
 
 __all__ = [
     "conditional",

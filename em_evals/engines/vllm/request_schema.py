@@ -31,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class _Extra(_Strict):
-    answer_start: Count | None = Field(default=None, alias=ANSWER_START)
+    answer_start: Count | None = Field(default=None, validation_alias=ANSWER_START)
 
 
 class _StreamOptions(_Strict):
