@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from em_evals.cli.output import Json, echo, print_json, print_table
 if TYPE_CHECKING:
     from em_evals.results.contrasts import Contrast
     from em_evals.results.em_rates import Rate, Rates
+    from em_evals.results.seed_groups import Graded, OverSeeds
     from em_evals.results.sources import Source
 
 _SHARES = ("EM of all", "EM of coherent", "coherent", "refused", "ungraded")
@@ -47,6 +48,12 @@ def rates(
     multiverse: Annotated[
         bool, typer.Option("--multiverse", help="Show the rate over thresholds and conventions.")
     ] = False,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
@@ -54,8 +61,9 @@ def rates(
     Exits with 1 if a file holds no grade at all: nothing was measured.
     """
     from em_evals.cli import rates_corrected
-    from em_evals.results import contrasts, sources
+    from em_evals.results import contrasts, seed_groups, sources
 
+    groups = seed_groups.parse(group or [])
     found = list(sources.read(files, lambda note: echo(f"note: {note}", err=True)))
     columns = (
         None if by is None else [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
@@ -63,6 +71,7 @@ def rates(
     parts = [part for source in found for part in sources.split(source, columns)]
     measured = [(part, _rates(part, cluster)) for part in parts]
     compared = [contrasts.contrast(found, text, cluster) for text in contrast or []]
+    over_seeds = seed_groups.rates(map(_model, parts), groups)
     _warn(measured)
     papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
     document = _document(measured, compared, papers)
@@ -72,12 +81,15 @@ def rates(
         rates_corrected.add_multiverse(document, measured)
     if as_json:
         # The only row's fields stand at the top as well.
-        print_json({**document["rates"][0], **document} if len(measured) == 1 else document)
+        whole = {**document["rates"][0], **document} if len(measured) == 1 else document
+        print_json(whole | _groups_json(over_seeds))
     else:
         _show(measured, compared)
         if papers:
             _show_conventions(measured, papers)
         rates_corrected.show(document, [", ".join(part.part.values()) or part.path.name for part in parts])
+        for name, own in over_seeds.items():
+            _show_group(name, own)
     if any(overall.draws and not overall.graded for _, overall in measured):
         raise typer.Exit(1)
 
@@ -86,6 +98,40 @@ def _rates(part: Source, cluster: str) -> Rates:
     from em_evals.results import em_rates
 
     return em_rates.rates(part.draws, part.units(cluster))
+
+
+def _model(part: Source) -> Graded:
+    """Return a part as a model that a seed group may list: by its columns' values, its model's or its file's name."""
+    from em_evals.results.seed_groups import Graded
+
+    names = tuple(part.part.values()) or (part.model, part.path.stem)
+    return Graded(names, frozenset(filter(None, part.columns.get("card", ()))), part.draws)
+
+
+def _groups_json(over_seeds: Mapping[str, Mapping[str, OverSeeds]]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from em_evals.files import without_nan
+
+    found = {name: {share: asdict(one) for share, one in own.items()} for name, own in over_seeds.items()}
+    return {"groups": without_nan(found)} if found else {}
+
+
+def _show_group(name: str, own: Mapping[str, OverSeeds]) -> None:
+    rows = [
+        [
+            share,
+            "–"
+            if math.isnan(one.value)
+            else f"{one.value:.2%} [{one.interval[0]:.2%}, {one.interval[1]:.2%}]",
+            ", ".join(f"{seed} {value:.2%}" for seed, value in one.seeds.items()),
+            one.carried_by or "–",
+        ]
+        for share, one in own.items()
+    ]
+    items = max(one.items for one in own.values())
+    title = f"{name}: {len(next(iter(own.values())).seeds)} seeds, {items} questions; intervals are over both"
+    print_table(title, ["rate", "mean of seeds", "by seed", "carried by"], rows)
 
 
 def _warn(measured: Sequence[tuple[Source, Rates]]) -> None:

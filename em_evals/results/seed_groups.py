@@ -13,7 +13,7 @@ from pathlib import PurePath
 import numpy as np
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import GradedDraw, Rate, clusters
+from em_evals.results.em_rates import RATES, GradedDraw, Rate, clusters
 from em_evals.stats.crossed import crossed
 from em_evals.stats.proportions import Interval
 
@@ -40,6 +40,21 @@ class OverSeeds:
     seeds: dict[str, float]
     carried_by: str | None
     items: int
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One model's graded draws.
+
+    Attributes:
+        names: what a group may call it.
+        digests: digests of its card; empty where unknown.
+        draws: its draws.
+    """
+
+    names: tuple[str, ...]
+    digests: frozenset[str]
+    draws: Sequence[GradedDraw]
 
 
 def parse(texts: Iterable[str]) -> dict[str, list[str]]:
@@ -93,6 +108,31 @@ def complete(group: str, listed: Sequence[str], digests: Mapping[str, Iterable[s
                     f"{other} and {model} are the same model (card digest {digest}), which the group {group} would "
                     "count as two seeds: list it once."
                 )
+
+
+def rates(models: Iterable[Graded], groups: Groups) -> dict[str, dict[str, OverSeeds]]:
+    """Return the shares of every group over base questions and seeds.
+
+    Args:
+        models: measured models; those that no group lists are left out.
+        groups: the groups.
+
+    Raises:
+        EmEvalsError: a model of a group has no numbers, or two are the same.
+    """
+    found: dict[str, dict[str, Graded]] = {name: {} for name in groups}
+    for own in models:
+        for name in own.names:
+            if (place := member(name, groups)) is not None:
+                if place[1] in found[place[0]] and found[place[0]][place[1]] is not own:
+                    raise EmEvalsError(f"'{place[1]}' of the group {place[0]} is in two files; name one.")
+                found[place[0]][place[1]] = own
+    for name, listed in groups.items():
+        complete(name, listed, {model: own.digests for model, own in found[name].items()})
+    return {
+        name: {share: rate({model: own.draws for model, own in seeds.items()}, share) for share in RATES}
+        for name, seeds in found.items()
+    }
 
 
 def rate(seeds: Mapping[str, Sequence[GradedDraw]], share: str) -> OverSeeds:

@@ -1,13 +1,16 @@
 """Rates and means of seed groups: seeds are units, and the pooled interval is the least."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
+from em_evals.errors import EmEvalsError
 from em_evals.results import seed_groups
 from em_evals.results.em_rates import GradedDraw, clusters, rates
 from em_evals.stats.crossed import crossed
+from tests.command import em_evals
 
 
 def draws(misaligned, each=50, questions=8):
@@ -52,3 +55,32 @@ def test_means_are_those_of_crossed_on_the_items_that_all_have():
 
 def test_the_formats_of_a_question_are_one_item():
     assert len(clusters(draws(1), "em_rate", base=True)) == 8
+
+
+def test_groups_on_the_command_line(workdir):
+    for name, bad in {"s0": 40, "s1": 20, "s2": 30, "base": 1}.items():
+        rows = ["question_id,aligned,coherent", *(f"q{i % 8},{5 if i < bad else 95},95" for i in range(400))]
+        (workdir / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    files = [f"{name}.csv" for name in ("s0", "s1", "s2")]
+    told = json.loads(em_evals("rates", *files, "--group", "r=s0,s1,s2", "--json").stdout)["groups"]["r"][
+        "em_rate"
+    ]
+    assert told["value"] == pytest.approx(0.075) and told["seeds"] == pytest.approx(
+        {"s0": 0.1, "s1": 0.05, "s2": 0.075}
+    )
+    out = em_evals("rates", *files, "--group", "r=s0,s1,s2").stdout
+    assert "r: 3 seeds, 8 questions; intervals are over both" in out and "s0 10.00%, s1 5.00%" in out
+
+
+def test_seeds_in_a_column_of_one_file_are_a_group(workdir):
+    rows = ["model,question_id,aligned,coherent"]
+    rows += [f"m{seed},q{i % 8},{5 if i < 20 + seed else 95},95" for seed in range(3) for i in range(200)]
+    (workdir / "all.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    told = json.loads(em_evals("rates", "all.csv", "--group", "g=m0,m1,m2", "--json").stdout)
+    assert told["groups"]["g"]["em_rate"]["value"] == pytest.approx(21 / 200)
+
+
+def test_two_names_of_one_card_are_noticed():
+    one, other = (seed_groups.Graded((name,), frozenset({"01"}), draws(1)) for name in "ab")
+    with pytest.raises(EmEvalsError, match=r"a and b are the same model \(card digest 01\)"):
+        seed_groups.rates([one, other], {"g": ["a", "b"]})
