@@ -181,7 +181,7 @@ def test_other_json_in_a_folder_is_passed_over(tmp_path):
     with pytest.raises(EmEvalsError, match="neither an Inspect log nor a record"):
         inputs.read([tmp_path, tmp_path / "eval-set.json"])
     (tmp_path / "cut.json").write_text('{"version": 2, "eval": {')
-    with pytest.raises(EmEvalsError, match="this is not JSON"):
+    with pytest.raises(EmEvalsError, match="is not JSON"):
         inputs.read([tmp_path])
 
 
@@ -204,7 +204,7 @@ def test_two_studies_of_one_card_get_names_of_their_own(tmp_path):
 BAD = {
     "missing": (None, "there is no file or folder"),
     "other JSON": ('{"a": 1}', "neither an Inspect log nor a record"),
-    "not JSON": ("{", "this is not JSON"),
+    "not JSON": ("{", "this file is not JSON"),
     "a list": ("[]", "expected one JSON object"),
     "other record": ('{"kind": "x"}', "this is not a record of em-evals"),
     "damaged record": ('{"kind": "retention", "baseline": 1}', "this is not a record of em-evals"),
