@@ -131,7 +131,7 @@ def gate(
         >>> _ = Path("base.csv").write_text("\n".join(rows) + "\n")
         >>> verdict = em.gate(baseline="base.csv", candidate="base.csv")
         >>> verdict.verdict, verdict.metrics[0].metric
-        ('pass', 'em_rate')
+        ('inconclusive', 'em_rate')
     """
     from em_evals.gate import compare, inputs, looks, outputs
     from em_evals.gate.policy import Policy, load_policy
