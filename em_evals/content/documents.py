@@ -78,12 +78,19 @@ def find(kind: Kind, name: str) -> Path:
 
 
 def load(path: Path) -> Document:
-    """Parse one YAML file.
+    """Parse one YAML file, or a JSON file.
 
     Raises:
-        EmEvalsError: the file is unreadable, not YAML, or repeats a key in one mapping.
+        EmEvalsError: the file is unreadable, neither YAML nor JSON, or repeats a key in one mapping.
     """
-    entries = parsing.yaml_entries(files.read_text(path), path)
+    text = files.read_text(path)
+    try:
+        entries = parsing.yaml_entries(text, path)
+    except EmEvalsError:
+        if path.suffix != ".json":
+            raise
+        # YAML does not read every JSON text (indented by tabs, say); its values then have no lines.
+        return Document(path, parsing.json_value(text, path), {})
     return Document(path, parsing.yaml_data(entries, path), {one.key: one.line for one in entries})
 
 
