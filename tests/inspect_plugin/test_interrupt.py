@@ -48,7 +48,7 @@ def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path, m
             break
         time.sleep(0.2)
     run.send_signal(signal.SIGINT)
-    run.wait(timeout=60)
+    run.wait(timeout=300)
     [info] = list_eval_logs(str(tmp_path))
     log = read_eval_log(info)
     kept = {

@@ -251,4 +251,4 @@ def test_cancelling_an_eval_leaves_the_engine_usable():
 
     with pytest.raises(TimeoutError):
         asyncio.run(impatient())
-    assert ask(model, temperature=0, max_tokens=4).completion
+    assert ask(model, temperature=0, max_tokens=4).usage.output_tokens
