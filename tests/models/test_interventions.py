@@ -337,3 +337,27 @@ def test_a_layer_that_the_model_lacks_is_named(direction, tokenizer, tmp_path):
             engine.submit(Request((5, 6), Sampling(max_tokens=1), None, sets)).result(60)
     finally:
         engine.close()
+
+
+def test_rows_of_different_interventions_share_no_beginning(direction, tmp_path):
+    """A common beginning is computed once for each set of interventions: in one batch, rows are what they are alone."""
+    _, path = direction
+    engine = HFEngine(card(tiny("llama", tmp_path / "base")))
+    prompt, greedy = tuple(range(20, 50)), Sampling(temperature=0, max_tokens=4, logprobs=True)
+    scored = Sampling(temperature=0, max_tokens=0, prompt_logprobs=0)
+    requests = [
+        Request(prompt, sampling, None, interventions(name, path))
+        for sampling in (greedy, scored)
+        for name in ("none", "add", "ablate")
+    ]
+    try:
+        together = [future.result() for future in [engine.submit(request) for request in requests]]
+        alone = [engine.submit(request).result() for request in requests]
+    finally:
+        engine.close()
+    said = [[entry.logprob for entry in draw.logprobs or draw.prompt_logprobs] for draw in together]
+    for draw, found in zip(alone, said, strict=True):
+        assert found == pytest.approx(
+            [entry.logprob for entry in draw.logprobs or draw.prompt_logprobs], abs=1e-4
+        )
+    assert len({tuple(found) for found in said}) == len(said), "every set must have an effect"
