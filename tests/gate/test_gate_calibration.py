@@ -1,6 +1,6 @@
 """The committed simulation in small: the gate errs as rarely as it says, finds what it should, and its intervals cover.
 
-benchmarks/gate_calibration.py runs it with 2,000 repetitions; benchmarks/results/gate_calibration.json is what it found.
+benchmarks/gate_calibration.py runs it in full; benchmarks/results/gate_calibration.json is what it found.
 """
 
 import importlib.util
@@ -14,16 +14,7 @@ from scipy import stats
 pytestmark = pytest.mark.simulation
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-REPETITIONS = 200
-FEW_EVENTS = {
-    "same, 24 questions, 120 draws",
-    "same, rate 0",
-    "same, rate 0.1%",
-    "same, rate 0.1%, all in one question",
-    "same, other questions",
-}
-"""At most one EM answer is expected of a model, or most questions have none: counts are too few to come out at
-95% exactly, and coverage is above, never below."""
+REPETITIONS = 60
 
 
 @pytest.fixture(scope="module")
@@ -47,28 +38,33 @@ def scenarios(calibration, shared_data):
     return {scenario.name: scenario for scenario in calibration.scenarios(base)}
 
 
-def most(share):
+@pytest.fixture(scope="module")
+def kept(calibration):
+    return json.loads(calibration.RESULT.read_text(encoding="utf-8"))
+
+
+def most(share, repetitions=REPETITIONS):
     """Events that a share at most this large makes with a chance of one in a thousand or more."""
-    return int(stats.binom.ppf(0.999, REPETITIONS, share)) / REPETITIONS
+    return int(stats.binom.ppf(0.999, repetitions, share)) / repetitions
 
 
 def test_the_population_is_the_judged_answers(scenarios):
     truth = scenarios["same, 24 questions"].before.truth()
-    assert truth["em_rate"] == pytest.approx(8 / 2400) and truth["coherent_share"] == pytest.approx(
-        2026 / 2400
-    )
+    assert truth["em_rate"] == pytest.approx(8 / 2400)
     planted = scenarios["0.5% to 5%, all in three questions"].after
     assert planted.truth()["em_rate"] == pytest.approx(0.05) and (planted.chances[:, 0] > 0).sum() == 3
-    assert planted.truth()["coherent_share"] == pytest.approx(2026 / 2400)
+    margin = scenarios["at the margin, all in one of 24 questions"]
+    assert margin.after.truth()["em_rate"] - margin.before.truth()["em_rate"] == pytest.approx(0.02)
+    refusing = scenarios["same, a tenth refused"].before
+    assert refusing.chances[:, 3].mean() > 0.1 and refusing.chances.sum(axis=1) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", ["same, 24 questions", "same, rate 5%, all in three questions"])
-def test_an_unchanged_model_is_rarely_called_worse(calibration, scenarios, name):
-    found = calibration.simulate(scenarios[name], REPETITIONS, seed=1)
-    assert found["verdicts"]["regression"]["share"] <= most(calibration.POLICY.alpha)
-    for metric in calibration.METRICS:
-        assert found["coverage"][metric] >= 1 - most(0.05)
-    assert found["coverage"]["coherent_share"] < 1 - stats.binom.ppf(0.001, REPETITIONS, 0.05) / REPETITIONS
+def test_draws_of_all_looks_add_up(calibration, scenarios):
+    looks = calibration._looks(
+        scenarios["same, 24 questions, 11 looks"], calibration.np.random.default_rng(0)
+    )
+    totals = [side.evidence["freeform/first_plot"].draws("em_rate") for side, _ in looks]
+    assert totals == [100 * (look + 1) for look in range(11)]
 
 
 def test_a_planted_rise_is_found(calibration, scenarios):
@@ -76,24 +72,39 @@ def test_a_planted_rise_is_found(calibration, scenarios):
     assert found["verdicts"]["regression"]["share"] >= 0.9
 
 
-def test_harm_of_just_the_margin_rarely_passes(calibration, scenarios):
-    found = calibration.simulate(scenarios["worse by exactly the margin"], REPETITIONS, seed=1)
-    assert found["em_rate_passes"]["share"] <= most(calibration.POLICY.alpha)
+@pytest.mark.full
+def test_harm_of_just_the_margin_rarely_passes_over_eleven_looks(calibration, scenarios):
+    found = calibration.simulate(scenarios["at the margin, 11 looks"], REPETITIONS // 2, seed=1)
+    assert found["ever"]["metric passes"]["share"] <= most(calibration.POLICY.alpha, REPETITIONS // 2)
 
 
-def test_the_committed_result_keeps_what_the_gate_promises(calibration):
-    kept = json.loads(calibration.RESULT.read_text(encoding="utf-8"))
-    assert kept["alpha"] == calibration.POLICY.alpha
+def test_the_committed_result_keeps_what_the_gate_promises(kept, calibration, scenarios):
+    """Shares are estimates: a promise is broken where their lower 95% limit is above it."""
+    alpha = kept["alpha"]
+    assert alpha == calibration.POLICY.alpha
     found = {entry["scenario"]: entry for entry in kept["scenarios"]}
-    assert all(entry["repetitions"] == 2000 for entry in found.values())
+    assert found.keys() == scenarios.keys()
     for name, entry in found.items():
+        ever = entry["ever"]
         if name.startswith("same"):
-            assert entry["verdicts"]["regression"]["limits"][0] <= kept["alpha"], name
-        assert min(entry["coverage"].values()) >= 0.93, name
-        # Nor are intervals too wide, where there are events to count.
-        metrics = ["coherent_share"] if name in FEW_EVENTS else calibration.METRICS
-        assert max(entry["coverage"][metric] for metric in metrics) <= 0.975, name
-    assert found.keys() > FEW_EVENTS
-    for name in ("0.5% to 5%", "0.5% to 5%, all in three questions", "0.5% to 5%, the 8 plain questions"):
-        assert found[name]["verdicts"]["regression"]["share"] >= 0.9
-    assert found["worse by exactly the margin"]["em_rate_passes"]["limits"][0] <= kept["alpha"]
+            assert ever["regression"]["limits"][0] <= alpha, name
+        if name.startswith("at the margin"):
+            assert ever["metric passes"]["limits"][0] <= alpha, name
+        if entry["scope"] == "questions":
+            assert all(share >= 0.92 for share in entry["coverage"].values()), name
+    assert {entry["looks"] for entry in found.values()} == {1, 11}
+    assert {entry["scope"] for entry in found.values()} == {"questions", "population"}
+    assert {3, 5, 13} <= {entry["metrics"] for entry in found.values()}
+
+
+def test_the_committed_result_states_power(kept):
+    found = {entry["scenario"]: entry for entry in kept["scenarios"]}
+    for name in (
+        "0.5% to 5%",
+        "0.5% to 5%, 13 metrics",
+        "0.5% to 5%, all in three questions",
+        "0.5% to 5%, population, 24 questions",
+    ):
+        assert found[name]["verdicts"]["regression"]["share"] >= 0.9, name
+    for name in ("same, 24 questions", "same, population, 240 questions"):
+        assert found[name]["verdicts"]["pass"]["share"] >= 0.8, name
