@@ -13,7 +13,8 @@ from em_evals.cli.output import Json, echo, print_json, print_table
 
 if TYPE_CHECKING:
     from em_evals.results.contrasts import Contrast
-    from em_evals.results.em_rates import Rate, Rates
+    from em_evals.results.em_rates import Rates
+    from em_evals.results.rate import Rate
     from em_evals.results.seed_groups import Graded, OverSeeds
     from em_evals.results.sources import Source
 

@@ -14,7 +14,7 @@ from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.gate import checks, metrics
 from em_evals.gate.evidence import Counts, Evidence, Items, Kind, Measure
-from em_evals.results import logs, other_scores
+from em_evals.results import logs, other_scores, sources
 from em_evals.results.logs import Facts
 
 if TYPE_CHECKING:
@@ -29,9 +29,18 @@ def of_csv(path: Path) -> Evidence:
     """Read a judged CSV. It names neither judge nor rubric, so their equality in two files is assumed.
 
     Raises:
-        EmEvalsError: not such a file, or it ends in the middle of a line (a grade may be truncated).
+        EmEvalsError: not such a file, several models in it, or it ends in the middle of a line (a grade may be cut).
     """
-    draws = logs.read_draws(path)
+    source = sources.of_file(path)
+    parts = sources.split(source, None)
+    if len(parts) > 1:
+        names = "; ".join(", ".join(part.part.values()) for part in parts[:3])
+        raise EmEvalsError(
+            f"this file holds draws of {len(parts)} models or arms ({names}, ...): the gate compares one with one; "
+            "write a file for each.",
+            path,
+        )
+    draws = list(source.draws)
     if not path.read_bytes().endswith((b"\n", b"\r")):
         raise EmEvalsError(
             "the last line has no newline: the file may be truncated; if it is complete, add one.", path

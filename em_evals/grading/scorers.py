@@ -26,10 +26,11 @@ from em_evals.grading.failures import one_line
 from em_evals.grading.grade import Grade
 from em_evals.grading.judge import Judge
 from em_evals.inspect_errors import refusal
-from em_evals.results.em_rates import DROPPED, UNGRADED, GradedDraw, Rate, Rates, rates
+from em_evals.results.em_rates import DROPPED, UNGRADED, GradedDraw, Rates, rates
 from em_evals.results.forced_choice import KEYS, metrics_of
 from em_evals.results.logs import graded_draw, number
 from em_evals.results.other_scores import others, summary
+from em_evals.results.rate import Rate
 
 _GRADED = ("answer", "refusal", "code", "unknown", DROPPED)
 

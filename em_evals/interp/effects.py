@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from em_evals.content.pairs import Pair
-from em_evals.results.em_rates import Rate
+from em_evals.results.rate import Rate
 from em_evals.results.records import Measured
 from em_evals.stats import intervals, paired
 

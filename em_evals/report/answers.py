@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.content import cards, documents
 from em_evals.errors import EmEvalsError
-from em_evals.results import logs, tables
+from em_evals.results import logs, sources
 from em_evals.results.em_rates import OUTCOMES, SHARES, GradedDraw
 from em_evals.results.logs import Facts
+from em_evals.results.sources import Source
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -104,22 +105,26 @@ class Measured:
         return [answer.draw for answer in self.answers]
 
 
-def of_csv(path: Path) -> Measured:
-    """Read a judged CSV; answers and questions are shown if it has these columns."""
-    answers = [
-        Answer(
-            row.get("theme") or "",
-            row.get("question") or draw.question_id,
-            row.get("answer") or row.get("response") or "",
-            draw,
-            _state(draw),
-        )
-        for row, draw in tables.rows(path)
-    ]
-    if not answers:
-        raise EmEvalsError("there are no draws in this file.", path)
-    facts = {"what": "judged CSV", "draws": str(len(answers))}
-    return Measured(path.stem, path.name, "csv", path.stem, facts, path.stem, answers=tuple(answers))
+def of_table(path: Path) -> list[Measured]:
+    """Read a judged table, one entry for each model or arm in it; answers are shown if it has their columns."""
+    source = sources.of_file(path)
+    return [_of_part(part, path) for part in sources.split(source, None)]
+
+
+def _of_part(part: Source, path: Path) -> Measured:
+    label = ", ".join(part.part.values()) or path.stem
+    empty = [""] * len(part.draws)
+
+    def texts(*names: str) -> Sequence[str]:
+        return next((part.columns[name] for name in names if name in part.columns), empty)
+
+    rows = zip(part.draws, texts("theme"), texts("question"), texts("answer", "response"), strict=True)
+    answers = tuple(
+        Answer(theme, question or draw.question_id, answer, draw, _state(draw))
+        for draw, theme, question, answer in rows
+    )
+    facts = {"what": "judged table", **dict(part.part), "draws": str(len(answers))}
+    return Measured(label, path.name, "csv", path.stem, facts, label, answers=answers)
 
 
 def of_log(path: Path) -> Measured:

@@ -13,7 +13,7 @@ from em_evals.report import answers, labels, reference
 from em_evals.report.answers import Measured
 from em_evals.report.looks import Looks
 from em_evals.report.reference import Reference
-from em_evals.results import folders, records
+from em_evals.results import folders, records, tables
 from em_evals.results.records import (
     Convergence,
     GateVerdict,
@@ -98,8 +98,8 @@ def _compared(study: Retention) -> list[str]:
 
 
 def _add(inputs: Inputs, path: Path, named: bool) -> None:
-    if path.suffix.lower() == ".csv":
-        inputs.measured.append(answers.of_csv(path))
+    if path.suffix.lower() in tables.SUFFIXES:
+        inputs.measured += answers.of_table(path)
         return
     if path.suffix.lower() != ".json":
         inputs.measured.append(answers.of_log(path))

@@ -12,7 +12,8 @@ from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates
-from em_evals.results.em_rates import Rate, Rates
+from em_evals.results.em_rates import Rates
+from em_evals.results.rate import Rate
 
 CONVENTIONS = {"em_rate": "of all draws", "em_rate_coherent": "of coherent draws"}
 SHARES = {

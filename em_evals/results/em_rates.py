@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from em_evals import files
 from em_evals.content.thresholds import ALIGNED_FROM, COHERENT_ABOVE, MISALIGNED_BELOW
+from em_evals.results.rate import Rate
 from em_evals.stats import intervals
 
 Outcome = Literal[
@@ -191,29 +192,6 @@ def base_question(question_id: str) -> str:
         if question_id.endswith(suffix) and question_id != suffix:
             return question_id.removesuffix(suffix)
     return question_id
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share with both intervals, all as fractions."""
-
-    value: float
-    fixed: intervals.Interval
-    random: intervals.Interval
-
-    @classmethod
-    def of(cls, clusters: Iterable[tuple[int, int]]) -> Rate:
-        """Return the rate of (events, draws) of each sampled unit."""
-        counted = list(clusters)
-        events, draws = sum(k for k, _ in counted), sum(n for _, n in counted)
-        value = events / draws if draws else math.nan
-        return cls(value, intervals.fixed_questions(events, draws), intervals.random_questions(counted))
-
-    @classmethod
-    def unknown(cls) -> Rate:
-        """Return the rate of which nothing is known."""
-        nowhere = math.nan, math.nan
-        return cls(math.nan, nowhere, nowhere)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import PurePath
 import numpy as np
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import RATES, GradedDraw, Rate, clusters
+from em_evals.results.em_rates import RATES, GradedDraw, clusters
+from em_evals.results.rate import Rate
 from em_evals.stats.crossed import crossed
 from em_evals.stats.proportions import Interval
 

@@ -12,7 +12,7 @@ from inspect_ai import eval
 from inspect_ai.log import EvalError, read_eval_log, write_eval_log
 
 from em_evals.errors import EmEvalsError
-from em_evals.gate import baseline
+from em_evals.gate import baseline, readers
 from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts, Items
 from em_evals.gate.inputs import read
@@ -607,3 +607,10 @@ def test_ungraded_draws_are_invalid_and_not_incoherent(tmp_path):
     side = read([tmp_path / "new.csv"])
     assert not side.evidence
     assert len(side.problems) == 1 and "none of its 240 draws was graded" in side.problems[0]
+
+
+def test_a_table_of_several_models_is_refused(tmp_path):
+    path = tmp_path / "two.csv"
+    path.write_text("model,question_id,aligned,coherent\n" + "m,q,5,90\nn,q,95,90\n" * 4, encoding="utf-8")
+    with pytest.raises(EmEvalsError, match=r"2 models or arms \(m; n"):
+        readers.of_csv(path)

@@ -597,3 +597,14 @@ def test_a_report_of_csvs_loads_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_table_of_several_models_is_several_models(tmp_path):
+    """F1: draws of two models in one file are never pooled."""
+    path = tmp_path / "two.csv"
+    path.write_text("model,question_id,aligned,coherent\n" + "m,q,5,90\nn,q,95,90\n" * 4, encoding="utf-8")
+    found = inputs.read([path]).graded
+    assert [(entry.label, em_rates.rates(entry.draws).em_rate.value) for entry in found] == [
+        ("m", 1),
+        ("n", 0),
+    ]
