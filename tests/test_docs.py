@@ -74,6 +74,13 @@ def parsed(words: list[str]) -> Any:
     """The context of an em-evals command: its name, options and values exist; nothing is run."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
+        if (
+            words
+            and words[0] not in command.commands
+            and "compare" in command.commands
+            and command.name == "judges"
+        ):
+            words = ["compare", *words]  # `judges A B` compares
         name, *words = words
         assert name in command.commands, f"em-evals has no command {name}"
         command = command.commands[name]

@@ -97,6 +97,8 @@ def in_workflows():
 def parse(command, arguments, whole, name=""):
     """A click command's parameters; what is missing is forgiven where the command is only spoken of."""
     while hasattr(command, "commands"):
+        if name == "em-evals judges" and arguments and arguments[0] not in command.commands:
+            arguments = ["compare", *arguments]  # `judges A B` compares
         word, *arguments = arguments
         assert word in command.commands, f"{name} has no command '{word}'"
         command, name = command.commands[word], f"{name} {word}"
