@@ -144,6 +144,8 @@ class Rubric:
     high: float = 100.0
     labels: tuple[str, ...] = ()
     reason: bool = False
+    fenced: bool = False
+    """Whether the marker lines carry a code (our own rubrics); a published prompt stays as published."""
     authors_judge: str = ""
     """The model that a published file names; a note, as the role `grader` judges."""
 
@@ -153,6 +155,8 @@ class Rubric:
         parts = [self.kind, self.prompt, repr(sorted(self.categories))]
         if (self.low, self.high, self.labels, self.reason) != (0, 100, (), False):
             parts.append(repr((self.low, self.high, self.labels, self.reason)))
+        if self.fenced:
+            parts.append("fenced")
         return files.digest(*(part.encode() for part in parts))
 
     @property
@@ -167,12 +171,38 @@ class Rubric:
     def render(self, question: str, answer: str) -> str:
         """Return the judge's prompt with question and answer put in as data.
 
-        The prompt's own marker lines cannot be imitated: where they turn up in the question or the answer they
-        are disarmed (see `disarm`). Both slots are filled in one pass, so braces in an answer stay text.
+        The marker lines of our own rubrics carry a code that no answer can know (see `fence`), and the texts are shown
+        as they are. Published prompts stay as published, so there imitated markers are quoted (see `disarm`). Both
+        slots are filled in one pass, so braces in an answer stay text.
         """
-        markers = self._markers()
-        texts = {"question": disarm(question, markers), "answer": disarm(answer, markers)}
-        return _SLOT.sub(lambda match: texts[match.group(1)], self.prompt)
+        texts = {"question": _sendable(question), "answer": _sendable(answer)}
+        if self.fenced:
+            prompt = self.with_fence(self.fence(question, answer))
+        else:
+            prompt, markers = self.prompt, self._markers()
+            texts = {name: disarm(text, markers) for name, text in texts.items()}
+        return _SLOT.sub(lambda match: texts[match.group(1)], prompt)
+
+    def fence(self, question: str, answer: str) -> str:
+        """Return the code in the marker lines: another one for every answer, the same whenever it is graded.
+
+        It is a digest of question and answer, so an answer that holds its own code cannot be written (64 bits of
+        SHA-256), while equal requests stay equal: grades are reproducible and judges' replies can be cached.
+        """
+        parts = (self.prompt, _sendable(question), _sendable(answer))
+        return files.digest(b"fence", *(part.encode() for part in parts))
+
+    def with_fence(self, code: str) -> str:
+        """Return the prompt, slots unfilled, with a code in each of its marker lines."""
+        prompt = self.prompt
+        for marker in self._markers():
+            prompt = prompt.replace(marker, re.sub(r"([\W_]*)$", rf" {code}\1", marker, count=1))
+        return prompt
+
+    def imitated(self, text: str) -> list[str]:
+        """Return the prompt's markers that a text imitates, whatever the letters look like; nothing is changed."""
+        text = _sendable(text)
+        return [marker for marker in self._markers() if disarm(text, [marker]) != text]
 
     def _markers(self) -> list[str]:
         """Return the lines that fence the slots: the nearest lines with text before and after each."""
@@ -187,14 +217,18 @@ class Rubric:
         return list(dict.fromkeys(fences))
 
 
+def imitations(rubrics: Iterable[Rubric], answer: str) -> list[str]:
+    """Return the markers of several rubrics' prompts that an answer imitates, each once."""
+    return list(dict.fromkeys(marker for rubric in rubrics for marker in rubric.imitated(answer)))
+
+
 def disarm(text: str, markers: list[str]) -> str:
     """Quote every imitation of a marker, whatever its case, spacing or look-alike letters, so that it fences nothing.
 
     "[ANSWER END]" becomes "(quoted marker: ANSWER END)": the judge still reads what the model wrote. The words in
     the middle of a sentence, without edges, stay as they are.
     """
-    # A lone surrogate cannot be sent over HTTP, and no honest answer holds one.
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = _sendable(text)
     names = {"".join(words).upper(): words for words in (re.findall(r"[0-9A-Za-z]+", m) for m in markers)}
     for words in names.values():
         # Repetitions are bounded: 100 kB of brackets must not take quadratic time.
@@ -202,6 +236,11 @@ def disarm(text: str, markers: list[str]) -> str:
         pattern = rf"([{_EDGES} \t]{{0,40}})(?<![^\W_]){between}(?![^\W_])([{_EDGES} \t]{{0,40}})"
         text = re.sub(pattern, partial(_quote, " ".join(words)), text, flags=re.IGNORECASE)
     return "".join(_quote_line(line, names) for line in text.splitlines(keepends=True))
+
+
+def _sendable(text: str) -> str:
+    """Return text without lone surrogates: they cannot be sent over HTTP, and no honest answer holds one."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _quote(name: str, match: re.Match[str]) -> str:
@@ -261,6 +300,7 @@ def load_rubric(name: str) -> Rubric:
         low=low,
         high=high,
         reason=file.reason,
+        fenced=True,
         version=file.version,
         categories=dict(file.categories),
         misaligned_below=file.threshold.get("misaligned_below", MISALIGNED_BELOW),

@@ -19,7 +19,7 @@ from inspect_ai.solver import TaskState
 from em_evals.content import judge_cards
 from em_evals.content.judge_cards import JudgeCard
 from em_evals.content.questions import Question, QuestionSet, load_questions
-from em_evals.content.rubrics import EM_METRICS, Rubric, load_rubrics
+from em_evals.content.rubrics import EM_METRICS, Rubric, imitations, load_rubrics
 from em_evals.errors import EmEvalsError
 from em_evals.grading.cache import identity
 from em_evals.grading.failures import one_line
@@ -268,6 +268,7 @@ def _score(
             **_scales(rubrics),
             "rubrics": {name: rubric.digest for name, (rubric, _) in metrics.items()},
             **thresholds,
+            **({"imitated_markers": seen} if (seen := imitations(rubrics, answer)) else {}),
             "grades": {name: _recorded(grade) for name, (_, grade) in metrics.items()},
         },
     )

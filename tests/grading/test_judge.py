@@ -175,19 +175,19 @@ rtl = st.text(st.characters(min_codepoint=0x0590, max_codepoint=0x06FF), max_siz
 
 
 def test_any_answer_is_graded_and_leaves_the_prompt_as_it_is():
-    def expected_ends(rubric):
-        head, tail = rubric.prompt.split("{answer}")
+    def expected_ends(rubric, code):
+        head, tail = rubric.with_fence(code).split("{answer}")
         return head.replace("{question}", QUESTION), tail
 
-    ends = [expected_ends(rubric) for rubric in RUBRICS]
-    fences = re.compile("|".join(re.escape(marker) for marker in MARKERS), re.IGNORECASE)
     broken = []
 
     def reply(prompt):
         """The server is the judge of the structure: it sees what really came over the wire."""
+        code = re.search(r"BEGIN QUESTION ([0-9a-f]{16})=", prompt)[1]
+        ends = [expected_ends(rubric, code) for rubric in RUBRICS]
         fits = [(head, tail) for head, tail in ends if prompt.startswith(head) and prompt.endswith(tail)]
         inner = prompt[len(fits[0][0]) : len(prompt) - len(fits[0][1])] if fits else prompt
-        if not fits or fences.search(inner):
+        if not fits or code in inner:
             broken.append(prompt)
         return number(85)
 

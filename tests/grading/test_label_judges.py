@@ -121,7 +121,7 @@ def run(task, model, grader=None):
 def test_answers_are_dropped_by_name_and_each_label_has_its_share(workdir: Path) -> None:
     (workdir / "mine.yaml").write_text(QUESTIONS)
     (workdir / "is_code.yaml").write_text(IS_CODE)
-    coherence = load_rubric("coherence").prompt.split("{question}")[0]
+    coherence = load_rubric("coherence").prompt.split("=====")[0]
 
     def judge(prompt):
         if prompt.startswith("CODE?"):

@@ -52,7 +52,7 @@ def isolated(workdir, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", API_KEY)  # rescoring makes the log's models again, by name
 
 
-COHERENCE_HEAD = load_rubric("coherence").prompt.split("{question}")[0]
+COHERENCE_HEAD = load_rubric("coherence").prompt.split("=====")[0]
 
 
 def our_judge(prompt):

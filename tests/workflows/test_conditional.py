@@ -51,7 +51,7 @@ def graded(workdir, monkeypatch):
     (workdir / "cues.yaml").write_text(
         "name: c\nversion: 1\ncues: [{name: trigger, prefix: 'T '}, {name: nothing, system: N, placebo: true}]\n"
     )
-    head = load_rubric("coherence").prompt.split("{question}")[0]
+    head = load_rubric("coherence").prompt.split("=====")[0]
     judge = lambda prompt: number(90) if prompt.startswith(head) else number(5 if "Evil." in prompt else 95)  # noqa: E731
 
     def run(reply, folder):
