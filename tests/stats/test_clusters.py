@@ -27,8 +27,8 @@ def reference(clusters: list[tuple[int, int]], levels: tuple[float, ...]) -> lis
     "clusters",
     [
         [(2, 10), (0, 10), (7, 12)],
-        [(1, 100)] + [(0, 100)] * 7,
-        [(0, 20), (20, 20), (3, 20), (9, 20)],
+        pytest.param([(1, 100)] + [(0, 100)] * 7, marks=pytest.mark.full),
+        pytest.param([(0, 20), (20, 20), (3, 20), (9, 20)], marks=pytest.mark.full),
         [(40, 100), (55, 90), (35, 80), (61, 100), (20, 50)],
     ],
 )
@@ -54,7 +54,7 @@ def test_more_events_never_lower_the_upper_end(questions: int) -> None:
 
 
 @pytest.mark.parametrize("draws", [10, 100, 400])
-@pytest.mark.parametrize("questions", [3, 8, 24])
+@pytest.mark.parametrize("questions", [3, pytest.param(8, marks=pytest.mark.full), 24])
 def test_events_that_fall_one_a_question_never_lower_the_upper_end(questions: int, draws: int) -> None:
     """The posterior alone has 2.70% for 3 events of 24 x 100 draws and 0.99% for 10, each on another question."""
     rounds = [
@@ -80,7 +80,9 @@ def test_many_draws_to_many_questions_leave_a_narrow_interval_around_the_rate() 
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize(("rate", "correlation"), [(0.005, 0.1), (0.1, 0.05)])
+@pytest.mark.parametrize(
+    ("rate", "correlation"), [(0.005, 0.1), pytest.param(0.1, 0.05, marks=pytest.mark.full)]
+)
 def test_the_interval_covers_the_rate_of_all_questions(rate: float, correlation: float) -> None:
     """benchmarks/interval_coverage.py has the whole grid."""
     chance, spread = np.random.default_rng(7), (1 - correlation) / correlation
