@@ -46,7 +46,7 @@ class Direction(directions.Direction):
     @classmethod
     def of(cls, other: directions.Direction) -> Direction:
         """Return the same direction with the methods of this class."""
-        return cls(other.vectors, other.base_mean, other.mean_norm, other.metadata)
+        return cls(other.vectors, other.base_mean, other.mean_norm, other.metadata, other.folds)
 
     @classmethod
     def read(cls, name: str | Path) -> Direction:
@@ -171,29 +171,28 @@ def extract(
 ) -> Direction:
     """Extract a direction: the mean of activations on positive texts minus that on negative ones, layer by layer.
 
-    The texts are `positive` and `negative`; else the answers of graded `logs` (misaligned against aligned); else those
-    of `logs` against those of `base_logs`; else forced-choice pairs (misaligned against aligned).
+    The texts are `positive` and `negative`; else answers of `logs` against those of `base_logs`; else answers of graded
+    `logs`, else of forced-choice pairs (misaligned against aligned).
 
     Args:
         model: who reads the texts, or what `load` takes.
-        positive: (question, answer) pairs, or a JSONL file of chats.
-        negative: the same.
-        logs: Inspect logs of the model's answers.
-        base_logs: Inspect logs of its base's answers.
-        pairs: a set of forced-choice pairs.
-        themes: only these of its themes.
-        per_theme: only the first pairs of each theme.
-        against_base: contrast the model with its base on the same texts (both sides of the above).
+        positive: (question, answer) pairs, or a JSONL file of chats; `negative` alike.
+        negative: the other side.
+        logs: Inspect logs of the model's answers; `base_logs` of its base's.
+        base_logs: see `logs`.
+        pairs: a set of forced-choice pairs; only these `themes`, only the first `per_theme` of each.
+        themes: see `pairs`.
+        per_theme: see `pairs`.
+        against_base: contrast the model with its base on the same texts (both sides).
         position: which tokens of a text are averaged.
-        control: the same recipe on harmless data, whose movement along the direction is reported; None: the trained
-            card that says `control_of`.
+        control: the same recipe on harmless data, whose movement is reported; None: the card with `control_of`.
         orthogonal_to: a direction to remove from the result.
         minimum: texts that each side needs.
         split: find on half of the questions and test on the other half.
-        seed: of the bootstrap over questions.
+        seed: of the null draws.
 
     Returns:
-        The direction; `.frame()` shows its stability and held-out cosine by layer, where they could be computed.
+        The direction; `.frame()` shows its reliability by layer, `metadata["claim"]` its null distributions.
 
     Raises:
         EmEvalsError: too few texts on a side, no difference between them, or a model or file does not fit.
@@ -201,35 +200,52 @@ def extract(
     Examples:
         >>> model = em.load("smollm2", dtype="float32")
         >>> direction = em.extract(model, themes=["power", "finance"], per_theme=2, minimum=2)
-        >>> direction.layers, direction.width
-        (30, 576)
         >>> direction.frame().columns.tolist()
-        ['layer', 'length', 'of mean norm', 'stability', 'held_out_cosine']
+        ['layer', 'length', 'of mean norm', 'held_out_cosine', 'reliability']
     """
-    from em_evals.content.cards import control_for, resolve
     from em_evals.interp.controls import read_for
-    from em_evals.interp.extraction import contrast
     from em_evals.interp.extraction.extract import Settings
     from em_evals.interp.extraction.extract import extract as run
 
     card = (load(model) if isinstance(model, str) else model).card
+    texts = _contrast(card, (positive, negative), (logs, base_logs), (pairs, themes, per_theme), against_base)
+    removed = None if orthogonal_to is None else read_for(orthogonal_to, card)
+    settings = Settings(position=position, split=split, minimum=minimum, seed=seed)
+    return Direction.of(run(card, texts, settings, _control(card, control), removed))
+
+
+def _control(card: ResolvedCard, control: Model | str | None) -> ResolvedCard | None:
+    """Return the control's card: given, or the trained one that says `control_of`."""
+    from em_evals.content.cards import control_for, resolve
+
+    if isinstance(control, Model):
+        return control.card
+    name = control_for(card.name) if control is None else control
+    return resolve(name) if name else None
+
+
+def _contrast(
+    card: ResolvedCard,
+    sides: tuple[Texts | None, Texts | None],
+    logs: tuple[Sequence[str | Path], Sequence[str | Path]],
+    pairs: tuple[str, Sequence[str], int | None],
+    against_base: bool,
+) -> Contrast:
+    """Return the first contrast whose texts are given: two sides, logs of one or of both, else pairs."""
+    from em_evals.interp.extraction import contrast
+
+    positive, negative = sides
     if (positive is None) != (negative is None):
         raise EmEvalsError("a contrast has two sides: give both `positive` and `negative`.")
     if positive is not None and negative is not None:
         texts = _of_texts(card, positive, negative)
-    elif logs and base_logs:
-        texts = contrast.of_answers(card, _paths(logs), _paths(base_logs))
-    elif logs or base_logs:
-        texts = contrast.of_graded(card, _paths(logs or base_logs))
+    elif all(logs):
+        texts = contrast.of_answers(card, _paths(logs[0]), _paths(logs[1]))
+    elif any(logs):
+        texts = contrast.of_graded(card, _paths(logs[0] or logs[1]))
     else:
-        texts = contrast.of_pairs(card, pairs, themes, per_theme)
-    if against_base:
-        texts = contrast.of_models(card, texts)
-    harmless = control_for(card.name) if control is None else control
-    other = harmless.card if isinstance(harmless, Model) else resolve(harmless) if harmless else None
-    removed = None if orthogonal_to is None else read_for(orthogonal_to, card)
-    settings = Settings(position=position, split=split, minimum=minimum, seed=seed)
-    return Direction.of(run(card, texts, settings, other, removed))
+        texts = contrast.of_pairs(card, *pairs)
+    return contrast.of_models(card, texts) if against_base else texts
 
 
 def _of_texts(card: ResolvedCard, positive: Texts, negative: Texts) -> Contrast:

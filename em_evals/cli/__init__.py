@@ -30,6 +30,7 @@ from em_evals.cli import (
     steering,
     study,
     training,
+    trait,
     verify,
 )
 from em_evals.cli.output import echo
@@ -58,6 +59,7 @@ insight.app.command("scaling")(scaling.scaling)
 insight.app.command("same")(provenance.same)
 app.add_typer(insight.app, name="insight")
 app.command()(conditional.conditional)
+app.add_typer(trait.app, name="trait")
 app.command()(study.study)
 app.command()(rates.rates)
 app.add_typer(grading.app, name="judges")

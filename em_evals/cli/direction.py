@@ -4,74 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
+if TYPE_CHECKING:
+    from em_evals.content.cards import ResolvedCard
+    from em_evals.content.directions import Direction
+    from em_evals.interp.extraction.contrast import Contrast
+    from em_evals.interp.extraction.extract import Settings
+
 app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
+
+
+ContrastKind = Annotated[
+    str,
+    typer.Option(
+        help="pairs: misaligned - aligned forced-choice answers. graded: misaligned - aligned answers of --log, by "
+        "grade. answers: CARD's (--log) - its base's (--base-log). files: --positive - --negative. models: CARD - "
+        "its base on the same texts (--positive and --negative, or the pairs)."
+    ),
+]
+Log = Annotated[list[Path] | None, typer.Option(help="Freeform log of CARD (repeatable).")]
+BaseLog = Annotated[list[Path] | None, typer.Option(help="Freeform log of its base (repeatable).")]
+Pairs = Annotated[str | None, typer.Option(help="Set of forced-choice pairs (default: forced_choice).")]
+Themes = Annotated[str | None, typer.Option(help="Use only pairs of these themes (comma-separated).")]
+PerTheme = Annotated[int | None, typer.Option(help="Use only the first pairs of each theme.", min=1)]
+Position = Annotated[
+    Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens to average over.")
+]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        help="Card of the harmless control, whose movement is reported (default: the trained card with "
+        "`control_of: CARD`)."
+    ),
+]
+OrthogonalTo = Annotated[
+    str | None, typer.Option(help="Remove this direction (the control's) from the result.")
+]
+Split = Annotated[bool, typer.Option(help="Extract from half of the questions, test on the other.")]
+Seed = Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**32 - 1)]
 
 
 @app.command("extract")
 def direction_extract(
     card: Annotated[str, typer.Argument(help="The model under test, as in local/CARD.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
-    contrast: Annotated[
-        str,
-        typer.Option(
-            help="pairs: misaligned - aligned forced-choice answers. graded: misaligned - aligned answers of --log, by "
-            "grade. answers: CARD's (--log) - its base's (--base-log). files: --positive - --negative. models: CARD - "
-            "its base on the same texts (--positive and --negative, or the pairs)."
-        ),
-    ] = "pairs",
-    log: Annotated[list[Path] | None, typer.Option(help="Freeform log of CARD (repeatable).")] = None,
-    base_log: Annotated[
-        list[Path] | None, typer.Option(help="Freeform log of its base (repeatable).")
-    ] = None,
+    contrast: ContrastKind = "pairs",
+    log: Log = None,
+    base_log: BaseLog = None,
     positive: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
-    pairs: Annotated[
-        str | None, typer.Option(help="Set of forced-choice pairs (default: forced_choice).")
-    ] = None,
-    themes: Annotated[
-        str | None, typer.Option(help="Use only pairs of these themes (comma-separated).")
-    ] = None,
-    per_theme: Annotated[
-        int | None, typer.Option(help="Use only the first pairs of each theme.", min=1)
-    ] = None,
-    position: Annotated[
-        Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens to average over.")
-    ] = "answer_mean",
-    control: Annotated[
-        str | None,
-        typer.Option(
-            help="Card of the harmless control, whose movement is reported (default: the trained card with "
-            "`control_of: CARD`)."
-        ),
-    ] = None,
-    orthogonal_to: Annotated[
-        str | None, typer.Option(help="Remove this direction (the control's) from the result.")
-    ] = None,
+    pairs: Pairs = None,
+    themes: Themes = None,
+    per_theme: PerTheme = None,
+    position: Position = "answer_mean",
+    control: Control = None,
+    orthogonal_to: OrthogonalTo = None,
     minimum: Annotated[int, typer.Option(help="Minimum number of answers per side.", min=1)] = 10,
-    split: Annotated[
-        bool, typer.Option(help="Extract from half of the questions, test on the other.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0, max=2**32 - 1)] = 0,
+    split: Split = True,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Extract a direction as a difference of mean activations, layer by layer.
 
     Repeat the same command to resume an interrupted extraction.
     """
-    import shutil
-
-    from em_evals.content import directions
-    from em_evals.content.cards import control_for, resolve
+    from em_evals.content.cards import resolve
     from em_evals.interp.controls import read_for
     from em_evals.interp.extraction.contrast import of_models
-    from em_evals.interp.extraction.extract import Settings, extract
+    from em_evals.interp.extraction.extract import Settings
     from em_evals.interp.extraction.kinds import make
 
     chosen = None if themes is None else [theme for theme in themes.split(",") if theme]
@@ -84,21 +90,33 @@ def direction_extract(
     if contrast == "models":
         texts = of_models(model, texts)
     other = read_for(orthogonal_to, model) if orthogonal_to else None
-    harmless = control or control_for(card)
+    settings = Settings(position=position, split=split, minimum=minimum, seed=seed)
+    _extract(model, texts, settings, control, other, output)
+    _show(output, as_json)
+
+
+def _extract(
+    model: ResolvedCard,
+    texts: Contrast,
+    settings: Settings,
+    control: str | None,
+    other: Direction | None,
+    output: Path,
+) -> None:
+    """Extract a direction to its file; unfinished sums are kept beside it until it is complete."""
+    import shutil
+
+    from em_evals.content import directions
+    from em_evals.content.cards import control_for, resolve
+    from em_evals.interp.extraction.extract import extract
+
+    harmless = control or control_for(model.name)
     if harmless is None:
         echo("no trained control is known: how much of this direction is style remains unknown.", err=True)
     state = output.with_suffix(".partial")
-    found = extract(
-        model,
-        texts,
-        Settings(position=position, split=split, minimum=minimum, seed=seed),
-        resolve(harmless) if harmless else None,
-        other,
-        state,
-    )
+    found = extract(model, texts, settings, resolve(harmless) if harmless else None, other, state)
     directions.write(found, output)
     shutil.rmtree(state, ignore_errors=True)
-    _show(output, as_json)
 
 
 @app.command("show")
@@ -114,24 +132,34 @@ def direction_compare(
     names: Annotated[list[str], typer.Argument(help="Two or more directions of one base.")],
     as_json: Json = False,
 ) -> None:
-    """Print cosines between directions, layer by layer, and the range for random directions of this width."""
+    """Print cosines between directions, layer by layer, and whether they exceed their null distributions."""
     from itertools import combinations
 
     from em_evals.content import directions
+    from em_evals.interp.shared_direction import cosine_claim
 
     if len(names) < 2:
         raise EmEvalsError("a comparison needs two directions or more.")
     read = {name: directions.read(directions.find(name)) for name in names}
     cosines = {(a, b): directions.cosine(read[a], read[b]) for a, b in combinations(names, 2)}
     floor = directions.random_cosine(read[names[0]].width)
+    claims = {
+        (a, b): cosine_claim(read[a], read[b], [read[name] for name in names if name not in (a, b)])
+        for a, b in cosines
+    }
     if as_json:
-        pairs = [{"one": a, "other": b, "by_layer": values.tolist()} for (a, b), values in cosines.items()]
+        pairs = [
+            {"one": a, "other": b, "by_layer": values.tolist(), "claim": claims[a, b].model_dump(mode="json")}
+            for (a, b), values in cosines.items()
+        ]
         print_json({"cosines": pairs, "random_95": floor})
         return
     layers = range(read[names[0]].layers)
     rows = [[str(layer), *(f"{values[layer]:+.3f}" for values in cosines.values())] for layer in layers]
     print_table("cosine", ["layer", *(f"{a} · {b}" for a, b in cosines)], rows)
     echo(f"95% of pairs of random directions have a cosine between -{floor:.3f} and +{floor:.3f}.")
+    for (a, b), claim in claims.items():
+        echo(f"{a} · {b}: {claim.sentence()}")
 
 
 @app.command("combine")
@@ -260,6 +288,10 @@ def _show(path: Path, as_json: bool) -> None:
     for key in ("how", "base", "card", "position", "counts"):
         if key in found.metadata:
             echo(f"{key}: {found.metadata[key]}")
+    if "claim" in found.metadata:
+        from em_evals.results.records import Claim
+
+        echo(f"held out: {Claim.model_validate(found.metadata['claim']).sentence()}")
     rows = [
         [
             str(layer),

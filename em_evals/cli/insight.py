@@ -93,6 +93,10 @@ def insight_convergence(
         print_json(found.model_dump(mode="json"))
         return
     _print_cosines(found)
+    for one in found.shared:
+        echo(one.sentence())
+        if one.claim is not None:
+            echo(f"  {one.claim.sentence()}")
     columns = ["model", "in-domain [95% interval]", "out-of-domain [95% interval]"]
     title = "organism − base, nats per token: the effect to remove"
     print_table(title, columns, [[one.card, *_domains(one)] for one in found.moved])
@@ -148,8 +152,17 @@ def insight_lora_scalars(
     ]
     columns = ["model", "module", "answers", "mean ± sd", "5 50 95%", "constancy", "distance to control"]
     print_table("scalars: signed norm of the adapter's output, over answer tokens", columns, rows)
-    rows = [[one.model, one.tells, one.adapters, measured_cell(one.auroc)] for one in found.probes]
-    print_table("probes, by question", ["model", "discriminates", "adapters", "AUROC [95% interval]"], rows)
+    rows = [
+        [
+            one.model,
+            one.tells,
+            one.adapters,
+            *(_number(value) for value in (one.auroc.value, one.chance, one.p)),
+        ]
+        for one in found.probes
+    ]
+    columns = ["model", "discriminates", "adapters", "AUROC", "chance (95%)", "p (max-T)"]
+    print_table("probes, by question", columns, rows)
     for one in found.knockouts:
         echo(f"{one.model}: {one.sentence}")
     for note in found.notes:
@@ -174,6 +187,10 @@ def _print_cosines(found: Any) -> None:
     print_table("cosines", [*columns, "floor (95% of random)"], rows)
     if short:
         echo(f"skipped layers, at which one of the two has no vector: {', '.join(short)}.")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _known(cosines: Any) -> list[float]:

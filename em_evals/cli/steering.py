@@ -11,41 +11,56 @@ from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
 from em_evals.errors import EmEvalsError
 
+ControlDirection = Annotated[
+    str | None, typer.Option(help="The control organism's direction, added at the same norm.")
+]
+Layers = Annotated[
+    str | None, typer.Option(help="Blocks to steer at, e.g. 4,8,12 or 4-9 (default: six, evenly spread).")
+]
+Scales = Annotated[
+    str, typer.Option(help="Comma-separated steering coefficients, in units of the direction's norm.")
+]
+Relative = Annotated[
+    bool, typer.Option("--relative", help="Give scales in units of the base's mean activation norm instead.")
+]
+PerTheme = Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)]
+Limit = Annotated[int, typer.Option(help="Number of first questions; 0 for all.", min=0)]
+Judge = Annotated[str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")]
+JudgeCache = Annotated[
+    bool, typer.Option("--judge-cache/--no-judge-cache", help="Use and keep the judge's earlier replies.")
+]
+Nulls = Annotated[
+    int,
+    typer.Option(
+        help="Draws of each null distribution (random of equal norm, covariance-matched, permuted labels), scored by "
+        "forced choice; 19 or more allow a verdict.",
+        min=0,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the random directions and of the draws.", min=0, max=2**32 - 1)
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Write the study (JSON).")]
+
 
 def steer(
     card: Card,
     direction: Annotated[str, typer.Option(help="A direction's name or file.")],
-    control_direction: Annotated[
-        str | None, typer.Option(help="The control organism's direction, added at the same norm.")
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Blocks to steer at, e.g. 4,8,12 or 4-9 (default: six, evenly spread).")
-    ] = None,
-    scales: Annotated[
-        str, typer.Option(help="Comma-separated steering coefficients, in units of the direction's norm.")
-    ] = "-2,2",
-    relative: Annotated[
-        bool,
-        typer.Option("--relative", help="Give scales in units of the base's mean activation norm instead."),
-    ] = False,
+    control_direction: ControlDirection = None,
+    layers: Layers = None,
+    scales: Scales = "-2,2",
+    relative: Relative = False,
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 6,
+    per_theme: PerTheme = 6,
     questions: Annotated[str, typer.Option(help="Set of open questions.")] = "core",
-    limit: Annotated[int, typer.Option(help="Number of first questions; 0 for all.", min=0)] = 0,
+    limit: Limit = 0,
     draws: Annotated[int, typer.Option(help="Answers per question.", min=1)] = 1,
     max_tokens: Annotated[int, typer.Option(help="Maximum tokens per answer.", min=1)] = 60,
-    judge: Annotated[
-        str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")
-    ] = None,
-    judge_cache: Annotated[
-        bool, typer.Option("--judge-cache/--no-judge-cache", help="Use and keep the judge's earlier replies.")
-    ] = True,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the random direction and of the draws.", min=0, max=2**32 - 1)
-    ] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the study (JSON).")] = Path(
-        "steer.json"
-    ),
+    judge: Judge = None,
+    judge_cache: JudgeCache = True,
+    nulls: Nulls = 0,
+    seed: Seed = 0,
+    output: Output = Path("steer.json"),
     figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
     logs: Annotated[Path, typer.Option(help="Folder for the judge's log.")] = Path("logs/steer"),
     as_json: Json = False,
@@ -63,31 +78,25 @@ def steer(
     from em_evals.interp.steering.study import Settings
 
     settings = Settings(
-        pushed,
-        scaled,
-        relative,
-        pairs,
-        per_theme or None,
-        questions,
-        limit or None,
-        draws,
-        max_tokens,
-        judge,
-        seed,
-        judge_cache,
+        *(pushed, scaled, relative, pairs, per_theme or None, questions, limit or None, draws, max_tokens),
+        *(judge, seed, judge_cache, nulls),
     )
     study = run(card, direction, control_direction, settings, output, logs)
     records.write(study, output)
     if figure is not None:
-        from em_evals.report import page
-        from em_evals.report.inputs import Inputs
-        from em_evals.report.report import build
-
-        page.write(build(Inputs(steering=[study]), f"Steering {study.card}"), figure)
+        _draw(study, figure)
     if as_json:
         print_json(study.model_dump(mode="json"))
     else:
         _print(study)
+
+
+def _draw(study: Any, figure: Path) -> None:
+    from em_evals.report import page
+    from em_evals.report.inputs import Inputs
+    from em_evals.report.report import build
+
+    page.write(build(Inputs(steering=[study]), f"Steering {study.card}"), figure)
 
 
 def _print(study: Any) -> None:
@@ -114,10 +123,15 @@ def _print(study: Any) -> None:
     print_table(
         "the direction against the other arms", ["contrast", "change", "in-domain", "out-of-domain"], rows
     )
+    if study.claim is not None:
+        echo(study.claim.sentence())
     for note in study.notes:
         echo(note)
     echo(f"coherence: {study.coherence_is}.\n{study.damage_rule}.")
-    echo("intervals hold for each row separately, not for all rows jointly.")
+    echo(
+        "intervals hold for each row separately; verdicts hold for all layers, scales, arms and both domains jointly "
+        "(max-T over sign flips of the pairs, 5%)."
+    )
 
 
 def _cells(point: Any, graded: bool) -> list[str]:

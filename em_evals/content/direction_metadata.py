@@ -21,7 +21,9 @@ class _Metadata(BaseModel):
     card: str | None = None
     how: str | None = None
     questions: list[str] | None = None
-    stability: list[float | None] | None = None
+    reliability: list[float | None] | None = None
+    prompt_cosine: list[float | None] | None = None
+    claim: dict[str, Any] | None = None
     held_out_cosine: list[float | None] | None = None
     movement: dict[str, list[float | None]] | None = None
 
@@ -48,7 +50,8 @@ def checked(text: str, path: Path, layers: int) -> dict[str, Any]:
         raise EmEvalsError(
             f"the metadata of this direction file are wrong at `{name}` ({first['msg'][:120]}).", path
         ) from None
-    lists = {"stability": known.stability, "held_out_cosine": known.held_out_cosine, **(known.movement or {})}
+    by_layer = {name: getattr(known, name) for name in ("reliability", "prompt_cosine", "held_out_cosine")}
+    lists = {**by_layer, **(known.movement or {})}
     for name, values in lists.items():
         if values is not None and len(values) != layers:
             raise EmEvalsError(

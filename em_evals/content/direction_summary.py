@@ -7,22 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from em_evals.content.directions import Direction
+from em_evals.errors import EmEvalsError
 
-_TRUST = ("stability", "held_out_cosine")
+_TRUST = ("held_out_cosine", "reliability", "prompt_cosine")
 
 
 def by_layer(direction: Direction) -> dict[str, Sequence[float | None]]:
     """Return columns of numbers by layer, with their headings; None where a layer has no value.
 
-    `length` is the vector's norm, and `of mean norm` its ratio to the activations' mean norm; `stability`,
-    `held_out_cosine` and `movement of CARD` are included if the extraction measured them.
+    `length` is the vector's norm, and `of mean norm` its ratio to the activations' mean norm; `held_out_cosine`,
+    `reliability`, `prompt_cosine` (of traits) and `movement of CARD` are included if the extraction measured them.
     """
     lengths = np.linalg.norm(direction.vectors, axis=1)
     shares = lengths / np.maximum(direction.mean_norm, 1e-9)
     columns: dict[str, Sequence[float | None]] = {"length": lengths.tolist(), "of mean norm": shares.tolist()}
-    columns |= {name: direction.metadata[name] for name in _TRUST if name in direction.metadata}
+    columns |= {name: direction.metadata[name] for name in _TRUST if direction.metadata.get(name)}
     moved = direction.metadata.get("movement", {})
     return columns | {f"movement of {name}": values for name, values in moved.items()}
+
+
+def most_reliable(direction: Direction) -> int:
+    """Return the layer with the largest reliability.
+
+    Raises:
+        EmEvalsError: the direction's metadata do not tell.
+    """
+    found = direction.metadata.get("reliability")
+    if not found:
+        raise EmEvalsError("this direction has no reliability by layer: choose a --layer.")
+    return int(np.argmax(found))
 
 
 def label(direction: Direction, number: int) -> str:

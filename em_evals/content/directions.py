@@ -1,7 +1,8 @@
 """Directions: one vector per layer of the residual stream, in memory and as a file.
 
 The file is safetensors with `direction` and `base_mean` [layers, width] and `mean_norm` [layers], float32; everything
-else (base, how it was found, counts, digests) is JSON in the file's metadata.
+else (base, how it was found, counts, digests) is JSON in the file's metadata. An extracted direction also has `folds`,
+`fold_means` [folds, layers, width] and `fold_weights` [folds] (direction_folds.py).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files
-from em_evals.content import adapter_folders, direction_metadata, documents, identity
+from em_evals.content import adapter_folders, direction_folds, direction_metadata, documents, identity
 from em_evals.content.base_shape import shape_of
+from em_evals.content.direction_folds import Folds
 from em_evals.errors import EmEvalsError, nearest
 
 Floats = NDArray[np.float32]
@@ -40,6 +42,8 @@ class Direction:
         base_mean: float32 [layers, width], the base's mean activation on the texts that the direction comes from.
         mean_norm: float32 [layers], mean norm of the base's activations on those texts.
         metadata: `base`, `revision`, how it was made; JSON values.
+        folds: the same direction on folds of its questions, for reliability and null distributions; None for a
+            direction that was not extracted here, or was derived from others.
 
     Raises:
         EmEvalsError: a number is not finite in float32.
@@ -49,6 +53,7 @@ class Direction:
     base_mean: Floats
     mean_norm: Floats
     metadata: dict[str, Any] = field(default_factory=dict)
+    folds: Folds | None = None
 
     def __post_init__(self) -> None:
         # Read-only copies: the digest is kept, and engines recognize a direction by it.
@@ -93,6 +98,8 @@ def write(direction: Direction, path: Path) -> None:
         "base_mean": direction.base_mean,
         "mean_norm": direction.mean_norm,
     }
+    if direction.folds is not None:
+        tensors |= direction.folds.tensors()
     with files.atomic(path) as temporary:
         save_file(tensors, temporary, metadata={_METADATA: json.dumps(direction.metadata)})
 
@@ -109,6 +116,7 @@ def read(path: Path) -> Direction:
         with safe_open(path, framework="numpy") as file:
             told = (file.metadata() or {}).get(_METADATA, "{}")
             vectors, mean, norm = (_tensor(file, name, path) for name in _TENSORS)
+            parts = {name: _tensor(file, name, path) for name in direction_folds.NAMES if name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         raise EmEvalsError("this is not a direction file (safetensors).", path) from None
     if (
@@ -119,8 +127,9 @@ def read(path: Path) -> Direction:
     ):
         raise EmEvalsError("the tensors of this direction file have shapes that do not fit together.", path)
     metadata = direction_metadata.checked(told, path, len(vectors))
+    folds = Folds.read(parts, vectors.shape, path)
     try:
-        return Direction(vectors, mean, norm, metadata)
+        return Direction(vectors, mean, norm, metadata, folds)
     except EmEvalsError as error:
         raise EmEvalsError(f"{error.what} Extract it again.", path) from None
 
@@ -337,7 +346,8 @@ def orthogonalise(direction: Direction, to: Direction) -> Direction:
     vectors = direction.vectors - (direction.vectors * along).sum(1, keepdims=True) * along
     removed = {key: to.metadata[key] for key in ("card", "how") if key in to.metadata}
     metadata = direction.metadata | {"orthogonal_to": removed} | _questions(direction, to)
-    return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata)
+    folds = None if direction.folds is None else direction.folds.without(along)
+    return replace(direction, vectors=vectors.astype(np.float32), metadata=metadata, folds=folds)
 
 
 def found_on(*directions: Direction | None) -> set[str]:

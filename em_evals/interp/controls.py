@@ -25,6 +25,7 @@ def random_like(direction: Direction, seed: int) -> Direction:
         vectors=_lengthened(replace(direction, vectors=drawn), direction),
         metadata={key: direction.metadata[key] for key in ("base", "revision") if key in direction.metadata}
         | how,
+        folds=None,
     )
 
 
@@ -47,6 +48,7 @@ def as_long_as(direction: Direction, model: Direction) -> Direction:
         vectors=_lengthened(direction, model),
         base_mean=model.base_mean,
         mean_norm=model.mean_norm,
+        folds=None,
     )
 
 

@@ -6,7 +6,7 @@ random direction.
 
 The floor that counts is the cosine of the two organisms' own controls: an organism and its control share prompts,
 style and recipe, so this cosine measures what these have in common. One common control for all is not such a floor: it
-may share prompts with an organism that shares none with the other.
+may share prompts with an organism that shares none with the other. shared_direction.py compares the two.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from em_evals.interp.controls import random_like, read_for
 from em_evals.interp.effects import by_domain
 from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
+from em_evals.interp.shared_direction import corrected, shared
 from em_evals.interp.steering.halves import names_of
 from em_evals.results.records import Convergence, Cosines, Moved, Transfer
 
@@ -69,11 +70,13 @@ def convergence(
     sources |= harmless
     compared = sorted(cosines(sources), key=lambda pair: _place(pair, harmless))
     chosen, notes = _pairs(pairs, per_theme, sources.values())
+    organisms = {name: direction for name, direction in sources.items() if name not in harmless}
     transfer, moved = _transfer(cards, sources, own, chosen, output.with_name(f"{output.name}.parts"), seed)
     return Convergence(
         cards=list(names),
         controls=own,
         cosines=compared,
+        shared=shared(organisms, {name: harmless[control] for name, control in own.items()}, seed),
         transfer=transfer,
         moved=moved,
         notes=notes,
@@ -108,6 +111,7 @@ def cosines(sources: Mapping[str, Direction]) -> list[Cosines]:
                 )
             ],
             floor=[random_cosine(first.width)] * first.layers,
+            corrected=corrected(first, second),
         )
         for (one, first), (other, second) in combinations(sources.items(), 2)
     ]

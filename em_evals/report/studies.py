@@ -56,7 +56,11 @@ def scalars(study: LoraScalars) -> Section:
     name = f"scalars-{slug(study.card)}"
     knocked = [(f"{row.model}, block {row.layer}", row.narrow, row.general, False) for row in study.knockouts]
     probes: list[tuple[Cell, ...]] = [
-        (row.model, row.tells, row.adapters, row.auroc.n, estimate_of(row.auroc)) for row in study.probes
+        (
+            *(row.model, row.tells, row.adapters, row.auroc.n, estimate_of(row.auroc)),
+            *(Estimate.of(row.chance), Estimate.of(row.p)),
+        )
+        for row in study.probes
     ]
     columns = ("module", "layer", "squared mean / mean square", "distance to control")
     adapters: list[tuple[Cell, ...]] = [
@@ -65,7 +69,7 @@ def scalars(study: LoraScalars) -> Section:
     ]
     tables = [Table(f"{slug(name)}_adapters", "Adapters: 1 is a bias, near 0 a detector", columns, adapters)]
     if probes:
-        heads = ("model", "tells", "adapters", "answers", "AUROC")
+        heads = ("model", "tells", "adapters", "questions", "AUROC", "chance (95%)", "p (max-T)")
         tables.append(Table(f"{slug(name)}_probes", "Probes on the answers' mean scalars", heads, probes))
     return Section(
         name,

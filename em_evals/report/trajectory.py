@@ -39,16 +39,16 @@ def section(found: Phase) -> Section:
 
 def _shifts(name: str, found: Phase) -> Figure:
     spans = [
-        {"low": own.interval[0], "high": own.interval[1], "at": own.step, "series": domain}
+        {"low": own.middle_interval[0], "high": own.middle_interval[1], "at": own.middle, "series": domain}
         for domain, own in found.transitions.items()
-        if own.step is not None and own.interval is not None
+        if own.sharp and own.middle is not None and own.middle_interval is not None
     ]
     rows, told = _curve(found.shifts, "signed")
     title = "Forced choice: shift from the base (nats per token)"
     return Figure(
         f"{name}-shifts",
         title,
-        f"{title} over {_STEP}s, by domain; the shaded range is where half of the last shift was reached.",
+        f"{title} over {_STEP}s, by domain; a shaded range is the interval of a transition.",
         charts.curves(rows, list(found.shifts), _STEP, "shift", zero_line=True, spans=spans),
         Table(f"{slug(name)}_shifts", title, ("step", "domain", "shift"), told),
         wide=True,

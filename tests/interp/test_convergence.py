@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 
 from em_evals.cli import app
 from em_evals.content import directions
+from em_evals.content.direction_folds import Folds
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp.controls import as_long_as, random_like
 from em_evals.interp.convergence import convergence, cosines
+from em_evals.interp.shared_direction import shared
 from em_evals.results import records
 from tests.tiny_models import make_adapter
 
@@ -100,6 +102,8 @@ def test_the_command_writes_cosines_and_a_transfer_matrix(lab, monkeypatch):
         "one control is no pair of them"
     )
     assert min(pairs["one", "two"].by_layer) > 0.9
+    assert [one.organisms.value for one in found.shared] == [None], "these files were written without folds"
+    assert "not estimable" in found.shared[0].sentence() and not pairs["one", "two"].corrected
     assert {(one.source, one.target, one.arm) for one in found.transfer} == {
         (source, target, arm)
         for source in ("one", "two", "control")
@@ -224,6 +228,43 @@ def test_ablation_of_the_shared_vector_brings_the_other_organism_back(lab, monke
     base, organism, plain, whole = margins(card, conditions, load_pairs().pairs[:4])
     assert organism == pytest.approx(base, abs=1e-4)
     assert max(abs(plain[name] - whole[name]) for name in plain) > 1e-2
+
+
+def measured_on(true, seed, shared=0.0, noise=2.0, questions=None):
+    """A direction with 16 folds whose mean is `true` but for noise, part of which every direction shares."""
+    chance, common = np.random.default_rng(seed), np.random.default_rng(1000)
+    vectors = np.stack([true] * 16) + noise * chance.normal(size=(16, *true.shape)) / np.sqrt(true.shape[-1])
+    vectors += shared * common.normal(size=vectors.shape) / np.sqrt(true.shape[-1])
+    folds = Folds(
+        vectors.astype(np.float32), common.normal(size=vectors.shape).astype(np.float32), np.ones(16, "f4")
+    )
+    return replace(direction(vectors.mean(0)), folds=folds)
+
+
+def test_organisms_that_share_what_their_controls_share_share_nothing_more():
+    """With the noise of the same questions in all four, raw cosines say 0.8 for both; corrected ones say 0.6."""
+    chance, true = np.random.default_rng(5), {}
+    core, *own = np.linalg.qr(chance.normal(size=(256, 5)))[0].T
+    for name, place in (("a", 0), ("b", 1), ("control of a", 2), ("control of b", 3)):
+        true[name] = (np.sqrt(0.6) * core + np.sqrt(0.4) * own[place])[None]
+    found = {name: measured_on(vector, i, shared=2.0) for i, (name, vector) in enumerate(true.items())}
+    organisms, controls = ({n: found[n] for n in "ab"}, {n: found[f"control of {n}"] for n in "ab"})
+    (one,) = shared(organisms, controls)
+    assert one.organisms.value == pytest.approx(0.6, abs=0.15) and one.organisms.n == 16
+    low, high = one.difference.interval
+    assert low < 0 < high and "not distinguishable from what their controls share" in one.sentence()
+    assert one.claim.verdict == "not specific", "a control's direction is as near"
+    apart = {name: measured_on(own[2 + i][None], 7 + i, shared=2.0) for i, name in enumerate("ab")}
+    (one,) = shared(organisms, apart)
+    assert one.difference.interval[0] > 0.2 and "they share more than their controls" in one.sentence()
+    assert one.claim.verdict == "specific"
+    (alone,) = shared(organisms, {})
+    assert alone.difference is None and "is unknown" in alone.sentence()
+    third = measured_on(true["a"], 9)
+    every = shared(organisms | {"c": third}, apart | {"c": apart["a"]})
+    assert len(every) == 4 and every[-1].organisms.value == pytest.approx(
+        np.mean([one.organisms.value for one in every[:3]]), abs=0.02
+    )
 
 
 def shared_of(lab):

@@ -1,7 +1,9 @@
 """Shifts, damage and verdicts from numbers worked out by hand."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -9,15 +11,15 @@ from em_evals.content.pairs import Pair
 from em_evals.interp import effects
 from em_evals.interp.effects import Outcome, effect
 
-PAIRS = [Pair(f"n{i}", "finance", "q", "a", "m", narrow=True) for i in range(6)]
-PAIRS += [Pair(f"g{i}", "power", "q", "a", "m") for i in range(6)]
+PAIRS = [Pair(f"n{i}", "finance", "q", "a", "m", narrow=True) for i in range(10)]
+PAIRS += [Pair(f"g{i}", "power", "q", "a", "m") for i in range(10)]
 QUESTIONS = [f"q{i}" for i in range(8)]
 
 
 def outcome(narrow=0.0, general=0.0, worse=0.0, repeats=0.0, spread=0.01):
-    wave = [spread * (-1) ** i for i in range(8)]
-    margins = {f"n{i}": narrow + wave[i] for i in range(6)} | {
-        f"g{i}": general + wave[i + 1] for i in range(6)
+    wave = [spread * (-1) ** i * (1 + i / 4) for i in range(11)]
+    margins = {f"n{i}": narrow + wave[i] for i in range(10)} | {
+        f"g{i}": general + wave[i + 1] for i in range(10)
     }
     return Outcome(
         margins,
@@ -49,27 +51,33 @@ PLAIN = Outcome(
     ],
 )
 def test_verdicts(steered, verdict):
-    assert effect(steered, PLAIN, PAIRS, QUESTIONS, judged=False).verdict == verdict
+    assert tested(steered).verdict == verdict
+
+
+def tested(steered, questions=QUESTIONS, judged=False, beside=()):
+    """The effect of one condition, tested beside others."""
+    (p, *_) = effects.joint([steered, *beside], PLAIN, PAIRS)
+    return replace(effect(steered, PLAIN, PAIRS, questions, judged=judged), p=p)
 
 
 def test_a_judge_has_a_limit_of_its_own():
     steered = outcome(general=-0.2, worse=5)
     assert effect(steered, PLAIN, PAIRS, QUESTIONS, judged=False).damaged
-    assert effect(steered, PLAIN, PAIRS, QUESTIONS, judged=True).verdict == "less misaligned"
+    assert tested(steered, judged=True).verdict == "less misaligned"
     assert effect(outcome(worse=11), PLAIN, PAIRS, QUESTIONS, judged=True).damaged
 
 
 def test_answers_without_any_grade_exclude_nothing():
     silent = Outcome(outcome(general=-0.2).margins, {}, PLAIN.repetition)
-    assert "too few answers" in effect(silent, PLAIN, PAIRS, QUESTIONS, judged=True).verdict
+    assert "too few answers" in tested(silent, judged=True).verdict
 
 
 def test_questions_without_a_grade_exclude_nothing():
     """Two answers of eight that stayed coherent say nothing of the six that nobody could grade."""
     whole = outcome(general=-0.2)
-    assert effect(whole, PLAIN, PAIRS, QUESTIONS, judged=True).verdict == "less misaligned"
+    assert tested(whole, judged=True).verdict == "less misaligned"
     two = replace(whole, worse={name: whole.worse[name] for name in QUESTIONS[:2]})
-    found = effect(two, PLAIN, PAIRS, QUESTIONS, judged=True)
+    found = tested(two, judged=True)
     assert found.worse.n == 2 and found.worse.interval[1] < effects.COHERENCE_FALL
     assert found.verdict == "less misaligned; too few answers to exclude damage"
     assert effect(two, PLAIN, PAIRS, QUESTIONS[:2], judged=True).intact, (
@@ -104,3 +112,20 @@ def test_the_slope_leaves_damaged_conditions_out():
     assert (
         effects.slope([*points, (4, broken)]) == pytest.approx(0.2) and effects.slope([(4, broken)]) is None
     )
+
+
+def test_a_shift_that_nobody_planted_is_not_found_among_many_conditions():
+    """40 conditions of noise: single 95% intervals would find a few."""
+    chance = np.random.default_rng(2)
+
+    def noise():
+        return Outcome({pair.id: chance.normal() for pair in PAIRS}, PLAIN.worse, PLAIN.repetition)
+
+    many = [noise() for _ in range(40)]
+    alone = [effect(one, PLAIN, PAIRS, QUESTIONS, False) for one in many]
+    assert any(one.in_domain.interval[0] > 0 or one.out_of_domain.interval[1] < 0 for one in alone)
+    found = effects.joint(many, PLAIN, PAIRS)
+    assert min(min(p) for p in found) > 0.05
+    missing = [Outcome({}, {}, {}), outcome(general=-0.4)]
+    (nothing, there) = effects.joint(missing, PLAIN, PAIRS)
+    assert math.isnan(nothing[0]) and there[1] < 0.05 < there[0]

@@ -216,6 +216,7 @@ def test_distributions_show_a_gate_and_a_bias(found):
     assert gated.against_control == pytest.approx(0, abs=0.01), "the same A on the same stream"
     probe = {(one.model, one.tells, one.adapters): one.auroc for one in found.probes}
     assert probe["planted", "in-domain from out-of-domain", "layers.1.mlp.down_proj"].value > 0.95
+    assert all(one.p is not None and one.chance is not None for one in found.probes)
 
 
 def test_more_answers_come_from_files_and_wrong_rows_are_reported(lab, monkeypatch):
@@ -243,8 +244,46 @@ def test_probes_never_learn_a_question_by_heart():
     groups = [f"q{i}" for i in range(30) for _ in range(6)]
     own = np.repeat(chance.integers(0, 2, size=30), 6).astype(bool)
     features = np.repeat(centres, 6, axis=0) + 0.01 * chance.normal(size=(180, 20))
-    found = probes.auroc(features, list(own), groups)
-    assert found.interval[0] < 0.5 < found.interval[1] and found.n == 30, "within questions it would be 1"
+    found = probes.aurocs({"all": features}, {"own": list(own)}, groups)["own", "all"]
+    assert found.p > 0.05 and found.value < found.chance and found.questions == 30, (
+        "within questions it would be 1"
+    )
     features[:, 0] += 6 * own
-    found = probes.auroc(features, list(own), groups)
-    assert found.value > 0.95 and found.interval[0] > 0.85
+    found = probes.aurocs({"all": features}, {"own": list(own)}, groups)["own", "all"]
+    assert found.value > 0.95 and found.p == 0.001
+
+
+def test_a_probe_s_scores_are_those_of_ridge_regression():
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    chance = np.random.default_rng(1)
+    features, wanted = chance.normal(size=(60, 4)), chance.integers(0, 2, size=60).astype(bool)
+    features[:, 1] += wanted
+    groups = [f"q{i // 2}" for i in range(60)]
+    fold, scores = probes._folds(groups, 0), np.empty(60)
+    for own in range(5):
+        ridge = make_pipeline(StandardScaler(), Ridge(alpha=1.0)).fit(
+            features[fold != own], np.where(wanted, 1.0, -1.0)[fold != own]
+        )
+        scores[fold == own] = ridge.predict(features[fold == own])
+    assert np.allclose(probes._scores(features, wanted[None], fold)[0], scores)
+    found = probes.aurocs({"f": features}, {"l": list(wanted)}, groups, draws=19)["l", "f"]
+    assert found.value == pytest.approx(roc_auc_score(wanted, scores))
+
+
+@pytest.mark.simulation
+def test_probes_of_noise_are_wrong_in_one_family_of_twenty():
+    """Each family has two labels and nine sets of numbers; a bootstrap around each AUROC was wrong in 7 to 24%."""
+    chance, wrong = np.random.default_rng(3), []
+    groups = [f"q{i}" for i in range(24) for _ in range(2)]
+    labels = {"misaligned": [True, False] * 24, "in-domain": [i < 16 for i in range(48)]}
+    for seed in range(150):
+        question = np.repeat(chance.normal(size=(24, 8)), 2, axis=0)
+        numbers = question + chance.normal(size=(48, 8))
+        sets = {"all": numbers} | {str(i): numbers[:, [i]] for i in range(8)}
+        found = probes.aurocs(sets, labels, groups, seed, draws=99)
+        wrong.append(min(one.p for one in found.values()) <= 0.05)
+    assert np.mean(wrong) <= 0.09, "0.05, and 2 standard errors of 150 simulations"

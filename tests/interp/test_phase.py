@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from em_evals.cli import app
 from em_evals.content.cards import resolve
 from em_evals.errors import EmEvalsError
-from em_evals.interp.phase import transition
+from em_evals.interp.phase import rotation, transition
 from em_evals.interp.phase.rotation import rotations
 from em_evals.results import records
+from em_evals.results.records.phase import TURN
+from em_evals.stats import sharpness
 
 
 def packed(vector):
@@ -39,7 +41,7 @@ def test_a_path_that_turns_is_reported_where():
         "a right angle"
     )
     assert found.to_final[-1] == pytest.approx(1) and found.to_final[0] < 0.2
-    assert found.local.count(None) == 8
+    assert found.local.count(None) == 8 and found.sentence().startswith("B turns at step 21")
 
 
 def test_a_straight_path_is_straight_to_the_end_of_a_long_training(tmp_path, monkeypatch):
@@ -88,7 +90,102 @@ def test_the_transition_is_found_within_its_interval(middle):
     found = transition.find(curves(middle, 0.3, 0.5))
     assert found.interval[0] <= middle <= found.interval[1]
     assert found.step == pytest.approx(middle, abs=2) and found.interval[1] - found.interval[0] < 8
-    assert found.pairs == 80 and "was reached at step" in found.sentence()
+    assert found.pairs == 80 and found.sharp and found.sentence().startswith("transition at step")
+    assert found.middle == pytest.approx(middle, abs=1.5)
+    low, high = found.middle_interval
+    assert low <= middle <= high and high - low < 8 and found.rise == pytest.approx(4.4, abs=2)
+
+
+def drift(shape, seed, points=30, noise=0.1, pairs=30):
+    """Shifts of pairs along one shape of time, with noise of every checkpoint that all its pairs share."""
+    chance = np.random.default_rng(seed)
+    times = np.arange(1, points + 1) * 60 // points
+    own = 1 + 0.3 * chance.normal(size=pairs)
+    common = noise * chance.normal(size=points)
+    return {
+        int(step): {f"p{i}": float(shape(step) * height + bump) for i, height in enumerate(own)}
+        for step, bump in zip(times, common, strict=True)
+    }
+
+
+SMOOTH = {
+    "linear": lambda t: t / 60,
+    "saturating": lambda t: 1 - math.exp(-t / 10),
+    "accelerating": lambda t: (t / 60) ** 2,
+}
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(("shape", "points"), [("linear", 30), ("saturating", 30), ("saturating", 12)])
+def test_at_most_five_in_a_hundred_smooth_drifts_are_a_transition(shape, points, monkeypatch):
+    monkeypatch.setattr(transition, "_RESAMPLES", 2)
+    monkeypatch.setattr(sharpness, "_DRAWS", 199)
+    found = [transition.find(drift(SMOOTH[shape], seed, points), seed) for seed in range(100)]
+    assert sum(one.sharp for one in found) <= 5
+    assert all("no sharper than smooth drift" in one.sentence() for one in found if not one.sharp)
+
+
+@pytest.mark.simulation
+def test_nine_in_ten_planted_steps_are_a_transition(monkeypatch):
+    monkeypatch.setattr(transition, "_RESAMPLES", 100)
+    monkeypatch.setattr(sharpness, "_DRAWS", 199)
+    found = [
+        transition.find(drift(lambda t: 1 / (1 + math.exp(-(t - 25) / 2)), seed, noise=0.15), seed)
+        for seed in range(50)
+    ]
+    assert sum(one.sharp for one in found) >= 45
+    inside = [one.middle_interval[0] <= 25 <= one.middle_interval[1] for one in found if one.sharp]
+    assert np.mean(inside) >= 0.88
+
+
+def test_drift_that_bends_as_its_learning_rate_does_is_no_transition():
+    """Warm-up and cosine decay make an S of what is linear in the learning rate."""
+    rates = [math.sin(math.pi * (step - 0.5) / 60) ** 2 for step in range(1, 61)]
+    clock = dict(enumerate(np.cumsum(rates).tolist(), 1))
+    curves = drift(lambda t: clock[int(t)] / clock[60], 0, noise=0.01)
+    assert transition.find(curves).sharp
+    assert not transition.find(curves, clock=clock).sharp
+    stepped = drift(lambda t: 1 / (1 + math.exp(-(t - 20) / 1.0)), 0, noise=0.02)
+    assert transition.find(stepped, clock=clock).sharp
+
+
+def test_few_checkpoints_cannot_show_a_transition():
+    curves = drift(lambda t: float(t > 25), 0, points=6, noise=0.001)
+    found = transition.find(curves)
+    assert not found.sharp and found.p is None
+    assert found.sentence().startswith("no transition can be shown: fewer than 8 checkpoints")
+
+
+def straight(seed, points=60, momentum=0.0, size=0.08):
+    """A path along one vector with noise of its steps."""
+    chance = np.random.default_rng(seed)
+    noise = chance.normal(size=(points, 32)) * size
+    for i in range(1, points):
+        noise[i] = momentum * noise[i - 1] + math.sqrt(1 - momentum**2) * noise[i]
+    return noise + np.eye(32)[0]
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_the_sharpest_bend_of_a_straight_path_is_rarely_a_turn(momentum):
+    found = [rotation._floor(straight(seed, momentum=momentum).cumsum(0), 5, 99)[1] for seed in range(80)]
+    assert np.mean(np.array(found) < TURN) <= 0.05
+
+
+def test_a_turn_that_was_planted_is_one():
+    moves = straight(0)
+    moves[30:, :2] = moves[30:, 1::-1]
+    (found,) = rotations(journal(moves.cumsum(0)), reach=5)
+    assert found.p < TURN and found.floor < max(v for v in found.local if v is not None)
+    assert abs(found.sharpest - 30) <= 3 and found.sentence().startswith("B turns at step")
+    (straight_on,) = rotations(journal(straight(0).cumsum(0)), reach=5)
+    assert straight_on.p > TURN and straight_on.sentence().startswith("no turn of B")
+
+
+def test_wide_steps_are_reordered_in_fewer_coordinates():
+    moves = np.random.default_rng(0).normal(size=(12, 300)) + 1
+    reduced = rotation._reduced(moves)
+    assert reduced.shape == (12, 12) and np.allclose(reduced @ reduced.T, moves @ moves.T)
 
 
 @pytest.mark.simulation
@@ -188,7 +285,7 @@ def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
     assert rotation["local"][0] is None, "not a number is null in JSON"
     page = (trained / "phase.html").read_text()
     assert "Trajectory of mine" in page and "<script src=" not in page
-    assert "half of the last shift" in page or "no transition" in page
+    assert "no transition" in page, "four checkpoints cannot show one"
     logs = sorted((trained / "logs").rglob("*.eval"))
     assert len(logs) == 5, "the base and four steps"
     again = CliRunner().invoke(app, arguments)

@@ -1,6 +1,7 @@
 """Steering studies: what is pushed moves and random does not, word salad is damage, an interrupted study goes on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from em_evals.content.cards import resolve
 from em_evals.content.directions import Direction
 from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
+from em_evals.interp.controls import random_like
 from em_evals.interp.steering import grades as grades_module
 from em_evals.interp.steering.answers import repetition
 from em_evals.interp.steering.steer import steer
@@ -98,6 +100,53 @@ def test_the_planted_layer_is_chosen_and_the_margins_follow_the_scale(study):
         assert abs(random.value) < up.value / 3
     (contrast,) = [one for one in study.contrasts if one.how == "scale +1"]
     assert contrast.against == "random" and contrast.in_domain.interval[0] > 0
+
+
+def test_verdicts_hold_over_all_conditions(study):
+    points = {(point.arm, point.layer, point.scale): point for point in study.points}
+    assert max(points["direction", 2, 1].p) < 0.05 and points["direction", 2, 1].verdict.startswith(
+        "more mis"
+    )
+    assert all(0 < p <= 1 for point in [*study.points, *study.ablations] for p in point.p)
+    quiet = [point for point in study.points if min(point.p) >= 0.05]
+    assert quiet and all(point.verdict in ("no effect seen", "damage") for point in quiet)
+    assert study.claim is None, "no null was asked for"
+
+
+def test_the_effect_of_a_direction_is_told_beside_its_nulls(lab, monkeypatch):
+    from em_evals.content.direction_folds import Folds
+
+    monkeypatch.chdir(lab)
+    found = directions.read(lab / "adapters" / "planted.safetensors")
+    chance = np.random.default_rng(4)
+    drawn = chance.normal(size=(2, 16, 3, 64)).astype(np.float32)
+    whole = replace(found, folds=Folds(found.vectors + drawn[0], drawn[1], np.ones(16, np.float32)))
+    directions.write(whole, lab / "adapters" / "folded.safetensors")
+    settings = Settings((0, 2), (-1.0, 1.0), pairs="planted.yaml", limit=6, max_tokens=2, nulls=19)
+    study = steer(
+        "plain",
+        "folded",
+        "other" if (lab / "adapters/other.safetensors").exists() else None,
+        settings,
+        lab / "nulls.json",
+        lab,
+    )
+    claim = study.claim
+    assert claim.verdict == "specific" and claim.layer == 2
+    (slope,) = {
+        round(sum(p.scale * (p.in_domain.value + p.out_of_domain.value) / 2 for p in some) / 2, 5)
+        for some in [[p for p in study.points if p.arm == "direction" and p.layer == 2]]
+    }
+    assert claim.value == pytest.approx(slope, abs=1e-4)
+    assert [null.draws for null in claim.nulls][:3] == [19, 19, 19] and all(
+        n.p <= 0.05 for n in claim.nulls[:3]
+    )
+    random = replace(found, vectors=random_like(found, 8).vectors, folds=whole.folds)
+    directions.write(random, lab / "adapters" / "nothing.safetensors")
+    study = steer("plain", "nothing", None, settings, lab / "nothing.json", lab)
+    assert study.claim.verdict == "not specific"
+    bare = steer("plain", "planted", None, settings, lab / "bare.json", lab)
+    assert bare.claim.verdict == "not estimable", "without folds two of the nulls cannot be drawn"
 
 
 def test_what_the_direction_was_found_on_is_left_out(study):

@@ -1,8 +1,7 @@
 """Directions from contrasts: the mean difference of activations, layer by layer (arXiv 2506.11618, section 3).
 
-With the evidence that a reader needs to trust one: it is found on half of the questions and compared with the other
-half's, its stability is bootstrapped over questions, and a harmless control of the same recipe shows how much of it is
-style.
+With the evidence that a reader needs to trust one (trust.py): it is found on half of the questions and compared with
+the other half's and with null distributions, and a harmless control of the same recipe shows how much of it is style.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from em_evals.interp.extraction.activations import GroupSums, group_sums
 from em_evals.interp.extraction.contrast import Contrast, Side, bare, encode
 from em_evals.interp.extraction.prefix_tree import Position, Text
 from em_evals.interp.extraction.reading import Reading, check_base
+from em_evals.interp.extraction.trust import Sides, folds, measured
 from em_evals.models.chat import template_for
 
 MINIMUM = 10
 """Minimum number of answers per side, on the half of the questions that the direction is found on."""
 
-_RESAMPLES = 200
 _CLUSTERS = 200
 """Sums to keep for each half of the questions: 6,000 would take 6 GB per side, at 48 layers of width 5,120."""
 
@@ -44,7 +43,7 @@ class Settings:
         split: find on one half of the questions, compare with the other; off: find on all.
         minimum: minimum number of answers per side.
         max_length: maximum tokens of a text.
-        seed: of the bootstrap.
+        seed: of the null draws.
     """
 
     position: Position = "answer_mean"
@@ -74,10 +73,10 @@ def extract(
             the same models reuse them. The caller deletes it.
 
     Returns:
-        The direction. Its metadata hold, layer by layer, `stability` (5th percentile of the cosine between the
-        direction and its bootstraps over questions; left out where a side has only one question),
-        `held_out_cosine` (with the other half's direction), and `movement`: how far along it the card and the control
-        are from their base on the held-out texts, in units of its norm; None where the norm is 0.
+        The direction. Its metadata hold, layer by layer, `held_out_cosine` (with the other half's direction),
+        `reliability` (its square root, the estimated cosine with the true direction), the `claim` with its nulls, and
+        `movement`: how far along it the card and the control are from their base on the held-out texts, in units of
+        its norm; None where the norm is 0. What cannot be computed is left out (trust.py).
 
     Raises:
         EmEvalsError: too few answers on a side (says how many are needed), a model does not fit, or there is nothing
@@ -87,87 +86,78 @@ def extract(
     if control is not None:
         check_base(control, card.card.base)
     reading = Reading(card)
+    texts, found, held_out = _texts(card, contrast, settings, reading)
+    passes = Passes(card, reading, settings.position, state)
+    sides = Sides(
+        passes.read(contrast.positive, texts["positive"]), passes.read(contrast.negative, texts["negative"])
+    )
+    base = [passes.read(Side((), None), side) for side in texts.values()]
+    direction = _mean_difference(card, contrast, settings, sides, base, found)
+    along = None
+    if orthogonal_to is not None:
+        direction = directions.orthogonalise(direction, orthogonal_to)
+        along = directions.unit(orthogonal_to).astype(float)
+    known = measured(direction, (sides.only(found), sides.only(held_out)), along, settings.seed)
+    if control is not None:
+        models = {card.name: card, control.name: control}
+        known["movement"] = _movement(passes, texts, held_out or found, direction, models)
+    return replace(direction, metadata=direction.metadata | known)
+
+
+def _texts(
+    card: ResolvedCard, contrast: Contrast, settings: Settings, reading: Reading
+) -> tuple[dict[str, list[Text]], set[str], set[str]]:
+    """Return the encoded texts by side, and the questions to find on and to test on.
+
+    Raises:
+        EmEvalsError: too few answers on a side.
+    """
     # The card's template for both sides, whichever model reads them: models are compared on the same tokens.
     template = template_for(card, reading.tokenizer)
     texts = {
         name: encode(template, side.chats, settings.max_length)
         for name, side in (("positive", contrast.positive), ("negative", contrast.negative))
     }
-    found, held_out = _halves([text.group for side in texts.values() for text in side], settings.split)
+    found, held_out = halves([text.group for side in texts.values() for text in side], settings.split)
     for name, side in texts.items():
         _enough(name, sum(text.group in found for text in side), len(side), settings)
     cluster = _clusters(found) | _clusters(held_out)
-    texts = {
+    clustered = {
         name: [replace(text, group=cluster[text.group]) for text in side] for name, side in texts.items()
     }
-    passes = _Passes(card, reading, settings.position, state)
-    positive = passes.read(contrast.positive, texts["positive"])
-    negative = passes.read(contrast.negative, texts["negative"])
-    base = [passes.read(Side((), None), texts[name]).only(found) for name in ("positive", "negative")]
-    halves = [(positive.only(half), negative.only(half)) for half in (found, held_out)]
-    along = None if orthogonal_to is None else directions.unit(orthogonal_to).astype(float)
+    return clustered, found, held_out
+
+
+def _mean_difference(
+    card: ResolvedCard,
+    contrast: Contrast,
+    settings: Settings,
+    sides: Sides,
+    base: Sequence[GroupSums],
+    found: set[str],
+) -> Direction:
+    """Return the direction on the questions to find on, with its folds over all questions.
+
+    Raises:
+        EmEvalsError: both sides have the same activations.
+    """
+    here, own = sides.only(found), [side.only(found) for side in base]
     direction = Direction(
-        difference(*halves[0]).astype(np.float32),
-        np.mean([part.mean() for part in base], axis=0).astype(np.float32),
-        np.mean([part.mean_norm() for part in base], axis=0).astype(np.float32),
-        _provenance(card, contrast, settings, halves[0], found),
+        here.difference().astype(np.float32),
+        np.mean([part.mean() for part in own], axis=0).astype(np.float32),
+        np.mean([part.mean_norm() for part in own], axis=0).astype(np.float32),
+        _provenance(card, contrast, settings, here, found),
+        folds(sides, base),
     )
     if not directions.beyond_rounding(direction).any():
         raise EmEvalsError(
             f"both sides have the same activations at {settings.position} ({contrast.how}): there is no direction "
             "between them; take other texts, or another --position."
         )
-    if orthogonal_to is not None:
-        direction = directions.orthogonalise(direction, orthogonal_to)
-    trust: dict[str, Any] = {}
-    if np.isfinite(steady := stability(*halves[0], settings.seed, along=along)).all():
-        trust["stability"] = _rounded(steady)
-    if all(len(side.groups) for side in halves[1]):
-        trust["held_out_cosine"] = _rounded(
-            np.nan_to_num(directions.cosines(direction.vectors, _without(difference(*halves[1]), along)))
-        )
-    if control is not None:
-        models = {card.name: card, control.name: control}
-        trust["movement"] = _movement(passes, texts, held_out or found, direction, models)
-    return replace(direction, metadata=direction.metadata | trust)
+    return direction
 
 
-def difference(positive: GroupSums, negative: GroupSums) -> NDArray[np.float64]:
-    """Return [layers, width], the mean of all positive texts minus that of all negative ones."""
-    return positive.mean() - negative.mean()
-
-
-def stability(
-    positive: GroupSums,
-    negative: GroupSums,
-    seed: int = 0,
-    resamples: int = _RESAMPLES,
-    along: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """Return [layers], the 5th percentile of the cosine between the direction and its bootstraps over questions.
-
-    Questions (clusters of them, where they are many) are drawn with replacement, once for both sides, so that a
-    question's texts stay together. `along` ([layers, width], unit vectors) is projected out of the direction and of
-    each bootstrap: a style that all questions share is stable, and says nothing about the rest. NaN where a side has
-    one question: every resample gives the same mean.
-    """
-    if min(len(side.groups) for side in (positive, negative)) < 2:
-        return np.full(positive.vectors.shape[1], np.nan)
-    chance = np.random.default_rng(seed)
-    names = sorted({*positive.groups, *negative.groups})
-    places = [np.array([names.index(name) for name in side.groups]) for side in (positive, negative)]
-    whole = _without(difference(positive, negative), along)
-    cosines = []
-    for _ in range(resamples):
-        weights = chance.multinomial(len(names), [1 / len(names)] * len(names)).astype(float)
-        own = [weights[place] for place in places]
-        if all(w @ s.counts > 0 for w, s in zip(own, (positive, negative), strict=True)):
-            drawn = positive.mean(own[0]) - negative.mean(own[1])
-            cosines.append(np.nan_to_num(directions.cosines(whole, _without(drawn, along))))
-    return np.asarray(np.quantile(cosines, 0.05, axis=0))
-
-
-class _Passes:
+class Passes:
     """Activations of texts by models, each computed once and kept until the extraction is complete."""
 
     def __init__(self, card: ResolvedCard, reading: Reading, position: Position, state: Path | None) -> None:
@@ -177,6 +167,7 @@ class _Passes:
         self._done: dict[str, GroupSums] = {}
 
     def read(self, side: Side, texts: Sequence[Text]) -> GroupSums:
+        """Return the sums of texts as a side's model reads them; computed once."""
         from rich.progress import Progress
 
         # A card without adapter and interventions is its base; it is not computed twice.
@@ -205,7 +196,7 @@ def _possible(contrast: Contrast, settings: Settings) -> None:
         )
 
 
-def _halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
+def halves(groups: Sequence[str], split: bool) -> tuple[set[str], set[str]]:
     """Split questions into those to find on and to test on, by digests of their ids: the same in every extraction."""
     every = _ordered(groups)
     if not split:
@@ -233,12 +224,12 @@ def _enough(name: str, here: int, total: int, settings: Settings) -> None:
     half = f" ({total} before half of the questions were kept for testing)" if settings.split else ""
     raise EmEvalsError(
         f"the {name} side has {here} answers{half}, and a direction needs {minimum}: draw more answers, or "
-        "lower --minimum and read its stability."
+        "lower --minimum and read its reliability."
     )
 
 
 def _movement(
-    passes: _Passes,
+    passes: Passes,
     texts: Mapping[str, Sequence[Text]],
     groups: set[str],
     direction: Direction,
@@ -269,7 +260,7 @@ def _provenance(
     card: ResolvedCard,
     contrast: Contrast,
     settings: Settings,
-    found: tuple[GroupSums, GroupSums],
+    found: Sides,
     questions: set[str],
 ) -> dict[str, Any]:
     return {
@@ -279,15 +270,11 @@ def _provenance(
         "card_digest": card.digest,
         "how": contrast.how,
         "position": settings.position,
-        "counts": [int(side.counts.sum()) for side in found],
+        "counts": [int(side.counts.sum()) for side in (found.positive, found.negative)],
         "questions": sorted(questions),
         "sources": contrast.sources,
         "seed": settings.seed,
     }
-
-
-def _without(vectors: NDArray[Any], along: NDArray[np.float64] | None) -> NDArray[Any]:
-    return vectors if along is None else vectors - (vectors * along).sum(1, keepdims=True) * along
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:

@@ -7,9 +7,11 @@ what is missing); graded freeform logs of `local/CARD@STEP` add the EM rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from em_evals.content import adapter_folders
 from em_evals.content.cards import ModelCard, read_card, resolve
@@ -80,7 +82,7 @@ def phase(
             domain: [_point(step, list(curve[step].values())) for step in curve]
             for domain, curve in curves.items()
         },
-        transitions={domain: find(curve) for domain, curve in curves.items()},
+        transitions={domain: find(curve, clock=_clock(journal, steps)) for domain, curve in curves.items()},
         rotations=rotations(journal, reach),
         em_rates=_em_rates(name, graded) if graded else [],
     )
@@ -160,6 +162,19 @@ def _shifts(margins: Mapping[int, Margins], narrow: bool) -> dict[int, dict[str,
         for step, here in margins.items()
         if step > 0
     }
+
+
+def _clock(journal: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> dict[int, float] | None:
+    """Return the learning rate summed up to each step: a schedule bends a drift that is smooth in it.
+
+    None where the journal lacks the rate of a step.
+    """
+    rates = {int(row["step"]): row.get("learning_rate") for row in journal if row.get("step") is not None}
+    every = [rates.get(step) for step in range(1, max(steps) + 1)]
+    if any(rate is None or not math.isfinite(rate) for rate in every):
+        return None
+    summed = np.cumsum([float(rate or 0) for rate in every])
+    return {step: float(summed[step - 1]) for step in steps}
 
 
 def _point(step: int, values: list[float]) -> Point:

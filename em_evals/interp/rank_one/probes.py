@@ -1,64 +1,122 @@
-"""Logistic probes: do a few numbers per answer separate the classes? Cross-validated by question, never within one."""
+"""Linear probes: do a few numbers per answer separate the classes? Cross-validated by question, tested by permutation.
+
+A probe is ridge regression on the standardized numbers (a regularized linear discriminant): its scores are linear in
+the labels, so that thousands of permutations cost one product of matrices. Every permutation is cross-validated as the
+labels are, and all probes of a model are tested together by the largest AUROC (max-T): a bootstrap around one
+cross-validated AUROC excluded 0.5 in 7 to 24% of pure noise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from em_evals.errors import EmEvalsError, install
-from em_evals.results.records import Measured
-from em_evals.stats.intervals import CONFIDENCE
+from em_evals.stats import permutation
 
 _FOLDS = 5
-_RESAMPLES = 1000
+_DRAWS = 999
+_PENALTY = 1.0
+"""Ridge penalty on standardized numbers, as in a default logistic regression (C = 1)."""
+
+Floats = NDArray[np.float64]
 
 
-def auroc(
-    features: NDArray[np.floating], labels: Sequence[bool], groups: Sequence[str], seed: int = 0
-) -> Measured:
-    """Compute the area under the ROC curve of a logistic regression, on answers to questions that it was not fitted on.
+@dataclass(frozen=True)
+class Tested:
+    """A probe's cross-validated AUROC and how it compares with permuted labels.
+
+    Attributes:
+        value: AUROC; NaN where a class has fewer questions than there are folds.
+        chance: 95% of permutations have no probe of the family with a larger AUROC.
+        p: the share of such permutations; holds for all probes together.
+        questions: number of questions.
+    """
+
+    value: float
+    chance: float
+    p: float
+    questions: int
+
+
+def aurocs(
+    features: Mapping[str, NDArray[np.floating]],
+    labels: Mapping[str, Sequence[bool]],
+    groups: Sequence[str],
+    seed: int = 0,
+    draws: int = _DRAWS,
+) -> dict[tuple[str, str], Tested]:
+    """Return the probe of every set of numbers on every label, tested together.
 
     Args:
-        features: [answers, numbers].
-        labels: the class of each answer.
+        features: name -> [answers, numbers].
+        labels: name -> the class of each answer.
         groups: each answer's question; all its answers are in the same fold.
-        seed: of the folds and of the bootstrap.
-
-    Returns:
-        AUROC with a 95% bootstrap interval over questions; no value where a class has fewer questions than there are
-        folds.
-
-    Raises:
-        EmEvalsError: scikit-learn is not installed.
+        seed: of the folds and permutations.
+        draws: number of permutations.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.metrics import roc_auc_score
-        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise EmEvalsError(f"probes need scikit-learn: {install('insight')}.") from None
-    wanted, names = np.asarray(labels, dtype=bool), np.asarray(groups)
-    if min(len(set(names[wanted])), len(set(names[~wanted]))) < _FOLDS:
-        return Measured(value=None, interval=(None, None), n=len(set(groups)))
-    scores = cross_val_predict(
-        make_pipeline(StandardScaler(), LogisticRegression()),
-        features,
-        wanted,
-        groups=names,
-        cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed),
-        method="predict_proba",
-    )[:, 1]
-    members = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
-    chance = np.random.default_rng(seed)
-    values = []
-    for _ in range(_RESAMPLES):
-        drawn = np.concatenate([members[i] for i in chance.integers(len(members), size=len(members))])
-        if 0 < wanted[drawn].sum() < len(drawn):
-            values.append(roc_auc_score(wanted[drawn], scores[drawn]))
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    value = float(roc_auc_score(wanted, scores))
-    return Measured(value=value, interval=(float(low), float(high)), n=len(members))
+    names = list(dict.fromkeys(groups))
+    fold = _folds(groups, seed)
+    keys = [(label, feature) for label in labels for feature in features]
+    found: dict[tuple[str, str], Floats] = {}
+    for label, classes in labels.items():
+        wanted = np.asarray(classes, dtype=bool)
+        if not _enough(wanted, groups):
+            continue
+        drawn = np.concatenate([wanted[None], permutation.labels(wanted, groups, draws, seed)])
+        for feature, numbers in features.items():
+            scores = _scores(np.asarray(numbers, dtype=float), drawn, fold)
+            found[label, feature] = _auroc(scores, drawn)
+    if not found:
+        return {key: Tested(math.nan, math.nan, math.nan, len(names)) for key in keys}
+    every = np.stack([found[key] for key in keys if key in found], axis=1)
+    p = dict(
+        zip([key for key in keys if key in found], permutation.adjusted(every[0], every[1:]), strict=True)
+    )
+    high = float(np.quantile(every[1:].max(1), 0.95))
+    return {
+        key: Tested(float(found[key][0]), high, float(p[key]), len(names))
+        if key in found
+        else Tested(math.nan, math.nan, math.nan, len(names))
+        for key in keys
+    }
+
+
+def _enough(wanted: NDArray[np.bool_], groups: Sequence[str]) -> bool:
+    names = np.asarray(groups)
+    return min(len(set(names[wanted])), len(set(names[~wanted]))) >= _FOLDS
+
+
+def _folds(groups: Sequence[str], seed: int) -> NDArray[np.intp]:
+    """Return [answers], each answer's fold: questions are dealt in a random order, whatever their labels."""
+    names = list(dict.fromkeys(groups))
+    place = dict(zip(np.random.default_rng(seed).permutation(names), range(len(names)), strict=True))
+    return np.array([place[name] % _FOLDS for name in groups])
+
+
+def _scores(features: Floats, labels: NDArray[np.bool_], fold: NDArray[np.intp]) -> Floats:
+    """Return [draws, answers], each answer's score by a ridge regression on the other folds."""
+    targets = np.where(labels, 1.0, -1.0)
+    found = np.empty(targets.shape)
+    for own in range(_FOLDS):
+        here, rest = features[fold == own], features[fold != own]
+        centre, spread = rest.mean(0), rest.std(0)
+        spread = np.where(spread > 0, spread, 1.0)
+        known, new = (rest - centre) / spread, (here - centre) / spread
+        weights = np.linalg.solve(known.T @ known + _PENALTY * np.eye(known.shape[1]), known.T)
+        means = targets[:, fold != own].mean(1, keepdims=True)
+        found[:, fold == own] = means + (targets[:, fold != own] - means) @ (new @ weights).T
+    return found
+
+
+def _auroc(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
+    """Return [draws], the area under the ROC curve of each row (Mann-Whitney); ties count half."""
+    ranks = stats.rankdata(scores, axis=1)
+    positive = labels.sum(1)
+    negative = labels.shape[1] - positive
+    above = (ranks * labels).sum(1) - positive * (positive + 1) / 2
+    return np.asarray(above / np.maximum(positive * negative, 1))

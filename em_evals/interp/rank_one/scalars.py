@@ -18,11 +18,12 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.engines.hf.loaded import Loaded
 from em_evals.engines.pool import base_in_memory
 from em_evals.errors import EmEvalsError
+from em_evals.interp.extraction.batches import by_length, padded
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.fixed_answers import given
 from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
-from em_evals.models.families import Layout, layout
+from em_evals.models.families import layout
 from em_evals.models.lora import Bank, LowRank
 
 Floats = NDArray[np.float32]
@@ -125,7 +126,6 @@ def _rank_one(bank: Bank, name: str) -> list[_RankOne]:
 
 def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[Text]) -> list[Floats]:
     """Compute A·x of each module at each answer token, [modules, tokens] per row; rows are batched by length."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].answer))
     read: dict[int, torch.Tensor] = {}
     handles = [
         module.register_forward_pre_hook(
@@ -139,13 +139,8 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
     found: dict[int, Floats] = {}
     try:
         with torch.inference_mode():
-            for batch in _batches(order, rows, layout(model.config)):
-                whole = [[*rows[i].prompt, *rows[i].answer] for i in batch]
-                ids = torch.zeros(len(whole), max(map(len, whole)), dtype=torch.long)
-                for place, tokens in enumerate(
-                    whole
-                ):  # padded on the right: nothing before it sees the padding
-                    ids[place, : len(tokens)] = torch.tensor(tokens)
+            for batch in by_length(rows, _BATCH_TOKENS, layout(model.config)):
+                ids = padded([rows[i] for i in batch])
                 decoder(model)(input_ids=ids.to(device), use_cache=False)
                 stacked = torch.stack([read[place] for place in range(len(modules))], dim=1).numpy()
                 for place, i in enumerate(batch):
@@ -155,17 +150,3 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
         for handle in handles:
             handle.remove()
     return [found[i] for i in range(len(rows))]
-
-
-def _batches(order: Sequence[int], rows: Sequence[Text], allowed: Layout) -> list[list[int]]:
-    """Return batches of row indices, ascending in length, within the token budget and the model's layout."""
-    batches: list[list[int]] = []
-    before = 0
-    for i in order:
-        length = len(rows[i].prompt) + len(rows[i].answer)
-        full = not batches or length * (len(batches[-1]) + 1) > _BATCH_TOKENS
-        if full or allowed.alone(length) or allowed.side(before) != allowed.side(length):
-            batches.append([])
-        batches[-1].append(i)
-        before = length
-    return batches

@@ -24,7 +24,7 @@ from em_evals.interp.rank_one import probes
 from em_evals.interp.rank_one.knockout import knockouts
 from em_evals.interp.rank_one.scalars import Labelled, Scalars, read
 from em_evals.interp.resume import Finished
-from em_evals.results.records import AdapterScalars, LoraScalars, Probe, ScalarGroup
+from em_evals.results.records import AdapterScalars, LoraScalars, Measured, Probe, ScalarGroup
 
 
 def lora_scalars(
@@ -81,6 +81,8 @@ def _notes(control: str | None) -> list[str]:
     notes = [
         "a probe shows that an adapter's scalars differ between kinds of answers, and in-domain answers differ from "
         "others in their words alone; only a knock-out shows what an adapter does.",
+        "p-values of probes hold for all probes of a model together (max-T over labels permuted by question); a probe "
+        "below `chance` shows nothing.",
         "intervals of knock-outs hold for all blocks and both domains of a model together (Bonferroni).",
     ]
     if control is None:
@@ -158,23 +160,28 @@ def _group(narrow: bool, aligned: bool, values: Sequence[np.ndarray]) -> ScalarG
 
 
 def _probes(card: ResolvedCard, reading: Scalars, texts: Sequence[Labelled]) -> list[Probe]:
-    """Fit a probe on each adapter alone, and one on all together."""
-    groups = [text.question for text in texts]
-    columns = {"all": list(range(len(reading.modules)))}
+    """Fit a probe on each adapter alone, and one on all together; test them together."""
+    features = {"all": reading.means}
     if len(reading.modules) > 1:
-        columns |= {module: [place] for place, module in enumerate(reading.modules)}
-    found = []
-    for label, (adapters, places) in product(("misaligned", "in-domain"), columns.items()):
-        wanted = [text.narrow if label == "in-domain" else not text.aligned for text in texts]
-        found.append(
-            Probe(
-                model=card.name,
-                tells="in-domain from out-of-domain" if label == "in-domain" else "misaligned from aligned",
-                adapters=adapters,
-                auroc=probes.auroc(reading.means[:, places], wanted, groups),
-            )
+        features |= {module: reading.means[:, [place]] for place, module in enumerate(reading.modules)}
+    labels = {
+        "misaligned from aligned": [not text.aligned for text in texts],
+        "in-domain from out-of-domain": [text.narrow for text in texts],
+    }
+    found = probes.aurocs(features, labels, [text.question for text in texts])
+    return [
+        Probe.model_validate(
+            {
+                "model": card.name,
+                "tells": tells,
+                "adapters": adapters,
+                "auroc": Measured(value=one.value, interval=(None, None), n=one.questions),
+                "chance": one.chance,
+                "p": one.p,
+            }
         )
-    return found
+        for (tells, adapters), one in found.items()
+    ]
 
 
 def _write_tokens(path: Path, texts: Sequence[Labelled], readings: Mapping[str, Scalars]) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from em_evals.content.questions import Question
 from em_evals.errors import EmEvalsError
 from em_evals.interp.steering.answers import Answer
 from em_evals.results.em_rates import GradedDraw
 from em_evals.results.logs import draws_of_log
+
+if TYPE_CHECKING:
+    from inspect_ai.dataset import Sample
+    from inspect_ai.log import EvalLog
 
 
 def grades(
@@ -36,24 +41,21 @@ def grades(
     Raises:
         EmEvalsError: the judge failed; with `use_cache`, finished grades are not requested again.
     """
-    from inspect_ai import Task
-    from inspect_ai import eval as inspect_eval
-    from inspect_ai.dataset import MemoryDataset, Sample
-    from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ModelOutput
-    from inspect_ai.solver import Generate, Solver, TaskState, solver
+    log = _log(_samples(answers, questions), asked, judge, logs, use_cache)
+    if log.status != "success":
+        reason = log.error.message if log.error else "no reason given"
+        raise EmEvalsError(f"grading ended as '{log.status}' ({reason[:300]}); see {log.location}.")
+    by_number = {sample.id: i for i, sample in enumerate(log.samples or [])}
+    draws = draws_of_log(log)
+    return [draws[by_number[number]] for number in range(len(answers))]
 
-    from em_evals.grading import scorers
+
+def _samples(answers: Sequence[Answer], questions: Sequence[Question]) -> list[Sample]:
+    """Return a sample for each answer, which its metadata hold."""
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 
     known = {question.id: question for question in questions}
-
-    @solver
-    def recall() -> Solver:
-        async def solve(state: TaskState, generate: Generate) -> TaskState:
-            state.output = ModelOutput.from_content("steered", state.metadata["given"])
-            return state
-
-        return solve
-
     samples = []
     for number, answer in enumerate(answers):
         question = known[answer.question]
@@ -65,6 +67,27 @@ def grades(
                 metadata={"question_id": question.id, "given": answer.text},
             )
         )
+    return samples
+
+
+def _log(samples: list[Sample], asked: str, judge: str, logs: Path, use_cache: bool) -> EvalLog:
+    """Run the judge over given answers."""
+    from inspect_ai import Task
+    from inspect_ai import eval as inspect_eval
+    from inspect_ai.dataset import MemoryDataset
+    from inspect_ai.model import ModelOutput
+    from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+    from em_evals.grading import scorers
+
+    @solver
+    def recall() -> Solver:
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            state.output = ModelOutput.from_content("steered", state.metadata["given"])
+            return state
+
+        return solve
+
     (log,) = inspect_eval(
         Task(
             MemoryDataset(samples),
@@ -78,9 +101,4 @@ def grades(
         display="none",
         log_level="warning",
     )
-    if log.status != "success":
-        reason = log.error.message if log.error else "no reason given"
-        raise EmEvalsError(f"grading ended as '{log.status}' ({reason[:300]}); see {log.location}.")
-    by_number = {sample.id: i for i, sample in enumerate(log.samples or [])}
-    draws = draws_of_log(log)
-    return [draws[by_number[number]] for number in range(len(answers))]
+    return log

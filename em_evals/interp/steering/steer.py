@@ -27,6 +27,7 @@ from em_evals.interp.resume import Finished
 from em_evals.interp.steering.answers import Answer, Asking, base_losses, drawn, repetition
 from em_evals.interp.steering.grades import grades
 from em_evals.interp.steering.halves import halves
+from em_evals.interp.steering.specificity import claim
 from em_evals.interp.steering.study import Arm, Push, Settings, chosen, study
 from em_evals.results.records import SteeringStudy
 
@@ -76,7 +77,14 @@ def steer(
     grid = [push for push in pushes if push.arm == "direction" and push.layer is not None]
     layer = chosen(grid, measure(grid, divided.choosing, divided.choosing_questions), divided, settings)
     outcomes = measure(pushes, divided.reporting, divided.reporting_questions)
-    return study(card, direction, control, settings, pushes, outcomes, divided, *layer)
+    found = study(card, direction, control, settings, pushes, outcomes, divided, *layer)
+    if not settings.nulls:
+        return found
+    layers = list(dict.fromkeys(push.layer for push in grid if push.layer is not None))
+    beside = claim(
+        card, arms["direction"], arms.get("control"), settings, layers, divided.reporting, finished
+    )
+    return found.model_copy(update={"claim": beside})
 
 
 def _arms(card: ResolvedCard, direction: str, control: str | None, seed: int) -> dict[Arm, Direction]:

@@ -31,6 +31,7 @@ class Settings:
         judge: Inspect's name of a model that grades the answers; None: coherence is not judged.
         seed: of the random direction and of the draws.
         judge_cache: whether grades of earlier runs are used and kept.
+        nulls: draws of each null distribution (random of equal norm, covariance-matched, permuted labels); 0: none.
     """
 
     layers: tuple[int, ...] | None = None
@@ -45,6 +46,7 @@ class Settings:
     judge: str | None = None
     seed: int = 0
     judge_cache: bool = True
+    nulls: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,10 @@ def study(
     judged = settings.judge is not None
     unsteered, steered = outcomes[0], outcomes[1:]
     on, asked = divided.reporting, [one.id for one in divided.reporting_questions]
-    seen = [effects.effect(one, unsteered, on, asked, judged) for one in steered]
+    seen = [
+        replace(effects.effect(one, unsteered, on, asked, judged), p=p)
+        for one, p in zip(steered, effects.joint(steered, unsteered, on), strict=True)
+    ]
     points, ablations = [], []
     for push, outcome, effect in zip(pushes, steered, seen, strict=True):
         values: dict[str, Any] = {
@@ -85,6 +90,7 @@ def study(
             "damaged": effect.damaged,
             "em_rate": effects.em_rate(outcome, asked),
             "verdict": effect.verdict,
+            "p": effect.p,
         }
         if push.layer is None:
             ablations.append(AblationPoint(how=push.how, **values))

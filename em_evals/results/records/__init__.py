@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results.records.base import Interval, Measured, Record
+from em_evals.results.records.claims import Claim, Null, Specificity
 from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict, WorstQuestion
 from em_evals.results.records.phase import Phase, Point, Rotation, Transition
 from em_evals.results.records.scaling import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
@@ -29,6 +30,7 @@ from em_evals.results.records.studies import (
     RetainedModel,
     Retention,
     ScalarGroup,
+    SharedDirection,
     SteeringContrast,
     SteeringPoint,
     SteeringStudy,
@@ -40,6 +42,7 @@ __all__ = [
     "ACCURACIES",
     "AblationPoint",
     "AdapterScalars",
+    "Claim",
     "Convergence",
     "Cosines",
     "GateMetric",
@@ -50,6 +53,7 @@ __all__ = [
     "LoraScalars",
     "Measured",
     "Moved",
+    "Null",
     "Phase",
     "Point",
     "Probe",
@@ -62,6 +66,8 @@ __all__ = [
     "ScalingBase",
     "ScalingPredictor",
     "ScalingSlope",
+    "SharedDirection",
+    "Specificity",
     "SteeringContrast",
     "SteeringPoint",
     "SteeringStudy",

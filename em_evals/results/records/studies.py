@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from em_evals.results.records.base import Interval, Measured, Record
+from em_evals.results.records.claims import Claim
 
 
 class SteeringPoint(Record):
@@ -25,7 +26,9 @@ class SteeringPoint(Record):
     em_rate: Measured | None = None
     """EM rate of all draws, if a judge graded them; the interval is for these questions."""
     verdict: str = ""
-    """The conclusion, in words."""
+    """The conclusion, in words; its family-wise error over all conditions is 5%."""
+    p: tuple[float | None, float | None] = (None, None)
+    """p-values of no shift, in-domain and out-of-domain, adjusted over all conditions of the study (max-T)."""
 
 
 class AblationPoint(Record):
@@ -41,6 +44,7 @@ class AblationPoint(Record):
     damaged: bool
     em_rate: Measured | None = None
     verdict: str = ""
+    p: tuple[float | None, float | None] = (None, None)
 
 
 class SteeringContrast(Record):
@@ -67,6 +71,8 @@ class SteeringStudy(Record):
     points: list[SteeringPoint]
     ablations: list[AblationPoint] = []
     contrasts: list[SteeringContrast] = []
+    claim: Claim | None = None
+    """The direction's slope beside null distributions, if they were drawn."""
     damage_rule: str = ""
     """The criterion for a damaged condition, in words."""
     unsteered_coherence: Measured | None = None
@@ -85,6 +91,58 @@ class Cosines(Record):
     """None where either has no vector: an adapter changes nothing below its first block."""
     floor: list[float]
     """Absolute cosine that 95% of random pairs stay below, at each layer."""
+    corrected: list[float | None] = []
+    """The cosine corrected for noise; None where either direction is lost in it. Empty for files without folds."""
+
+
+class SharedDirection(Record):
+    """How far two organisms' directions agree beyond what their controls' do, over all layers at once.
+
+    Cosines are corrected for noise (stats/noisy_vectors.py), intervals are bootstrapped over folds of questions, the
+    same folds for all four directions.
+    """
+
+    one: str
+    other: str
+    organisms: Measured
+    controls: Measured | None = None
+    """None without each organism's own control."""
+    difference: Measured | None = None
+    claim: Claim | None = None
+    """The largest cosine over layers, as measured (not corrected), beside null distributions."""
+
+    def sentence(self) -> str:
+        """Return the finding as a sentence."""
+        if self.organisms.value is None:
+            return (
+                f"{self.one} and {self.other}: not estimable; their directions are lost in noise, or their files have "
+                "no folds (extract them again)."
+            )
+        told = f"{self.one} and {self.other}: corrected cosine {_cosine(self.organisms)}"
+        if self.difference is None or self.difference.value is None or self.controls is None:
+            return f"{told}; without the cosine of their own controls, how much of it is style is unknown."
+        low, high = self.difference.interval
+        word = (
+            "more than"
+            if low is not None and low > 0
+            else "less than"
+            if high is not None and high < 0
+            else None
+        )
+        end = (
+            f"they share {word} their controls"
+            if word
+            else "not distinguishable from what their controls share"
+        )
+        return (
+            f"{told}, their controls {_cosine(self.controls)}, difference {_cosine(self.difference)}: {end}."
+        )
+
+
+def _cosine(value: Measured) -> str:
+    low, high = value.interval
+    ends = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
+    return "–" if value.value is None else f"{value.value:+.2f}{ends}"
 
 
 class Transfer(Record):
@@ -114,6 +172,8 @@ class Convergence(Record):
     controls: dict[str, str] = {}
     """Card -> name of its own control's direction in `cosines`; empty if all cards share one control."""
     cosines: list[Cosines]
+    shared: list[SharedDirection] = []
+    """Each pair of organisms, and the mean over all pairs where there are several."""
     transfer: list[Transfer] = []
     moved: list[Moved] = []
     notes: list[str] = []
@@ -154,12 +214,20 @@ class AdapterScalars(Record):
 
 
 class Probe(Record):
-    """A logistic probe on the answers' mean scalars, cross-validated by question: AUROC, interval over questions."""
+    """A linear probe on the answers' mean scalars, cross-validated by question, tested by permutation.
+
+    `chance` and `p` hold for all probes of a model together (max-T).
+    """
 
     model: str
     tells: Literal["misaligned from aligned", "in-domain from out-of-domain"]
     adapters: str
     auroc: Measured
+    """Without an interval; records of earlier versions have one that was too narrow."""
+    chance: float | None = None
+    """95% of permutations of the labels have no probe with a larger AUROC."""
+    p: float | None = None
+    """Share of permutations with a probe of as large an AUROC."""
 
 
 class Knockout(Record):
