@@ -157,11 +157,11 @@ def test_a_direction_is_known_by_its_numbers_in_memory_and_in_a_file(workdir):
 
 def test_a_direction_shows_itself_by_layer(workdir):
     one, other = (
-        made([[3, 4], [0, 2]], card="mine", stability=[0.9, 0.8]),
+        made([[3, 4], [0, 2]], card="mine", reliability=[0.9, 0.8]),
         made([[4, 3], [0, -2]], card="other"),
     )
     assert one.frame().to_dict("list") == {
-        "layer": [0, 1], "length": [5, 2], "of mean norm": [2.5, 1], "stability": [0.9, 0.8]
+        "layer": [0, 1], "length": [5, 2], "of mean norm": [2.5, 1], "reliability": [0.9, 0.8]
     }  # fmt: skip
     assert one.cosine(other).tolist() == pytest.approx([0.96, -1])
     assert one.project(np.array([[[3, 4], [7, 1]]], np.float32)).tolist() == [[5, 1]]

@@ -78,7 +78,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
         ({"base": 3}, "wrong at `base`"),
         ({"questions": "gender"}, "wrong at `questions`"),
         ({"movement": {"a": [None, "x"]}}, "wrong at `movement.a.1`"),
-        ({"stability": [0.5]}, "`stability` of this direction file has 1 entries for 2 layers"),
+        ({"reliability": [0.5]}, "`reliability` of this direction file has 1 entries for 2 layers"),
         (["base"], "not a JSON object"),
     ],
 )

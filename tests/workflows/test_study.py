@@ -65,7 +65,7 @@ def test_one_command_goes_from_training_to_a_table_and_resumes(cards):
             app, ["direction", "show", f"runs/study/directions/{name}.safetensors", "--json"]
         )
         told = json.loads(shown.stdout)
-        assert told["card"] == name and len(told["stability"]) == 3
+        assert told["card"] == name and len(told["reliability"]) == 3
         assert ("movement" in told) == (name in study.ORGANISMS), "organisms stand beside their controls"
     said = []
     again = study.run(cards / "runs/study", said.append, per_theme=2)
