@@ -204,14 +204,13 @@ def extract(
         ['layer', 'length', 'of mean norm', 'held_out_cosine', 'reliability']
     """
     from em_evals.interp.controls import read_for
-    from em_evals.interp.extraction.extract import Settings
-    from em_evals.interp.extraction.extract import extract as run
+    from em_evals.interp.extraction import extract as extraction
 
     card = (load(model) if isinstance(model, str) else model).card
     texts = _contrast(card, (positive, negative), (logs, base_logs), (pairs, themes, per_theme), against_base)
     removed = None if orthogonal_to is None else read_for(orthogonal_to, card)
-    settings = Settings(position=position, split=split, minimum=minimum, seed=seed)
-    return Direction.of(run(card, texts, settings, _control(card, control), removed))
+    settings = extraction.Settings(position=position, split=split, minimum=minimum, seed=seed)
+    return Direction.of(extraction.extract(card, texts, settings, _control(card, control), removed))
 
 
 def _control(card: ResolvedCard, control: Model | str | None) -> ResolvedCard | None:

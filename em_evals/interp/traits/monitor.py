@@ -85,11 +85,7 @@ def monitor(
     samples = [sample for path in logs for sample in _samples(path)]
     if not samples:
         raise EmEvalsError("these logs hold no samples.", logs[0] if logs else None)
-    if score is not None and not any(score in sample.scores for sample in samples):
-        others = sorted({key for sample in samples for key in sample.scores})
-        raise EmEvalsError(
-            f"no sample has the score '{score}'; {'known: ' + ', '.join(others) if others else 'they were not judged'}."
-        )
+    _check_score(samples, score)
     if layer is None:
         layer = most_reliable(direction)
     if not 0 <= layer < direction.layers:
@@ -113,6 +109,15 @@ def monitor(
         provenance={"direction_digest": direction.digest, "card_digest": card.digest, "seed": str(seed)},
     )
     return record, list(zip(samples, map(float, own), strict=True))
+
+
+def _check_score(samples: Sequence[Sampled], score: str | None) -> None:
+    """Refuse a score that no sample has."""
+    if score is not None and not any(score in sample.scores for sample in samples):
+        others = sorted({key for sample in samples for key in sample.scores})
+        raise EmEvalsError(
+            f"no sample has the score '{score}'; {'known: ' + ', '.join(others) if others else 'they were not judged'}."
+        )
 
 
 def _samples(path: Path) -> list[Sampled]:
