@@ -119,7 +119,7 @@ def claim(
         required: nulls without which nothing is called specific.
 
     Returns:
-        The claim: `specific` if its p-value is below 0.05 under every null (an intersection-union test, which needs no
+        The claim: `specific` if its p-value is at most 0.05 under every null (an intersection-union test, which needs no
         correction for their number).
     """
     values = np.array([np.nan if one is None else one for one in by_layer], dtype=float)
@@ -140,11 +140,11 @@ def claim(
 def verdict(found: Sequence[Null], required: Sequence[str] = ()) -> Specificity:
     """Return the verdict that null distributions allow: `not estimable` if a required one is missing or too small.
 
-    Fewer than 19 draws cannot show p < 0.05: they only speak against a claim, where one of them reaches its value.
+    Fewer than 19 draws cannot show p = 0.05: they only speak against a claim, where one of them reaches its value.
     """
     known = [null for null in found if null.p is not None]
     few = [null for null in known if null.draws < _FEW - 1]
-    many = {null.name: null.p < LEVEL for null in known if null not in few and null.p is not None}
+    many = {null.name: null.p <= LEVEL for null in known if null not in few and null.p is not None}
     reached = any(null.p is not None and null.p > 1 / (1 + null.draws) for null in few)
     if reached or not all(many.values()):
         return "not specific"

@@ -122,30 +122,20 @@ def test_the_effect_of_a_direction_is_told_beside_its_nulls(lab, monkeypatch):
     drawn = chance.normal(size=(2, 16, 3, 64)).astype(np.float32)
     whole = replace(found, folds=Folds(found.vectors + drawn[0], drawn[1], np.ones(16, np.float32)))
     directions.write(whole, lab / "adapters" / "folded.safetensors")
-    settings = Settings((0, 2), (-1.0, 1.0), pairs="planted.yaml", limit=6, max_tokens=2, nulls=19)
-    study = steer(
-        "plain",
-        "folded",
-        "other" if (lab / "adapters/other.safetensors").exists() else None,
-        settings,
-        lab / "nulls.json",
-        lab,
-    )
+    settings = Settings((0, 2), (1.0,), pairs="planted.yaml", limit=6, max_tokens=2, nulls=19)
+    study = steer("plain", "folded", None, settings, lab / "nulls.json", lab)
     claim = study.claim
     assert claim.verdict == "specific" and claim.layer == 2
-    (slope,) = {
-        round(sum(p.scale * (p.in_domain.value + p.out_of_domain.value) / 2 for p in some) / 2, 5)
-        for some in [[p for p in study.points if p.arm == "direction" and p.layer == 2]]
-    }
+    (point,) = [one for one in study.points if one.arm == "direction" and one.layer == 2]
+    slope = (point.in_domain.value + point.out_of_domain.value) / 2
     assert claim.value == pytest.approx(slope, abs=1e-4)
-    assert [null.draws for null in claim.nulls][:3] == [19, 19, 19] and all(
-        n.p <= 0.05 for n in claim.nulls[:3]
-    )
+    assert [(null.draws, null.p) for null in claim.nulls] == [(19, 0.05)] * 3
     random = replace(found, vectors=random_like(found, 8).vectors, folds=whole.folds)
     directions.write(random, lab / "adapters" / "nothing.safetensors")
+    settings = replace(settings, layers=(2,))
     study = steer("plain", "nothing", None, settings, lab / "nothing.json", lab)
     assert study.claim.verdict == "not specific"
-    bare = steer("plain", "planted", None, settings, lab / "bare.json", lab)
+    bare = steer("plain", "planted", None, replace(settings, nulls=2), lab / "bare.json", lab)
     assert bare.claim.verdict == "not estimable", "without folds two of the nulls cannot be drawn"
 
 

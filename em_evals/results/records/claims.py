@@ -7,7 +7,7 @@ from typing import Literal
 from em_evals.results.records.base import Record
 
 Specificity = Literal["specific", "not specific", "not estimable"]
-"""specific: beyond every null (p < 0.05); not specific: within one of them; not estimable: too little to tell."""
+"""specific: beyond every null (p at most 0.05); not specific: within one of them; not estimable: too little to tell."""
 
 
 class Null(Record):
