@@ -119,8 +119,8 @@ def claim(
         required: nulls without which nothing is called specific.
 
     Returns:
-        The claim: `specific` if its p-value is at most 0.05 under every null (an intersection-union test, which needs no
-        correction for their number).
+        The claim: `specific` if its p-value is at most 0.05 under every null (an intersection-union test, which needs
+        no correction for their number).
     """
     values = np.array([np.nan if one is None else one for one in by_layer], dtype=float)
     if np.isnan(values).all():
