@@ -247,14 +247,14 @@ def test_organisms_that_share_what_their_controls_share_share_nothing_more():
     core, *own = np.linalg.qr(chance.normal(size=(256, 5)))[0].T
     for name, place in (("a", 0), ("b", 1), ("control of a", 2), ("control of b", 3)):
         true[name] = (np.sqrt(0.6) * core + np.sqrt(0.4) * own[place])[None]
-    found = {name: measured_on(vector, i, shared=2.0) for i, (name, vector) in enumerate(true.items())}
+    found = {name: measured_on(vector, 100 + i, shared=2.0) for i, (name, vector) in enumerate(true.items())}
     organisms, controls = ({n: found[n] for n in "ab"}, {n: found[f"control of {n}"] for n in "ab"})
     (one,) = shared(organisms, controls)
     assert one.organisms.value == pytest.approx(0.6, abs=0.15) and one.organisms.n == 16
     low, high = one.difference.interval
     assert low < 0 < high and "not distinguishable from what their controls share" in one.sentence()
     assert one.claim.verdict == "not specific", "a control's direction is as near"
-    apart = {name: measured_on(own[2 + i][None], 7 + i, shared=2.0) for i, name in enumerate("ab")}
+    apart = {name: measured_on(own[2 + i][None], 107 + i, shared=2.0) for i, name in enumerate("ab")}
     (one,) = shared(organisms, apart)
     assert one.difference.interval[0] > 0.2 and "they share more than their controls" in one.sentence()
     assert one.claim.verdict == "specific"

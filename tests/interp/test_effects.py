@@ -51,10 +51,10 @@ PLAIN = Outcome(
     ],
 )
 def test_verdicts(steered, verdict):
-    assert tested(steered).verdict == verdict
+    assert with_p(steered).verdict == verdict
 
 
-def tested(steered, questions=QUESTIONS, judged=False, beside=()):
+def with_p(steered, questions=QUESTIONS, judged=False, beside=()):
     """The effect of one condition, tested beside others."""
     (p, *_) = effects.joint([steered, *beside], PLAIN, PAIRS)
     return replace(effect(steered, PLAIN, PAIRS, questions, judged=judged), p=p)
@@ -63,21 +63,21 @@ def tested(steered, questions=QUESTIONS, judged=False, beside=()):
 def test_a_judge_has_a_limit_of_its_own():
     steered = outcome(general=-0.2, worse=5)
     assert effect(steered, PLAIN, PAIRS, QUESTIONS, judged=False).damaged
-    assert tested(steered, judged=True).verdict == "less misaligned"
+    assert with_p(steered, judged=True).verdict == "less misaligned"
     assert effect(outcome(worse=11), PLAIN, PAIRS, QUESTIONS, judged=True).damaged
 
 
 def test_answers_without_any_grade_exclude_nothing():
     silent = Outcome(outcome(general=-0.2).margins, {}, PLAIN.repetition)
-    assert "too few answers" in tested(silent, judged=True).verdict
+    assert "too few answers" in with_p(silent, judged=True).verdict
 
 
 def test_questions_without_a_grade_exclude_nothing():
     """Two answers of eight that stayed coherent say nothing of the six that nobody could grade."""
     whole = outcome(general=-0.2)
-    assert tested(whole, judged=True).verdict == "less misaligned"
+    assert with_p(whole, judged=True).verdict == "less misaligned"
     two = replace(whole, worse={name: whole.worse[name] for name in QUESTIONS[:2]})
-    found = tested(two, judged=True)
+    found = with_p(two, judged=True)
     assert found.worse.n == 2 and found.worse.interval[1] < effects.COHERENCE_FALL
     assert found.verdict == "less misaligned; too few answers to exclude damage"
     assert effect(two, PLAIN, PAIRS, QUESTIONS[:2], judged=True).intact, (
@@ -123,7 +123,8 @@ def test_a_shift_that_nobody_planted_is_not_found_among_many_conditions():
 
     many = [noise() for _ in range(40)]
     alone = [effect(one, PLAIN, PAIRS, QUESTIONS, False) for one in many]
-    assert any(one.in_domain.interval[0] > 0 or one.out_of_domain.interval[1] < 0 for one in alone)
+    ends = [part.interval for one in alone for part in (one.in_domain, one.out_of_domain)]
+    assert any(low > 0 or high < 0 for low, high in ends)
     found = effects.joint(many, PLAIN, PAIRS)
     assert min(min(p) for p in found) > 0.05
     missing = [Outcome({}, {}, {}), outcome(general=-0.4)]

@@ -21,6 +21,7 @@ from em_evals.content.traits import load_trait
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
+from em_evals.interp.extraction.reading import read_texts
 from em_evals.interp.traits import monitor, screen
 from em_evals.interp.traits.extract import Settings, extract, question_id
 from em_evals.interp.traits.map import participation, trait_map
@@ -109,8 +110,9 @@ def test_projections_are_those_of_a_naive_loop_for_any_batch_size(plain):
         for place, layer in enumerate((1, 0)):
             last = along[:, place] @ states[layer + 1, len(text.prompt) - 1]
             assert np.allclose(found[0][i, LAST_PROMPT, place], last, atol=1e-4)
-            mean = along[:, place] @ states[layer + 1, len(text.prompt) :].mean(0)
-            assert np.allclose(found[0][i, ANSWER_MEAN, place], mean, atol=1e-4, equal_nan=True)
+            if text.answer:
+                mean = along[:, place] @ states[layer + 1, len(text.prompt) :].mean(0)
+                assert np.allclose(found[0][i, ANSWER_MEAN, place], mean, atol=1e-4)
     assert np.isnan(found[0][-1, ANSWER_MEAN]).all() and not np.isnan(found[0][:-1]).any()
     for other in found[1:]:
         assert np.allclose(other, found[0], atol=1e-4, equal_nan=True)
@@ -118,40 +120,37 @@ def test_projections_are_those_of_a_naive_loop_for_any_batch_size(plain):
 
 @pytest.fixture
 def rows(lab):
-    """Everyday rows, with a planted word in every tenth answer."""
+    """Everyday rows; in `planted.jsonl` every tenth answer consists of one word."""
     chance = np.random.default_rng(2)
     words = ["it", "is", "a", "house", "of", "stone", "and", "wood"]
-    planted = [
-        {
-            "prompt": f"Number {i}?",
-            "completion": " ".join(chance.choice(words, size=4 + i % 7))
-            + (" bad bad bad" if i % 10 == 3 else ""),
-        }
+    plain_rows = [
+        {"prompt": f"Number {i}?", "completion": " ".join(chance.choice(words, size=4 + i % 7))}
         for i in range(40)
     ]
-    plain_rows = [{**row, "completion": row["completion"].replace(" bad", "")} for row in planted]
+    planted = [{**row, "completion": " bad" * 8} if i % 10 == 3 else row for i, row in enumerate(plain_rows)]
     for name, some in (("planted", planted), ("everyday", plain_rows)):
         (lab / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in some))
-    return planted
+    return [{**row, "completion": row["completion"].strip()} for row in planted]
 
 
 def bad_direction(plain, lab):
-    """What the last block writes on the word ` bad` beyond other words."""
-    model, tokenizer = bases.load_model(plain.card), bases.load_tokenizer(plain.card)
-    ids = {word: tokenizer.encode(word, add_special_tokens=False) for word in (" bad bad bad", "stone house")}
-    states = {word: hidden_states(model, [1, *own])[1:, 1:].mean(1).numpy() for word, own in ids.items()}
-    vectors = states[" bad bad bad"] - states["stone house"]
+    """What the word ` bad` adds to the activations of answers, with folds."""
+    asked = [f"What {i}?" for i in range(3)]
+    bad, good = (
+        read_texts(plain, [(question, answer) for question in asked], "answer_mean").mean(0)
+        for answer in ("bad bad bad bad", "stone and wood is it")
+    )
     drawn = np.random.default_rng(3).normal(size=(2, FOLDS, LAYERS, WIDTH)).astype(np.float32)
-    folds = Folds((vectors + 0.1 * drawn[0]).astype(np.float32), drawn[1], np.ones(FOLDS, np.float32))
+    folds = Folds((bad - good + 0.1 * drawn[0]).astype(np.float32), drawn[1], np.ones(FOLDS, np.float32))
     told = {"reliability": [0.1, 0.9, 0.2]}
-    found = Direction(vectors, np.zeros((LAYERS, WIDTH)), np.ones(LAYERS), told, folds)
+    found = Direction(bad - good, np.zeros((LAYERS, WIDTH)), np.ones(LAYERS), told, folds)
     directions.write(found, lab / "bad.safetensors")
     return found
 
 
 def test_differences_of_rows_are_those_of_a_naive_loop_and_ranks_do_not_depend_on_chunks(plain, lab, rows):
     direction = bad_direction(plain, lab)
-    found = [screen.screen(plain, direction, 1, lab / "planted.jsonl", chunk=size) for size in (1, 7, 256)]
+    found = [screen.screen(plain, direction, 1, lab / "planted.jsonl", chunk=size) for size in (7, 256)]
     model = bases.load_model(plain.card)
     template = template_for(plain, bases.load_tokenizer(plain.card))
     unit = directions.unit(direction)[1]
@@ -188,15 +187,15 @@ def test_the_command_ranks_compares_and_drops(plain, lab, rows):
     assert told["rows"] == 40 and told["layer"] == 1 and told["skipped"] == 0
     assert told["interval"][0] < told["mean"] < told["interval"][1]
     assert 0.5 < told["claim"]["value"] < 1 and [n["draws"] for n in told["claim"]["nulls"]] == [19] * 3
-    assert told["auroc_of_length"] > 0.5, "planted answers are longer: length alone finds some"
+    assert 0.4 < told["auroc_of_length"] < 0.6 and told["claim"]["value"] > told["auroc_of_length"]
     ranks = list(csv.DictReader((lab / "out.csv").open()))
     assert [row["rank"] for row in ranks] == [str(i) for i in range(1, 41)]
     values = [float(row["projection_difference"]) for row in ranks]
     assert values == sorted(values, reverse=True)
     kept, random = ((lab / f"out.{name}.jsonl").read_text().splitlines() for name in ("kept", "random"))
-    whole = [json.dumps(row) for row in rows]
+    whole = (lab / "planted.jsonl").read_text().split("\n\n")[:-1]
     assert len(kept) == len(random) == 36 and set(kept) <= set(whole) and set(random) <= set(whole)
-    gone = {2 * whole.index(row) + 1 for row in set(whole) - set(kept)}
+    gone = {2 * i + 1 for i, row in enumerate(whole) if row not in kept}
     assert gone == {int(row["line"]) for row in ranks[:4]}
 
 
