@@ -130,7 +130,7 @@ def rows(lab):
     planted = [{**row, "completion": " bad" * 8} if i % 10 == 3 else row for i, row in enumerate(plain_rows)]
     for name, some in (("planted", planted), ("everyday", plain_rows)):
         (lab / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in some))
-    return [{**row, "completion": row["completion"].strip()} for row in planted]
+    return planted
 
 
 def bad_direction(plain, lab):
