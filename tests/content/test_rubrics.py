@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from em_evals.content import published_rubrics, rubrics
 from em_evals.errors import EmEvalsError
+from tests.selection import full
 
 OWN = {name: rubrics.load_rubric(name) for name in ("alignment", "coherence")}
 # The shape of the published prompts (Betley et al. 2025), in our words.
@@ -215,7 +216,8 @@ def test_empty_answers_and_questions_are_rendered(rubric: rubrics.Rubric) -> Non
 
 
 @pytest.mark.parametrize(
-    "unit", ["word ", "[", "= ", "\n", "END ", "[ANSWER END] ", "=====END ANSWER", "END        "],
+    "unit",
+    ["[", "=====END ANSWER", *map(full, ("word ", "= ", "\n", "END ", "[ANSWER END] ", "END        "))],
 )  # fmt: skip
 def test_a_hundred_kilobytes_take_no_time(unit: str) -> None:
     answer = (unit * (100_000 // len(unit) + 1))[:100_000]
