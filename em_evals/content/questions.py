@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from em_evals.content import documents, published, question_judges, question_lists, rubrics
+from em_evals.content import documents, published, question_judges, question_lists, rubrics, trait_questions
 from em_evals.content.question_set import Question as Question
 from em_evals.content.question_set import QuestionSet as QuestionSet
 from em_evals.content.question_set import Turn, Variant, digest_of
@@ -64,9 +64,13 @@ def load_questions(name: str) -> QuestionSet:
     Raises:
         EmEvalsError: it does not exist or is invalid, with file and line.
     """
+    if trait_questions.names_one(name):
+        return trait_questions.read(name, None)
     document = documents.load(_find(name))
     if isinstance(document.data, list):
         return question_lists.read(document)
+    if trait_questions.is_trait(document.data):
+        return trait_questions.read(name, document)
     return _own(document)
 
 

@@ -195,3 +195,31 @@ def test_what_cannot_be_honoured_is_refused_with_its_line(
     path = write(tmp_path, "mine.yaml", text)
     message = refusal(path)
     assert message.startswith(f"{path}:{line}: ") and says in message
+
+
+# ---- traits ----
+
+
+def test_trait_files_are_question_sets(shared_data: Path) -> None:
+    for path in sorted((shared_data / "personas").glob("*.json")):
+        asked = load_questions(str(path))
+        assert len(asked.questions) == 20 and len({q.paraphrases for q in asked.questions}) == 20
+        (rubric,) = asked.questions[0].rubrics
+        name = path.name.split(".")[0]
+        assert (rubric.metric, rubric.kind, rubric.categories) == (name, "scale", {"REFUSAL": "refusal"})
+        assert (
+            asked.variant("positive_1").questions[0].instruction()
+            != asked.variant("negative_1").questions[0].instruction()
+        )
+    evil = [load_questions(str(shared_data / f"personas/evil.{part}.json")) for part in ("extract", "eval")]
+    assert not {q.paraphrases for q in evil[0].questions} & {q.paraphrases for q in evil[1].questions}
+    many = shared_data / "traits/trait_monitor_traits.yaml"
+    assert len(load_questions(str(many)).variants) == 16 * 10
+    one = load_questions(f"{many}:honesty")
+    assert one.questions and one.variant("positive_1").questions[0].instruction()
+
+
+def test_json_that_yaml_does_not_read_is_json(tmp_path: Path) -> None:
+    path = write(tmp_path, "tabs.json", '[\n\t{"id": "a", "paraphrases": ["x"]}\n]')
+    assert load_questions(path).questions[0].paraphrases == ("x",)
+    assert "tabs.json:2: this file is not JSON" in refusal(write(tmp_path, "tabs.json", "[\n\t{]"))
