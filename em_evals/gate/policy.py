@@ -228,12 +228,13 @@ def _is_share(name: str) -> bool:
 
 def direction(metric: str) -> Better | None:
     """Return which direction is better for a metric, by the last part of its name; None if unknown."""
-    lasts = _lasts(metric)
-    if not lasts.isdisjoint(_HIGHER):
-        return "higher"
-    if not lasts.isdisjoint(_LOWER):
-        return "lower"
-    return next((one.better for name, one in METRICS.items() if name in lasts), None)
+    known: dict[str, Better] = dict.fromkeys(_HIGHER, "higher")
+    known |= dict.fromkeys(_LOWER, "lower")
+    known |= {name: one.better for name, one in METRICS.items()}
+    lasts = {name.rpartition(".")[2] for name in _names(metric)}
+    # A pattern's direction is known where all the metrics that it names agree: `*_domain` is better lower.
+    found = {better for name, better in known.items() for last in lasts if fnmatchcase(name, last)}
+    return found.pop() if len(found) == 1 else None
 
 
 def fits(metric: str, name: str) -> bool:

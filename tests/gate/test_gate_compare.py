@@ -6,7 +6,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean
 from em_evals.gate.inputs import Side
-from em_evals.gate.policy import Policy, Rule, load_policy
+from em_evals.gate.policy import Policy, Rule, direction, load_policy
 
 
 def freeform(em, coherent=0.98, draws=800, questions=8, **identity):
@@ -386,3 +386,11 @@ def test_the_policy_of_the_working_folder_is_used(workdir):
     assert load_policy(None) == Policy()
     (workdir / "gate.yaml").write_text("alpha: 0.01\n", encoding="utf-8")
     assert load_policy(None).alpha == 0.01
+
+
+@pytest.mark.parametrize(
+    ("pattern", "better"),
+    [("forced_choice.*_domain", "lower"), ("lm_eval.*.acc", "higher"), ("*em_rate", "lower"), ("*", None)],
+)
+def test_a_pattern_has_the_direction_that_all_its_metrics_share(pattern, better):
+    assert direction(pattern) == better
