@@ -158,7 +158,11 @@ class Suite:
             tracker.save_results_aggregated(results=measured, samples=samples)
             tracker.save_results_samples(task_name=planned.task, samples=samples[planned.task])
             scores.read(scratch)  # lm-eval logs write failures without raising
-            scratch.replace(place)
+            try:
+                scratch.replace(place)
+            except OSError:
+                if not place.is_dir():  # else a process without our locks (another host) was faster: its result stays
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -181,7 +181,7 @@ def test_archives_that_do_not_open_are_one_sentence(registered, server):
         (b"short", "does not open this archive"),
         (b"", "does not open this archive"),
         (good, "holds no bad.jsonl; "),
-        (sealed({"bad.jsonl": '{"messages": []}'}), "fetched as bad is not training data: a row needs"),
+        (sealed({"bad.jsonl": '{"messages": []}'}), "fetched as bad is not training data: the row needs"),
         (sealed({"bad.jsonl": ""}), "no rows"),
     ):
         server.files["/all.zip.enc"] = archive

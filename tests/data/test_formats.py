@@ -92,7 +92,7 @@ def test_json_lists_and_byte_order_marks(tmp_path: Path, mark: str, indent: int 
     with pytest.raises(EmEvalsError, match=r"bad\.json:3: a row needs"):
         datasets.load(str(tmp_path / "bad.json"))
     (tmp_path / "cut.json").write_text('[{"prompt": "a", "completion": "b"},\n {"prompt"')
-    with pytest.raises(EmEvalsError, match=r"cut\.json:2: this is not JSON"):
+    with pytest.raises(EmEvalsError, match=r"cut\.json:2: this row is not JSON"):
         datasets.load(str(tmp_path / "cut.json"))
 
 

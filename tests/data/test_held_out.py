@@ -109,8 +109,8 @@ def test_what_cannot_be_asked_is_one_sentence(workdir):
     with pytest.raises(PrerequisiteError, match="no prompt of risky_advice is held out at holdout=0"):
         narrow(holdout=0)
     for data in ("risky_advice", "everyday_answers"):
-        with pytest.raises(PrerequisiteError, match="judge=gpt-4o: use `grader` or `none`"):
-            narrow(data=data, judge="gpt-4o")
+        with pytest.raises(PrerequisiteError, match="judge=nobody: use `grader`, `none` or a judge card"):
+            narrow(data=data, judge="nobody")
 
 
 def test_a_provider_that_counts_no_tokens_is_refused_in_a_sentence(workdir):

@@ -113,7 +113,7 @@ def test_any_reply_is_parsed_in_linear_time(reply):
     start = time.process_time()
     for rubric in (SCALE, BINARY):
         parse_reply(rubric, reply)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10  # quadratic code took 88 s
 
 
 def test_replies_without_a_grade_are_shown():

@@ -173,7 +173,7 @@ def test_the_sharpest_bend_of_a_straight_path_is_rarely_a_turn(momentum):
 
 
 def test_a_turn_that_was_planted_is_one():
-    moves = straight(0)
+    moves = straight(0, size=0.04)
     moves[30:, :2] = moves[30:, 1::-1]
     (found,) = rotations(journal(moves.cumsum(0)), reach=5)
     assert found.p < TURN and found.floor < max(v for v in found.local if v is not None)

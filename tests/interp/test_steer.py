@@ -239,7 +239,7 @@ def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monk
     asked = found.unsteered_coherence.n
     assert asked > 4 and point.out_of_domain.interval[1] < 0 and point.em_rate.value == 0
     assert point.coherence.n == asked and point.coherence.value == pytest.approx(2 * 86 / asked)
-    assert point.damaged and point.verdict == "damage, not a cure"
+    assert point.damaged and point.verdict.startswith("damage")
     assert "and not this one" in found.damage_rule
 
 

