@@ -161,7 +161,9 @@ class Suite:
             try:
                 scratch.replace(place)
             except OSError:
-                if not place.is_dir():  # else a process without our locks (another host) was faster: its result stays
+                if (
+                    not place.is_dir()
+                ):  # else a process without our locks (another host) was faster: its result stays
                     raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -21,7 +21,6 @@ FP32 = ["-M", "dtype=float32", "-M", "max_num_seqs=2"]
 
 
 @pytest.mark.process
-@pytest.mark.full
 def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapters").mkdir()
@@ -39,7 +38,7 @@ def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path, m
         "-T",
         "seed=1",
     ]
-    command += ["-T", "themes=money", "-T", "epochs=6", "--max-tokens", "300", "--max-connections", "2", "--max-samples", "2"]
+    command += ["-T", "themes=money", "--max-tokens", "300", "--max-connections", "2", "--max-samples", "2"]
     command += ["--log-dir", str(tmp_path), "--log-buffer", "1", "--display", "plain"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
@@ -55,14 +54,14 @@ def test_finished_draws_survive_an_interrupt_and_retry_adds_the_rest(tmp_path, m
     kept = {
         (sample.id, sample.epoch): sample.output.completion for sample in log.samples if sample.error is None
     }
-    assert log.status == "cancelled" and 2 <= len(kept)
+    assert log.status == "cancelled" and 2 <= len(kept) < 12
     try:
         [again] = eval_retry(info.name, log_dir=str(tmp_path), display="none")
     finally:
         pool.close_engines()
     assert again.status == "success", again.error
     answers = {(sample.id, sample.epoch): sample.output.completion for sample in again.samples}
-    assert len(answers) > len(kept) and all(answers[key] == text for key, text in kept.items() if text)
+    assert len(answers) == 12 and all(answers[key] == text for key, text in kept.items() if text)
 
 
 def finished(log: str) -> int:

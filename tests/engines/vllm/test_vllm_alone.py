@@ -20,6 +20,7 @@ from tests.engines.vllm.lab import GREEDY, logprobs, metric, prompts, same_in_lm
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 
+@pytest.mark.full
 def test_a_single_adapter_is_merged_and_scores_in_lm_eval_as_on_transformers(cards, lone, reference):
     """As `--model_args card=b,backend=vllm` makes it: no LoRA is served, vLLM loads one merged checkpoint."""
     ours = EmLocal.create_from_arg_string("card=b,backend=vllm")
@@ -32,6 +33,7 @@ def test_a_single_adapter_is_merged_and_scores_in_lm_eval_as_on_transformers(car
     same_in_lm_eval(ours, EmLocal("b", backend="transformers", max_model_len=ours.max_length))
 
 
+@pytest.mark.full
 def test_a_server_killed_amid_an_eval_is_restarted_and_its_answers_are_the_same(
     cards, root, base, reserved, loras
 ):
