@@ -67,12 +67,6 @@ def train(
     card, path = read_card(name, overrides)
     card = with_room_for_gradients(card)
     recipe = recipe_of(card, name, path, seed, max_steps)
-    if card.template:
-        raise EmEvalsError(
-            "a recipe trains with the chat template's own defaults: leave `template:` out of this card, and set it in "
-            "one that extends it.",
-            path,
-        )
     check_trackers(report_to)
     home = (output or adapter_folders.home(card.adapter, path)).expanduser().absolute()
     check_place(home, overwrite)
@@ -176,6 +170,12 @@ def recipe_of(
     if card.train is None:
         raise EmEvalsError(
             f"the card {name} has no `train:` section: add one that says how to train it.", path
+        )
+    if card.template:
+        raise EmEvalsError(
+            "a recipe trains with the chat template's own defaults: leave `template:` out of this card, and set it in "
+            "one that extends it.",
+            path,
         )
     instead = {"seed": seed, "max_steps": max_steps}
     given = {key: value for key, value in instead.items() if value is not None}
