@@ -137,3 +137,13 @@ def test_unset_fields_leave_a_cards_digest_alone():
     # The digest of the same card before there were such fields, by its fields' JSON.
     assert '"thinking"' not in plain.card.model_dump_json(exclude={"thinking": True, "template": True})
     assert both.digest != plain.digest
+
+
+def test_a_recipe_does_not_train_with_other_variables():
+    from pathlib import Path
+
+    from em_evals.training.trainer import recipe_of
+
+    trained = card().model_copy(update={"train": {"data": "risky_advice"}, "template": {"a": 1}})
+    with pytest.raises(EmEvalsError, match="chat template's own defaults"):
+        recipe_of(trained, "mine", Path("mine.yaml"))
