@@ -165,10 +165,14 @@ def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     " good" and " bad" are tokens of its vocabulary.
     """
     pytest.importorskip("torch")
+    from inspect_ai.model._model import _models
+
     from em_evals.engines.pool import close_engines
     from tests.small_tokenizer import small_tokenizer
     from tests.tiny_models import tiny
 
+    # Inspect keeps models by name: `local/plain` would stay the card of another module's folder.
+    _models.clear()
     root = tmp_path_factory.mktemp("lab")
     tiny("llama", root / "tiny", small_tokenizer(" good", " bad"))
     (root / "adapters").mkdir()
