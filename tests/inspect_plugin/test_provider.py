@@ -129,6 +129,15 @@ def test_a_retrained_adapter_never_meets_yesterdays_cached_answer(folder):
     assert retrained.completion != first.completion
 
 
+def test_a_model_kept_by_inspect_is_refused_once_its_adapter_was_retrained(folder):
+    model = get_model("local/one", memoize=False)
+    asyncio.run(model.generate("Say something."))
+    make_adapter(str(folder / "base"), folder / "adapters" / "one", 4, ["down_proj"], seed=98, strength=1)
+    with pytest.raises(PrerequisiteError, match="have changed since this process first asked it"):
+        asyncio.run(model.generate("Say something."))
+    pool.close_engines()
+
+
 @pytest.mark.parametrize(
     ("config", "names"),
     [
