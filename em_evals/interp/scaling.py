@@ -73,11 +73,13 @@ def _conclusion(
         slope = one.least_squares
         low, high = slope.interval
         alone = [value for value in one.without.values() if math.isfinite(value)]
+        reach = f"; slope {slope.value:+.2f}"
+        if alone:  # of three bases none can be left out
+            reach += f", without one base {min(alone):+.2f} to {max(alone):+.2f}"
         said.append(
             f"Per tenfold of {one.name.removeprefix('log ')} the odds of a misaligned answer change by a factor of "
             f"{math.exp(slope.value):.1f} [{math.exp(low):.1f}, {math.exp(high):.1f}] over {len(one.without)} bases "
-            f"(permutation p {slope.p:.3f}; slope {slope.value:+.2f}, without one base "
-            f"{min(alone):+.2f} to {max(alone):+.2f})."
+            f"(permutation p {slope.p:.3f}{reach})."
         )
     if distilled is not None:
         said.append(

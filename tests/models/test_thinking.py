@@ -104,6 +104,14 @@ def test_marks_that_are_special_tokens_are_found_in_the_tokens(tokenizer):
     assert (spoken.thought, spoken.answer) == ("A hat.", "On the mast.")
 
 
+def test_the_mark_that_begins_a_thought_is_the_templates_own(tokenizer):
+    """Its name is not always that of the end: a cut thought would be taken for an answer."""
+    marks = SWITCH.replace("</think>", "<|end_of_thought|>").replace("<think>", "<|begin_of_thought|>")
+    found = prompting(thinking(), with_template(tokenizer, marks))
+    assert (found.begins, found.ends) == ("<|begin_of_thought|>", "<|end_of_thought|>")
+    assert found.spoken([USER], "<|begin_of_thought|>A hat", []).answer is None
+
+
 @pytest.mark.parametrize(("text", "sentence"), [(CHATML, "knows no thoughts"), (CHANNELS, "in channels")])
 def test_models_whose_thoughts_cannot_be_split_off_are_refused(tokenizer, text, sentence):
     with pytest.raises(EmEvalsError, match=sentence):

@@ -70,6 +70,17 @@ def test_wrong_counts_are_refused_with_their_line(tmp_path, row, sentence):
     assert "rates.csv:2" in str(caught.value)
 
 
+def test_three_bases_without_any_misaligned_draw_have_a_slope_and_no_cause(tmp_path):
+    table = tmp_path / "rates.csv"
+    sizes = ("7B", "14B", "32B")
+    table.write_text(
+        "base,dataset,misaligned,draws\n" + "".join(f"Qwen2.5-{s}-Instruct,d,0,100\n" for s in sizes)
+    )
+    done = em_evals("insight", "scaling", table)
+    assert done.returncode == 0 and "change by a factor of 1.0" in done.stdout
+    assert "without one base" not in done.stdout and "are too few" in done.stdout
+
+
 def test_a_table_or_the_published_one_is_asked_for():
     done = em_evals("insight", "scaling")
     assert done.returncode == 2 and "--published" in done.stderr

@@ -249,6 +249,11 @@ def thought_ends(text: str) -> list[str]:
     return [mark for mark in dict.fromkeys(_THOUGHT.findall(text)) if _SHUT.search(mark)]
 
 
+def thought_begins(text: str) -> list[str]:
+    """Return the marks in a template's text that begin a thought, in order of appearance."""
+    return [mark for mark in dict.fromkeys(_THOUGHT.findall(text)) if not _SHUT.search(mark)]
+
+
 def opens_a_thought(header: str) -> bool:
     """Check whether text behind this header is inside a thought."""
     marks = _THOUGHT.findall(header)

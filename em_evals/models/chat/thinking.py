@@ -17,6 +17,7 @@ from em_evals.models.chat.rendering import (
     Renderer,
     Unrendered,
     opens_a_thought,
+    thought_begins,
     thought_ends,
 )
 from em_evals.models.chat.template import ChatTemplate, Spoken
@@ -136,9 +137,12 @@ def thinking_of(plain: ChatTemplate) -> ThinkingTemplate:
         raise layout.refusal(
             tokenizer, source, "writes no header for an answer with a thought", "leave `thinking: true` out"
         )
-    return ThinkingTemplate(plain, thinking, opens_a_thought(header), _beginning(ends[0]), ends[0])
+    return ThinkingTemplate(
+        plain, thinking, opens_a_thought(header), _beginning(source.text, ends[0]), ends[0]
+    )
 
 
-def _beginning(end: str) -> str:
-    """Return the mark that begins a thought: `</think>` closes `<think>`, `[/THINK]` closes `[THINK]`."""
-    return end.replace("/", "", 1).replace("END_", "START_").replace("end_", "start_")
+def _beginning(text: str, end: str) -> str:
+    """Return the mark that begins a thought: the template's own, else the end's counterpart (`<think>`)."""
+    own = [mark for mark in thought_begins(text) if "channel" not in mark]
+    return own[0] if own else end.replace("/", "", 1).replace("END_", "START_")
