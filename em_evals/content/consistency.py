@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals import files
 from em_evals.content import documents
-from em_evals.errors import EmEvalsError, nearest
 
 LETTERS = ("A", "B")
 DIGITS = ("1", "2", "3", "4", "5")
@@ -92,27 +91,13 @@ class ItemSet:
     items: tuple[Item, ...]
 
 
-def names() -> dict[str, Path]:
-    """Return every item set and its file; those of the working folder come before the shipped ones."""
-    found: dict[str, Path] = {}
-    for folder in documents.folders("tasks"):
-        for path in sorted((folder / "consistency").glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
-
-
 def load_items(name: str = "persona") -> ItemSet:
     """Load an item set by name (tasks/consistency/NAME.yaml) or path.
 
     Raises:
         EmEvalsError: it does not exist or is invalid, with file and line.
     """
-    path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        if name not in (known := names()):
-            raise EmEvalsError(f"there is no set of consistency items '{name}'; {nearest(name, known)}")
-        path = known[name]
-    document = documents.load(path)
+    document = documents.load(documents.find("tasks/consistency", name))
     file = documents.validate(_File, document)
     items = [
         *(_of_statement(one) for one in file.self_assessment),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from em_evals import files
 from em_evals.content import documents
 from em_evals.content.question_set import Turn
-from em_evals.errors import EmEvalsError, nearest
+from em_evals.errors import EmEvalsError
 
 PLAIN = "plain"
 """The name of the question without a cue."""
@@ -112,27 +112,13 @@ def cue_set(name: str, cues: Sequence[Cue], path: Path | None = None) -> CueSet:
     return CueSet(name, files.digest(*(repr(cue).encode() for cue in cues)), tuple(cues), path)
 
 
-def names() -> dict[str, Path]:
-    """Return every cue set and its file; those of the working folder come before the shipped ones."""
-    found: dict[str, Path] = {}
-    for folder in documents.folders("tasks"):
-        for path in sorted((folder / "cues").glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
-
-
 def load_cues(name: str = "evaluation") -> CueSet:
     """Load a cue set by name (tasks/cues/NAME.yaml) or path.
 
     Raises:
         EmEvalsError: it does not exist or is invalid, with file and line.
     """
-    path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        if name not in (known := names()):
-            raise EmEvalsError(f"there is no cue set '{name}'; {nearest(name, known)}")
-        path = known[name]
-    document = documents.load(path)
+    document = documents.load(documents.find("tasks/cues", name))
     file = documents.validate(_File, document)
     cues: list[Cue] = []
     for index, row in enumerate(file.cues):

@@ -17,7 +17,9 @@ from em_evals.content import validation_errors
 from em_evals.content.validation_errors import KeyPath as KeyPath
 from em_evals.errors import EmEvalsError, nearest
 
-Kind = Literal["tasks", "scorers", "adapters"]
+Kind = Literal[
+    "tasks", "tasks/cues", "tasks/consistency", "tasks/traits", "scorers", "scorers/judges", "adapters"
+]
 ENDINGS = (".yaml", ".yml", ".json")
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -118,15 +118,6 @@ class JudgeCard:
                 )
 
 
-def names() -> dict[str, Path]:
-    """Return every judge card and its file; those of the working folder come before the shipped ones."""
-    found: dict[str, Path] = {}
-    for folder in documents.folders("scorers"):
-        for path in sorted((folder / "judges").glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
-
-
 def load(name: str) -> JudgeCard:
     """Load a judge card by name (scorers/judges/NAME.yaml) or path.
 
@@ -135,7 +126,7 @@ def load(name: str) -> JudgeCard:
     """
     path = Path(name).expanduser()
     if path.suffix not in (".yaml", ".yml"):
-        known = names()
+        known = documents.names("scorers/judges")
         if name not in known:
             raise EmEvalsError(
                 f"there is no judge card '{name}'; {nearest(name, known)} Put it at scorers/judges/{name}.yaml, or "

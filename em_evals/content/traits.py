@@ -105,7 +105,7 @@ class _MonitorTrait(BaseModel):
 
 def names() -> list[str]:
     """Return the names of the traits in ./tasks/traits and of those that ship."""
-    return sorted(_own())
+    return sorted(documents.names("tasks/traits"))
 
 
 def load_trait(name: str) -> Trait:
@@ -126,18 +126,10 @@ def load_trait(name: str) -> Trait:
         return _of_yaml(documents.load(documents.find("tasks", name)))
     if place.suffix == ".json":
         return _of_persona(place)
-    known = _own()
+    known = documents.names("tasks/traits")
     if name in known:
         return _of_yaml(documents.load(known[name]))
     return _published(name, known)
-
-
-def _own() -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for folder in documents.folders("tasks"):
-        for path in sorted((folder / "traits").glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
 
 
 def _published(name: str, known: Mapping[str, Path]) -> Trait:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from em_evals.content import cues
+from em_evals.content import documents
 from em_evals.content.cues import Cue, load_cues
 from em_evals.content.question_set import Turn
 from em_evals.data.derived_cues import from_training
@@ -15,7 +15,7 @@ from em_evals.errors import EmEvalsError
 
 
 def test_the_shipped_cues_have_placebos():
-    for name in cues.names():
+    for name in documents.names("tasks/cues"):
         chosen = load_cues(name)
         assert any(cue.placebo for cue in chosen.cues) and not all(cue.placebo for cue in chosen.cues)
     assert {"default_system", "evaluation", "real", "code_template"} <= {one.name for one in load_cues().cues}
