@@ -141,20 +141,37 @@ def _mean_difference(
     Raises:
         EmEvalsError: both sides have the same activations.
     """
-    here, own = sides.only(found), [side.only(found) for side in base]
-    direction = Direction(
-        here.difference().astype(np.float32),
-        np.mean([part.mean() for part in own], axis=0).astype(np.float32),
-        np.mean([part.mean_norm() for part in own], axis=0).astype(np.float32),
-        _provenance(card, contrast, settings, here, found),
-        folds(sides, base),
+    direction = mean_difference(
+        sides, base, found, _provenance(card, contrast, settings, sides.only(found), found)
     )
-    if not directions.beyond_rounding(direction).any():
+    if direction is None:
         raise EmEvalsError(
             f"both sides have the same activations at {settings.position} ({contrast.how}): there is no direction "
             "between them; take other texts, or another --position."
         )
     return direction
+
+
+def mean_difference(
+    sides: Sides, base: Sequence[GroupSums], found: set[str], metadata: dict[str, Any]
+) -> Direction | None:
+    """Return the mean difference on the questions to find on; None where it is rounding alone.
+
+    Args:
+        sides: both sides' sums, by question.
+        base: the bare base's sums on the same texts, a side each.
+        found: the questions to find on; folds are over all.
+        metadata: of the direction.
+    """
+    own = [side.only(found) for side in base]
+    direction = Direction(
+        sides.only(found).difference().astype(np.float32),
+        np.mean([part.mean() for part in own], axis=0).astype(np.float32),
+        np.mean([part.mean_norm() for part in own], axis=0).astype(np.float32),
+        metadata,
+        folds(sides, base),
+    )
+    return direction if directions.beyond_rounding(direction).any() else None
 
 
 class Passes:

@@ -22,10 +22,10 @@ from em_evals.content.traits import Trait
 from em_evals.errors import EmEvalsError
 from em_evals.interp.extraction.activations import GroupSums
 from em_evals.interp.extraction.contrast import Side
-from em_evals.interp.extraction.extract import Passes, halves
+from em_evals.interp.extraction.extract import Passes, halves, mean_difference
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
-from em_evals.interp.extraction.trust import Sides, folds, measured
+from em_evals.interp.extraction.trust import Sides, measured
 from em_evals.models.chat import ChatTemplate, template_for
 
 WITHOUT_JUDGE = "contrastive prompts, no answers and no judge"
@@ -68,14 +68,8 @@ def extract(
     of_base = [_regrouped(side, 1) for side in base]
     found, held_out = halves([question_id(one) for one in trait.extract], split=len(trait.extract) > 1)
     here = by_question.only(found)
-    direction = Direction(
-        here.difference().astype(np.float32),
-        np.mean([side.only(found).mean() for side in of_base], axis=0).astype(np.float32),
-        np.mean([side.only(found).mean_norm() for side in of_base], axis=0).astype(np.float32),
-        _provenance(card, trait, settings, here, found),
-        folds(by_question, of_base),
-    )
-    if not directions.beyond_rounding(direction).any():
+    direction = mean_difference(by_question, of_base, found, _provenance(card, trait, settings, here, found))
+    if direction is None:
         raise EmEvalsError(
             f"the positive and negative prompts of {trait.name} have the same activations: the template drops system "
             "messages; take a base whose template writes them."
