@@ -95,7 +95,7 @@ INVALID = 2
 
 
 def main() -> None:
-    """Run the command line; errors print one sentence on stderr, an interrupt exits quietly."""
+    """Run the command line; errors and an interrupt print one sentence on stderr."""
     try:
         app()
     except EmEvalsError as error:
@@ -104,9 +104,11 @@ def main() -> None:
         if (sentence := missing_package(error)) is None:
             raise
         _fail(str(sentence))
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted.", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+    except SystemExit as end:
+        # typer turns an interrupt into an exit without a word; what was kept stands in the interrupt.
+        if end.code == 130 and (interrupt := _interrupt_behind(end)) is not None:
+            print(str(interrupt) or "interrupted.", file=sys.stderr)  # noqa: T201
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # the reader (`| head`) has exited; suppress Python's complaint when it closes stdout
         sys.exit(0)
@@ -120,6 +122,14 @@ def main() -> None:
 
             _fail(said(error))  # type: ignore[arg-type]
         raise
+
+
+def _interrupt_behind(end: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that an exit comes from."""
+    behind: BaseException | None = end
+    while behind is not None and not isinstance(behind, KeyboardInterrupt):
+        behind = behind.__cause__ or behind.__context__
+    return behind
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -20,20 +20,16 @@ if TYPE_CHECKING:
     from em_evals.gate.inputs import Side
 
 _INVALID = 2
-_INTERRUPTED = 130
 _PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name (repeatable)."
 
 
 @contextmanager
 def _no_false_verdict() -> Iterator[None]:
-    """Exit with 2 on unexpected errors and 130 on an interrupt: 1, the usual code, says that the candidate is worse."""
+    """Exit with 2 on unexpected errors: 1, the usual code, says that the candidate is worse."""
     try:
         yield
     except (EmEvalsError, ModuleNotFoundError, typer.Exit):
         raise
-    except KeyboardInterrupt:
-        echo("interrupted.", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
     except OSError as error:  # the terminal or file behind stdout; the record's own errors are EmEvalsErrors
         _silence()
         if not isinstance(error, BrokenPipeError):

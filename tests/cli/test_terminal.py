@@ -70,15 +70,19 @@ def test_a_file_of_an_unknown_kind_is_not_called_missing(workdir: Path) -> None:
     assert "there is no" not in done.stderr
 
 
-def test_an_interrupted_training_says_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from em_evals import cli
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(["interrupted: step 25 is kept."], "interrupted: step 25 is kept.\n"), ([], "interrupted.\n")],
+)
+def test_an_interrupt_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, kept: list[str], said: str) -> None:
+    """Through typer, which itself ends an interrupted command without a word."""
 
-    def interrupted() -> None:
-        raise KeyboardInterrupt("interrupted: the state runs/checkpoint-25 is kept.")
+    def interrupted(one: str, other: str) -> None:
+        raise KeyboardInterrupt(*kept)
 
-    monkeypatch.setattr(cli, "app", interrupted)
-    done = em_evals("train", "x")
-    assert (done.returncode, done.stderr) == (130, "interrupted: the state runs/checkpoint-25 is kept.\n")
+    monkeypatch.setattr("em_evals.interp.provenance.same", interrupted)
+    done = em_evals("insight", "same", "a", "b")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
 
 
 def test_an_install_hint_names_no_index() -> None:
