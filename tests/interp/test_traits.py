@@ -25,9 +25,9 @@ from em_evals.interp.extraction.reading import read_texts
 from em_evals.interp.traits import monitor, screen
 from em_evals.interp.traits.extract import Settings, extract, question_id
 from em_evals.interp.traits.map import participation, trait_map
-from em_evals.interp.traits.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.models import bases
 from em_evals.models.chat import template_for
+from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
 
 TRAIT = """
 name: mine

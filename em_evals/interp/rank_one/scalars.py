@@ -18,13 +18,13 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.engines.hf.loaded import Loaded
 from em_evals.engines.pool import base_in_memory
 from em_evals.errors import EmEvalsError
-from em_evals.interp.extraction.batches import by_length, padded
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.fixed_answers import given
 from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
 from em_evals.models.families import layout
 from em_evals.models.lora import Bank, LowRank
+from em_evals.models.text_batches import by_length, padded
 
 Floats = NDArray[np.float32]
 

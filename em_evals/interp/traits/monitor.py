@@ -24,8 +24,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
-from em_evals.interp.traits.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.models.chat import template_for
+from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.results.logs import graded, read_log
 from em_evals.results.records import Measured
 from em_evals.results.records.traits import Correlation, TraitMonitor

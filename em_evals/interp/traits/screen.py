@@ -26,8 +26,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
-from em_evals.interp.traits.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.models.chat import ChatTemplate, template_for
+from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.results.records import Claim
 
 CHUNK = 256

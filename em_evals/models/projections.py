@@ -1,7 +1,7 @@
-"""Projections of texts on directions, in one pass: a prompt's last token, the mean over an answer's tokens.
+"""Activations of texts, or their projections on directions: a prompt's last token, the mean over an answer's tokens.
 
-Only dot products are kept: [texts, positions, layers, directions]. Hooks stand on the blocks that are asked for, and
-nothing behind the last of them is computed.
+Of projections only dot products are kept: [texts, positions, layers, directions]. Hooks stand on the blocks that are
+asked for, and nothing behind the last of them is computed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from em_evals.errors import EmEvalsError
-from em_evals.interp.extraction.batches import by_length, padded
-from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models.architecture import decoder, decoder_layers
 from em_evals.models.families import layout
 from em_evals.models.invariants import first
+from em_evals.models.text_batches import Text, by_length, padded
 
 LAST_PROMPT, ANSWER_MEAN = 0, 1
 """Places on the axis of positions."""
@@ -52,6 +51,26 @@ def project(
     Raises:
         EmEvalsError: a text is longer than the base reads exactly, or its blocks hand on several streams.
     """
+    device = next(model.parameters()).device
+    along = torch.as_tensor(np.asarray(directions, dtype=np.float32)).to(device)
+    return _read(model, texts, _Reader(layers, along), len(directions), batch_tokens)
+
+
+def states(
+    model: Any, texts: Sequence[Text], layers: Sequence[int], batch_tokens: int = _BATCH_TOKENS
+) -> NDArray[np.float32]:
+    """Compute h itself at the last prompt token and its mean over the answer's tokens.
+
+    Returns:
+        float32 [texts, 2 positions, layers, width]; the others are as in `project`.
+    """
+    width = int(model.config.get_text_config().hidden_size)
+    return _read(model, texts, _Reader(layers), width, batch_tokens)
+
+
+def _read(
+    model: Any, texts: Sequence[Text], reader: _Reader, columns: int, batch_tokens: int
+) -> NDArray[np.float32]:
     allowed = layout(model.config)
     longest = max((len(text.prompt) + len(text.answer) for text in texts), default=0)
     if allowed.limit is not None and longest > allowed.limit:
@@ -60,10 +79,9 @@ def project(
             "shorten it."
         )
     device = next(model.parameters()).device
-    along = torch.as_tensor(np.asarray(directions, dtype=np.float32)).to(device)
-    found = np.full((len(texts), 2, len(layers), len(directions)), np.nan, dtype=np.float32)
-    reader = _Reader(along, layers)
-    with torch.inference_mode(), reader.watching(model):
+    found = np.full((len(texts), 2, len(reader.layers), columns), np.nan, dtype=np.float32)
+    # Not inference_mode: buffers that a forward pass replaces could not take part in training afterwards.
+    with torch.no_grad(), reader.watching(model):
         for batch in by_length(texts, batch_tokens, allowed):
             own = [texts[i] for i in batch]
             ids = padded(own)
@@ -88,25 +106,25 @@ def _weights(texts: Sequence[Text], longest: int) -> torch.Tensor:
 
 
 class _Reader:
-    """Hooks on blocks that project what the blocks hand on."""
+    """Hooks on blocks that read what the blocks hand on, and project it `along` directions where they are given."""
 
-    def __init__(self, along: torch.Tensor, layers: Sequence[int]) -> None:
-        self._along, self._layers = along, list(layers)
+    def __init__(self, layers: Sequence[int], along: torch.Tensor | None = None) -> None:
+        self.layers, self._along = list(layers), along
         self.weights = torch.zeros(0)
         self._parts: dict[int, torch.Tensor] = {}
 
     @property
     def values(self) -> torch.Tensor:
-        """[texts, positions, layers, directions]."""
-        return torch.stack([self._parts[place] for place in range(len(self._layers))], dim=2)
+        """[texts, positions, layers, directions or width]."""
+        return torch.stack([self._parts[place] for place in range(len(self.layers))], dim=2)
 
     @contextmanager
     def watching(self, model: Any) -> Iterator[None]:
         blocks, kind = decoder_layers(model), model.config.get_text_config().model_type
-        last = max(self._layers)
+        last = max(self.layers)
         handles = [
             blocks[layer].register_forward_hook(self._hook(place, layer == last, kind))
-            for place, layer in sorted(enumerate(self._layers), key=lambda one: one[1])
+            for place, layer in sorted(enumerate(self.layers), key=lambda one: one[1])
         ]
         try:
             yield
@@ -123,7 +141,7 @@ class _Reader:
                     "from one: it cannot be projected here."
                 )
             means = torch.bmm(self.weights, hidden.float())
-            self._parts[place] = means @ self._along[:, place].T
+            self._parts[place] = means if self._along is None else means @ self._along[:, place].T
             if last:
                 raise _Enough
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
-from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models.families import Layout
+
+
+class Text(Protocol):
+    """Token ids of a prompt and of its answer."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The prompt's tokens."""
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The answer's tokens; empty for a prompt alone."""
 
 
 def by_length(texts: Sequence[Text], budget: int, allowed: Layout) -> list[list[int]]:
