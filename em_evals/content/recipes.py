@@ -16,6 +16,8 @@ from pydantic import (
 
 from em_evals.content.intervention import Intervention
 
+Quantization = Literal["4bit", "8bit", "int8", "int4"]
+
 
 class Strict(BaseModel):
     """A part of a card: immutable, unknown keys are errors."""

@@ -16,6 +16,8 @@ from em_evals.errors import EmEvalsError
 if TYPE_CHECKING:
     from em_evals.engines.hf.engine import HFEngine
 
+Kind = Literal["transformers", "vllm", "server"]
+
 _TAKEN = 0.92
 """The share of a GPU's memory that vLLM takes unless told otherwise; it refuses to start where less is free."""
 
@@ -33,7 +35,7 @@ def reserve(card: ResolvedCard) -> None:
     """
     kind, _ = choose(card.card)
     if kind != "server":
-        check_fit(card)
+        check_fit(card, kind)
     if kind == "transformers":
         return
     from em_evals.engines.vllm.engine import VLLMEngine
@@ -48,17 +50,18 @@ def reserve(card: ResolvedCard) -> None:
         engine.reserve(card.adapter_path, card.interventions)
 
 
-def check_fit(card: ResolvedCard) -> None:
+def check_fit(card: ResolvedCard, kind: Kind = "transformers") -> None:
     """Compare a card's adapter and directions with its base's configuration; no weight is loaded.
 
-    `resolve` compared with what is on this machine; a base of the hub may not have been until now.
+    `resolve` compared with what is on this machine; a base of the hub may not have been until now. vLLM reads some
+    quantized bases that transformers does not.
 
     Raises:
         EmEvalsError: one of them was made for another base, or the base cannot be measured.
     """
     from em_evals.models import bases, interventions, lora
 
-    config = bases.check(card.card)
+    config = bases.check(card.card) if kind == "transformers" else bases.check_class(card.card)
     interventions.load(card.interventions, config)
     if card.adapter_path is not None:
         lora.check(card.adapter_path, config)
@@ -95,9 +98,6 @@ def base_in_memory(card: ModelCard) -> HFEngine:
         if key not in _engines:
             _engines[key] = _make(card, "transformers", None, [])
         return cast("HFEngine", _engines[key])
-
-
-Kind = Literal["transformers", "vllm", "server"]
 
 
 def choose(card: ModelCard) -> tuple[Kind, str]:
@@ -190,5 +190,7 @@ def _make(card: ModelCard, kind: str, api_key: str | None, expected: list[Resolv
 
 
 def _key(card: ModelCard, kind: str) -> str:
-    fields = card.model_dump_json(include={"base", "revision", "engine", "trust_remote_code", "base_url"})
+    fields = card.model_dump_json(
+        include={"base", "revision", "quantize", "engine", "trust_remote_code", "base_url"}
+    )
     return f"{kind} {fields}"

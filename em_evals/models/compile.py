@@ -24,10 +24,11 @@ from em_evals import files
 from em_evals.content.cards import ModelCard, ResolvedCard
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, compiled_checkpoint, compiled_lora, invariants
+from em_evals.models import bases, compiled_checkpoint, compiled_lora, invariants, quantization
 from em_evals.models.changes import changes
 from em_evals.models.chat import own
-from em_evals.models.interventions import Pair, Rows, Steering, load
+from em_evals.models.intervention_tables import Rows
+from em_evals.models.interventions import Pair, Steering, load
 from em_evals.models.lora import Bank
 from em_evals.models.lora.fit import Fit
 from em_evals.models.lora.parts import Parts
@@ -57,9 +58,9 @@ def compile_card(card: ResolvedCard, to: Target, folder: Path) -> Path:
         _possible(one, to)
     if to == "lora" and card.adapter_path is None and not card.interventions:
         raise EmEvalsError(f"{card.name} is a bare base: there is nothing to compile.")
+    _refuse_quantized(card)
     with torch.no_grad(), files.atomic_folder(folder) as scratch:
         model = bases.load_model(in_float32(card.card))
-        _refuse_quantized(model, card)
         pairs = load([one for one in card.interventions if one.op != "scale_adapter"], model.config)
         adapter, ids, expected = _hooked(model, card, pairs)
         if to == "checkpoint":
@@ -146,9 +147,8 @@ def _as_adapter(card: ResolvedCard, folder: Path) -> Any:
         ) from None
 
 
-def _refuse_quantized(model: Any, card: ResolvedCard) -> None:
-    if getattr(model, "hf_quantizer", None) is not None:
-        method = getattr(model.config.quantization_config, "quant_method", "quantized")
+def _refuse_quantized(card: ResolvedCard) -> None:
+    if method := quantization.name_of(card.card, bases.load_config(card.card)):
         raise EmEvalsError(
             f"{card.card.base} is quantized ({method}), and quantized weights cannot hold compiled interventions: name "
             "its 16-bit base in the card."

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped, write_modules
-from em_evals.models.changes import Change, changes
+from em_evals.models.changes import changes
+from em_evals.models.intervention_tables import Rows, Table
 from em_evals.models.invariants import check_blocks, check_write_modules, first, replaced, streams
+from em_evals.models.placement import device_of
 
 Pair = tuple[Intervention, Sequence[Direction]]
 """An intervention with its directions, in their order."""
@@ -65,75 +67,6 @@ _LEFT = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 0.005, torch.b
 SmolLM2, whose first token is far longer than the others, left at most a tenth of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of a forward pass: each row's slot, and the positions of its tokens.
-
-    Attributes:
-        slots: int64 [rows], or [1] for all rows.
-        positions: int64 [rows, tokens], each token's position in its row; None: rows begin at column 0.
-        answers: int64 [rows], where each row's answer begins; None: nothing is answer.
-    """
-
-    slots: torch.Tensor
-    positions: torch.Tensor | None = None
-    answers: torch.Tensor | None = None
-
-
-@dataclass(eq=False)
-class _Table:
-    """The changes of every slot at one place, [steps, slots, …]: step k of a slot is its k-th change here."""
-
-    slots: list[list[Change]] = field(default_factory=list)
-
-    def build(self, width: int, device: torch.device) -> None:
-        """Stack the slots' changes; missing steps are changes without effect."""
-        nothing = Change(torch.zeros(width), torch.zeros(width), 0.0, 0.0, 0, 0)
-        self.steps = max(map(len, self.slots), default=0)
-        grid = [[s[k] if k < len(s) else nothing for s in self.slots] for k in range(self.steps)]
-
-        def stacked(name: str) -> torch.Tensor:
-            values = [[torch.as_tensor(getattr(c, name)) for c in row] for row in grid]
-            return torch.stack([torch.stack(row) for row in values]).to(device)
-
-        if self.steps:
-            self.add, self.unit, self.gate, self.target, self.when, self.skip = map(
-                stacked, ("add", "unit", "gate", "target", "when", "skip")
-            )
-            self.limit = stacked("limit")
-
-    def edit(self, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Return the changed stream, [rows, tokens, width], in its own dtype."""
-        stream, slots = hidden.float(), rows.slots
-        places = rows.positions
-        if places is None:
-            places = torch.arange(stream.shape[1], device=stream.device)[None]
-        # h + (gate · min(target - h·u, limit) u + add) · mask, step by step: each one sees what the last one made of h.
-        for k in range(self.steps):
-            unit = self.unit[k][slots]
-            along = self.target[k][slots][:, None] - (stream @ unit[..., None])[..., 0]
-            along = torch.minimum(along, self.limit[k][slots][:, None])
-            push = (self.gate[k][slots][:, None] * along)[..., None] * unit[:, None] + self.add[k][slots][
-                :, None
-            ]
-            stream = stream + push * self._reach(k, places, rows)[..., None]
-        return stream.to(hidden.dtype)
-
-    def alone(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Apply the first slot to one row, [1, tokens, width] or [tokens, width]."""
-        rows = Rows(torch.zeros(1, dtype=torch.int64, device=self.unit.device))
-        return self.edit(hidden.reshape(1, -1, hidden.shape[-1]), rows).reshape(hidden.shape)
-
-    def _reach(self, k: int, places: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Return a float mask [rows, tokens], 1 where step k acts."""
-        when, skip = self.when[k][rows.slots][:, None], self.skip[k][rows.slots][:, None]
-        answer = torch.zeros_like(places, dtype=torch.bool)
-        if rows.answers is not None:
-            answer = places >= rows.answers[:, None]
-        allowed = (when == 0) | ((when == 1) & ~answer) | ((when == 2) & answer)
-        return (allowed & (places >= skip)).float()
-
-
 class Steering:
     """A model's hooks and its registered sets of interventions. Without rows that name a set nothing happens.
 
@@ -143,12 +76,12 @@ class Steering:
 
     def __init__(self, model: Any) -> None:
         self._model = unwrapped(model)
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         self._width = int(model.config.get_text_config().hidden_size)
         self._sets: list[tuple[Intervention, ...]] = [()]
         self._slots: dict[tuple[str, ...], int] = {(): 0}
-        self._blocks: list[_Table] = [_Table([[]]) for _ in decoder_layers(model)]
-        self._writes = _Table([[]])
+        self._blocks: list[Table] = [Table([[]]) for _ in decoder_layers(model)]
+        self._writes = Table([[]])
         self._rows: Rows | None = None
         self._handles: list[Any] = []
         self._hooked: set[str] = set()
@@ -224,7 +157,7 @@ class Steering:
             start = decoder_layers(self._model)[0]
             self._handles.append(start.register_forward_pre_hook(self._before, with_kwargs=True))
 
-    def _hook(self, table: _Table) -> Any:
+    def _hook(self, table: Table) -> Any:
         def hook(module: torch.nn.Module, arguments: Any, output: Any) -> Any:
             if self._rows is None or not table.steps:
                 return None
@@ -240,7 +173,7 @@ class Steering:
             return (hidden, *arguments[1:]), named
         return arguments, named | {"hidden_states": hidden}
 
-    def _edited(self, table: _Table, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def _edited(self, table: Table, hidden: torch.Tensor, rows: Rows) -> torch.Tensor:
         if hidden.dim() == 3:
             self._shape = hidden.shape
             return table.edit(hidden, rows)
@@ -261,7 +194,7 @@ def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
     steering = Steering(model)
     try:
         slot = steering.register(pairs)
-        device = next(model.parameters()).device
+        device = device_of(model)
         with steering.rows(Rows(torch.tensor([slot], device=device))):
             yield
     finally:
@@ -290,7 +223,7 @@ def check_writes(model: Any, pairs: Sequence[Pair]) -> float:
     inputs, outputs = streams(plain)
     norms = [one.float().norm(dim=-1).clamp(min=1e-30) for one in (inputs[0], *outputs)]
     for pair in pairs:
-        table = _Table([[replace(one, when=0, skip=0) for one in changes(*pair, 0)]])
+        table = Table([[replace(one, when=0, skip=0) for one in changes(*pair, 0)]])
         table.build(plain.config.get_text_config().hidden_size, norms[0].device)
         if not table.steps:
             continue

@@ -19,6 +19,7 @@ import torch
 
 from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder_layers, unwrapped, write_modules
+from em_evals.models.placement import device_of
 
 TOKENS = 12
 """Length of the test's forward passes."""
@@ -132,7 +133,7 @@ def streams(
 
 def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
     """Compute logits for a dozen random tokens, or for `ids` [1, tokens]: float32 [tokens, vocabulary], no dropout."""
-    ids = random_ids(model) if ids is None else ids.to(next(model.parameters()).device)
+    ids = random_ids(model) if ids is None else ids.to(device_of(model))
     with torch.no_grad(), evaluating(model):
         return model(input_ids=ids, use_cache=False).logits[0].float()
 
@@ -171,7 +172,7 @@ def random_ids(model: Any) -> torch.Tensor:
     """Return token ids, int64 [1, tokens]: the same for every model with the same vocabulary size."""
     vocabulary = model.config.get_text_config().vocab_size
     chosen = torch.randint(vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    return chosen.to(next(model.parameters()).device)
+    return chosen.to(device_of(model))
 
 
 @contextmanager

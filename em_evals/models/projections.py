@@ -18,6 +18,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import decoder, decoder_layers
 from em_evals.models.families import layout
 from em_evals.models.invariants import first
+from em_evals.models.placement import device_of
 from em_evals.models.text_batches import Text, by_length, padded
 
 LAST_PROMPT, ANSWER_MEAN = 0, 1
@@ -51,7 +52,7 @@ def project(
     Raises:
         EmEvalsError: a text is longer than the base reads exactly, or its blocks hand on several streams.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     along = torch.as_tensor(np.asarray(directions, dtype=np.float32)).to(device)
     return _read(model, texts, _Reader(layers, along), len(directions), batch_tokens)
 
@@ -78,7 +79,7 @@ def _read(
             f"a text has {longest} tokens; beyond {allowed.limit} this base's rope depends on what was read before: "
             "shorten it."
         )
-    device = next(model.parameters()).device
+    device = device_of(model)
     found = np.full((len(texts), 2, len(reader.layers), columns), np.nan, dtype=np.float32)
     # Not inference_mode: buffers that a forward pass replaces could not take part in training afterwards.
     with torch.no_grad(), reader.watching(model):
@@ -134,7 +135,7 @@ class _Reader:
 
     def _hook(self, place: int, last: bool, kind: str) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
-            hidden = first(output)
+            hidden = first(output).to(self.weights.device)
             if hidden.dim() != 3:
                 raise EmEvalsError(
                     f"the blocks of this {kind} hand on {hidden.shape[0]} streams at once, and a direction is read "

@@ -128,7 +128,12 @@ def everything() -> list[Kept]:
 
 def variant_of(card: ResolvedCard) -> str:
     """Return a digest of what a card adds to its base: adapter and interventions, without sampling defaults."""
-    plain = ModelCard(base=card.card.base, revision=card.card.revision, interventions=card.card.interventions)
+    plain = ModelCard(
+        base=card.card.base,
+        revision=card.card.revision,
+        quantize=card.card.quantize,
+        interventions=card.card.interventions,
+    )
     return replace(card, card=plain).digest
 
 

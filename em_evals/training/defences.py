@@ -14,6 +14,7 @@ import torch
 from em_evals.content.recipes import AdapterRecipe, KLPenalty
 from em_evals.errors import EmEvalsError
 from em_evals.models import interventions
+from em_evals.models.placement import device_of
 from em_evals.training import curriculum
 from em_evals.training.logits import answer_logits
 from em_evals.training.tokens import IGNORED, padded
@@ -84,7 +85,7 @@ class Defences:
         size, (rank, processes) = self._penalty.batch_size, self._part
         chosen = [self._examples[(step * size + i) % len(self._examples)] for i in range(size)]
         tokens = sum(label != IGNORED for example in chosen for label in example["labels"])
-        device = next(self._model.parameters()).device
+        device = device_of(self._model)
         batch = padded(chosen[rank::processes], device)
         with torch.no_grad(), self._as_base():
             reference = answer_logits(self._frozen or model, *batch).log_softmax(-1)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from em_evals.models import quantization
+
 
 def fuse(model: Any) -> int:
     """Speed up a PEFT model's LoRA layers where that is exact: one plain adapter in the base's dtype, no dropout.
@@ -30,6 +32,7 @@ def _plain(layer: Any) -> bool:
     name = layer.active_adapters[0]
     return (
         type(layer.base_layer) is torch.nn.Linear
+        and not quantization.holds(layer.base_layer)
         and len(layer.active_adapters) == 1
         and isinstance(layer.lora_dropout[name], torch.nn.Identity)
         and not layer.use_dora.get(name, False)

@@ -17,6 +17,7 @@ from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import Method
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, lora
+from em_evals.models.placement import device_of
 from em_evals.training.curriculum import Example
 from em_evals.training.logits import answer_logits
 from em_evals.training.method import attach
@@ -78,7 +79,7 @@ def example_of(examples: list[Example]) -> Example:
 
 def scores(model: Any, example: Example) -> torch.Tensor:
     """Compute the log-probability of each answer token of an example: float32 [tokens], on the CPU."""
-    was, device = model.training, next(model.parameters()).device
+    was, device = model.training, device_of(model)
     ids, lengths, labelled = padded([example], device)
     model.eval()
     try:

@@ -165,10 +165,10 @@ def test_finds_a_lora_that_changes_the_base(lab, workdir, monkeypatch):
 
 
 def test_finds_interventions_that_are_off(lab, workdir, monkeypatch):
-    from em_evals.models.interventions import _Table
+    from em_evals.models.intervention_tables import Table
 
-    edit = _Table.edit
-    monkeypatch.setattr(_Table, "edit", lambda table, h, rows: h + 0.999 * (edit(table, h, rows) - h))
+    edit = Table.edit
+    monkeypatch.setattr(Table, "edit", lambda table, h, rows: h + 0.999 * (edit(table, h, rows) - h))
     verdict = verify(card(lab("llama"), workdir, adapter=False))
     assert {"interventions: random add", "interventions: random ablate"} <= set(verdict.wrong)
     assert not any(name.startswith("engine") for name in verdict.wrong)

@@ -19,7 +19,7 @@ from em_evals.engines.hf.outcomes import reject
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.sampling import choose, token_logprobs
 from em_evals.engines.protocol import Draw, StopReason, TokenLogprob
-from em_evals.models.interventions import Rows
+from em_evals.models.intervention_tables import Rows
 
 WORTH_SHARING = 8
 """Tokens that rows must have in common before their beginning is computed once."""

@@ -30,7 +30,8 @@ from em_evals.engines.hf.turns import Turns
 from em_evals.engines.protocol import Draw, Request
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.models.interventions import Rows, refuse_positions
+from em_evals.models.intervention_tables import Rows
+from em_evals.models.interventions import refuse_positions
 from em_evals.models.memory import fits, free
 
 _LOGITS_BYTES = 512 * 1024**2

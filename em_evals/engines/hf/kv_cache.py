@@ -137,11 +137,12 @@ class RowCache(Cache):
     def keep(self, rows: torch.Tensor) -> None:
         """Drop every row but these (int64 indices)."""
         for layer in self.layers:
-            if _has_columns(layer):
-                layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            if _has_columns(layer):  # a base may be spread over several devices
+                own = rows.to(layer.keys.device)
+                layer.keys, layer.values = layer.keys[own], layer.values[own]
             for states in _states(layer):
                 for place, state in states.items():
-                    states[place] = state[rows]
+                    states[place] = state[rows.to(state.device)]
 
     def shift(self, left: int) -> None:
         """Put `left` empty columns before the ones in use, or drop that many if negative."""

@@ -18,6 +18,7 @@ from em_evals.engines.hf.kv_cache import takes_rows
 from em_evals.models.families import Layout, layout, rope_border
 from em_evals.models.interventions import Steering
 from em_evals.models.lora import Bank
+from em_evals.models.placement import device_of
 
 _PROBE = 12
 """Number of tokens in the comparison of cached with uncached logits."""
@@ -48,7 +49,7 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     @cached_property
     def damage(self) -> str:

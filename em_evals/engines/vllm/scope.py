@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from em_evals.content.cards import ModelCard
-from em_evals.models import bases, families
+from em_evals.models import bases, families, quantization
 from em_evals.models.vllm_blocks import Blocks
 
 OTHERWISE = {
@@ -17,6 +17,10 @@ OTHERWISE = {
     "bloom": "by 1e-3 nats, and why was not found",
 }
 """Families that were compared and differ, with the reason where it is known."""
+
+
+_READS = ("fp8", "mxfp4", "torchao")
+"""Quantized checkpoints that both engines read; vLLM keeps them quantized, with kernels of its own."""
 
 
 class _Border(NamedTuple):
@@ -31,6 +35,8 @@ def refusal(card: ModelCard) -> str | None:
         EmEvalsError: the base's configuration cannot be found or read.
     """
     config = bases.load_config(card)
+    if reason := _quantized(card, quantization.name_of(card, config)):
+        return reason
     text, known = config.get_text_config(), families.family(config)
     kind = text.model_type
     if kind in OTHERWISE:
@@ -51,6 +57,19 @@ def refusal(card: ModelCard) -> str | None:
             f"vLLM computes {kind} otherwise than transformers beyond {border.tokens} tokens ({border.reason}); say "
             f"`max_model_len: {border.tokens}` in the card's `engine`"
         )
+    return None
+
+
+def _quantized(card: ModelCard, method: str) -> str | None:
+    """Return why a quantized base is left to transformers; None if it is not quantized, or goes to vLLM as it is."""
+    if card.quantize:
+        return f"`quantize: {card.quantize}` is computed by the transformers engine alone"
+    if not method or method in quantization.FOR_VLLM:
+        return None
+    if method not in _READS:
+        return f"vLLM 0.32 reads no weights that are quantized with {method}"
+    if card.backend != "vllm":
+        return f"vLLM's kernels for {method} were not compared (`backend: vllm` takes them all the same)"
     return None
 
 

@@ -22,6 +22,7 @@ from em_evals.interp.extraction.prefix_tree import Line, Padded, Position, Text,
 from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 from em_evals.models.families import Layout, layout
 from em_evals.models.invariants import first
+from em_evals.models.placement import device_of
 
 _BATCH_TOKENS = 2048
 _SAVE_EVERY = 32
@@ -140,7 +141,7 @@ class _Sums:
 
     def __init__(self, model: Any, groups: int) -> None:
         self._blocks, self._kind = decoder_layers(model), model.config.get_text_config().model_type
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         width = int(model.config.get_text_config().hidden_size)
         self.vectors = torch.zeros(groups, len(self._blocks), width, device=self._device)
         self.norms = torch.zeros(groups, len(self._blocks), device=self._device)
@@ -150,7 +151,7 @@ class _Sums:
 
     def _add(self, layer: int) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
-            hidden = first(output).float()
+            hidden = first(output).float().to(self._device)
             if hidden.dim() != 3:
                 raise EmEvalsError(
                     f"the blocks of this {self._kind} hand on {hidden.shape[0]} streams at once, and a direction is "

@@ -24,6 +24,7 @@ from em_evals.models.architecture import decoder
 from em_evals.models.chat import template_for
 from em_evals.models.families import layout
 from em_evals.models.lora import Bank, LowRank
+from em_evals.models.placement import device_of
 from em_evals.models.text_batches import by_length, padded
 
 Floats = NDArray[np.float32]
@@ -130,12 +131,12 @@ def _scalars(model: Any, modules: Sequence[tuple[Any, LowRank]], rows: Sequence[
     handles = [
         module.register_forward_pre_hook(
             lambda _, inputs, place=place, part=part: read.__setitem__(
-                place, part.inner(inputs[0])[..., 0].float().cpu()
+                place, part.inner(inputs[0].to(part.a.device))[..., 0].float().cpu()
             )
         )
         for place, (module, part) in enumerate(modules)
     ]
-    device = next(model.parameters()).device
+    device = device_of(model)
     found: dict[int, Floats] = {}
     try:
         with torch.inference_mode():

@@ -9,6 +9,7 @@ import torch
 
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
+from em_evals.models import quantization
 from em_evals.models.architecture import unwrapped
 from em_evals.models.lora import folders, matching, parts, skeleton
 from em_evals.models.lora.changes import Change, Dora, LowRank, LowRankEmbedding, Offset, TokenRows
@@ -30,9 +31,15 @@ def merge(model: Any, source: str, scales: Sequence[Intervention] = ()) -> Any:
         The model.
 
     Raises:
-        EmEvalsError: the adapter does not fit exactly, or has a bias where the base has none; nothing is changed.
+        EmEvalsError: the adapter does not fit exactly, has a bias where the base has none, or the base is
+            quantized; nothing is changed.
     """
     plain = unwrapped(model)
+    if quantization.is_quantized(plain):
+        raise EmEvalsError(
+            f"{plain.config.name_or_path or 'this base'} is quantized, and quantized weights cannot hold an adapter "
+            "exactly: keep the adapter beside the base."
+        )
     fit = matching.match(folders.locate(source), skeleton.of(plain))
     adapter = parts.load(fit, plain, scales)
     _refuse_new_biases(adapter, plain)

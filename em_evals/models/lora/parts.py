@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from em_evals.models.lora.changes import Change, Dora, LowRank, LowRankEmbedding
 from em_evals.models.lora.fit import Fit, Piece
 from em_evals.models.lora.initial import converted
 from em_evals.models.lora.weights import Own, Product, Weight, factors
+from em_evals.models.placement import device_of
 
 Values = Mapping[str, torch.Tensor]
 
@@ -68,8 +70,26 @@ def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
         parts = Parts(fit)
         for piece in fit.pieces:
             module = model.get_submodule(piece.module)
+            _refuse_packed(fit, piece)
             _Conversion(parts, piece, module, values, multipliers.get(piece.module, 1.0)).make()
     return parts
+
+
+def _refuse_packed(fit: Fit, piece: Piece) -> None:
+    """Refuse what needs the values of a weight that is quantized: everything but a plain LoRA on its output.
+
+    Raises:
+        EmEvalsError: names the module.
+    """
+    shape = fit.skeleton.modules[piece.module]
+    low_rank = piece.what == "low_rank" and "magnitude" not in piece.keys and not fit.config.converted
+    if shape.quantized and not low_rank and piece.what != "bias":
+        what = f"`init_lora_weights: {fit.config.converted}`" if fit.config.converted else piece.words
+        raise EmEvalsError(
+            f"the adapter has {what}, which needs the weight of {piece.module}, and this base's is quantized: use the "
+            "16-bit base.",
+            fit.folder,
+        )
 
 
 class _Conversion:
@@ -95,8 +115,13 @@ class _Conversion:
         """Return a tensor on the module's device, in float32, or float64 where the base is."""
         weight = self._own(self._piece.parameter or "weight")
         return self._values[self._piece.keys[part]].to(
-            weight.device, torch.promote_types(weight.dtype, torch.float32)
+            self._device, torch.promote_types(weight.dtype, torch.float32)
         )
+
+    @cached_property
+    def _device(self) -> torch.device:
+        """Where the module computes: its weights may be offloaded."""
+        return device_of(self._module)
 
     def _own(self, name: str) -> torch.Tensor:
         value: torch.Tensor = getattr(self._module, name)
@@ -157,24 +182,24 @@ class _Conversion:
         own, wanted = self._own("bias"), self._values[self._piece.keys["=bias"]]
         shape = self._parts.fit.skeleton.modules[self._piece.module]
         if shape.kind in ("linear", "transposed") and not shape.own_forward:
-            value = wanted.to(own.device, own.dtype)  # rounded, as where PEFT puts it into the base
+            value = wanted.to(self._device, own.dtype)  # rounded, as where PEFT puts it into the base
             dtype = torch.promote_types(own.dtype, torch.float32)
             self._change(Offset(value.to(dtype) - own.to(dtype)))
         else:
-            self._weight(Own(wanted.to(own.device, own.dtype)))
+            self._weight(Own(wanted.to(self._device, own.dtype)))
 
     def _saved(self) -> None:
         own = self._own(self._piece.parameter)
         self._weight(
-            Own(self._values[self._piece.keys[f"={self._piece.parameter}"]].to(own.device, own.dtype))
+            Own(self._values[self._piece.keys[f"={self._piece.parameter}"]].to(self._device, own.dtype))
         )
 
     def _tokens(self) -> None:
         weight, indices = self._own("weight"), torch.tensor(self._piece.indices)
         place = torch.full((len(weight),), -1)
         place[indices] = torch.arange(len(indices))
-        rows = self._values[self._piece.keys["tokens"]].to(weight.device, weight.dtype)
-        self._change(TokenRows(rows, indices.to(weight.device), place.to(weight.device)))
+        rows = self._values[self._piece.keys["tokens"]].to(self._device, weight.dtype)
+        self._change(TokenRows(rows, indices.to(self._device), place.to(self._device)))
 
     def _check_copy(self) -> None:
         own = self._own("weight")

@@ -91,6 +91,10 @@ class Site:
             output = self._whole(rows, output)
             arguments, options = self._call
         inputs = _first(arguments, options)
+        if isinstance(
+            output, torch.Tensor
+        ):  # of a base on several devices, inputs come from the last module's
+            inputs = inputs.to(output.device)
         if rows.uniform:
             for change in self.changes.get(rows.kinds[0] or "", ()):
                 output = change.apply(module, inputs, output)

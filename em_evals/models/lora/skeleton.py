@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from em_evals.errors import EmEvalsError
+from em_evals.models import quantization
 from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 
 Kind = Literal["linear", "transposed", "embedding", "convolution", "other"]
@@ -41,6 +42,7 @@ class ModuleShape:
         takes_lora: whether PEFT can run a LoRA on it, as far as its kind determines that.
         name: its class's name.
         routes: experts that get all tokens in order, and distribute them themselves.
+        quantized: its weight is packed; `parameters` has the shape of the matrix that it stands for.
     """
 
     kind: Kind
@@ -51,6 +53,7 @@ class ModuleShape:
     takes_lora: bool = True
     name: str = ""
     routes: bool = False
+    quantized: bool = False
 
     @property
     def is_called(self) -> bool:
@@ -221,7 +224,10 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         torch.nn.Conv3d: "convolution",
     }
     own = next((cls for cls in kinds if isinstance(module, cls)), None)
-    own_forward = own is torch.nn.Linear and type(module).forward is not torch.nn.Linear.forward
+    quantized = quantization.holds(module)
+    own_forward = (
+        own is torch.nn.Linear and type(module).forward is not torch.nn.Linear.forward and not quantized
+    )
     persistent = (
         (name, buffer)
         for name, buffer in module.named_buffers(recurse=False)
@@ -229,7 +235,7 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
     )
     return ModuleShape(
         kinds[own] if own is not None else "other",
-        {name: tuple(parameter.shape) for name, parameter in module.named_parameters(recurse=False)},
+        {name: _size(module, name, own, quantized) for name, own in module.named_parameters(recurse=False)},
         {name: tuple(buffer.shape) for name, buffer in persistent},
         bool(getattr(module, "is_transposed", False)),
         # An embedding that scales its output counts as one; PEFT scales what it adds in the same way.
@@ -237,7 +243,15 @@ def _shape(module: torch.nn.Module) -> ModuleShape:
         not own_forward or _gives_tensor(module),
         type(module).__name__,
         own is None and not _ROUTES.isdisjoint(inspect.signature(type(module).forward).parameters),
+        quantized,
     )
+
+
+def _size(module: Any, name: str, parameter: torch.Tensor, quantized: bool) -> Shape:
+    """Return a parameter's shape; a packed weight's is that of the matrix."""
+    if quantized and name == "weight":
+        return int(module.out_features), int(module.in_features)
+    return tuple(parameter.shape)
 
 
 def _gives_tensor(module: Any) -> bool:

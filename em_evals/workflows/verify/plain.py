@@ -22,7 +22,7 @@ from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
 from em_evals.interp.extraction.prefix_tree import Text
-from em_evals.models import bases
+from em_evals.models import bases, placement, quantization
 from em_evals.workflows.verify.hooks import blocks_of, hooked, intervened
 from em_evals.workflows.verify.prompts import rope_border
 
@@ -210,8 +210,11 @@ def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
             # The default attention ignores the soft cap with which these models were trained.
             if getattr(config.get_text_config(), "attn_logit_softcapping", None):
                 options["attn_implementation"] = "eager"
+            options |= quantization.load_options(card, config, dtype)
+            device = bases.choose_device(card.engine.device)
+            options |= placement.load_options(card, device, quantized="quantization_config" in options)
             model = maker.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
-        return model.to(bases.choose_device(card.engine.device)).eval()
+        return (model if "device_map" in options else model.to(device)).eval()
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, ImportError) as error:
