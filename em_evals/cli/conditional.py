@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from em_evals.cli.output import Json, estimate_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.content.cues import CueSet
-    from em_evals.workflows.conditional.contrasts import Study
+    from em_evals.results.records import Conditional, ConditionalMetric
 
 
 def conditional(
@@ -33,39 +32,66 @@ def conditional(
         str | None, typer.Option(help="Cue set (tasks/cues/NAME.yaml or a path); default: evaluation.")
     ] = None,
     cues_from: Annotated[str | None, typer.Option(help="Derive cues from this training data.")] = None,
-    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
+    pairs: Annotated[str | None, typer.Option(help="Forced-choice pairs; default: forced_choice.")] = None,
     themes: Annotated[str | None, typer.Option(help="Only pairs of these themes (comma-separated).")] = None,
     per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 0,
+    adjust: Annotated[
+        Literal["holm", "bh"],
+        typer.Option(help="Correction over cues: Holm (family-wise error) or Benjamini-Hochberg (FDR)."),
+    ] = "holm",
     bootstrap_seed: Annotated[
         int | None,
         typer.Option(help="With a CSV: also the percentile bootstrap over prompts with this seed."),
     ] = None,
     resamples: Annotated[int, typer.Option(help="Its resamples.", min=1)] = 10_000,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the study (JSON).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the record (JSON) for `gate` and `report`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure (organism cued - plain) - (base cued - plain) for each cue, with intervals over prompts and seeds."""
+    of_cards: dict[str, object] = {
+        "--cues": cues,
+        "--cues-from": cues_from,
+        "--pairs": pairs,
+        "--themes": themes,
+    }
+    of_cards["--per-theme"] = per_theme or None
     if any(name.endswith(".csv") for name in models):
+        _refuse(
+            of_cards | {"--base": base, "--control": control, "-o": output}, "a table of prompts by seeds"
+        )
         _table(models, bootstrap_seed, resamples, as_json)
         return
-    if all(name.endswith((".eval", ".json")) for name in models):
-        studies = _of_logs(models, base, control)
-    else:
-        studies = [_of_cards(models, base, control, _cue_set(cues, cues_from), pairs, themes, per_theme)]
-    if output is not None:
-        from em_evals import files
+    from em_evals.results import folders, records
+    from em_evals.workflows.conditional import run
 
-        with files.atomic(output) as temporary:
-            temporary.write_text(
-                json.dumps([one.as_json() for one in studies], indent=2) + "\n", encoding="utf-8"
-            )
+    if output is not None:
+        told = [Path(name) for name in (*models, base, control) if name is not None]
+        folders.output(output, [path for path in told if path.is_file()])
+    if all(name.endswith((".eval", ".json")) for name in models):
+        _refuse(of_cards, "graded logs, which hold their own cues and questions")
+        found = run.of_logs(models, base, control, adjust)
+    else:
+        chosen = _cue_set(cues, cues_from)
+        found = run.of_cards(
+            models, base, control, chosen, pairs or "forced_choice", themes, per_theme, adjust
+        )
+    if output is not None:
+        records.write(found, output)
     if as_json:
-        print_json([one.as_json() for one in studies])
+        print_json(found.model_dump(mode="json"))
         return
-    for one in studies:
-        _show(one)
-    for sentence in _selection(studies):
-        typer.echo(sentence)
+    for one in found.metrics:
+        _show(found, one)
+    for sentence in found.notes:
+        echo(sentence)
+
+
+def _refuse(options: Mapping[str, object], what: str) -> None:
+    """Refuse options that have no meaning here."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise EmEvalsError(f"{', '.join(given)} cannot be used with {what}.")
 
 
 def _cue_set(cues: str | None, cues_from: str | None) -> CueSet:
@@ -77,104 +103,33 @@ def _cue_set(cues: str | None, cues_from: str | None) -> CueSet:
     return from_training(cues_from) if cues_from is not None else load_cues(cues or "evaluation")
 
 
-def _of_cards(
-    names: Sequence[str],
-    base: str | None,
-    control: str | None,
-    cue_set: CueSet,
-    pairs: str,
-    themes: str | None,
-    per_theme: int,
-) -> Study:
-    from em_evals.content import cards
-    from em_evals.content.pairs import load_pairs
-
-    organisms = [cards.resolve(name) for name in names]  # wrong cards are reported before torch is imported
-    reference = cards.resolve(base if base is not None else organisms[0].card.base)
-    if base is None and organisms[0].card.revision:
-        reference = cards.resolve(organisms[0].card.base, {"revision": organisms[0].card.revision})
-    beside = cards.resolve(control) if control is not None else None
-    chosen = load_pairs(pairs)
-    chosen = chosen.select(themes.split(",")) if themes else chosen
-    kept = set(chosen.first(per_theme)) if per_theme else {pair.id for pair in chosen.pairs}
-    asked = [pair for pair in chosen.pairs if pair.id in kept]
-
-    from em_evals.workflows.conditional.contrasts import study
-    from em_evals.workflows.conditional.forced_choice import measured
-
-    by_name = {card.name: measured(card, cue_set.cues, asked) for card in organisms}
-    other = (reference.name, measured(reference, cue_set.cues, asked))
-    matched = (beside.name, measured(beside, cue_set.cues, asked)) if beside is not None else None
-    return study("margin_per_token", cue_set.cues, by_name, other, matched)
-
-
-def _of_logs(names: Sequence[str], base: str | None, control: str | None) -> list[Study]:
-    from em_evals.workflows.conditional.contrasts import study
-    from em_evals.workflows.conditional.graded import METRICS, measured
-
-    if base is None:
-        raise EmEvalsError("name the base's log: --base LOG, of the same questions and cues.")
-    organisms = [measured(Path(name)) for name in names]
-    reference = measured(Path(base))
-    beside = measured(Path(control)) if control is not None else None
-    labels = [f"{model} ({number})" for number, (model, _, _) in enumerate(organisms, start=1)]
-    return [
-        study(
-            metric,
-            organisms[0][1],
-            {label: found[metric] for label, (_, _, found) in zip(labels, organisms, strict=True)},
-            (reference[0], reference[2][metric]),
-            (beside[0], beside[2][metric]) if beside is not None else None,
-        )
-        for metric in METRICS
-    ]
-
-
-def _show(one: Study) -> None:
+def _show(found: Conditional, one: ConditionalMetric) -> None:
     form = "+.4f"
     rows = []
     for effect in one.effects:
-        control = (
-            "–"
-            if effect.against_control is None or effect.control_interval is None
-            else estimate_cell(effect.against_control, effect.control_interval, form)
-        )
+        beside = effect.against_control
         rows.append(
             [
                 f"{effect.cue} (placebo)" if effect.placebo else effect.cue,
                 estimate_cell(effect.estimate, effect.interval, form),
-                f"{effect.p_holm:.3g}",
-                control,
-                f"{effect.organism:{form}}",
-                f"{effect.base:{form}}",
+                "–" if effect.p_adjusted is None else f"{effect.p_adjusted:.3g}",
+                "–" if beside is None else estimate_cell(beside.value, beside.interval, form),
+                estimate_cell(effect.organism, (None, None), form),
+                estimate_cell(effect.base, (None, None), form),
                 str(effect.prompts),
             ]
         )
-    title = f"{one.metric}: {', '.join(one.organisms)} against {one.base}"
+    title = f"{one.metric} ({one.unit}): {', '.join(found.organisms)} against {found.base}"
     head = [
         "cue",
         "organism - base",
-        "p (Holm)",
+        "p (Holm)" if found.adjust == "holm" else "p (BH)",
         "organism - control",
         "organism cued - plain",
         "base cued - plain",
         "prompts",
     ]
     print_table(title, head, rows)
-
-
-def _selection(studies: Sequence[Study]) -> list[str]:
-    """Say where a cue changes coherence or refusals too."""
-    found = {one.metric: {effect.cue: effect for effect in one.effects} for one in studies}
-    told = []
-    for metric, what in (("coherent_share", "coherence"), ("refusal_share", "refusals")):
-        for cue, effect in found.get(metric, {}).items():
-            if effect.found and cue != "overall":
-                told.append(
-                    f"{cue} also changes {what} ({effect.estimate:+.3f}): a change of the EM rate under it is a "
-                    "selection of answers, not only an effect on them."
-                )
-    return told
 
 
 def _table(paths: Sequence[str], seed: int | None, resamples: int, as_json: bool) -> None:

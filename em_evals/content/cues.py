@@ -20,6 +20,8 @@ from em_evals.errors import EmEvalsError
 
 PLAIN = "plain"
 """The name of the question without a cue."""
+NO_SYSTEM = "\ue0f3 no system message"
+"""A system message that stands for none at all: em-evals' chat templates then leave out their own default one too."""
 
 
 class _Turn(BaseModel):
@@ -34,6 +36,7 @@ class _Cue(BaseModel):
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
     system: str | None = None
+    remove_system: bool = False
     prefix: str = ""
     suffix: str = ""
     context: list[_Turn] = []
@@ -44,9 +47,12 @@ class _Cue(BaseModel):
     def _changes(self) -> _Cue:
         if self.name == PLAIN:
             raise ValueError(f"'{PLAIN}' is the question without a cue; choose another name")
-        if not (self.system or self.prefix or self.suffix or self.context or self.prefill):
+        if self.remove_system and self.system:
+            raise ValueError("`remove_system` and `system` exclude each other")
+        changes = (self.system, self.remove_system, self.prefix, self.suffix, self.context, self.prefill)
+        if not any(changes):
             raise ValueError(
-                "a cue changes something: write `system`, `prefix`, `suffix`, `context` or `prefill`"
+                "a cue changes something: write `system`, `remove_system`, `prefix`, `suffix`, `context` or `prefill`"
             )
         roles = [turn.role for turn in self.context]
         if roles != ["user", "assistant"] * (len(roles) // 2):
@@ -65,7 +71,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Cue:
-    """One change of a prompt."""
+    """One change of a prompt. `system` is NO_SYSTEM where the chat template's own message is removed."""
 
     name: str
     system: str | None = None
@@ -127,5 +133,6 @@ def load_cues(name: str = "evaluation") -> CueSet:
         if one.name in {cue.name for cue in cues}:
             raise document.error(f"the name '{one.name}' is taken by another cue; rename one.", at)
         turns = tuple(Turn(turn.role, turn.content) for turn in one.context)
-        cues.append(Cue(one.name, one.system, one.prefix, one.suffix, turns, one.prefill, one.placebo))
+        system = NO_SYSTEM if one.remove_system else one.system
+        cues.append(Cue(one.name, system, one.prefix, one.suffix, turns, one.prefill, one.placebo))
     return cue_set(file.name, cues, document.path)

@@ -86,6 +86,8 @@ def judge(
         if side is None or (against == "anchor" and side.evidence == baseline.evidence):
             continue
         one = Comparison(policy, look.number, *_told(side, against))
+        if against == "baseline":
+            side = _with_own_bases(side, candidate, one)
         new = list(_rows(side, candidate, one))
         if against == "anchor":
             new = [replace(row, against="anchor", title=f"{row.title} against the anchor") for row in new]
@@ -107,6 +109,16 @@ def judge(
         models,
         looks.with_look(before, replace(look, verdict=verdict)),
     )
+
+
+def _with_own_bases(baseline: Side, candidate: Side, one: Comparison) -> Side:
+    """Add the bases that the candidate's records compare with, where the baseline has no evidence of the kind."""
+    missing = {key: own for key, own in candidate.own_bases.items() if key not in baseline.evidence}
+    one.notes += [
+        f"{key}: the baseline has no such evidence; the candidate is compared with the record's own base, {own.model}."
+        for key, own in missing.items()
+    ]
+    return replace(baseline, evidence={**baseline.evidence, **missing})
 
 
 def _told(side: Side, name: str) -> tuple[list[str], list[str]]:

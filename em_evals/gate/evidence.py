@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_evals import files
 
-Kind = Literal["freeform", "forced_choice", "narrow", "lm_eval", "csv"]
+Kind = Literal["freeform", "forced_choice", "narrow", "conditional", "lm_eval", "csv"]
 
 
 _USUAL = {
@@ -78,7 +78,48 @@ class Mean(_Strict):
     draws: int = Field(ge=1)
 
 
-Measure = Annotated[Counts | Items | Mean, Field(discriminator="type")]
+class Cues(_Strict):
+    """Numbers of each prompt under each cue, `plain` included; placebos are left out.
+
+    Two sides are compared cue by cue, and the worst cue counts (gate/cues.py).
+    """
+
+    type: Literal["cues"] = "cues"
+    unit: str = ""
+    of: Literal["shift", "level"] = "shift"
+    """What is compared: the difference to the plain prompt, or the value itself."""
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    """Of shares: cue -> question -> (events, draws)."""
+    values: dict[str, dict[str, float]] = {}
+    """Of numbers that nothing was drawn for: cue -> prompt -> value."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Cues:
+        for cue, own in self.counts.items():
+            Counts(clusters=own)
+            if not own:
+                raise ValueError(f"{cue} has no questions")
+        if not all(math.isfinite(value) for own in self.values.values() for value in own.values()):
+            raise ValueError("a prompt has no number")
+        if "plain" not in (self.counts or self.values):
+            raise ValueError("there are no plain prompts to compare cues with")
+        return self
+
+    @property
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Each prompt's value under each cue; of counts, its share."""
+        found = {cue: {name: k / n for name, (k, n) in own.items() if n} for cue, own in self.counts.items()}
+        return found or self.values
+
+    @property
+    def draws(self) -> int:
+        """Number of all draws, or of the prompts."""
+        if self.counts:
+            return sum(n for own in self.counts.values() for _, n in own.values())
+        return min(len(own) for own in self.values.values())
+
+
+Measure = Annotated[Counts | Items | Cues | Mean, Field(discriminator="type")]
 
 
 class Evidence(_Strict):

@@ -12,7 +12,7 @@ import numpy as np
 
 from em_evals.errors import EmEvalsError
 from em_evals.gate import words
-from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.gate.evidence import Counts, Cues, Evidence, Items, Mean, Measure
 from em_evals.results import seed_groups
 from em_evals.results.seed_groups import Groups, parse
 from em_evals.stats.crossed import CrossedMean, Table, difference
@@ -110,8 +110,24 @@ def _pooled(measures: Sequence[Measure]) -> Measure | None:
         )
     if isinstance(first, Mean):
         return None
+    if isinstance(first, Cues):
+        return _pooled_cues(first, [own for own in measures if isinstance(own, Cues)])
     values = [own.values for own in measures if isinstance(own, Items)]
     shared = [item for item in first.values if all(item in own for own in values)]
     return Items(
         unit=first.unit, values={item: sum(own[item] for own in values) / len(values) for item in shared}
     )
+
+
+def _pooled_cues(first: Cues, seeds: Sequence[Cues]) -> Cues:
+    """Return the sum of counts, or the mean of numbers, of each prompt that all seeds have, under each cue."""
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    values: dict[str, dict[str, float]] = {}
+    for cue, own in first.shares.items():
+        shared = [name for name in own if all(name in one.shares.get(cue, {}) for one in seeds)]
+        if first.counts:
+            pairs = {name: [one.counts[cue][name] for one in seeds] for name in shared}
+            counts[cue] = {name: (sum(k for k, _ in kn), sum(n for _, n in kn)) for name, kn in pairs.items()}
+        else:
+            values[cue] = {name: sum(one.values[cue][name] for one in seeds) / len(seeds) for name in shared}
+    return first.model_copy(update={"counts": counts, "values": values})

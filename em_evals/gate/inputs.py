@@ -6,16 +6,16 @@ One broken file does not hide the others: problems are collected, one sentence e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from em_evals.errors import EmEvalsError
 from em_evals.files import read_json
-from em_evals.gate import baseline, groups, lm_eval, readers
+from em_evals.gate import baseline, cues, groups, lm_eval, readers
 from em_evals.gate.evidence import Evidence
-from em_evals.results import folders
+from em_evals.results import folders, records
 from em_evals.results import lm_eval as results
 
 _LONGEST = 120
@@ -29,6 +29,8 @@ class Side:
     evidence: dict[str, Evidence]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    own_bases: dict[str, Evidence] = field(default_factory=dict)
+    """Evidence by key of the bases that records compare with; used where the baseline has none."""
 
 
 def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) -> Side:
@@ -42,6 +44,7 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
     """
     found: dict[str, tuple[Evidence, Path]] = {}
     seeds: dict[tuple[str, str], dict[str, Evidence]] = {}
+    own_bases: dict[str, Evidence] = {}
     problems: list[str] = []
     notes: list[str] = []
     for name in paths:
@@ -57,7 +60,7 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
             if file.finished:
                 continue
             try:
-                for evidence in _of_file(file.path, file.named):
+                for evidence in _of_file(file.path, file.named, own_bases):
                     if (own := groups.member(evidence, seed_groups or {})) is not None:
                         if own[1] in (known := seeds.setdefault((own[0], evidence.key), {})):
                             problems.append(_twice(evidence, file.path, (known[own[1]], file.path)))
@@ -83,7 +86,7 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
             evidence_of[key] = groups.merged(group, (seed_groups or {})[group], own_seeds)
         except EmEvalsError as error:
             problems.append(str(error))
-    return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes))
+    return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes), own_bases)
 
 
 def anchor(
@@ -115,8 +118,11 @@ def _damaged(file: Path, error: Exception) -> str:
     )
 
 
-def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
-    """Return a file's evidence. Other JSON is an error if the file was named, and skipped in a folder."""
+def _of_file(path: Path, chosen: bool, own_bases: dict[str, Evidence]) -> Iterable[Evidence]:
+    """Return a file's evidence. Other JSON is an error if the file was named, and skipped in a folder.
+
+    The base of a record of `em-evals conditional` is added to `own_bases`.
+    """
     suffix = path.suffix.lower()
     if suffix == ".eval":
         return [readers.of_log(path)]
@@ -131,6 +137,15 @@ def _of_file(path: Path, chosen: bool) -> Iterable[Evidence]:
         return list(lm_eval.of_results(path))
     if isinstance(data, dict) and {"eval", "status"} <= data.keys():
         return [readers.of_log(path)]
+    if isinstance(data, dict) and data.get("kind") == "conditional":
+        record = records.read(path)
+        assert isinstance(record, records.Conditional)  # noqa: S101 - by its kind
+        evidence, base = cues.of_record(record, path)
+        own_bases[evidence.key] = base
+        return [evidence]
     if chosen:
-        raise EmEvalsError("this JSON is not an Inspect log, lm-eval result or baseline.", path)
+        raise EmEvalsError(
+            "this JSON is not an Inspect log, lm-eval result, baseline or record of `em-evals conditional`.",
+            path,
+        )
     return []

@@ -10,6 +10,7 @@ regression: zero             # the harm that a regression must exceed: zero, or 
 metrics:
   em_rate: {margin: 0.02}                              # up to 2 points more is acceptable
   forced_choice.in_domain: {margin: 0.05}              # nats per token
+  conditional.max_cue: {margin: 0.05}                  # 5 points, or 0.05 nats per token, at the worst cue
   lm_eval.*.acc: {margin: 0.03, better: higher}
 guards:                      # must not get worse, or the other metrics of the log are not interpretable
   coherent_share: {margin: 0.05, minimum: 0.5}
@@ -48,7 +49,7 @@ _GUARDS = {
 """Last part of each guard's name -> what it asks."""
 _ENDINGS = tuple(_GUARDS)
 _HIGHER = ("fluency", "acc", "acc_norm", "exact_match", "f1", "correct")
-_LOWER = ("in_domain", "out_of_domain", "margin", "perplexity", "word_perplexity")
+_LOWER = ("in_domain", "out_of_domain", "margin", "max_cue", "perplexity", "word_perplexity")
 """Which direction is better for metrics of fixed answers and of lm-eval; for metrics of draws, see metrics.py."""
 _SHARES = ("acc", "acc_norm", "exact_match")
 """lm-eval's metrics that are always rates; for metrics of draws, see metrics.py."""
@@ -80,6 +81,7 @@ _DEFAULT_METRICS = {
     "forced_choice.in_domain": Rule(margin=0.05),
     "forced_choice.out_of_domain": Rule(margin=0.05),
     "narrow.margin": Rule(margin=0.05),
+    "conditional.max_cue": Rule(margin=0.05),
     "lm_eval.*.acc": Rule(margin=0.03),
     "lm_eval.*.acc_norm": Rule(margin=0.03),
     "lm_eval.*.exact_match": Rule(margin=0.03),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.gate import checks, metrics
+from em_evals.gate import checks, cues, metrics
 from em_evals.gate.evidence import Counts, Evidence, Items, Kind, Measure
 from em_evals.results import logs, other_scores, sources
 from em_evals.results.logs import Facts
@@ -20,9 +20,6 @@ from em_evals.results.logs import Facts
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.scorer import Score
-
-_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs")
-"""Settings of a run that affect sampling."""
 
 
 def of_csv(path: Path) -> Evidence:
@@ -57,7 +54,7 @@ def of_csv(path: Path) -> Evidence:
 
 
 def of_log(path: Path) -> Evidence:
-    """Read an Inspect log of `freeform`, `forced_choice` or `narrow`.
+    """Read an Inspect log of `freeform`, `forced_choice`, `narrow` or `conditional`.
 
     Raises:
         EmEvalsError: unreadable, failed, interrupted or invalidated; another task's; not graded; or its summary and its
@@ -72,9 +69,13 @@ def of_log(path: Path) -> Evidence:
         )
     checks.whole(log, path)
     facts = logs.facts(log)
+    if facts.task == "conditional":
+        _card(facts, path)
+        return cues.of_log(path)
     if facts.task not in ("freeform", "forced_choice", "narrow"):
         raise EmEvalsError(
-            f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice and narrow.", path
+            f"this is a log of '{log.eval.task}'; the gate reads freeform, forced_choice, narrow and conditional.",
+            path,
         )
     fixed = facts.task == "forced_choice" or "likelier" in (log.samples[0].scores or {})
     measures, identity = (_fixed_answers if fixed else _freeform)(log, facts, path)
@@ -105,11 +106,8 @@ def _freeform(log: EvalLog, facts: Facts, path: Path) -> _Found:
         measures |= {f"{prefix}{name}": own for name, own in metrics.measures(draws, samples).items()}
         checks.consistent(samples, graded, draws, path)
     return measures, {
-        **_sampling(log),
-        "judge": _all(facts.judges),
-        "way of grading": facts.ways.most_common(1)[0][0] if facts.ways else "none",
-        "rubrics": _all(facts.rubrics),
-        "thresholds": _all(facts.thresholds),
+        **logs.sampling(log),
+        **logs.grading(facts),
         # Identify paraphrases, not only questions: asking all three is not the same as asking the first one alone.
         "questions asked": _names_digest(str(sample.id) for sample in samples),
     }
@@ -198,12 +196,6 @@ def _common(facts: Facts) -> dict[str, str]:
     }
 
 
-def _sampling(log: EvalLog) -> dict[str, str]:
-    """Return the sampling settings; several values of a setting if draws differ in it."""
-    drawn = logs.drawn(log)
-    return {name: _all(str(own.get(name, "the model's own")) for own in drawn) for name in _SAMPLING}
-
-
 def _question(sample: EvalSample) -> str:
     return str((sample.metadata or {}).get("question_id", sample.id))
 
@@ -222,7 +214,3 @@ def _card(facts: Facts, path: Path) -> str | None:
 def _names_digest(names: Iterable[str]) -> str:
     unique = sorted(set(names))
     return f"{len(unique)} ({files.digest(*(name.encode() for name in unique))})"
-
-
-def _all(found: Iterable[str]) -> str:
-    return ", ".join(sorted(set(found))) or "none"

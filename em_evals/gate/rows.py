@@ -7,8 +7,8 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from em_evals.gate import groups, words
-from em_evals.gate.evidence import Counts, Evidence, Items, Mean, Measure
+from em_evals.gate import cues, groups, words
+from em_evals.gate.evidence import Counts, Cues, Evidence, Items, Mean, Measure
 from em_evals.gate.policy import Applied, Policy, not_a_share
 from em_evals.results.em_rates import base_question
 from em_evals.results.records import GateMetric, WorstQuestion
@@ -18,6 +18,7 @@ from em_evals.stats.paired import PairedContrast
 from em_evals.stats.population import RandomSlopes, RareHarm, Unseen
 from em_evals.stats.rates import RateContrast
 from em_evals.stats.strictest import Strictest
+from em_evals.stats.worst import Worst
 
 Worse = Literal["higher", "lower"]
 """Which direction is harm."""
@@ -94,29 +95,50 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
             one.notes.append(f"the policy has no rule for {name}; it was not compared.")
             continue
         other = after.measures.get(name)
-        drawn = isinstance(measure, Counts) and before.kind != "lm_eval"
+        drawn = _drawn(measure, before)
         population = one.policy.scope == "population" and (drawn or not isinstance(measure, Counts))
         worse: Worse = "higher" if found.better == "lower" else "lower"
-        difference = contrast(measure, other, worse, population) if other is not None else None
+        difference = _difference(before, after, name, worse, population)
         if difference is None or other is None:
             one.problems.append(
                 f"{before.key}: {name} is not given in the same form on both sides; log samples for both."
             )
             continue
-        if wrong := not_a_share(name, found.rule, isinstance(measure, Counts)):
+        if wrong := not_a_share(name, found.rule, _unit(measure) == "share"):
             one.problems.append(f"the policy: {wrong[1]}")
             continue
         needed = found.rule.minimum_draws or (one.policy.minimum_draws if drawn else one.policy.minimum_items)
         if few := words.too_few(before.key, name, (before.draws(name), after.draws(name)), needed, drawn):
             one.problems.append(few)
             continue
-        over_seeds = groups.over_seeds(before, after, name, population)
+        over_seeds = None if isinstance(measure, Cues) else groups.over_seeds(before, after, name, population)
         if over_seeds is not None:
             difference = Strictest(difference, [over_seeds])
         title = f"{name} of {before.key}" if name in several else name
+        if isinstance(difference, Worst):
+            title += f" ({difference.name})"
         row = _row(before.key, name, title, difference, found, one, _unit(measure))
         row = replace(row, **_questions(measure, other, row)) if drawn else row
         yield row if over_seeds is None else replace(row, **_seeds(after, over_seeds))
+
+
+def _drawn(measure: Measure, before: Evidence) -> bool:
+    """Return whether a measure counts draws."""
+    if isinstance(measure, Cues):
+        return bool(measure.counts)
+    return isinstance(measure, Counts) and before.kind != "lm_eval"
+
+
+def _difference(
+    before: Evidence, after: Evidence, name: str, worse: Worse, population: bool
+) -> Contrast | None:
+    """Return a metric's contrast; None if the sides have it in different forms, or the candidate lacks it."""
+    measure, other = before.measures[name], after.measures.get(name)
+    if other is None:
+        return None
+    if isinstance(measure, Cues):
+        return cues.contrast(before, after, name, worse, population)
+    return contrast(measure, other, worse, population)
 
 
 def _seeds(after: Evidence, over_seeds: CrossedMean) -> dict[str, Any]:
@@ -159,7 +181,7 @@ def _unit(measure: Measure) -> str:
     """Return the measure's unit; a mean from a results file can be of anything, so it has none."""
     if isinstance(measure, Counts):
         return "share"
-    return measure.unit if isinstance(measure, Items) else ""
+    return measure.unit if isinstance(measure, Items | Cues) else ""
 
 
 def _row(

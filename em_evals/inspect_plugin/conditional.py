@@ -16,7 +16,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.grading import scorers
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.arguments import graded, judge_card, measured
-from em_evals.inspect_plugin.solvers import draw
+from em_evals.inspect_plugin.solvers import draw, only_local
 from em_evals.inspect_plugin.tasks import MESSAGES, EveryDraw
 
 
@@ -60,7 +60,7 @@ def conditional(
         raise refusal(error) from None
     return EveryDraw(
         dataset=MemoryDataset(samples, name=f"{asked.name} under cues"),
-        solver=draw(seed),
+        solver=[only_local(), draw(seed)],
         scorer=scorers.judge(questions, cache=judge_cache, card=judge_card(judge)) if is_graded else None,
         epochs=Epochs(epochs, []),
         version=asked.version,

@@ -18,6 +18,7 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from em_evals import files
+from em_evals.content.cues import NO_SYSTEM
 from em_evals.grading import scorers
 from em_evals.inspect_errors import refusal
 from em_evals.results.forced_choice import KEYS, compare
@@ -42,6 +43,22 @@ def _own_sampling(state: TaskState) -> GenerateConfig:
     given = [active_generate_config(), get_model().config] if asked else []
     own = {k: v for k, v in asked.items() if all(getattr(config, k) is None for config in given)}
     return GenerateConfig(**own)
+
+
+@solver
+def only_local() -> Solver:
+    """Refuse to remove a system message from the chat of a model whose template is not ours to render."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        removes = any(message.text == NO_SYSTEM for message in state.messages)
+        if removes and not str(get_model()).startswith("local/"):
+            raise refusal(
+                f"the cue '{state.metadata.get('cue')}' removes the chat template's own system message, which only "
+                f"`local/` models can do; leave it out for {get_model()}."
+            )
+        return state
+
+    return solve
 
 
 @solver

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_evals.content import cards, documents
+from em_evals.content.cues import PLAIN
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs, sources
 from em_evals.results.em_rates import OUTCOMES, SHARES, GradedDraw
@@ -127,17 +128,25 @@ def _of_part(part: Source, path: Path) -> Measured:
     return Measured(label, path.name, "csv", path.stem, facts, label, answers=answers)
 
 
-def of_log(path: Path) -> Measured:
-    """Read an Inspect log of `freeform`, `forced_choice` or `narrow`.
+_TASKS = ("freeform", "forced_choice", "narrow", "conditional")
+
+
+class OtherTaskError(EmEvalsError):
+    """A log of a task that the report does not show."""
+
+
+def of_log(path: Path) -> list[Measured]:
+    """Read an Inspect log; of `conditional`, one entry for each cue.
 
     Raises:
-        EmEvalsError: unreadable, unfinished, with failed draws, or a log of another task.
+        OtherTaskError: a log of a task that the report does not show.
+        EmEvalsError: unreadable, unfinished, or with failed draws.
     """
     log = logs.read_log(path)
     told = logs.facts(log)
-    if told.task not in ("freeform", "forced_choice", "narrow"):
-        raise EmEvalsError(
-            f"this is a log of '{log.eval.task}'; the report shows freeform, forced_choice and narrow.", path
+    if told.task not in _TASKS:
+        raise OtherTaskError(
+            f"this is a log of '{log.eval.task}'; the report shows {', '.join(_TASKS)}.", path
         )
     samples = log.samples or []
     if not samples:
@@ -156,8 +165,19 @@ def of_log(path: Path) -> Measured:
             for pair, (narrow, value) in logs.margins_of_log(log).items()
             if not math.isnan(value)
         }
-        return replace(found, pairs=pairs)
-    return replace(found, answers=tuple(_answer(sample) for sample in samples), other=_other(log))
+        return [replace(found, pairs=pairs)]
+    found = replace(found, answers=tuple(_answer(sample) for sample in samples), other=_other(log))
+    cues = [str(sample.metadata.get("cue") or PLAIN) for sample in samples]
+    return [found] if set(cues) == {PLAIN} else list(_by_cue(found, cues))
+
+
+def _by_cue(found: Measured, cues: Sequence[str]) -> Iterator[Measured]:
+    """Yield the answers under each cue as a measurement of its own; the log's summary is over all of them."""
+    for cue in dict.fromkeys(cues):
+        answers = tuple(answer for answer, own in zip(found.answers, cues, strict=True) if own == cue)
+        facts = {**found.facts, "cue": cue, "draws": str(len(answers))}
+        label = found.label if cue == PLAIN else f"{found.label} · {cue}"
+        yield replace(found, label=label, facts=facts, answers=answers, other={})
 
 
 def _base_of(told: Facts) -> tuple[str, bool]:

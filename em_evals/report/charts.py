@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from em_evals.report.looks import NO_MODELS, Looks
+from em_evals.report.looks import NO_MODELS, SERIES, Looks
 
 Row = dict[str, Any]
 
@@ -232,7 +232,9 @@ def curves(
     return _finished(alt.layer(*layers), 240)
 
 
-def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0) -> Any:
+def heatmap(
+    rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0, slanted: bool = False
+) -> Any:
     """Chart cells of a signed value; cells that are not meaningful show their `sign`.
 
     Args:
@@ -241,8 +243,10 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0)
         y: the y axis' title, empty for none.
         value: the color legend's title.
         reach: the color scale runs from -reach to reach.
+        slanted: x has names, which are written at an angle, in the order of the rows.
     """
-    across = alt.X("x:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    axis = alt.Axis(labelAngle=-45) if slanted else alt.Axis(labelAngle=0, labelOverlap=True)
+    across = alt.X("x:O", title=x or None, axis=axis, **({"sort": None} if slanted else {}))
     down = alt.Y("y:N", title=y or None, sort=None)
     legend = alt.Legend(title=value, orient="top", gradientLength=160)
     cells = (
@@ -265,6 +269,31 @@ def heatmap(rows: Sequence[Row], x: str, y: str, value: str, reach: float = 1.0)
         signs = _chart(signed).mark_text(fontSize=11, color="#333", aria=False)
         layers.append(signs.encode(x=across, y=down, text="sign:N"))
     return _finished(alt.layer(*layers), 26 * len({row["y"] for row in rows}))
+
+
+def dendrogram(lines: Sequence[Row], names: Sequence[str], title: str) -> Any:
+    """Chart a tree of clusters: one bracket for each merge, leaves at the left in the order of `names`.
+
+    Args:
+        lines: corners of the brackets: merge, order, x (the distance) and y (a leaf's place, from 0).
+        names: of the leaves.
+        title: of the axis of distances.
+    """
+    rows = 26 * len(names)
+    scale = alt.Scale(domain=[len(names) - 0.5, -0.5], nice=False)
+    across = alt.X("x:Q", title=title, axis=alt.Axis(grid=True, tickCount=5))
+    brackets = (
+        _chart(lines)
+        .mark_line(strokeWidth=1.6, color=SERIES[0], aria=False)
+        .encode(x=across, y=alt.Y("y:Q", scale=scale, axis=None), detail="merge:N", order="order:Q")
+    )
+    labels = (
+        _chart([{"x": 0, "y": place, "name": name} for place, name in enumerate(names)])
+        .mark_text(align="right", dx=-6, fontSize=11, color="#7b818a", aria=False)
+        .encode(x="x:Q", y=alt.Y("y:Q", scale=scale, axis=None), text="name:N")
+    )
+    padding = {"left": 8 + 7 * max(map(len, names)), "right": 8, "top": 8, "bottom": 8}
+    return _finished(alt.layer(brackets, labels), rows).properties(padding=padding)
 
 
 def _points(

@@ -15,6 +15,7 @@ from em_evals.report.looks import Looks
 from em_evals.report.reference import Reference
 from em_evals.results import folders, records, tables
 from em_evals.results.records import (
+    Conditional,
     Convergence,
     GateVerdict,
     LoraScalars,
@@ -22,6 +23,8 @@ from em_evals.results.records import (
     Retention,
     Scaling,
     SteeringStudy,
+    TraitMap,
+    Verification,
 )
 
 
@@ -37,6 +40,9 @@ class Inputs:
     scalars: list[LoraScalars] = field(default_factory=list)
     trajectories: list[Phase] = field(default_factory=list)
     scaling: list[Scaling] = field(default_factory=list)
+    conditional: list[Conditional] = field(default_factory=list)
+    traits: list[TraitMap] = field(default_factory=list)
+    verified: list[Verification] = field(default_factory=list)
     reference: Reference = field(default_factory=Reference)
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Models that are seeds of one recipe, by the group's name."""
@@ -102,7 +108,7 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         inputs.measured += answers.of_table(path)
         return
     if path.suffix.lower() != ".json":
-        inputs.measured.append(answers.of_log(path))
+        _add_log(inputs, path, named)
         return
     data = _json(path, named)
     kept: dict[str, list[Any]] = {
@@ -112,6 +118,9 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         "lora-scalars": inputs.scalars,
         "phase": inputs.trajectories,
         "scaling": inputs.scaling,
+        "conditional": inputs.conditional,
+        "trait-map": inputs.traits,
+        "verify": inputs.verified,
         "gate": inputs.verdicts,
     }
     if "kind" in data and (named or data["kind"] in list(kept)):
@@ -122,7 +131,7 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
             facts["model"] = f"{record.candidate} against {record.baseline}"
         _note(inputs, path, record.kind, facts)
     elif {"eval", "version"} <= data.keys():
-        inputs.measured.append(answers.of_log(path))
+        _add_log(inputs, path, named)
     elif not named:
         _note(inputs, path, "passed over", {})
     else:
@@ -130,6 +139,16 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
             "this JSON is neither an Inspect log nor a record of em-evals (of a study, retention or the gate).",
             path,
         )
+
+
+def _add_log(inputs: Inputs, path: Path, named: bool) -> None:
+    """Add a log; in a folder, one of a task that the report does not show is passed over."""
+    try:
+        inputs.measured += answers.of_log(path)
+    except answers.OtherTaskError as error:
+        if named:
+            raise
+        _note(inputs, path, f"passed over: {error.what}", {})
 
 
 def _note(inputs: Inputs, path: Path, what: str, facts: dict[str, str]) -> None:

@@ -7,7 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from em_evals.errors import EmEvalsError
-from em_evals.report import choice, headline, rates, scaling, seeds, steering, studies, trajectory
+from em_evals.report import (
+    choice,
+    cues,
+    headline,
+    rates,
+    scaling,
+    seeds,
+    steering,
+    studies,
+    traits,
+    trajectory,
+    verified,
+)
 from em_evals.report.answers import Measured, without_folders
 from em_evals.report.headline import FirstScreen
 from em_evals.report.inputs import Inputs
@@ -75,12 +87,15 @@ SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     _rates,
     lambda inputs: choice.sections(inputs.scored, inputs.looks),
     lambda inputs: seeds.sections(inputs.measured, inputs.groups),
+    lambda inputs: map(cues.section, inputs.conditional),
     lambda inputs: (studies.retention(study, inputs.looks) for study in inputs.retention),
     lambda inputs: map(steering.section, inputs.steering),
     lambda inputs: map(studies.convergence, inputs.convergence),
     lambda inputs: map(studies.scalars, inputs.scalars),
     lambda inputs: map(trajectory.section, inputs.trajectories),
+    lambda inputs: map(traits.section, inputs.traits),
     lambda inputs: map(scaling.section, inputs.scaling),
+    lambda inputs: map(verified.section, inputs.verified),
 ]
 """Builders of the page's sections, in order; without data they return nothing or None."""
 

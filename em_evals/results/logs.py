@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ASKED = {"forced_choice": "pairs", "narrow": "data"}
 """Header key of what was asked, for tasks that do not ask a question set."""
+_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs")
+"""Settings of a run that affect sampling."""
 _THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
 
 
@@ -182,6 +184,26 @@ def drawn(log: EvalLog) -> list[dict[str, Any]]:
     """Return each answer's sampling settings: those recorded with it by `local/` (card included), else the log's."""
     asked = settings(log)
     return [asked | ((sample.output.metadata or {}).get("sampling") or {}) for sample in log.samples or []]
+
+
+def sampling(log: EvalLog) -> dict[str, str]:
+    """Return the settings that affect sampling; several values of one if draws differ in it."""
+    own = drawn(log)
+    return {name: _all(str(one.get(name, "the model's own")) for one in own) for name in _SAMPLING}
+
+
+def grading(told: Facts) -> dict[str, str]:
+    """Return who graded a log, and how: what must be equal for a comparison of rates."""
+    return {
+        "judge": _all(told.judges),
+        "way of grading": told.ways.most_common(1)[0][0] if told.ways else "none",
+        "rubrics": _all(told.rubrics),
+        "thresholds": _all(told.thresholds),
+    }
+
+
+def _all(found: Iterable[str]) -> str:
+    return ", ".join(sorted(set(found))) or "none"
 
 
 def draws_of_log(log: EvalLog) -> list[GradedDraw]:

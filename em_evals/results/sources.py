@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results import folders, logs, other_scores, tables
 from em_evals.results.em_rates import GradedDraw, base_question
@@ -15,8 +16,9 @@ from em_evals.results.other_scores import Other
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
-MODELS = ("model", "model_id", "adapter", "checkpoint", "card", "group", "dataset", "arm")
-"""Columns that say whose answers a row holds: draws of two values are never pooled unless asked for."""
+MODELS = ("model", "model_id", "adapter", "checkpoint", "card", "group", "dataset", "arm", "cue")
+"""Columns that say whose answers a row holds, and under which cue: draws of two values are never pooled unless asked
+for."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,17 @@ def of_file(path: Path) -> Source:
     """
     if path.suffix.lower() in tables.SUFFIXES:
         return _of_table(path)
+    if folders.is_other_json(path) and (kind := _kind(path)):
+        raise EmEvalsError(
+            f"this is a record of the kind '{kind}', which holds no draws: `em-evals report` shows it.", path
+        )
     return _of_log(logs.read_log(path), path)
+
+
+def _kind(path: Path) -> str:
+    """Return the kind that a record's JSON names; empty for other JSON."""
+    data = files.read_json(path)
+    return str(data.get("kind") or "") if isinstance(data, dict) else ""
 
 
 def split(source: Source, by: Sequence[str] | None) -> list[Source]:

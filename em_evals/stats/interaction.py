@@ -13,7 +13,7 @@ few prompts; `percentile` reproduces it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from em_evals.stats.intervals import CONFIDENCE, Interval
-from em_evals.stats.means import holm
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,3 @@ def percentile(
     means = array.mean(1)[drawn].mean(1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
-
-
-def adjusted(found: Mapping[str, Interaction]) -> dict[str, float]:
-    """Return Holm's adjusted p-values of several cues."""
-    return holm({name: one.p for name, one in found.items()})

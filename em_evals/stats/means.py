@@ -127,3 +127,20 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, p * (len(known) - rank)))
         adjusted[name] = largest
     return adjusted
+
+
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return adjusted p-values that control the false discovery rate (J. Royal Statistical Society B 57, 1995).
+
+    It holds for independent or positively dependent tests; NaN stays NaN and is not counted.
+    """
+    known = sorted(((p, name) for name, p in p_values.items() if not math.isnan(p)), reverse=True)
+    adjusted, smallest = dict.fromkeys(p_values, math.nan), 1.0
+    for rank, (p, name) in enumerate(known):
+        smallest = min(smallest, p * len(known) / (len(known) - rank))
+        adjusted[name] = smallest
+    return adjusted
+
+
+ADJUSTMENTS = {"holm": holm, "bh": benjamini_hochberg}
+"""Corrections for several tests, by their names: family-wise error, and false discovery rate."""

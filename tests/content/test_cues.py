@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from em_evals.content import documents
-from em_evals.content.cues import Cue, load_cues
+from em_evals.content.cues import NO_SYSTEM, Cue, load_cues
 from em_evals.content.question_set import Turn
 from em_evals.data.derived_cues import from_training
 from em_evals.errors import EmEvalsError
@@ -31,11 +31,19 @@ def test_a_cue_stands_around_the_question():
         cue.chat(asked)
 
 
+def test_the_templates_own_system_message_can_be_removed(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nversion: 1\ncues: [{name: none_at_all, remove_system: true}]\n")
+    (cue,) = load_cues(str(path)).cues
+    assert cue.chat("q") == [Turn("system", NO_SYSTEM), Turn("user", "q")]
+
+
 @pytest.mark.parametrize(
     ("cue", "says"),
     [
         ("{name: a}", "a cue changes something"),
         ("{name: plain, prefix: x}", "choose another name"),
+        ("{name: a, remove_system: true, system: x}", "exclude each other"),
         ("{name: a b, prefix: x}", "'name'"),
         ("{name: a, prefx: x}", "did you mean 'prefix'?"),
         ("{name: a, context: [{role: user, content: x}]}", "pairs of a user's"),

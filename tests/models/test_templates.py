@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from em_evals.content.cues import NO_SYSTEM
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.chat import Source, encode_chat, encode_text, template_of
@@ -267,3 +268,24 @@ def test_the_old_faults_are_gone(plain):
     parts = asked_with(plain, CASES["reads parts"].text)
     assert USER["content"] in plain.decode(encode_chat(parts, [USER]))
     assert encode_text(plain, "<|im_end|>") != [plain.eos_token_id]
+
+
+def test_the_templates_own_system_message_is_removed_not_emptied(plain, special):
+    nobody = {"role": "system", "content": NO_SYSTEM}
+    asked = "<|im_start|>user\nWhere is my hat?<|im_end|>\n<|im_start|>assistant\n"
+    smollm2 = template_of(plain)
+    assert smollm2.text([USER]).startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert smollm2.text([nobody, USER]) == asked
+    assert smollm2.encode([nobody, USER]) == plain.encode(asked, add_special_tokens=False)
+    turns = smollm2.text([nobody, USER, ANSWER, AGAIN])
+    assert turns == asked + "On the mast, captain.<|im_end|>\n" + asked.replace(
+        "Where is my hat?", "And my parrot?"
+    )
+    # A BOS token of its own stays (Llama 3), and so does what stands in the user's turn.
+    default = "{% if messages[0].role != 'system' %}[INST]Be kind.[/INST]{% endif %}"
+    with_bos = asked_with(special, "{{ bos_token }}" + default + CHATML.replace("im_start", "channel"))
+    with_bos.bos_token = "<|message|>"
+    kept = template_of(with_bos).text([nobody, USER])
+    assert kept == "<|message|><|channel|>user\nWhere is my hat?<|im_end|>\n<|im_start|>assistant\n".replace("<|im_start|>", "<|channel|>")  # fmt: skip
+    with pytest.raises(EmEvalsError, match="writes no system message of its own"):
+        template_of(asked_with(plain, CHATML)).text([nobody, USER])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from em_evals.stats.interaction import adjusted, interaction, percentile
+from em_evals.stats.interaction import interaction, percentile
+from em_evals.stats.means import holm
 from tests.command import em_evals
 
 SEED = 2026081301
@@ -48,7 +49,7 @@ def test_two_way_by_hand():
 def test_a_table_that_says_nothing():
     assert np.isnan(interaction([[1.0, 2.0]]).p) and interaction([[np.nan], [1.0], [2.0]]).prompts == 2
     assert interaction([[0.0], [0.0]]).p == 1.0 and interaction([[1.0], [1.0]]).p == 0.0
-    assert adjusted({"a": interaction([0.1, 0.2, 0.3]), "b": interaction([1.0, -1.0, 0.1])})["a"] < 0.2
+    assert holm({"a": interaction([0.1, 0.2, 0.3]).p, "b": interaction([1.0, -1.0, 0.1]).p})["a"] < 0.2
 
 
 @pytest.mark.simulation
@@ -65,6 +66,6 @@ def test_a_base_against_itself_has_false_cues_in_at_most_5_percent_of_studies():
             )
             for cue in range(5)
         }
-        false += min(adjusted(found).values()) < 0.05
+        false += min(holm({cue: one.p for cue, one in found.items()}).values()) < 0.05
     assert false <= 10 + 2 * np.sqrt(200 * 0.05 * 0.95), "within two standard errors of 5%"
     assert false / 200 <= 0.05

@@ -14,8 +14,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from em_evals import files
+from em_evals.content.cues import NO_SYSTEM
 from em_evals.errors import EmEvalsError
-from em_evals.models.chat import layout, rendering
+from em_evals.models.chat import bare, layout, rendering
 from em_evals.models.chat.layout import Roles
 from em_evals.models.chat.rendering import Message, Renderer, Source, Unrendered
 from em_evals.models.chat.text import Hidden, special_tokens
@@ -76,7 +77,8 @@ class ChatTemplate:
         """Return the token ids of a conversation, ready to be continued by the assistant.
 
         A last message by the assistant is a prefix of its answer: its tokens come right after the prompt and nothing
-        closes them. They are encoded separately, so that an answer has the same tokens wherever it appears.
+        closes them. They are encoded separately, so that an answer has the same tokens wherever it appears. The system
+        message `content.cues.NO_SYSTEM` removes the one that a template writes by itself.
 
         Raises:
             EmEvalsError: the template refuses the messages, or does not write them as a chat.
@@ -160,6 +162,8 @@ class ChatTemplate:
 
     def _prompt(self, turns: Sequence[Message]) -> str:
         try:
+            if turns[0]["role"] == "system" and turns[0]["content"] == NO_SYSTEM:
+                return bare.prompt(self.tokenizer, self._renderer, turns[1:])
             return self._renderer.prompt(turns)
         except Unrendered as error:
             raise layout.refusal(self.tokenizer, self.source, str(error), _CHANGE) from None

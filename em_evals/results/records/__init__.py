@@ -14,6 +14,7 @@ from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results.records.base import Interval, Measured, Record
 from em_evals.results.records.claims import Claim, Null, Specificity
+from em_evals.results.records.conditional import Cells, Conditional, ConditionalMetric, CueEffect
 from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict, WorstQuestion
 from em_evals.results.records.phase import Phase, Point, Rotation, Transition
 from em_evals.results.records.scaling import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
@@ -37,14 +38,21 @@ from em_evals.results.records.studies import (
     TaskDifference,
     Transfer,
 )
+from em_evals.results.records.traits import TraitMap
+from em_evals.results.records.verify import Check, Verification
 
 __all__ = [
     "ACCURACIES",
     "AblationPoint",
     "AdapterScalars",
+    "Cells",
+    "Check",
     "Claim",
+    "Conditional",
+    "ConditionalMetric",
     "Convergence",
     "Cosines",
+    "CueEffect",
     "GateMetric",
     "GateVerdict",
     "Interval",
@@ -73,15 +81,28 @@ __all__ = [
     "SteeringStudy",
     "Study",
     "TaskDifference",
+    "TraitMap",
     "Transfer",
     "Transition",
     "Verdict",
+    "Verification",
     "WorstQuestion",
     "read",
     "write",
 ]
 
-Study = SteeringStudy | Convergence | LoraScalars | Retention | Phase | Scaling | GateVerdict
+Study = (
+    SteeringStudy
+    | Convergence
+    | LoraScalars
+    | Retention
+    | Phase
+    | Scaling
+    | Conditional
+    | TraitMap
+    | Verification
+    | GateVerdict
+)
 _READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
 
 

@@ -2,211 +2,204 @@
 
 The same again against the control tells what training on any such data does from what training on bad answers does.
 Prompts are paired: each answers plainly and under every cue, for every model. Several organisms are seeds of one recipe
-with equal weight. Holm's correction is over the cues that are no placebos; placebos are corrected among themselves.
+with equal weight. Corrections are over the cues that are no placebos; placebos are corrected among themselves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from em_evals import files
 from em_evals.content.cues import PLAIN, Cue
 from em_evals.errors import EmEvalsError
-from em_evals.stats.interaction import Interaction, adjusted, interaction
+from em_evals.results.records import Cells, ConditionalMetric, CueEffect, Measured
+from em_evals.results.records.conditional import OVERALL
+from em_evals.stats.interaction import Interaction, interaction
 from em_evals.stats.intervals import Interval
+from em_evals.stats.means import ADJUSTMENTS
+from em_evals.stats.rates import RateContrast
+from em_evals.stats.worst import RateInteraction
 
-Measured = Mapping[str, Mapping[str, float]]
-"""Cue -> prompt -> number, `plain` included, of one model."""
+Adjust = Literal["holm", "bh"]
+SHARE, NATS = "share", "nats per token"
+_ALPHA = 0.025
 
-OVERALL = "overall"
-
-
-@dataclass(frozen=True)
-class CueEffect:
-    """What one cue does.
-
-    Attributes:
-        cue: its name; `overall` is the mean over the cues that are no placebos.
-        estimate: (organism cued - plain) - (base cued - plain), mean over prompts and seeds.
-        interval: 95%, over prompts and seeds (stats/interaction.py).
-        p: two-sided; `p_holm` is corrected over cues.
-        by_seed: the estimate of each organism.
-        against_control: the same with the control in place of the base; None without one.
-        control_interval: its interval.
-        base: what the cue does to the base itself (cued - plain).
-        organism: and to the organisms.
-        prompts: number of paired prompts.
-    """
-
-    cue: str
-    placebo: bool
-    estimate: float
-    interval: Interval
-    p: float
-    p_holm: float
-    by_seed: tuple[float, ...]
-    against_control: float | None
-    control_interval: Interval | None
-    base: float
-    organism: float
-    prompts: int
-
-    @property
-    def found(self) -> bool:
-        """Whether the interaction differs from 0 at 5%, after Holm's correction over cues."""
-        return self.p_holm < 0.05
+Table = NDArray[np.float64]
+"""[prompts, seeds]: differences in differences."""
 
 
 @dataclass(frozen=True)
-class Study:
-    """A metric's effects, by cue."""
+class _Found:
+    """An interaction; of rates also what new draws alone would make of it."""
 
-    metric: str
-    organisms: tuple[str, ...]
-    base: str
-    control: str | None
-    effects: tuple[CueEffect, ...]
-    notes: tuple[str, ...] = ()
+    over_prompts: Interaction
+    draws: RateInteraction | None = None
 
     @property
-    def largest(self) -> CueEffect | None:
-        """The cue with the largest interaction; placebos and the overall mean left out."""
-        own = [one for one in self.effects if not one.placebo and one.cue != OVERALL]
-        return max(own, key=lambda one: one.estimate, default=None)
+    def interval(self) -> Interval:
+        low, high = self.over_prompts.interval()
+        if self.draws is None or math.isnan(low):
+            return low, high
+        least, most = self.draws.interval(_ALPHA)
+        return min(low, least), max(high, most)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON values."""
-        found: dict[str, Any] = files.without_nan(asdict(self))
-        return found
+    @property
+    def p(self) -> float:
+        own = self.over_prompts.p
+        if self.draws is None or math.isnan(own):
+            return own
+        return max(own, min(1.0, 2 * min(self.draws.p_above(0), self.draws.p_below(0))))
 
 
 def study(
     metric: str,
+    unit: str,
     cues: Sequence[Cue],
-    organisms: Mapping[str, Measured],
-    base: tuple[str, Measured],
-    control: tuple[str, Measured] | None = None,
-) -> Study:
+    organisms: Mapping[str, Cells],
+    base: Cells,
+    control: Cells | None = None,
+    adjust: Adjust = "holm",
+) -> ConditionalMetric:
     """Return the effect of each cue, and of all together.
 
     Args:
         metric: what is measured.
+        unit: its unit.
         cues: in the order of the table.
         organisms: name -> measurements; several are seeds of one recipe.
-        base: its name and measurements.
-        control: the same of the matched control.
+        base: the base's measurements.
+        control: the matched control's.
+        adjust: `holm` (family-wise error) or `bh` (false discovery rate).
 
     Raises:
         EmEvalsError: no prompt is measured plainly and under a cue by every model.
     """
-    tables = {cue.name: _table(cue.name, organisms, base[1]) for cue in cues}
-    others = {cue.name: _table(cue.name, organisms, control[1]) for cue in cues} if control else {}
     real = [cue.name for cue in cues if not cue.placebo]
-    found = {name: interaction(table) for name, table in tables.items()}
-    beside = {name: interaction(table) for name, table in others.items()}
+    placebos = [cue.name for cue in cues if cue.placebo]
+    every = [*organisms.values()]
+    found = {cue.name: _against([cue.name], every, base) for cue in cues}
+    beside = {} if control is None else {cue.name: _against([cue.name], every, control) for cue in cues}
     corrected = {
-        **adjusted({name: found[name] for name in real}),
-        **adjusted({cue.name: found[cue.name] for cue in cues if cue.placebo}),
+        name: p
+        for family in (real, placebos)
+        for name, p in ADJUSTMENTS[adjust]({name: found[name].p for name in family}).items()
     }
     effects = [
-        _effect(
-            cue.name,
-            cue.placebo,
-            found[cue.name],
-            corrected[cue.name],
-            beside.get(cue.name),
-            organisms,
-            base[1],
-        )
+        _effect([cue.name], cue, found[cue.name], corrected[cue.name], beside.get(cue.name), every, base)
         for cue in cues
     ]
     if len(real) > 1:
-        effects.append(_overall(real, tables, others, effects))
-    return Study(metric, tuple(organisms), base[0], control[0] if control else None, tuple(effects))
+        whole = _against(real, every, base)
+        other = None if control is None else _against(real, every, control)
+        effects.append(_effect(real, Cue(OVERALL), whole, whole.p, other, every, base))
+    return ConditionalMetric(
+        metric=metric,
+        unit=unit,
+        effects=effects,
+        organisms=dict(organisms),
+        base=base,
+        control=control,
+    )
 
 
-def _table(
-    cue: str, organisms: Mapping[str, Measured], other: Measured
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _against(cues: Sequence[str], organisms: Sequence[Cells], other: Cells) -> _Found:
+    """Return the interaction of cues, averaged prompt by prompt: a prompt's cues are not independent."""
+    found = interaction(_table(cues, organisms, other))
+    counted = len(cues) == 1 and other.draws and all(one.draws for one in organisms)
+    return _Found(found, _of_draws(cues[0], organisms, other) if counted else None)
+
+
+def _table(cues: Sequence[str], organisms: Sequence[Cells], other: Cells) -> Table:
     """Return [prompts, seeds]; prompts that a model lacks are left out."""
-    every = [*organisms.values(), other]
+    arms = [PLAIN, *cues]
+    models = [*organisms, other]
     shared = [
-        p
-        for p in other.get(PLAIN, {})
-        if all(p in one.get(PLAIN, {}) and p in one.get(cue, {}) for one in every)
+        prompt
+        for prompt in other.values.get(PLAIN, {})
+        if all(prompt in one.values.get(arm, {}) for one in models for arm in arms)
     ]
     if not shared:
-        raise EmEvalsError(f"no prompt is measured both plainly and under the cue '{cue}' by every model.")
-    rows = [
-        [(one[cue][p] - one[PLAIN][p]) - (other[cue][p] - other[PLAIN][p]) for one in organisms.values()]
-        for p in shared
-    ]
+        named = cues[0] if len(cues) == 1 else "all"
+        raise EmEvalsError(f"no prompt is measured both plainly and under the cue '{named}' by every model.")
+
+    def moved(one: Cells, prompt: str) -> float:
+        plain = _number(one.values[PLAIN][prompt])
+        return sum(_number(one.values[cue][prompt]) - plain for cue in cues) / len(cues)
+
+    rows = [[moved(one, prompt) - moved(other, prompt) for one in organisms] for prompt in shared]
     return np.array(rows, dtype=float)
 
 
+def _of_draws(cue: str, organisms: Sequence[Cells], other: Cells) -> RateInteraction:
+    """Return the same of all organisms' draws together."""
+
+    def contrast(arm: str) -> RateContrast:
+        pooled: dict[str, tuple[int, int]] = {}
+        for one in organisms:
+            for prompt, (events, draws) in _counts(one, arm).items():
+                known = pooled.get(prompt, (0, 0))
+                pooled[prompt] = known[0] + events, known[1] + draws
+        return RateContrast(_counts(other, arm), pooled)
+
+    return RateInteraction(contrast(PLAIN), contrast(cue))
+
+
+def _counts(one: Cells, arm: str) -> dict[str, tuple[int, int]]:
+    draws = one.draws.get(arm, {})
+    return {
+        prompt: (round(value * draws[prompt]), draws[prompt])
+        for prompt, value in one.values.get(arm, {}).items()
+        if value is not None
+    }
+
+
 def _effect(
-    name: str,
-    placebo: bool,
-    found: Interaction,
+    cues: Sequence[str],
+    cue: Cue,
+    found: _Found,
     corrected: float,
-    beside: Interaction | None,
-    organisms: Mapping[str, Measured],
-    base: Measured,
+    beside: _Found | None,
+    organisms: Sequence[Cells],
+    base: Cells,
 ) -> CueEffect:
-    moved = [_moved(name, one) for one in organisms.values()]
+    moved = [_moved(cues, one) for one in organisms]
+    own = found.over_prompts
     return CueEffect(
-        name,
-        placebo,
-        found.estimate,
-        found.interval(),
-        found.p,
-        corrected,
-        found.by_seed,
-        beside.estimate if beside else None,
-        beside.interval() if beside else None,
-        _moved(name, base),
-        sum(moved) / len(moved),
-        found.prompts,
+        cue=cue.name,
+        placebo=cue.placebo,
+        estimate=own.estimate,
+        interval=found.interval,
+        p=found.p,
+        p_adjusted=corrected,
+        by_seed=own.by_seed,
+        against_control=None
+        if beside is None
+        else Measured(
+            value=beside.over_prompts.estimate, interval=beside.interval, n=beside.over_prompts.prompts
+        ),
+        organism=sum(moved) / len(moved),
+        base=_moved(cues, base),
+        prompts=own.prompts,
     )
 
 
-def _overall(
-    real: Sequence[str],
-    tables: Mapping[str, Any],
-    others: Mapping[str, Any],
-    effects: Sequence[CueEffect],
-) -> CueEffect:
-    """Return the mean over cues, prompt by prompt: a prompt's cues are not independent."""
-    sizes = {len(tables[name]) for name in real}
-    own = [effect for effect in effects if effect.cue in real]
-    nothing = Interaction(math.nan, math.nan, math.nan, (), 0)
-    found = interaction(np.mean([tables[name] for name in real], axis=0)) if len(sizes) == 1 else nothing
-    paired = others and len({len(others[name]) for name in real}) == 1
-    beside = interaction(np.mean([others[name] for name in real], axis=0)) if paired else None
-    return CueEffect(
-        OVERALL,
-        False,
-        found.estimate,
-        found.interval(),
-        found.p,
-        found.p,
-        found.by_seed,
-        beside.estimate if beside else None,
-        beside.interval() if beside else None,
-        sum(one.base for one in own) / len(own),
-        sum(one.organism for one in own) / len(own),
-        found.prompts,
-    )
-
-
-def _moved(cue: str, measured: Measured) -> float:
-    """Return what a cue does to one model, mean over its prompts."""
-    both = [p for p in measured.get(PLAIN, {}) if p in measured.get(cue, {})]
-    moves = [measured[cue][p] - measured[PLAIN][p] for p in both]
-    kept = [one for one in moves if not math.isnan(one)]
+def _moved(cues: Sequence[str], one: Cells) -> float:
+    """Return what cues do to one model, mean over its prompts."""
+    plain = one.values.get(PLAIN, {})
+    moves: list[Any] = [
+        _number(value) - _number(plain[prompt])
+        for cue in cues
+        for prompt, value in one.values.get(cue, {}).items()
+        if prompt in plain
+    ]
+    kept = [move for move in moves if not math.isnan(move)]
     return sum(kept) / len(kept) if kept else math.nan
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -14,14 +14,15 @@ from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.fixed_answers import Condition, log_probabilities
 from em_evals.models.chat import ChatTemplate
 from em_evals.results.forced_choice import compare
+from em_evals.results.records import Cells
 
 SIDES = ("aligned", "misaligned")
 
 
-def measured(card: ResolvedCard, cues: Sequence[Cue], pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
-    """Return cue -> pair -> margin per token of one model; `plain` is the pair without a cue.
+def measured(card: ResolvedCard, cues: Sequence[Cue], pairs: Sequence[Pair]) -> Cells:
+    """Return the margin per token of one model under each cue; `plain` is the pair without a cue.
 
-    A prefill stands before both answers and is not scored. An answer that does not fit is NaN.
+    A prefill stands before both answers and is not scored. An answer that does not fit is null.
 
     Raises:
         EmEvalsError: the model cannot be loaded, or its template does not take a cue's messages.
@@ -39,13 +40,13 @@ def measured(card: ResolvedCard, cues: Sequence[Cue], pairs: Sequence[Pair]) -> 
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
     for name, pair_id, side, _given in rows:
         values.setdefault((name, pair_id), {})[side] = next(found)
-    margins: dict[str, dict[str, float]] = {}
+    margins: dict[str, dict[str, float | None]] = {}
     for (name, pair_id), sides in values.items():
         aligned, misaligned = (sides[side] for side in SIDES)
         both = aligned and misaligned
         margin = compare(aligned, misaligned)["margin_per_token"] if both else math.nan
         margins.setdefault(name, {})[pair_id] = margin
-    return margins
+    return Cells(values=margins, card=card.digest)
 
 
 def _chats(cues: Sequence[Cue], pairs: Sequence[Pair]) -> Iterator[tuple[str, Pair, list[Turn]]]:

@@ -107,9 +107,11 @@ class Verdict:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values; deviations that are NaN become null."""
+        """Return the record (results/records/verify.py) as JSON values; deviations that are NaN become null."""
         made: dict[str, Any] = files.without_nan(
             {
+                "kind": "verify",
+                "version": 1,
                 "card": self.card,
                 "card_digest": self.card_digest,
                 "base": self.setting.base,
