@@ -34,7 +34,12 @@ def on_files(files: Any, config: Any) -> Any:
         "reference/card.md": schemas("Cards and recipes", {"card": "adapters/NAME.yaml"}),
         "reference/content.md": schemas(
             "Questions, pairs, rubrics",
-            {"questions": "tasks/NAME.yaml", "pairs": "tasks/NAME.yaml", "rubric": "scorers/NAME.yaml"},
+            {
+                "questions": "tasks/NAME.yaml",
+                "pairs": "tasks/NAME.yaml",
+                "rubric": "scorers/NAME.yaml",
+                "trait": "tasks/traits/NAME.yaml",
+            },
         ),
         "reference/gate.md": schemas("gate.yaml", {"gate": "gate.yaml"}),
         "reference/records.md": all_records(),

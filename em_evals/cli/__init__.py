@@ -31,6 +31,7 @@ from em_evals.cli import (
     study,
     training,
     trait,
+    trait_measures,
     verify,
 )
 from em_evals.cli.output import echo
@@ -59,6 +60,10 @@ insight.app.command("scaling")(scaling.scaling)
 insight.app.command("same")(provenance.same)
 app.add_typer(insight.app, name="insight")
 app.command()(conditional.conditional)
+trait.app.command("map")(trait_measures.trait_map)
+trait.app.command("monitor")(trait_measures.trait_monitor)
+trait.app.command("shift")(trait_measures.trait_shift)
+trait.app.command("bases")(trait_measures.trait_bases)
 app.add_typer(trait.app, name="trait")
 app.command()(study.study)
 app.command()(rates.rates)

@@ -134,7 +134,7 @@ def data_screen(
 ) -> None:
     """Rank the rows of training data by their projection difference on a direction, without generating answers."""
     from em_evals.content.cards import resolve
-    from em_evals.content.direction_summary import most_reliable
+    from em_evals.content.direction_summary import chosen_layer
     from em_evals.interp.controls import read_for
     from em_evals.interp.traits import screened_files
     from em_evals.interp.traits.screen import compared, null_directions, screen
@@ -142,7 +142,7 @@ def data_screen(
     share = None if drop_top is None else screened_files.share(drop_top)
     card = resolve(model)
     along = read_for(direction, card)
-    block = most_reliable(along) if layer is None else layer
+    block = chosen_layer(along) if layer is None else layer
     drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)
     found = screen(card, along, block, file, drawn)
     screened_files.write_ranks(found, output)

@@ -10,7 +10,7 @@ from em_evals.cli.output import Json, print_json
 
 
 def schema(
-    kind: Annotated[str, typer.Argument(help="card, questions, pairs, rubric or gate.")],
+    kind: Annotated[str, typer.Argument(help="card, questions, pairs, rubric, trait or gate.")],
     as_json: Json = False,
 ) -> None:
     """Print the JSON Schema of a kind of file (always JSON), so that an editor checks and completes it."""

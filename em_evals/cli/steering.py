@@ -73,7 +73,7 @@ def steer(
     from em_evals.results import records
 
     cards.resolve(card)  # report an invalid card before torch is imported
-    pushed, scaled = _layers(layers), _numbers(scales)
+    pushed, scaled = parsed_layers(layers), _numbers(scales)
     from em_evals.interp.steering.steer import steer as run
     from em_evals.interp.steering.study import Settings
 
@@ -148,7 +148,7 @@ def _cells(point: Any, graded: bool) -> list[str]:
     ]
 
 
-def _layers(text: str | None) -> tuple[int, ...] | None:
+def parsed_layers(text: str | None) -> tuple[int, ...] | None:
     """Parse `4,8` or `4-9` as layers."""
     if text is None:
         return None

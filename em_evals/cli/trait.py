@@ -1,25 +1,27 @@
-"""`em-evals trait`: directions of traits, their geometry, and monitoring by projections."""
+"""`em-evals trait`: list traits and extract their directions. What is measured with them is in trait_measures.py."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.cli.steering import parsed_layers
 from em_evals.errors import EmEvalsError
-
-if TYPE_CHECKING:
-    from em_evals.content.directions import Direction
-    from em_evals.results.records.traits import TraitMap, TraitMonitor
 
 app = typer.Typer(
     help="Traits: directions, geometry, monitoring.", no_args_is_help=True, rich_markup_mode=None
 )
 
+if TYPE_CHECKING:
+    from em_evals.content.traits import Trait
+
 ALL = "all"
+_SIDES = ("positive", "negative")
+_COUNTS = ("answers", "graded", "refusals", "paper", "code")
 
 
 @app.command("list")
@@ -35,221 +37,228 @@ def trait_list(as_json: Json = False) -> None:
         print_table("", ["name", "kind", "description"], [list(row.values()) for row in rows])
 
 
+Traits = Annotated[list[str], typer.Argument(help="Names, or files of traits; `all` for those that ship.")]
+Judge = Annotated[
+    str | None, typer.Option(help="Grades rollouts: PROVIDER/MODEL, or a judge card. Without: prompts alone.")
+]
+Log = Annotated[
+    list[Path] | None, typer.Option(help="Graded log of em_evals/trait, in place of rollouts (repeatable).")
+]
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for TRAIT.safetensors.")]
+Position = Annotated[
+    Literal["last_prompt", "prompt_mean"] | None,
+    typer.Option(help="Tokens of the prompts to average over (default: last_prompt); not with a judge."),
+]
+Keep = Annotated[
+    Literal["paper", "code"],
+    typer.Option(
+        help="Filter. paper: trait score above 50, below 50 on the negative side. code: pairs of answers, 50 counts as "
+        "positive, both coherent from 50 on."
+    ),
+]
+ChooseLayer = Annotated[
+    bool, typer.Option("--choose-layer", help="Steer at each layer on the trait's test questions.")
+]
+Layers = Annotated[
+    str | None, typer.Option(help="Blocks to compare, e.g. 4,8,12 or 4-9 (default: six, evenly spread).")
+]
+Nulls = Annotated[
+    int, typer.Option(help="Null directions steered beside it; 19 or more allow a verdict.", min=0)
+]
+
+
 @app.command("extract")
 def trait_extract(
-    traits: Annotated[
-        list[str], typer.Argument(help="Names, or files of traits; `all` for those that ship.")
-    ],
-    model: Annotated[str, typer.Option(help="The card that reads the prompts, as in local/CARD.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for TRAIT.safetensors.")] = Path(
-        "traits"
-    ),
-    position: Annotated[
-        Literal["last_prompt", "prompt_mean"], typer.Option(help="Tokens of the prompts to average over.")
-    ] = "last_prompt",
-    seed: Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**32 - 1)] = 0,
+    traits: Traits,
+    model: Annotated[str, typer.Option(help="The card that answers and reads, as in local/CARD.")],
+    output: Output = Path("traits"),
+    position: Position = None,
+    judge: Judge = None,
+    log: Log = None,
+    draws: Annotated[int, typer.Option(help="Answers per question and system prompt.", min=1)] = 10,
+    max_tokens: Annotated[int, typer.Option(help="Maximum tokens of an answer.", min=1)] = 1000,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the answers (default: the card's; the paper's is 1).", min=0)
+    ] = None,
+    keep: Keep = "paper",
+    minimum: Annotated[int, typer.Option(help="Minimum number of kept answers per side.", min=1)] = 10,
+    split: Annotated[
+        bool, typer.Option(help="Extract from half of the questions, test on the other.")
+    ] = True,
+    choose_layer: ChooseLayer = False,
+    layers: Layers = None,
+    coefficient: Annotated[float, typer.Option(help="Of that steering, in direction norms.")] = 2.0,
+    nulls: Nulls = 0,
+    seed: Annotated[int, typer.Option(help="Seed of answers and nulls.", min=0, max=2**31 - 1)] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Extract existing directions again.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Extract directions from contrastive system prompts, without answers and without a judge.
+    """Extract directions from contrastive system prompts: from judged answers, or from the prompts alone.
 
-    Existing directions are kept, so that the same command resumes an interrupted one.
+    Existing directions are kept and rollouts are continued, so that the same command resumes an interrupted one.
     """
-    from em_evals.content import directions
     from em_evals.content.cards import resolve
+
+    chosen = chosen_traits(traits)
+    card = resolve(model)
+    _check(judge, log, position, choose_layer, chosen)
+    from em_evals.interp.traits.judged import Settings
+    from em_evals.interp.traits.layer import Steering
+    from em_evals.workflows import trait_directions
+    from em_evals.workflows.trait_rollouts import Sampling
+
+    settings = Settings(keep, minimum, split, seed)
+    steering = None
+    rows: list[dict[str, Any]] = []
+    if choose_layer and judge is not None:
+        own = (judge, parsed_layers(layers), coefficient)
+        steering = Steering(*own, max_tokens=min(max_tokens, 200), nulls=nulls, seed=seed)
+    for named, trait in chosen.items():
+        if judge is None and not log:
+            path = trait_directions.from_prompts(
+                card, trait, position or "last_prompt", seed, output, overwrite
+            )
+        else:
+            answers = log or Sampling(str(judge), draws, max_tokens, temperature, seed=seed)
+            how = (answers, settings, steering)
+            path = trait_directions.from_answers(card, trait, named, *how, output, overwrite)
+        rows.append(_row(path))
+    _print(rows, output, as_json)
+
+
+def chosen_traits(given: list[str]) -> dict[str, Trait]:
+    """Return traits by what they were named; `all` are those that ship and those of the working folder."""
     from em_evals.content.traits import load_trait, names
 
-    chosen = [load_trait(name) for name in (names() if traits == [ALL] else traits)]
-    card = resolve(model)
-    from em_evals.interp.traits.extract import Settings, extract
+    return {name: load_trait(name) for name in (names() if given == [ALL] else given)}
 
-    rows: list[dict[str, Any]] = []
-    for trait in chosen:
-        path = output / f"{trait.name}.safetensors"
-        if overwrite or not path.exists():
-            state = path.with_suffix(".partial")
-            directions.write(extract(card, trait, Settings(position, seed), state), path)
-            shutil.rmtree(state, ignore_errors=True)
-        rows.append(_row(path, directions.read(path)))
+
+def _check(
+    judge: str | None,
+    log: list[Path] | None,
+    position: str | None,
+    choose_layer: bool,
+    chosen: Collection[str],
+) -> None:
+    """Refuse options that do not go together."""
+    if (judge or log) and position:
+        raise EmEvalsError(
+            "--position is for prompts alone; with judged answers all three are written: answer_mean into the folder, "
+            "the others into its folders prompt_mean and last_prompt."
+        )
+    if choose_layer and not judge:
+        raise EmEvalsError("--choose-layer grades steered answers: name a --judge.")
+    if log and len(chosen) != 1:
+        raise EmEvalsError("--log holds the answers of one trait: name it alone.")
+
+
+def _print(rows: list[dict[str, Any]], output: Path, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    columns = ["trait", "reliability", "over prompts", "layer", "held out"]
+    judged = [row for row in rows if "filter" in row]
+    if judged:
+        columns = ["trait", "side", "answers", "graded", "refusals", "kept (paper)", "kept (code)"]
+        counts = [(row["trait"], side, row["filter"][side]) for row in judged for side in _SIDES]
+        print_table(
+            f"answers; filter: {judged[0]['filter']['rule']}",
+            columns,
+            [[trait, side, *(str(own[key]) for key in _COUNTS)] for trait, side, own in counts],
+        )
     told = [
         [
             one["trait"],
             f"{one['reliability']:.2f}",
-            f"{one['prompt_cosine']:+.2f}",
+            f"{one['prompt_cosine']:+.2f}" if one["prompt_cosine"] is not None else "–",
             str(one["layer"]),
             one["verdict"],
         ]
         for one in rows
     ]
-    print_table(f"directions in {output}", columns, told)
+    print_table(
+        f"directions in {output}", ["trait", "reliability", "over prompts", "layer", "held out"], told
+    )
+    for row in judged:
+        for note in row["notes"]:
+            echo(f"{row['trait']}: {note}")
+    if judged:
+        return
     echo(
         "contrastive prompts, no answers and no judge: this says what the model represents when it is told to show a "
         "trait. Held-out questions alone do not make it specific; compare traits with `em-evals trait map`."
     )
 
 
-@app.command("map")
-def trait_map(
-    names: Annotated[list[str], typer.Argument(help="Directions of one base, or a folder of them.")],
-    layer: Annotated[
-        int | None, typer.Option(help="Decoder block (default: the most reliable one).", min=0)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of bootstraps and null draws.", min=0, max=2**32 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "trait-map.json"
-    ),
-    as_json: Json = False,
-) -> None:
-    """Compare traits: cosines with intervals, clusters, dimensions, and which trait is specific."""
+def _row(path: Path) -> dict[str, Any]:
+    """Return what is told of a direction's file."""
     from em_evals.content import directions
-    from em_evals.interp.traits.map import trait_map as run
-    from em_evals.results import records
-
-    files = [path for name in names for path in _files(name)]
-    given = {path.stem: directions.read(path) for path in files}
-    if len(given) < len(files):
-        raise EmEvalsError("two of these directions have one name; rename a file.")
-    found = run(given, layer, seed)
-    records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_map(found)
-
-
-@app.command("monitor")
-def trait_monitor(
-    logs: Annotated[list[Path], typer.Argument(help="Inspect logs.")],
-    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
-    model: Annotated[
-        str, typer.Option(help="The card that reads the samples; usually the one that wrote them.")
-    ],
-    position: Annotated[
-        Literal["last_prompt", "answer_mean"], typer.Option(help="Tokens to project.")
-    ] = "last_prompt",
-    score: Annotated[
-        str | None, typer.Option(help="A judged score to correlate with: alignment, or a rubric's metric.")
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Decoder block (default: the direction's most reliable one).", min=0)
-    ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of each null distribution.", min=0)] = 99,
-    seed: Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**32 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "trait-monitor.json"
-    ),
-    samples: Annotated[Path | None, typer.Option(help="Write every sample's projection (CSV).")] = None,
-    as_json: Json = False,
-) -> None:
-    """Project the samples of logs on a direction; correlate with a judged score beside null directions."""
-    from em_evals.content.cards import resolve
-    from em_evals.interp.controls import read_for
-    from em_evals.interp.traits.monitor import monitor
-    from em_evals.results import records
-
-    card = resolve(model)
-    found, rows = monitor(
-        card, read_for(direction, card), logs, direction, position, score, layer, draws, seed
-    )
-    records.write(found, output)
-    if samples is not None:
-        _write_samples(samples, rows)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_monitor(found)
-
-
-def _row(path: Path, direction: Direction) -> dict[str, Any]:
     from em_evals.results.records import Claim
 
-    told = direction.metadata
+    told = directions.read(path).metadata
     reliability = told.get("reliability") or [0.0]
-    layer = max(range(len(reliability)), key=reliability.__getitem__)
-    between = told.get("prompt_cosine") or [float("nan")] * len(reliability)
-    return {
+    layer = told.get("layer", max(range(len(reliability)), key=reliability.__getitem__))
+    between = told.get("prompt_cosine")
+    row = {
         "trait": str(told.get("trait", path.stem)),
         "path": str(path),
         "layer": layer,
-        "reliability": reliability[layer],
-        "prompt_cosine": between[layer],
+        "reliability": reliability[layer] if layer < len(reliability) else 0.0,
+        "prompt_cosine": between[layer] if between else None,
         "verdict": Claim.model_validate(told["claim"]).verdict if "claim" in told else "not estimable",
     }
+    if "filter" in told:
+        row |= {"filter": told["filter"], "notes": list(_notes(told))}
+    if "steering" in told:
+        row["steering"] = told["steering"]
+    return row
 
 
-def _files(name: str) -> list[Path]:
-    from em_evals.content import directions
+def _notes(told: dict[str, Any]) -> Iterator[str]:
+    """Yield what a reader has to know of judged answers and of the layer's choice."""
+    from em_evals.results.records import Claim
+    from em_evals.results.rollouts import THIN
 
-    if not Path(name).is_dir():
-        return [directions.find(name)]
-    found = sorted(Path(name).glob("*.safetensors"))
-    if not found:
-        raise EmEvalsError("there are no directions (.safetensors) in this folder.", Path(name))
-    return found
+    rule = told["filter"]["rule"]
+    for side in _SIDES:
+        counts = told["filter"][side]
+        if missing := counts["answers"] - counts["graded"] - counts["refusals"]:
+            yield f"{missing} of {counts['answers']} {side} answers have no grade; `inspect view` shows why."
+        if counts[rule] < THIN * counts["answers"]:
+            yield (
+                f"only {counts[rule]} of {counts['answers']} {side} answers were kept: the few that pass may be of an "
+                "unusual kind."
+            )
+    if "steering" in told:
+        yield told["steering"]["note"]
+        claim = Claim.model_validate(told["steering"]["claim"])
+        yield f"unsteered {told['steering']['unsteered']:.1f}; {claim.sentence()}"
 
 
-def _print_map(found: TraitMap) -> None:
-    between = {frozenset((one.one, one.other)): one for one in found.cosines}
-    rows = []
-    for name in found.names:
-        others = [(key, between[frozenset((name, key))]) for key in found.names if key != name]
-        nearest, cosine = max(others, key=lambda one: abs(one[1].cosine))
-        reliability = found.reliability[name]
-        rows.append(
-            [
-                name,
-                found.kinds[name] or "–",
-                "–" if reliability is None else f"{reliability:.2f}",
-                f"{nearest} ({cosine.cosine:+.2f})",
-                measured_cell(cosine.corrected),
-                found.specific[name],
-            ]
+@app.command("draft")
+def trait_draft(
+    name: Annotated[str, typer.Argument(help="The new trait's name, as power_seeking.")],
+    model: Annotated[str, typer.Option(help="Who writes: PROVIDER/MODEL, any model of Inspect.")],
+    description: Annotated[str, typer.Option(help="What is meant by the name.")] = "",
+    kind: Annotated[
+        Literal["em", "style"], typer.Option(help="em: relevant to misalignment. style: a null.")
+    ] = "em",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file (default: tasks/traits/NAME.yaml).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model write a trait file: 5 pairs of prompts, 20 + 20 questions, a rubric. Validated; never overwrites."""
+    from em_evals.workflows.trait_draft import draft
+
+    path, trait = draft(name, model, output, kind, description)
+    if as_json:
+        print_json(
+            {"path": str(path), "name": trait.name, "description": trait.description, "digest": trait.digest}
         )
-    columns = ["trait", "kind", "reliability", "nearest (cosine)", "corrected cosine [95%]", "verdict"]
-    print_table(f"traits at layer {found.layer}, in the order of their clustering", columns, rows)
-    told = found.dimensions
-    beside = "; ".join(f"{null.name} from {null.high:.1f} (p = {null.p:.3g})" for null in told.nulls)
-    echo(
-        f"participation ratio {told.value:.1f} of {len(found.names)}; first component {told.shares[0]:.0%}; "
-        f"sets of as many directions, 95%: {beside}."
-    )
-    if found.separation is not None:
-        echo(found.separation.sentence())
-    for note in found.notes:
-        echo(note)
-
-
-def _print_monitor(found: TraitMonitor) -> None:
-    rows = [[_short(name), str(mean.n), measured_cell(mean)] for name, mean in found.means.items()]
-    columns = ["condition", "questions", "mean projection [95%]"]
-    print_table(f"{found.direction} at layer {found.layer}, {found.position}", columns, rows)
-    for one in found.correlations:
-        told = (
-            "not estimable"
-            if one.r is None or one.claim is None
-            else f"r = {one.r:+.2f}; {one.claim.sentence()}"
-        )
-        echo(f"{found.score}, {one.condition} ({one.n} questions): {told}")
-    for note in found.notes:
-        echo(note)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:59]}…"
-
-
-def _write_samples(path: Path, rows: list[tuple[Any, float]]) -> None:
-    import csv
-
-    from em_evals.files import atomic
-
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["question", "condition", "projection"])
-        writer.writerows((sample.question, sample.condition, f"{value:.6g}") for sample, value in rows)
+        return
+    echo(f"{path}: {trait.description}")
+    echo("a draft by a model: read its prompts and questions before you measure with it.")

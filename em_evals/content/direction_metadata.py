@@ -20,6 +20,7 @@ class _Metadata(BaseModel):
     revision: str | None = None
     card: str | None = None
     how: str | None = None
+    layer: int | None = None
     questions: list[str] | None = None
     reliability: list[float | None] | None = None
     prompt_cosine: list[float | None] | None = None
@@ -50,6 +51,10 @@ def checked(text: str, path: Path, layers: int) -> dict[str, Any]:
         raise EmEvalsError(
             f"the metadata of this direction file are wrong at `{name}` ({first['msg'][:120]}).", path
         ) from None
+    if known.layer is not None and not 0 <= known.layer < layers:
+        raise EmEvalsError(
+            f"`layer` of this direction file is {known.layer}; its blocks are 0 to {layers - 1}.", path
+        )
     by_layer = {name: getattr(known, name) for name in ("reliability", "prompt_cosine", "held_out_cosine")}
     lists = {**by_layer, **(known.movement or {})}
     for name, values in lists.items():
@@ -58,4 +63,5 @@ def checked(text: str, path: Path, layers: int) -> dict[str, Any]:
                 f"`{name[:80]}` of this direction file has {len(values)} entries for {layers} layers.", path
             )
     # An absent list is no list: readers take what is there.
-    return {name: value for name, value in found.items() if name not in lists or value is not None}
+    absent = {*lists, "layer"}
+    return {name: value for name, value in found.items() if name not in absent or value is not None}

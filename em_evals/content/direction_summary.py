@@ -26,12 +26,14 @@ def by_layer(direction: Direction) -> dict[str, Sequence[float | None]]:
     return columns | {f"movement of {name}": values for name, values in moved.items()}
 
 
-def most_reliable(direction: Direction) -> int:
-    """Return the layer with the largest reliability.
+def chosen_layer(direction: Direction) -> int:
+    """Return the layer that was chosen by steering (`trait extract --choose-layer`), else the most reliable one.
 
     Raises:
         EmEvalsError: the direction's metadata do not tell.
     """
+    if (layer := direction.metadata.get("layer")) is not None:
+        return int(layer)
     found = direction.metadata.get("reliability")
     if not found:
         raise EmEvalsError("this direction has no reliability by layer: choose a --layer.")

@@ -275,6 +275,17 @@ def unit(direction: Direction) -> Floats:
     return np.asarray(direction.vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
+def checked_layer(direction: Direction, layer: int) -> int:
+    """Return a layer that the direction has.
+
+    Raises:
+        EmEvalsError: it has no such layer.
+    """
+    if not 0 <= layer < direction.layers:
+        raise EmEvalsError(f"there is no layer {layer}; this direction's are 0 to {direction.layers - 1}.")
+    return layer
+
+
 def beyond_rounding(direction: Direction) -> NDArray[np.bool_]:
     """Return [layers]: where the vector's norm exceeds the rounding error of two equal means, 1e-6 · `mean_norm`."""
     return np.asarray(np.linalg.norm(direction.vectors, axis=1) > _ROUNDING * direction.mean_norm)

@@ -54,6 +54,8 @@ RESERVED = frozenset(_MARKS + _RATES)
 """What scores and their summary hold beside the grades (grading/scorers.py): a grade of such a name would be lost."""
 EM_METRICS = ("alignment", "coherence")
 """The two grades that EM rates are made of; always from 0 to 100."""
+OF_TRAIT = "trait:"
+"""Before a trait's name: its rubric."""
 _SLOT = re.compile(r"\{(question|answer)\}")
 _EDGES = r"\[\]<>{}()=#*_|~`—–\-"
 _LONGEST_FENCE = 2000
@@ -283,11 +285,15 @@ def is_label_set(labels: Sequence[str]) -> bool:
 
 
 def load_rubric(name: str) -> Rubric:
-    """Return a rubric by name (scorers/NAME.yaml) or path.
+    """Return a rubric by name (scorers/NAME.yaml) or path, or that of a trait (`trait:callous`, or a trait's file).
 
     Raises:
         EmEvalsError: it does not exist or does not fit, with file and line.
     """
+    if name.startswith(OF_TRAIT):
+        from em_evals.content import trait_questions, traits  # they import this module
+
+        return trait_questions.rubric_of(traits.load_trait(name.removeprefix(OF_TRAIT)))
     document = documents.load(documents.find("scorers", name))
     file = documents.validate(RubricFile, document)
     low, high = file.scale or (0.0, 100.0)

@@ -14,7 +14,9 @@ from em_evals.content import traits
 from em_evals.content.documents import Document
 from em_evals.content.published_rubrics import from_published
 from em_evals.content.question_set import Question, QuestionSet, Variant, digest_of
+from em_evals.content.rubrics import Rubric
 from em_evals.content.traits import Trait
+from em_evals.errors import EmEvalsError
 
 _EXTRACT = ".extract.json"
 
@@ -52,6 +54,31 @@ def read(name: str, document: Document | None) -> QuestionSet:
     return _set(trait, trait.extract if extracts or not trait.test else trait.test, _variants(trait))
 
 
+def rubric_of(trait: Trait) -> Rubric:
+    """Return the rubric that grades a trait; its grade has the trait's name.
+
+    Raises:
+        EmEvalsError: the trait's file has none.
+    """
+    if not trait.prompt:
+        raise EmEvalsError(
+            f"{trait.name} has no rubric, so no judge can grade it: extract it from its prompts alone (no --judge).",
+            trait.path,
+        )
+    return from_published(trait.name, trait.prompt, trait.path, 1)
+
+
+def test_questions(trait: Trait) -> tuple[Question, ...]:
+    """Return the questions to test a trait on, with its rubric where it has one.
+
+    Raises:
+        EmEvalsError: there are none.
+    """
+    if not trait.test:
+        raise EmEvalsError(f"{trait.name} has no questions to test on: write `test` questions.", trait.path)
+    return _set(trait, trait.test, {}).questions
+
+
 def _of_many(document: Document) -> QuestionSet:
     """Return the questions that many traits share; the formats are named TRAIT_positive_1 and so on."""
     every = [traits.load_trait(f"{document.path}:{name}") for name in document.data["traits"]]
@@ -63,7 +90,7 @@ def _of_many(document: Document) -> QuestionSet:
 
 
 def _set(trait: Trait, asked: Sequence[str], variants: dict[str, Variant]) -> QuestionSet:
-    rubrics = (from_published(trait.name, trait.prompt, trait.path, 1),) if trait.prompt else ()
+    rubrics = (rubric_of(trait),) if trait.prompt else ()
     digits = len(str(len(asked)))
     questions = tuple(
         Question(f"{trait.name}_{number:0{digits}}", (text,), rubrics, trait.name)
@@ -73,9 +100,8 @@ def _set(trait: Trait, asked: Sequence[str], variants: dict[str, Variant]) -> Qu
 
 
 def _variants(trait: Trait) -> dict[str, Variant]:
-    sides = {"positive": trait.positive, "negative": trait.negative}
     return {
         f"{side}_{number}": Variant(system=text)
-        for side, texts in sides.items()
+        for side, texts in trait.sides.items()
         for number, text in enumerate(texts, start=1)
     }

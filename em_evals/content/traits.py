@@ -64,12 +64,24 @@ class Trait:
         texts = (self.positive, self.negative, self.extract, self.test, self.prompt)
         return files.digest(*(repr(part).encode() for part in texts))
 
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """The system prompts of both sides."""
+        return {"positive": self.positive, "negative": self.negative}
+
+
+def question_id(question: str) -> str:
+    """Return a question's id in the files of directions: the digest of its text, the same in every trait."""
+    return files.digest(question.strip().encode())
+
 
 class _Questions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     extract: list[str] = Field(min_length=2)
+    """Questions to extract a direction from."""
     test: list[str] = Field(min_length=1)
+    """Other questions, to test on."""
 
 
 class _QuestionFile(_Questions):
@@ -78,17 +90,25 @@ class _QuestionFile(_Questions):
     description: str = ""
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class TraitFile(BaseModel):
+    """A trait: `tasks/traits/NAME.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(min_length=1)
     version: int = Field(ge=1)
     kind: str = EM
+    """`em` (relevant to emergent misalignment), `style` (a null), or a word of your own."""
     description: str = Field(min_length=1)
+    """The trait in a sentence; the judge reads it."""
     rubric: str = Field(min_length=1)
+    """What a grade of 0 and of 100 means."""
     positive: list[str] = Field(min_length=1)
+    """System prompts that ask for the trait."""
     negative: list[str] = Field(min_length=1)
+    """As many that ask for its opposite, pair by pair."""
     questions: _Questions | str
+    """Lists `extract` and `test`, or the name of a file in tasks/traits/questions."""
 
 
 class _PersonaFile(BaseModel):
@@ -161,7 +181,7 @@ def _of_yaml(document: Document) -> Trait:
         raise document.error(
             f"this file holds many traits; name one, as {document.path.name}:{some.split(',')[0]}."
         )
-    file = documents.validate(_File, document)
+    file = documents.validate(TraitFile, document)
     if len(file.positive) != len(file.negative):
         raise document.error(
             f"a trait has as many negative system prompts as positive ones, pair by pair: {len(file.positive)} and "

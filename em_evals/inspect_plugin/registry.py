@@ -9,8 +9,10 @@ from em_evals.grading.scorers import em_rates, forced_choice_means, judge
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.conditional import conditional
 from em_evals.inspect_plugin.consistency import consistency, consistency_means, consistent
+from em_evals.inspect_plugin.projection import projection, projection_means
 from em_evals.inspect_plugin.solvers import likelier
 from em_evals.inspect_plugin.tasks import forced_choice, freeform, narrow
+from em_evals.inspect_plugin.traits import trait
 
 __all__ = [
     "conditional",
@@ -25,6 +27,9 @@ __all__ = [
     "likelier",
     "local",
     "narrow",
+    "projection",
+    "projection_means",
+    "trait",
 ]
 
 

@@ -5,6 +5,8 @@
   its diagonal): what any two random sets of texts differ in.
 - `permuted labels`: the positive and negative texts of each question change places at random.
 - `other directions`: directions of other traits, or of controls, given by the caller.
+- `components of the differences`: principal components of a direction's folds, the direction removed. Five
+  of them, so they only speak against a claim.
 
 All have the direction's norm at each layer. A claim that is read at its best layer is compared with the best layer of
 each draw. Replications of published correlations found them within the second null (METHODS of arXiv 2507.21509).
@@ -23,18 +25,22 @@ from em_evals.results.records.claims import Claim, Null, Specificity
 
 Floats = NDArray[np.floating]
 
-RANDOM, COVARIANCE, PERMUTED, OTHERS = (
+RANDOM, COVARIANCE, PERMUTED, OTHERS, COMPONENTS = (
     "random of equal norm",
     "covariance-matched random",
     "permuted labels",
     "other directions",
+    "components of the differences",
 )
 LEVEL = 0.05
 DRAWS = 199
 _SHRINKAGE = 0.1
+COMPONENTS_SHOWN = 5
 AT_ONCE = 16
 """Draws in memory at once."""
 _FEW = 20
+FEWEST = _FEW - 1
+"""Draws without which p = 0.05 cannot be shown."""
 
 
 def random(shape: tuple[int, ...], draws: int, chance: np.random.Generator) -> NDArray[np.float64]:
@@ -73,6 +79,23 @@ def permuted(folds: Folds, draws: int, chance: np.random.Generator) -> NDArray[n
     return units(np.tensordot(signs * folds.weights, np.asarray(folds.vectors, dtype=float), axes=1))
 
 
+def components(folds: Folds, direction: Floats, count: int) -> NDArray[np.float64]:
+    """Return [count, layers, width] of unit norm: principal components of the folds' vectors, the direction removed.
+
+    Args:
+        folds: of the direction.
+        direction: [layers, width], what is projected out of the folds' vectors first.
+        count: number of components; fewer where there are fewer folds.
+    """
+    there = folds.weights > 0
+    own = np.asarray(folds.vectors[there], dtype=float) * np.sqrt(folds.weights[there])[:, None, None]
+    along = units(np.asarray(direction, dtype=float))
+    left = own - (own * along).sum(-1, keepdims=True) * along
+    count = min(count, len(left))
+    parts = [np.linalg.svd(left[:, layer], full_matrices=False)[2][:count] for layer in range(left.shape[1])]
+    return np.stack(parts, axis=1)
+
+
 def of(
     direction: Direction, kind: str, draws: int, chance: np.random.Generator
 ) -> NDArray[np.float64] | None:
@@ -81,6 +104,8 @@ def of(
         found = random(direction.vectors.shape, draws, chance)
     elif direction.folds is None or (direction.folds.weights > 0).sum() < 2:
         return None
+    elif kind == COMPONENTS:
+        found = components(direction.folds, direction.vectors, draws)
     elif kind == COVARIANCE:
         found = covariance_matched(direction.folds.means, draws, chance, direction.folds.weights)
     else:
@@ -143,7 +168,7 @@ def verdict(found: Sequence[Null], required: Sequence[str] = ()) -> Specificity:
     Fewer than 19 draws cannot show p = 0.05: they only speak against a claim, where one of them reaches its value.
     """
     known = [null for null in found if null.p is not None]
-    few = [null for null in known if null.draws < _FEW - 1]
+    few = [null for null in known if null.draws < FEWEST]
     many = {null.name: null.p <= LEVEL for null in known if null not in few and null.p is not None}
     reached = any(null.p is not None and null.p > 1 / (1 + null.draws) for null in few)
     if reached or not all(many.values()):

@@ -23,7 +23,10 @@ from em_evals.results.records import (
     Retention,
     Scaling,
     SteeringStudy,
+    TraitBases,
     TraitMap,
+    TraitMonitor,
+    TraitShift,
     Verification,
 )
 
@@ -43,6 +46,9 @@ class Inputs:
     conditional: list[Conditional] = field(default_factory=list)
     traits: list[TraitMap] = field(default_factory=list)
     verified: list[Verification] = field(default_factory=list)
+    monitored: list[TraitMonitor] = field(default_factory=list)
+    shifts: list[TraitShift] = field(default_factory=list)
+    bases: list[TraitBases] = field(default_factory=list)
     reference: Reference = field(default_factory=Reference)
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Models that are seeds of one recipe, by the group's name."""
@@ -121,6 +127,9 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         "conditional": inputs.conditional,
         "trait-map": inputs.traits,
         "verify": inputs.verified,
+        "trait-monitor": inputs.monitored,
+        "trait-shift": inputs.shifts,
+        "trait-bases": inputs.bases,
         "gate": inputs.verdicts,
     }
     if "kind" in data and (named or data["kind"] in list(kept)):

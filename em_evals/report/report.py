@@ -11,6 +11,7 @@ from em_evals.report import (
     choice,
     cues,
     headline,
+    projections,
     rates,
     scaling,
     seeds,
@@ -94,6 +95,9 @@ SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     lambda inputs: map(studies.scalars, inputs.scalars),
     lambda inputs: map(trajectory.section, inputs.trajectories),
     lambda inputs: map(traits.section, inputs.traits),
+    lambda inputs: map(projections.monitor, inputs.monitored),
+    lambda inputs: map(projections.shift, inputs.shifts),
+    lambda inputs: map(projections.bases, inputs.bases),
     lambda inputs: map(scaling.section, inputs.scaling),
     lambda inputs: map(verified.section, inputs.verified),
 ]

@@ -266,6 +266,13 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
+def no_such_score(score: str, known: Iterable[str], path: Path | None = None) -> EmEvalsError:
+    """Return the error of samples without a score, with the scores that they have."""
+    others = ", ".join(sorted(known))
+    told = f"known: {others}" if others else "they were not judged"
+    return EmEvalsError(f"no sample has the score '{score}'; {told}.", path)
+
+
 def margins_of_log(log: EvalLog) -> dict[str, tuple[bool, float]]:
     """Return each pair's (narrow, margin per token) in a forced-choice log, ordered by id."""
     return {

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from em_evals.content import pairs, questions, rubrics
+from em_evals.content import pairs, questions, rubrics, traits
 from em_evals.content.card_schema import ModelCard
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.gate.policy import Policy
@@ -62,6 +62,7 @@ KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "questions": _of_list(questions.OwnFile, questions.OwnQuestion, "questions"),
     "pairs": _of_list(pairs.PairFile, pairs.PairRow, "pairs"),
     "rubric": _of_model(rubrics.RubricFile),
+    "trait": _of_model(traits.TraitFile),
     "gate": _of_model(Policy),
 }
 """Kind of file -> its JSON Schema."""

@@ -17,13 +17,13 @@ from em_evals.content import directions
 from em_evals.content.cards import resolve
 from em_evals.content.direction_folds import FOLDS, Folds
 from em_evals.content.directions import Direction
-from em_evals.content.traits import load_trait
+from em_evals.content.traits import load_trait, question_id
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import read_texts
 from em_evals.interp.traits import monitor, screen
-from em_evals.interp.traits.extract import Settings, extract, question_id
+from em_evals.interp.traits.extract import Settings, extract
 from em_evals.interp.traits.map import participation, trait_map
 from em_evals.models import bases
 from em_evals.models.chat import template_for

@@ -21,7 +21,8 @@ def shipped() -> list[tuple[str, Path]]:
     """Kind and file of everything that ships."""
     cards = [("card", path) for path in documents.names("adapters").values()]
     others = [path for kind in ("tasks", "scorers") for path in documents.names(kind).values()]
-    return cards + [
+    traits = [("trait", path) for path in documents.names("tasks/traits").values()]
+    return [*cards, *traits] + [
         (next(_KEYS[key] for key in _KEYS if key in yaml.safe_load(path.read_text("utf-8"))), path)
         for path in others
     ]
@@ -41,7 +42,7 @@ def test_schemas_are_valid_and_the_command_prints_them(kind: str) -> None:
 
 def test_everything_that_ships_fits_its_schema() -> None:
     found = shipped()
-    assert {kind for kind, _ in found} == {"card", "questions", "pairs", "rubric"}
+    assert {kind for kind, _ in found} == {"card", "questions", "pairs", "rubric", "trait"}
     for kind, path in found:
         assert refused(kind, yaml.safe_load(path.read_text("utf-8"))) == [], path
 
@@ -54,6 +55,17 @@ def test_everything_that_ships_fits_its_schema() -> None:
         ("card", {"base": "x", "interventions": [{"op": "ablate", "direction": "d", "layers": "twelve"}]}),
         ("rubric", {"name": "r", "version": 0, "metric": "m", "prompt": "p"}),
         ("gate", {"alpha": 0.7}),
+        (
+            "trait",
+            {
+                "name": "t",
+                "version": 1,
+                "description": "d",
+                "rubric": "r",
+                "positive": ["p"],
+                "questions": "q",
+            },
+        ),
     ],
 )
 def test_mistakes_do_not_fit(kind: str, data: dict[str, Any]) -> None:

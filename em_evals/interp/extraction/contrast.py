@@ -20,6 +20,7 @@ from em_evals.interp.extraction.kinds import contrast
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.models.chat import template_of
 from em_evals.results.logs import facts, graded_draw, judged, named, read_log
+from em_evals.results.turns import asked_and_answered
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -219,16 +220,10 @@ def _of_rows(data: datasets.TrainingData) -> Iterable[Chat]:
 
 
 def _of_sample(sample: EvalSample) -> Chat:
-    asked = sample.input if isinstance(sample.input, list) else None
-    messages = (
-        [{"role": message.role, "content": message.text} for message in asked]
-        if asked is not None
-        else [{"role": "user", "content": str(sample.input)}]
-    )
     # In another format (`-T format=json`) it is the same question.
     asked_as = sample.metadata.get("base_question_id") or sample.metadata.get("question_id")
     question = str(asked_as or sample.id)
-    return Chat(question, [*messages, {"role": "assistant", "content": sample.output.completion}])
+    return Chat(question, asked_and_answered(sample))
 
 
 def _answered(path: Path, log: EvalLog, card: ResolvedCard, by_base: bool) -> None:

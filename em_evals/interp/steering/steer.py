@@ -98,7 +98,7 @@ def _arms(card: ResolvedCard, direction: str, control: str | None, seed: int) ->
 def _pushes(arms: dict[Arm, Direction], settings: Settings) -> list[Push]:
     """Return every condition except the unsteered one."""
     depth = arms["direction"].layers
-    layers = settings.layers if settings.layers is not None else _spread(depth)
+    layers = settings.layers if settings.layers is not None else spread(depth)
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
         raise EmEvalsError(f"there is no layer {wrong[0]}; this direction's are 0 to {depth - 1}.")
     if not layers or not settings.scales or 0 in settings.scales:
@@ -117,7 +117,7 @@ def _pushes(arms: dict[Arm, Direction], settings: Settings) -> list[Push]:
     return pushes
 
 
-def _spread(depth: int, count: int = 6) -> tuple[int, ...]:
+def spread(depth: int, count: int = 6) -> tuple[int, ...]:
     """Return layers evenly over the depth: the middles of `count` equal parts."""
     return tuple(sorted({int((i + 0.5) * depth / count) for i in range(min(count, depth))}))
 

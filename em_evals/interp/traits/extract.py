@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from em_evals import files
 from em_evals.content import directions
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
-from em_evals.content.traits import Trait
+from em_evals.content.traits import Trait, question_id
 from em_evals.errors import EmEvalsError
 from em_evals.interp.extraction.activations import GroupSums
 from em_evals.interp.extraction.contrast import Side
@@ -28,6 +27,7 @@ from em_evals.interp.extraction.reading import Reading
 from em_evals.interp.extraction.trust import Sides, measured
 from em_evals.models.chat import ChatTemplate, template_for
 
+PositionName = Literal["last_prompt", "prompt_mean"]
 WITHOUT_JUDGE = "contrastive prompts, no answers and no judge"
 
 
@@ -35,7 +35,7 @@ WITHOUT_JUDGE = "contrastive prompts, no answers and no judge"
 class Settings:
     """How a trait's direction is extracted: `last_prompt` or `prompt_mean` (the attention sink left out)."""
 
-    position: Literal["last_prompt", "prompt_mean"] = "last_prompt"
+    position: PositionName = "last_prompt"
     seed: int = 0
 
 
@@ -79,11 +79,6 @@ def extract(
     known |= {"prompt_cosine": between} if between else {}
     metadata = {**direction.metadata, **known}
     return Direction(direction.vectors, direction.base_mean, direction.mean_norm, metadata, direction.folds)
-
-
-def question_id(question: str) -> str:
-    """Return a question's id in a direction's file: the digest of its text."""
-    return files.digest(question.strip().encode())
 
 
 def _texts(

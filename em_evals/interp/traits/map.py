@@ -7,7 +7,7 @@ directions, halves of the questions, permuted kinds. Geometry of personality tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -17,8 +17,9 @@ from scipy.spatial.distance import squareform
 
 from em_evals.content import directions as files
 from em_evals.content.directions import Direction
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, nearest
 from em_evals.interp import nulls
+from em_evals.interp.traits.separation import NARROW, separations
 from em_evals.results.records import Claim, Measured, Null, Specificity
 from em_evals.results.records.traits import Dimensions, TraitCosine, TraitMap
 from em_evals.stats import noisy_vectors
@@ -29,16 +30,22 @@ _DRAWS = 199
 _LEAST = 3
 
 
-def trait_map(given: Mapping[str, Direction], layer: int | None = None, seed: int = 0) -> TraitMap:
+def trait_map(
+    given: Mapping[str, Direction],
+    layer: int | None = None,
+    seed: int = 0,
+    narrow: Collection[str] = (),
+) -> TraitMap:
     """Describe the geometry of directions of one base.
 
     Args:
         given: name -> direction, three or more.
         layer: the decoder block; None: the one with the largest median reliability.
         seed: of bootstraps and null draws.
+        narrow: names of those that are narrow concepts, as the advice of a domain.
 
     Raises:
-        EmEvalsError: fewer than three directions, directions of different bases, or no such layer.
+        EmEvalsError: fewer than three directions, directions of different bases, no such layer, or no such name.
     """
     if len(given) < _LEAST:
         raise EmEvalsError(f"a map needs {_LEAST} directions or more, and {len(given)} were given.")
@@ -57,7 +64,11 @@ def trait_map(given: Mapping[str, Direction], layer: int | None = None, seed: in
     cosines = units @ units.T
     order, merges = _clusters(cosines)
     names = list(given)
-    kinds = {name: str(one.metadata.get("kind", "")) for name, one in given.items()}
+    if unknown := [name for name in narrow if name not in given]:
+        raise EmEvalsError(f"there is no '{unknown[0]}' among these directions; {nearest(unknown[0], given)}")
+    kinds = {
+        name: NARROW if name in narrow else str(one.metadata.get("kind", "")) for name, one in given.items()
+    }
     if missing := [name for name, one in given.items() if one.folds is None]:
         notes.append(f"no folds, so no corrected cosines: {', '.join(missing)}.")
     ordered = {names[i]: given[names[i]] for i in order}
@@ -71,6 +82,7 @@ def trait_map(given: Mapping[str, Direction], layer: int | None = None, seed: in
         merges=merges,
         dimensions=_dimensions(given, units, layer, seed),
         separation=_separation(cosines, [kinds[name] for name in names], seed),
+        separations=separations(given, kinds, layer, seed),
         specific={name: _specific(name, given, layer) for name in ordered},
         notes=notes,
         provenance={name: one.digest for name, one in given.items()} | {"seed": str(seed)},

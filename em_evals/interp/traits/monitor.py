@@ -9,7 +9,7 @@ projections and scores are averaged over them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from em_evals.content import directions
 from em_evals.content.cards import ResolvedCard
-from em_evals.content.direction_summary import most_reliable
+from em_evals.content.direction_summary import chosen_layer
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
@@ -26,9 +26,10 @@ from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
 from em_evals.models.chat import template_for
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
-from em_evals.results.logs import graded, read_log
+from em_evals.results.logs import graded, no_such_score, read_log
 from em_evals.results.records import Measured
 from em_evals.results.records.traits import Correlation, TraitMonitor
+from em_evals.results.turns import Chat, as_chat, asked_and_answered, turns
 from em_evals.stats import intervals
 
 if TYPE_CHECKING:
@@ -36,19 +37,23 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating]
 PositionName = Literal["last_prompt", "answer_mean"]
-_PLACES = {"last_prompt": LAST_PROMPT, "answer_mean": ANSWER_MEAN}
+PLACES = {"last_prompt": LAST_PROMPT, "answer_mean": ANSWER_MEAN}
 _LEAST = 8
 """Questions (under a condition) that a correlation needs."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sample of a log: its chat, its condition (the system message), its question, and its judged scores."""
+    """One sample of a log: its chat, its condition (the system message), its question, and its judged scores.
+
+    `whole` is the conversation with all assistant turns, where there are several.
+    """
 
     messages: list[dict[str, str]]
     condition: str
     question: str
     scores: dict[str, float]
+    whole: Chat = field(default_factory=list)
 
 
 def monitor(
@@ -87,9 +92,8 @@ def monitor(
         raise EmEvalsError("these logs hold no samples.", logs[0] if logs else None)
     _check_score(samples, score)
     if layer is None:
-        layer = most_reliable(direction)
-    if not 0 <= layer < direction.layers:
-        raise EmEvalsError(f"there is no layer {layer}; this direction's are 0 to {direction.layers - 1}.")
+        layer = chosen_layer(direction)
+    directions.checked_layer(direction, layer)
     drawn, kinds = _drawn(direction, draws if score is not None else 0, seed)
     values = _projected(card, direction, samples, drawn, position)
     own = values[:, layer, 0]
@@ -102,6 +106,7 @@ def monitor(
         layer=layer,
         correlations=_correlations(values, known, samples, kinds, seed) if score is not None else [],
         means=_means(own, samples),
+        turns=_turns(card, direction, samples, layer, position),
         samples=len(samples),
         notes=[f"{int(np.isnan(known).sum())} samples have no grade."]
         if score is not None and np.isnan(known).any()
@@ -114,10 +119,7 @@ def monitor(
 def _check_score(samples: Sequence[Sampled], score: str | None) -> None:
     """Refuse a score that no sample has."""
     if score is not None and not any(score in sample.scores for sample in samples):
-        others = sorted({key for sample in samples for key in sample.scores})
-        raise EmEvalsError(
-            f"no sample has the score '{score}'; {'known: ' + ', '.join(others) if others else 'they were not judged'}."
-        )
+        raise no_such_score(score, {key for sample in samples for key in sample.scores})
 
 
 def _samples(path: Path) -> list[Sampled]:
@@ -126,30 +128,26 @@ def _samples(path: Path) -> list[Sampled]:
 
 
 def _sampled(sample: EvalSample) -> Sampled:
-    asked = sample.input if isinstance(sample.input, list) else None
-    messages = (
-        [{"role": message.role, "content": message.text} for message in asked]
-        if asked is not None
-        else [{"role": "user", "content": str(sample.input)}]
-    )
+    messages = asked_and_answered(sample)
     condition = next((one["content"] for one in messages if one["role"] == "system"), "")
     score = graded(sample)
     found = score.value if score is not None and isinstance(score.value, dict) else {}
     scores = {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
     question = str(sample.metadata.get("question_id") or sample.id)
-    messages.append({"role": "assistant", "content": sample.output.completion})
-    return Sampled(messages, condition, question, scores)
+    whole = as_chat(getattr(sample, "messages", None) or [])
+    return Sampled(messages, condition, question, scores, whole if len(turns(whole)) > 1 else messages)
 
 
 def _drawn(direction: Direction, draws: int, seed: int) -> tuple[Floats | None, dict[str, slice]]:
     chance = np.random.default_rng(seed)
     parts, kinds, first = [], {}, 1
-    for kind in (nulls.RANDOM, nulls.COVARIANCE) if draws else ():
-        found = nulls.of(direction, kind, draws, chance)
+    wanted = {nulls.RANDOM: draws, nulls.COVARIANCE: draws, nulls.COMPONENTS: nulls.COMPONENTS_SHOWN}
+    for kind, count in wanted.items() if draws else ():
+        found = nulls.of(direction, kind, count, chance)
         if found is not None:
             parts.append(nulls.units(found))
-            kinds[kind] = slice(first, first + draws)
-            first += draws
+            kinds[kind] = slice(first, first + len(found))
+            first += len(found)
     return (np.concatenate(parts) if parts else None), kinds
 
 
@@ -164,21 +162,51 @@ def _projected(
     along = directions.unit(direction)[None]
     if drawn is not None:
         along = np.concatenate([along, drawn])
+    chats = [(sample.question, sample.messages) for sample in samples]
+    return _read(card, chats, along, range(direction.layers), position)
+
+
+def _read(
+    card: ResolvedCard,
+    chats: Sequence[tuple[str, Chat]],
+    along: Floats,
+    layers: Sequence[int],
+    position: PositionName,
+) -> NDArray[np.float32]:
+    """Return float32 [chats, layers, directions] of (question, chat that ends with an answer)."""
     reading = Reading(card)
     template = template_for(card, reading.tokenizer)
     texts = []
-    for sample in samples:
-        prompt = tuple(template.encode(sample.messages[:-1]))
-        answer = tuple(template.answer(sample.messages[-1]["content"])) if position == "answer_mean" else ()
+    for question, chat in chats:
+        prompt = tuple(template.encode(chat[:-1]))
+        answer = tuple(template.answer(chat[-1]["content"])) if position == "answer_mean" else ()
         if len(prompt) + len(answer) > reading.longest:
             raise EmEvalsError(
-                f"a sample of question {sample.question} has {len(prompt) + len(answer)} tokens, and the model reads "
+                f"a sample of question {question} has {len(prompt) + len(answer)} tokens, and the model reads "
                 f"{reading.longest}: leave its log out."
             )
         texts.append(Text(prompt, answer))
     with reading.read_as(card) as model:
-        found = project(model, texts, along, range(direction.layers))
-    return found[:, _PLACES[position]]
+        return project(model, texts, along, layers)[:, PLACES[position]]
+
+
+def _turns(
+    card: ResolvedCard, direction: Direction, samples: Sequence[Sampled], layer: int, position: PositionName
+) -> list[Measured]:
+    """Return the mean projection at each assistant turn, over questions; empty where samples have one turn."""
+    chats, numbers = [], []
+    for sample in samples:
+        for number, (place, _) in enumerate(turns(sample.whole)):
+            chats.append((sample.question, sample.whole[: place + 1]))
+            numbers.append(number)
+    if not any(numbers):
+        return []
+    found = _read(card, chats, directions.unit(direction)[None, [layer]], [layer], position)[:, 0, 0]
+    means = []
+    for number in range(max(numbers) + 1):
+        own = [i for i, turn in enumerate(numbers) if turn == number]
+        means.append(_over_questions([(chats[i][0], float(found[i])) for i in own]))
+    return means
 
 
 def correlation(one: Floats, other: Floats) -> NDArray[np.float64]:
@@ -255,15 +283,19 @@ def _shuffled(scores: Floats, codes: NDArray[np.intp], chance: np.random.Generat
 
 def _means(values: Floats, samples: Sequence[Sampled]) -> dict[str, Measured]:
     """Return the mean projection of each condition, with Student's interval over its questions' means."""
-    groups: dict[str, dict[str, list[float]]] = {}
+    groups: dict[str, list[tuple[str, float]]] = {}
     for value, sample in zip(values, samples, strict=True):
+        groups.setdefault(sample.condition or "no system message", []).append((sample.question, float(value)))
+    found = {condition: _over_questions(own) for condition, own in groups.items()}
+    return {condition: one for condition, one in found.items() if one.n}
+
+
+def _over_questions(values: Sequence[tuple[str, float]]) -> Measured:
+    """Return the mean over questions of (question, value), with Student's interval; draws of one are averaged."""
+    by_question: dict[str, list[float]] = {}
+    for question, value in values:
         if value == value:
-            groups.setdefault(sample.condition, {}).setdefault(sample.question, []).append(float(value))
-    found = {}
-    for condition, by_question in groups.items():
-        means = [float(np.mean(own)) for own in by_question.values()]
-        interval = intervals.mean(means)
-        found[condition or "no system message"] = Measured(
-            value=float(np.mean(means)), interval=interval, n=len(means)
-        )
-    return found
+            by_question.setdefault(question, []).append(value)
+    means = [float(np.mean(own)) for own in by_question.values()]
+    mean = float(np.mean(means)) if means else None
+    return Measured(value=mean, interval=intervals.mean(means), n=len(means))

@@ -38,7 +38,7 @@ from em_evals.results.records.studies import (
     TaskDifference,
     Transfer,
 )
-from em_evals.results.records.traits import TraitMap
+from em_evals.results.records.traits import TraitBases, TraitMap, TraitMonitor, TraitShift
 from em_evals.results.records.verify import Check, Verification
 
 __all__ = [
@@ -81,7 +81,10 @@ __all__ = [
     "SteeringStudy",
     "Study",
     "TaskDifference",
+    "TraitBases",
     "TraitMap",
+    "TraitMonitor",
+    "TraitShift",
     "Transfer",
     "Transition",
     "Verdict",
@@ -101,6 +104,9 @@ Study = (
     | Conditional
     | TraitMap
     | Verification
+    | TraitBases
+    | TraitMonitor
+    | TraitShift
     | GateVerdict
 )
 _READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
