@@ -17,12 +17,13 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    __version__: str
 
     from em_evals.api.direction import Direction, extract
     from em_evals.api.measured import gate, rates, report, results
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from em_evals.api.values import Answer, Logprobs
     from em_evals.content.intervention import Intervention
     from em_evals.errors import EmEvalsError
-
-__version__ = version("em-evals")
 
 __all__ = [
     "Answer",
@@ -97,6 +96,8 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name: str) -> object:
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":  # the installed package's metadata take longer to read than this package
+        return import_module("importlib.metadata").version("em-evals")
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     found: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -75,7 +75,7 @@ def rates(
     over_seeds = seed_groups.rates(map(_model, parts), groups)
     _warn(measured)
     papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
-    document = _document(measured, compared, papers)
+    document = _document(measured, compared, papers) if as_json else {"rates": [{} for _ in measured]}
     if corrected is not None:
         rates_corrected.add(document, measured, corrected)
     if multiverse:

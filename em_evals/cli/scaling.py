@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
-from em_evals.results.records import Scaling, ScalingSlope
+
+if TYPE_CHECKING:
+    from em_evals.results.records import Scaling, ScalingSlope
 
 
 def scaling(

@@ -56,7 +56,7 @@ _SHARES = ("acc", "acc_norm", "exact_match")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class Rule(_Strict):

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from em_evals.errors import EmEvalsError
-from em_evals.results import tables
+from em_evals.results import draws_file, tables
 from em_evals.results.em_rates import GradedDraw
 
 if TYPE_CHECKING:
@@ -145,10 +145,8 @@ def read_log(path: Path) -> EvalLog:
         EmEvalsError: unreadable; its run failed or was interrupted; or draws failed, which Inspect permits with
             `--no-fail-on-error`: counted as draws they would lower every rate.
     """
-    from inspect_ai.log import read_eval_log
-
     try:
-        log = read_eval_log(str(path))
+        log = _inspects(path)
     except Exception as error:  # Inspect raises any type for a damaged zip or JSON
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
@@ -167,6 +165,14 @@ def read_log(path: Path) -> EvalLog:
     return log
 
 
+def _inspects(path: Path) -> EvalLog:
+    if path.suffix.lower() == ".eval" and (found := draws_file.read(path)) is not None:
+        return cast("EvalLog", found)
+    from inspect_ai.log import read_eval_log
+
+    return read_eval_log(str(path))
+
+
 def named(model: str) -> str:
     """Return a model's name without its folder, so that results and pages do not reveal the machine."""
     provider = "local/" if model.startswith("local/") else ""
@@ -177,7 +183,7 @@ def named(model: str) -> str:
 def settings(log: EvalLog) -> dict[str, Any]:
     """Return Inspect's generation settings; the log's own come before the model's."""
     configs = (log.eval.model_generate_config, log.plan.config)
-    return {name: value for one in configs for name, value in one.model_dump(exclude_none=True).items()}
+    return {name: value for one in configs for name, value in draws_file.settings(one).items()}
 
 
 def drawn(log: EvalLog) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from em_evals.stats.special import special
 
 Interval = tuple[float, float]
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from em_evals.stats.proportions import Interval, crossing
+from em_evals.stats.special import special
 
 _HALF, _MOST_DECADES = -math.log10(0.5), 14.0
 _SMALLEST = 1e-12

@@ -15,9 +15,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from em_evals.stats.clusters import rate_intervals
+from em_evals.stats.special import special
 
 Interval = tuple[float, float]
 

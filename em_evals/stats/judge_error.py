@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from em_evals.stats.intervals import CONFIDENCE, Interval, fixed_questions
+from em_evals.stats.special import special
 
 _SAMPLES = 20_000
 _SEED = 0

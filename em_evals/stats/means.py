@@ -19,9 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from scipy import special
-
 from em_evals.stats.proportions import Interval
+from em_evals.stats.special import special
 
 
 class Contrast(Protocol):

@@ -13,11 +13,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from em_evals.stats import intervals
 from em_evals.stats.bootstrap import LEAST, StudentizedMean
 from em_evals.stats.proportions import Interval, invert
+from em_evals.stats.special import special
 
 _SMALLEST = 1e-12
 

@@ -26,10 +26,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from em_evals.stats.proportions import Interval, crossing
 from em_evals.stats.rates import RateContrast
+from em_evals.stats.special import special
 
 RARE = 0.05
 """Share of items in which harm must not be missed; see `Unseen`."""

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from em_evals.stats.special import special
 
 Interval = tuple[float, float]
 

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, score, score_interval
+from em_evals.stats.special import special
 
 Clusters = Mapping[str, tuple[int, int]]
 """(events, draws) of each question."""

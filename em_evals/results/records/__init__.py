@@ -5,6 +5,7 @@ Data only. Rates and shifts have 95% intervals; nats are per token.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -109,7 +110,11 @@ Study = (
     | TraitShift
     | GateVerdict
 )
-_READER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
+
+
+@cache
+def _reader() -> TypeAdapter[Study]:
+    return TypeAdapter(Annotated[Study, Field(discriminator="kind")])
 
 
 def write(record: Record, path: Path) -> None:
@@ -125,7 +130,7 @@ def read(path: Path) -> Study:
         EmEvalsError: the file is not a record, or its values do not fit its kind.
     """
     try:
-        return _READER.validate_python(files.read_json(path))
+        return _reader().validate_python(files.read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

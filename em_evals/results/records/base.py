@@ -15,7 +15,8 @@ Interval = tuple[float | None, float | None]
 class Record(BaseModel):
     """A record, or a part of one: immutable, unknown keys are errors, NaN becomes null."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Commands use a few of the records: each is built when it is first used.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
