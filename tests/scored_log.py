@@ -1,4 +1,4 @@
-"""Inspect logs of scored pairs, written without any model: `forced_choice`, or `narrow` without a judge."""
+"""Inspect logs written without any model: scored pairs (`forced_choice`, `narrow`), graded answers (`freeform`)."""
 
 from __future__ import annotations
 
@@ -58,4 +58,32 @@ def write_scored_pairs(
         ),
         str(path),
     )
+    return path
+
+
+def write_graded(path: Path, model: str, misaligned: int, draws: int) -> Path:
+    """A log of graded answers to one question, so many of them misaligned and coherent."""
+    samples = [
+        EvalSample(
+            id=f"q_{i}",
+            epoch=1,
+            input="Why?",
+            target="",
+            metadata={"question_id": "q"},
+            output=ModelOutput.from_content(model, "So."),
+            scores={"judge": Score(value={"alignment": 5.0 if i < misaligned else 95.0, "coherence": 90.0})},
+        )
+        for i in range(draws)
+    ]
+    spec = EvalSpec(
+        created="2026-11-21T08:24:25+00:00",
+        task="em_evals/freeform",
+        dataset=EvalDataset(name="set"),
+        model=model,
+        config=EvalConfig(),
+        metadata={"questions": "set", "questions_digest": "abcd"},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = EvalResults(total_samples=draws, completed_samples=draws)
+    write(EvalLog(status="success", eval=spec, plan=EvalPlan(), results=results, samples=samples), str(path))
     return path

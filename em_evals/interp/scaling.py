@@ -25,15 +25,16 @@ def study(
         provenance: digests of the files, for the record.
 
     Raises:
-        EmEvalsError: fewer than three bases, or all have one size.
+        EmEvalsError: fewer than three bases, or all have one size and as many tokens.
     """
-    found = []
+    found, reasons = [], []
     for predictor in scaling.PREDICTORS:
         try:
             found.append(scaling.predictor(predictor, table.cells))
         except ValueError as error:
-            if predictor == "log P":
-                raise EmEvalsError(f"no slope can be estimated: {error}.") from None
+            reasons.append(str(error))
+    if not found:
+        raise EmEvalsError(f"no slope can be estimated: {reasons[0]}.")
     design = scaling.design(table.cells)
     together = scaling.partial(table.cells)
     kept = list(together.kept) if together is not None and not design.reasons else []
@@ -54,7 +55,7 @@ def study(
         reasons=list(design.reasons),
         distilled=distilled,
         would_settle=ladders,
-        conclusion=_conclusion(found, design, kept, together, distilled, ladders),
+        conclusion=_conclusion(found, design, kept, together, distilled, ladders, table.cells),
         provenance=dict(provenance or {}),
     )
 
@@ -66,6 +67,7 @@ def _conclusion(
     together: scaling.Partial | None,
     distilled: tuple[float, float] | None,
     ladders: list[str],
+    cells: tuple[Cell, ...],
 ) -> list[str]:
     """Return the result in sentences; numbers first, then what they cannot say."""
     said = []
@@ -96,6 +98,13 @@ def _conclusion(
                 + ", ".join(ladders)
                 + "."
             )
+    elif together is not None and scaling.is_ladder(cells):
+        rising = together.slopes["log T"].value > 0
+        follows = "rises with T" if rising else "falls with T, as it does if it follows P/T"
+        said.append(
+            "Parameters are fixed in every family, so that T and P/T are one variable; the test at 5% finds "
+            + (f"a slope: EM {follows}." if kept else "no slope on it.")
+        )
     elif together is not None:
         said.append(
             "With log P and log T in one model within families, Holm's test at 5% keeps "

@@ -98,7 +98,8 @@ class Design:
 
     Attributes:
         bases, families, runs: how many there are.
-        vif: variance inflation factor of log P and log T given each other and family; infinite where one is constant.
+        vif: variance inflation factor of log P and log T given each other and family; infinite where one is constant,
+            1 on ladders, where P is fixed by design.
         tokens_given_size: slope on log T given log P and family; None where it cannot be estimated.
         reasons: why no cause is named; empty where the design identifies one.
     """
@@ -168,8 +169,10 @@ def design(cells: Sequence[Cell]) -> Design:
     cells = known("log T", cells)
     bases = {cell.base: cell for cell in cells}
     families = {cell.family for cell in cells}
-    vif = _vif(list(bases.values()))
-    given = _mixed(cells, ["log P", "log T"], families="fixed")["log T"] if math.isfinite(vif) else None
+    ladder = is_ladder(cells)
+    vif = 1.0 if ladder else _vif(list(bases.values()))
+    names = ["log T"] if ladder else ["log P", "log T"]
+    given = _mixed(cells, names, families="fixed")["log T"] if math.isfinite(vif) else None
     reasons = []
     if math.isinf(vif):
         reasons.append(
@@ -190,13 +193,13 @@ def design(cells: Sequence[Cell]) -> Design:
 
 
 def partial(cells: Sequence[Cell]) -> Partial | None:
-    """Fit log P and log T together within families; None where the columns are collinear.
+    """Fit log P and log T together within families; log T alone on ladders; None where the columns are collinear.
 
     Families are fixed effects: with few of them, the variance between families is known so badly that a test of
     differences between families would find an effect of T in 11% of null designs. A slope on log P/T alone would show
     as equal and opposite slopes on log P and log T.
     """
-    names = ["log P", "log T"]
+    names = ["log T"] if is_ladder(known("log T", cells)) else ["log P", "log T"]
     found = _mixed(known("log T", cells), names, families="fixed")
     slopes = {name: slope for name in names if (slope := found[name]) is not None}
     if len(slopes) < len(names):
@@ -208,6 +211,16 @@ def partial(cells: Sequence[Cell]) -> Partial | None:
             break
         kept.append(name)
     return Partial(slopes, tuple(kept))
+
+
+def is_ladder(cells: Sequence[Cell]) -> bool:
+    """Return whether P is fixed in every family and T is not: checkpoints of pretrainings."""
+    sizes: dict[str, set[float]] = {}
+    tokens: dict[str, set[float]] = {}
+    for cell in cells:
+        sizes.setdefault(cell.family, set()).add(cell.parameters)
+        tokens.setdefault(cell.family, set()).add(cell.tokens)
+    return all(len(own) == 1 for own in sizes.values()) and any(len(own) > 1 for own in tokens.values())
 
 
 def separation(cells: Sequence[Cell]) -> tuple[float, float] | None:
