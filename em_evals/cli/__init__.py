@@ -14,11 +14,14 @@ from em_evals import shown
 from em_evals.cli import (
     conditional,
     data,
+    diff,
     direction,
     first,
+    forecast,
     gate,
     grading,
     insight,
+    lens,
     models,
     provenance,
     rates,
@@ -57,6 +60,9 @@ app.command("compile")(models.compile_card)
 app.command()(verify.verify)
 app.command()(steering.steer)
 insight.app.command("scaling")(scaling.scaling)
+insight.app.command("lens")(lens.lens)
+insight.app.command("diff")(diff.diff)
+insight.app.command("forecast")(forecast.forecast)
 insight.app.command("same")(provenance.same)
 app.add_typer(insight.app, name="insight")
 app.command()(conditional.conditional)

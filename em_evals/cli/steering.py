@@ -73,7 +73,7 @@ def steer(
     from em_evals.results import records
 
     cards.resolve(card)  # report an invalid card before torch is imported
-    pushed, scaled = parsed_layers(layers), _numbers(scales)
+    pushed, scaled = parsed_layers(layers), numbers_of(scales)
     from em_evals.interp.steering.steer import steer as run
     from em_evals.interp.steering.study import Settings
 
@@ -161,8 +161,9 @@ def parsed_layers(text: str | None) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(found))
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers_of(text: str, option: str = "--scales") -> tuple[float, ...]:
+    """Parse `-1,1` as numbers."""
     try:
         return tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        raise EmEvalsError(f"--scales {text}: give numbers, as -2,-1,1,2.") from None
+        raise EmEvalsError(f"{option} {text}: give numbers, as -2,-1,1,2.") from None

@@ -17,7 +17,10 @@ from em_evals.results import folders, records, tables
 from em_evals.results.records import (
     Conditional,
     Convergence,
+    Diff,
+    Forecast,
     GateVerdict,
+    Lens,
     LoraScalars,
     Phase,
     Retention,
@@ -49,6 +52,9 @@ class Inputs:
     monitored: list[TraitMonitor] = field(default_factory=list)
     shifts: list[TraitShift] = field(default_factory=list)
     bases: list[TraitBases] = field(default_factory=list)
+    lenses: list[Lens] = field(default_factory=list)
+    diffs: list[Diff] = field(default_factory=list)
+    forecasts: list[Forecast] = field(default_factory=list)
     reference: Reference = field(default_factory=Reference)
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Models that are seeds of one recipe, by the group's name."""
@@ -130,6 +136,9 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         "trait-monitor": inputs.monitored,
         "trait-shift": inputs.shifts,
         "trait-bases": inputs.bases,
+        "lens": inputs.lenses,
+        "diff": inputs.diffs,
+        "forecast": inputs.forecasts,
         "gate": inputs.verdicts,
     }
     if "kind" in data and (named or data["kind"] in list(kept)):

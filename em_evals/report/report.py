@@ -11,6 +11,7 @@ from em_evals.report import (
     choice,
     cues,
     headline,
+    lens,
     projections,
     rates,
     scaling,
@@ -100,6 +101,9 @@ SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     lambda inputs: map(projections.bases, inputs.bases),
     lambda inputs: map(scaling.section, inputs.scaling),
     lambda inputs: map(verified.section, inputs.verified),
+    lambda inputs: map(lens.section, inputs.lenses),
+    lambda inputs: map(lens.mined, inputs.diffs),
+    lambda inputs: map(lens.forecast, inputs.forecasts),
 ]
 """Builders of the page's sections, in order; without data they return nothing or None."""
 

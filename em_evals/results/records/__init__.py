@@ -16,7 +16,19 @@ from em_evals.errors import EmEvalsError
 from em_evals.results.records.base import Interval, Measured, Record
 from em_evals.results.records.claims import Claim, Null, Specificity
 from em_evals.results.records.conditional import Cells, Conditional, ConditionalMetric, CueEffect
+from em_evals.results.records.diff import Diff, DiffCluster, DiffContext, DiffToken
+from em_evals.results.records.forecast import Forecast, ForecastScore, RankedQuestion
 from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict, WorstQuestion
+from em_evals.results.records.lens import (
+    Lens,
+    LensCosine,
+    LensModel,
+    LensNorm,
+    LensReading,
+    LensSample,
+    LensToken,
+    LensVocabulary,
+)
 from em_evals.results.records.phase import Phase, Point, Rotation, Transition
 from em_evals.results.records.scaling import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
 from em_evals.results.records.studies import (
@@ -54,10 +66,24 @@ __all__ = [
     "Convergence",
     "Cosines",
     "CueEffect",
+    "Diff",
+    "DiffCluster",
+    "DiffContext",
+    "DiffToken",
+    "Forecast",
+    "ForecastScore",
     "GateMetric",
     "GateVerdict",
     "Interval",
     "Knockout",
+    "Lens",
+    "LensCosine",
+    "LensModel",
+    "LensNorm",
+    "LensReading",
+    "LensSample",
+    "LensToken",
+    "LensVocabulary",
     "Look",
     "LoraScalars",
     "Measured",
@@ -66,6 +92,7 @@ __all__ = [
     "Phase",
     "Point",
     "Probe",
+    "RankedQuestion",
     "Record",
     "RetainedModel",
     "Retention",
@@ -108,6 +135,9 @@ Study = (
     | TraitBases
     | TraitMonitor
     | TraitShift
+    | Lens
+    | Diff
+    | Forecast
     | GateVerdict
 )
 

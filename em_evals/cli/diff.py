@@ -1,0 +1,98 @@
+"""`em-evals insight diff`: on which next tokens and in which contexts an organism and its base part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from em_evals.cli.completion import Card
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
+
+if TYPE_CHECKING:
+    from em_evals.results.records import Diff
+
+
+def diff(
+    card: Card,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Texts, one a line, or JSONL with `text` (default: 128 shipped sentences)."),
+    ] = None,
+    control: Annotated[str | None, typer.Option(help="The matched control's card.")] = None,
+    longest: Annotated[int, typer.Option(min=2, help="Tokens of a text to read.")] = 256,
+    tokens: Annotated[int, typer.Option(min=1, max=1000, help="Tokens to show on either side.")] = 20,
+    contexts: Annotated[int, typer.Option(min=1, max=1000, help="Contexts to show.")] = 20,
+    clusters: Annotated[int, typer.Option(min=1, max=50, help="Clusters of contexts, at most.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of sign flips and clusters.")] = 0,
+    fields: Annotated[
+        list[str],
+        typer.Option(
+            "-M", metavar="KEY=VALUE", help="Override a card field, e.g. dtype=float32 (repeatable)."
+        ),
+    ] = [],  # noqa: B006
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
+        "diff.json"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Rank tokens and contexts by the shift of next-token probabilities between an organism and its base."""
+    from em_evals.cli.training import card_fields
+    from em_evals.interp.lens import mining
+    from em_evals.results import records
+
+    settings = mining.Settings(longest, tokens, contexts, clusters, seed)
+    found = mining.diff(card, texts, control, settings, card_fields(fields))
+    records.write(found, output)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    _print(found)
+
+
+def _print(found: Diff) -> None:
+    echo(
+        f"KL({found.card} ‖ base) {estimate_cell(found.kl.value, found.kl.interval, '.4f')} nats a position over "
+        f"{found.positions} positions of {found.texts} texts"
+        + (
+            f"; the control's {estimate_cell(found.control_kl.value, found.control_kl.interval, '.4f')}"
+            if found.control_kl is not None
+            else ""
+        )
+    )
+    for title, rows in (("tokens that rose", found.up), ("tokens that fell", found.down)):
+        print_table(
+            title,
+            ["token", "gain (nats)", "the control's", "p (max-T)", "probability", "in the base"],
+            [
+                [
+                    repr(one.token)[1:-1],
+                    f"{one.gain:+.2g}",
+                    "–" if one.control_gain is None else f"{one.control_gain:+.2g}",
+                    "–" if one.p is None else f"{one.p:.3f}",
+                    f"{one.probability:.2g}",
+                    f"{one.base_probability:.2g}",
+                ]
+                for one in rows
+            ],
+        )
+    print_table(
+        "contexts",
+        ["before", "next", "KL", "the control's", "tokens that rose"],
+        [
+            [
+                repr(one.before)[1:-1],
+                repr(one.next)[1:-1],
+                f"{one.kl:.3f}",
+                "–" if one.control_kl is None else f"{one.control_kl:.3f}",
+                " ".join(repr(token.strip())[1:-1] for token in one.tokens),
+            ]
+            for one in found.contexts
+        ],
+    )
+    for number, one in enumerate(found.clusters, 1):
+        words = " ".join(repr(token.strip())[1:-1] for token in one.tokens)
+        echo(f"cluster {number} ({one.weight:.0%} of the shift): {words}")
+    for note in found.notes:
+        echo(note)

@@ -1,0 +1,1 @@
+"""Read what a finetune changed without asking it: activation differences, log-probability shifts, forecasts."""
