@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from em_evals.content.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
-from em_evals.interp.extraction.batches import by_length, padded
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
 from em_evals.models.families import layout
+from em_evals.models.text_batches import by_length, padded
 
 Floats = NDArray[np.float64]
 
