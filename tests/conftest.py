@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,10 +53,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each process whole groups of tests, the longest first: at the end none waits for another's (Makefile).
-
-    A group is a file, but all tests that need vLLM are one: they share a server, and an import of 10 seconds.
-    """
+    """Order the tests: those that need vLLM first, then the files that take longest."""
     starts = [item for item in items if item.get_closest_marker("vllm")]
     if starts:
         from em_evals.engines.vllm.server import unusable
@@ -74,13 +73,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
     items.sort(key=order)
-    for item in items:
-        group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole groups of tests, in their order: a file's tests share its fixtures (Makefile).
+
+    Not by marks: `--dist loadgroup` of pytest-xdist 3.8.0 ignores them under pytest 9.2 (pytest-xdist's issue 1386), and
+    then every process starts vLLM, trains and grades for itself.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: its file, but all about vLLM are one, with a server and an import of 10 seconds."""
+    file = nodeid.partition("::")[0]
+    return "vllm" if file.startswith("tests/engines/") and "/test_vllm_" in file else file
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Exempt what all tests have imported from garbage collection: a training collects nine times, half a second each."""
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what the user has made out of the tests: trained adapters, logs, and caches but for converted bases."""
+    gc.disable()  # until all modules are imported: nothing of theirs is garbage
     apart = Path(tempfile.mkdtemp(prefix="em-evals-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(apart, ignore_errors=True))
     users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
