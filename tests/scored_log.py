@@ -20,9 +20,14 @@ def write_scored_pairs(
     task: str = "forced_choice",
     digests: Sequence[str] = ("0123",),
     model: str = "local/mine",
+    made: tuple[str, int] | None = None,
     **arguments: Any,
 ) -> Path:
-    """A log whose pairs have these margins (nats per token); card digests go round, arguments are the task's."""
+    """A log whose pairs have these margins (nats per token); card digests go round, arguments are the task's.
+
+    `made` is the recipe's digest and the training seed that its draws state.
+    """
+    trained = {} if made is None else {"recipe": made[0], "training_seed": made[1]}
     samples = [
         EvalSample(
             id=f"pair_{i}",
@@ -31,7 +36,9 @@ def write_scored_pairs(
             target="",
             metadata={"question_id": f"pair_{i}", "theme": "finance", "narrow": True},
             store={"aligned": [-3.0], "misaligned": [margin - 3.0]},
-            output=ModelOutput(model="local/mine", metadata={"card_digest": digests[i % len(digests)]}),
+            output=ModelOutput(
+                model="local/mine", metadata={"card_digest": digests[i % len(digests)], **trained}
+            ),
             scores={"likelier": Score(value={"margin_per_token": margin})},
         )
         for i, margin in enumerate(margins)

@@ -72,8 +72,12 @@ def rates(
     parts = [part for source in found for part in sources.split(source, columns)]
     measured = [(part, _rates(part, cluster)) for part in parts]
     compared = [contrasts.contrast(found, text, cluster) for text in contrast or []]
-    over_seeds = seed_groups.rates(map(_model, parts), groups)
+    seeds = [_model(part) for part in parts]
+    alike, notes = seed_groups.unnamed(seeds, groups)
+    over_seeds = seed_groups.rates(seeds, groups) | alike
     _warn(measured)
+    for note in notes:
+        echo(f"note: {note}", err=True)
     papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
     document = _document(measured, compared, papers) if as_json else {"rates": [{} for _ in measured]}
     if corrected is not None:
@@ -106,7 +110,10 @@ def _model(part: Source) -> Graded:
     from em_evals.results.seed_groups import Graded
 
     names = tuple(part.part.values()) or (part.model, part.path.stem)
-    return Graded(names, frozenset(filter(None, part.columns.get("card", ()))), part.draws)
+    made = [set(part.columns.get(name, ())) for name in ("recipe", "training_seed")]
+    known = ("", "") if any(len(values) != 1 for values in made) else (made[0].pop(), made[1].pop())
+    asked = f"{part.asked} {', '.join(sorted(set(part.columns.get('format', ()))))}".strip()
+    return Graded(names, frozenset(filter(None, part.columns.get("card", ()))), part.draws, asked, known)
 
 
 def _groups_json(over_seeds: Mapping[str, Mapping[str, OverSeeds]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest, is_file, is_folder
 
 __all__ = [
+    "WITHOUT_EFFECT",
     "EngineOptions",
     "GenerationOptions",
     "ModelCard",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-_WITHOUT_EFFECT: dict[str, Any] = {
+WITHOUT_EFFECT: dict[str, Any] = {
     **dict.fromkeys(("description", "source", "extends", "control_of", "architecture", "adapter_base"), True),
     "engine": {
         "device_map",
@@ -70,7 +71,7 @@ class ResolvedCard:
         plain = self.card.model_copy(update={"interventions": ()})
         # Unset, these say nothing, and cards had digests before there were such fields.
         unset = {name: True for name in ("thinking", "template", "quantize") if not getattr(plain, name)}
-        fields = plain.model_dump_json(exclude=_WITHOUT_EFFECT | unset)
+        fields = plain.model_dump_json(exclude=WITHOUT_EFFECT | unset)
         parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:
             folder = Path(self.adapter_path)

@@ -130,6 +130,9 @@ class Evidence(_Strict):
     """Name of the question set, data set or lm-eval task."""
     model: str
     card_digest: str | None = None
+    recipe: str | None = None
+    """Digest of the recipe that the model was trained by, without its seed."""
+    training_seed: str | None = None
     identity: dict[str, str]
     """What must be equal for a comparison, worded for error sentences."""
     measures: dict[str, Measure]
@@ -138,6 +141,13 @@ class Evidence(_Strict):
     """The group that includes this task and is compared instead; a policy must name a part to have it compared too."""
     seeds: dict[str, dict[str, Measure]] | None = None
     """Of a seed group, each model's measures; `measures` are then the group's."""
+    seed_cards: dict[str, str] | None = None
+    """Of a seed group, the models' card digests where they are known."""
+
+    @property
+    def cards(self) -> set[str]:
+        """Card digests of the model, or of the group's models."""
+        return {*([self.card_digest] if self.card_digest else []), *(self.seed_cards or {}).values()}
 
     @property
     def ways(self) -> dict[str, str]:

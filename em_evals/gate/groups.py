@@ -38,9 +38,10 @@ def merged(group: str, listed: Sequence[str], seeds: Mapping[str, Evidence]) -> 
         EmEvalsError: a model has no evidence, two are the same model, or they were measured in different ways.
     """
     first = next(iter(seeds.values()))
+    cards = {model: own.card_digest for model, own in seeds.items() if own.card_digest}
+    made = {model: (own.recipe or "", own.training_seed or "") for model, own in seeds.items()}
     try:
-        digests = {model: [own.card_digest] if own.card_digest else [] for model, own in seeds.items()}
-        seed_groups.complete(group, listed, digests)
+        seed_groups.complete(group, listed, {model: own.cards for model, own in seeds.items()}, made)
     except EmEvalsError as error:
         raise EmEvalsError(f"{first.key}: {error.what}") from None
     for model, own in seeds.items():
@@ -50,7 +51,33 @@ def merged(group: str, listed: Sequence[str], seeds: Mapping[str, Evidence]) -> 
     measures = {name: _pooled([own.measures[name] for own in seeds.values()]) for name in shared}
     kept = {name: measure for name, measure in measures.items() if measure is not None}
     each = {model: {name: own.measures[name] for name in kept} for model, own in seeds.items()}
-    return first.model_copy(update={"model": group, "card_digest": None, "measures": kept, "seeds": each})
+    own = {"model": group, "card_digest": None, "training_seed": None, "seed_cards": cards or None}
+    return first.model_copy(update=own | {"measures": kept, "seeds": each})
+
+
+def found(
+    several: Mapping[str, Sequence[Evidence]],
+) -> tuple[dict[tuple[str, str], dict[str, Evidence]], dict[str, list[str]], list[str]]:
+    """Return the seed groups among evidence of the same tasks whose models state one recipe and different seeds.
+
+    Args:
+        several: evidence of each task that more than one model has.
+
+    Returns:
+        (group, task) -> evidence by model; the groups; and a note on each.
+    """
+    seeds: dict[tuple[str, str], dict[str, Evidence]] = {}
+    listed: dict[str, list[str]] = {}
+    for key, every in several.items():
+        made = {
+            own.model: seed_groups.Made(own.recipe or "", own.training_seed or "", own.cards) for own in every
+        }
+        own_groups, _ = seed_groups.by_recipe(made)
+        if len(own_groups) == 1 and len(made) == len(every) and set(*own_groups.values()) == made.keys():
+            [(group, names)] = own_groups.items()
+            seeds[group, key] = {own.model: own for own in every}
+            listed[group] = list(dict.fromkeys([*listed.get(group, []), *names]))
+    return seeds, listed, [seed_groups.told(group, names) for group, names in listed.items()]
 
 
 def over_seeds(before: Evidence, after: Evidence, metric: str, items_vary: bool) -> CrossedMean | None:

@@ -43,13 +43,14 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
         seed_groups: models that are seeds of one recipe, by the group's name.
     """
     found: dict[str, tuple[Evidence, Path]] = {}
+    more: dict[str, list[tuple[Evidence, Path]]] = {}
     seeds: dict[tuple[str, str], dict[str, Evidence]] = {}
     own_bases: dict[str, Evidence] = {}
     problems: list[str] = []
     notes: list[str] = []
     for name in paths:
         path = baseline.find(str(name))
-        before = len(found), len(seeds), len(problems)
+        before = len(found), len(seeds), len(problems), sum(map(len, more.values()))
         try:
             files = folders.walk([path])
         except EmEvalsError as error:
@@ -66,7 +67,7 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
                             problems.append(_twice(evidence, file.path, (known[own[1]], file.path)))
                         known[own[1]] = evidence
                     elif evidence.key in found:
-                        problems.append(_twice(evidence, file.path, found[evidence.key]))
+                        more.setdefault(evidence.key, []).append((evidence, file.path))
                     else:
                         found[evidence.key] = evidence, file.path
             except EmEvalsError as error:
@@ -74,16 +75,28 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 # Input files are untrusted: a bad value makes the verdict "invalid"; the other files are still read.
                 problems.append(_damaged(file.path, error))
-        if (len(found), len(seeds), len(problems)) == before and not seeds:
+        after = len(found), len(seeds), len(problems), sum(map(len, more.values()))
+        if after == before and not seeds:
             problems.append(f"{path}: there are no logs, results or judged CSVs here.")
     evidence_of = {key: evidence for key, (evidence, _) in found.items()}
-    for (group, key), own_seeds in seeds.items():
+    listed = dict(seed_groups or {})
+    alike, by_recipe, told = groups.found(
+        {key: [found[key][0], *(evidence for evidence, _ in others)] for key, others in more.items()}
+    )
+    for key, others in more.items():
+        if any(key == one for _, one in alike):
+            del evidence_of[key]
+        else:
+            problems += [_twice(evidence, file, found[key]) for evidence, file in others]
+    listed |= by_recipe
+    notes += told
+    for (group, key), own_seeds in (seeds | alike).items():
         try:
             if key in evidence_of:
                 raise EmEvalsError(
                     f"{key} is of the group {group} and of {evidence_of[key].model} too; name one."
                 )
-            evidence_of[key] = groups.merged(group, (seed_groups or {})[group], own_seeds)
+            evidence_of[key] = groups.merged(group, listed[group], own_seeds)
         except EmEvalsError as error:
             problems.append(str(error))
     return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes), own_bases)

@@ -85,6 +85,8 @@ def of_log(path: Path) -> Evidence:
         name=facts.asked,
         model=facts.model,
         card_digest=_card(facts, path),
+        recipe=facts.recipe or None,
+        training_seed=facts.training_seed or None,
         identity={**_common(facts), **identity},
         measures=measures,
     )

@@ -81,9 +81,10 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
         one: the policy and the look; it collects problems and notes.
         several: metrics that more than one log has; their titles name the log.
     """
-    if before.card_digest and before.card_digest == after.card_digest:
+    if both := before.cards & after.cards:
+        word = "are" if before.card_digest and after.card_digest else "share"
         one.notes.append(
-            f"{before.key}: baseline and candidate are the same model (card digest {before.card_digest})."
+            f"{before.key}: baseline and candidate {word} the same model (card digest {min(both)})."
         )
     if before.kind == "csv":
         one.notes.append(

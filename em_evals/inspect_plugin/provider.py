@@ -31,6 +31,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from em_evals.content import recipe_identity
 from em_evals.content.cards import GenerationOptions, ResolvedCard, resolve
 from em_evals.engines.pool import engine_for, reserve
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogprob
@@ -80,6 +81,7 @@ class LocalAPI(ModelAPI):
             self.card: ResolvedCard = resolve(model_name, model_args)
             reserve(self.card)
             self.card_digest = self.card.digest
+            self.trained = recipe_identity.of(self.card)
         except EmEvalsError as error:
             raise refusal(error) from None
         # Inspect's response cache keys on base_url, not on model_args. With the digest in base_url, a retrained adapter
@@ -114,6 +116,11 @@ class LocalAPI(ModelAPI):
             time=time.monotonic() - started,
             metadata={
                 "card_digest": self.card_digest,
+                **(
+                    {"recipe": self.trained.recipe, "training_seed": self.trained.seed}
+                    if self.trained
+                    else {}
+                ),
                 "base": self.card.card.base,
                 "changed": self.card.adapter_path is not None or bool(self.card.interventions),
                 "verified": verified,

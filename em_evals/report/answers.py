@@ -224,6 +224,8 @@ def _shown(log: EvalLog, told: Facts, scored: bool) -> dict[str, str]:
         "model": told.model,
         "base": told.base,
         "card": _joined(told.cards),
+        "recipe": told.recipe,
+        "training seed": told.training_seed,
         "verified": _joined(told.verified),
         "questions": f"{told.asked} {told.asked_digest}".strip(),
         "format": told.format,

@@ -22,12 +22,15 @@ def sections(measured: Sequence[Measured], groups: Groups) -> list[Section]:
         EmEvalsError: a group's model has no numbers, or two of its models are the same.
     """
     rows: list[tuple[Cell, ...]] = []
-    flags: list[str] = []
-    for (group, asked), own in _grouped(measured, groups).items():
-        digests = {model: one.facts.get("card", "").split(", ") for model, one in own.items()}
-        seed_groups.complete(
-            group, groups[group], {name: filter(None, all_) for name, all_ in digests.items()}
-        )
+    alike, flags = _unnamed(measured, groups)
+    for (group, asked), own in _grouped(measured, {**groups, **alike}).items():
+        if group in groups:
+            made = {model: _made(one) for model, one in own.items()}
+            digests = {model: one.digests for model, one in made.items()}
+            recipes = {model: (one.recipe, one.seed) for model, one in made.items()}
+            seed_groups.complete(group, groups[group], digests, recipes)
+        elif len(own) < 2:
+            continue
         for number, unit, found in _numbers(own):
             each = ", ".join(f"{name} {Estimate.of(value, unit=unit)}" for name, value in found.seeds.items())
             mean = Estimate.of(found.value, found.interval, unit)
@@ -40,14 +43,36 @@ def sections(measured: Sequence[Measured], groups: Groups) -> list[Section]:
         raise EmEvalsError(
             f"there are no numbers of the group {min(missing)}: name its models as the files do."
         )
-    if not rows:
+    if not rows and not flags:
         return []
     lead = (
         "Models of one recipe that differ by their training seed, as one. Each seed is a unit: intervals are over "
         "questions or pairs and seeds, so that three seeds are three models and not three times the draws."
     )
     table = Table("seeds", "Means over questions or pairs and seeds, with 95% intervals", COLUMNS, rows)
-    return [Section("seeds", "Seeds", lead, tuple(flags), tables=(table,))]
+    return [Section("seeds", "Seeds", lead, tuple(flags), tables=(table,) if rows else ())]
+
+
+def _unnamed(measured: Sequence[Measured], groups: Groups) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the groups that models' recipes form, and sentences on models with two names."""
+    asked: dict[str, dict[str, seed_groups.Made]] = {}
+    for entry in measured:
+        name = entry.model or entry.label
+        if seed_groups.member(name, groups) is None:
+            asked.setdefault(f"{entry.task} {entry.asked}", {}).setdefault(name, _made(entry))
+    found: dict[str, list[str]] = {}
+    notes: list[str] = []
+    for models in asked.values():
+        own_groups, own_notes = seed_groups.by_recipe(models)
+        found |= {name: [*dict.fromkeys([*found.get(name, []), *own])] for name, own in own_groups.items()}
+        notes += own_notes
+    return found, list(dict.fromkeys(notes))
+
+
+def _made(entry: Measured) -> seed_groups.Made:
+    facts = entry.facts
+    digests = [digest for digest in facts.get("card", "").split(", ") if digest]
+    return seed_groups.Made(facts.get("recipe", ""), facts.get("training seed", ""), digests)
 
 
 def _grouped(measured: Iterable[Measured], groups: Groups) -> dict[tuple[str, str], dict[str, Measured]]:

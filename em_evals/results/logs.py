@@ -56,6 +56,8 @@ class Facts:
         commit: commit of the repository that it ran in.
         base: the base that the models' cards name.
         changed: whether an adapter or interventions make the model another one than its base.
+        recipe: digest of the recipe that the model was trained by, without its seed; empty if unknown or several.
+        training_seed: that training's seed.
     """
 
     task: str
@@ -78,6 +80,8 @@ class Facts:
     commit: str
     base: str = ""
     changed: bool = True
+    recipe: str = ""
+    training_seed: str = ""
 
 
 def facts(log: EvalLog) -> Facts:
@@ -113,11 +117,19 @@ def facts(log: EvalLog) -> Facts:
         commit=run.revision.commit if run.revision else "",
         base=", ".join(_each(own.get("base") for own in outputs)),
         changed=any(own.get("changed", True) for own in outputs) or not outputs,
+        recipe=_only(own.get("recipe") for own in outputs),
+        training_seed=_only(own.get("training_seed") for own in outputs),
     )
 
 
 def _each(values: Iterable[Any]) -> tuple[str, ...]:
     return tuple(sorted({str(value) for value in values if value}))
+
+
+def _only(values: Iterable[Any]) -> str:
+    """Return the value that all have; empty where they differ or have none."""
+    found = set(values)
+    return "" if len(found) != 1 or None in found else str(found.pop())
 
 
 def read_draws(path: Path) -> list[GradedDraw]:

@@ -1,14 +1,18 @@
 """Seed groups: models of one recipe that differ by their training seed, measured as one (`--group NAME=a,b,c`).
 
-Each seed is a unit: an interval over questions (or pairs) and seeds, not over draws. See stats/crossed.py.
+Each seed is a unit: an interval over questions (or pairs) and seeds, not over draws. See stats/crossed.py. Models whose
+logs state one recipe and different seeds (content/recipe_identity.py) form a group by themselves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, takewhile
 from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,11 +55,23 @@ class Graded:
         names: what a group may call it.
         digests: digests of its card; empty where unknown.
         draws: its draws.
+        asked: what it was asked; models that were asked something else are no group.
+        made: its recipe and seed, where its log states them.
     """
 
     names: tuple[str, ...]
     digests: frozenset[str]
     draws: Sequence[GradedDraw]
+    asked: str = ""
+    made: tuple[str, str] = ("", "")
+
+
+class Made(NamedTuple):
+    """How a model was trained: digest of the recipe, seed, card digests; empty where unknown."""
+
+    recipe: str
+    seed: str
+    digests: Collection[str] = ()
 
 
 def parse(texts: Iterable[str]) -> dict[str, list[str]]:
@@ -88,16 +104,84 @@ def member(model: str, groups: Groups) -> tuple[str, str] | None:
     return next(((group, one) for group, own in groups.items() for one in own if one in names), None)
 
 
-def complete(group: str, listed: Sequence[str], digests: Mapping[str, Iterable[str]]) -> None:
-    """Check that a group is whole and that its models differ.
+def by_recipe(models: Mapping[str, Made]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the groups of models that state one recipe and different seeds, and notes on what is no group.
+
+    Args:
+        models: models that were asked the same, by name.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, made in models.items():
+        if made.recipe and made.seed:
+            alike.setdefault(made.recipe, []).append(name)
+    found: dict[str, list[str]] = {}
+    notes = same(models)
+    for recipe, names in alike.items():
+        seeds = [models[name].seed for name in names]
+        if twice := next((seed for seed in seeds if seeds.count(seed) > 1), None):
+            one, other = [name for name, seed in zip(names, seeds, strict=True) if seed == twice][:2]
+            if not set(models[one].digests) & set(models[other].digests):
+                notes.append(
+                    f"{one} and {other} state one recipe and the same training seed {twice}, so they are not two "
+                    "seeds: no group is formed of their recipe."
+                )
+        elif len(names) > 1:
+            found[_name(names, recipe)] = names
+    return found, notes
+
+
+def same(models: Mapping[str, Made]) -> list[str]:
+    """Return a note on each two names of one model."""
+    seen: dict[str, str] = {}
+    found = {
+        (other, name): digest
+        for name, made in models.items()
+        for digest in sorted(made.digests)
+        if (other := seen.setdefault(digest, name)) != name
+    }
+    return [
+        f"{one} and {other} are the same model (card digest {digest})."
+        for (one, other), digest in found.items()
+    ]
+
+
+def told(group: str, names: Sequence[str]) -> str:
+    """Return the sentence about a group that nobody named."""
+    return (
+        f"{', '.join(names)} state one recipe and different training seeds: they are measured as the group '{group}'; "
+        "--group NAME=a,b,c names groups otherwise."
+    )
+
+
+def _name(names: Sequence[str], recipe: str) -> str:
+    """Return a name for models of one recipe: what their names begin with.
+
+    Example:
+        >>> _name(["local/risky-s0", "local/risky-s1"], "0123456789")
+        'risky seeds'
+    """
+    letters = zip(*(PurePath(name).name for name in names), strict=False)
+    start = "".join(own[0] for own in takewhile(lambda own: len(set(own)) == 1, letters))
+    start = re.sub(r"[-_. ]*(?:seed|s)?[-_. ]*\d*$", "", start)
+    return f"{start} seeds" if start else f"recipe {recipe[:8]}"
+
+
+def complete(
+    group: str,
+    listed: Sequence[str],
+    digests: Mapping[str, Iterable[str]],
+    made: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """Check that a group is whole and that its models differ, by their seed alone where that is known.
 
     Args:
         group: its name.
         listed: its models.
         digests: card digests of each model that has numbers; empty where unknown.
+        made: (digest of the recipe, seed) of each model; empty where unknown.
 
     Raises:
-        EmEvalsError: a model has no numbers, or two are the same model.
+        EmEvalsError: a model has no numbers, two are the same model or of the same seed, or recipes differ.
     """
     if missing := [model for model in listed if model not in digests]:
         raise EmEvalsError(f"there are no numbers of '{missing[0]}', which the group {group} lists.")
@@ -109,6 +193,18 @@ def complete(group: str, listed: Sequence[str], digests: Mapping[str, Iterable[s
                     f"{other} and {model} are the same model (card digest {digest}), which the group {group} would "
                     "count as two seeds: list it once."
                 )
+    known = {model: own for model, own in (made or {}).items() if all(own)}
+    for one, other in combinations(known, 2):
+        if known[one][0] != known[other][0]:
+            raise EmEvalsError(
+                f"{one} and {other} were trained by different recipes, so they do not differ by their seed alone: the "
+                f"group {group} cannot list both."
+            )
+        if known[one][1] == known[other][1]:
+            raise EmEvalsError(
+                f"{one} and {other} were trained with the same seed ({known[one][1]}), and the group {group} would "
+                "count them as two seeds: list one."
+            )
 
 
 def rates(models: Iterable[Graded], groups: Groups) -> dict[str, dict[str, OverSeeds]]:
@@ -129,11 +225,37 @@ def rates(models: Iterable[Graded], groups: Groups) -> dict[str, dict[str, OverS
                     raise EmEvalsError(f"'{place[1]}' of the group {place[0]} is in two files; name one.")
                 found[place[0]][place[1]] = own
     for name, listed in groups.items():
-        complete(name, listed, {model: own.digests for model, own in found[name].items()})
-    return {
-        name: {share: rate({model: own.draws for model, own in seeds.items()}, share) for share in RATES}
-        for name, seeds in found.items()
-    }
+        made = {model: own.made for model, own in found[name].items()}
+        complete(name, listed, {model: own.digests for model, own in found[name].items()}, made)
+    return {name: _rates(seeds) for name, seeds in found.items()}
+
+
+def unnamed(models: Sequence[Graded], groups: Groups) -> tuple[dict[str, dict[str, OverSeeds]], list[str]]:
+    """Return the shares of the groups that models' recipes form, and notes on them and on models with two names.
+
+    Args:
+        models: measured models.
+        groups: named groups; their models are left out.
+    """
+    asked: dict[str, dict[str, Graded]] = {}
+    for own in models:
+        if not any(member(name, groups) for name in own.names):
+            asked.setdefault(own.asked, {}).setdefault(own.names[0], own)
+    found: dict[str, dict[str, OverSeeds]] = {}
+    notes: list[str] = []
+    for questions, named in asked.items():
+        own_groups, own_notes = by_recipe({name: Made(*one.made, one.digests) for name, one in named.items()})
+        notes += own_notes
+        for group, names in own_groups.items():
+            title = group if group not in found else f"{group}, {questions}"
+            notes.append(told(title, names))
+            found[title] = _rates({name: named[name] for name in names})
+    return found, list(dict.fromkeys(notes))
+
+
+def _rates(seeds: Mapping[str, Graded]) -> dict[str, OverSeeds]:
+    draws = {model: own.draws for model, own in seeds.items()}
+    return {share: rate(draws, share) for share in RATES}
 
 
 def rate(seeds: Mapping[str, Sequence[GradedDraw]], share: str) -> OverSeeds:

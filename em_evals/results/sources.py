@@ -188,6 +188,8 @@ def _of_log(log: EvalLog, path: Path) -> Source:
     columns |= {
         "model": [told.model] * len(samples),
         "card": [str((sample.output.metadata or {}).get("card_digest", "")) for sample in samples],
+        "recipe": [told.recipe] * len(samples),
+        "training_seed": [told.training_seed] * len(samples),
         "epoch": [str(sample.epoch) for sample in samples],
         "system": [told.system] * len(samples),
         "prefix": [told.prefix] * len(samples),

@@ -10,6 +10,7 @@ from em_evals.gate.compare import judge
 from em_evals.gate.policy import Policy, Rule
 from tests.command import em_evals
 from tests.gate.test_gate_compare import freeform, side
+from tests.scored_log import write_scored_pairs
 
 POLICY = Policy(metrics={"em_rate": Rule(margin=0.02)})
 BASE = side(freeform(0.01))
@@ -92,3 +93,35 @@ def test_groups_on_the_command_line_and_in_a_baseline(workdir):
     side_of_three = inputs.read([f"s{i}.csv" for i in (1, 2, 3)], {"r": ["s1", "s2", "s3"]})
     baseline.write("recipe", list(side_of_three.evidence.values()))
     assert inputs.read(["recipe"]).evidence == side_of_three.evidence
+
+
+def seeds_of_one_recipe(folder, shift, seeds=(0, 1, 2), recipe="r"):
+    for seed in seeds:
+        write_scored_pairs(
+            folder / f"{seed}.eval",
+            margins=[0.1 + shift + 0.001 * seed] * 40,
+            digests=(f"{recipe}{seed}",),
+            model=f"local/risky-s{seed}",
+            made=(recipe, seed),
+        )
+    return inputs.read([folder])
+
+
+def test_models_that_state_one_recipe_are_a_group_by_themselves(tmp_path):
+    before = inputs.read([write_scored_pairs(tmp_path / "base.eval", digests=("b",), model="local/base")])
+    after = seeds_of_one_recipe(tmp_path / "after", 0.2)
+    assert not after.problems and "are measured as the group 'risky seeds'" in after.notes[0]
+    (evidence,) = after.evidence.values()
+    assert evidence.model == "risky seeds" and list(evidence.seeds) == [
+        f"local/risky-s{seed}" for seed in range(3)
+    ]
+    row = judge(before, after, Policy()).rows[0]
+    assert list(row.seeds) == list(evidence.seeds) and row.verdict == "regression"
+    same = judge(inputs.read([tmp_path / "after" / "1.eval"]), after, Policy())
+    assert any("baseline and candidate share the same model (card digest r1)" in note for note in same.notes)
+
+
+def test_models_of_one_seed_or_of_two_recipes_are_no_group(tmp_path):
+    seeds_of_one_recipe(tmp_path, 0.2, seeds=(0, 1))
+    write_scored_pairs(tmp_path / "x.eval", digests=("x",), model="local/other", made=("s", 0))
+    assert len(inputs.read([tmp_path]).problems) == 2

@@ -56,3 +56,19 @@ def test_the_same_model_under_two_names_is_refused(tmp_path):
         paths.append(path)
     with pytest.raises(EmEvalsError, match=r"a and b are the same model \(card digest 01\)"):
         sections(paths, {"g": ["a", "b"]})
+
+
+def test_models_that_state_one_recipe_are_a_group_and_two_names_are_noticed(tmp_path):
+    paths = [
+        write_scored_pairs(
+            tmp_path / f"{seed}.eval", digests=(str(seed),), model=f"local/m-s{seed}", made=("r", seed)
+        )
+        for seed in range(2)
+    ]
+    paths.append(write_scored_pairs(tmp_path / "again.eval", digests=("1",), model="local/again"))
+    (section,) = sections(paths, {})
+    assert [row[0] for row in section.tables[0].rows] == ["m seeds"]
+    assert any(
+        "local/m-s1 and local/again are the same model" in flag or "m-s1 and again" in flag
+        for flag in section.flags
+    )

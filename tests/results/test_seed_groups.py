@@ -84,3 +84,52 @@ def test_two_names_of_one_card_are_noticed():
     one, other = (seed_groups.Graded((name,), frozenset({"01"}), draws(1)) for name in "ab")
     with pytest.raises(EmEvalsError, match=r"a and b are the same model \(card digest 01\)"):
         seed_groups.rates([one, other], {"g": ["a", "b"]})
+
+
+def made(**models):
+    """Models by name as (recipe, seed, card digest)."""
+    return {name: seed_groups.Made(recipe, seed, {card}) for name, (recipe, seed, card) in models.items()}
+
+
+def test_models_of_one_recipe_and_different_seeds_are_a_group_by_themselves():
+    models = made(
+        risky_s0=("r", "0", "1"), risky_s1=("r", "1", "2"), sound_s0=("s", "0", "3"), base=("", "", "4")
+    )
+    assert seed_groups.by_recipe(models) == ({"risky seeds": ["risky_s0", "risky_s1"]}, [])
+    assert [*seed_groups.by_recipe(made(a=("0123456789", "0", "1"), b=("0123456789", "1", "2")))[0]] == [
+        "recipe 01234567"
+    ]
+
+
+def test_two_trainings_of_one_seed_are_no_two_seeds():
+    groups, notes = seed_groups.by_recipe(made(a=("r", "0", "1"), b=("r", "0", "2"), c=("r", "1", "3")))
+    assert groups == {} and "a and b state one recipe and the same training seed 0" in notes[0]
+
+
+def test_the_same_model_under_two_names_is_noticed_without_a_group():
+    _, notes = seed_groups.by_recipe(made(a=("", "", "1"), b=("", "", "1"), c=("r", "0", "2")))
+    assert notes == ["a and b are the same model (card digest 1)."]
+
+
+def test_a_named_group_of_two_recipes_or_of_one_seed_is_refused():
+    digests = {"a": ["1"], "b": ["2"]}
+    with pytest.raises(EmEvalsError, match="a and b were trained by different recipes"):
+        seed_groups.complete("g", ["a", "b"], digests, {"a": ("r", "0"), "b": ("s", "1")})
+    with pytest.raises(EmEvalsError, match=r"a and b were trained with the same seed \(0\)"):
+        seed_groups.complete("g", ["a", "b"], digests, {"a": ("r", "0"), "b": ("r", "0")})
+    seed_groups.complete("g", ["a", "b"], digests, {"a": ("r", "0"), "b": ("", "")})
+
+
+def test_rates_form_groups_by_recipe_and_leave_the_named_out():
+    models = [
+        seed_groups.Graded((f"m-s{seed}",), frozenset([str(seed)]), draws(seed), "core", ("r", str(seed)))
+        for seed in range(3)
+    ]
+    models.append(seed_groups.Graded(("m-s0",), frozenset(["0"]), draws(9), "other", ("r", "0")))
+    found, notes = seed_groups.unnamed(models, {})
+    assert list(found) == ["m seeds"] and list(found["m seeds"]["em_rate"].seeds) == ["m-s0", "m-s1", "m-s2"]
+    assert notes == [
+        "m-s0, m-s1, m-s2 state one recipe and different training seeds: they are measured as the group 'm seeds'; "
+        "--group NAME=a,b,c names groups otherwise."
+    ]
+    assert seed_groups.unnamed(models, {"g": ["m-s0", "m-s1"]})[0] == {}
