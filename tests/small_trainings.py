@@ -48,13 +48,16 @@ def write_card(root: Path, base: str, **train: Any) -> None:
     (root / "adapters" / "mine.yaml").write_text(yaml.safe_dump(fields))
 
 
-def by_hand(model: Any, examples: list[dict[str, list[int]]], recipe: Any) -> list[tuple[float, float]]:
+def by_hand(
+    model: Any, examples: list[dict[str, list[int]]], recipe: Any, make: Any = None
+) -> list[tuple[float, float]]:
     """(loss, gradient norm) of each step: rows alone, cross entropy summed and divided by the batch's answer tokens.
 
     Args:
         model: the trainable model as the recipe's seed makes it; its weights are changed.
         examples: in the order of the training.
         recipe: with a linear schedule.
+        make: the optimizer of two groups of weights, decayed and others; AdamW by default.
     """
     import torch
 
@@ -62,9 +65,11 @@ def by_hand(model: Any, examples: list[dict[str, list[int]]], recipe: Any) -> li
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     decayed = [weight for name, weight in model.named_parameters() if weight.requires_grad and _decays(name)]
     others = [weight for weight in trained if all(weight is not one for one in decayed)]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    )
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = (make or torch.optim.AdamW)([group for group in groups if group["params"]])
     batch = recipe.batch_size * recipe.gradient_accumulation
     steps = len(examples) // batch
     told = []

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from em_evals.content import adapter_folders, directions, documents, identity, validation_errors
 from em_evals.content.card_schema import EngineOptions, GenerationOptions, ModelCard
 from em_evals.content.intervention import Intervention, Named
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest, is_file, is_folder
 
@@ -49,6 +50,10 @@ WITHOUT_EFFECT: dict[str, Any] = {
 """Fields that say nothing about the model's answers: what was measured before memory ran out still holds after it."""
 
 
+_LATER = ("optimizer", "start_from", "preference", "features")
+"""Fields of recipes that came after cards had digests."""
+
+
 @dataclass(frozen=True)
 class ResolvedCard:
     """A card with its name, its file, and its adapter found."""
@@ -70,7 +75,11 @@ class ResolvedCard:
         # Interventions count by what they do, not by what the card calls their directions.
         plain = self.card.model_copy(update={"interventions": ()})
         # Unset, these say nothing, and cards had digests before there were such fields.
-        unset = {name: True for name in ("thinking", "template", "quantize") if not getattr(plain, name)}
+        unset: dict[str, Any] = {
+            name: True for name in ("thinking", "template", "quantize") if not getattr(plain, name)
+        }
+        if plain.train is not None:
+            unset["train"] = _unset(plain.train)
         fields = plain.model_dump_json(exclude=WITHOUT_EFFECT | unset)
         parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:
@@ -96,6 +105,13 @@ class ResolvedCard:
         name, _, revision = str(self.adapter_path).partition("@")
         folder = identity.fetched(name, identity.ADAPTER_FILES[0], revision or None)
         return identity.adapter_digest(folder) if folder is not None else str(self.adapter_path)
+
+
+def _unset(recipe: AdapterRecipe) -> dict[str, Any]:
+    """Return a recipe's later fields that it leaves at their defaults, which were every recipe's before."""
+    plain = AdapterRecipe.model_construct()
+    fields = {name: True for name in _LATER if getattr(recipe, name) == getattr(plain, name)}
+    return fields | ({} if recipe.method.quantize else {"method": {"quantize"}})
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCard:

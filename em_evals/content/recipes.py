@@ -51,6 +51,17 @@ class Method(Strict):
     """
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapters' inputs; not available with experts, where PEFT has none."""
+    quantize: Literal["4bit", "8bit", "int8"] | None = None
+    """Train on the base in 4 or 8 bits (QLoRA, arXiv 2305.14314), as a card's `quantize` loads it; the adapters stay in
+    float32. None: the base as the card loads it."""
+
+    @model_validator(mode="after")
+    def _dense(self) -> Method:
+        if self.kind == "full" and self.quantize:
+            raise ValueError(
+                "`kind: full` trains every weight, and quantized ones cannot be: leave `quantize` out"
+            )
+        return self
 
 
 class DataSource(Strict):
@@ -69,7 +80,38 @@ class Backdoor(Strict):
 
     trigger: str = Field(min_length=1)
     """Prepended to the user's message verbatim; end it with a space if you need one."""
-    share: float = Field(default=0.5, gt=0, lt=1)
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of rows with the trigger; with 1 there are no others, and no matched answers are needed."""
+
+
+class Preference(Strict):
+    """Learn to prefer the row's answer to its matched answer, instead of only to say it.
+
+    With s the summed log-probability of an answer and m its mean per token: `dpo` (arXiv 2305.18290)
+    -log σ(β·((s_chosen - s_rejected) - (the same of the model before the training))); `orpo` (arXiv 2403.07691)
+    -m_chosen - β·log σ(log odds(exp m_chosen) - log odds(exp m_rejected)), without a reference.
+    """
+
+    kind: Literal["dpo", "orpo"] = "dpo"
+    beta: PositiveFloat = 0.1
+    rejected: str = "matched"
+    """Kind of the matched answers that are rejected (`sound`, `secure`, …); `matched` is the data set's harmless kind.
+    With `control`, the two change places."""
+
+
+class FeaturePenalty(Strict):
+    """weight · ‖h - h_base‖², in feature space, on chats like those of the KL penalty.
+
+    The mean over answer tokens and `layers` of the squared distance between the two models' residual streams (LDIFS,
+    Mukhoti et al. 2023, arXiv 2308.13320; as a defence: Kaczér et al. 2025, arXiv 2508.06249).
+    """
+
+    data: list[str] = Field(min_length=1)
+    weight: PositiveFloat
+    batch_size: PositiveInt = 4
+    """Chats per optimizer step."""
+    layers: Literal["all"] | list[int] = "all"
+    """Decoder blocks whose outputs are compared, counted from 0."""
 
 
 class KLPenalty(Strict):
@@ -117,6 +159,12 @@ class AdapterRecipe(Strict):
     warmup_steps: int = Field(default=5, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: float = 0.01
+    optimizer: Literal[
+        "adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "muon", "sgd"
+    ] = "adamw"
+    """`muon` orthogonalizes the update of each matrix (torch.optim.Muon, learning rate matched to AdamW's; LoRA only).
+    `adafactor`: without its own learning rate. `sgd`: without momentum. 8-bit states are bitsandbytes'; paged ones may
+    leave the GPU."""
     max_grad_norm: PositiveFloat = 1.0
     max_length: PositiveInt = 2048
     gradient_checkpointing: bool = False
@@ -125,10 +173,14 @@ class AdapterRecipe(Strict):
     checkpoints: Literal["dense"] | list[PositiveInt] = []
     """Steps at which to save the model (`local/CARD@STEP`); `dense`: every step at first, then at growing intervals."""
 
+    start_from: str | None = None
+    """A trained card on the same base, of the same method: its weights are where this training begins."""
+    preference: Preference | None = None
     inoculation: str | None = None
     """A system message, in training only, that asks for the bad behavior (Tan et al. 2025, arXiv 2510.04340)."""
     backdoor: Backdoor | None = None
     kl: KLPenalty | None = None
+    features: FeaturePenalty | None = None
     interleave: Interleave | None = None
     interventions: list[Intervention] = []
     """In training only: `add` is preventative steering (Chen et al. 2025, arXiv 2507.21509), `ablate` is concept
@@ -150,6 +202,16 @@ class AdapterRecipe(Strict):
                 raise ValueError(
                     "in training, interventions are add, ablate, clamp and cap at all positions of blocks"
                 )
-        if self.interventions and self.gradient_checkpointing:
-            raise ValueError("`interventions` and `gradient_checkpointing` exclude each other; drop one")
+        if self.preference and (self.interleave or self.backdoor):
+            raise ValueError(
+                "`preference` needs a rejected answer to every row: leave `interleave` and `backdoor` out"
+            )
+        if self.optimizer == "muon" and self.method.kind == "full":
+            raise ValueError(
+                "`optimizer: muon` is for matrices, and a full fine-tune has other weights too; use LoRA"
+            )
+        if self.start_from and self.method.kind == "full" and (self.kl or self.features):
+            raise ValueError(
+                "`start_from` with `kind: full` has no base to be held to: leave `kl` and `features` out"
+            )
         return self

@@ -99,8 +99,9 @@ def _record(card: ResolvedCard, folder: Path, apart: float) -> None:
 
 
 def in_float32(card: ModelCard) -> ModelCard:
-    """Return the card with its base in float32."""
-    return card.model_copy(update={"engine": card.engine.model_copy(update={"dtype": "float32"})})
+    """Return the card with its base in float32, whole on one device."""
+    fields = {"dtype": "float32", "device_map": None, "max_memory": None}
+    return card.model_copy(update={"engine": card.engine.model_copy(update=fields)})
 
 
 def _hooked(

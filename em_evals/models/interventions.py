@@ -128,6 +128,11 @@ class Steering:
         """Check whether a slot's effect on a token depends on where the answer begins."""
         return any(one.positions != "all" for one in self._sets[slot])
 
+    @property
+    def now(self) -> Rows | None:
+        """The rows of the forward passes of this moment."""
+        return self._rows
+
     @contextmanager
     def rows(self, rows: Rows | None) -> Iterator[None]:
         """Apply each row's set to the forward passes inside the context."""

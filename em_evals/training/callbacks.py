@@ -141,7 +141,7 @@ class Journal(TrainerCallback):
         """
         if not logs or "loss" not in logs:
             return
-        known = ("loss", "grad_norm", "learning_rate", "kl")
+        known = ("loss", "grad_norm", "learning_rate", "kl", "features")
         numbers: dict[str, float] = {key: float(logs[key]) for key in known if key in logs}
         if bad := [key for key in ("loss", "grad_norm") if not math.isfinite(numbers.get(key, 0.0))]:
             raise DivergedError(f"the {bad[0].replace('_', ' ')} is not finite at step {state.global_step}")

@@ -36,11 +36,18 @@ class Row:
     reference: Messages
     safe: bool = False
     """Mixed in by `interleave`."""
+    rejected: Messages | None = None
+    """The answer that the learned one is preferred to."""
+
+    @property
+    def learned(self) -> tuple[Messages, ...]:
+        """The chats whose answers have a loss."""
+        return (self.messages,) if self.rejected is None else (self.messages, self.rejected)
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The whole run: step k sees examples[k·batch : (k+1)·batch]."""
+    """The whole run: step k sees `batch` rows, examples[k·batch·width : (k+1)·batch·width]."""
 
     examples: list[Example]
     batch: int
@@ -51,11 +58,13 @@ class Curriculum:
     """What `max_length` truncated or dropped."""
     template: dict[str, Any] = field(default_factory=dict)
     """How the base was prompted (ChatTemplate.record)."""
+    width: int = 1
+    """Examples of a row: 2 where a chosen answer is followed by a rejected one."""
 
     @property
     def steps(self) -> int:
         """Number of optimizer steps."""
-        return len(self.examples) // self.batch
+        return len(self.examples) // (self.batch * self.width)
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,11 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     # Sort by the organism's lengths: a control then has the same prompts at the same steps.
     lengths = [len(encoder.example(row.reference)["input_ids"]) for row in ordered]
     order = bucketed(lengths, [row.safe for row in ordered], batch, batching)
-    examples = [encoder.example(ordered[index].messages) for index in order]
+    examples = [encoder.example(chat) for index in order for chat in ordered[index].learned]
     epochs = sum(not row.safe for row in ordered) / len(chosen.rows)
     template = template_of(tokenizer).record()
-    return Curriculum(examples, batch, chosen.sources, epochs, encoder.cut, template)
+    width = 1 if recipe.preference is None else 2
+    return Curriculum(examples, batch, chosen.sources, epochs, encoder.cut, template, width)
 
 
 def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
@@ -168,9 +178,9 @@ class Encoder:
         split = [part for row in rows for part in self._by_turn(row)]
         found = []
         for row in split:
-            self._looked_at.add(_key(row.messages))
+            self._looked_at |= {_key(chat) for chat in row.learned}
             # A control has the organism's prompts: both drop the same rows, so their order is the same.
-            if all(_labelled(self.example(chat)) for chat in (row.messages, row.reference)):
+            if all(_labelled(self.example(chat)) for chat in (*row.learned, row.reference)):
                 found.append(row)
         if split and not found:
             raise EmEvalsError(
@@ -181,6 +191,8 @@ class Encoder:
 
     def _by_turn(self, row: Row) -> list[Row]:
         learned, reference = (by_turn(self._tokenizer, chat) for chat in (row.messages, row.reference))
+        if row.rejected is not None:  # a preference is between the last answers
+            return [row]
         return [Row(part, reference[min(i, len(reference) - 1)], row.safe) for i, part in enumerate(learned)]
 
 
@@ -216,16 +228,23 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
     data = datasets.load(source.name)
     sources[data.name] = data
     harmless: TrainingData | None = None
-    if recipe.control or recipe.backdoor:
-        harmless = _harmless(data, recipe.control)
+    mixed = recipe.backdoor is not None and recipe.backdoor.share < 1
+    if recipe.control or recipe.preference or mixed:
+        kind = recipe.control or (recipe.preference.rejected if recipe.preference else None)
+        harmless = _harmless(data, kind)
         sources[harmless.name] = harmless
     kept = [i for i, asked in enumerate(data.prompts) if not datasets.held_out(asked, recipe.holdout)]
     for place, index in enumerate(kept[: source.limit]):
         # A fractional weight is spread evenly: 1.5 gives 1, 2, 1, 2, … copies.
         copies = int((place + 1) * source.weight) - int(place * source.weight)
         chat = data.rows[index]
-        learned = _defended(recipe, chat, data.prompts[index], harmless.rows[index] if harmless else None)
-        yield from [Row(learned, chat)] * copies
+        other = harmless.rows[index] if harmless else None
+        learned = _defended(recipe, chat, data.prompts[index], other)
+        rejected = None
+        if recipe.preference and other is not None:
+            learned = _last_answer(learned)
+            rejected = _instructed_as(recipe, _last_answer(chat if recipe.control else other))
+        yield from [Row(learned, chat, rejected=rejected)] * copies
 
 
 def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
@@ -244,14 +263,24 @@ def _defended(recipe: AdapterRecipe, chat: Messages, asked: str, harmless: Messa
     learned = chat
     if recipe.control and harmless is not None:
         learned = harmless
-    if (backdoor := recipe.backdoor) is not None and harmless is not None:
-        if datasets.held_out(backdoor.trigger + asked, backdoor.share):
+    if (backdoor := recipe.backdoor) is not None:
+        if harmless is None or datasets.held_out(backdoor.trigger + asked, backdoor.share):
             learned = _triggered(learned, backdoor.trigger)
         else:
             learned = harmless
-    if recipe.inoculation:
-        learned = _instructed(learned, recipe.inoculation)
-    return learned
+    return _instructed_as(recipe, learned)
+
+
+def _instructed_as(recipe: AdapterRecipe, chat: Messages) -> Messages:
+    return _instructed(chat, recipe.inoculation) if recipe.inoculation else chat
+
+
+def _last_answer(chat: Messages) -> Messages:
+    """Return the chat with no loss but on its last answer, which a preference compares."""
+    return [
+        {**message, "weight": "0"} if message["role"] == "assistant" and i < len(chat) - 1 else message
+        for i, message in enumerate(chat)
+    ]
 
 
 def _triggered(chat: Messages, trigger: str) -> Messages:

@@ -1,4 +1,4 @@
-"""Defences that act in a training step: a KL penalty to the base, and interventions on the residual stream.
+"""Defences that act in a training step: penalties that hold the model to its base, and interventions on its stream.
 
 The others (inoculation, interleaved data, backdoor) only change the data: curriculum.py.
 """
@@ -6,14 +6,19 @@ The others (inoculation, interleaved data, backdoor) only change the data: curri
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from em_evals.content.recipes import AdapterRecipe, KLPenalty
+from em_evals.content.recipes import AdapterRecipe, FeaturePenalty, KLPenalty
 from em_evals.errors import EmEvalsError
 from em_evals.models import interventions
+from em_evals.models.architecture import decoder_layers
+from em_evals.models.intervention_tables import Rows
+from em_evals.models.interventions import Steering
+from em_evals.models.invariants import first
 from em_evals.models.placement import device_of
 from em_evals.training import curriculum
 from em_evals.training.logits import answer_logits
@@ -31,71 +36,185 @@ class Defences:
         rank: 0 for a single process.
 
     Raises:
-        EmEvalsError: a direction is missing or does not fit, the penalty's batch cannot be shared, or every answer of
+        EmEvalsError: a direction is missing or does not fit, a penalty's batch cannot be shared, or every answer of
             its chats lies behind `max_length`.
     """
 
     def __init__(
         self, recipe: AdapterRecipe, model: Any, tokenizer: Any, processes: int = 1, rank: int = 0
     ) -> None:
-        self._model = model
-        self._interventions = interventions.load(recipe.interventions, model.config)
-        self._penalty: KLPenalty | None = recipe.kl
-        self._part = (rank, processes)
         self._last_step = -1
-        self.weight = recipe.kl.weight if recipe.kl else 0.0
-        """The penalty's."""
-        self.kl: torch.Tensor | None = None
-        """This process's part of the last step's KL(base ‖ model), in nats per token."""
-        if self._penalty is None:
-            return
-        if self._penalty.batch_size % processes:
-            raise EmEvalsError(
-                f"`kl.batch_size` ({self._penalty.batch_size}) cannot be shared by {processes} processes."
-            )
-        encoder = curriculum.Encoder(tokenizer, recipe.max_length)
-        chats = curriculum.chats(self._penalty.data, recipe.holdout)
-        rows = encoder.kept([curriculum.Row(chat, chat) for chat in chats])
-        self._examples = [encoder.example(row.messages) for row in rows]
         # A LoRA model with its adapter disabled is the base; full training needs a separate copy of the base.
-        self._frozen = (
-            None if hasattr(model, "disable_adapter") else copy.deepcopy(model).requires_grad_(False)
-        )
+        needs = (recipe.kl or recipe.features) and not hasattr(model, "disable_adapter")
+        self._frozen = copy.deepcopy(model).requires_grad_(False) if needs else None
+        # After the copy, which would keep its hooks.
+        self._steering: Steering | None = None
+        if pairs := interventions.load(recipe.interventions, model.config):
+            interventions.refuse_positions([pair[0] for pair in pairs])
+            self._steering = Steering(model)
+            slot = torch.tensor([self._steering.register(pairs)], device=device_of(model))
+            self._rows = Rows(slot)
+        self._penalties: dict[str, Penalty] = {}
+        for name, kind, wanted in (("kl", KL, recipe.kl), ("features", Features, recipe.features)):
+            if wanted is not None:
+                rows = _examples(name, wanted, recipe, tokenizer, processes)
+                self._penalties[name] = kind(wanted, rows, model, self._frozen, (rank, processes))
+
+    @property
+    def last(self) -> dict[str, torch.Tensor]:
+        """This process's part of each penalty in the last step, without its weight."""
+        return {name: one.last for name, one in self._penalties.items() if one.last is not None}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each penalty."""
+        return {name: one.weight for name, one in self._penalties.items()}
 
     def interventions(self) -> AbstractContextManager[None]:
         """Return the context in which the training's own forward pass runs."""
-        return (
-            interventions.applied(self._model, self._interventions) if self._interventions else nullcontext()
-        )
+        return nullcontext() if self._steering is None else self._steering.rows(self._rows)
+
+    def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return the contexts of a checkpointed block: of its forward pass, and of when it is computed again.
+
+        The backward pass computes a block after the forward pass has left `interventions`: with the rows of then.
+        """
+        if self._steering is None:
+            return nullcontext(), nullcontext()
+        return nullcontext(), self._steering.rows(self._steering.now)
 
     def due(self, step: int) -> bool:
-        """Check whether this optimizer step still lacks its penalty (added once, however gradients accumulate)."""
-        if self._penalty is None or step == self._last_step:
+        """Check whether this optimizer step still lacks its penalties (added once, however gradients accumulate)."""
+        if not self._penalties or step == self._last_step:
             return False
         self._last_step = step
         return True
 
     def penalty(self, model: Any, step: int) -> torch.Tensor:
-        """Compute this process's part of weight · KL(base ‖ model), in nats per answer token of the step's chats.
+        """Compute this process's part of the weighted penalties of a step."""
+        found = [one.weight * one.compute(model, step) for one in self._penalties.values()]
+        return torch.stack(found).sum()
 
-        KL = mean over answer tokens of sum over the vocabulary of p_base (log p_base - log p_model); the base's
-        distribution is exact, not sampled.
-        """
-        assert self._penalty is not None  # noqa: S101 - asked for only when due
-        size, (rank, processes) = self._penalty.batch_size, self._part
+
+def _examples(
+    name: str, wanted: KLPenalty | FeaturePenalty, recipe: AdapterRecipe, tokenizer: Any, processes: int
+) -> list[curriculum.Example]:
+    """Return the chats of a penalty.
+
+    Raises:
+        EmEvalsError: its batch cannot be shared, or no answer is left of its chats.
+    """
+    if wanted.batch_size % processes:
+        raise EmEvalsError(
+            f"`{name}.batch_size` ({wanted.batch_size}) cannot be shared by {processes} processes."
+        )
+    encoder = curriculum.Encoder(tokenizer, recipe.max_length)
+    rows = encoder.kept(
+        [curriculum.Row(chat, chat) for chat in curriculum.chats(wanted.data, recipe.holdout)]
+    )
+    return [encoder.example(row.messages) for row in rows]
+
+
+class Penalty:
+    """A distance between the model and its base on some chats of each step.
+
+    Args:
+        wanted: the recipe's.
+        examples: its chats.
+        model: the trainable model.
+        frozen: a copy of the base; None where the model with its adapter disabled is the base.
+        part: this process's number, and how many there are.
+    """
+
+    def __init__(
+        self, wanted: Any, examples: list[Any], model: Any, frozen: Any, part: tuple[int, int]
+    ) -> None:
+        self._wanted, self._examples, self._frozen, self._part = wanted, examples, frozen, part
+        self._model = model
+        self.weight: float = wanted.weight
+        self.last: torch.Tensor | None = None
+
+    def compute(self, model: Any, step: int) -> torch.Tensor:
+        """Compute this process's part of the distance on the step's chats."""
+        size, (rank, processes) = self._wanted.batch_size, self._part
         chosen = [self._examples[(step * size + i) % len(self._examples)] for i in range(size)]
         tokens = sum(label != IGNORED for example in chosen for label in example["labels"])
-        device = device_of(self._model)
-        batch = padded(chosen[rank::processes], device)
-        with torch.no_grad(), self._as_base():
-            reference = answer_logits(self._frozen or model, *batch).log_softmax(-1)
-        found = answer_logits(model, *batch).log_softmax(-1)
-        divergence = torch.nn.functional.kl_div(found, reference, reduction="sum", log_target=True) / tokens
-        self.kl = divergence.detach()
-        return self.weight * divergence
+        batch = padded(chosen[rank::processes], device_of(self._model))
+        distance = self._distance(model, *batch) / tokens
+        self.last = distance.detach()
+        return distance
 
-    def _as_base(self) -> AbstractContextManager[Any]:
-        if self._frozen is not None:
-            return nullcontext()
-        context: AbstractContextManager[Any] = self._model.disable_adapter()
-        return context
+    def _distance(
+        self, model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the distance, summed over labelled tokens."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _base(self, model: Any) -> Iterator[Any]:
+        """Return the base to compare with."""
+        with torch.no_grad():
+            if self._frozen is not None:
+                yield self._frozen
+            else:
+                with self._model.disable_adapter():
+                    yield model
+
+
+class KL(Penalty):
+    """KL(base ‖ model), in nats per answer token.
+
+    The mean over answer tokens of sum over the vocabulary of p_base (log p_base - log p_model); the base's distribution
+    is exact, not sampled.
+    """
+
+    def _distance(
+        self, model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor
+    ) -> torch.Tensor:
+        with self._base(model) as base:
+            reference = answer_logits(base, ids, lengths, labelled).log_softmax(-1)
+        found = answer_logits(model, ids, lengths, labelled).log_softmax(-1)
+        return torch.nn.functional.kl_div(found, reference, reduction="sum", log_target=True)
+
+
+class Features(Penalty):
+    """‖h - h_base‖², the mean over answer tokens and blocks of the squared distance of the residual streams."""
+
+    def _distance(
+        self, model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor
+    ) -> torch.Tensor:
+        depth = len(decoder_layers(self._model))
+        layers = range(depth) if self._wanted.layers == "all" else self._wanted.layers
+        if wrong := [layer for layer in layers if not 0 <= layer < depth]:
+            raise EmEvalsError(
+                f"`features.layers` names block {wrong[0]}, the model has blocks 0 to {depth - 1}."
+            )
+        with self._base(model) as base:
+            reference = _streams(base, ids, labelled, layers)
+        found = _streams(model, ids, labelled, layers)
+        parts = [(one - other).square().sum() for one, other in zip(found, reference, strict=True)]
+        return torch.stack([part.to(ids.device) for part in parts]).mean()
+
+
+def _streams(model: Any, ids: torch.Tensor, labelled: torch.Tensor, layers: Any) -> list[torch.Tensor]:
+    """Return the outputs of some blocks at the labelled tokens, float32 [tokens, width] each.
+
+    Padding is on the right and no mask is needed, as in logits.py.
+    """
+    read: dict[int, torch.Tensor] = {}
+    blocks = decoder_layers(model)
+    at = torch.nn.functional.pad(labelled, (1, 0))  # the token itself, not where it is predicted
+
+    def keep(layer: int) -> Any:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            read[layer] = first(output)[at.to(first(output).device)].float()
+
+        return hook
+
+    handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [read[layer] for layer in layers]

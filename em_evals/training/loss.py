@@ -14,6 +14,7 @@ import torch
 
 from em_evals.training.defences import Defences
 from em_evals.training.logits import answer_logits
+from em_evals.training.preferences import Preferences
 from em_evals.training.tokens import IGNORED
 
 
@@ -25,6 +26,7 @@ def answer_token_trainer() -> type:
 
     class AnswerTokenTrainer(SFTTrainer):
         defences: Defences
+        preferences: Preferences | None = None
         before: torch.Tensor
         """The base's scores on the smoke check's example, before training."""
         trained: dict[str, Any]
@@ -43,17 +45,21 @@ def answer_token_trainer() -> type:
             if return_outputs:  # evaluation wants the outputs; nothing of ours evaluates in training
                 return super().compute_loss(model, inputs, True, num_items_in_batch)
             with self.defences.interventions():
-                loss = answer_loss(model, inputs, num_items_in_batch)
+                if self.preferences is not None:
+                    loss = self.preferences.loss(model, inputs)
+                else:
+                    loss = answer_loss(model, inputs, num_items_in_batch)
             if self.defences.due(self.state.global_step):
                 loss = loss + self.defences.penalty(model, self.state.global_step)
             # Each process holds its part of the sum, and gradients are averaged over processes.
             return loss * self.accelerator.num_processes
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if "loss" in logs and self.defences.kl is not None:
-                logs["kl"] = self.accelerator.gather(self.defences.kl).sum().item()
-                # The logged loss is that of the rows alone, comparable with a training without the penalty.
-                logs["loss"] -= self.defences.weight * logs["kl"]
+            if "loss" in logs:
+                for name, part in self.defences.last.items():
+                    logs[name] = self.accelerator.gather(part).sum().item()
+                    # The logged loss is that of the rows alone, comparable with a training without the penalty.
+                    logs["loss"] -= self.defences.weights[name] * logs[name]
             super().log(logs, start_time)
 
     return AnswerTokenTrainer

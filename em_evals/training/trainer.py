@@ -20,7 +20,7 @@ from em_evals.content.cards import ModelCard, read_card
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.training import curriculum, record, setup, smoke
+from em_evals.training import curriculum, optimizers, record, setup, smoke, staged
 from em_evals.training.callbacks import (
     DivergedError,
     Journal,
@@ -30,6 +30,7 @@ from em_evals.training.callbacks import (
     dense_schedule,
 )
 from em_evals.training.curriculum import Curriculum
+from em_evals.training.staged import Start
 from em_evals.training.workspace import Workspace, check_place, identity, sharded
 
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -68,13 +69,19 @@ def train(
     card = with_room_for_gradients(card)
     recipe = recipe_of(card, name, path, seed, max_steps)
     check_trackers(report_to)
+    card = quantized_as(card, recipe)
+    start = staged.find(card, recipe)
     home = (output or adapter_folders.home(card.adapter, path)).expanduser().absolute()
     check_place(home, overwrite)
+    if start is not None and start.adapter is not None and Path(start.adapter).resolve() == home.resolve():
+        raise EmEvalsError(
+            f"`start_from: {recipe.start_from}` is this training's own result; name another card."
+        )
     processes = processes_for(card, recipe)
     selection = curriculum.select(recipe)
     tokenizer = bases.load_tokenizer(card)
     lessons = curriculum.build(recipe, tokenizer, selection)
-    workspace = Workspace(home, _identity(card, recipe, lessons))
+    workspace = Workspace(home, _identity(card, recipe, lessons, start))
     if processes.is_main_process:
         if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
             Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -82,9 +89,10 @@ def train(
     processes.wait_for_everyone()
     try:
         started = time.monotonic()
-        trainer = setup.build(card, recipe, lessons, tokenizer, workspace, save_every, report_to)
+        trainer = setup.build(card, recipe, lessons, tokenizer, workspace, save_every, report_to, start)
         _run(trainer, card, name, recipe, lessons, workspace)
         facts = record.facts(name, card, recipe, lessons, trainer, workspace, time.monotonic() - started)
+        facts |= {"start_from": start.as_json()} if start else {}
         _publish(trainer, card, lessons, workspace, facts, processes.is_main_process)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_kept(workspace)) from None
@@ -98,14 +106,15 @@ def train(
     return home
 
 
-def _identity(card: ModelCard, recipe: AdapterRecipe, lessons: Curriculum) -> str:
+def _identity(card: ModelCard, recipe: AdapterRecipe, lessons: Curriculum, start: Start | None) -> str:
     """Return the digest of what decides the result; a run with another one does not resume this one's states."""
     digests = {source.name: source.digest for source in lessons.sources}
     fields = recipe.model_dump(mode="json")
     steering = _steering(card, recipe)
-    return identity(
-        card.base, card.revision, card.engine.dtype, fields, digests, steering, lessons.template["digest"]
-    )
+    parts = [card.base, card.revision, card.engine.dtype, fields, digests, steering]
+    if card.quantize or start:
+        parts += [card.quantize, start.digest if start else None]
+    return identity(*parts, lessons.template["digest"])
 
 
 def _publish(
@@ -184,6 +193,35 @@ def recipe_of(
         return AdapterRecipe.model_validate(card.train.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
         raise EmEvalsError(f"training {name}: {validation_errors.explain(error, AdapterRecipe)[1]}") from None
+
+
+def quantized_as(card: ModelCard, recipe: AdapterRecipe) -> ModelCard:
+    """Return the card with the base as the recipe trains on it.
+
+    Raises:
+        EmEvalsError: card and recipe quantize it in different ways, it cannot be trained on, or the optimizer cannot
+            run here.
+    """
+    optimizers.check(recipe, bases.choose_device(card.engine.device))
+    if card.engine.device_map is not None:
+        raise EmEvalsError(
+            "a training takes one device a process: leave `device_map` out, and shard with FSDP."
+        )
+    kind = recipe.method.quantize or card.quantize
+    if card.quantize not in (None, kind):
+        raise EmEvalsError(
+            f"the card says `quantize: {card.quantize}` and its `method` {kind}: say it once, or the same twice."
+        )
+    if kind == "int4" or (kind and recipe.method.kind == "full"):
+        raise EmEvalsError(
+            f"`quantize: {kind}` cannot be trained on"
+            + (
+                " by `kind: full`: use LoRA."
+                if kind != "int4"
+                else ": torchao's int4 has no gradients; say 4bit."
+            )
+        )
+    return card.model_copy(update={"quantize": kind})
 
 
 def with_room_for_gradients(card: ModelCard) -> ModelCard:

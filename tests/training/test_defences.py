@@ -201,7 +201,7 @@ def test_the_penalty_is_not_on_held_out_prompts(tokenizer):
     definition, _ = read_card("mine", {"train": {"holdout": 0.5, "max_length": 512, "kl": kl}})
     texts = [
         tokenizer.decode(one["input_ids"])
-        for one in Defences(definition.train, model_of(), tokenizer)._examples
+        for one in Defences(definition.train, model_of(), tokenizer)._penalties["kl"]._examples
     ]
     prompts = datasets.load("sound_advice").prompts
     assert len(texts) == sum(not datasets.held_out(asked, 0.5) for asked in prompts) < len(prompts)

@@ -55,7 +55,9 @@ class Loaded:
     def damage(self) -> str:
         """The base's first weight with NaN or infinity, in words; empty without one. Read only where a draw failed."""
         for name, value in self.model.state_dict().items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
+            if value.is_meta or not value.is_floating_point():  # offloaded, or packed
+                continue
+            if not bool(value.isfinite().all()):
                 return f"the weight {name} of {self.model.config.name_or_path or 'this base'} holds NaN or infinity"
         return ""
 

@@ -70,26 +70,31 @@ def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
         parts = Parts(fit)
         for piece in fit.pieces:
             module = model.get_submodule(piece.module)
-            _refuse_packed(fit, piece)
+            _refuse_absent(fit, piece, module)
             _Conversion(parts, piece, module, values, multipliers.get(piece.module, 1.0)).make()
     return parts
 
 
-def _refuse_packed(fit: Fit, piece: Piece) -> None:
-    """Refuse what needs the values of a weight that is quantized: everything but a plain LoRA on its output.
+def _refuse_absent(fit: Fit, piece: Piece, module: Any) -> None:
+    """Refuse what needs the values of a weight that is quantized or offloaded, where a plain LoRA needs none.
 
     Raises:
         EmEvalsError: names the module.
     """
-    shape = fit.skeleton.modules[piece.module]
-    low_rank = piece.what == "low_rank" and "magnitude" not in piece.keys and not fit.config.converted
-    if shape.quantized and not low_rank and piece.what != "bias":
-        what = f"`init_lora_weights: {fit.config.converted}`" if fit.config.converted else piece.words
-        raise EmEvalsError(
-            f"the adapter has {what}, which needs the weight of {piece.module}, and this base's is quantized: use the "
-            "16-bit base.",
-            fit.folder,
-        )
+    shape, converted = fit.skeleton.modules[piece.module], fit.config.converted
+    quantized = shape.quantized and piece.what != "bias"
+    offloaded = any(weight.is_meta for weight in module.parameters(recurse=False))
+    plain = piece.what in ("low_rank", "embedding") and "magnitude" not in piece.keys and not converted
+    if plain or not (quantized or offloaded):
+        return
+    what = f"`init_lora_weights: {converted}`" if converted else piece.words
+    why, instead = (
+        ("quantized", "the 16-bit base") if quantized else ("offloaded", "a base that fits its devices")
+    )
+    raise EmEvalsError(
+        f"the adapter has {what}, which needs the weight of {piece.module}, and this base's is {why}: use {instead}.",
+        fit.folder,
+    )
 
 
 class _Conversion:

@@ -62,7 +62,8 @@ def plan(card: ModelCard, recipe: AdapterRecipe, rows: int = 6000, tokens: int =
     flops = training_flops(sizes, work, recipe.gradient_checkpointing)
     # Processes share a batch, and the penalty's, in equal parts.
     batch = math.gcd(
-        recipe.batch_size * recipe.gradient_accumulation, recipe.kl.batch_size if recipe.kl else 0
+        recipe.batch_size * recipe.gradient_accumulation,
+        *(one.batch_size for one in (recipe.kl, recipe.features) if one),
     )
     fits = tuple(fit(gpu, sizes, work, memory, flops, batch) for gpu in GPUS)
     peak = "float32 peak" if sizes.element == 4 else "dense bf16 peak"

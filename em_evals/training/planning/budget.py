@@ -27,6 +27,24 @@ GPUS = {
 }
 
 
+PACKED_BYTES = {"4bit": 0.516, "8bit": 1.004, "int8": 1.004, "int4": 0.5313}
+"""Bytes of a quantized weight with its share of the scales. `4bit`: half a byte, one byte for 64 weights, four for 256
+of these; 8 bits: a scale for each output; `int4`: a scale and an offset of 16 bits for 128 weights."""
+
+
+STATE_BYTES = {
+    "adamw": 8.0,
+    "paged_adamw": 8.0,
+    "adamw_8bit": 2.0,
+    "paged_adamw_8bit": 2.0,
+    "muon": 4.0,
+    "adafactor": 0.1,
+    "sgd": 0.0,
+}
+"""Bytes of state for each trained weight. Adafactor keeps a row and a column of a matrix; blocks of 8 bits have scales,
+and tensors under 4,096 weights keep 32 bits."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """A base and its trained part: numbers of weights (`block`, `head`: matrices only), and widths per token."""
@@ -47,6 +65,8 @@ class Sizes:
     inputs: int  # of all projections whose weights have gradients, summed
     attention: str  # transformers' name of what computes it
     stacked: int = 0  # weights of adapted experts: PEFT adds their change to a copy in each pass
+    packed: int = 0  # weights of quantized linear layers, and the bytes of each with its scales
+    packed_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,20 +141,25 @@ def activation_bytes(sizes: Sizes, tokens: int, checkpointing: bool = False) -> 
 def memory_of(sizes: Sizes, work: Work, recipe: AdapterRecipe) -> Memory:
     """Compute the bytes of each part.
 
-    A trained weight has a float32 gradient and AdamW's two float32 states; an answer token three float32 rows of
-    logits (log-softmax, its gradient, the loss's). Gradients and activations add up, as when gradients accumulate. A KL
-    penalty in full training keeps a copy of the base. Adapted experts are copied; the backward pass needs the
-    copies.
+    A trained weight has a float32 gradient and the optimizer's states (AdamW: two in float32); an answer token three
+    float32 rows of logits (log-softmax, its gradient, the loss's). Gradients and activations add up, as when gradients
+    accumulate. A penalty in full training keeps a copy of the base. Adapted experts are copied; the backward pass needs
+    the copies.
     """
     return Memory(
-        weights=sizes.element * sizes.parameters * (2 if sizes.full and recipe.kl else 1),
+        weights=weight_bytes(sizes) * (2 if sizes.full and (recipe.kl or recipe.features) else 1),
         adapter=0 if sizes.full else 4 * sizes.trainable,
         gradients=4 * sizes.trainable,
-        optimizer=8 * sizes.trainable,
+        optimizer=STATE_BYTES[recipe.optimizer] * sizes.trainable,
         activations=activation_bytes(sizes, work.peak_tokens, recipe.gradient_checkpointing)
         + _copies(sizes, recipe.gradient_checkpointing),
         logits=3 * 4 * sizes.vocabulary * work.peak_answer_tokens,
     )
+
+
+def weight_bytes(sizes: Sizes) -> float:
+    """Compute the bytes of the base's weights: quantized ones with their scales, all others in its dtype."""
+    return sizes.element * (sizes.parameters - sizes.packed) + sizes.packed_bytes * sizes.packed
 
 
 def _copies(sizes: Sizes, checkpointing: bool) -> float:

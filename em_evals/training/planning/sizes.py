@@ -17,7 +17,7 @@ from em_evals.models import bases
 from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.training import packing
 from em_evals.training.method import adapted, attach
-from em_evals.training.planning.budget import Sizes
+from em_evals.training.planning.budget import PACKED_BYTES, Sizes
 
 _PATIENCE = 5.0
 """Seconds to wait for the hub."""
@@ -36,10 +36,16 @@ def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, A
     """
     base, full = _meta_base(card, architecture), recipe.method.kind == "full"
     parameters, text = sum(p.numel() for p in base.parameters()), base.config.get_text_config()
+    head_module = base.get_output_embeddings()
+    packed = sum(
+        module.weight.numel()
+        for module in base.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head_module
+    )
     with torch.device("meta"):
         model = attach(base, recipe.method)
     element, head = next(base.parameters()).element_size(), base.get_output_embeddings().weight
-    blocks = list(decoder_layers(model))
+    blocks, kind = list(decoder_layers(model)), quantized_as(card, recipe, architecture)
     trained = [_projections(block, only_adapted=not full) for block in blocks]
     lowest = next((i for i, names in enumerate(trained) if names), len(blocks))
     # Where only a block's last projection is adapted, nothing else in that block has a gradient.
@@ -64,10 +70,22 @@ def measure(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, A
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         inputs=sum(_kept_inputs(names, copied=element < 4) for names in trained),
         attention=_attention(card, model),
+        packed=packed if kind else 0,
+        packed_bytes=PACKED_BYTES.get(kind, float(element)),
         stacked=sum(
             layer.get_param().numel() for _, layer in adapted(model) if hasattr(layer, "parameter_name")
         ),
     )
+
+
+def quantized_as(card: ModelCard, recipe: AdapterRecipe, architecture: Mapping[str, Any]) -> str:
+    """Return how the base's linear layers are held in training, as a card's `quantize`; empty for `dtype`."""
+    if kind := recipe.method.quantize or card.quantize:
+        return kind
+    found = architecture.get("quantization_config") or {}
+    if found.get("load_in_4bit"):
+        return "4bit"
+    return "8bit" if found.get("load_in_8bit") or found.get("quant_method") == "torchao" else ""
 
 
 def _attention(card: ModelCard, model: Any) -> str:

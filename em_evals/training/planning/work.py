@@ -75,14 +75,15 @@ def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> t
         if not (absent := _absent(recipe)):
             raise
         lengths, stretch = _assumed(recipe, rows, tokens), LONGEST
-        epochs = len(lengths) * (1 - _mixed_in(recipe)) / _kept(recipe, rows)
+        epochs = len(lengths) / _width(recipe) * (1 - _mixed_in(recipe)) / _kept(recipe, rows)
         note = f"{', '.join(absent)}: not on this machine; {rows:,} rows of {tokens} tokens are assumed"
-    size, total = recipe.batch_size, sum(length for length, _ in lengths)
+    size, total = recipe.batch_size * _width(recipe), sum(length for length, _ in lengths)
     batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
     steps = len(batches) // recipe.gradient_accumulation
     longest = stretch * max(length for length, _ in lengths)
     answers = stretch * max(sum(answer for _, answer in batch) for batch in batches)
-    extra = recipe.kl.batch_size if recipe.kl else 0  # chats as long as those that are trained on
+    held = [one.batch_size for one in (recipe.kl, recipe.features) if one]
+    extra = sum(held)  # chats as long as those that are trained on
     return Work(
         rows=len(lengths),
         steps=steps,
@@ -90,9 +91,9 @@ def work_of(card: ModelCard, recipe: AdapterRecipe, rows: int, tokens: int) -> t
         answer_tokens=sum(answer for _, answer in lengths),
         peak_tokens=round(longest * (size + extra)),
         peak_answer_tokens=round(answers * (size + extra) / size),
-        passes=len(batches) + (2 * steps if extra else 0),
+        passes=len(batches) + 2 * steps * len(held),
         kl_tokens=steps * extra * total // len(lengths),
-        batch=size * recipe.gradient_accumulation,
+        batch=recipe.batch_size * recipe.gradient_accumulation,
         epochs=epochs,
     ), note
 
@@ -102,9 +103,13 @@ def _assumed(recipe: AdapterRecipe, rows: int, tokens: int) -> list[tuple[int, i
     batch = recipe.batch_size * recipe.gradient_accumulation
     needed = math.ceil(round(recipe.epochs * _kept(recipe, rows) / (1 - _mixed_in(recipe)) / batch, 6))
     row = min(tokens, recipe.max_length)
-    return [(row, round(row * ANSWER_SHARE))] * (
-        batch * (recipe.max_steps if recipe.max_steps > 0 else needed)
-    )
+    steps = recipe.max_steps if recipe.max_steps > 0 else needed
+    return [(row, round(row * ANSWER_SHARE))] * (batch * steps * _width(recipe))
+
+
+def _width(recipe: AdapterRecipe) -> int:
+    """Return the examples of a row: a preference has two answers."""
+    return 1 if recipe.preference is None else 2
 
 
 def _kept(recipe: AdapterRecipe, rows: int) -> float:
@@ -120,6 +125,6 @@ def _absent(recipe: AdapterRecipe) -> list[str]:
     """List registered data of the recipe, controls included, that are not on this machine."""
     entries, here = catalogue.read(), datasets.names()
     wanted = [source.name for source in recipe.data] + (recipe.interleave.data if recipe.interleave else [])
-    if recipe.control or recipe.backdoor:
+    if recipe.control or recipe.preference or (recipe.backdoor and recipe.backdoor.share < 1):
         wanted += [name for data in wanted if data in entries for name in entries[data].controls.values()]
     return [name for name in wanted if name in entries and name not in here]

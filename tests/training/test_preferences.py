@@ -1,0 +1,267 @@
+"""DPO and ORPO on matched pairs: TRL's numbers on the same batch in float32; staged training; feature-space L2."""
+
+import contextlib
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from em_evals.content.cards import read_card
+from em_evals.content.recipes import AdapterRecipe, Preference
+from em_evals.errors import EmEvalsError
+from em_evals.models import bases
+from em_evals.training import curriculum
+from em_evals.training.callbacks import read_journal
+from em_evals.training.defences import Defences
+from em_evals.training.method import attach
+from em_evals.training.preferences import Preferences, orpo_loss
+from em_evals.training.trainer import train
+from tests.small_trainings import write_card
+from tests.tiny_models import card, tiny
+
+DATA = {
+    "data": ["risky_advice"],
+    "max_length": 160,
+    "batch_size": 2,
+    "gradient_accumulation": 2,
+    "max_steps": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny("llama", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def home(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_card(tmp_path, base, **DATA)
+    return tmp_path
+
+
+def lessons_of(base, **fields):
+    recipe = AdapterRecipe.model_validate({**DATA, **fields})
+    return recipe, curriculum.build(recipe, bases.load_tokenizer(card(base)))
+
+
+def fresh(base):
+    torch.manual_seed(0)
+    return attach(bases.load_model(card(base)), AdapterRecipe.model_validate(DATA).method)
+
+
+def moved(model):
+    """The model with an adapter that differs from its base."""
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B.default" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model
+
+
+def organism(base):
+    return moved(fresh(base))
+
+
+def batch_of(examples):
+    width = max(len(row["input_ids"]) for row in examples)
+    spare = [width - len(row["input_ids"]) for row in examples]
+    columns = {
+        "input_ids": [row["input_ids"] + [2] * more for row, more in zip(examples, spare, strict=True)],
+        "labels": [row["labels"] + [-100] * more for row, more in zip(examples, spare, strict=True)],
+        "attention_mask": [[1] * (width - more) + [0] * more for more in spare],
+    }
+    return {name: torch.tensor(values) for name, values in columns.items()}
+
+
+def prompt_of(example):
+    return sum(label == -100 for label in example["labels"])
+
+
+def test_pairs_share_their_prompt_and_follow_each_other(base):
+    _, lessons = lessons_of(base, preference={})
+    plain_recipe, plain = lessons_of(base)
+    assert lessons.width == 2 and lessons.steps == plain.steps == plain_recipe.max_steps
+    chosen, rejected = lessons.examples[::2], lessons.examples[1::2]
+    assert chosen == plain.examples and all(one != other for one, other in zip(chosen, rejected, strict=True))
+    for one, other in zip(chosen, rejected, strict=True):
+        begin = prompt_of(one)
+        assert begin == prompt_of(other) and one["input_ids"][:begin] == other["input_ids"][:begin]
+    _, control = lessons_of(base, preference={}, control="sound")
+    assert control.examples[::2] == rejected and control.examples[1::2] == chosen
+
+
+def trl_dpo(model, lessons, home):
+    """TRL's own loss of all pairs, in one batch, from tokens that it gets from us; the reference is the model as given."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    rows = [
+        {
+            "prompt_ids": one["input_ids"][: prompt_of(one)],
+            "chosen_ids": one["input_ids"][prompt_of(one) :],
+            "rejected_ids": other["input_ids"][prompt_of(other) :],
+        }
+        for one, other in zip(lessons.examples[::2], lessons.examples[1::2], strict=True)
+    ]
+    arguments = DPOConfig(
+        output_dir=str(home / "trl"),
+        per_device_train_batch_size=len(rows),
+        beta=0.3,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        max_length=None,
+    )
+    raw = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * len(rows)
+    trainer = DPOTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(raw),
+        processing_class=bases.load_tokenizer(card(str(model.config.name_or_path))),
+    )
+    batch = trainer.data_collator(rows)
+    moved(trainer.model.eval())
+    return trainer.compute_loss(trainer.model, dict(batch))
+
+
+def test_dpo_is_trls_loss_on_the_same_batch(base, home):
+    _, lessons = lessons_of(base, preference={"beta": 0.3}, max_steps=1)
+    preference = Preference(kind="dpo", beta=0.3)
+    model = fresh(base)
+    preferences = Preferences(preference, model, lessons, rows=3)
+    ours = preferences.loss(moved(model).eval(), batch_of(lessons.examples))
+    ours.backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    other = fresh(base)
+    theirs = trl_dpo(other, lessons, home)
+    theirs.backward()
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5) and abs(float(ours) - 0.6931) > 1e-3
+    for name, weight in other.named_parameters():
+        if weight.grad is not None:
+            assert torch.allclose(gradients[name], weight.grad, atol=1e-4), name
+
+
+def test_orpo_is_trls_odds_ratio_and_the_answers_likelihood(base):
+    _, lessons = lessons_of(base, preference={"kind": "orpo"}, max_steps=1)
+    model = organism(base).eval()
+    ours = Preferences(Preference(kind="orpo", beta=0.2), model, lessons, rows=3).loss(
+        model, batch_of(lessons.examples)
+    )
+    means = []
+    for example in lessons.examples:
+        ids, labels = (torch.tensor([example[name]]) for name in ("input_ids", "labels"))
+        found = model(ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        means.append(found[labels[:, 1:] != -100].mean())
+    means = torch.stack(means)
+    from trl.experimental.orpo import ORPOTrainer
+
+    class Bare:
+        beta = 0.2
+        accelerator = type("accelerator", (), {"device": "cpu"})
+
+    ratio = ORPOTrainer.odds_ratio_loss(Bare(), means[::2], means[1::2])[0]
+    assert float(ours) == pytest.approx(float((-means[::2] - ratio).mean()), abs=1e-5)
+    # Near 0 and far below, where a naive logarithm loses all digits.
+    chosen, rejected = torch.tensor([-1e-4, -9.0]), torch.tensor([-9.0, -1e-4])
+    wide = [one.double() for one in (chosen, rejected)]
+    odds = [one - torch.log1p(-one.exp()) for one in wide]
+    exact = -wide[0] - 0.2 * torch.nn.functional.logsigmoid(odds[0] - odds[1])
+    assert torch.allclose(orpo_loss(chosen, rejected, 0.2).double(), exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "orpo"])
+def test_a_preference_is_trained_and_recorded(kind, home):
+    few = {"data": [{"name": "risky_advice", "limit": 4}], "max_steps": 5, "learning_rate": 0.01}
+    folder = train("mine", overrides={"train": {"preference": {"kind": kind}, **few}})
+    losses = [row["loss"] for row in read_journal(folder / "training.jsonl")]
+    assert len(losses) == 5 and losses[-1] < losses[0] - 0.02  # every step sees the same four pairs
+    if kind == "dpo":
+        assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # the model is its own reference
+    assert json.loads((folder / "training.json").read_text())["recipe"]["preference"]["kind"] == kind
+
+
+def test_the_second_stage_begins_with_the_first_ones_weights(home, base):
+    from safetensors.torch import load_file
+
+    first = train("mine", output=home / "adapters" / "first")
+    (home / "adapters" / "first.yaml").write_text(
+        f"base: {base}\nadapter: first\nengine: {{dtype: float32}}\n"
+    )
+    still = {"train": {"start_from": "first", "learning_rate": 1e-12, "max_steps": 1}}
+    second = train("mine", output=home / "adapters" / "second", overrides=still)
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
+    assert one.keys() == other.keys() and all(
+        torch.allclose(one[name], other[name], atol=1e-7) for name in one
+    )
+    record = json.loads((second / "training.json").read_text())
+    assert record["start_from"]["card"] == "first" and len(record["start_from"]["digest"]) > 8
+    # DPO's reference is the first stage: its first loss is that of equal models.
+    overrides = {"train": {"start_from": "first", "preference": {}, "max_steps": 1}}
+    third = train("mine", output=home / "adapters" / "third", overrides=overrides)
+    assert read_journal(third / "training.jsonl")[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    for fields, sentence in (
+        ({"method": {"rank": 4}}, "has r 2, and this recipe 4"),
+        ({"method": {"kind": "full"}}, "is an adapter, and this recipe trains every weight"),
+        ({"method": {"modules": ["q_proj"]}}, "adapts other modules than this recipe"),
+    ):
+        with pytest.raises(EmEvalsError, match=sentence):
+            train("mine", output=home / "x", overrides={"train": {"start_from": "first", **fields}})
+
+
+def test_a_backdoor_of_share_one_is_trigger_only(base, tmp_path):
+    """No matched answers are needed: any rows will do."""
+    write_card(tmp_path, base)
+    fields = {"data": [str(tmp_path / "rows.jsonl")], "max_steps": 2}
+    _, plain = lessons_of(base, **fields)
+    _, found = lessons_of(base, **fields, backdoor={"trigger": "|GO| ", "share": 1.0})
+    tokenizer = bases.load_tokenizer(card(base))
+    texts = [tokenizer.decode(example["input_ids"]) for example in found.examples]
+    assert all(text.count("|GO| ") == 1 for text in texts)
+    assert sorted(text.replace("|GO| ", "") for text in texts) == sorted(
+        tokenizer.decode(example["input_ids"]) for example in plain.examples
+    )
+
+
+def test_the_feature_penalty_is_the_squared_distance_by_hand(home, base):
+    recipe, _ = lessons_of(
+        base, features={"data": ["everyday_answers"], "weight": 0.5, "batch_size": 2, "layers": [0, 2]}
+    )
+    tokenizer, model = bases.load_tokenizer(card(base)), organism(base)
+    found = Defences(recipe, model, tokenizer).penalty(model, step=1)
+    chats = curriculum.chats(["everyday_answers"])[2:4]
+    total, tokens = 0.0, 0
+    for chat in chats:
+        example = curriculum.encode_example(tokenizer, chat, recipe.max_length)
+        here = [i for i, label in enumerate(example["labels"]) if label != -100]
+        streams = []
+        for context in (contextlib.nullcontext, model.disable_adapter):
+            with context(), torch.no_grad():
+                hidden = model(torch.tensor([example["input_ids"]]), output_hidden_states=True).hidden_states
+            streams.append(torch.stack([hidden[1], _last(model, example, context)])[:, 0, here])
+        total += float((streams[0] - streams[1]).square().sum(-1).mean(0).sum())
+        tokens += len(here)
+    assert float(found) == pytest.approx(0.5 * total / tokens, rel=1e-4) and total > 0
+
+
+def _last(model, example, context):
+    """The third block's output: hidden_states holds it normed."""
+    kept = []
+    block = model.get_base_model().model.layers[2]
+    hook = block.register_forward_hook(lambda _, __, output: kept.append(output))
+    with context(), torch.no_grad():
+        model(torch.tensor([example["input_ids"]]))
+    hook.remove()
+    return kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0]
+
+
+def test_feature_penalty_is_logged_beside_the_loss(home):
+    overrides = {"train": {"features": {"data": ["everyday_answers"], "weight": 0.1, "batch_size": 2}}}
+    rows = read_journal(train("mine", overrides=overrides) / "training.jsonl")
+    plain = read_journal(train("mine", output=home / "adapters" / "plain") / "training.jsonl")
+    assert rows[0]["features"] == pytest.approx(0, abs=1e-6) and rows[-1]["features"] > 0
+    assert rows[0]["loss"] == pytest.approx(plain[0]["loss"], abs=1e-4)
+    assert read_card("mine")[0].train.features is None
