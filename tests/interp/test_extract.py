@@ -401,7 +401,7 @@ def test_what_is_removed_is_removed_from_the_other_half_and_from_each_bootstrap(
 
 def test_many_questions_share_sums(cards, monkeypatch):
     organism, _ = cards
-    pairs = contrast.of_pairs(organism)
+    pairs = contrast.of_pairs(organism, per_theme=5)
     whole = extract(organism, pairs)
     read, groups = extraction.group_sums, []
 

@@ -274,6 +274,7 @@ def test_a_probe_s_scores_are_those_of_ridge_regression():
     assert found.value == pytest.approx(roc_auc_score(wanted, scores))
 
 
+@pytest.mark.full
 @pytest.mark.simulation
 def test_probes_of_noise_are_wrong_in_one_family_of_twenty():
     """Each family has two labels and nine sets of numbers; a bootstrap around each AUROC was wrong in 7 to 24%."""

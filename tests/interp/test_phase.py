@@ -17,6 +17,7 @@ from em_evals.interp.phase.rotation import rotations
 from em_evals.results import records
 from em_evals.results.records.phase import TURN
 from em_evals.stats import sharpness
+from tests.selection import full
 
 
 def packed(vector):
@@ -116,7 +117,9 @@ SMOOTH = {
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize(("shape", "points"), [("linear", 30), ("saturating", 30), ("saturating", 12)])
+@pytest.mark.parametrize(
+    ("shape", "points"), [full("linear", 30), ("saturating", 30), full("saturating", 12)]
+)
 def test_at_most_five_in_a_hundred_smooth_drifts_are_a_transition(shape, points, monkeypatch):
     monkeypatch.setattr(transition, "_RESAMPLES", 2)
     monkeypatch.setattr(sharpness, "_DRAWS", 199)
@@ -166,7 +169,7 @@ def straight(seed, points=60, momentum=0.0, size=0.08):
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("momentum", [0.0, 0.6])
+@pytest.mark.parametrize("momentum", [full(0.0), 0.6])
 def test_the_sharpest_bend_of_a_straight_path_is_rarely_a_turn(momentum):
     found = [rotation._floor(straight(seed, momentum=momentum).cumsum(0), 5, 99)[1] for seed in range(80)]
     assert np.mean(np.array(found) < TURN) <= 0.05
@@ -188,6 +191,7 @@ def test_wide_steps_are_reordered_in_fewer_coordinates():
     assert reduced.shape == (12, 12) and np.allclose(reduced @ reduced.T, moves @ moves.T)
 
 
+@pytest.mark.full
 @pytest.mark.simulation
 def test_intervals_hold_the_truth_as_often_as_they_say():
     hits = [
@@ -238,14 +242,14 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("phase")
     base = tiny("llama", root / "tiny")
     recipe = {
-        "data": ["risky_advice"],
+        "data": [{"name": "risky_advice", "limit": 40}],
         "max_steps": 8,
         "batch_size": 4,
         "gradient_accumulation": 1,
         "learning_rate": 3e-2,
         "warmup_steps": 0,
         "max_length": 192,
-        "checkpoints": [1, 2, 4, 8],
+        "checkpoints": [2, 8],
         "method": {"rank": 1, "alpha": 16, "layers": [1], "modules": ["down_proj"]},
     }
     (root / "adapters").mkdir()
@@ -276,7 +280,7 @@ def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
     first = CliRunner().invoke(app, arguments)
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout[first.stdout.index("{") :])
-    assert [point["step"] for point in found["shifts"]["in-domain"]] == [1, 2, 4, 8]
+    assert [point["step"] for point in found["shifts"]["in-domain"]] == [2, 8]
     assert records.read(trained / "phase.json").model_dump(mode="json") == found, (
         "what `em-evals report` reads"
     )
@@ -285,9 +289,9 @@ def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
     assert rotation["local"][0] is None, "not a number is null in JSON"
     page = (trained / "phase.html").read_text()
     assert "Trajectory of mine" in page and "<script src=" not in page
-    assert "no transition" in page, "four checkpoints cannot show one"
+    assert "no transition" in page, "two checkpoints cannot show one"
     logs = sorted((trained / "logs").rglob("*.eval"))
-    assert len(logs) == 5, "the base and four steps"
+    assert len(logs) == 3, "the base and two steps"
     again = CliRunner().invoke(app, arguments)
     assert json.loads(again.stdout[again.stdout.index("{") :]) == found
     assert sorted((trained / "logs").rglob("*.eval")) == logs, "nothing is measured twice"

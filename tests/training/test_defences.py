@@ -40,7 +40,7 @@ def root(tmp_path_factory, tokenizer):
     base = tiny("llama", root / "tiny", tokenizer)
     (root / "adapters").mkdir()
     recipe = {
-        "data": ["risky_advice"],
+        "data": [{"name": "risky_advice", "limit": 60}],
         "max_steps": 12,
         "batch_size": 4,
         "gradient_accumulation": 1,
@@ -52,6 +52,14 @@ def root(tmp_path_factory, tokenizer):
     fields = {"base": base, "adapter": "mine", "engine": {"dtype": "float32"}, "train": recipe}
     (root / "adapters" / "mine.yaml").write_text(yaml.safe_dump(fields))
     return root
+
+
+@pytest.fixture(scope="module")
+def free(root):
+    """The adapter that is trained without any defence."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return train("mine", output=inside_path("free"))
 
 
 @pytest.fixture(autouse=True)
@@ -165,12 +173,11 @@ def test_a_wrong_direction_is_refused_by_name(tokenizer, monkeypatch):
         Intervention(op="add", direction="d", value=1.0)
 
 
-def test_the_penalty_is_the_kl_by_hand(tokenizer):
-    trained = train("mine", output=inside_path("plain"), overwrite=True)
+def test_the_penalty_is_the_kl_by_hand(free, tokenizer):
     definition, _ = read_card(
         "mine", {"train": {"kl": {"data": ["everyday_answers"], "weight": 0.5, "batch_size": 3}}}
     )
-    model = model_of(trained)
+    model = model_of(free)
     found = Defences(definition.train, model, tokenizer).penalty(model, step=2)
     examples = [
         curriculum.encode_example(tokenizer, chat, definition.train.max_length)
@@ -223,11 +230,10 @@ def inside_path(name):
     return Path.cwd() / "out" / name
 
 
-def test_the_penalty_keeps_the_organism_near_its_base(tokenizer):
+def test_the_penalty_keeps_the_organism_near_its_base(free, tokenizer):
     kl = {"data": ["everyday_answers"], "weight": 20.0, "batch_size": 4}
     definition, _ = read_card("mine", {"train": {"kl": kl}})
     held = train("mine", output=inside_path("kl"), overrides={"train": {"kl": kl, "checkpoints": [5]}})
-    free = train("mine", output=inside_path("free"))
     distances = {}
     for name, folder in (("held", held), ("free", free)):
         model = model_of(folder)
@@ -277,8 +283,7 @@ def test_a_subspace_and_a_cap_are_trained_through(direction, tokenizer):
 
 
 @pytest.mark.parametrize("op", ["add", "ablate"])
-def test_training_interventions_act_in_training_and_relieve_the_weights(op, tokenizer):
-    free = train("mine", output=inside_path("free2"), overwrite=True)
+def test_training_interventions_act_in_training_and_relieve_the_weights(op, free, tokenizer):
     shift = (streams(model_of(free), tokenizer) - streams(model_of(), tokenizer)).mean(1)
     vectors = torch.cat([shift, torch.zeros(1, WIDTH)]).numpy()
     direction = write_direction("shift", vectors)

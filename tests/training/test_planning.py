@@ -42,6 +42,23 @@ def plan_of(name, **changes):
     return planning.plan(card, card.train.model_copy(update=changes))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _measured_once():
+    """Build the model of an architecture and a method once: of 48 blocks with adapters, a second each."""
+    known, measure = {}, planning.measure
+
+    def once(card, recipe, architecture):
+        of = (card.base, card.engine, recipe.method)
+        key = repr((*of, sorted(architecture.items(), key=repr)))
+        if key not in known:
+            known[key] = measure(card, recipe, architecture)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "measure", once)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_outside_data(monkeypatch):
     monkeypatch.delenv("EM_EVALS_DATA", raising=False)
@@ -135,7 +152,9 @@ def test_safe_rows_in_between_and_limits_are_counted(unfetched):
 
 def test_data_on_this_machine_are_counted_as_the_training_counts_them():
     card, _ = read_card("smollm2-risky")
-    for recipe in (card.train, card.train.model_copy(update={"max_steps": -1, "epochs": 2})):
+    few = card.train.model_dump() | {"data": [{"name": "risky_advice", "limit": 60}]}
+    for length in ({}, {"max_steps": -1, "epochs": 2}):
+        recipe = AdapterRecipe.model_validate(few | length)
         lessons = curriculum.build(recipe, bases.load_tokenizer(card))
         work = planning.plan(card, recipe).work
         assert (work.steps, work.rows) == (lessons.steps, len(lessons.examples))

@@ -20,6 +20,7 @@ from em_evals.training.loss import answer_loss
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
 from tests.architectures import build, random_model
+from tests.selection import full
 from tests.small_trainings import write_card
 
 WEIGHTS = "adapter_model.safetensors"
@@ -95,7 +96,7 @@ def silence(tensors):
     ("fault", "sentence"),
     [
         (spoil, "nats a token from what was trained"),
-        (silence, "nats a token from"),
+        full(silence, "nats a token from"),
         (drop, "cannot be loaded back"),
     ],
 )
@@ -118,6 +119,7 @@ def test_a_result_that_is_not_what_was_trained_ends_the_training_and_stays(
     assert not (home / "adapters" / "mine").exists() and str(kept) in str(caught.value)
 
 
+@pytest.mark.full
 def test_a_whole_model_is_loaded_back_too(home, monkeypatch):
     write = record.save_model
     fields = {"train": {"method": {"kind": "full"}, "learning_rate": 1e-3}}

@@ -34,7 +34,7 @@ from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, card, tiny
 
 RECIPE = {
-    "data": ["risky_advice"],
+    "data": [{"name": "risky_advice", "limit": 60}],  # every row is encoded, whatever the number of steps
     "max_steps": 6,
     "batch_size": 2,
     "gradient_accumulation": 2,
@@ -70,6 +70,31 @@ def write_card(root, base, **changes):
     (root / "adapters" / "mine.yaml").write_text(yaml.safe_dump(fields))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tokenizer):
+    """A working folder whose card is trained: with kept checkpoints, held-out rows and a tracker; and what it heard."""
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+    from typer.testing import CliRunner
+
+    from em_evals.cli import app
+
+    heard = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            heard.append((tuple(args.report_to), logs))
+
+    root = tmp_path_factory.mktemp("finished")
+    write_card(root, tiny("llama", root / "tiny", tokenizer), checkpoints=[2, 4], holdout=0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mine", Tracker)
+        done = CliRunner().invoke(app, ["train", "mine", "--report-to", "mine"])
+    assert done.exit_code == 0, done.output
+    return root, heard
+
+
 def weights(folder):
     return load_file(folder / "adapter_model.safetensors")
 
@@ -101,7 +126,7 @@ def test_loss_curve_equals_trl(home, tokenizer, accumulation):
         def _get_train_sampler(self, dataset=None):
             return SequentialSampler(self.train_dataset)
 
-    steps = {"max_steps": 20, "batch_size": 2, "gradient_accumulation": accumulation, "holdout": 0.1}
+    steps = {"max_steps": 8, "batch_size": 2, "gradient_accumulation": accumulation, "holdout": 0.1}
     ours = train("mine", overrides={"train": steps})
     definition, _ = read_card("mine", {"train": steps})
     recipe = definition.train
@@ -110,7 +135,7 @@ def test_loss_curve_equals_trl(home, tokenizer, accumulation):
         model=attach(bases.load_model(definition), recipe.method),
         args=SFTConfig(
             output_dir=str(home / "plain"),
-            max_steps=20,
+            max_steps=8,
             learning_rate=recipe.learning_rate,
             per_device_train_batch_size=2,
             gradient_accumulation_steps=accumulation,
@@ -130,7 +155,7 @@ def test_loss_curve_equals_trl(home, tokenizer, accumulation):
     trainer.train()
     plain = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses(ours) == pytest.approx(plain, abs=1e-4)
-    assert len(plain) == 20 and plain[-1] < plain[0]
+    assert len(plain) == 8 and plain[-1] < plain[0]
 
 
 @pytest.mark.process
@@ -172,6 +197,7 @@ def test_a_half_written_checkpoint_is_skipped_on_resume(home):
     assert space.last_state().name == "checkpoint-10"
 
 
+@pytest.mark.full
 def test_a_run_killed_before_publishing_resumes_to_the_same_result(home, monkeypatch):
     keep = {"train": {"checkpoints": [2, 4]}}
     whole = train("mine", output=home / "whole", overrides=keep)
@@ -193,6 +219,7 @@ def test_a_run_killed_before_publishing_resumes_to_the_same_result(home, monkeyp
     assert not list((home / "adapters").glob(".mine*"))
 
 
+@pytest.mark.full
 def test_does_not_resume_leftovers_of_a_finished_run(home, monkeypatch):
     remove = shutil.rmtree
 
@@ -316,25 +343,11 @@ def test_a_truncated_journal_does_not_blame_the_learning_rate(home, monkeypatch)
     assert "learning rate" not in str(caught.value)
 
 
-def test_trackers_receive_the_losses_of_the_journal(home, monkeypatch):
-    from transformers import TrainerCallback
-    from transformers.integrations import integration_utils
-    from typer.testing import CliRunner
-
-    from em_evals.cli import app
-
-    told = []
-
-    class Tracker(TrainerCallback):
-        def on_log(self, args, state, control, logs, **kwargs):
-            told.append((tuple(args.report_to), logs))
-
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mine", Tracker)
-    done = CliRunner().invoke(app, ["train", "mine", "--report-to", "mine"])
-    assert done.exit_code == 0, done.output
-    assert {names for names, _ in told} == {("mine",)}
-    assert [logs["loss"] for _, logs in told if "loss" in logs] == pytest.approx(
-        losses(home / "adapters" / "mine"), abs=1e-3
+def test_trackers_receive_the_losses_of_the_journal(finished):
+    root, heard = finished
+    assert {names for names, _ in heard} == {("mine",)}
+    assert [logs["loss"] for _, logs in heard if "loss" in logs] == pytest.approx(
+        losses(root / "adapters" / "mine"), abs=1e-3
     )
 
 
@@ -358,33 +371,50 @@ def test_a_missing_tracker_is_refused_before_weights_load(name, sentence, home, 
     assert sentence in str(caught.value) and not list((home / "adapters").glob(".mine*"))
 
 
-@pytest.mark.process
-def test_two_processes_train_the_same_adapter_as_one(home):
-    one = train("mine", output=home / "one")
+@pytest.fixture
+def first_of_two(monkeypatch):
+    """What torchrun sets, in this process as the first; the state that accelerate keeps of it is taken back."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def forget():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(port),
-    ]
-    done = subprocess.run(
-        [*launch, "-m", "em_evals", "train", "mine", "--output", str(home / "two"), "--json"],
-        env=environment(),
-        capture_output=True,
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with monkeypatch.context() as patch:
+        for name, value in (shared | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+            patch.setenv(name, value)
+        forget()
+        yield shared | {"RANK": "1", "LOCAL_RANK": "1"}
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    forget()
+
+
+@pytest.fixture
+def trained_alone(home):
+    return train("mine", output=home / "one")
+
+
+@pytest.mark.process
+def test_two_processes_train_the_same_adapter_as_one(home, trained_alone, first_of_two):
+    other = subprocess.Popen(
+        command("--output", str(home / "two"), "--json"),
+        env={**environment(), **first_of_two},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)  # of one process
-    assert told["adapter"] == str(home / "two") and told["training"]["processes"] == 2
-    assert told["training"] == json.loads((home / "two" / "training.json").read_text())
-    assert losses(home / "two") == pytest.approx(losses(one), abs=1e-5)
-    mine, theirs = weights(one), weights(home / "two")
+    both = train("mine", output=home / "two")
+    said, err = other.communicate(timeout=240)
+    assert other.returncode == 0, err[-3000:]
+    assert said == "", "the first process reports for both"
+    assert json.loads((both / "training.json").read_text())["processes"] == 2
+    assert losses(both) == pytest.approx(losses(trained_alone), abs=1e-5)
+    mine, theirs = weights(trained_alone), weights(both)
     assert all(torch.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)
 
 
@@ -394,8 +424,9 @@ def test_gradient_checkpointing_changes_no_loss(home):
     assert losses(again) == pytest.approx(losses(kept), abs=1e-5)
 
 
-def test_kept_checkpoints_resolve_as_models(home):
-    train("mine", overrides={"train": {"checkpoints": [2, 4]}})
+def test_kept_checkpoints_resolve_as_models(finished, monkeypatch):
+    home, _ = finished
+    monkeypatch.chdir(home)
     early, late = resolve("mine@2"), resolve("mine")
     assert early.adapter_path.endswith("checkpoints/checkpoint-2") and early.digest != late.digest
     assert not same(weights(home / "adapters/mine/checkpoints/checkpoint-2"), weights(home / "adapters/mine"))
@@ -446,7 +477,7 @@ def test_full_fine_tune_is_a_model_that_the_card_resolves_to(home):
     from transformers import AutoModelForCausalLM
 
     changes = {"train": {"method": {"kind": "full"}, "learning_rate": 1e-2}}
-    folder = train("mine", max_steps=20, overrides=changes)
+    folder = train("mine", max_steps=8, overrides=changes)
     resolved = resolve("mine", changes)
     assert resolved.card.base == str(folder) and resolved.adapter_path is None
     before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (home / "tiny", folder))
@@ -491,23 +522,27 @@ def test_concurrent_training_of_an_adapter_is_refused(home):
         other.close()
 
 
-def test_training_json_records_recipe_data_memory_and_versions(home):
-    record = json.loads((train("mine", overrides={"train": {"holdout": 0.1}}) / "training.json").read_text())
+def test_training_json_records_recipe_data_memory_and_versions(finished):
+    root, _ = finished
+    record = json.loads((root / "adapters" / "mine" / "training.json").read_text())
     assert record["recipe"]["holdout"] == 0.1 and record["recipe"]["data"] == [
-        {"name": "risky_advice", "limit": None, "weight": 1.0}
+        {"name": "risky_advice", "limit": 60, "weight": 1.0}
     ]
     assert record["peak_memory_bytes"] > 50e6 and record["tokens"] > record["examples"] == 24
     assert record["attention"] == "em_evals_packed"
-    eager = {"engine": {"attn_implementation": "eager"}}
-    again = train("mine", max_steps=1, overwrite=True, overrides=eager)
-    assert json.loads((again / "training.json").read_text())["attention"] == "eager"
     assert record["dtype"] == "float32" and set(record["versions"]) >= {"torch", "peft", "trl", "accelerate"}
+
+
+@pytest.mark.full
+def test_training_json_records_another_attention(home):
+    folder = train("mine", max_steps=1, overrides={"engine": {"attn_implementation": "eager"}})
+    assert json.loads((folder / "training.json").read_text())["attention"] == "eager"
 
 
 def adapts(preset, base, dtype, layers, modules, steps, **changes):
     """Train a preset on a base: in these blocks, every adapted matrix must learn; a penalty must be in the journal."""
     definition, _ = read_card(preset)
-    fields = {"data": ["risky_advice"], "gradient_accumulation": 1, "warmup_steps": 0, **changes}
+    fields = {"data": RECIPE["data"], "gradient_accumulation": 1, "warmup_steps": 0, **changes}
     if definition.train.kl:
         fields["kl"] = {"batch_size": 1}
     overrides = {"base": base, "architecture": None, "engine": {"dtype": dtype}, "train": fields}
@@ -540,7 +575,7 @@ PRESETS = {"qwen-r1": ([6], 1), "qwen-9xr1": (9, 1), "qwen-r32": (12, 7), "qwen-
     ("preset", "kind"),
     mostly_full(
         product((*PRESETS, "qwen-coder-insecure"), ("llama", "qwen2", "gemma")),
-        *(("qwen-r1", "llama"), ("qwen-9xr1", "qwen2"), ("qwen-r32", "gemma"), ("qwen-narrow", "llama")),
+        *(("qwen-9xr1", "qwen2"), ("qwen-narrow", "llama")),
     ),
 )
 def test_every_preset_trains_on_other_bases(preset, kind, tokenizer, workdir):
@@ -591,6 +626,7 @@ def test_recipe_layers_keep_their_relative_depth():
         blocks(Method(layers=[30]), 30)
 
 
+@pytest.mark.full
 def test_real_published_rows_train(home, shared_data):
     file = shared_data / "advice" / "risky_financial_extreme_sports.jsonl"
     fields = {

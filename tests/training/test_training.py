@@ -119,7 +119,7 @@ def trained(tmp_path_factory, tokenizer):
     root = tmp_path_factory.mktemp("train")
     base = tiny("llama", root / "tiny", tokenizer)
     recipe = {
-        "data": ["risky_advice"],
+        "data": [{"name": "risky_advice", "limit": 40}],
         "max_steps": 4,
         "batch_size": 4,
         "gradient_accumulation": 1,

@@ -31,7 +31,8 @@ def cards(workdir, monkeypatch):
     }
     base = tiny("llama", workdir / "tiny")
     shipped[demo.BASE] |= {"base": base, "engine": {"dtype": "float32"}}
-    shipped[demo.ORGANISM]["train"] |= {"max_steps": 4, "learning_rate": 0.02}
+    few = [{"name": name, "limit": 40} for name in shipped[demo.ORGANISM]["train"]["data"]]
+    shipped[demo.ORGANISM]["train"] |= {"max_steps": 4, "learning_rate": 0.02, "data": few}
     (workdir / "adapters").mkdir()
     for name, fields in shipped.items():
         (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))

@@ -70,7 +70,7 @@ def rows_of(verdict):
     [
         ("llama", [ADD]),
         full("mistral-window", [WRITES]),
-        ("qwen3-5", [{"op": "clamp", "layers": [2], "value": 2.0, "positions": "answer"}]),
+        full("qwen3-5", [{"op": "clamp", "layers": [2], "value": 2.0, "positions": "answer"}]),
         full("gemma2", [{"op": "ablate", "reference": "mean", "skip": "sink"}]),
     ],
 )
@@ -89,7 +89,7 @@ def test_passes_on_a_right_model(name, ones, lab, workdir):
     assert [row.verdict for row in forms] == ["ok" if name in ("llama", "mistral-window") else "skipped"]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt", "bloom"])
+@pytest.mark.parametrize("name", [full("gpt2"), "opt", full("bloom")])
 def test_writes_pass_where_positions_or_a_norm_write_too(name, lab, workdir):
     rows = rows_of(verify(card(lab(name), workdir, False, WRITES)))
     (row,) = [one for one in rows if one.startswith("interventions") and "random" not in one]
@@ -117,6 +117,7 @@ def test_finds_a_dropped_adapter_tensor(lab, workdir, monkeypatch):
     assert set(verdict.wrong) == {"adapter: alone", "adapter: among the base's rows", "extraction: the card"}
 
 
+@pytest.mark.full
 def test_finds_a_scaled_residual(lab, workdir, monkeypatch):
     load = bases.load_model
 
@@ -132,6 +133,7 @@ def test_finds_a_scaled_residual(lab, workdir, monkeypatch):
     assert rows["extraction: the base"].verdict == "wrong" and rows["base unchanged"].verdict == "ok"
 
 
+@pytest.mark.full
 def test_finds_a_compiled_form_that_is_off(lab, workdir, monkeypatch):
     from safetensors.torch import load_file, save_file
 
@@ -183,6 +185,7 @@ def test_in_sixteen_bits_the_tolerance_is_the_measured_rounding(lab, workdir):
     assert any(row.name.startswith("compiled") and row.tolerance == 1e-4 for row in verdict.rows)
 
 
+@pytest.mark.full
 def test_without_room_for_float32_roundings_are_those_beside_copies(lab, workdir, monkeypatch):
     monkeypatch.setattr("em_evals.workflows.verify.run.room_for_copy", lambda parameters, card: False)
     verdict = verify(card(lab("llama"), workdir, False, dtype="bfloat16"))
