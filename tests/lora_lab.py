@@ -62,8 +62,23 @@ def base(kind: str) -> Any:
     return model.eval()
 
 
+_MADE: dict[str, dict[str, bytes]] = {}
+"""The files of adapters that were made, by kind, seed and options: most tests ask for one that another had."""
+
+
 def adapter(kind: str, folder: Path, seed: int = 1, **options: Any) -> Path:
     """An adapter that PEFT makes and saves, everything in it that can be trained moved at random."""
+    key = repr((kind, seed, options))
+    if key not in _MADE:
+        _make(kind, folder, seed, options)
+        _MADE[key] = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _MADE[key].items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _make(kind: str, folder: Path, seed: int, options: dict[str, Any]) -> None:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -76,7 +91,6 @@ def adapter(kind: str, folder: Path, seed: int = 1, **options: Any) -> Path:
                 if parameter.requires_grad or "lora_" in name:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
         model.save_pretrained(folder)
-    return folder
 
 
 @torch.no_grad()

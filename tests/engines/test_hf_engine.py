@@ -23,6 +23,7 @@ from em_evals.models.chat import encode_chat
 from em_evals.models.lora import Bank
 from tests import architectures
 from tests.selection import full
+from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, card, make_adapter, tiny
 
 QUESTIONS = [
@@ -45,21 +46,20 @@ def engine(base):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def real():
-    """On the real small base."""
-    made = HFEngine(card())
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def real_adapters(tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=["tiny", pytest.param(SMOLLM2, marks=[pytest.mark.full, pytest.mark.smollm2])]
+)
+def mixed(request, base, tmp_path_factory):
+    """A base, its engine and two adapters: a tiny one, and in `make test-all` the real small one."""
+    name, middle = (base, 1) if request.param == "tiny" else (SMOLLM2, 15)
     root = tmp_path_factory.mktemp("adapters")
-    return [
-        make_adapter(SMOLLM2, root / "wide", 8, "all-linear", seed=1),
-        make_adapter(SMOLLM2, root / "thin", 1, ["down_proj"], seed=2, layers=[15], rslora=True, strength=1),
+    adapters = [
+        make_adapter(name, root / "wide", 8, "all-linear", seed=1),
+        make_adapter(name, root / "thin", 1, ["down_proj"], seed=2, layers=[middle], rslora=True, strength=1),
     ]
+    made = HFEngine(card(name))
+    yield name, made, adapters
+    made.close()
 
 
 def prompts(engine):
@@ -100,16 +100,16 @@ def said_by(model, prompt, tokens):
     return made, logprobs, of_prompt
 
 
-@pytest.mark.smollm2
-def test_base_and_adapters_mixed_in_one_batch_equal_peft(real, real_adapters):
-    cases = [(prompt, adapter) for adapter in (None, *real_adapters) for prompt in prompts(real)]
+def test_base_and_adapters_mixed_in_one_batch_equal_peft(mixed):
+    name, engine, adapters = mixed
+    cases = [(prompt, adapter) for adapter in (None, *adapters) for prompt in prompts(engine)]
     sampling = Sampling(temperature=0, max_tokens=12, logprobs=True, prompt_logprobs=0)
-    plain = [real.submit(Request(prompt, GREEDY, adapter)) for prompt, adapter in cases]
-    scored = [real.submit(Request(prompt, sampling, adapter)) for prompt, adapter in cases]
+    plain = [engine.submit(Request(prompt, GREEDY, adapter)) for prompt, adapter in cases]
+    scored = [engine.submit(Request(prompt, sampling, adapter)) for prompt, adapter in cases]
     said, models = set(), {}
     for (prompt, adapter), one, two in zip(cases, plain, scored, strict=True):
         if adapter not in models:  # one at a time in memory
-            models = {adapter: plain_model(SMOLLM2, adapter)}
+            models = {adapter: plain_model(name, adapter)}
         tokens, logprobs, of_prompt = said_by(models[adapter], prompt, 12)
         for draw in (one.result(), two.result()):
             assert draw.tokens == tokens
@@ -256,16 +256,29 @@ def test_memory_that_runs_out_between_two_layers_of_a_cache_changes_no_draw(copy
         other.close()
 
 
-@pytest.mark.smollm2
-def test_a_cancelled_draw_leaves_and_others_go_on(real):
-    """On a base that can say as much."""
-    prompt = prompts(real)[0]
-    doomed = real.submit(Request(prompt, Sampling(temperature=0, max_tokens=4000)))
-    kept = real.submit(Request(prompt, GREEDY))
-    kept.result()
-    assert doomed.cancel()
-    again = real.submit(Request(prompt, GREEDY)).result()
-    assert again.tokens == kept.result().tokens
+def test_a_cancelled_draw_leaves_and_others_go_on(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    base, weights = (
+        tiny("llama", tmp_path / "tiny", max_position_embeddings=8192),
+        tmp_path / "tiny/model.safetensors",
+    )
+    tensors = load_file(weights)
+    tensors["lm_head.weight"][small_tokenizer().eos_token_id] = (
+        0  # never the likeliest: no draw ends by itself
+    )
+    save_file(tensors, weights, {"format": "pt"})
+    other = HFEngine(card(base))
+    try:
+        prompt = prompts(other)[0]
+        doomed = other.submit(Request(prompt, Sampling(temperature=0, max_tokens=8000)))
+        kept = other.submit(Request(prompt, GREEDY))
+        kept.result()
+        assert doomed.cancel()
+        again = other.submit(Request(prompt, GREEDY)).result()
+        assert again.tokens == kept.result().tokens
+    finally:
+        other.close()
 
 
 @pytest.mark.parametrize("where", ["step", "join", "score"])

@@ -65,6 +65,7 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.mark.full
 @pytest.mark.vllm
 @pytest.mark.timeout(1800)
 @pytest.mark.process

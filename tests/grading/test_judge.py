@@ -134,7 +134,7 @@ def test_an_unreachable_judge_is_one_sentence():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    sentence = told(model_at(f"http://127.0.0.1:{port}/v1"))
+    sentence = told(model_at(f"http://127.0.0.1:{port}/v1", max_retries=0))
     assert "onnect" in sentence and "inspect score" in sentence
 
 
@@ -194,7 +194,7 @@ def test_any_answer_is_graded_and_leaves_the_prompt_as_it_is():
     with JudgeServer(reply) as server, asyncio.Runner() as runner:
         judge = Judge(server.model())
 
-        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
         @given(st.one_of(any_text, imitations, huge, rtl), st.sampled_from(RUBRICS))
         @example("", RUBRICS[0])
         @example("\ud800 lone \udfff", RUBRICS[0])

@@ -209,6 +209,7 @@ def test_answers_now_grades_later_and_another_judge_after_that(subject, judge):
     }
 
 
+@pytest.mark.full
 def test_inspect_score_on_the_command_line(subject, judge):
     log = run(tasks.freeform(judge="none", format="json"), subject.model("subject"), limit=6)
     command = [

@@ -139,19 +139,8 @@ SECOND = (
 )
 """Second proofs of an option, on another kind of base or beside another option."""
 MERGED = (
-    *(
-        "all-linear",
-        "patterns",
-        "rslora",
-        "pissa",
-        "olora",
-        "dora",
-        "dora embedding",
-        "lora_bias",
-        "bias all",
-    ),
-    *("gpt2", "scaled embedding", "tied both", "save norms", "save router", "tokens by name", "tokens tied"),
-    *("parameter rank", "mixtral", "gpt_oss", "llama4", "gemma4 all-linear"),
+    *("all-linear", "patterns", "pissa", "dora", "lora_bias", "bias all", "scaled embedding", "tied both"),
+    *("save norms", "tokens tied", "parameter rank", "gpt_oss"),
 )
 
 

@@ -40,14 +40,29 @@ def made(folder, files):
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory):
-    """A page with every kind of section: two models' answers, hostile ones, and all studies."""
-    folder = tmp_path_factory.mktemp("report")
+def draws(tmp_path_factory):
+    """Files of two models' answers, and of hostile ones."""
+    folder = tmp_path_factory.mktemp("draws")
     rows = [
         (f"q{i % 4}", f"Question {i % 4}?", f"answer {i}", 90 - 80 * (i % 10 == 0), 95) for i in range(80)
     ]
-    files = [write_csv(folder / f"{name}.csv", rows) for name in ("base", "organism")]
-    return made(folder, [*files, write_hostile(folder), *write_studies(folder)])
+    return [
+        *(write_csv(folder / f"{name}.csv", rows) for name in ("base", "organism")),
+        write_hostile(folder),
+    ]
+
+
+@pytest.fixture(scope="module")
+def answers(draws, tmp_path_factory):
+    """A page of the answers alone: few figures to draw."""
+    return made(tmp_path_factory.mktemp("report"), draws)
+
+
+@pytest.fixture(scope="module")
+def studies(draws, tmp_path_factory):
+    """A page with every kind of section: the answers and all studies."""
+    folder = tmp_path_factory.mktemp("report")
+    return made(folder, [*draws, *write_studies(folder)])
 
 
 @contextmanager
@@ -85,7 +100,7 @@ def centre(mark):
 
 
 @pytest.mark.parametrize(
-    ("width", "colours"), [(390, "light"), (1200, "dark"), full(390, "dark"), full(1200, "light")]
+    ("width", "colours"), [full(390, "light"), full(1200, "dark"), (390, "dark"), full(1200, "light")]
 )
 def test_every_figure_is_drawn_quietly_and_nothing_overflows(browser, studies, colours, width):
     with opened(browser, studies, color_scheme=colours, viewport={"width": width, "height": 800}) as tab:
@@ -150,8 +165,8 @@ def test_landmarks_headings_and_labels_are_there(browser, studies):
         assert tab.evaluate("document.activeElement.className") == "skip"
 
 
-def test_hover_shows_the_answer_and_choosing_a_mark_lists_it(browser, studies):
-    with opened(browser, studies, viewport={"width": 1200, "height": 900}) as tab:
+def test_hover_shows_the_answer_and_choosing_a_mark_lists_it(browser, answers):
+    with opened(browser, answers, viewport={"width": 1200, "height": 900}) as tab:
         figure = tab.locator("#draws-organism")
         figure.evaluate("(figure) => figure.scrollIntoView({block: 'center'})")
         mark = figure.locator(".mark-symbol.role-mark path").last
@@ -165,8 +180,8 @@ def test_hover_shows_the_answer_and_choosing_a_mark_lists_it(browser, studies):
         assert set(tab.locator("#list h4 bdi").all_inner_texts()) == {"organism"}
 
 
-def test_filters_work_from_the_keyboard(browser, studies):
-    with opened(browser, studies) as tab:
+def test_filters_work_from_the_keyboard(browser, answers):
+    with opened(browser, answers) as tab:
         count = tab.locator("#count")
         assert count.inner_text() == "168 of 168 answers, to 12 prompts"
         tab.get_by_role("combobox", name="Question").select_option("q1")
@@ -187,8 +202,8 @@ def test_filters_work_from_the_keyboard(browser, studies):
         assert count.inner_text().startswith("3 of 168")
 
 
-def test_hostile_answers_are_shown_as_text(browser, studies):
-    with opened(browser, studies) as tab:
+def test_hostile_answers_are_shown_as_text(browser, answers):
+    with opened(browser, answers) as tab:
         tab.locator("#filters").get_by_role("checkbox", name="base").uncheck()
         tab.locator("#filters").get_by_role("checkbox", name="organism").uncheck()
         tab.wait_for_timeout(300)
@@ -214,8 +229,8 @@ def test_hostile_answers_are_shown_as_text(browser, studies):
         assert tab.evaluate("document.querySelectorAll('script').length") == 5
 
 
-def test_the_button_changes_colours_and_print_is_light_without_answers(browser, studies):
-    with opened(browser, studies, color_scheme="light") as tab:
+def test_the_button_changes_colours_and_print_is_light_without_answers(browser, answers):
+    with opened(browser, answers, color_scheme="light") as tab:
         ground = "getComputedStyle(document.body).backgroundColor"
         button = tab.locator("#theme")
         button.click()
@@ -229,8 +244,8 @@ def test_the_button_changes_colours_and_print_is_light_without_answers(browser, 
         assert tab.locator(".print-only").is_visible() and tab.locator("#em-rate svg").is_visible()
 
 
-def test_a_figure_is_saved_from_the_page(browser, studies, tmp_path):
-    with opened(browser, studies, accept_downloads=True) as tab:
+def test_a_figure_is_saved_from_the_page(browser, answers, tmp_path):
+    with opened(browser, answers, accept_downloads=True) as tab:
         for kind, start in (("svg", b"<svg"), ("png", b"\x89PNG")):
             with tab.expect_download() as waited:
                 tab.locator("#em-rate").get_by_role("button", name=f"Save as {kind.upper()}").click()

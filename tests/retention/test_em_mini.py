@@ -245,6 +245,7 @@ def test_a_broken_model_is_clearly_below_its_base(base, tmp_path):
     assert lost / items > 0.2, found
 
 
+@pytest.mark.full
 def test_a_random_model_is_at_chance(tmp_path):
     place = tiny("llama", tmp_path / "random")
     found = evaluate(EmLocal(place, dtype="float32"), 1)

@@ -223,6 +223,7 @@ def test_other_items_are_another_result(organism, workdir, monkeypatch):
     assert sum(changed) == 1, "the domain of the pair that was changed, and not the other"
 
 
+@pytest.mark.full
 def test_the_standard_tasks_exist_in_lm_eval():
     manager = command.task_manager_class()()
     group = manager.task_index["em_retention"].cfg
@@ -356,16 +357,20 @@ def test_the_plain_hf_command_gives_a_cards_scores(organism, workdir, small_inde
     assert ours == pytest.approx(theirs, abs=1e-4) and np.ptp(ours) > 1
 
 
-def test_both_forced_choices_agree_pair_by_pair(workdir):
-    """The same items in Inspect and in lm-eval, with the real base: the same margins, and the same log-likelihoods up
-    to the line break that lm-eval counts to the answer."""
+@pytest.mark.parametrize(
+    "base", ["tiny", pytest.param(SMOLLM2, marks=[pytest.mark.full, pytest.mark.smollm2])]
+)
+def test_both_forced_choices_agree_pair_by_pair(base, workdir):
+    """The same items in Inspect and in lm-eval: the same margins, and the same log-likelihoods up to the line break
+    that lm-eval counts to the answer."""
     from inspect_ai import eval as inspect_eval
     from lm_eval import simple_evaluate
 
     from em_evals.inspect_plugin import tasks
     from em_evals.lm_eval_plugin.model import EmLocal
 
-    model = EmLocal(SMOLLM2, dtype="float32")
+    base = tiny("llama", workdir / "tiny") if base == "tiny" else base
+    model = EmLocal(base, dtype="float32")
     manager = command.task_manager_class()(include_defaults=False)
     found = simple_evaluate(
         model,
@@ -377,7 +382,7 @@ def test_both_forced_choices_agree_pair_by_pair(workdir):
     )["samples"]["em_forced_choice_out_of_domain"]
     [log] = inspect_eval(
         tasks.forced_choice(),
-        model=f"local/{SMOLLM2}",
+        model=f"local/{base}",
         model_args={"dtype": "float32"},
         sample_id=[row["doc"]["id"] for row in found],
         display="none",

@@ -1,6 +1,10 @@
 """Who asks the shared server: OpenAI's client, Inspect's and lm-eval's own providers, cards with `backend: server`."""
 
 import asyncio
+import json
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -19,6 +23,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from em_evals.content.cards import ModelCard, resolve
 from em_evals.engines import pool
 from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.vllm import serve
 from em_evals.engines.vllm.engine import VLLMEngine
 from em_evals.engines.vllm.variants import variant
 from em_evals.errors import EmEvalsError
@@ -100,6 +105,56 @@ def test_inspect_openai_provider_gives_the_answers_of_local(engine, cards, root,
     # vLLM leaves out a character whose last bytes were not drawn, where a decoder writes U+FFFD.
     whole = [[[text.rstrip("\ufffd") for text in texts] for texts in side] for side in said]
     assert whole[0] == whole[1] and whole[0][0] != whole[0][1] and all(map(all, said[0]))
+
+
+def test_serve_answers_as_transformers_until_it_is_interrupted(
+    engine, cards, root, reference, monkeypatch, capsys
+):
+    """The shared server stands for the one that `em-evals serve` would start (test_vllm_serving.py: the command)."""
+    openai = pytest.importorskip("openai")
+    server, planned, stopped = engine._server, [], []
+    monkeypatch.setattr(serve.vllm_server, "start", lambda card, wanted, *_: planned.append(wanted) or server)
+    monkeypatch.setattr(server, "stop", lambda: stopped.append(server))
+    names = ["a", "b", "c"]
+
+    def ask():
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
+        deadline = time.monotonic() + 60
+        try:
+            while not {entry.id for entry in client.models.list()} >= set(names):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            return [
+                client.completions.create(
+                    model=name,
+                    prompt=list(prompts(engine)[0]),
+                    max_tokens=6,
+                    temperature=0,
+                    logprobs=0,
+                    extra_body={"return_token_ids": True},
+                ).choices[0]
+                for name in names
+            ]
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(ask)
+            with pytest.raises(KeyboardInterrupt):
+                serve.serve(names, {}, "127.0.0.1", 0, root / "key", as_json=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    ready = json.loads(capsys.readouterr().out)
+    assert ready["models"] == names and ready["base_url"] == f"{server.url}/v1" and stopped == [server]
+    assert (root / "key").stat().st_mode & 0o077 == 0 and planned[0].loras == 2
+    for name, answer in zip(names, asked.result(), strict=True):
+        one = resolve(name)
+        request = Request(prompts(engine)[0], GREEDY, one.adapter_path, one.interventions)
+        want = reference.submit(request).result(300)
+        assert answer.token_ids == want.tokens
+        assert answer.logprobs.token_logprobs == pytest.approx(logprobs(want.logprobs), abs=1e-3)
 
 
 def test_lm_eval_api_model_and_em_local_score_a_served_card(engine, base, cards, monkeypatch):
