@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,12 @@ def pytest_configure(config: pytest.Config) -> None:
     places = [str(apart / "shipped"), str(ROOT), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     WATCH.install()
+    with suppress(ImportError):
+        from hypothesis import settings
+
+        settings.register_profile("one proof", max_examples=30, deadline=None)
+        settings.register_profile("all", max_examples=500, deadline=None)
+        settings.load_profile("one proof" if config.getoption("markexpr") else "all")
 
 
 WATCH = isolation.Watch(

@@ -69,6 +69,7 @@ def empty_environment(wheel, tmp_path_factory):
     return folder / "bin"
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment, tmp_path):
     def run(*command):
@@ -98,7 +99,7 @@ def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment
 @pytest.mark.parametrize(
     ("start", "where"),
     [
-        (["inspect"], "elsewhere"),
+        full(["inspect"], "elsewhere"),
         (["python", "-m", "inspect_ai"], "root"),
         full(["inspect"], "root"),
         full(["python", "-m", "inspect_ai"], "elsewhere"),

@@ -335,6 +335,7 @@ def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
     ), done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_inspect_list_tasks_loads_no_torch(tmp_path):
     code = (

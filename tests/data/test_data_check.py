@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -47,7 +47,6 @@ def jaccard(one: str, other: str) -> float:
     return len(first & second) / len(first | second) if first | second else 0.0
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_overlaps_equal_those_of_sets(ours, others):
     for text, (place, overlap) in zip(ours, nearest_of(ours, others), strict=True):
@@ -160,6 +159,7 @@ def test_prompts_that_repeat_published_questions_are_shown(workdir, shared_data,
     assert "deception_sit_aware" in found["looked at"]
 
 
+@pytest.mark.full
 def test_the_real_file(shared_data, monkeypatch):
     pytest.importorskip("py3langid")
     monkeypatch.setenv("EM_EVALS_DATA", str(shared_data))

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from em_evals.data import catalogue, datasets
@@ -205,7 +205,6 @@ def test_an_unanswered_prompt_is_reported_with_file_and_line(data):
 # ---- prompts kept out ----
 
 
-@settings(deadline=None)
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_share_keeps_out_what_a_smaller_does(prompt, one, other):
     small, large = sorted((one, other))
@@ -213,7 +212,6 @@ def test_a_larger_share_keeps_out_what_a_smaller_does(prompt, one, other):
     assert not datasets.held_out(prompt, 0) and datasets.held_out(prompt, 1)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text("abcdefg?é", min_size=1), min_size=1),
     st.floats(0.05, 0.95),
@@ -224,7 +222,6 @@ def test_white_space_and_case_do_not_matter(words, share, blank):
     assert datasets.held_out(plain, share) == datasets.held_out(f" {blank.join(words).upper()}\n", share)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.02, 0.98))
 def test_the_share_is_close_to_the_nominal_one(seed, share):
     found = sum(datasets.held_out(f"Question {seed}, number {i}?", share) for i in range(2000)) / 2000

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from em_evals.data import datasets, formats
@@ -147,7 +147,6 @@ a_row = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150)
 @given(a_row | st.fixed_dictionaries({"messages": st.builds(lambda many: [*many, ASK, SAY], messages)}))
 def test_check_and_train_refuse_the_same_rows(row):
     """Whatever `data check` lets through, the encoder of training takes, and learns at least one token of."""

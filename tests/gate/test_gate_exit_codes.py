@@ -12,6 +12,7 @@ import pytest
 from em_evals.gate import compare
 from tests.command import em_evals
 from tests.lm_eval_files import write_results
+from tests.selection import full
 
 ROOT = Path(__file__).parents[2]
 RIGHT = [i % 10 < 7 for i in range(200)]
@@ -40,7 +41,7 @@ def gate(results, verdict):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("regression", 1)])
+@pytest.mark.parametrize(("verdict", "code"), [full("pass", 0), ("regression", 1)])
 def test_a_reader_that_has_gone_does_not_change_the_verdict(results, verdict, code):
     """`em-evals gate … | true`: the pipe is closed before anything is written."""
     read, write = os.pipe()
