@@ -78,6 +78,12 @@ def insight_convergence(
     pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
     per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the random directions.", min=0, max=2**32 - 1)] = 0,
+    group: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=a,b,c", help="Cards of one recipe that differ by their seed (repeatable)."
+        ),
+    ] = [],  # noqa: B006
     output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
         "convergence.json"
     ),
@@ -85,9 +91,10 @@ def insight_convergence(
 ) -> None:
     """Test whether organisms share a direction: cosines by layer, and each direction ablated from every organism."""
     from em_evals.interp.convergence import convergence
-    from em_evals.results import records
+    from em_evals.results import records, seed_groups
 
-    found = convergence(cards, directions, control_direction, output, pairs, per_theme or None, seed)
+    groups = seed_groups.parse(group)
+    found = convergence(cards, directions, control_direction, output, pairs, per_theme or None, seed, groups)
     records.write(found, output)
     if as_json:
         print_json(found.model_dump(mode="json"))
@@ -106,6 +113,8 @@ def insight_convergence(
         for one in found.transfer
     ]
     print_table("transfer: shift of the margins, nats per token", columns, rows)
+    for effect in found.over_seeds:
+        echo(effect.sentence())
     for note in found.notes:
         echo(note)
 

@@ -13,6 +13,9 @@ from em_evals.cli.output import Json, echo, measured_cell, print_json, print_tab
 def study(
     folder: Annotated[Path, typer.Option(help="Folder of directions and records.")] = Path("runs/study"),
     per_theme: Annotated[int, typer.Option(help="Forced-choice pairs per theme.", min=1)] = 5,
+    seeds: Annotated[
+        int, typer.Option(help="Trainings of each organism and control; effects are then over seeds.", min=1)
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Study three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.
@@ -21,9 +24,9 @@ def study(
     """
     from em_evals.report import inputs, page
     from em_evals.report.report import build
-    from em_evals.workflows.study import LIMITS, run
+    from em_evals.workflows.study import LIMITS, ONE_SEED, run
 
-    found = run(folder, lambda what: echo(what, err=True), per_theme)
+    found = run(folder, lambda what: echo(what, err=True), per_theme, seeds)
     figures = folder / "study.html"
     page.write(build(inputs.read([folder]), "Convergent directions: a study in small"), figures)
     if as_json:
@@ -54,5 +57,7 @@ def study(
         echo(f"{knockout.model}: {knockout.sentence}")
     for note in dict.fromkeys([*found.convergence.notes, *found.scalars.notes]):
         echo(note)
-    echo(LIMITS)
+    for effect in found.convergence.over_seeds:
+        echo(effect.sentence())
+    echo(LIMITS if seeds > 1 else f"{LIMITS} {ONE_SEED}")
     echo(f"records: {folder}; figures: {figures}")

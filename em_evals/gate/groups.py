@@ -51,8 +51,8 @@ def merged(group: str, listed: Sequence[str], seeds: Mapping[str, Evidence]) -> 
     measures = {name: _pooled([own.measures[name] for own in seeds.values()]) for name in shared}
     kept = {name: measure for name, measure in measures.items() if measure is not None}
     each = {model: {name: own.measures[name] for name in kept} for model, own in seeds.items()}
-    own = {"model": group, "card_digest": None, "training_seed": None, "seed_cards": cards or None}
-    return first.model_copy(update=own | {"measures": kept, "seeds": each})
+    one = {"model": group, "card_digest": None, "training_seed": None, "seed_cards": cards or None}
+    return first.model_copy(update={**one, "measures": kept, "seeds": each})
 
 
 def found(

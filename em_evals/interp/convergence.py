@@ -27,9 +27,11 @@ from em_evals.interp.controls import random_like, read_for
 from em_evals.interp.effects import by_domain
 from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
+from em_evals.interp.seed_effects import Scored, effects, groups_of
 from em_evals.interp.shared_direction import corrected, shared
 from em_evals.interp.steering.halves import names_of
 from em_evals.results.records import Convergence, Cosines, Moved, Transfer
+from em_evals.results.seed_groups import Groups
 
 CONTROL = "control"
 """Name of a common control's direction among the sources; a card's own is `control of CARD`."""
@@ -44,6 +46,7 @@ def convergence(
     pairs: str = "forced_choice",
     per_theme: int | None = 10,
     seed: int = 0,
+    groups: Groups | None = None,
 ) -> Convergence:
     """Compare organisms' directions and ablate each from every organism.
 
@@ -55,13 +58,15 @@ def convergence(
         pairs: forced-choice pairs.
         per_theme: use the first N pairs of each theme; None for all.
         seed: of the random directions.
+        groups: cards that are seeds of one recipe, by the group's name; further groups come from training records.
 
     Raises:
-        EmEvalsError: cards of different bases, directions that are missing or made for another base, or controls that
-            are neither one for all nor one for each.
+        EmEvalsError: one model under two names, a group that is none, cards of different bases, directions that are
+            missing or made for another base, or controls that are neither one for all nor one for each.
     """
     cards = [resolve(name) for name in names]
     _one_base(cards)
+    alike, told = groups_of(cards, groups or {})
     sources = {
         card.name: read_for(str(file), card) for card, file in zip(cards, _files(names, files), strict=True)
     }
@@ -71,7 +76,9 @@ def convergence(
     compared = sorted(cosines(sources), key=lambda pair: _place(pair, harmless))
     chosen, notes = _pairs(pairs, per_theme, sources.values())
     organisms = {name: direction for name, direction in sources.items() if name not in harmless}
-    transfer, moved = _transfer(cards, sources, own, chosen, output.with_name(f"{output.name}.parts"), seed)
+    transfer, moved, scored = _transfer(
+        cards, sources, own, chosen, output.with_name(f"{output.name}.parts"), seed
+    )
     return Convergence(
         cards=list(names),
         controls=own,
@@ -79,7 +86,8 @@ def convergence(
         shared=shared(organisms, {name: harmless[control] for name, control in own.items()}, seed),
         transfer=transfer,
         moved=moved,
-        notes=notes,
+        over_seeds=effects(alike, scored, compared, chosen),
+        notes=[*told, *notes],
         provenance={
             "digests": " ".join(card.digest for card in cards),
             "pairs": pairs,
@@ -124,7 +132,7 @@ def _transfer(
     chosen: Sequence[Pair],
     parts: Path,
     seed: int,
-) -> tuple[list[Transfer], list[Moved]]:
+) -> tuple[list[Transfer], list[Moved], Scored]:
     """Ablate every source, and a random direction matched to it, from every card; the base is measured for comparison.
 
     A card's own control (`own`) is ablated from that card only, and compared with that card's direction.
@@ -150,7 +158,11 @@ def _transfer(
     for card in cards:
         inside, outside = by_domain(base, plain[card.name], chosen)
         moved.append(Moved(card=card.name, in_domain=inside, out_of_domain=outside))
-    return transfer, moved
+    direct = zip(grid, ablated, strict=True)
+    by_source = {
+        (source, card.name): margin for (source, arm, card, _), margin in direct if arm == "direction"
+    }
+    return transfer, moved, Scored(base, plain, by_source)
 
 
 def _pairs(name: str, per_theme: int | None, sources: Iterable[Direction]) -> tuple[list[Pair], list[str]]:

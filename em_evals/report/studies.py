@@ -47,7 +47,7 @@ def convergence(study: Convergence) -> Section:
         f"within the range of 95% of random pairs.{floor} Transfer: the effect of ablating one model's direction on "
         "another's forced choice, compared with a random vector.",
         figures=tuple(figures),
-        notes=tuple(study.notes),
+        notes=(*study.notes, *(one.sentence() for one in study.over_seeds)),
     )
 
 

@@ -189,7 +189,7 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def _is_todays_header(header: Any) -> bool:
-    return header["version"] == _VERSION and header["eval"]["created"].endswith(_UTC)
+    return bool(header["version"] == _VERSION and header["eval"]["created"].endswith(_UTC))
 
 
 def _is_todays(row: Any) -> bool:

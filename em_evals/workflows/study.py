@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -31,11 +31,13 @@ ORGANISMS = {
 }
 """Organism -> its control."""
 RANK_ONE = ("smollm2-risky-r1", "smollm2-sound-r1")
-_CARDS = (*ORGANISMS, *ORGANISMS.values(), *RANK_ONE)
 LIMITS = (
-    "All organisms are finetunes of one 135M model, one seed each: this shows that the instrument works and what its "
-    "controls are for, not that emergent misalignment has one direction. Compare the cosine of two organisms with that "
-    "of their controls."
+    "All organisms are finetunes of one 135M model: this shows that the instrument works and what its controls are "
+    "for, not that emergent misalignment has one direction. Compare the cosine of two organisms with that of their "
+    "controls."
+)
+ONE_SEED = (
+    "Each organism was trained with one seed (`--seeds`): how much of an effect is the seed's is unknown."
 )
 
 Kind = TypeVar("Kind", records.Convergence, records.LoraScalars)
@@ -51,13 +53,14 @@ class Study:
     scalars: records.LoraScalars
 
 
-def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
+def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5, seeds: int = 1) -> Study:
     """Train, extract, compare, ablate, and read scalars.
 
     Args:
         folder: for directions and records; adapters are written where their cards say.
         tell: called with a sentence on the next step.
         per_theme: forced-choice pairs of each theme to read and score.
+        seeds: trainings of each organism and control; those of further seeds are cards ./adapters/NAME-sSEED.yaml.
 
     Raises:
         EmEvalsError: the folder holds a study of other models or other pairs.
@@ -66,18 +69,30 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
     from em_evals.interp.rank_one.study import lora_scalars
 
     folder.mkdir(parents=True, exist_ok=True)
-    for card in _CARDS:
+    organisms = {
+        with_seed(organism, seed): with_seed(control, seed)
+        for organism, control in ORGANISMS.items()
+        for seed in range(seeds)
+    }
+    cards = (*organisms, *organisms.values(), *RANK_ONE)
+    for card in cards:
         _trained(card, tell)
-    _same_study(folder, per_theme)
-    found = {card: _direction(card, folder, tell, per_theme) for card in [*ORGANISMS.values(), *ORGANISMS]}
+    _same_study(folder, per_theme, cards)
+    found = {
+        card: _direction(card, organisms.get(card), folder, tell, per_theme)
+        for card in [*organisms.values(), *organisms]
+    }
     shutil.rmtree(_readings(folder), ignore_errors=True)
     path = folder / "convergence.json"
     shared = _kept(path, records.Convergence)
     if shared is None or not shared.controls:  # an earlier version's study had one control for all
         tell("convergence and transfer: ablating each direction, and a random one, from each organism")
-        files = [_file(folder, card) for card in ORGANISMS]
-        controls = [str(_file(folder, card)) for card in ORGANISMS.values()]
-        shared = convergence(list(ORGANISMS), files, controls, path, per_theme=per_theme)
+        files = [_file(folder, card) for card in organisms]
+        controls = [str(_file(folder, card)) for card in organisms.values()]
+        groups = {name: [with_seed(name, seed) for seed in range(seeds)] for name in ORGANISMS}
+        shared = convergence(
+            list(organisms), files, controls, path, per_theme=per_theme, groups=groups if seeds > 1 else None
+        )
         records.write(shared, path)
     path = folder / "lora-scalars.json"
     scalars = _kept(path, records.LoraScalars)
@@ -86,6 +101,21 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5) -> Study:
         scalars = lora_scalars(*RANK_ONE, path, per_theme=per_theme)
         records.write(scalars, path)
     return Study(folder, found, shared, scalars)
+
+
+def with_seed(name: str, seed: int) -> str:
+    """Return the card of a shipped card's recipe with another training seed; seed 0 is the shipped one.
+
+    It is written to ./adapters if it is not there, so that it can be asked like any other card.
+    """
+    if not seed:
+        return name
+    path = Path("adapters") / f"{name}-s{seed}.yaml"
+    if not path.exists():
+        with atomic(path) as temporary:
+            text = f"extends: {name}\ndescription: {name}, training seed {seed}.\ntrain: {{seed: {seed}}}\n"
+            temporary.write_text(text, encoding="utf-8")
+    return path.stem
 
 
 def _kept(path: Path, kind: type[Kind]) -> Kind | None:
@@ -102,14 +132,14 @@ def _kept(path: Path, kind: type[Kind]) -> Kind | None:
     return found
 
 
-def _same_study(folder: Path, per_theme: int) -> None:
+def _same_study(folder: Path, per_theme: int, cards: Sequence[str]) -> None:
     """Check that the folder's files were made from these models and pairs: other files would be mistaken for theirs.
 
     Raises:
         EmEvalsError: they were made from others.
     """
     made_of = {"per_theme": str(per_theme), "pairs": load_pairs().digest}
-    made_of |= {card: resolve(card).digest for card in _CARDS}
+    made_of |= {card: resolve(card).digest for card in cards}
     path = folder / "directions" / "made_of.json"
     if not path.exists():
         with atomic(path) as temporary:
@@ -145,7 +175,9 @@ def _readings(folder: Path) -> Path:
     return folder / "directions" / "readings"
 
 
-def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: int) -> Direction:
+def _direction(
+    card: str, control_card: str | None, folder: Path, tell: Callable[[str], None], per_theme: int
+) -> Direction:
     """Extract what the fine-tune adds to the base's activations, on texts of both kinds alike."""
     from em_evals.interp.extraction import contrast
     from em_evals.interp.extraction.extract import extract
@@ -155,7 +187,7 @@ def _direction(card: str, folder: Path, tell: Callable[[str], None], per_theme: 
         tell(f"the direction of {card}")
         model = resolve(card)
         texts = contrast.of_pairs(model, per_theme=2 * per_theme)  # half of them are held out
-        control = resolve(ORGANISMS[card]) if card in ORGANISMS else None
+        control = None if control_card is None else resolve(control_card)
         found = extract(model, contrast.of_models(model, texts), control=control, state=_readings(folder))
         directions.write(found, path)
     return directions.read(path)

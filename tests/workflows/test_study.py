@@ -92,3 +92,14 @@ def test_one_command_goes_from_training_to_a_table_and_resumes(cards):
     weights.write_bytes((cards / "adapters" / "smollm2-sports" / weights.name).read_bytes())
     with pytest.raises(EmEvalsError, match="holds a study with another smollm2-finance"):
         study.run(cards / "runs/study", said.append, per_theme=2)
+
+
+def test_a_further_seed_is_a_card_of_the_same_recipe(cards):
+    from em_evals.content import adapter_folders
+    from em_evals.content.cards import read_card
+
+    assert study.with_seed("smollm2-finance", 0) == "smollm2-finance"
+    name = study.with_seed("smollm2-finance-sound", 2)
+    (card, path), (shipped, _) = read_card(name), read_card("smollm2-finance-sound")
+    assert name == "smollm2-finance-sound-s2" and card.train == shipped.train.model_copy(update={"seed": 2})
+    assert adapter_folders.home(card.adapter, path) == cards / "adapters" / name

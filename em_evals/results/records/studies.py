@@ -140,9 +140,14 @@ class SharedDirection(Record):
 
 
 def _cosine(value: Measured) -> str:
+    return estimate(value, "+.2f")
+
+
+def estimate(value: Measured, form: str) -> str:
+    """Return a mean and its interval as text."""
     low, high = value.interval
-    ends = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
-    return "–" if value.value is None else f"{value.value:+.2f}{ends}"
+    ends = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+    return "–" if value.value is None else f"{value.value:{form}}{ends}"
 
 
 class Transfer(Record):
@@ -163,6 +168,35 @@ class Moved(Record):
     out_of_domain: Measured
 
 
+class SeedEffect(Record):
+    """What the models of one recipe show as one: a mean over items and training seeds."""
+
+    group: str
+    what: str
+    """The number, in words."""
+    value: Measured
+    """95% over items and seeds; `n` counts items."""
+    unit: str
+    """What the items are."""
+    seeds: dict[str, float]
+    """Each seed's own mean."""
+    carried_by: str | None = None
+    """The seed without which less than half of the value is left."""
+
+    def sentence(self) -> str:
+        """Return the finding as a sentence."""
+        if self.value.value is None:
+            return f"{self.group}: {self.what}: not estimable, no {self.unit} are shared by all seeds."
+        own = ", ".join(f"{name} {value:+.3f}" for name, value in self.seeds.items())
+        told = (
+            f"{self.group}: {self.what}: {estimate(self.value, '+.3f')} over {self.value.n} {self.unit} and "
+            f"{len(self.seeds)} seeds ({own})."
+        )
+        if self.carried_by is None:
+            return told
+        return f"{told} {self.carried_by} alone carries it: without it less than half is left."
+
+
 class Convergence(Record):
     """Record of `em-evals insight convergence`."""
 
@@ -176,6 +210,8 @@ class Convergence(Record):
     """Each pair of organisms, and the mean over all pairs where there are several."""
     transfer: list[Transfer] = []
     moved: list[Moved] = []
+    over_seeds: list[SeedEffect] = []
+    """Of groups of organisms that differ by their training seed."""
     notes: list[str] = []
     provenance: dict[str, str] = {}
 
