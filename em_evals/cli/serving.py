@@ -20,6 +20,10 @@ def serve(
         Path | None,
         typer.Option(help="File with the API key; created with a random key if missing."),
     ] = None,
+    max_requests: Annotated[
+        int,
+        typer.Option(help="Requests with one key that may run at once; more are refused with 429.", min=1),
+    ] = 2048,
     fields: Annotated[
         list[str],
         typer.Option(
@@ -34,7 +38,7 @@ def serve(
     from em_evals.cli.training import card_fields
     from em_evals.engines.vllm.serve import serve as run
 
-    run(cards, card_fields(fields), host, port, key_file, as_json=as_json)
+    run(cards, card_fields(fields), host, port, key_file, max_requests=max_requests, as_json=as_json)
 
 
 def doctor(as_json: Json = False) -> None:

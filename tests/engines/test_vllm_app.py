@@ -187,3 +187,63 @@ def test_keys_open_their_own_doors_only(server):
     assert call(server, {}, app.REGISTER, "PUT", "key")[0] == 403
     assert call(server, {"model": "plain"}, "/v1/responses")[0] == 404
     assert call(server, {"model": "plain"}, "/v1/load_lora_adapter")[0] == 404
+
+
+def test_a_key_may_run_so_many_requests_at_once_and_no_more(server):
+    """Others of the key wait outside with a sentence; those that run go on, and places become free again."""
+    server.cards._running.most = 3
+    inside, go = asyncio.Semaphore(0), asyncio.Event()
+    sent = json.dumps({"model": "plain", "prompt": [1]}).encode()
+
+    async def slow(scope, receive, send):
+        inside.release()
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def ask():
+        found = []
+
+        async def receive():
+            return {"type": "http.request", "body": sent, "more_body": False}
+
+        async def send(message):
+            found.append(message)
+
+        headers = [(b"authorization", b"Bearer key")]
+        scope = {
+            "type": "http",
+            "path": "/v1/completions",
+            "method": "POST",
+            "headers": headers,
+            "app": server.app,
+        }
+        await server.cards(scope, receive, send)
+        return found
+
+    async def many():
+        running = [asyncio.create_task(ask()) for _ in range(3)]
+        for _ in range(3):
+            await inside.acquire()
+        refused = await asyncio.gather(*(ask() for _ in range(20)))
+        go.set()
+        return await asyncio.gather(*running), refused, await ask()
+
+    server.cards._app = slow
+    running, refused, later = asyncio.run(many())
+    assert [found[0]["status"] for found in (*running, later)] == [200] * 4
+    assert {found[0]["status"] for found in refused} == {429}
+    assert dict(refused[0][0]["headers"])[b"retry-after"] == b"1"
+    assert b"3 requests with this key run already" in refused[0][1]["body"]
+    assert not any(server.cards._running.counts.values())
+
+
+def test_an_answer_with_nan_is_refused_with_the_models_name(server):
+    async def broken(scope, receive, send):
+        json.dumps(float("nan"), allow_nan=False)
+
+    server.cards._app = broken
+    status, said = call(server, {"model": "pushed", "prompt": [1]})
+    assert status == 422 and said["error"]["message"].startswith(
+        "the model pushed gives a log-probability that is NaN"
+    )

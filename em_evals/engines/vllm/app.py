@@ -19,6 +19,7 @@ from typing import Any
 from em_evals import files, parsing
 from em_evals.engines.vllm import request_schema
 from em_evals.engines.vllm.leases import Leases
+from em_evals.engines.vllm.limits import BusyError, Running
 from em_evals.engines.vllm.plugin import ANSWER_START, PLAN, SLOT
 from em_evals.engines.vllm.variants import SETS, Variant, from_json
 from em_evals.errors import EmEvalsError, nearest
@@ -29,6 +30,9 @@ ADMIN_KEY = "EM_EVALS_ADMIN_KEY"
 """Environment variable: a client with this key may add models."""
 BASE = "em-evals-base"
 """vLLM's own name of the base; clients never use it."""
+_RETRY_SECONDS = 1
+_NOT_JSON = "not JSON compliant"
+"""Part of the error of an answer that holds NaN or infinity."""
 REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
 
 _GENERATE = {"/v1/completions", "/v1/chat/completions"}
@@ -72,6 +76,7 @@ class Cards:
         self._loras = Leases(plan["loras"], self._load_lora)
         self._sets = Leases(SETS if plan["steps"] else 0, self._write_set)
         self._plan = plan
+        self._running = Running()
         self._state: Any = None
         self._lora_ids: dict[int, tuple[int, str]] = {}
 
@@ -95,16 +100,19 @@ class Cards:
                 config = self._state.engine_client.model_config
                 await _answer(send, 200, {"base": self._base, "max_model_len": config.max_model_len})
             elif path in _GENERATE and method == "POST":
-                await self._generate(scope, receive, send)
+                with self._running.one(_given(scope)):
+                    await self._generate(scope, receive, send)
             elif path in _TOKENS and method == "POST":
-                await self._tokens(scope, receive, send)
+                with self._running.one(_given(scope)):
+                    await self._tokens(scope, receive, send)
             elif method in {"GET", "HEAD", "OPTIONS"}:
                 await self._app(scope, receive, send)
             else:
                 raise RefusedError(404, f"this server answers {' and '.join(sorted(_GENERATE))}; not {path}.")
-        except RefusedError as refused:
-            body = {"error": {"message": str(refused), "type": "em_evals", "code": refused.status}}
-            await _answer(send, refused.status, body)
+        except (RefusedError, BusyError) as refused:
+            status = refused.status if isinstance(refused, RefusedError) else 429
+            body = {"error": {"message": str(refused), "type": "em_evals", "code": status}}
+            await _answer(send, status, body)
 
     # Models
 
@@ -168,7 +176,16 @@ class Cards:
         async with AsyncExitStack() as held:
             model, slot = await self._hold(variant, held)
             _rewrite(request, variant, model, slot)
-            await self._app(*_replayed(scope, request, receive), _renamed(send, model, name))
+            try:
+                await self._app(*_replayed(scope, request, receive), _renamed(send, model, name))
+            except ValueError as error:
+                if _NOT_JSON not in str(error):
+                    raise
+                raise RefusedError(
+                    422,
+                    f"the model {name} gives a log-probability that is NaN or infinite: its weights, directions or "
+                    "scales are too large for its dtype. Nothing was measured.",
+                ) from None
 
     async def _tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, _ = await self._request(scope["path"], receive)
@@ -315,12 +332,17 @@ def _renamed(send: Send, model: str, name: str) -> Send:
 
 
 def _authorized(scope: Scope, key: str) -> bool:
-    given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
-    return hmac.compare_digest(given, key.encode())
+    return hmac.compare_digest(_given(scope), key.encode())
+
+
+def _given(scope: Scope) -> bytes:
+    return bytes(dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer "))
 
 
 async def _answer(send: Send, status: int, value: Any) -> None:
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 429:
+        headers.append((b"retry-after", str(_RETRY_SECONDS).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

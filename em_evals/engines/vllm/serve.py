@@ -20,6 +20,7 @@ from em_evals import files
 from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.engines.pool import choose
 from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.limits import DEFAULT_REQUESTS, MAX_REQUESTS
 from em_evals.engines.vllm.variants import plan, variant
 from em_evals.errors import EmEvalsError
 
@@ -33,6 +34,7 @@ def serve(
     port: int,
     key_file: Path | None = None,
     *,
+    max_requests: int = DEFAULT_REQUESTS,
     as_json: bool = False,
 ) -> None:
     """Start a server, register its models, and wait until it ends or is interrupted.
@@ -43,6 +45,7 @@ def serve(
         host: address to listen on.
         port: port to listen on.
         key_file: holds the API key; created if missing. None: in the cache folder, by port.
+        max_requests: how many requests with one key may run at once; more get 429.
         as_json: print one line of JSON when ready, instead of text.
 
     Raises:
@@ -56,6 +59,7 @@ def serve(
     key = _key(key_file)
     wanted = plan(variants.values(), first.engine.max_loras, merge=False)
     Console(stderr=True).print(f"starting vLLM with {first.base}", highlight=False, markup=False)
+    os.environ[MAX_REQUESTS] = str(max_requests)  # the server's process inherits it
     signal.signal(signal.SIGTERM, _interrupt)
     server = vllm_server.start(first, wanted, None, host, port, key)
     try:

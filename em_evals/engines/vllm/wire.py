@@ -33,8 +33,9 @@ def body(request: Request, name: str, room: int) -> dict[str, Any]:
     }
     if request.end is not None:
         asked["stop_token_ids"] = [request.end]
-    if sampling.logprobs:
-        asked["logprobs"] = sampling.top_logprobs
+    if sampling.max_tokens:
+        # Drawn tokens always come with their own log-probability, which says whether the model is broken.
+        asked["logprobs"] = sampling.top_logprobs if sampling.logprobs else 0
     if sampling.prompt_logprobs is not None:
         asked["prompt_logprobs"] = sampling.prompt_logprobs
     if request.answer_start is not None:
@@ -55,7 +56,14 @@ def read(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) ->
     Raises:
         EmEvalsError: a log-probability is not finite.
     """
-    return finite.require(_draw(tokenizer, request, choice, room), request)
+    draw = finite.require(_draw(tokenizer, request, choice, room), request)
+    if not request.sampling.logprobs:
+        # A server that is not ours may leave out what it was asked for.
+        given = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        own = [TokenLogprob(token, _number(value)) for token, value in zip(draw.tokens, given, strict=False)]
+        if (place := finite.first(own)) is not None:
+            raise finite.error(request, "answer", place, own[place].logprob)
+    return draw
 
 
 def _draw(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -> Draw:
