@@ -32,6 +32,7 @@ from em_evals.cli import (
     serving,
     steering,
     study,
+    sweep,
     training,
     trait,
     trait_measures,
@@ -72,6 +73,7 @@ trait.app.command("shift")(trait_measures.trait_shift)
 trait.app.command("bases")(trait_measures.trait_bases)
 app.add_typer(trait.app, name="trait")
 app.command()(study.study)
+app.command()(sweep.sweep)
 app.command()(rates.rates)
 app.add_typer(grading.app, name="judges")
 app.command()(gate.gate)

@@ -6,6 +6,7 @@ is stored and how to cite it in an error; its meaning is left to cards.py, quest
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,8 @@ Kind = Literal[
     "tasks", "tasks/cues", "tasks/consistency", "tasks/traits", "scorers", "scorers/judges", "adapters"
 ]
 ENDINGS = (".yaml", ".yml", ".json")
+SHARED = "EM_EVALS_CONTENT"
+"""Environment variable: folders with tasks/, scorers/ and adapters/ that several people or machines share."""
 Model = TypeVar("Model", bound=BaseModel)
 
 _PACKAGE = Path(__file__).parents[1]
@@ -48,8 +51,12 @@ class Document:
 
 
 def folders(kind: Kind) -> list[Path]:
-    """Return the folders to search for content of this kind, first match wins: ./KIND, then the shipped content."""
-    places = [Path.cwd() / kind, SHIPPED / kind]
+    """Return the folders to search for content of this kind, first match wins.
+
+    ./KIND; KIND in each folder of the variable EM_EVALS_CONTENT (separated as in PATH); the shipped content.
+    """
+    shared = [Path(one) for one in os.environ.get(SHARED, "").split(os.pathsep) if one]
+    places = [home / kind for home in (Path.cwd(), *shared, SHIPPED)]
     return [p for i, p in enumerate(places) if p.is_dir() and p not in places[:i]]
 
 

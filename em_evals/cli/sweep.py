@@ -1,0 +1,182 @@
+"""`em-evals sweep`: a matrix of trainings and measurements as one plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from em_evals.sweep.graph import Graph
+    from em_evals.sweep.run import Outcome
+    from em_evals.sweep.workers import Worker
+
+_PLAN = "plan.yaml"
+
+
+def sweep(
+    plan: Annotated[Path, typer.Argument(help="The plan (YAML), or the folder of a sweep that goes on.")],
+    folder: Annotated[Path | None, typer.Option(help="Folder of results (default: runs/NAME).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print steps, GPU hours of training, and judge calls.")
+    ] = False,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where steps run: local (processes), here (this process), ray, ray://HOST:PORT, slurm."
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Steps at once (default: what the machine or cluster holds).")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0.1, help="Ray: cores of a worker.")] = 2,
+    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of a worker.")] = 0,
+    slurm: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE", help="Slurm: submitit's parameters, e.g. timeout_min=240 (repeatable)."
+        ),
+    ] = [],  # noqa: B006
+    only: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATTERN", help="Only these measures or steps, and what they need (repeatable)."
+        ),
+    ] = [],  # noqa: B006
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, help="Start no further step after this many failed.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an earlier run; an error if there is none.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train and measure a matrix of models. Repeat the same command to go on; finished steps are not repeated.
+
+    Exit code 0: all steps are done. 1: steps failed. 2: the plan is wrong.
+    """
+    from em_evals.content import sweep_plans
+    from em_evals.sweep import graph
+
+    if plan.is_dir():
+        folder, plan = folder or plan, plan / _PLAN
+    read = sweep_plans.load(plan)
+    place = folder or Path("runs") / read.name
+    if resume and not (place / _PLAN).is_file():
+        raise EmEvalsError("there is no sweep to go on with; leave --resume out to begin it.", place)
+    whole = graph.build(read)
+    chosen = whole.only(only) if only else whole
+    if dry_run:
+        _show_plan(chosen, place, as_json)
+        return
+    outcome = _run(chosen, plan, place, _workers(on, place, workers, cpus, gpus, slurm), max_failures)
+    _show(chosen, place, outcome, as_json)
+    if outcome.failed or outcome.left:
+        raise typer.Exit(1)
+
+
+def _run(
+    chosen: Graph, plan: Path, place: Path, workers: Sequence[Worker], max_failures: int | None
+) -> Outcome:
+    from em_evals import files
+    from em_evals.sweep.run import run
+
+    with files.atomic(place / _PLAN) as temporary:
+        temporary.write_text(files.read_text(plan), encoding="utf-8")
+    return run(chosen, place, workers, max_failures, lambda line: echo(line, err=True))
+
+
+def _workers(
+    on: str, place: Path, count: int | None, cpus: float, gpus: float, slurm: list[str]
+) -> Sequence[Worker]:
+    if on == "local":
+        from em_evals.sweep.workers import local
+
+        return local(count)
+    if on == "here":
+        from em_evals.sweep.workers import Here
+
+        return [Here()]
+    if on == "slurm" or on.startswith("slurm:"):
+        from em_evals.cli.training import card_fields
+        from em_evals.sweep import slurm as queue
+
+        return queue.connect(place, count, card_fields(slurm), on.partition(":")[2] or "slurm")
+    if on == "ray" or on.startswith("ray://"):
+        from em_evals.sweep import ray
+
+        return ray.connect(on if on != "ray" else None, ray.Request(cpus, gpus), count, place)
+    raise EmEvalsError(f"--on {on}: choose local, here, ray, ray://HOST:PORT or slurm.")
+
+
+def _show_plan(chosen: Graph, place: Path, as_json: bool) -> None:
+    from em_evals.sweep import costs, steps
+
+    told = costs.of(chosen)
+    done = {step.name for step in chosen.steps if steps.is_done(step, place)}
+    if as_json:
+        print_json(
+            {
+                "folder": str(place),
+                "steps": [
+                    {
+                        "name": step.name,
+                        "done": step.name in done,
+                        "needs": step.needs,
+                        "command": step.line(place),
+                    }
+                    for step in chosen.steps
+                ],
+                "costs": [vars(one) for one in told],
+            }
+        )
+        return
+    for step in chosen.steps:
+        echo(f"{'done' if step.name in done else '    '} {step.name}")
+        echo(f"       {step.line(place)}")
+    rows = [[one.measure, str(one.steps), one.gpu_hours_cell, one.judge_calls_cell] for one in told]
+    print_table(
+        f"{len(chosen.steps)} steps in {place}, {len(done)} done",
+        ["measure", "steps", "GPU hours", "judge calls"],
+        rows,
+    )
+    for note in dict.fromkeys(one.note for one in told if one.note):
+        echo(note)
+
+
+def _show(chosen: Graph, place: Path, outcome: Outcome, as_json: bool) -> None:
+    from em_evals.sweep import table
+
+    done = set(outcome.done)
+    frame = table.table([step for step in chosen.steps if step.name in done], place)
+    written = table.write(frame, place)
+    facts: dict[str, Any] = {
+        "folder": str(place),
+        "steps": len(chosen.steps),
+        "done": len(done),
+        "found": len(outcome.found),
+        "failed": {one.name: one.problem for one in outcome.failed},
+        "skipped": outcome.skipped,
+        "left": outcome.left,
+        "results": [str(path) for path in written],
+        "rows": len(frame),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    echo(f"{len(done)} of {len(chosen.steps)} steps are done, {len(outcome.found)} of them before.")
+    for name, problem in facts["failed"].items():
+        echo(f"failed: {name}: {problem}")
+    for name, cause in outcome.skipped.items():
+        echo(f"not started: {name}, which needs {cause}")
+    if outcome.left:
+        echo(
+            f"not started after {len(outcome.failed)} failures: {len(outcome.left)} steps; the same command goes on."
+        )
+    echo(f"{len(frame)} values: {', '.join(map(str, written))}")

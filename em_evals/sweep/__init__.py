@@ -1,0 +1,1 @@
+"""Sweeps: a plan expanded to a graph of commands, run on processes of this machine, on Ray or on Slurm."""

@@ -1,0 +1,186 @@
+"""Run one step in this process, which keeps what it has imported and the bases that it has loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+from em_evals.content import documents
+from em_evals.errors import EmEvalsError
+from em_evals.sweep import steps
+from em_evals.sweep.steps import OUTPUT, RECORD, Record, Step
+
+
+def perform(step: Step, folder: Path, home: Path) -> Record:
+    """Run a step's command and write its record; a failure is told in the record.
+
+    A folder that an earlier plan's step of this name left is moved to `replaced/`. What the command prints goes to
+    `output.txt`.
+
+    Args:
+        step: its needs are done.
+        folder: the sweep's, absolute.
+        home: the folder where the sweep was started: names of content mean there what they mean to the user.
+
+    Raises:
+        EmEvalsError: the folder cannot be written to.
+        KeyboardInterrupt: interrupted; the same step resumes.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = Record(
+        step.name,
+        step.digest,
+        "running",
+        step.words(folder),
+        host=socket.gethostname(),
+        started=started,
+        version=version("em-evals"),
+    )
+    earlier = steps.read_record(folder, step.name)
+    words = step.words(folder)
+    if step.measure == "train":
+        adapter = steps.adapter(folder, step.model)
+        published = (adapter / "training.json").is_file()
+        if earlier is not None and published and (earlier.digest, earlier.state) == (step.digest, "running"):
+            # Trained whole, and ended before the record was written.
+            return _ended(step, folder, begun, 0, 0.0)
+        words += ["--overwrite"] if published else []
+    elif earlier is not None and earlier.digest != step.digest:
+        _put_aside(folder, step.name)
+    steps.write_record(folder, begun)
+    clock = time.monotonic()
+    with _settings(home, folder), _printed_to(steps.place(folder, step.name) / OUTPUT):
+        code = _run(words)
+    return _ended(step, folder, begun, code, time.monotonic() - clock)
+
+
+def perform_json(step: str, folder: str, home: str) -> str:
+    """Run a step given and recorded as JSON, for processes that share no code of ours but this function.
+
+    Raises:
+        EmEvalsError: as for `perform`.
+    """
+    fields = json.loads(step)
+    for name in ("command", "needs", "accept"):
+        fields[name] = tuple(fields[name])
+    return json.dumps(asdict(perform(Step(**fields), Path(folder), Path(home))))
+
+
+def _ended(step: Step, folder: Path, begun: Record, code: int, seconds: float) -> Record:
+    done = code in step.accept
+    place = steps.place(folder, step.name)
+    kept = steps.adapter(folder, step.model) if step.measure == "train" else place
+    record = replace(
+        begun,
+        state="done" if done else "failed",
+        exit_code=code,
+        seconds=round(seconds, 3),
+        outputs=_written(kept) if done else (),
+        problem="" if done else _last_line(place / OUTPUT, code),
+    )
+    steps.write_record(folder, record)
+    return record
+
+
+def _run(words: list[str]) -> int:
+    """Call a console script in this process, and return its exit code."""
+    scripts = entry_points(group="console_scripts", name=words[0])
+    if not scripts:
+        print(f"{words[0]} is not installed here.", file=sys.stderr)  # noqa: T201
+        return 127
+    before, sys.argv = sys.argv, words
+    try:
+        next(iter(scripts)).load()()
+    except SystemExit as end:
+        if end.code == 130:
+            raise KeyboardInterrupt from None
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.argv = before
+    return 0
+
+
+@contextlib.contextmanager
+def _settings(home: Path, folder: Path) -> Iterator[None]:
+    """Work in the user's folder, with the sweep's cards beside the user's; Inspect draws no screen."""
+    names = os.pathsep.join(filter(None, [os.environ.get(documents.SHARED), str(folder)]))
+    changed = {documents.SHARED: names, "INSPECT_DISPLAY": "plain", "COLUMNS": "100"}
+    before = {name: os.environ.get(name) for name in changed}
+    place = Path.cwd()
+    os.environ.update(changed)
+    os.chdir(home)
+    try:
+        yield
+    finally:
+        os.chdir(place)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _printed_to(path: Path) -> Iterator[None]:
+    """Send what this process prints to a file, also what C libraries and child processes print."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        with path.open("wb") as file:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+            text = os.fdopen(os.dup(file.fileno()), "w", encoding="utf-8", errors="replace", buffering=1)
+            with text, contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+                yield
+    finally:
+        for number, own in zip((1, 2), kept, strict=True):
+            os.dup2(own, number)
+            os.close(own)
+
+
+def _written(folder: Path) -> tuple[str, ...]:
+    hidden = (RECORD, OUTPUT)
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in hidden)
+    return tuple(sorted(str(path.relative_to(folder)) for path in found if not path.name.startswith(".")))
+
+
+def _last_line(path: Path, code: int) -> str:
+    """Return the last line that says something."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 20_000))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        text = ""
+    lines = [line.strip(" │╭╮╰╯─\t") for line in text.splitlines()]
+    said = [line for line in lines if line]
+    return (said[-1] if said else f"exit code {code}, without a word")[:500]
+
+
+def _put_aside(folder: Path, name: str) -> None:
+    place = steps.place(folder, name)
+    number = 1
+    while (aside := folder / "replaced" / f"{name}.{number}").exists():
+        number += 1
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(place, aside)
+    except OSError as error:
+        raise EmEvalsError(f"cannot move this folder ({error.strerror}); free its place.", place) from None

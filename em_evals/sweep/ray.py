@@ -1,0 +1,154 @@
+"""Workers on a Ray cluster: actors that Ray places, restarts after a node's death, and starts when nodes come up."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from em_evals import files
+from em_evals.errors import EmEvalsError
+from em_evals.sweep.perform import perform_json
+from em_evals.sweep.steps import Step
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one worker needs; Ray's own units.
+
+    Attributes:
+        cpus: cores.
+        gpus: GPUs; a base that is split over several needs as many.
+        memory: bytes of main memory; 0: not asked for.
+    """
+
+    cpus: float = 2
+    gpus: float = 0
+    memory: int = 0
+
+
+class RayWorker:
+    """An actor. It keeps the bases that it has loaded, as a local process does.
+
+    Args:
+        actor: Ray's handle.
+        died: Ray's errors for a lost process or node.
+    """
+
+    def __init__(self, actor: Any, died: tuple[type[BaseException], ...]) -> None:
+        self.base = ""
+        self.died = died
+        self._actor = actor
+
+    def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
+        """Start a step in the actor."""
+        self.base = step.base or self.base
+        future: Future[str] = self._actor.perform.remote(
+            json.dumps(asdict(step)), str(folder), str(home)
+        ).future()
+        return future
+
+    def stop(self) -> None:
+        """End the actor and what it runs."""
+        import ray
+
+        if ray.is_initialized():
+            ray.kill(self._actor)
+
+
+def connect(address: str | None, request: Request, count: int | None, folder: Path) -> list[RayWorker]:
+    """Join a cluster and start workers.
+
+    Args:
+        address: `ray://HOST:PORT`, `HOST:PORT`, or None for the cluster that this machine belongs to; where there is
+            none, Ray starts one on this machine.
+        request: what each worker needs.
+        count: how many; None: as many as the cluster holds now.
+        folder: the sweep's; every node must see it under the same path.
+
+    Raises:
+        EmEvalsError: Ray cannot be reached, no node can hold a worker, or a node does not see the folder.
+    """
+    import ray
+    from ray import exceptions
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address or _here(), log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise EmEvalsError(f"no Ray cluster answers at {address or 'this machine'}: {reason}") from None
+    number = count or _fits(ray.nodes(), request)
+    if number < 1:
+        raise EmEvalsError(
+            f"no node of the cluster has what a worker asks for ({request.cpus:g} cores, {request.gpus:g} GPUs); "
+            "lower --cpus or --gpus."
+        )
+    kind = ray.remote(_Performer).options(
+        num_cpus=request.cpus,
+        num_gpus=request.gpus,
+        memory=request.memory or None,
+        max_restarts=-1,
+        # A step whose node died is started again by the sweep, which counts the tries.
+        max_task_retries=0,
+    )
+    died = (
+        exceptions.RayActorError,
+        exceptions.NodeDiedError,
+        exceptions.WorkerCrashedError,
+        exceptions.OutOfMemoryError,
+    )
+    workers = [RayWorker(kind.remote(), died) for _ in range(number)]
+    _check_seen(workers, folder)
+    return workers
+
+
+class _Performer:
+    """The actor's code."""
+
+    def perform(self, step: str, folder: str, home: str) -> str:
+        return perform_json(step, folder, home)
+
+    def sees(self, path: str) -> bool:
+        return Path(path).is_file()
+
+
+def _here() -> str | None:
+    """Return `auto` where this machine belongs to a cluster: an address that Ray finds by itself."""
+    import os
+
+    from ray._private.services import find_gcs_addresses
+
+    return "auto" if os.environ.get("RAY_ADDRESS") or find_gcs_addresses() else None
+
+
+def _fits(nodes: list[dict[str, Any]], request: Request) -> int:
+    """Count the workers that the living nodes hold."""
+    wanted = {"CPU": request.cpus, "GPU": request.gpus, "memory": request.memory}
+    return sum(
+        min(int(node["Resources"].get(name, 0) // each) for name, each in wanted.items() if each)
+        for node in nodes
+        if node["Alive"]
+    )
+
+
+def _check_seen(workers: list[RayWorker], folder: Path) -> None:
+    """Refuse a folder that a worker's node does not see."""
+    import ray
+
+    token = folder / f".seen-{secrets.token_hex(4)}"
+    with files.atomic(token) as temporary:
+        temporary.write_text("", encoding="utf-8")
+    try:
+        # Workers for which there is no node yet are not waited for: they check nothing, and fail by themselves.
+        asked = [one._actor.sees.remote(str(token.absolute())) for one in workers]
+        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=60)
+        if not all(ray.get(ready)):
+            raise EmEvalsError(
+                "a node of the cluster does not see this folder; choose one that all share.", folder
+            )
+    finally:
+        token.unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""Run a graph of steps on workers: what is done is not repeated, and a failed step stops only what needs it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from em_evals import locks
+from em_evals.errors import EmEvalsError
+from em_evals.sweep import steps
+from em_evals.sweep.graph import Graph
+from em_evals.sweep.models import write_card
+from em_evals.sweep.steps import Record, Step
+from em_evals.sweep.workers import Worker
+
+_TRIES = 3
+"""How often a step is started whose worker dies: a machine may be lost, but a step that kills every worker ends."""
+
+
+@dataclass
+class Outcome:
+    """What became of each step.
+
+    Attributes:
+        records: of the steps that ran in this run.
+        found: names of steps that were done before.
+        skipped: step -> the failed step that it needs.
+        left: names of steps that were not started: too many failures.
+    """
+
+    records: dict[str, Record] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Record]:
+        """Return the failed steps' records."""
+        return [one for one in self.records.values() if one.state == "failed"]
+
+    @property
+    def done(self) -> list[str]:
+        """Return the names of the steps that are done, before or in this run."""
+        return [*self.found, *(name for name, one in self.records.items() if one.state == "done")]
+
+
+def run(
+    graph: Graph,
+    folder: Path,
+    workers: Sequence[Worker],
+    max_failures: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Run what is not done.
+
+    Args:
+        graph: the steps.
+        folder: the sweep's; made where it is not.
+        workers: where steps run; a worker that has a step's base in memory is preferred.
+        max_failures: after this many failed steps no further one starts; None: never.
+        say: called with one line a step.
+
+    Raises:
+        EmEvalsError: the folder cannot be written to.
+        KeyboardInterrupt: with what was kept.
+    """
+    folder = folder.absolute()
+    with locks.alone(folder / "sweep"):
+        for model in graph.models:
+            if model.is_written:
+                write_card(model, folder)
+        course = _Course(graph, folder, workers, max_failures, say)
+        try:
+            return course.run()
+        except KeyboardInterrupt:
+            kept = len(course.outcome.done)
+            raise KeyboardInterrupt(
+                f"interrupted: {kept} of {len(graph.steps)} steps are done and kept in {folder}; "
+                "the same command goes on."
+            ) from None
+        finally:
+            for worker in workers:
+                worker.stop()
+
+
+class _Course:
+    """One run: what is ready, what runs where, and what is over."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        folder: Path,
+        workers: Sequence[Worker],
+        max_failures: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.outcome = Outcome()
+        self._folder = folder
+        self._home = Path.cwd()
+        self._idle = list(workers)
+        self._limit = max_failures
+        self._say = say
+        self._total = len(graph.steps)
+        self._waits = {step.name: set(step.needs) for step in graph.steps}
+        self._needed_by: dict[str, list[str]] = {}
+        for step in graph.steps:
+            for name in step.needs:
+                self._needed_by.setdefault(name, []).append(step.name)
+        self._steps = {step.name: step for step in graph.steps}
+        self._ready = [step for step in graph.steps if not step.needs]
+        self._tries: dict[str, int] = {}
+        self._running: dict[Future[str], tuple[Step, Worker, float]] = {}
+
+    def run(self) -> Outcome:
+        while self._ready or self._running:
+            self._start()
+            if self._running:
+                over, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                for future in over:
+                    self._end(future)
+        return self.outcome
+
+    def _start(self) -> None:
+        """Start steps while there are idle workers; steps that were done before take none."""
+        waiting: list[Step] = []
+        stopped = self._limit is not None and len(self.outcome.failed) >= self._limit
+        # In the plan's order; a step that is found done may make others ready meanwhile.
+        while self._ready:
+            step = self._ready.pop(0)
+            if steps.is_done(step, self._folder):
+                self.outcome.found.append(step.name)
+                self._free(step.name)
+            elif stopped:
+                self.outcome.left.append(step.name)
+            elif self._idle:
+                self._give(step)
+            else:
+                waiting.append(step)
+        self._ready = waiting
+
+    def _give(self, step: Step) -> None:
+        worker = next((one for one in self._idle if one.base == step.base), None)
+        worker = worker or next((one for one in self._idle if not one.base), self._idle[0])
+        self._idle.remove(worker)
+        self._tries[step.name] = self._tries.get(step.name, 0) + 1
+        self._running[worker.start(step, self._folder, self._home)] = (step, worker, time.monotonic())
+
+    def _end(self, future: Future[str]) -> None:
+        step, worker, began = self._running.pop(future)
+        self._idle.append(worker)
+        error = future.exception()
+        if error is None:
+            record = Record(**json.loads(future.result()))
+        elif isinstance(error, worker.died) and self._tries[step.name] < _TRIES:
+            worker.base = ""
+            self._ready.append(step)
+            self._say(f"{step.name}: its process ended ({_told(error)}); it starts again.")
+            return
+        else:
+            record = Record(
+                step.name,
+                step.digest,
+                "failed",
+                step.words(self._folder),
+                seconds=round(time.monotonic() - began, 3),
+                problem=f"its process ended {_TRIES} times ({_told(error)})"
+                if isinstance(error, worker.died)
+                else _told(error),
+            )
+            steps.write_record(self._folder, record)
+        self.outcome.records[step.name] = record
+        place = f"[{len(self.outcome.records) + len(self.outcome.found)}/{self._total}]"
+        if record.state == "done":
+            self._say(f"{place} {step.name}: {record.seconds:.1f} s")
+            self._free(step.name)
+        else:
+            self._say(
+                f"{place} {step.name} FAILED: {record.problem} (all of it: {self._folder / step.name}/output.txt)"
+            )
+            self._skip(step.name, step.name)
+
+    def _free(self, name: str) -> None:
+        for other in self._needed_by.get(name, ()):
+            self._waits[other].discard(name)
+            if not self._waits[other]:
+                self._ready.append(self._steps[other])
+
+    def _skip(self, name: str, cause: str) -> None:
+        for other in self._needed_by.get(name, ()):
+            if other not in self.outcome.skipped:
+                self.outcome.skipped[other] = cause
+                self._skip(other, cause)
+
+
+def _told(error: BaseException) -> str:
+    return (
+        str(error) if isinstance(error, EmEvalsError) else f"{type(error).__name__}: {error}"
+    ).splitlines()[0][:300]

@@ -1,0 +1,143 @@
+"""Workers: where steps run. One process each on this machine; sweep/ray.py and sweep/slurm.py have the others."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from em_evals.sweep.perform import perform_json
+from em_evals.sweep.steps import Step
+
+DIED = (BrokenProcessPool,)
+
+
+class Worker(Protocol):
+    """Runs one step at a time.
+
+    Attributes:
+        base: the base that its last step loaded.
+        died: errors that mean that the process or machine ended, and not the step.
+    """
+
+    base: str
+    died: tuple[type[BaseException], ...]
+
+    def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
+        """Start a step; the future gives its record as JSON."""
+        ...
+
+    def stop(self) -> None:
+        """End the worker and what it runs."""
+        ...
+
+
+class LocalWorker:
+    """A process of this machine, started with its first step and again after it died.
+
+    Args:
+        device: the number of its GPU; None: none, or all.
+        threads: threads of its matrix products.
+    """
+
+    died: tuple[type[BaseException], ...] = DIED
+
+    def __init__(self, device: int | None, threads: int) -> None:
+        self.base = ""
+        self._settings = {"OMP_NUM_THREADS": str(threads)}
+        if device is not None:
+            self._settings["CUDA_VISIBLE_DEVICES"] = str(device)
+        self._pool: ProcessPoolExecutor | None = None
+        self._future: Future[str] | None = None
+
+    def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
+        """Start a step in the process."""
+        self.base = step.base or self.base
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(self._settings,)
+            )
+        future = self._future = self._pool.submit(
+            perform_json, json.dumps(asdict(step)), str(folder), str(home)
+        )
+        future.add_done_callback(self._forget_if_dead)
+        return future
+
+    def stop(self) -> None:
+        """End the process, and the step that it runs."""
+        if self._pool is None:
+            return
+        running = self._future is not None and not self._future.done()
+        for process in list((self._pool._processes or {}).values()) if running else ():
+            process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+
+    def _forget_if_dead(self, future: Future[str]) -> None:
+        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
+            self._pool = None
+
+
+class Here:
+    """This process: steps run one after another, so that a debugger sees them."""
+
+    died: tuple[type[BaseException], ...] = ()
+
+    def __init__(self) -> None:
+        self.base = ""
+
+    def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
+        """Run a step to its end.
+
+        Raises:
+            KeyboardInterrupt: interrupted.
+        """
+        self.base = step.base or self.base
+        future: Future[str] = Future()
+        try:
+            future.set_result(perform_json(json.dumps(asdict(step)), str(folder), str(home)))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def stop(self) -> None:
+        """Nothing is left to end."""
+
+
+def local(count: int | None) -> list[LocalWorker]:
+    """Return workers for this machine.
+
+    Args:
+        count: how many; None: one for each GPU, or one for each two cores.
+    """
+    gpus = _gpus()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = count or gpus or max(1, cores // 2)
+    threads = max(1, cores // number)
+    return [LocalWorker(place % gpus if gpus else None, threads) for place in range(number)]
+
+
+def _gpus() -> int:
+    """Count the GPUs without importing torch."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return len([one for one in shown.split(",") if one.strip()])
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return 0
+    told = subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    return sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+
+
+def _begin(settings: dict[str, str]) -> None:
+    """Prepare a worker's process: settings stand before torch is imported; the sweep itself handles interrupts."""
+    os.environ.update(settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

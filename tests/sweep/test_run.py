@@ -1,0 +1,140 @@
+"""Steps run once, a failed one stops only what needs it, and a lost process costs nothing that was finished."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from em_evals.cli import app
+from em_evals.content import sweep_plans
+from em_evals.sweep import graph, run, steps
+from em_evals.sweep.workers import Here, LocalWorker
+from tests.sweep.conftest import plan_of
+
+PLAN = """
+name: small
+models: [{card: plain}]
+measures:
+  - name: told
+    run: em-evals schema {kind}
+    matrix: {kind: [card, wrong, rubric]}
+  - name: after
+    run: em-evals report {steps.told} -o {out}/report.html
+  - name: alone
+    run: em-evals --version
+"""
+
+
+def sweep(*words):
+    done = CliRunner().invoke(app, ["sweep", "plan.yaml", "--on", "here", "--json", *words])
+    assert done.exit_code in (0, 1), done.output
+    return json.loads(done.stdout)
+
+
+def test_a_failed_step_stops_only_what_needs_it_and_is_tried_again(lab):
+    plan_of(lab, PLAN)
+    told = sweep()
+    assert (told["done"], told["steps"]) == (3, 5)
+    assert list(told["failed"]) == ["told/kind-wrong"]
+    assert "wrong" in told["failed"]["told/kind-wrong"], "the command's own sentence"
+    assert told["skipped"] == {"after/all": "told/kind-wrong"}
+    again = sweep()
+    assert again["found"] == 3, "what is done is not repeated"
+    assert list(again["failed"]) == ["told/kind-wrong"]
+
+
+def test_after_max_failures_no_further_step_starts(lab):
+    plan_of(lab, PLAN.replace("[card, wrong, rubric]", "[wrong, card, rubric]"))
+    told = sweep("--max-failures", "1")
+    assert told["done"] == 0
+    assert "alone/all" in told["left"]
+
+
+def test_a_step_is_done_again_if_its_record_is_damaged_or_a_file_is_gone(lab):
+    plan_of(lab, PLAN)
+    sweep()
+    (lab / "runs/small/alone/all/.step.json").write_text("{")
+    assert sweep()["found"] == 2
+
+
+def test_an_older_plans_folder_is_put_aside_and_not_mixed_with_the_new_one(lab):
+    plan_of(lab, PLAN)
+    sweep("--only", "alone")
+    mine = lab / "runs/small/alone/all"
+    (mine / "kept.txt").write_text("of the first plan")
+    plan_of(lab, PLAN.replace("em-evals --version", "em-evals schema card"))
+    sweep("--only", "alone")
+    assert not (mine / "kept.txt").exists()
+    assert (lab / "runs/small/replaced/alone/all.1/kept.txt").read_text() == "of the first plan"
+
+
+def test_a_training_that_ended_before_its_record_was_written_is_not_repeated(lab):
+    text = "name: small\nmodels: [{card: organism}]\n"
+    made = graph.build(sweep_plans.load(plan_of(lab, text)))
+    (step,) = made.steps
+    folder = lab / "runs/small"
+    steps.write_record(folder, steps.Record(step.name, step.digest, "running"))
+    adapter = steps.adapter(folder, step.model)
+    adapter.mkdir(parents=True)
+    (adapter / "training.json").write_text("{}")
+    outcome = run.run(made, folder, [Here()])
+    assert outcome.done == [step.name]
+    assert (adapter / "training.json").read_text() == "{}", "nothing was trained"
+
+
+class Mortal(LocalWorker):
+    """A worker whose process is killed when it has begun its first step."""
+
+    def __init__(self, lives: int) -> None:
+        super().__init__(None, 1)
+        self.lives = lives
+
+    def start(self, step, folder, home):
+        future = super().start(step, folder, home)
+        if self.lives:
+            self.lives -= 1
+            for process in list(self._pool._processes.values()):
+                os.kill(process.pid, signal.SIGKILL)
+        return future
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("deaths", "state"), [(1, "done"), (3, "failed")])
+def test_a_step_whose_process_is_killed_starts_again_but_not_for_ever(lab, deaths, state):
+    made = graph.build(sweep_plans.load(plan_of(lab, PLAN))).only(["alone"])
+    lines: list[str] = []
+    outcome = run.run(made, lab / "runs/small", [Mortal(deaths)], say=lines.append)
+    record = outcome.records["alone/all"]
+    assert record.state == state
+    assert sum("it starts again" in line for line in lines) == min(deaths, 2)
+    kept = steps.read_record(lab / "runs/small", "alone/all")
+    assert kept is not None
+    assert kept.state == state
+
+
+def test_a_dry_run_prints_commands_and_costs_and_starts_nothing(lab):
+    text = (
+        "name: small\nmodels: [{card: plain}]\nmeasures:\n"
+        "  - {task: em_evals/freeform, options: {epochs: 10, limit: 3}}\n"
+        "  - {task: em_evals/forced_choice}\n"
+    )
+    plan_of(lab, text)
+    told = sweep("--dry-run")
+    assert [one["command"].split()[:3] for one in told["steps"]] == [
+        ["inspect", "eval-set", "em_evals/freeform"],
+        ["inspect", "eval-set", "em_evals/forced_choice"],
+    ]
+    costs = {one["measure"]: one["judge_calls"] for one in told["costs"]}
+    assert costs == {"freeform": 3 * 10 * 2, "forced_choice": 0}
+    assert not Path("runs").exists()
+
+
+def test_a_wrong_place_or_a_wrong_backend_is_refused_in_one_sentence(lab):
+    plan_of(lab, PLAN)
+    done = CliRunner().invoke(app, ["sweep", "plan.yaml", "--resume"])
+    assert "there is no sweep to go on with" in str(done.exception)
+    done = CliRunner().invoke(app, ["sweep", "plan.yaml", "--on", "moon"])
+    assert "--on moon: choose" in str(done.exception)
