@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,14 +35,33 @@ class RayWorker:
     """An actor. It keeps the bases that it has loaded, as a local process does.
 
     Args:
-        actor: Ray's handle.
+        make: starts an actor; called again when one is lost.
         died: Ray's errors for a lost process or node.
     """
 
-    def __init__(self, actor: Any, died: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, make: Callable[[], Any], died: tuple[type[BaseException], ...]) -> None:
         self.base = ""
         self.died = died
-        self._actor = actor
+        self._make = make
+        self._actor = make()
+        self._here = self._actor.is_here.remote()
+
+    def is_ready(self) -> bool:
+        """Return whether Ray has placed the actor; a lost one is asked for again, wherever there is a place."""
+        import ray
+
+        if not ray.wait([self._here], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self._here)
+        except self.died:
+            self._replace()
+            return False
+        return True
+
+    def sees(self, path: Path) -> Any:
+        """Ask the actor's node whether it sees a file; Ray's reference of the answer."""
+        return self._actor.sees.remote(str(path))
 
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step in the actor."""
@@ -49,6 +69,7 @@ class RayWorker:
         future: Future[str] = self._actor.perform.remote(
             json.dumps(asdict(step)), str(folder), str(home)
         ).future()
+        future.add_done_callback(self._replace_if_lost)
         return future
 
     def stop(self) -> None:
@@ -57,6 +78,14 @@ class RayWorker:
 
         if ray.is_initialized():
             ray.kill(self._actor)
+
+    def _replace_if_lost(self, future: Future[str]) -> None:
+        if not future.cancelled() and isinstance(future.exception(), self.died):
+            self._replace()
+
+    def _replace(self) -> None:
+        self._actor = self._make()
+        self._here = self._actor.is_here.remote()
 
 
 def connect(address: str | None, request: Request, count: int | None, folder: Path) -> list[RayWorker]:
@@ -91,8 +120,8 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
         num_cpus=request.cpus,
         num_gpus=request.gpus,
         memory=request.memory or None,
-        max_restarts=-1,
         # A step whose node died is started again by the sweep, which counts the tries.
+        max_restarts=0,
         max_task_retries=0,
     )
     died = (
@@ -101,7 +130,7 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
         exceptions.WorkerCrashedError,
         exceptions.OutOfMemoryError,
     )
-    workers = [RayWorker(kind.remote(), died) for _ in range(number)]
+    workers = [RayWorker(kind.remote, died) for _ in range(number)]
     _check_seen(workers, folder)
     return workers
 
@@ -114,6 +143,9 @@ class _Performer:
 
     def sees(self, path: str) -> bool:
         return Path(path).is_file()
+
+    def is_here(self) -> bool:
+        return True
 
 
 def _here() -> str | None:
@@ -144,7 +176,7 @@ def _check_seen(workers: list[RayWorker], folder: Path) -> None:
         temporary.write_text("", encoding="utf-8")
     try:
         # Workers for which there is no node yet are not waited for: they check nothing, and fail by themselves.
-        asked = [one._actor.sees.remote(str(token.absolute())) for one in workers]
+        asked = [one.sees(token.absolute()) for one in workers]
         ready, _ = ray.wait(asked, num_returns=len(asked), timeout=60)
         if not all(ray.get(ready)):
             raise EmEvalsError(

@@ -17,6 +17,8 @@ from em_evals.sweep.models import write_card
 from em_evals.sweep.steps import Record, Step
 from em_evals.sweep.workers import Worker
 
+_LOOK_AGAIN = 1.0
+"""Seconds between looks for a worker that comes back."""
 _TRIES = 3
 """How often a step is started whose worker dies: a machine may be lost, but a step that kills every worker ends."""
 
@@ -119,9 +121,13 @@ class _Course:
         while self._ready or self._running:
             self._start()
             if self._running:
-                over, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                # A lost worker may come back before a step ends; then what is ready starts on it.
+                timeout = _LOOK_AGAIN if self._ready and self._idle else None
+                over, _ = wait(self._running, timeout, return_when=FIRST_COMPLETED)
                 for future in over:
                     self._end(future)
+            elif self._ready:
+                time.sleep(_LOOK_AGAIN)
         return self.outcome
 
     def _start(self) -> None:
@@ -129,6 +135,7 @@ class _Course:
         waiting: list[Step] = []
         stopped = self._limit is not None and len(self.outcome.failed) >= self._limit
         # In the plan's order; a step that is found done may make others ready meanwhile.
+        free = [one for one in self._idle if one.is_ready()] if self._ready else []
         while self._ready:
             step = self._ready.pop(0)
             if steps.is_done(step, self._folder):
@@ -136,15 +143,16 @@ class _Course:
                 self._free(step.name)
             elif stopped:
                 self.outcome.left.append(step.name)
-            elif self._idle:
-                self._give(step)
+            elif free:
+                self._give(step, free)
             else:
                 waiting.append(step)
         self._ready = waiting
 
-    def _give(self, step: Step) -> None:
-        worker = next((one for one in self._idle if one.base == step.base), None)
-        worker = worker or next((one for one in self._idle if not one.base), self._idle[0])
+    def _give(self, step: Step, free: list[Worker]) -> None:
+        worker = next((one for one in free if one.base == step.base), None)
+        worker = worker or next((one for one in free if not one.base), free[0])
+        free.remove(worker)
         self._idle.remove(worker)
         self._tries[step.name] = self._tries.get(step.name, 0) + 1
         self._running[worker.start(step, self._folder, self._home)] = (step, worker, time.monotonic())

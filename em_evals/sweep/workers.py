@@ -31,6 +31,10 @@ class Worker(Protocol):
     base: str
     died: tuple[type[BaseException], ...]
 
+    def is_ready(self) -> bool:
+        """Return whether a step would start now; a lost worker's successor may wait for a place."""
+        ...
+
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step; the future gives its record as JSON."""
         ...
@@ -57,6 +61,10 @@ class LocalWorker:
             self._settings["CUDA_VISIBLE_DEVICES"] = str(device)
         self._pool: ProcessPoolExecutor | None = None
         self._future: Future[str] | None = None
+
+    def is_ready(self) -> bool:
+        """Return whether a step would start now: a process starts with its step."""
+        return True
 
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step in the process."""
@@ -93,6 +101,10 @@ class Here:
 
     def __init__(self) -> None:
         self.base = ""
+
+    def is_ready(self) -> bool:
+        """Return whether a step would start now."""
+        return True
 
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Run a step to its end.

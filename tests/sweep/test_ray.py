@@ -1,7 +1,5 @@
 """Two Ray nodes on one machine give what one process gives, also when one of them dies in the middle."""
 
-import json
-
 import pandas as pd
 import pytest
 
@@ -80,14 +78,14 @@ def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes):
 
     def say(line):
         lines.append(line)
-        if sum("/14]" in one for one in lines) == 3 and machines:
+        if sum("] " in one for one in lines) == 3 and len(machines) == 2:
             there.remove_node(machines.pop(), allow_graceful=False)
 
     outcome = run.run(made, folder, workers, say=say)
     assert outcome.failed == []
     assert len(outcome.done) == len(made.steps)
     again = [line for line in lines if "it starts again" in line]
-    print(json.dumps({"starts again": again}))
+    assert len(again) <= 1
     done = [line.split("] ")[1].split(":")[0] for line in lines if "] " in line]
     assert len(done) == len(set(done)) == len(made.steps), "nothing finished is repeated"
     assert weights(made, folder) == weights(made, lab / "alone"), "bit for bit"
