@@ -105,11 +105,7 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
     from ray import exceptions
 
     if not ray.is_initialized():
-        try:
-            ray.init(address=address or _here(), log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise EmEvalsError(f"no Ray cluster answers at {address or 'this machine'}: {reason}") from None
+        _join(address)
     number = count or _fits(ray.nodes(), request)
     if number < 1:
         raise EmEvalsError(
@@ -148,13 +144,25 @@ class _Performer:
         return True
 
 
-def _here() -> str | None:
-    """Return `auto` where this machine belongs to a cluster: an address that Ray finds by itself."""
-    import os
+def _join(address: str | None) -> None:
+    """Join the cluster; without an address, the one that this machine belongs to, or one that Ray starts here.
 
-    from ray._private.services import find_gcs_addresses
+    Raises:
+        EmEvalsError: no cluster answers.
+    """
+    import ray
 
-    return "auto" if os.environ.get("RAY_ADDRESS") or find_gcs_addresses() else None
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        try:
+            ray.init(address=address or "auto", **quiet)
+        except ConnectionError:
+            if address is not None:
+                raise
+            ray.init(**quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise EmEvalsError(f"no Ray cluster answers at {address or 'this machine'}: {reason}") from None
 
 
 def _fits(nodes: list[dict[str, Any]], request: Request) -> int:
