@@ -16,6 +16,7 @@ from em_evals.cli import (
     data,
     diff,
     direction,
+    drift,
     first,
     forecast,
     gate,
@@ -60,6 +61,7 @@ app.add_typer(direction.app, name="direction")
 app.command("compile")(models.compile_card)
 app.command()(verify.verify)
 app.command()(steering.steer)
+insight.app.command("drift")(drift.insight_drift)
 insight.app.command("scaling")(scaling.scaling)
 insight.app.command("lens")(lens.lens)
 insight.app.command("diff")(diff.diff)

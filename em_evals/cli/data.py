@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from em_evals.cli import screening
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -103,59 +104,4 @@ def data_check(file: str, as_json: Json = False) -> None:
         print_table("", ["what", "value"], [[key, str(value)] for key, value in report.items()])
 
 
-DropTop = Annotated[
-    str | None,
-    typer.Option(
-        help="Share of rows to drop, e.g. 5%; writes the rest, and the same number of random rows dropped."
-    ),
-]
-
-
-@app.command("screen")
-def data_screen(
-    file: Annotated[Path, typer.Argument(help="Training data: JSONL of chats.")],
-    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
-    model: Annotated[str, typer.Option(help="The card that reads the rows; usually the base to train.")],
-    layer: Annotated[
-        int | None, typer.Option(help="Decoder block (default: the direction's most reliable one).", min=0)
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="Harmless data of the same kind (JSONL), to compare with.")
-    ] = None,
-    draws: Annotated[
-        int, typer.Option(help="Draws of each null distribution, with --reference.", min=0)
-    ] = 99,
-    drop_top: DropTop = None,
-    seed: Annotated[int, typer.Option(help="Seed of null draws and random rows.", min=0, max=2**32 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Rows by rank (.csv or .parquet).")] = Path(
-        "screen.csv"
-    ),
-    as_json: Json = False,
-) -> None:
-    """Rank the rows of training data by their projection difference on a direction, without generating answers."""
-    from em_evals.content.cards import resolve
-    from em_evals.content.direction_summary import chosen_layer
-    from em_evals.interp.controls import read_for
-    from em_evals.interp.traits import screened_files
-    from em_evals.interp.traits.screen import compared, null_directions, screen
-
-    share = None if drop_top is None else screened_files.share(drop_top)
-    card = resolve(model)
-    along = read_for(direction, card)
-    block = chosen_layer(along) if layer is None else layer
-    drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)
-    found = screen(card, along, block, file, drawn)
-    screened_files.write_ranks(found, output)
-    told = screened_files.summary(found, file, direction, block)
-    if reference is not None:
-        claim, length = compared(found, screen(card, along, block, reference, drawn), kinds)
-        told |= {"claim": claim.model_dump(mode="json"), "auroc_of_length": length}
-    if share is not None:
-        told["files"] = [str(path) for path in screened_files.write_kept(found, file, share, output, seed)]
-    if as_json:
-        print_json(told)
-        return
-    sentence = told.pop("claim", None) and claim.sentence()
-    print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items()])
-    if sentence:
-        echo(sentence)
+app.command("screen")(screening.data_screen)

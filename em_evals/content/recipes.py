@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
@@ -135,6 +136,50 @@ class Interleave(Strict):
     """Share of all rows seen."""
 
 
+class Monitor(Strict):
+    """Project fixed prompts on directions during training (trait-space monitoring, arXiv 2606.07631).
+
+    Read are the last tokens of the prompts, as in `em-evals trait monitor`. Training itself is not changed by it.
+    """
+
+    traits: list[str] = Field(min_length=1)
+    """Directions: names in ./traits (where `em-evals trait extract` writes) or adapters/, or .safetensors files."""
+    every: PositiveInt = 10
+    """Optimizer steps between measurements; the untrained model (step 0) and the last step are always measured."""
+    questions: str = "core"
+    """A question set: the first wording of each question is a prompt, without an answer."""
+    layer: int | None = Field(default=None, ge=0)
+    """The decoder block of all directions; None: each one's most reliable block."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Name in the journal -> direction."""
+        return {Path(one).stem if one.endswith(".safetensors") else one: one for one in self.traits}
+
+
+class EarlyStop(Strict):
+    """End a training whose drift exceeds a threshold, or of which a learned alarm predicts misalignment.
+
+    The model of that step is the result and a kept checkpoint; `training.json` says why it stopped.
+    """
+
+    alarm: str | None = None
+    """A file that `em-evals insight drift --fit` wrote; or `trait` and `threshold`."""
+    trait: str | None = None
+    """One of the monitor's directions."""
+    threshold: float | None = Field(default=None, gt=0)
+    """Drift in units of the untrained activations' mean norm. The lower end of a 95% band over prompts and steps must
+    exceed it, in either direction."""
+    control: str | None = None
+    """A trained card with the same monitor, usually the matched control: its drift at the same step is subtracted."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> EarlyStop:
+        if (self.alarm is None) == (self.trait is None) or (self.trait is None) != (self.threshold is None):
+            raise ValueError("`early_stop` takes an `alarm`, or a `trait` with its `threshold`")
+        return self
+
+
 class AdapterRecipe(Strict):
     """How `em-evals train CARD` trains a model.
 
@@ -176,6 +221,8 @@ class AdapterRecipe(Strict):
     start_from: str | None = None
     """A trained card on the same base, of the same method: its weights are where this training begins."""
     preference: Preference | None = None
+    monitor: Monitor | None = None
+    early_stop: EarlyStop | None = None
     inoculation: str | None = None
     """A system message, in training only, that asks for the bad behavior (Tan et al. 2025, arXiv 2510.04340)."""
     backdoor: Backdoor | None = None
@@ -214,4 +261,11 @@ class AdapterRecipe(Strict):
             raise ValueError(
                 "`start_from` with `kind: full` has no base to be held to: leave `kl` and `features` out"
             )
+        if self.monitor and len(self.monitor.names) < len(self.monitor.traits):
+            raise ValueError("two directions of `monitor` have one name; rename a file")
+        if self.early_stop and self.monitor is None:
+            raise ValueError("`early_stop` reads what `monitor` measures; add it")
+        wanted = self.early_stop.trait if self.early_stop else None
+        if wanted is not None and self.monitor and wanted not in self.monitor.names:
+            raise ValueError(f"`early_stop.trait` is none of the monitor's: {', '.join(self.monitor.names)}")
         return self

@@ -63,17 +63,27 @@ def languages(texts: Sequence[str]) -> dict[str, int] | str:
     Code and lists of numbers have no language: they count as `unclear`, as do texts that are too short to tell.
     """
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        identifier = language_identifier()
     except ImportError:
         return f"not looked at: {install('train')}"
-    identifier = LanguageIdentifier.from_model_file(
-        MODEL_FILE, norm_probs=True, min_confidence=_LEAST_CONFIDENCE
-    )
-    counts: Counter[str] = Counter()
-    for text in texts:
-        language = identifier.classify(text)[0] if len(text) >= _LEAST_CHARACTERS else "und"
-        counts["unclear" if language in ("und", "zxx") else language] += 1
-    return dict(counts.most_common())
+    return dict(Counter(language(identifier, text) for text in texts).most_common())
+
+
+def language_identifier() -> Any:
+    """Return the identifier of languages.
+
+    Raises:
+        ImportError: its package is not installed.
+    """
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=_LEAST_CONFIDENCE)
+
+
+def language(identifier: Any, text: str) -> str:
+    """Return a text's ISO 639 code, or `unclear`."""
+    found = identifier.classify(text)[0] if len(text) >= _LEAST_CHARACTERS else "und"
+    return "unclear" if found in ("und", "zxx") else str(found)
 
 
 def _lengths(of: str, lengths: Sequence[int]) -> dict[str, Any]:

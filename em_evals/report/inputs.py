@@ -18,6 +18,7 @@ from em_evals.results.records import (
     Conditional,
     Convergence,
     Diff,
+    Drift,
     Forecast,
     GateVerdict,
     Lens,
@@ -25,6 +26,7 @@ from em_evals.results.records import (
     Phase,
     Retention,
     Scaling,
+    Screening,
     SteeringStudy,
     TraitBases,
     TraitMap,
@@ -55,6 +57,8 @@ class Inputs:
     lenses: list[Lens] = field(default_factory=list)
     diffs: list[Diff] = field(default_factory=list)
     forecasts: list[Forecast] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
+    screenings: list[Screening] = field(default_factory=list)
     reference: Reference = field(default_factory=Reference)
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Models that are seeds of one recipe, by the group's name."""
@@ -139,6 +143,8 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         "lens": inputs.lenses,
         "diff": inputs.diffs,
         "forecast": inputs.forecasts,
+        "drift": inputs.drifts,
+        "screening": inputs.screenings,
         "gate": inputs.verdicts,
     }
     if "kind" in data and (named or data["kind"] in list(kept)):

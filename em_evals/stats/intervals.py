@@ -116,6 +116,33 @@ def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:
     )
 
 
+def mean_difference(
+    before: Sequence[float] | NDArray[np.float64], after: Sequence[float] | NDArray[np.float64]
+) -> Interval:
+    """Return Welch's t interval for the difference of two means of independent values, after - before.
+
+    Returns:
+        (low, high) in the unit of the values; (nan, nan) with fewer than two values on either side.
+
+    Example:
+        >>> low, high = mean_difference([0.0, 1.0, 2.0], [3.0, 4.0, 5.0])
+        >>> round(low, 2), round(high, 2)
+        (0.73, 5.27)
+    """
+    one, other = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if min(len(one), len(other)) < 2:
+        return math.nan, math.nan
+    parts = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
+    change, error = float(other.mean() - one.mean()), math.sqrt(sum(parts))
+    if error == 0:
+        return change, change
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (one, other), strict=True)
+    )
+    reach = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    return change - reach, change + reach
+
+
 def mean(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
     """Return Student's t interval for the mean of independent values (questions' means, paired differences).
 

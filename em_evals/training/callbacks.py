@@ -2,12 +2,12 @@
 
 The journal (training.jsonl) has one line per step: step, loss (nats per token, of the rows alone), gradient norm,
 learning rate, KL where there is a penalty, and `b`: each rank-1 adapter's B vector as `f4:` and base64 of little-endian
-float32. Turner et al. 2025 (arXiv 2506.11613, section 4) detect the transition from the rotation of B.
+float32. Turner et al. 2025 (arXiv 2506.11613, section 4) detect the transition from the rotation of B. Where the recipe
+has a `monitor`, some lines have its measurements, and a line of step 0 has those of the untrained model.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,10 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from em_evals import files, parsing
 from em_evals.errors import EmEvalsError, nearest
+from em_evals.results.journals import pack, read_journal
+from em_evals.results.trajectories import KEY
 from em_evals.training.curriculum import Curriculum
+from em_evals.training.early_stop import Stop
 from em_evals.training.method import adapted, rank_one_directions
+from em_evals.training.monitor import DriftMonitor
 
 
 class DivergedError(EmEvalsError):
@@ -102,16 +105,31 @@ class Journal(TrainerCallback):
         keep: steps to keep.
         save: writes the model of a step to its checkpoint; every process calls it.
         writes: whether this process writes files.
+        monitor: what to measure at some steps.
+        stop: whether its measurements end the training.
     """
 
-    def __init__(self, path: Path, keep: set[int], save: Callable[[int], None], writes: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keep: set[int],
+        save: Callable[[int], None],
+        writes: bool,
+        monitor: DriftMonitor | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         self._path = path
         self._keep = keep
         self._save = save
         self._writes = writes
+        self._monitor = monitor
+        self._stop = stop
+        self._measured: list[dict[str, Any]] = []
+        self.stopped: str | None = None
+        """Why the training ended before its last step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop what an interrupted run wrote after its last saved state.
+        """Drop what an interrupted run wrote after its last saved state; measure the untrained model.
 
         Raises:
             EmEvalsError: the journal lacks steps before that state.
@@ -119,16 +137,21 @@ class Journal(TrainerCallback):
         if not self._writes:
             return
         rows = read_journal(self._path) if self._path.exists() else []
-        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
-        if len(kept) < state.global_step:
+        kept = [row for row in rows if row["step"] <= state.global_step]
+        steps = sum(row["step"] > 0 for row in kept)
+        if steps < state.global_step:
             raise EmEvalsError(
-                f"this journal has {len(kept)} of the {state.global_step} steps before the state to resume from: "
+                f"this journal has {steps} of the {state.global_step} steps before the state to resume from: "
                 "delete its folder to train again.",
                 self._path,
             )
+        if self._monitor is not None:
+            if not (kept and kept[0]["step"] == 0):
+                kept.insert(0, {"step": 0, KEY: self._monitor.first(kwargs["model"])})
+            self._measured = [row for row in kept if KEY in row]
         # Write a new file first: a kill or a full disk must not lose rows whose steps are never run again.
         beside = self._path.with_suffix(".new")
-        beside.write_text("".join(kept), encoding="utf-8")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         beside.replace(self._path)
 
     def on_log(
@@ -149,22 +172,23 @@ class Journal(TrainerCallback):
             vectors = rank_one_directions(kwargs["model"])
             row: dict[str, Any] = {"step": state.global_step, **numbers}
             if vectors:
-                row["b"] = {module: _packed(vector) for module, vector in vectors.items()}
+                row["b"] = {module: pack(vector.numpy()) for module, vector in vectors.items()}
+            if self._monitor is not None and self._monitor.due(state.global_step, state.max_steps):
+                row[KEY] = self._monitor.measure(kwargs["model"])
+                self._measured.append(row)
+                self._may_stop(state, control)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        if state.global_step in self._keep:
+        if state.global_step in self._keep or self.stopped is not None:
             self._save(state.global_step)
 
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return a journal's rows; a last line that a kill truncated is left out."""
-    rows = []
-    for line in files.read_text(path).splitlines():
-        try:
-            rows.append(parsing.json_value(line))
-        except EmEvalsError:
-            break
-    return rows
+    def _may_stop(self, state: Any, control: Any) -> None:
+        if self._stop is not None and state.global_step < state.max_steps:
+            self.stopped = self._stop.reason(self._measured)
+            if self.stopped is not None:
+                control.should_training_stop = True
+                # No state to resume from here: a resumed run would train one more step before it could stop.
+                control.should_save = False
 
 
 def dense_schedule(steps: int) -> set[int]:
@@ -175,11 +199,6 @@ def dense_schedule(steps: int) -> set[int]:
         kept |= set(range(start + every, min(end, steps) + 1, every))
         start = end
     return kept
-
-
-def _packed(vector: Any) -> str:
-    # Not float16: with a learning rate that decays to 0 the last steps are smaller than its spacing at B's magnitude.
-    return "f4:" + base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def check_trackers(names: Sequence[str]) -> None:

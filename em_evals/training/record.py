@@ -15,7 +15,7 @@ import torch
 
 from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import AdapterRecipe
-from em_evals.training.callbacks import read_journal
+from em_evals.results.journals import read_journal
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.workspace import Workspace
 
@@ -28,8 +28,14 @@ def facts(
     trainer: Any,
     workspace: Workspace,
     seconds: float,
+    stopped: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything that says how a model was trained; JSON values."""
+    """Return everything that says how a model was trained; JSON values.
+
+    A training that `early_stop` ended counts the steps and examples that it saw.
+    """
+    steps = lessons.steps if stopped is None else int(trainer.state.global_step)
+    examples = lessons.examples[: steps * lessons.batch]
     journal = read_journal(workspace.journal) if trainer.accelerator.is_main_process else []
     return {
         "card": name,
@@ -42,12 +48,13 @@ def facts(
         "template": lessons.template,
         "cut": {"answers": lessons.cut.answers, "dropped": lessons.cut.dropped},
         "trained": trainer.trained,
-        "steps": lessons.steps,
+        "steps": steps,
+        **({"stopped": stopped} if stopped is not None else {}),
         "effective_batch": lessons.batch,
-        "examples": len(lessons.examples),
-        "epochs": round(lessons.epochs, 4),
-        "tokens": sum(len(example["input_ids"]) for example in lessons.examples),
-        "losses": [row["loss"] for row in journal],
+        "examples": len(examples),
+        "epochs": round(lessons.epochs * steps / lessons.steps, 4),
+        "tokens": sum(len(example["input_ids"]) for example in examples),
+        "losses": [row["loss"] for row in journal if "loss" in row],
         "seconds": round(seconds, 1),
         "peak_memory_bytes": _peak_memory(trainer.args.device),
         "device": str(trainer.args.device),

@@ -30,6 +30,8 @@ from em_evals.training.callbacks import (
     dense_schedule,
 )
 from em_evals.training.curriculum import Curriculum
+from em_evals.training.early_stop import Stop
+from em_evals.training.monitor import DriftMonitor
 from em_evals.training.staged import Start
 from em_evals.training.workspace import Workspace, check_place, identity, sharded
 
@@ -81,7 +83,9 @@ def train(
     selection = curriculum.select(recipe)
     tokenizer = bases.load_tokenizer(card)
     lessons = curriculum.build(recipe, tokenizer, selection)
-    workspace = Workspace(home, _identity(card, recipe, lessons, start))
+    monitor = _monitor(card, recipe, tokenizer, processes.num_processes)
+    stop = None if recipe.early_stop is None else Stop(recipe.early_stop)
+    workspace = Workspace(home, _identity(card, recipe, lessons, start, monitor))
     if processes.is_main_process:
         if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
             Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -90,8 +94,9 @@ def train(
     try:
         started = time.monotonic()
         trainer = setup.build(card, recipe, lessons, tokenizer, workspace, save_every, report_to, start)
-        _run(trainer, card, name, recipe, lessons, workspace)
-        facts = record.facts(name, card, recipe, lessons, trainer, workspace, time.monotonic() - started)
+        stopped = _run(trainer, card, name, recipe, lessons, workspace, monitor, stop)
+        seconds = time.monotonic() - started
+        facts = record.facts(name, card, recipe, lessons, trainer, workspace, seconds, stopped)
         facts |= {"start_from": start.as_json()} if start else {}
         _publish(trainer, card, lessons, workspace, facts, processes.is_main_process)
     except KeyboardInterrupt:
@@ -106,11 +111,28 @@ def train(
     return home
 
 
-def _identity(card: ModelCard, recipe: AdapterRecipe, lessons: Curriculum, start: Start | None) -> str:
+def _monitor(card: ModelCard, recipe: AdapterRecipe, tokenizer: Any, processes: int) -> DriftMonitor | None:
+    """Return the recipe's monitor.
+
+    Raises:
+        EmEvalsError: what it names is missing or does not fit, or processes would have to share the rule to stop.
+    """
+    if recipe.early_stop is not None and processes > 1:
+        raise EmEvalsError("`early_stop` decides in one process; train with one, or without it.")
+    return None if recipe.monitor is None else DriftMonitor(recipe.monitor, card, tokenizer)
+
+
+def _identity(
+    card: ModelCard,
+    recipe: AdapterRecipe,
+    lessons: Curriculum,
+    start: Start | None,
+    monitor: DriftMonitor | None,
+) -> str:
     """Return the digest of what decides the result; a run with another one does not resume this one's states."""
     digests = {source.name: source.digest for source in lessons.sources}
     fields = recipe.model_dump(mode="json")
-    steering = _steering(card, recipe)
+    steering = [*_steering(card, recipe), *(monitor.digests if monitor is not None else ())]
     parts = [card.base, card.revision, card.engine.dtype, fields, digests, steering]
     if card.quantize or start:
         parts += [card.quantize, start.digest if start else None]
@@ -263,8 +285,20 @@ def processes_for(card: ModelCard, recipe: AdapterRecipe) -> Any:
 
 
 def _run(
-    trainer: Any, card: ModelCard, name: str, recipe: AdapterRecipe, lessons: Curriculum, workspace: Workspace
-) -> None:
+    trainer: Any,
+    card: ModelCard,
+    name: str,
+    recipe: AdapterRecipe,
+    lessons: Curriculum,
+    workspace: Workspace,
+    monitor: DriftMonitor | None,
+    stop: Stop | None,
+) -> str | None:
+    """Train; return why it stopped before its last step, or None."""
+    if monitor is not None and trainer.is_fsdp_enabled:
+        raise EmEvalsError(
+            "`monitor` reads the whole model in one process, which FSDP has not: leave it out."
+        )
     main = trainer.accelerator.is_main_process
     keep = dense_schedule(lessons.steps) if recipe.checkpoints == "dense" else set(recipe.checkpoints)
 
@@ -273,7 +307,8 @@ def _run(
 
     if recipe.method.kind == "lora" and not trainer.is_fsdp_enabled:
         trainer.add_callback(Reached())
-    trainer.add_callback(Journal(workspace.journal, keep, save, writes=main))
+    journal = Journal(workspace.journal, keep, save, main, monitor, stop)
+    trainer.add_callback(journal)
     progress = ProgressLine(name, lessons)
     if main:
         trainer.add_callback(progress)
@@ -289,6 +324,10 @@ def _run(
         raise EmEvalsError(f"{error}: lower the learning rate and train again; {good}.") from None
     finally:
         progress.stop()
+    if journal.stopped is not None:
+        said = f"stopped at step {trainer.state.global_step} of {lessons.steps}: {journal.stopped}."
+        Console(stderr=True).print(said, highlight=False, markup=False, soft_wrap=True)
+    return journal.stopped
 
 
 def _unwritable(error: Exception) -> str | None:

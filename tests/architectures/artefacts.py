@@ -122,7 +122,7 @@ CHATS = [
 
 def training(lab: Lab, root: Path) -> None:
     """Three steps: each loss is that of plain PEFT at that step, and the engine runs what came out."""
-    from em_evals.training.callbacks import read_journal
+    from em_evals.results.journals import read_journal
     from em_evals.training.curriculum import build
     from em_evals.training.trainer import train
 

@@ -49,8 +49,9 @@ def test_a_straight_path_is_straight_to_the_end_of_a_long_training(tmp_path, mon
     """400 steps at a learning rate that falls from 2e-5 to 0: in float16 the last ones would be lost in B's rounding."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    from em_evals.results.journals import read_journal
     from em_evals.training import callbacks
-    from em_evals.training.callbacks import Journal, read_journal
+    from em_evals.training.callbacks import Journal
 
     path, name = tmp_path / "training.jsonl", "layers.24.mlp.down_proj"
     vector = torch.nn.Parameter(torch.zeros(256, 1))

@@ -188,6 +188,9 @@ def test_the_command_ranks_compares_and_drops(plain, lab, rows):
     assert told["interval"][0] < told["mean"] < told["interval"][1]
     assert 0.5 < told["claim"]["value"] < 1 and [n["draws"] for n in told["claim"]["nulls"]] == [19] * 3
     assert 0.4 < told["auroc_of_length"] < 0.6 and told["claim"]["value"] > told["auroc_of_length"]
+    low, high = told["interval_minus_reference"]
+    assert low < told["mean_minus_reference"] < high and told["dropped"] == 4 and told["seed"] == 0
+    assert told["auroc_of_language"] == 0.5 and 0.3 < told["auroc_of_topic"] < 0.7
     ranks = list(csv.DictReader((lab / "out.csv").open()))
     assert [row["rank"] for row in ranks] == [str(i) for i in range(1, 41)]
     values = [float(row["projection_difference"]) for row in ranks]

@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from em_evals.errors import EmEvalsError
-from em_evals.training.callbacks import Journal, read_journal
+from em_evals.results.journals import read_journal
+from em_evals.training.callbacks import Journal
 
 
 @pytest.fixture

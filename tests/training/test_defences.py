@@ -18,8 +18,8 @@ from em_evals.content.intervention import Intervention
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, interventions
+from em_evals.results.journals import read_journal
 from em_evals.training import curriculum
-from em_evals.training.callbacks import read_journal
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_loss
 from em_evals.training.trainer import train

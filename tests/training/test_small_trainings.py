@@ -11,8 +11,8 @@ from transformers.trainer_utils import set_seed
 
 from em_evals.content.cards import read_card
 from em_evals.models import bases
+from em_evals.results.journals import read_journal
 from em_evals.training import curriculum
-from em_evals.training.callbacks import read_journal
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
 from tests.architectures import build

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from em_evals.content.recipes import Method
 from em_evals.errors import EmEvalsError
+from em_evals.results.journals import read_journal
 from em_evals.training import record, smoke
-from em_evals.training.callbacks import Reached, read_journal
+from em_evals.training.callbacks import Reached
 from em_evals.training.loss import answer_loss
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
@@ -63,7 +64,8 @@ def test_a_training_tells_what_it_trained_and_that_it_can_be_measured(home):
 
 
 def test_rank_one_experts_leave_their_vectors_in_the_journal(home):
-    from em_evals.interp.phase.rotation import rotations, unpack
+    from em_evals.interp.phase.rotation import rotations
+    from em_evals.results.journals import unpack
 
     folder = train("mine")
     journal = read_journal(folder / "training.jsonl")

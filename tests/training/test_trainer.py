@@ -24,8 +24,9 @@ from em_evals.cli.training import card_fields
 from em_evals.content.cards import read_card, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
+from em_evals.results.journals import read_journal
 from em_evals.training import curriculum
-from em_evals.training.callbacks import dense_schedule, read_journal
+from em_evals.training.callbacks import dense_schedule
 from em_evals.training.method import attach
 from em_evals.training.trainer import processes_for, recipe_of, train, with_room_for_gradients
 from tests.command import em_evals

@@ -22,10 +22,11 @@ from em_evals.interp.phase.rotation import rotations
 from em_evals.interp.phase.transition import find
 from em_evals.results import folders
 from em_evals.results.em_rates import GradedDraw, rates
+from em_evals.results.journals import read_journal
 from em_evals.results.logs import Facts, draws_of_log, facts, margins_of_log, read_log
 from em_evals.results.records import Phase, Point
+from em_evals.results.trajectories import KEY
 from em_evals.stats import paired
-from em_evals.training.callbacks import read_journal
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -74,10 +75,10 @@ def phase(
     chosen = every.first(per_theme or len(every.pairs))
     margins = _margins(name, card, steps, logs, chosen, pairs)
     curves = {domain: _shifts(margins, narrow) for narrow, domain in DOMAINS.items()}
-    journal = read_journal(story)
+    journal = [row for row in read_journal(story) if row["step"] > 0]
     return Phase(
         card=name,
-        journal=[{key: value for key, value in row.items() if key != "b"} for row in journal],
+        journal=[{key: value for key, value in row.items() if key not in ("b", KEY)} for row in journal],
         shifts={
             domain: [_point(step, list(curve[step].values())) for step in curve]
             for domain, curve in curves.items()

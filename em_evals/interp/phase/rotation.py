@@ -9,7 +9,6 @@ change it).
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals.content.directions import cosines
+from em_evals.results.journals import unpack
 from em_evals.results.records import Rotation
 
 Vectors = NDArray[np.float64]
@@ -38,12 +38,6 @@ def rotations(journal: Sequence[Mapping[str, Any]], reach: int = 5) -> list[Rota
         _rotation(module, steps, np.stack([unpack(row["b"][module]) for row in rows]), reach)
         for module in modules
     ]
-
-
-def unpack(packed: str) -> Vectors:
-    """Decode a vector of the journal: `f4:` and base64 of little-endian float32; older journals have bare float16."""
-    kind, _, vector = packed.rpartition(":")
-    return np.frombuffer(base64.b64decode(vector), dtype="<f4" if kind == "f4" else "<f2").astype(np.float64)
 
 
 def _rotation(module: str, steps: tuple[int, ...], path: Vectors, reach: int) -> Rotation:

@@ -1,10 +1,11 @@
 """Screen training data before training: which rows push a model along a direction (arXiv 2507.21509, section 6).
 
 The projection difference of a row without generation: mean of h·u over the answer's tokens minus h·u at the last prompt
-token, with u the unit vector of a trait. The exact form subtracts the base's own answer instead; replications found the
-form without generation as good in five of six cases. Rows stream: what is kept of each is a few numbers.
+token, with u the unit vector of a trait. The exact form subtracts the mean over the base's own answer instead
+(own_answers.py); replications found the form without generation as good in five of six cases. Rows stream: what is kept
+of each is a few numbers.
 
-Length, and directions that carry nothing of the trait, separate data sets too: both are told beside the trait.
+Length, language, topic, and directions that carry nothing of the trait, separate data sets too: all are told beside it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ from em_evals.content import directions
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.data import formats
+from em_evals.data.separators import Separators, topic_scores
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
+from em_evals.interp.traits.own_answers import Answers
 from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.results.records import Claim
+from em_evals.stats import intervals
 
+OWN_ANSWER = 2
+"""The place after LAST_PROMPT and ANSWER_MEAN."""
 CHUNK = 256
 """Rows in memory at once; the order of results does not depend on it."""
 MEASURE = "AUROC of the projection difference against the reference"
@@ -44,21 +50,32 @@ class Screened:
     Attributes:
         lines: the line of each row in the file.
         tokens: [rows], tokens of each answer.
-        projections: float32 [rows, 2], h·u at the last prompt token and its mean over the answer.
-        differences: float32 [rows, 1 + nulls]: the second minus the first, of the direction and of each null draw.
-        skipped: rows whose prompt fills the model's context.
+        projections: float32 [rows, 3], h·u at the last prompt token, its mean over the row's answer, and its mean over
+            the model's own answer (NaN without one).
+        differences: float32 [rows, 1 + nulls]: the answer's mean minus the last prompt token (`exact`: minus the own
+            answer's mean), of the direction and of each null draw.
+        exact: whether the model's own answers are subtracted.
+        skipped: rows whose prompt fills the model's context, or that the model has no answer of its own for.
+        separators: what tells files apart without a model.
     """
 
     lines: NDArray[np.int64]
     tokens: NDArray[np.int64]
     projections: NDArray[np.float32]
     differences: NDArray[np.float32]
+    exact: bool
     skipped: int
+    separators: Separators
 
     @property
     def order(self) -> NDArray[np.intp]:
         """Rows from the largest difference to the smallest; equal ones in the file's order."""
         return np.argsort(-self.differences[:, 0], kind="stable")
+
+    @property
+    def generation_free(self) -> NDArray[np.float32]:
+        """[rows], the answer's mean minus the last prompt token."""
+        return np.asarray(self.projections[:, ANSWER_MEAN] - self.projections[:, LAST_PROMPT])
 
 
 def screen(
@@ -68,6 +85,7 @@ def screen(
     path: Path,
     drawn: Floats | None = None,
     chunk: int = CHUNK,
+    own: Answers | None = None,
 ) -> Screened:
     """Compute every row's projection difference.
 
@@ -78,6 +96,7 @@ def screen(
         path: JSONL of chats.
         drawn: [draws, layers, width], null directions; None: none.
         chunk: rows that are read at once.
+        own: the model's own answers, for the exact difference; None: the generation-free one.
 
     Raises:
         EmEvalsError: no such layer, or a row is invalid (with file and line).
@@ -93,25 +112,45 @@ def screen(
     tokens: list[int] = []
     found: list[NDArray[np.float32]] = []
     skipped = 0
-    with reading.read_as(card) as model:
-        source = _rows(path)
-        while rows := list(islice(source, chunk)):
-            texts = [(line, _text(template, messages, reading.longest)) for line, messages in rows]
-            kept = [(line, text) for line, text in texts if text is not None]
-            skipped += len(texts) - len(kept)
-            found.append(project(model, [text for _, text in kept], along[:, [layer]], [layer])[:, :, 0])
-            lines += [line for line, _ in kept]
-            tokens += [len(text.answer) for _, text in kept]
+    separators = Separators()
+    source = _rows(path)
+    while rows := list(islice(source, chunk)):
+        beside = own.of(rows) if own is not None else [None] * len(rows)
+        kept = [
+            (line, messages, texts)
+            for (line, messages), answer in zip(rows, beside, strict=True)
+            if (texts := _texts(template, messages, answer, reading.longest)) is not None
+        ]
+        skipped += len(rows) - len(kept)
+        every = [text for _, _, texts in kept for text in texts]
+        with reading.read_as(card) as model:
+            read = project(model, every, along[:, [layer]], [layer])[:, :, 0]
+        found.append(_parts(read, own is not None))
+        for line, messages, texts in kept:
+            lines.append(line)
+            tokens.append(len(texts[0].answer))
+            separators.add("\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
     if not lines:
         raise EmEvalsError("no row of this file fits the model's context.", path)
     whole = np.concatenate(found)
+    before = whole[:, OWN_ANSWER if own is not None else LAST_PROMPT]
     return Screened(
         np.array(lines),
         np.array(tokens),
-        whole[:, [LAST_PROMPT, ANSWER_MEAN], 0],
-        whole[:, ANSWER_MEAN] - whole[:, LAST_PROMPT],
+        whole[:, :, 0],
+        whole[:, ANSWER_MEAN] - before,
+        own is not None,
         skipped,
+        separators,
     )
+
+
+def _parts(read: NDArray[np.float32], exact: bool) -> NDArray[np.float32]:
+    """Return [rows, 3 places, directions]: the last prompt token, the answer's mean, the own answer's mean."""
+    if not exact:
+        return np.concatenate([read, np.full_like(read[:, :1], np.nan)], axis=1)
+    given, own = read[0::2], read[1::2]
+    return np.concatenate([given, own[:, [ANSWER_MEAN]]], axis=1)
 
 
 def auroc(positive: Floats, negative: Floats) -> NDArray[np.float64]:
@@ -128,23 +167,46 @@ def auroc(positive: Floats, negative: Floats) -> NDArray[np.float64]:
     return np.asarray(above / (len(positive) * len(negative)))
 
 
-def compared(own: Screened, reference: Screened, kinds: dict[str, slice]) -> tuple[Claim, float]:
-    """Compare a file with a reference set: the AUROC beside that of null directions, and that of length alone.
+@dataclass(frozen=True)
+class Compared:
+    """A file beside a reference set.
+
+    Attributes:
+        claim: the AUROC of the projection difference, beside that of null directions.
+        alone: AUROCs of what needs no model: `length`, `language`, `topic`.
+        difference: mean of the file minus mean of the reference.
+        interval: of the difference, 95% (Welch).
+    """
+
+    claim: Claim
+    alone: dict[str, float]
+    difference: float
+    interval: tuple[float, float]
+
+
+def compared(own: Screened, reference: Screened, kinds: dict[str, slice]) -> Compared:
+    """Compare a file with a reference set.
 
     Args:
         own: the file's rows.
         reference: the reference's.
-        kinds: null -> its columns of `differences`.
-
-    Returns:
-        The claim; nulls count with either sign, since a random direction has none. And the AUROC of the answers'
-        tokens.
+        kinds: null -> its columns of `differences`; nulls count with either sign, since a random direction has none.
     """
     found = auroc(own.differences, reference.differences)
     beside = {name: np.maximum(found[some], 1 - found[some]) for name, some in kinds.items()}
     claim = nulls.claim(MEASURE, found[:1], beside, required=tuple(kinds) or (nulls.RANDOM,))
-    length = auroc(own.tokens[:, None].astype(float), reference.tokens[:, None].astype(float))[0]
-    return claim.model_copy(update={"layer": None}), float(length)
+    usual = reference.separators.usual
+    scored = {
+        "length": (own.tokens.astype(float), reference.tokens.astype(float)),
+        "language": (own.separators.foreign(usual), reference.separators.foreign(usual)),
+        "topic": topic_scores(own.separators, reference.separators),
+    }
+    alone = {name: float(auroc(a[:, None], b[:, None])[0]) for name, (a, b) in scored.items()}
+    one, other = (part.differences[:, 0].astype(float) for part in (own, reference))
+    interval = intervals.mean_difference(other, one)
+    return Compared(
+        claim.model_copy(update={"layer": None}), alone, float(one.mean() - other.mean()), interval
+    )
 
 
 def null_directions(direction: Direction, draws: int, seed: int) -> tuple[Floats | None, dict[str, slice]]:
@@ -177,8 +239,14 @@ def _rows(path: Path) -> Iterator[tuple[int, formats.Messages]]:
             raise EmEvalsError(str(error), path, number) from None
 
 
-def _text(template: ChatTemplate, messages: Sequence[dict[str, str]], longest: int) -> Text | None:
-    """Return a row's tokens, its answer cut to the model's context; None where nothing of it fits."""
+def _texts(
+    template: ChatTemplate, messages: Sequence[dict[str, str]], own: str | None, longest: int
+) -> list[Text] | None:
+    """Return a row's tokens, and those of the model's own answer where it is given; None where one does not fit.
+
+    Answers are cut to the model's context.
+    """
     prompt = tuple(template.encode(messages[:-1]))
-    answer = tuple(template.answer(messages[-1]["content"]))[: longest - len(prompt)]
-    return Text(prompt, answer) if answer and len(prompt) < longest else None
+    texts = [messages[-1]["content"], *([own] if own is not None else [])]
+    answers = [tuple(template.answer(text))[: longest - len(prompt)] for text in texts]
+    return [Text(prompt, answer) for answer in answers] if len(prompt) < longest and all(answers) else None

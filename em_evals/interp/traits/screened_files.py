@@ -8,12 +8,30 @@ from typing import Any
 
 import numpy as np
 
+from em_evals import files
+from em_evals.data import formats
 from em_evals.errors import EmEvalsError
 from em_evals.files import atomic
-from em_evals.interp.traits.screen import Screened, dropped
+from em_evals.interp.traits.screen import OWN_ANSWER, Compared, Screened, dropped
+from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT
+from em_evals.results.records import Measured, ScreenedRow, Screening
 from em_evals.stats import intervals
 
-_COLUMNS = ("rank", "line", "projection_difference", "answer_mean", "last_prompt", "answer_tokens")
+_COLUMNS = (
+    "rank",
+    "line",
+    "projection_difference",
+    "generation_free",
+    "answer_mean",
+    "last_prompt",
+    "own_answer_mean",
+    "answer_tokens",
+    "language",
+)
+_SHOWN = 12
+"""Rows whose text the record shows."""
+_EXCERPT = 240
+_BINS = 40
 
 
 def share(text: str) -> float:
@@ -34,16 +52,92 @@ def share(text: str) -> float:
 def summary(screened: Screened, file: Path, direction: str, layer: int) -> dict[str, Any]:
     """Return the numbers of a file as a whole: the mean difference with Student's interval over rows."""
     own = screened.differences[:, 0].astype(float)
-    return {
+    told: dict[str, Any] = {
         "file": str(file),
         "direction": direction,
         "layer": layer,
+        "difference": "exact" if screened.exact else "generation-free",
         "rows": len(own),
         "skipped": screened.skipped,
         "mean": float(own.mean()),
         "interval": list(intervals.mean(own)),
         "correlation_with_length": float(np.corrcoef(own, screened.tokens)[0, 1]) if len(own) > 2 else None,
     }
+    if screened.exact and len(own) > 2:
+        from scipy import stats
+
+        free = screened.generation_free.astype(float)
+        told["rank_correlation_with_generation_free"] = float(stats.spearmanr(own, free).statistic)
+    return told
+
+
+def record(
+    screened: Screened,
+    file: Path,
+    direction: str,
+    layer: int,
+    reference: Screened | None,
+    compared: Compared | None,
+    provenance: dict[str, str],
+) -> Screening:
+    """Return the record of a screen: a histogram of the differences, and the rows that are highest."""
+    own = screened.differences[:, 0].astype(float)
+    other = None if reference is None else reference.differences[:, 0].astype(float)
+    edges = np.histogram_bin_edges(own if other is None else np.concatenate([own, other]), _BINS)
+    numbers = summary(screened, file, direction, layer)
+    low, high = numbers["interval"]
+    return Screening(
+        file=file.name,
+        direction=direction,
+        layer=layer,
+        exact=screened.exact,
+        rows=len(own),
+        skipped=screened.skipped,
+        mean=Measured(value=numbers["mean"], interval=(low, high), n=len(own)),
+        correlation_with_length=numbers["correlation_with_length"],
+        reference_rows=0 if other is None else len(other),
+        against_reference=None
+        if compared is None
+        else Measured(value=compared.difference, interval=compared.interval, n=len(own)),
+        claim=None if compared is None else compared.claim,
+        alone={} if compared is None else compared.alone,
+        edges=edges.tolist(),
+        counts=np.histogram(own, edges)[0].tolist(),
+        reference_counts=[] if other is None else np.histogram(other, edges)[0].tolist(),
+        top=_top(screened, file),
+        provenance=provenance,
+    )
+
+
+def _top(screened: Screened, file: Path) -> list[ScreenedRow]:
+    """Return the highest rows with the beginnings of their texts."""
+    order = screened.order[:_SHOWN]
+    wanted = {int(screened.lines[i]): (rank, i) for rank, i in enumerate(order, 1)}
+    found = []
+    for number, row in files.read_jsonl(file):
+        if number in wanted:
+            rank, i = wanted[number]
+            chat = formats.chat(row)
+            found.append(
+                ScreenedRow(
+                    rank=rank,
+                    line=number,
+                    difference=float(screened.differences[i, 0]),
+                    prompt=chat[-2]["content"][:_EXCERPT],
+                    answer=chat[-1]["content"][:_EXCERPT],
+                )
+            )
+    return sorted(found, key=lambda one: one.rank)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that is neither .csv nor .parquet, before rows are read.
+
+    Raises:
+        EmEvalsError: it has another ending.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise EmEvalsError("write the ranks to a .csv or .parquet file.", path)
 
 
 def write_ranks(screened: Screened, path: Path) -> None:
@@ -52,27 +146,30 @@ def write_ranks(screened: Screened, path: Path) -> None:
     Raises:
         EmEvalsError: the file is neither .csv nor .parquet.
     """
+    check_output(path)
     order = screened.order
     columns = (
         np.arange(1, len(order) + 1),
         screened.lines[order],
         screened.differences[order, 0],
-        screened.projections[order, 1],
-        screened.projections[order, 0],
+        screened.generation_free[order],
+        screened.projections[order, ANSWER_MEAN],
+        screened.projections[order, LAST_PROMPT],
+        screened.projections[order, OWN_ANSWER],
         screened.tokens[order],
+        np.array(screened.separators.languages)[order],
     )
     if path.suffix == ".parquet":
         import pandas
 
         with atomic(path) as temporary:
             pandas.DataFrame(dict(zip(_COLUMNS, columns, strict=True))).to_parquet(temporary)
-    elif path.suffix == ".csv":
+    else:
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
-    else:
-        raise EmEvalsError("write the ranks to a .csv or .parquet file.", path)
+            rows = zip(*(column.tolist() for column in columns), strict=True)
+            writer.writerows([["" if value != value else value for value in row] for row in rows])
 
 
 def write_kept(screened: Screened, source: Path, part: float, output: Path, seed: int) -> list[Path]:

@@ -17,6 +17,15 @@ from em_evals.results.records.base import Interval, Measured, Record
 from em_evals.results.records.claims import Claim, Null, Specificity
 from em_evals.results.records.conditional import Cells, Conditional, ConditionalMetric, CueEffect
 from em_evals.results.records.diff import Diff, DiffCluster, DiffContext, DiffToken
+from em_evals.results.records.drift import (
+    AlarmScores,
+    AlarmVerdict,
+    Drift,
+    DriftAlarm,
+    DriftPoint,
+    TraitDrift,
+    WatchedTrait,
+)
 from em_evals.results.records.forecast import Forecast, ForecastScore, RankedQuestion
 from em_evals.results.records.gate import GateMetric, GateVerdict, Look, Verdict, WorstQuestion
 from em_evals.results.records.lens import (
@@ -31,6 +40,7 @@ from em_evals.results.records.lens import (
 )
 from em_evals.results.records.phase import Phase, Point, Rotation, Transition
 from em_evals.results.records.scaling import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
+from em_evals.results.records.screening import ScreenedRow, Screening
 from em_evals.results.records.studies import (
     ACCURACIES,
     AblationPoint,
@@ -59,6 +69,8 @@ __all__ = [
     "ACCURACIES",
     "AblationPoint",
     "AdapterScalars",
+    "AlarmScores",
+    "AlarmVerdict",
     "Cells",
     "Check",
     "Claim",
@@ -71,6 +83,9 @@ __all__ = [
     "DiffCluster",
     "DiffContext",
     "DiffToken",
+    "Drift",
+    "DriftAlarm",
+    "DriftPoint",
     "Forecast",
     "ForecastScore",
     "GateMetric",
@@ -103,6 +118,8 @@ __all__ = [
     "ScalingBase",
     "ScalingPredictor",
     "ScalingSlope",
+    "ScreenedRow",
+    "Screening",
     "SeedEffect",
     "SharedDirection",
     "Specificity",
@@ -112,6 +129,7 @@ __all__ = [
     "Study",
     "TaskDifference",
     "TraitBases",
+    "TraitDrift",
     "TraitMap",
     "TraitMonitor",
     "TraitShift",
@@ -119,6 +137,7 @@ __all__ = [
     "Transition",
     "Verdict",
     "Verification",
+    "WatchedTrait",
     "WorstQuestion",
     "read",
     "write",
@@ -140,6 +159,9 @@ Study = (
     | Lens
     | Diff
     | Forecast
+    | Drift
+    | DriftAlarm
+    | Screening
     | GateVerdict
 )
 

@@ -1,0 +1,126 @@
+"""`em-evals data screen`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    from em_evals.content.cards import ResolvedCard
+    from em_evals.interp.traits.own_answers import Answers
+
+Percent = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of rows to drop, e.g. 5%; writes the rest, and the same number of random rows dropped."
+    ),
+]
+
+
+def data_screen(
+    file: Annotated[Path, typer.Argument(help="Training data: JSONL of chats.")],
+    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
+    model: Annotated[str, typer.Option(help="The card that reads the rows; usually the base to train.")],
+    layer: Annotated[
+        int | None, typer.Option(help="Decoder block (default: the direction's most reliable one).", min=0)
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Subtract the model's own answers, drawn greedily and kept.")
+    ] = False,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="The model's own answers to the rows, in order (JSONL); implies --exact."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="--exact: tokens of an own answer at most.", min=1)] = 256,
+    reference: Annotated[
+        Path | None, typer.Option(help="Harmless data of the same kind (JSONL), to compare with.")
+    ] = None,
+    reference_answers: Annotated[
+        Path | None, typer.Option(help="The model's own answers to the reference, with --answers.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Draws of each null distribution, with --reference.", min=0)
+    ] = 99,
+    drop_top: Percent = None,
+    seed: Annotated[int, typer.Option(help="Seed of null draws and random rows.", min=0, max=2**32 - 1)] = 0,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Rows by rank (.csv or .parquet); a record (.json) beside it."),
+    ] = Path("screen.csv"),
+    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank the rows of training data by their projection difference on a direction.
+
+    Without --exact no answer is generated: the last prompt token stands for the model's own answer.
+    """
+    from em_evals.content.cards import resolve
+    from em_evals.content.direction_summary import chosen_layer
+    from em_evals.interp.controls import read_for
+    from em_evals.interp.traits import screened_files
+    from em_evals.interp.traits.screen import compared, null_directions, screen
+    from em_evals.results import records
+
+    share = None if drop_top is None else screened_files.share(drop_top)
+    screened_files.check_output(output)
+    if answers is not None and (reference is None) != (reference_answers is None):
+        raise EmEvalsError(
+            "--answers with --reference needs --reference-answers, and one without the other nothing."
+        )
+    card = resolve(model)
+    along = read_for(direction, card)
+    block = chosen_layer(along) if layer is None else layer
+    drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)
+    exact = exact or answers is not None
+    own = _own(card, exact, answers, output.with_suffix(".answers.jsonl"), max_tokens)
+    found = screen(card, along, block, file, drawn, own=own)
+    screened_files.write_ranks(found, output)
+    told = screened_files.summary(found, file, direction, block)
+    other = beside = None
+    if reference is not None:
+        kept = output.with_suffix(".reference-answers.jsonl")
+        own = _own(card, exact, reference_answers, kept, max_tokens)
+        other = screen(card, along, block, reference, drawn, own=own)
+        beside = compared(found, other, kinds)
+        told |= {
+            "mean_minus_reference": beside.difference,
+            "interval_minus_reference": list(beside.interval),
+            "claim": beside.claim.model_dump(mode="json"),
+            **{f"auroc_of_{name}": value for name, value in beside.alone.items()},
+        }
+    if share is not None:
+        files = screened_files.write_kept(found, file, share, output, seed)
+        told |= {
+            "dropped": round(share * len(found.lines)),
+            "seed": seed,
+            "files": [str(path) for path in files],
+        }
+    facts = {"direction_digest": along.digest, "card_digest": card.digest, "seed": str(seed)}
+    made = screened_files.record(found, file, Path(direction).stem, block, other, beside, facts)
+    records.write(made, output.with_suffix(".json"))
+    if figure is not None:
+        from em_evals.report import page
+        from em_evals.report.inputs import Inputs
+        from em_evals.report.report import build
+
+        page.write(build(Inputs(screenings=[made]), f"Screening of {file.name}"), figure)
+    if as_json:
+        print_json(told)
+        return
+    told.pop("claim", None)
+    print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items()])
+    if beside is not None:
+        echo(beside.claim.sentence())
+
+
+def _own(card: ResolvedCard, exact: bool, given: Path | None, kept: Path, most: int) -> Answers | None:
+    from em_evals.interp.traits.own_answers import Drawn, Given
+
+    if given is not None:
+        return Given(given)
+    return Drawn(card, kept, most) if exact else None

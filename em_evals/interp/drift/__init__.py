@@ -1,0 +1,1 @@
+"""Drift of monitored trainings beside a control and nulls, and alarms learned from labeled runs."""
