@@ -93,11 +93,13 @@ class Alarm:
         if own.prompts != self.record.prompts:
             raise EmEvalsError(f"{name} was monitored on other prompts than the alarm was learned on.")
         for one in self.record.watched:
-            there = own.watched.get(one.name)
-            if there is None or (there.digest, there.layer) != (one.digest, one.layer):
+            there = [run.watched.get(one.name) for run in (own, control) if run is not None]
+            if any(
+                found is None or (found.digest, found.layer) != (one.digest, one.layer) for found in there
+            ):
                 raise EmEvalsError(
-                    f"the alarm reads the direction '{one.name}' at layer {one.layer}, along which {name} was not "
-                    "monitored."
+                    f"the alarm reads the direction '{one.name}' at layer {one.layer}, along which {name} (or its "
+                    "control) was not monitored."
                 )
 
 

@@ -48,6 +48,8 @@ class Stop:
         if self._control is None:
             return None
         trajectories.check_same(own, self._control, ("this training", str(self._rule.control)))
+        if lacking := own.watched.keys() - self._control.watched.keys():
+            raise EmEvalsError(f"{self._rule.control} was not monitored along '{min(lacking)}': train it so.")
         if missing := set(own.steps) - set(self._control.steps):
             raise EmEvalsError(
                 f"{self._rule.control} was not measured at step {min(missing)}: train it with the same `monitor` "

@@ -73,9 +73,15 @@ def drift(
     pairs = matched(runs, controls)
     notes: list[str] = []
     watched = pairs[0].run.watched
-    known = [name for name in watched if all(name in pair.run.watched for pair in pairs)]
+    known = [
+        name
+        for name in watched
+        if all(name in one.watched for pair in pairs for one in (pair.run, pair.control) if one is not None)
+    ]
     if unknown := [name for name in traits if name not in known]:
-        raise EmEvalsError(f"'{unknown[0]}' was not monitored in every run; there are: {', '.join(known)}.")
+        raise EmEvalsError(
+            f"'{unknown[0]}' was not monitored in every run and control; there are: {', '.join(known)}."
+        )
     wanted = list(traits) or known
     given = dict(found) if found is not None else directions_of(pairs[0].run, wanted, notes)
     chance = np.random.default_rng(seed)
