@@ -11,8 +11,8 @@ from em_evals.content.cards import read_card
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
+from em_evals.results.journals import read_journal
 from em_evals.training import curriculum, optimizers
-from em_evals.training.callbacks import read_journal
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
 from tests.small_trainings import by_hand, write_card

@@ -12,8 +12,8 @@ from em_evals.content.cards import read_card
 from em_evals.content.recipes import AdapterRecipe, Preference
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
+from em_evals.results.journals import read_journal
 from em_evals.training import curriculum
-from em_evals.training.callbacks import read_journal
 from em_evals.training.defences import Defences
 from em_evals.training.method import attach
 from em_evals.training.preferences import Preferences, orpo_loss

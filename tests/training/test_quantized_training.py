@@ -11,8 +11,9 @@ pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 from em_evals.content.cards import read_card
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases, quantization
+from em_evals.results.journals import read_journal
 from em_evals.training import curriculum, planning
-from em_evals.training.callbacks import Journal, read_journal
+from em_evals.training.callbacks import Journal
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
 from tests.small_trainings import by_hand, write_card
