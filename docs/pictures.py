@@ -1,7 +1,8 @@
-"""Make the README's and the guides' pictures: `python docs/pictures.py [pipeline] [report] [organisms]`.
+"""Make the README's and the guides' pictures: `python docs/pictures.py [pipeline] [report] [organisms] [traits]`.
 
 `pipeline` is drawn here. `report` is a page of made-up answers, opened in Chromium. `organisms` needs published data
-(EM_EVALS_DATA, see docs/real-organisms.md). Everything is written to docs/pictures/.
+(EM_EVALS_DATA, see docs/real-organisms.md). `traits` draws docs/pictures/traits.json, the record of a run.
+Everything is written to docs/pictures/.
 """
 
 from __future__ import annotations
@@ -176,9 +177,27 @@ def organisms() -> None:
     (FOLDER / "organisms.svg").write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
 
 
+def traits(record: Path = FOLDER / "traits.json", target: Path = FOLDER / "traits.svg") -> None:
+    """Draw the cosines of traits in the order of their clusters, from a record of `em-evals trait map`.
+
+    `em-evals trait map all --model smollm2 -o docs/pictures/traits.json` makes the default one.
+    """
+    import vl_convert
+
+    from em_evals.report import traits as section
+    from em_evals.results import records
+
+    found = records.read(record)
+    if not isinstance(found, records.TraitMap):
+        raise SystemExit(f"{record} is not a record of `em-evals trait map`")
+    spec = section.section(found).figures[0].chart.to_dict(validate=False) | {"width": 560}
+    spec["config"]["background"] = "white"
+    target.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+
+
 def main(names: list[str]) -> None:
     """Make the named pictures, or those that need no data."""
-    makers = {"pipeline": pipeline, "report": report, "organisms": organisms}
+    makers = {"pipeline": pipeline, "report": report, "organisms": organisms, "traits": traits}
     FOLDER.mkdir(exist_ok=True)
     for name in names or ["pipeline", "report"]:
         makers[name]()

@@ -20,6 +20,11 @@ def section(found: TraitMap) -> Section:
     notes = [
         f"{found.dimensions.value:.1f} dimensions for {len(found.names)} directions; {nulls}.",
         *([found.separation.sentence()] if isinstance(found.separation, Claim) else []),
+        *(
+            f"Separation of {one.one} from {one.other} (1 − mean |corrected cosine|): {estimate_of(one.index)}; "
+            f"among {one.other}: {estimate_of(one.within)}."
+            for one in found.separations
+        ),
         *found.notes,
     ]
     return Section(

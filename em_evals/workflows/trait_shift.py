@@ -130,7 +130,14 @@ def _prompts(name: str, direction: Direction, questions: str | None) -> list[str
         raise EmEvalsError(
             f"{name} is no trait's direction, so it has no test questions: name some with --questions."
         )
-    return [one.paraphrases[0] for one in test_questions(load_trait(str(named)))]
+    try:
+        trait = load_trait(str(named))
+    except EmEvalsError as error:
+        raise EmEvalsError(
+            f"the test questions of {name} are not found ({error.what.rstrip('.')}): name some with --questions, or "
+            "put the trait's file into tasks/traits."
+        ) from None
+    return [one.paraphrases[0] for one in test_questions(trait)]
 
 
 def _claim(

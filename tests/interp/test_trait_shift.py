@@ -280,6 +280,10 @@ def test_scores_come_from_logs_of_the_trait_s_test_questions(here):
         (["m0", "--log", "bare.csv"], "the column 'card' is missing; needed are card, value"),
         (["m0", "--direction", "foreign.safetensors"], "this direction was made for the base 'other/base'"),
         (["m0", "--direction", "nameless.safetensors"], "nameless is no trait's direction"),
+        (
+            ["m0", "--direction", "lost.safetensors"],
+            "the test questions of lost are not found (there is no trait 'lost'",
+        ),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(here, more, sentence):
@@ -288,5 +292,6 @@ def test_bad_input_is_told_in_one_sentence(here, more, sentence):
     vectors = np.ones((LAYERS, WIDTH), "f4")
     directions.write(direction(vectors, base="other/base"), here / "foreign.safetensors")
     directions.write(direction(vectors), here / "nameless.safetensors")
+    directions.write(direction(vectors, trait="lost"), here / "lost.safetensors")
     done = em_evals("trait", "shift", "--direction", "planted.safetensors", *more)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1, done.stderr
