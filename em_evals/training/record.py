@@ -41,6 +41,7 @@ def facts(
         "card": name,
         "base": card.base,
         "revision": card.revision,
+        "quantize": card.quantize,
         "recipe": recipe.model_dump(mode="json"),
         "data": {
             source.name: {"digest": source.digest, "rows": len(source.rows)} for source in lessons.sources
