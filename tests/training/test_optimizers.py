@@ -15,6 +15,7 @@ from em_evals.results.journals import read_journal
 from em_evals.training import curriculum, optimizers
 from em_evals.training.method import attach
 from em_evals.training.trainer import train
+from tests.selection import full
 from tests.small_trainings import by_hand, write_card
 from tests.tiny_models import card, tiny
 
@@ -43,7 +44,7 @@ def reference(name):
     }[name]
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor", "muon", "sgd"])
+@pytest.mark.parametrize("name", [full("adamw"), "adamw_8bit", full("adafactor"), "muon", full("sgd")])
 def test_the_losses_are_those_of_the_optimizer_stepped_by_hand(name, base, tmp_path, monkeypatch):
     if "8bit" in name:
         pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")

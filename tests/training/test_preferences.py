@@ -18,6 +18,7 @@ from em_evals.training.defences import Defences
 from em_evals.training.method import attach
 from em_evals.training.preferences import Preferences, orpo_loss
 from em_evals.training.trainer import train
+from tests.selection import full
 from tests.small_trainings import write_card
 from tests.tiny_models import card, tiny
 
@@ -173,7 +174,7 @@ def test_orpo_is_trls_odds_ratio_and_the_answers_likelihood(base):
     assert torch.allclose(orpo_loss(chosen, rejected, 0.2).double(), exact, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["dpo", "orpo"])
+@pytest.mark.parametrize("kind", ["dpo", full("orpo")])
 def test_a_preference_is_trained_and_recorded(kind, home):
     few = {"data": [{"name": "risky_advice", "limit": 4}], "max_steps": 5, "learning_rate": 0.01}
     folder = train("mine", overrides={"train": {"preference": {"kind": kind}, **few}})
@@ -258,6 +259,7 @@ def _last(model, example, context):
     return kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0]
 
 
+@pytest.mark.full
 def test_feature_penalty_is_logged_beside_the_loss(home):
     overrides = {"train": {"features": {"data": ["everyday_answers"], "weight": 0.1, "batch_size": 2}}}
     rows = read_journal(train("mine", overrides=overrides) / "training.jsonl")
