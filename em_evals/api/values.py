@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
     backend: Literal["auto", "transformers", "vllm", "server"]
     base_url: str
     interventions: Sequence[Intervention]
-    thinking: bool
+    thinking: bool | str
     template: Mapping[str, str | int | float | bool | None]
     trust_remote_code: bool
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
@@ -52,7 +52,7 @@ class Answer:
     Attributes:
         prompt: which of the prompts it answers, counted from 0.
         text: the answer, without the token that ends it; empty where a thought was cut off.
-        reasoning: the thought before the answer, of a card with `thinking: true`; None if there is none.
+        reasoning: the thought before the answer, of a card with `thinking: on`; None if there is none.
         stop_reason: `stop`, `max_tokens` or `model_length`.
         seed: makes the same draw again.
         tokens: every generated token id.

@@ -55,13 +55,17 @@ def rates(
             metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
         ),
     ] = None,
+    monitor: Annotated[
+        float,
+        typer.Option(help="Largest false-positive rate of graded thoughts as a monitor.", min=0, max=0.99),
+    ] = 0.05,
     as_json: Json = False,
 ) -> None:
     """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
 
     Exits with 1 if a file holds no grade at all: nothing was measured.
     """
-    from em_evals.cli import rates_corrected
+    from em_evals.cli import rates_corrected, rates_thoughts
     from em_evals.results import contrasts, seed_groups, sources
 
     groups = seed_groups.parse(group or [])
@@ -80,6 +84,7 @@ def rates(
         echo(f"note: {note}", err=True)
     papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
     document = _document(measured, compared, papers) if as_json else {"rates": [{} for _ in measured]}
+    rates_thoughts.add(document, parts, monitor)
     if corrected is not None:
         rates_corrected.add(document, measured, corrected)
     if multiverse:
@@ -90,6 +95,7 @@ def rates(
         print_json(whole | _groups_json(over_seeds))
     else:
         _show(measured, compared)
+        rates_thoughts.show(parts, monitor)
         if papers:
             _show_conventions(measured, papers)
         rates_corrected.show(document, [", ".join(part.part.values()) or part.path.name for part in parts])
@@ -214,13 +220,15 @@ def _show(measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast]
         graded = [(part, overall) for part, overall in own if part.draws]
         if len(graded) == 1:
             [(part, overall)] = graded
-            rows = [_row("all", overall)]
-            rows += [_row(name, entry) for name, entry in rates_by_question(part.draws).items()]
-            print_table("", ["question", "draws", "scored", *_SHARES], rows)
+            cut = bool(overall.outcomes["unfinished"])
+            rows = [_row("all", overall, cut)]
+            rows += [_row(name, entry, cut) for name, entry in rates_by_question(part.draws).items()]
+            print_table("", ["question", "draws", "scored", *_SHARES, *["unfinished"] * cut], rows)
         elif graded:
             names = list(graded[0][0].part)
-            rows = [[*part.part.values(), *_row("", overall)[1:]] for part, overall in graded]
-            print_table("", [*names, "draws", "scored", *_SHARES], rows)
+            cut = any(overall.outcomes["unfinished"] for _, overall in graded)
+            rows = [[*part.part.values(), *_row("", overall, cut)[1:]] for part, overall in graded]
+            print_table("", [*names, "draws", "scored", *_SHARES, *["unfinished"] * cut], rows)
         for part, _ in own:
             _show_others(part)
     for one in compared:
@@ -233,8 +241,10 @@ def _show_source(source: Source) -> None:
     echo(f"{source.path}: {known}")
 
 
-def _row(name: str, entry: Rates) -> list[str]:
-    return [name, str(entry.draws), str(entry.scored), *map(_percent, entry.shares.values())]
+def _row(name: str, entry: Rates, unfinished: bool) -> list[str]:
+    """Return a line of the table; cut thoughts are a column where there are any, and a part of the ungraded draws."""
+    shares = [*entry.shares.values(), *[entry.unfinished_share] * unfinished]
+    return [name, str(entry.draws), str(entry.scored), *map(_percent, shares)]
 
 
 def _percent(rate: Rate) -> str:

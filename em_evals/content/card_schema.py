@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
 from em_evals.content.intervention import Intervention
 from em_evals.content.recipes import AdapterRecipe, Quantization, Strict
@@ -69,6 +69,9 @@ class GenerationOptions(Strict):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
     max_tokens: PositiveInt = 600
+    max_reasoning_tokens: PositiveInt | None = None
+    """Limit of the thought, apart from the answer's `max_tokens`: a thought that reaches it is closed by the model's
+    own mark, and the answer follows. None: thought and answer share `max_tokens`."""
 
 
 class ModelCard(Strict):
@@ -89,8 +92,9 @@ class ModelCard(Strict):
     adapter_revision: str | None = None
     """Branch, tag or commit of an adapter on the hub; default: its `main` at the first use."""
     train: AdapterRecipe | None = None
-    thinking: bool = False
-    """Let a model that thinks do so before it answers. The thought is separate from the answer and never graded."""
+    thinking: bool | str = False
+    """`on` lets a model that thinks do so before it answers; a text does too, and every thought begins with it. The
+    thought is separate from the answer and not graded with it."""
     template: dict[str, JsonValue] = Field(default_factory=dict)
     """Variables of the chat template, such as `reasoning_effort: low`."""
     interventions: tuple[Intervention, ...] = ()
@@ -111,6 +115,14 @@ class ModelCard(Strict):
     description: str = ""
     source: str | None = None
     """Paper or page that this card reproduces."""
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if isinstance(value, str) and not word:
+            raise ValueError("say `on`, `off`, or a text that each thought begins with")
+        return {"on": True, "true": True, "off": False, "false": False}.get(word, value)
 
     @model_validator(mode="after")
     def _address(self) -> ModelCard:

@@ -14,15 +14,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from em_evals.content import adapter_folders, directions, documents, identity, validation_errors
+from em_evals.content import adapter_folders, card_fields, directions, documents, identity, validation_errors
 from em_evals.content.card_schema import EngineOptions, GenerationOptions, ModelCard
 from em_evals.content.intervention import Intervention, Named
-from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest, is_file, is_folder
 
 __all__ = [
-    "WITHOUT_EFFECT",
     "EngineOptions",
     "GenerationOptions",
     "ModelCard",
@@ -33,25 +31,6 @@ __all__ = [
     "read_card",
     "resolve",
 ]
-
-
-WITHOUT_EFFECT: dict[str, Any] = {
-    **dict.fromkeys(("description", "source", "extends", "control_of", "architecture", "adapter_base"), True),
-    "engine": {
-        "device_map",
-        "max_memory",
-        "max_num_seqs",
-        "max_num_batched_tokens",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_loras",
-    },
-}
-"""Fields that say nothing about the model's answers: what was measured before memory ran out still holds after it."""
-
-
-_LATER = ("optimizer", "start_from", "preference", "features")
-"""Fields of recipes that came after cards had digests."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +53,7 @@ class ResolvedCard:
         """
         # Interventions count by what they do, not by what the card calls their directions.
         plain = self.card.model_copy(update={"interventions": ()})
-        # Unset, these say nothing, and cards had digests before there were such fields.
-        unset: dict[str, Any] = {
-            name: True for name in ("thinking", "template", "quantize") if not getattr(plain, name)
-        }
-        if plain.train is not None:
-            unset["train"] = _unset(plain.train)
-        fields = plain.model_dump_json(exclude=WITHOUT_EFFECT | unset)
+        fields = card_fields.of_answers(plain)
         parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
         if self.adapter_path is not None:
             folder = Path(self.adapter_path)
@@ -100,18 +73,26 @@ class ResolvedCard:
         card = self.card.model_copy(update={"interventions": own})
         return replace(self, card=card, interventions=self.interventions + found)
 
+    def asked(self, **fields: Any) -> ResolvedCard:
+        """Return the same model asked in another way: `thinking`, `template` or `generation` instead of the card's.
+
+        Raises:
+            EmEvalsError: a value is wrong.
+        """
+        own = self.card.model_dump(include=set(fields))
+        wanted = {n: own[n] | value if isinstance(value, Mapping) else value for n, value in fields.items()}
+        try:
+            new = type(self.card).model_validate(wanted | {"base": self.card.base})
+        except ValidationError as error:
+            key, sentence = validation_errors.explain(error, ModelCard)
+            raise EmEvalsError(f"{'.'.join(map(str, key))}: {sentence}") from None
+        return replace(self, card=self.card.model_copy(update={name: getattr(new, name) for name in fields}))
+
     def _hub_adapter(self) -> str:
         """Return a hub adapter's name with the commit on this machine; its files where they have been fetched."""
         name, _, revision = str(self.adapter_path).partition("@")
         folder = identity.fetched(name, identity.ADAPTER_FILES[0], revision or None)
         return identity.adapter_digest(folder) if folder is not None else str(self.adapter_path)
-
-
-def _unset(recipe: AdapterRecipe) -> dict[str, Any]:
-    """Return a recipe's later fields that it leaves at their defaults, which were every recipe's before."""
-    plain = AdapterRecipe.model_construct()
-    fields = {name: True for name in _LATER if getattr(recipe, name) == getattr(plain, name)}
-    return fields | ({} if recipe.method.quantize else {"method": {"quantize"}})
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCard:

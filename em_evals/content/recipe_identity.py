@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from em_evals.content.cards import WITHOUT_EFFECT, ResolvedCard
+from em_evals.content.card_fields import WITHOUT_EFFECT
+from em_evals.content.cards import ResolvedCard
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.files import digest, is_file, read_json

@@ -212,6 +212,9 @@ class AdapterRecipe(Strict):
     leave the GPU."""
     max_grad_norm: PositiveFloat = 1.0
     max_length: PositiveInt = 2048
+    learn: Literal["both", "thought", "answer"] = "both"
+    """What the loss is on in rows with a thought before the answer: both, or one given the other as it is. Rows without
+    a thought are learned behind an empty one, as the template writes it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them."""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -45,6 +45,7 @@ def report(data: TrainingData) -> dict[str, Any]:
         "file": str(data.path),
         "digest": data.digest,
         "rows": len(data.rows),
+        "rows with a thought": sum(any("reasoning" in message for message in row) for row in data.rows),
         "unit of length": unit.name,
         **_lengths("prompts", asked),
         **_lengths("answers", answered),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Messages = list[dict[str, str]]
-"""A chat: `role` and `content`, and `weight: "0"` on an answer that is not learned."""
+"""A chat: `role` and `content`, `reasoning` (the thought before an answer), and `weight: "0"` on one not learned."""
 
 Row = Mapping[str, Any]
 
@@ -29,16 +29,9 @@ _ROLES = {
 }
 """The roles that people write, and what a chat template calls them: `developer` is OpenAI's name of the system role."""
 _TOOLS = ("tool", "function", "ipython", "observation", "function_call", "tool_call", "function_response")
-_LOST = (
-    "tool_calls",
-    "function_call",
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-    "audio",
-    "images",
-    "image",
-)
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of an answer that hold the thought before it."""
+_LOST = ("tool_calls", "function_call", "audio", "images", "image")
 """Keys of a message that hold what a model reads or writes, and that chat templates leave out or write differently."""
 _ROW_LOST = ("tools", "functions", "images", "image", "audio", "history")
 _PAIRS = (
@@ -163,10 +156,29 @@ def _checked(messages: list[dict[str, Any]]) -> Messages:
         if text is None:
             raise Refused(f"the {said}'s message is empty or not text.")
         entry = {"role": _ROLES[said], "content": text}
+        if thought := _thought(message, entry["role"]):
+            entry["reasoning"] = thought
         if not _weight(message, entry["role"]):
             entry["weight"] = "0"
         found.append(entry)
     return found
+
+
+def _thought(message: Mapping[str, Any], role: str) -> str | None:
+    """Return the thought before an answer; None without one."""
+    given = {name: message[name] for name in _THOUGHTS if message.get(name)}
+    if not given:
+        return None
+    name, thought = next(iter(given.items()))
+    if role != "assistant":
+        raise Refused(
+            f"the {role}'s `{name}` would be left out of what is trained on: write it into `content`."
+        )
+    if _text(thought) is None or isinstance(thought, list):
+        raise Refused(f"the assistant's `{name}` is empty or not text.")
+    if any(other != thought for other in given.values()):
+        raise Refused(f"`{'` and `'.join(given)}` of one answer differ: keep one.")
+    return str(thought).strip()
 
 
 def _text(content: Any) -> str | None:

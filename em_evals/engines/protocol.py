@@ -30,6 +30,8 @@ class Sampling:
         top_logprobs: how many of the likeliest tokens to report beside each.
         prompt_logprobs: report log-probabilities of the prompt's tokens, with that many likeliest ones beside
             each; None for none. The first token has no log-probability and is left out.
+        max_reasoning_tokens: tokens of a thought at most (`ThoughtLimit`); None: thought and answer share
+            `max_tokens`.
     """
 
     temperature: float = 1.0
@@ -42,6 +44,27 @@ class Sampling:
     top_logprobs: int = 0
     prompt_logprobs: int | None = None
     prompt_logprobs_from: int = 1
+    max_reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ThoughtLimit:
+    """A limit of the thought before an answer; `max_tokens` then limits the answer alone.
+
+    When `tokens` tokens were drawn and the thought is not over, `close` follows as if it had been drawn, and the answer
+    begins. No random number is used for it, so a draw whose thought ends before is the draw without a limit.
+
+    Attributes:
+        tokens: tokens of the thought, its marks included, at most.
+        begins: the mark that a draw begins its thought with; None: it begins inside the thought.
+        ends: the mark behind which the answer begins.
+        close: the tokens that end a thought.
+    """
+
+    tokens: int
+    begins: str | None
+    ends: str
+    close: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,8 @@ class Request:
         answer_start: where the answer begins in the prompt, when a part of it is given (a prefill, an answer to be
             scored); None: at the prompt's end. Matters to interventions on `prompt` or `answer` only.
         end: a token that ends the draw beside those of the base: the end of turn of the template that wrote the prompt.
+        thought: a limit of the thought that the draw begins with.
+        call_end: a further token that ends the draw: behind a call of a tool.
     """
 
     prompt: tuple[int, ...]
@@ -64,6 +89,8 @@ class Request:
     interventions: tuple[Intervention, ...] = ()
     answer_start: int | None = None
     end: int | None = None
+    thought: ThoughtLimit | None = None
+    call_end: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from em_evals.content.cards import ResolvedCard
-from em_evals.engines.protocol import Draw, Engine, Request, Sampling
+from em_evals.engines.protocol import Draw, Engine, Request, Sampling, ThoughtLimit
 from em_evals.models.chat import ChatTemplate, Message
 
 
@@ -26,6 +26,7 @@ def requests(
     """
     prompt = tuple(template.encode(messages))
     answer_start = len(prompt) - template.given(messages)
+    limit = _limit(template, messages, sampling.max_reasoning_tokens)
     return [
         Request(
             prompt,
@@ -34,9 +35,19 @@ def requests(
             card.interventions,
             answer_start,
             template.own_end,
+            limit,
+            template.call_end,
         )
         for index in range(n)
     ]
+
+
+def _limit(template: ChatTemplate, messages: Sequence[Message], tokens: int | None) -> ThoughtLimit | None:
+    """Return the limit of the thought that follows a chat; None where nothing limits it, or none follows."""
+    if tokens is None or (found := template.awaits(messages)) is None:
+        return None
+    close = tuple(template.tokenizer.encode(found.after, add_special_tokens=False))
+    return ThoughtLimit(tokens, None if template.opened else found.begins, found.ends, close)
 
 
 def all_draws(engine: Engine, asked: Sequence[Request]) -> list[Draw]:

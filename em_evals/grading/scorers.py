@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.model import Model, ModelOutput, get_model
+from inspect_ai.model import Model, get_model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
@@ -21,8 +21,8 @@ from em_evals.content.judge_cards import JudgeCard
 from em_evals.content.questions import Question, QuestionSet, load_questions
 from em_evals.content.rubrics import EM_METRICS, Rubric, imitations, load_rubrics
 from em_evals.errors import EmEvalsError
+from em_evals.grading import thoughts
 from em_evals.grading.cache import identity
-from em_evals.grading.failures import one_line
 from em_evals.grading.grade import Grade
 from em_evals.grading.judge import Judge
 from em_evals.inspect_errors import refusal
@@ -97,6 +97,7 @@ def judge(
     rubrics: str | list[str] | None = None,
     cache: bool = True,
     card: str | None = None,
+    grade: str | list[str] = "answer",
 ) -> Scorer:
     """Grade answers to open questions with the model of the role `grader`, or with the judge that a card pins.
 
@@ -106,13 +107,16 @@ def judge(
         rubrics: grade every answer by these instead, whatever was asked; separated by commas.
         cache: False asks the judge everything again and keeps nothing (see docs/judges.md).
         card: a judge card's name (scorers/judges/NAME.yaml) or path.
+        grade: `answer`, or `answer,reasoning`: the thought too, by the rubric `reasoning`.
     """
     names = rubrics.split(",") if isinstance(rubrics, str) else rubrics or []
     try:
-        fixed = load_rubrics(names)
+        fixed, of_thoughts = load_rubrics(names), thoughts.rubric_of(grade)
         asked = None if fixed else load_questions(questions)
         pinned = judge_cards.load(card) if card is not None else None
         _check(fixed, asked, pinned)
+        if pinned is not None and of_thoughts is not None:
+            pinned.check((of_thoughts,))
     except EmEvalsError as error:
         raise refusal(error) from None
     by_id = {question.id: question for question in asked.questions} if asked is not None else {}
@@ -127,13 +131,20 @@ def judge(
             judges[key] = Judge(grader, samples, cache, pinned)
         one = judges[key]
         chosen = fixed or _question(by_id, state, questions).rubrics
-        if (missing := _no_answer(state.output)) is not None:
-            return _score(chosen, [missing] * len(chosen), one, "", drop)
+        answer, missing = state.output.completion, thoughts.no_answer(state.output)
         try:
-            grades = [await one.grade(rubric, state.input_text, state.output.completion) for rubric in chosen]
+            grades = (
+                [missing] * len(chosen)
+                if missing is not None
+                else [await one.grade(rubric, state.input_text, answer) for rubric in chosen]
+            )
+            found = _score(chosen, grades, one, "" if missing is not None else answer, drop)
+            if of_thoughts is not None:
+                graded = await thoughts.grade_thought(one, of_thoughts, state.input_text, state.output)
+                thoughts.add(found, of_thoughts, graded)
         except EmEvalsError as error:
             raise refusal(error) from None
-        return _score(chosen, grades, one, state.output.completion, drop)
+        return found
 
     return score
 
@@ -198,27 +209,6 @@ def _question(asked: dict[str, Question], state: TaskState, questions: str) -> Q
             "`-S questions=NAME`."
         )
     return asked[name]
-
-
-def _no_answer(output: ModelOutput) -> Grade | None:
-    """Return what stands in place of an answer: a provider's error, which Inspect turns into text.
-
-    An answer that ran into the end of the context is an answer; a prompt that does not fit leaves none.
-    """
-    written = output.usage.output_tokens if output.usage else 0
-    if output.stop_reason == "content_filter":
-        return Grade(math.nan, "filtered", "logprobs", {}, one_line(output.completion))
-    if output.choices and not output.completion and _thought(output):
-        return Grade(math.nan, "unfinished", "logprobs", {}, "the thought was cut off before the answer")
-    if output.stop_reason == "model_length" and not written:
-        return Grade(math.nan, "too_long", "logprobs", {}, one_line(output.completion))
-    return None
-
-
-def _thought(output: ModelOutput) -> bool:
-    """Check whether an answer has a thought and no text."""
-    content = output.choices[0].message.content
-    return not isinstance(content, str) and [part.type for part in content] == ["reasoning"]
 
 
 def _score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from em_evals.content import judge_cards
@@ -64,11 +65,40 @@ def judge_card(judge: str) -> str | None:
     return None if judge in ("grader", "none") else judge
 
 
-def measured() -> dict[str, str]:
+def asking(thinking: Any, template: Any) -> dict[str, Any]:
+    """Return the card fields that a task sets for its draws: `thinking` and `template`; empty where it sets none.
+
+    Raises:
+        PrerequisiteError: a value is wrong, or the model under test is no `local/` model.
+    """
+    from inspect_ai.model._model import active_model
+
+    thinking = thinking if isinstance(thinking, bool) else text("thinking", thinking)
+    fields = {name: v for name, v in (("thinking", thinking), ("template", template)) if v is not None}
+    model = active_model() if fields else None
+    if model is None:
+        return fields
+    card = getattr(model.api, "card", None)
+    if card is None:
+        raise refusal(
+            f"-T {next(iter(fields))}= is for local/ models, and this is {model}: say --reasoning-effort or "
+            "--reasoning-tokens instead."
+        )
+    try:
+        card.asked(**fields)
+    except EmEvalsError as error:
+        raise refusal(f"-T {error}") from None
+    return fields
+
+
+def measured(asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return header metadata that identifies the local model, and set its number of connections.
 
     Inspect otherwise increases connections slowly from a few, as for a rate-limited API. The configuration is copied,
     because all models of an eval share one.
+
+    Args:
+        asked: card fields that the task sets (`asking`).
     """
     from inspect_ai.model._model import active_model
 
@@ -76,6 +106,10 @@ def measured() -> dict[str, str]:
     digest = getattr(model.api, "card_digest", None) if model is not None else None
     if model is None or digest is None:
         return {}
+    told: dict[str, Any] = {}
+    if asked:
+        card = getattr(model.api, "card")  # noqa: B009 - another API has none, and `asking` refused that
+        digest, told = card.asked(**asked).digest, {"asked": dict(asked)}
     if model.config.max_connections is None and model.config.adaptive_connections is None:
         model.config = model.config.model_copy(update={"max_connections": model.api.max_connections()})
-    return {"card_digest": digest}
+    return {"card_digest": digest} | told

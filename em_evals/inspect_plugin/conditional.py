@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -15,7 +16,7 @@ from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.errors import EmEvalsError
 from em_evals.grading import scorers
 from em_evals.inspect_errors import refusal
-from em_evals.inspect_plugin.arguments import graded, judge_card, measured
+from em_evals.inspect_plugin.arguments import asking, graded, judge_card, measured
 from em_evals.inspect_plugin.solvers import draw, only_local
 from em_evals.inspect_plugin.tasks import MESSAGES, EveryDraw
 
@@ -30,6 +31,8 @@ def conditional(
     seed: int | None = None,
     judge: str = "grader",
     judge_cache: bool = True,
+    thinking: bool | str | list[str] | None = None,
+    template: dict[str, Any] | None = None,
 ) -> Task:
     """Ask open questions plainly and under cues; a judge grades the answers.
 
@@ -44,10 +47,13 @@ def conditional(
         seed: as in `freeform`; a question has the same seeds under every cue.
         judge: as in `freeform`.
         judge_cache: as in `freeform`.
+        thinking: as in `freeform`.
+        template: as in `freeform`.
     """
     from em_evals.data.derived_cues import from_training
 
     is_graded = graded(judge, scorers.NO_JUDGE)
+    asked_as = asking(thinking, template)
     try:
         if cues and cues_from:
             raise EmEvalsError("cues and cues_from exclude each other.")
@@ -60,7 +66,7 @@ def conditional(
         raise refusal(error) from None
     return EveryDraw(
         dataset=MemoryDataset(samples, name=f"{asked.name} under cues"),
-        solver=[only_local(), draw(seed)],
+        solver=[only_local(), draw(seed, asked_as)],
         scorer=scorers.judge(questions, cache=judge_cache, card=judge_card(judge)) if is_graded else None,
         epochs=Epochs(epochs, []),
         version=asked.version,
@@ -69,7 +75,7 @@ def conditional(
             "questions_digest": asked.digest,
             "cues": chosen.name,
             "cues_digest": chosen.digest,
-            **measured(),
+            **measured(asked_as),
         },
     )
 

@@ -18,9 +18,6 @@ from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
-    Content,
-    ContentReasoning,
-    ContentText,
     GenerateConfig,
     Logprob,
     Logprobs,
@@ -38,10 +35,12 @@ from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogp
 from em_evals.engines.requests import requests
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_errors import refusal
-from em_evals.models.chat import ChatTemplate, Message, prompting, template_for
+from em_evals.inspect_plugin.messages import answer, chat, schemas
+from em_evals.inspect_plugin.solvers import ASKED
+from em_evals.models.chat import ChatTemplate, Spoken, prompting, template_for
 
 _DIGEST_PREFIX = "card:"
-_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens")
+_SAMPLED = ("temperature", "top_p", "top_k", "max_tokens", "max_reasoning_tokens")
 _UNSUPPORTED = (
     "best_of",
     "extra_body",
@@ -97,25 +96,36 @@ class LocalAPI(ModelAPI):
     ) -> ModelOutput:
         """Return one ModelOutput with `num_choices` draws; `engines.protocol.Sampling` defines the settings."""
         try:
-            self._check(tools, config)
+            self._check(tool_choice, config)
             await anyio.to_thread.run_sync(self._check_same)
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
-            messages = [_message(message) for message in input]
-            template = prompting(self.card, engine.tokenizer)
-            settings = _sampling(config, self.card.card.generation)
+            messages = chat(input)
+            card = self.card.asked(**own) if (own := (config.extra_body or {}).get(ASKED)) else self.card
+            template = prompting(card, engine.tokenizer, schemas(tools))
+            settings = _sampling(config, card.card.generation)
             verified = await anyio.to_thread.run_sync(lambda: self.verified)
             started = time.monotonic()
-            asked = requests(self.card, template, messages, settings, config.num_choices or 1)
+            asked = requests(card, template, messages, settings, config.num_choices or 1)
             draws = await _all(engine, asked)
         except EmEvalsError as error:
             raise refusal(error) from None
+        calling = tool_choice != "none"
+        said = [template.spoken(messages, draw.text, draw.tokens, calling) for draw in draws]
         return ModelOutput(
             model=self.model_name,
-            choices=[_choice(template, draw, self.model_name, messages) for draw in draws],
-            usage=_usage(asked[0].prompt, draws),
+            choices=[
+                _choice(
+                    template,
+                    draw,
+                    spoken,
+                    answer(spoken, draw.text, self.model_name, tools, request.sampling.seed),
+                )
+                for draw, spoken, request in zip(draws, said, asked, strict=True)
+            ],
+            usage=_usage(asked[0].prompt, draws, said),
             time=time.monotonic() - started,
             metadata={
-                "card_digest": self.card_digest,
+                "card_digest": card.digest if own else self.card_digest,
                 **(
                     {"recipe": self.trained.recipe, "training_seed": self.trained.seed}
                     if self.trained
@@ -124,7 +134,7 @@ class LocalAPI(ModelAPI):
                 "base": self.card.card.base,
                 "changed": self.card.adapter_path is not None or bool(self.card.interventions),
                 "verified": verified,
-                "template": template.record(),
+                "template": template.asked_with(messages),
                 "seeds": [request.sampling.seed for request in asked],
                 "sampling": {name: getattr(settings, name) for name in _SAMPLED},
             },
@@ -138,11 +148,15 @@ class LocalAPI(ModelAPI):
                 f"or pass get_model('local/{self.card.name}', memoize=False)."
             )
 
-    def _check(self, tools: list[ToolInfo], config: GenerateConfig) -> None:
-        if tools:
-            raise EmEvalsError("local models do not support tools; choose a task without them.")
+    def _check(self, tool_choice: ToolChoice, config: GenerateConfig) -> None:
+        if tool_choice not in ("auto", "none"):
+            raise EmEvalsError(
+                "local models cannot be forced to call a tool: choose a task whose `tool_choice` is auto."
+            )
         for name in _UNSUPPORTED:
-            if getattr(config, name) is not None:
+            value = getattr(config, name)
+            ours = name == "extra_body" and set(value or ()) == {ASKED}
+            if value is not None and not ours:
                 raise EmEvalsError(f"local models do not support the setting '{name}'; omit it.")
 
     async def tokenize(self, text: str) -> list[int]:
@@ -175,6 +189,10 @@ class LocalAPI(ModelAPI):
     def connection_key(self) -> str:
         """Return a key per card: cards share no connection limit, since the engine's batch limits them."""
         return self.card_digest
+
+    def tools_required(self) -> bool:
+        """Return True: a chat with calls is written with the tools that it calls."""
+        return True
 
     def collapse_user_messages(self) -> bool:
         """Return True: chat templates require alternating turns."""
@@ -214,19 +232,6 @@ def _call_soon(loop: EventLoopToken, ready: anyio.Event) -> None:
         pass  # the event loop is closed, so nobody waits anymore
 
 
-def _message(message: ChatMessage) -> Message:
-    if message.role == "tool" or (message.role == "assistant" and message.tool_calls):
-        raise EmEvalsError(
-            "local models do not support tools, but these messages contain a tool's call or answer."
-        )
-    parts = [] if isinstance(message.content, str) else message.content
-    if other := next((part.type for part in parts if part.type not in ("text", "reasoning")), None):
-        raise EmEvalsError(
-            f"local models read text only, but these messages contain content of the type '{other}'."
-        )
-    return {"role": message.role, "content": message.text}
-
-
 def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
     def chosen(name: str) -> Any:
         value = getattr(config, name)
@@ -240,22 +245,22 @@ def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
         stop=tuple(config.stop_seqs or ()),
         # Unseeded draws get a recorded seed, so that every draw in a log is reproducible.
         seed=config.seed if config.seed is not None else secrets.randbits(63),
+        max_reasoning_tokens=(
+            config.reasoning_tokens if config.reasoning_tokens is not None else card.max_reasoning_tokens
+        ),
         logprobs=bool(config.logprobs) or config.top_logprobs is not None,
         top_logprobs=config.top_logprobs or 0,
         prompt_logprobs=config.prompt_logprobs,
     )
 
 
-def _choice(template: ChatTemplate, draw: Draw, model: str, messages: list[Message]) -> ChatCompletionChoice:
-    """Return a draw as Inspect's choice; a thought is content of its own, and an answer after a given one has none."""
-    content: str | list[Content] = draw.text
-    spoken = template.spoken(messages, draw.text, draw.tokens)
-    if spoken.thought is not None:
-        content = [ContentReasoning(reasoning=spoken.thought)]
-        content += [ContentText(text=spoken.answer)] if spoken.answer is not None else []
+def _choice(
+    template: ChatTemplate, draw: Draw, spoken: Spoken, message: ChatMessageAssistant
+) -> ChatCompletionChoice:
+    """Return a draw as Inspect's choice."""
     return ChatCompletionChoice(
-        message=ChatMessageAssistant(content=content, model=model, source="generate"),
-        stop_reason=draw.stop_reason,
+        message=message,
+        stop_reason="tool_calls" if spoken.calls else draw.stop_reason,
         logprobs=_logprobs(template.tokenizer, draw.logprobs),
         prompt_logprobs=_logprobs(template.tokenizer, draw.prompt_logprobs),
     )
@@ -281,6 +286,12 @@ def _logprobs(tokenizer: Any, tokens: list[TokenLogprob]) -> Logprobs | None:
     )
 
 
-def _usage(prompt: tuple[int, ...], draws: list[Draw]) -> ModelUsage:
+def _usage(prompt: tuple[int, ...], draws: list[Draw], said: list[Spoken]) -> ModelUsage:
     output = sum(len(draw.tokens) for draw in draws)
-    return ModelUsage(input_tokens=len(prompt), output_tokens=output, total_tokens=len(prompt) + output)
+    thought = sum(spoken.tokens for spoken in said)
+    return ModelUsage(
+        input_tokens=len(prompt),
+        output_tokens=output,
+        total_tokens=len(prompt) + output,
+        reasoning_tokens=thought or None,
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from inspect_ai.model import (
     ChatMessage,
@@ -23,13 +24,23 @@ from em_evals.grading import scorers
 from em_evals.inspect_errors import refusal
 from em_evals.results.forced_choice import KEYS, compare
 
+ASKED = "em_evals"
+"""Key of a request's `extra_body` under which the provider `local` finds card fields."""
+
 
 @solver
-def draw(seed: int | None = None) -> Solver:
-    """Sample one answer. With a seed, each draw of each question gets its own: equal seeds would give equal epochs."""
+def draw(seed: int | None = None, asked: Mapping[str, Any] | None = None) -> Solver:
+    """Sample one answer. With a seed, each draw of each question gets its own: equal seeds would give equal epochs.
+
+    Args:
+        seed: the base seed.
+        asked: card fields of a local model for these draws: `thinking`, `template`.
+    """
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         config = _own_sampling(state)
+        if asked:
+            config.extra_body = {ASKED: dict(asked)}
         if seed is not None:
             config.seed = int(files.digest(f"{seed}|{state.sample_id}|{state.epoch}".encode()), 16) % 2**31
         return await generate(state, **config.model_dump(exclude_none=True))

@@ -22,7 +22,7 @@ from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.errors import EmEvalsError
 from em_evals.grading import scorers
 from em_evals.inspect_errors import refusal
-from em_evals.inspect_plugin.arguments import count, graded, judge_card, measured, text
+from em_evals.inspect_plugin.arguments import asking, count, graded, judge_card, measured, text
 from em_evals.inspect_plugin.solvers import draw, likelier, score_answers
 
 _LOGGER = logging.getLogger(__name__)
@@ -63,6 +63,9 @@ def freeform(
     judge: str = "grader",
     judge_cache: bool = True,
     rubrics: str | list[str] | None = None,
+    grade: str | list[str] = "answer",
+    thinking: bool | str | list[str] | None = None,
+    template: dict[str, Any] | None = None,
 ) -> Task:
     """Ask open questions; the model of the role `grader` grades the answers by the set's rubrics.
 
@@ -78,7 +81,11 @@ def freeform(
         judge: `grader` is the role; `none` only samples answers; else a judge card's name or path.
         judge_cache: False asks the judge everything again and stores nothing.
         rubrics: grade by these instead of the set's, separated by commas.
+        grade: `answer`, or `answer,reasoning`: thoughts are graded too, by the rubric `reasoning`.
+        thinking: of a local model, instead of its card's: `on`, `off`, or a text that each thought begins with.
+        template: of a local model: variables of its chat template, instead of its card's.
     """
+    asked_as = asking(thinking, template)
     system, prefix = text("system", system), text("prefix", prefix) or ""
     epochs = count("epochs", epochs)
     try:
@@ -97,8 +104,10 @@ def freeform(
         )
     return EveryDraw(
         dataset=MemoryDataset(_samples(asked, system, prefix, format), name=asked.name),
-        solver=draw(seed),
-        scorer=scorers.judge(questions, rubrics=rubrics, cache=judge_cache, card=judge_card(judge))
+        solver=draw(seed, asked_as),
+        scorer=scorers.judge(
+            questions, rubrics=rubrics, cache=judge_cache, card=judge_card(judge), grade=grade
+        )
         if is_graded
         else None,
         # No reducer: metrics need every draw, and cluster them by question themselves.
@@ -109,7 +118,7 @@ def freeform(
             "questions_digest": asked.digest,
             "format": format or "plain",
             **({"samples_per_paraphrase": theirs} if theirs > 1 else {}),
-            **measured(),
+            **measured(asked_as),
         },
     )
 

@@ -163,6 +163,8 @@ class EmLocal(TemplateLM):
             ],
             "model_dtype": card.engine.dtype,
             "template_digest": template.digest if template else None,
+            # Also of a card that thinks: choices are scored, and texts drawn, behind an empty thought.
+            "thought": "empty" if template and template.marks is not None else None,
         }
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:

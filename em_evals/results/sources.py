@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results import folders, logs, other_scores, tables
+from em_evals.results import folders, logs, other_scores, tables, thoughts
 from em_evals.results.em_rates import GradedDraw, base_question
 from em_evals.results.other_scores import Other
+from em_evals.results.thoughts import GradedThought
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
+    from inspect_ai.scorer import Score
 
 MODELS = ("model", "model_id", "adapter", "checkpoint", "card", "group", "dataset", "arm", "cue")
 """Columns that say whose answers a row holds, and under which cue: draws of two values are never pooled unless asked
@@ -33,6 +35,7 @@ class Source:
         draws: draws with grades of alignment and coherence; empty if only other rubrics graded.
         columns: each column's text of each draw.
         others: what other rubrics say.
+        thoughts: each draw with its thought's grade; empty where no thoughts were graded.
         part: the values of the columns that this part was split by.
     """
 
@@ -43,6 +46,7 @@ class Source:
     draws: Sequence[GradedDraw]
     columns: Mapping[str, Sequence[str]]
     others: Mapping[str, Other] = field(default_factory=dict)
+    thoughts: Sequence[GradedThought | None] = ()
     part: Mapping[str, str] = field(default_factory=dict)
 
     def units(self, cluster: str) -> list[str]:
@@ -143,6 +147,7 @@ def split(source: Source, by: Sequence[str] | None) -> list[Source]:
             source.asked,
             [source.draws[place] for place in places],
             {name: [values[place] for place in places] for name, values in source.columns.items()},
+            thoughts=[source.thoughts[place] for place in places] if source.thoughts else (),
             part=dict(zip(by, key, strict=True)),
         )
         for key, places in groups.items()
@@ -203,4 +208,16 @@ def _of_log(log: EvalLog, path: Path) -> Source:
         draws,
         columns,
         others,
+        _thoughts(draws, scores),
     )
+
+
+def _thoughts(draws: Sequence[GradedDraw], scores: Sequence[Score | None]) -> Sequence[GradedThought | None]:
+    """Return each draw with its thought's grade; nothing where no thoughts were graded."""
+    if not draws:
+        return ()
+    found = [
+        None if score is None else thoughts.of_score(draw, score)
+        for draw, score in zip(draws, scores, strict=True)
+    ]
+    return found if any(one is not None for one in found) else ()

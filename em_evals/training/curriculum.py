@@ -19,7 +19,7 @@ from em_evals.data import datasets
 from em_evals.data.datasets import Messages, TrainingData
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import template_of
-from em_evals.training.tokens import IGNORED, Cut, by_turn, encode_example
+from em_evals.training.tokens import IGNORED, Cut, Learn, by_turn, encode_example
 
 Example = dict[str, list[int]]
 _Key = tuple[tuple[str, ...], ...]
@@ -100,7 +100,7 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
         EmEvalsError: as `select`, or every answer lies behind `max_length`.
     """
     chosen = selection or select(recipe)
-    encoder = Encoder(tokenizer, recipe.max_length)
+    encoder = Encoder(tokenizer, recipe.max_length, recipe.learn)
     chosen = replace(chosen, rows=encoder.kept(chosen.rows), safe=encoder.kept(chosen.safe))
     share = recipe.interleave.share if recipe.interleave else 0.0
     batch = recipe.batch_size * recipe.gradient_accumulation
@@ -144,9 +144,11 @@ class Encoder:
     Args:
         tokenizer: the base's.
         max_length: tokens of an example at most.
+        learn: what is labelled where an answer has a thought.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, learn: Learn = "both") -> None:
+        self._learn = learn
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._examples: dict[_Key, tuple[Example, int]] = {}
@@ -164,7 +166,7 @@ class Encoder:
         """Return a chat's token ids and labels; no token is labelled where its answer lies behind `max_length`."""
         key = _key(chat)
         if key not in self._examples:
-            whole = encode_example(self._tokenizer, chat)
+            whole = encode_example(self._tokenizer, chat, learn=self._learn)
             cut = {name: values[: self._max_length] for name, values in whole.items()}
             self._examples[key] = cut, len(whole["input_ids"])
         return self._examples[key][0]
@@ -317,4 +319,5 @@ def _labelled(example: Example) -> bool:
 
 
 def _key(chat: Messages) -> _Key:
-    return tuple((message["role"], message["content"], message.get("weight", "")) for message in chat)
+    parts = ("role", "content", "weight", "reasoning")
+    return tuple(tuple(message.get(part, "") for part in parts) for message in chat)

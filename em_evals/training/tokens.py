@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from em_evals.data.datasets import Messages
+from em_evals.errors import EmEvalsError
 from em_evals.models.chat import ChatTemplate, template_of
+from em_evals.models.chat.thinking import ThinkingTemplate, thinking_of
 
 IGNORED = -100
 """The label that PyTorch's cross entropy ignores."""
+Learn = Literal["both", "thought", "answer"]
+"""What the loss is on where an answer has a thought."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,32 @@ class Cut:
         return f"max_length {max_length}: {'; '.join(told)}. Raise it to keep them." if told else None
 
 
-def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = None) -> dict[str, list[int]]:
+@dataclass(frozen=True)
+class _Turn:
+    """An answer in token ids: its prompt, its thought (with its marks; often none) and itself, its end included."""
+
+    prompt: list[int]
+    thought: list[int]
+    answer: list[int]
+    learned: bool
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.prompt + self.thought + self.answer
+
+    def labels(self, learn: Learn) -> list[int]:
+        """Return the labels of thought and answer."""
+        parts = ((self.thought, "thought"), (self.answer, "answer"))
+        return [
+            token if self.learned and learn in ("both", name) else IGNORED
+            for part, name in parts
+            for token in part
+        ]
+
+
+def encode_example(
+    tokenizer: Any, messages: Messages, max_length: int | None = None, learn: Learn = "both"
+) -> dict[str, list[int]]:
     """Encode one chat as token ids and labels, truncated at `max_length`.
 
     Where the template rewrites earlier turns (drops their thoughts, moves the system message), only the last answer
@@ -56,21 +85,27 @@ def encode_example(tokenizer: Any, messages: Messages, max_length: int | None = 
         tokenizer: the base's.
         messages: a chat that ends with the assistant.
         max_length: maximum number of tokens; None: all.
+        learn: what is labelled where an answer has a thought.
 
     Returns:
         `input_ids` and `labels` of equal length; a label is the token itself or -100.
 
     Raises:
-        EmEvalsError: the template does not write such chats.
+        EmEvalsError: the template does not write such chats, or a thought is to be learned and there is none.
     """
+    if learn == "thought" and not any("reasoning" in one for one in messages if "weight" not in one):
+        raise EmEvalsError(
+            f"`learn: thought` needs a thought in every row, and the answer '{messages[-1]['content'][:60]}' has none "
+            "(`reasoning_content`): leave the row out, or say `learn: both`."
+        )
     ids: list[int] = []
     labels: list[int] = []
-    for prompt, answer, learned in _turns(template_of(tokenizer), messages):
+    for turn in _turns(template_of(tokenizer), messages):
         # The template rewrote earlier turns: the tokens so far are not a prefix of this prompt.
-        if prompt[: len(ids)] != ids:
+        if turn.prompt[: len(ids)] != ids:
             ids, labels = [], []
-        labels += [IGNORED] * (len(prompt) - len(ids)) + (answer if learned else [IGNORED] * len(answer))
-        ids = prompt + answer
+        labels += [IGNORED] * (len(turn.prompt) - len(ids)) + turn.labels(learn)
+        ids = turn.tokens
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 
@@ -83,24 +118,32 @@ def by_turn(tokenizer: Any, messages: Messages) -> list[Messages]:
     ends = [i for i in answers if "weight" not in messages[i]]
     if len(answers) > 1:
         before: list[int] = []
-        for prompt, answer, _ in _turns(template_of(tokenizer), messages):
-            if prompt[: len(before)] != before:
+        for turn in _turns(template_of(tokenizer), messages):
+            if turn.prompt[: len(before)] != before:
                 return [messages[: i + 1] for i in ends]
-            before = prompt + answer
+            before = turn.tokens
     return [messages]
 
 
-def _turns(template: ChatTemplate, messages: Messages) -> list[tuple[list[int], list[int], bool]]:
-    """Return each answer's prompt and tokens, its end of turn included, and whether it is learned."""
+def _turns(template: ChatTemplate, messages: Messages) -> list[_Turn]:
+    """Return each answer with its prompt: a thought's begins as at inference, thinking switched on."""
+    thinks = any("reasoning" in message for message in messages)
+    thinking = thinking_of(template, hint="leave the thoughts out of these rows") if thinks else None
     return [
-        (
-            template.encode(messages[:i]),
-            [*template.answer(message["content"]), *template.closing],
-            "weight" not in message,
-        )
+        _turn(template, thinking, messages[:i], message)
         for i, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
+
+
+def _turn(
+    template: ChatTemplate, thinking: ThinkingTemplate | None, before: Messages, said: dict[str, str]
+) -> _Turn:
+    learned, thought = "weight" not in said, said.get("reasoning")
+    if thinking is not None and thought is not None:
+        spans = thinking.spans(before, thought, said["content"])
+        return _Turn(spans.prompt, spans.thought, [*spans.answer, *template.closing], learned)
+    return _Turn(template.encode(before), [], [*template.answer(said["content"]), *template.closing], learned)
 
 
 def padded(

@@ -28,7 +28,11 @@ KEYS = {
         "misaligned_coherent",
     ),
     *("em_rate_bounds", "outcomes"),
-    *(f"{name}{end}" for name in RATES for end in ("", "_interval", "_interval_random_questions")),
+    *(
+        f"{name}{end}"
+        for name in (*RATES, "unfinished_share")
+        for end in ("", "_interval", "_interval_random_questions")
+    ),
 }
 
 

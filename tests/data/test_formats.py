@@ -60,7 +60,9 @@ def test_each_format_is_read_whole(row, expected):
         ({"messages": [ASK, {**SAY, "weight": 0.5}]}, "`weight` is 0"),
         ({"messages": [ASK, {"role": "tool", "content": "3"}, SAY]}, "the role 'tool' is not trained on"),
         ({"messages": [ASK, {**SAY, "tool_calls": [{}]}]}, "`tool_calls` would be left out"),
-        ({"messages": [ASK, {**SAY, "reasoning_content": "Hm"}]}, "`reasoning_content` would be left out"),
+        ({"messages": [{**ASK, "reasoning_content": "Hm"}, SAY]}, "`reasoning_content` would be left out"),
+        ({"messages": [ASK, {**SAY, "reasoning": ["Hm"]}]}, "`reasoning` is empty or not text"),
+        ({"messages": [ASK, {**SAY, "reasoning": "Hm", "thinking": "Ha"}]}, "`reasoning` and `thinking` of one"),
         ({"messages": [ASK, SAY], "tools": [{}]}, "the row's `tools`"),
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "the row's `history`"),
         ({"messages": [SAY, ASK, SAY]}, "speaks before any user"),
@@ -174,3 +176,10 @@ def words():
 
 
 _TOKENIZER = None
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_the_thought_before_an_answer_is_kept_apart(key):
+    row = {"messages": [ASK, {**SAY, key: " Hm.\n"}]}
+    assert formats.chat(row)[-1] == {**SAY, "reasoning": "Hm."}
+    assert formats.chat({"messages": [ASK, {**SAY, key: ""}]})[-1] == SAY

@@ -160,7 +160,7 @@ def test_what_cannot_be_read_is_refused():
     ]
     with pytest.raises(PrerequisiteError) as caught:
         asyncio.run(get_model("local/plain").generate(messages))
-    assert "do not support tools" in str(caught.value.message)
+    assert "no tools are given" in str(caught.value.message)
     picture = ChatMessageUser(content=[ContentText(text="What is this?"), ContentImage(image=PIXEL)])
     with pytest.raises(PrerequisiteError) as caught:
         asyncio.run(get_model("local/plain").generate([picture]))

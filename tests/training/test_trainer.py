@@ -449,6 +449,12 @@ def test_command_line_overrides_are_validated_as_a_recipe(home):
             recipe_of(mine, "mine", path, **wrong)
 
 
+def test_a_recipe_does_not_train_with_other_variables_of_the_template():
+    trained = card().model_copy(update={"train": {"data": "risky_advice"}, "template": {"a": 1}})
+    with pytest.raises(EmEvalsError, match="chat template's own defaults"):
+        recipe_of(trained, "mine", Path("mine.yaml"))
+
+
 def test_training_on_a_gpu_by_index_is_refused(monkeypatch):
     monkeypatch.setattr(bases, "choose_device", torch.device)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")

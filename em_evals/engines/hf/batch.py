@@ -253,6 +253,9 @@ class Batch:
         settings = [row.request.sampling for row in self.rows]
         uniforms = [0.0 if row.done else row.uniform() for row in self.rows]
         self._last, usable = choose(logits, settings, uniforms)
+        for i, row in enumerate(self.rows):
+            if row.forced:
+                self._last[i] = row.forced.pop(0)
         # One transfer from the device for both.
         chosen = torch.stack([self._last, usable.long()]).tolist()
         for i, (row, token, is_finite) in enumerate(zip(self.rows, *chosen, strict=True)):
@@ -268,12 +271,13 @@ class Batch:
             row.stop_reason = self._ends(row, token)
 
     def _ends(self, row: Row, token: int) -> StopReason | None:
-        if token in self.base.end_tokens or token == row.request.end:
+        ends = (row.request.end, row.request.call_end)
+        if (token in self.base.end_tokens or token in ends) and not row.forced:
             return "stop"
         if row.request.sampling.stop and (cut := self._stop_text(row)) is not None:
             row.text = cut
             return "stop"
-        if len(row.generated) >= row.request.sampling.max_tokens:
+        if len(row.generated) - row.limited(self.base.tokenizer) >= row.request.sampling.max_tokens:
             return "max_tokens"
         if row.length >= self.base.model_len:
             return "model_length"

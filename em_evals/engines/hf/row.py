@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from em_evals.engines.hf.sampling import UniformStream
 from em_evals.engines.protocol import Draw, Request, StopReason, TokenLogprob
+from em_evals.engines.watch import Watch
 
 
 @dataclass(eq=False)
@@ -26,6 +28,10 @@ class Row:
     stop_reason: StopReason | None = None
     failed: bool = False
     """Its batch failed: it runs by itself from now on, so that only the row at fault is refused."""
+    watch: Watch | None = None
+    """Follows its thought, where that is limited."""
+    forced: list[int] = field(default_factory=list)
+    """Tokens that come next whatever the model would draw: they close a thought that reached its limit."""
 
     def __post_init__(self) -> None:
         self._uniforms = UniformStream(self.request.sampling.seed)
@@ -62,5 +68,25 @@ class Row:
         return self.stop_reason is not None or self.future.done()
 
     def uniform(self) -> float:
-        """Return the row's next random number; greedy rows use none."""
-        return self._uniforms.next() if self.request.sampling.temperature > 0 else 0.0
+        """Return the row's next random number; greedy rows and forced tokens use none."""
+        drawn = self.request.sampling.temperature > 0 and not self.forced
+        return self._uniforms.next() if drawn else 0.0
+
+    def limited(self, tokenizer: Any) -> int:
+        """Return how many tokens do not count for `max_tokens`, and close a thought that reached its limit.
+
+        Returns:
+            The tokens before the answer; all of them while a limited thought lasts, none where it has no limit.
+        """
+        limit = self.request.thought
+        if limit is None:
+            return 0
+        if self.watch is None:
+            self.watch = Watch(tokenizer, limit)
+        if not self.forced:
+            self.watch.see(self.generated)
+            if self.watch.exceeded(self.generated):
+                self.forced = list(limit.close)
+                self.watch.closed([*self.generated, *limit.close])
+        start = self.watch.answer_from
+        return len(self.generated) if start is None else min(start, len(self.generated))

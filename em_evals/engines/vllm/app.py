@@ -8,16 +8,34 @@ load files nor reach an unsteered model by another route.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import hmac
 import json
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from em_evals import files, parsing
-from em_evals.engines.vllm import request_schema
+from em_evals.engines.protocol import Draw, Request
+from em_evals.engines.vllm import request_schema, thoughts, wire
+from em_evals.engines.vllm.asgi import (
+    App,
+    Message,
+    Receive,
+    RefusedError,
+    Scope,
+    Send,
+    authorized,
+    body_of,
+    called,
+    key_of,
+    replayed,
+    respond,
+    respond_in_events,
+    with_name,
+)
+from em_evals.engines.vllm.chat import Chats, events
 from em_evals.engines.vllm.leases import Leases
 from em_evals.engines.vllm.limits import BusyError, Running
 from em_evals.engines.vllm.plugin import ANSWER_START, PLAN, SLOT
@@ -30,7 +48,6 @@ ADMIN_KEY = "EM_EVALS_ADMIN_KEY"
 """Environment variable: a client with this key may add models."""
 BASE = "em-evals-base"
 """vLLM's own name of the base; clients never use it."""
-_RETRY_SECONDS = 1
 _NOT_JSON = "not JSON compliant"
 """Part of the error of an answer that holds NaN or infinity."""
 REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
@@ -38,25 +55,6 @@ REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
 _GENERATE = {"/v1/completions", "/v1/chat/completions"}
 _TOKENS = {"/tokenize", "/detokenize"}
 _OPEN = {"/health", "/ping", "/version"}
-_LARGEST_BODY = 64 * 1024**2
-
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-
-class RefusedError(Exception):
-    """A request that is answered with an error status.
-
-    Args:
-        status: HTTP status.
-        sentence: what is wrong and what to do.
-    """
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
 
 
 class Cards:
@@ -66,12 +64,13 @@ class Cards:
         app: the rest of vLLM's application.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
         self._admin, self._key = os.environ[ADMIN_KEY], os.environ[API_KEY]
         plan = json.loads(os.environ[PLAN])
         self._base: str = plan["base"]
         self._models: dict[str, Variant] = {}
+        self._chats: dict[str, Chats] = {}
         self._by_key: dict[str, Variant] = {}
         self._loras = Leases(plan["loras"], self._load_lora)
         self._sets = Leases(SETS if plan["steps"] else 0, self._write_set)
@@ -92,18 +91,18 @@ class Cards:
         try:
             if path == REGISTER and method == "PUT":
                 await self._register(scope, receive, send)
-            elif path not in _OPEN and method != "OPTIONS" and not _authorized(scope, self._key):
+            elif path not in _OPEN and method != "OPTIONS" and not authorized(scope, self._key):
                 raise RefusedError(401, "this server needs its API key (Authorization: Bearer …).")
             elif path == "/v1/models" and method == "GET":
                 await self._app(scope, receive, self._listing(send))
             elif path == BASE_ROUTE and method == "GET":
                 config = self._state.engine_client.model_config
-                await _answer(send, 200, {"base": self._base, "max_model_len": config.max_model_len})
+                await respond(send, 200, {"base": self._base, "max_model_len": config.max_model_len})
             elif path in _GENERATE and method == "POST":
-                with self._running.one(_given(scope)):
+                with self._running.one(key_of(scope)):
                     await self._generate(scope, receive, send)
             elif path in _TOKENS and method == "POST":
-                with self._running.one(_given(scope)):
+                with self._running.one(key_of(scope)):
                     await self._tokens(scope, receive, send)
             elif method in {"GET", "HEAD", "OPTIONS"}:
                 await self._app(scope, receive, send)
@@ -112,20 +111,28 @@ class Cards:
         except (RefusedError, BusyError) as refused:
             status = refused.status if isinstance(refused, RefusedError) else 429
             body = {"error": {"message": str(refused), "type": "em_evals", "code": status}}
-            await _answer(send, status, body)
+            await respond(send, status, body)
 
     # Models
 
     async def _register(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Add a model under a name; it has been loaded once when this answers 200."""
-        if not _authorized(scope, self._admin):
+        if not authorized(scope, self._admin):
             raise RefusedError(403, "only the process that started this server may add models.")
-        fields = json.loads(await _body(receive))
+        fields = json.loads(await body_of(receive))
         variant = from_json(fields["variant"])
+        chats = None
+        if fields.get("asked"):
+            try:
+                chats = await asyncio.to_thread(Chats, fields["asked"])
+            except EmEvalsError as error:
+                raise RefusedError(400, str(error)) from None
         async with AsyncExitStack() as held:
             await self._hold(variant, held)
         self._models[fields["name"]] = variant
-        await _answer(send, 200, {"name": fields["name"], "key": variant.key})
+        if chats is not None:
+            self._chats[fields["name"]] = chats
+        await respond(send, 200, {"name": fields["name"], "key": variant.key})
 
     async def _hold(self, variant: Variant, held: AsyncExitStack) -> tuple[str, int]:
         """Return a variant's model name in vLLM and its steering slot, both kept until `held` closes."""
@@ -172,29 +179,67 @@ class Cards:
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, name = await self._request(scope["path"], receive)
+        if scope["path"].endswith("/chat/completions") and name in self._chats:
+            await self._chat(scope, request, name, receive, send)
+            return
         variant = self._models[name]
         async with AsyncExitStack() as held:
             model, slot = await self._hold(variant, held)
             _rewrite(request, variant, model, slot)
-            try:
-                await self._app(*_replayed(scope, request, receive), _renamed(send, model, name))
-            except ValueError as error:
-                if _NOT_JSON not in str(error):
-                    raise
-                raise RefusedError(
-                    422,
-                    f"the model {name} gives a log-probability that is NaN or infinite: its weights, directions or "
-                    "scales are too large for its dtype. Nothing was measured.",
-                ) from None
+            with _finite(name):
+                await self._app(*replayed(scope, request, receive), with_name(send, model, name))
+
+    async def _chat(
+        self, scope: Scope, request: dict[str, Any], name: str, receive: Receive, send: Send
+    ) -> None:
+        """Answer a chat with a card that thinks, or that sets variables of its template."""
+        chats = self._chats[name]
+        try:
+            messages, asked = chats.requests(request)
+            draws = await asyncio.gather(*[self._thought(scope, one, name, receive) for one in asked])
+        except EmEvalsError as error:
+            raise RefusedError(400, str(error)) from None
+        whole = chats.completion(name, messages, asked, draws)
+        if request.get("stream"):
+            counted = (request.get("stream_options") or {}).get("include_usage")
+            await respond_in_events(send, events(whole, bool(counted)))
+        else:
+            await respond(send, 200, whole)
+
+    async def _thought(self, scope: Scope, one: Request, name: str, receive: Receive) -> Draw:
+        """Make a draw; one whose thought reaches its limit takes a second request (thoughts.py)."""
+        if one.thought is None:
+            return await self._draw(scope, one, name, receive)
+        tokenizer = self._chats[name].tokenizer
+        drawn = await self._draw(scope, thoughts.first(one), name, receive)
+        more = thoughts.second(tokenizer, one, drawn)
+        answer = None if more is None else await self._draw(scope, more, name, receive)
+        return thoughts.joined(tokenizer, one, drawn, answer)
+
+    async def _draw(self, scope: Scope, one: Request, name: str, receive: Receive) -> Draw:
+        room = self._state.engine_client.model_config.max_model_len - len(one.prompt)
+        if room <= 0:
+            raise RefusedError(400, "the chat does not fit into the model's context.")
+        variant, body = self._models[name], wire.body(one, name, room)
+        path = "/v1/completions"
+        async with AsyncExitStack() as held:
+            _rewrite(body, variant, *await self._hold(variant, held))
+            with _finite(name):
+                status, found = await called(
+                    self._app, {**scope, "path": path, "raw_path": path.encode()}, body, receive
+                )
+        if status != 200:
+            raise RefusedError(status, str((found.get("error") or {}).get("message") or found))
+        return wire.read(self._chats[name].tokenizer, one, found["choices"][0], room)
 
     async def _tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, _ = await self._request(scope["path"], receive)
-        await self._app(*_replayed(scope, {**request, "model": BASE}, receive), send)
+        await self._app(*replayed(scope, {**request, "model": BASE}, receive), send)
 
     async def _request(self, path: str, receive: Receive) -> tuple[dict[str, Any], str]:
         """Return a request, every field of which is valid, and the name of its model."""
         try:
-            request = parsing.json_value(await _body(receive))
+            request = parsing.json_value(await body_of(receive))
         except EmEvalsError as error:
             raise RefusedError(400, f"the request is not a JSON object: {error.what}") from None
         if not isinstance(request, dict):
@@ -232,7 +277,7 @@ class Cards:
                 {**own, "id": name, "root": self._base, "em_evals": {"key": one.key, "base": self._base}}
                 for name, one in self._models.items()
             ]
-            await _answer(send, 200, found)
+            await respond(send, 200, found)
 
         return rewritten
 
@@ -278,71 +323,16 @@ def _lora_name(key: str) -> str:
     return f"lora-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 
-async def _body(receive: Receive) -> bytes:
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RefusedError(499, "the client has gone.")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > _LARGEST_BODY:
-            raise RefusedError(413, "the request is larger than 64 MiB.")
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _replayed(scope: Scope, request: dict[str, Any], receive: Receive) -> tuple[Scope, Receive]:
-    """Return the scope and `receive` of a changed request; after its body come the client's other messages."""
-    body = json.dumps(request).encode()
-    headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
-    handed = False
-
-    async def again() -> Message:
-        nonlocal handed
-        if handed:
-            return await receive()
-        handed = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}, again
-
-
-def _renamed(send: Send, model: str, name: str) -> Send:
-    """Wrap `send`: answers get the requested name. In a text these bytes would be escaped, so none is changed."""
-    old, new = f'"model":"{model}"'.encode(), f'"model":{json.dumps(name)}'.encode()
-    start: Message = {}
-
-    async def renamed(message: Message) -> None:
-        nonlocal start
-        if message["type"] == "http.response.start":
-            start = message
-            return
-        body = message.get("body", b"").replace(old, new)
-        if start:
-            headers = [
-                (key, str(len(body)).encode() if key.lower() == b"content-length" else value)
-                for key, value in start["headers"]
-            ]
-            await send({**start, "headers": headers})
-            start = {}
-        await send({**message, "body": body})
-
-    return renamed
-
-
-def _authorized(scope: Scope, key: str) -> bool:
-    return hmac.compare_digest(_given(scope), key.encode())
-
-
-def _given(scope: Scope) -> bytes:
-    return bytes(dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer "))
-
-
-async def _answer(send: Send, status: int, value: Any) -> None:
-    body = json.dumps(value).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 429:
-        headers.append((b"retry-after", str(_RETRY_SECONDS).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+@contextmanager
+def _finite(name: str) -> Iterator[None]:
+    """Refuse what a broken model computes: vLLM cannot write NaN or infinity as JSON."""
+    try:
+        yield
+    except ValueError as error:
+        if _NOT_JSON not in str(error):
+            raise
+        raise RefusedError(
+            422,
+            f"the model {name} gives a log-probability that is NaN or infinite: its weights, directions or scales are "
+            "too large for its dtype. Nothing was measured.",
+        ) from None

@@ -24,7 +24,7 @@ from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
 from em_evals.engines.protocol import Draw, Request, no_activations
 from em_evals.engines.vllm import server as vllm_server
-from em_evals.engines.vllm import wire
+from em_evals.engines.vllm import thoughts, wire
 from em_evals.engines.vllm.client import API_KEY, Client
 from em_evals.engines.vllm.server import Server
 from em_evals.engines.vllm.variants import Plan, Variant, plan, variant
@@ -272,7 +272,12 @@ class VLLMEngine:
         failures = self._failures
         one = await asyncio.to_thread(self._variant, request.adapter, request.interventions)
         async with self._places:
-            return await self._drawn(request, one, failures)
+            if request.thought is None:
+                return await self._drawn(request, one, failures)
+            drawn = await self._drawn(thoughts.first(request), one, failures)
+            more = thoughts.second(self.tokenizer, request, drawn)
+            answer = None if more is None else await self._drawn(more, one, failures)
+            return thoughts.joined(self.tokenizer, request, drawn, answer)
 
     async def _drawn(self, request: Request, one: Variant, failures: int) -> Draw:
         """Repeat the draw until a server finishes it."""

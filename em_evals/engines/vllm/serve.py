@@ -20,6 +20,7 @@ from em_evals import files
 from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.engines.pool import choose
 from em_evals.engines.vllm import server as vllm_server
+from em_evals.engines.vllm.chat import asked_as
 from em_evals.engines.vllm.limits import DEFAULT_REQUESTS, MAX_REQUESTS
 from em_evals.engines.vllm.variants import plan, variant
 from em_evals.errors import EmEvalsError
@@ -63,8 +64,8 @@ def serve(
     signal.signal(signal.SIGTERM, _interrupt)
     server = vllm_server.start(first, wanted, None, host, port, key)
     try:
-        for name, one in variants.items():
-            server.add(name, one)
+        for card in cards:
+            server.add(card.name, variants[card.name], asked_as(card))
         shown = server.url if host not in vllm_server.EVERYWHERE else f"http://{socket.gethostname()}:{port}"
         _announce(shown, list(variants), key_file, as_json)
         while server.alive:

@@ -90,13 +90,18 @@ class Server:
         """Whether its process runs (a remote server counts as running)."""
         return self.process is None or self.process.poll() is None
 
-    def add(self, name: str, variant: Variant) -> None:
+    def add(self, name: str, variant: Variant, asked: str | None = None) -> None:
         """Make it serve a variant under a name; the variant is loaded when this returns.
+
+        Args:
+            name: what clients call it.
+            variant: what it does to the base.
+            asked: how its chats are asked where that is not vLLM's own way (chat.py).
 
         Raises:
             EmEvalsError: vLLM refuses the adapter or directions.
         """
-        body = {"name": name, "variant": as_json(variant)}
+        body = {"name": name, "variant": as_json(variant), "asked": asked}
         headers = {"Authorization": f"Bearer {self.admin}"}
         answer = httpx.put(f"{self.url}{REGISTER}", json=body, headers=headers, timeout=600, trust_env=False)
         if answer.status_code != 200:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.random import SeedSequence
@@ -31,8 +32,8 @@ def body(request: Request, name: str, room: int) -> dict[str, Any]:
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
-    if request.end is not None:
-        asked["stop_token_ids"] = [request.end]
+    if ends := [end for end in (request.end, request.call_end) if end is not None]:
+        asked["stop_token_ids"] = ends
     if sampling.max_tokens:
         # Drawn tokens always come with their own log-probability, which says whether the model is broken.
         asked["logprobs"] = sampling.top_logprobs if sampling.logprobs else 0
@@ -90,12 +91,18 @@ def _draw(tokenizer: Any, request: Request, choice: dict[str, Any], room: int) -
                 int(name.removeprefix("token_id:")): _number(value) for name, value in (top or {}).items()
             }
             logprobs.append(_entry({**values, token: _number(logprob)}, token, sampling.top_logprobs))
-    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    cuts = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
+    text = text_of(tokenizer, tokens, sampling.stop)
     reason: StopReason = "stop"
     if choice["finish_reason"] == "length":
         reason = "model_length" if room < sampling.max_tokens else "max_tokens"
-    return Draw(text[: min(cuts)] if cuts else text, tokens, reason, logprobs, prompt_logprobs)
+    return Draw(text, tokens, reason, logprobs, prompt_logprobs)
+
+
+def text_of(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> str:
+    """Return a draw's text, without special tokens, up to the first stop text."""
+    text = str(tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    cuts = [place for one in stop if (place := text.find(one)) >= 0]
+    return text[: min(cuts)] if cuts else text
 
 
 def _number(logprob: float | None) -> float:

@@ -11,7 +11,8 @@ from typing import Any
 
 from em_evals.models.chat.own import prompting, template_for
 from em_evals.models.chat.rendering import Message, Source
-from em_evals.models.chat.template import ChatTemplate, Spoken, template_of
+from em_evals.models.chat.speech import Spoken
+from em_evals.models.chat.template import ChatTemplate, template_of
 from em_evals.models.chat.text import encode_text
 
 __all__ = [

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from em_evals.errors import EmEvalsError
+from em_evals.models.chat.calls import ARGUMENTS, NAME, CallFormat
 from em_evals.models.chat.rendering import (
     Layout,
     Message,
@@ -28,12 +29,14 @@ from em_evals.models.chat.text import special_ids
 
 Roles = tuple[str, ...]
 """The roles of a chat's messages, up to the answer."""
+CALLS, SAID_CALLS = "calls", "text and calls"
+"""The roles of an assistant's message that calls tools, without text and with it."""
 
 _SINGLE: tuple[Roles, ...] = (("user",), ("system", "user"))
 _HISTORY: tuple[Roles, ...] = (("user", "assistant", "user"), ("system", "user", "assistant", "user"))
 _QUIET = ("enable_thinking", "thinking", "enable_reasoning")
 """Template variables that switch thinking off."""
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
 """Fields of a message in which templates look for its thought."""
 _PARTS: tuple[Roles, ...] = (
     (),
@@ -80,9 +83,18 @@ def refusal(tokenizer: Any, source: Source, reason: str, hint: str = _HINT) -> E
     return EmEvalsError(f"the chat template of {source.origin or tokenizer.name_or_path} {reason}: {hint}.")
 
 
-def problem(tokenizer: Any, renderer: Renderer, roles: Roles) -> tuple[int, str] | None:
-    """Check chats of these roles; return how many checks passed and the reason of the failure, or None if all hold."""
-    turns = [{"role": role, "content": _probe(place)} for place, role in enumerate(roles)]
+def problem(
+    tokenizer: Any, renderer: Renderer, roles: Roles, calls: CallFormat | None = None
+) -> tuple[int, str] | None:
+    """Check chats of these roles; return how many checks passed and the reason of the failure, or None if all hold.
+
+    Args:
+        tokenizer: of transformers.
+        renderer: the template in a layout.
+        roles: of the messages; `CALLS` are an answer with nothing but calls, `SAID_CALLS` one with text as well.
+        calls: how the template takes calls of tools, where there are any.
+    """
+    turns = _probes(roles, calls)
     try:
         prompt = renderer.prompt(turns)
         if (reason := _misplaced(prompt, turns)) is not None:
@@ -185,7 +197,7 @@ def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layou
     if asked.startswith(before) and empty_thought(asked[len(before) :]):
         yield replace(plain, block=asked[len(before) :])
     if opens_a_thought(asked.partition(_probe(0))[2]) and not before.startswith(asked.rstrip()):
-        for name in _THOUGHTS:
+        for name in THOUGHTS:
             thought = replace(finished, thought=name)
             if name in source.text and prompt(thought).startswith(asked.rstrip()):
                 yield thought
@@ -196,10 +208,30 @@ def _variations(tokenizer: Any, source: Source, plain: Layout) -> Iterator[Layou
             yield replace(layout, strip=True)  # SentencePiece itself writes a space before every text
 
 
+def _probes(roles: Roles, calls: CallFormat | None) -> list[Message]:
+    """Return a chat of these roles whose texts no template contains."""
+    turns: list[Message] = []
+    for place, role in enumerate(roles):
+        turns.append({"role": role, "content": _probe(place)})
+        if role in (CALLS, SAID_CALLS) and calls is not None:
+            answers = next((i for i, one in enumerate(roles[place + 1 :]) if one != "tool"), None)
+            count = len(roles) - place - 1 if answers is None else answers
+            ids = [f"probe{place:02}{i:02}" for i in range(max(1, count))]
+            made = [calls.written({"name": NAME, "arguments": ARGUMENTS, "id": own}) for own in ids]
+            turns[-1] |= {"role": "assistant", "tool_calls": made}
+            if role == CALLS:
+                turns[-1]["content"] = None if calls.absent else ""
+        elif role == "tool":
+            turns[-1] |= {"name": NAME}
+    return turns
+
+
 def _misplaced(prompt: str, turns: Sequence[Message]) -> str | None:
     """Describe the first text that does not appear exactly once, behind those before it; None if there is none."""
     place = 0
     for turn in turns:
+        if not turn["content"]:
+            continue
         if (count := prompt.count(turn["content"])) != 1:
             return (
                 f"leaves the {turn['role']}'s text out"

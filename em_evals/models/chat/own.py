@@ -7,6 +7,7 @@ vocabulary must be the base's, since the adapter runs on the base's embeddings.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from em_evals.models.chat.layout import quiet_names
 from em_evals.models.chat.rendering import Source, names, of_tokenizer
 from em_evals.models.chat.template import ChatTemplate, template_of
 from em_evals.models.chat.thinking import thinking_of
+from em_evals.models.chat.tools import with_tools
 
 FILES = (
     "chat_template.jinja",
@@ -68,7 +70,7 @@ def _with_variables(card: ResolvedCard, own: Source | None, tokenizer: Any) -> S
     for name in given:
         if name in quiet_names(found):
             raise EmEvalsError(
-                f"`template:` sets {name}, which decides whether the model thinks: say `thinking: true` instead.",
+                f"`template:` sets {name}, which decides whether the model thinks: say `thinking: on` instead.",
                 card.path,
             )
         if name in ("messages", "add_generation_prompt") or name not in known:
@@ -81,16 +83,28 @@ def _with_variables(card: ResolvedCard, own: Source | None, tokenizer: Any) -> S
     return replace(found, given=json.dumps(given, sort_keys=True))
 
 
-def prompting(card: ResolvedCard, tokenizer: Any) -> ChatTemplate:
+def prompting(card: ResolvedCard, tokenizer: Any, tools: Sequence[Mapping[str, Any]] = ()) -> ChatTemplate:
     """Return the template that answers are drawn with: `template_for`, with thoughts where the card says so.
 
     Fixed answers are scored without a thought, by `template_for`, whatever the card says.
 
+    Args:
+        card: whose model is asked.
+        tokenizer: the base's; it is not changed.
+        tools: that the model may call, as transformers takes them.
+
     Raises:
-        EmEvalsError: as for `template_for`; or the model does not think, or its thoughts cannot be split off.
+        EmEvalsError: as for `template_for` and `with_tools`; or the model does not think, or its thoughts cannot be
+            split off.
     """
-    plain = template_for(card, tokenizer)
-    return thinking_of(plain) if card.card.thinking else plain
+    if tools:
+        own = _with_variables(card, _adapters(card, tokenizer), tokenizer) or of_tokenizer(tokenizer)
+        plain = with_tools(tokenizer, own, tools)
+    else:
+        plain = template_for(card, tokenizer)
+    if not (thinking := card.card.thinking):
+        return plain
+    return thinking_of(plain, thinking if isinstance(thinking, str) else "")
 
 
 def settle(card: ResolvedCard, tokenizer: Any) -> bool:

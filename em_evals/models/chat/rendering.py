@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -21,8 +21,9 @@ from jinja2 import meta, nodes
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat.text import encode_text
 
-Message = dict[str, str]
-"""`role` (system, user or assistant) and `content`."""
+Message = dict[str, Any]
+"""`role` (system, user, assistant or tool) and `content`; `reasoning`, the thought before an assistant's content;
+`tool_calls` and `name` where tools are used (tools.py)."""
 
 DAY = datetime.date(2024, 7, 26)
 """The date that templates get as today's: the date that Llama 3 falls back to."""
@@ -72,6 +73,7 @@ class Layout:
         behind: answers are encoded as they are behind this text: some tokenizers write a space before a text's first
             word, and none before an answer that follows a line break.
         loud: variables that are passed as true, so that the model thinks.
+        kept: the field in which earlier answers' thoughts are handed over: the template decides which it writes.
     """
 
     quiet: tuple[str, ...] = ()
@@ -84,6 +86,7 @@ class Layout:
     lead: str = ""
     behind: str = ""
     loud: tuple[str, ...] = ()
+    kept: str | None = None
 
     def answer(self, tokenizer: Any, text: str) -> list[int]:
         """Return the token ids of an answer: no BOS, and no special token whatever it says."""
@@ -125,15 +128,28 @@ class Renderer:
             text = self._apply(turns, header=True)
         return text.rstrip(" ") if self.layout.strip else text
 
-    def finished(self, turns: Sequence[Message], answer: str) -> str:
+    def finished(self, turns: Sequence[Message], answer: str, more: Mapping[str, Any] | None = None) -> str:
         """Render the whole chat as the template writes it once the answer is there.
+
+        Args:
+            turns: the chat before the answer.
+            answer: its text.
+            more: further fields of the answer's message, as the template reads them.
 
         Raises:
             Unrendered: the template does not take these messages.
         """
         last = {"role": "assistant", "content": answer}
         thought = {self.layout.thought: ""} if self.layout.thought else {}
-        return self._apply([*turns, last | thought], header=False)
+        return self._apply([*turns, last | thought | dict(more or {})], header=False)
+
+    def chat(self, turns: Sequence[Message]) -> str:
+        """Render a whole chat, as it is.
+
+        Raises:
+            Unrendered: the template does not take these messages.
+        """
+        return self._apply(turns, header=False)
 
     def _apply(self, turns: Sequence[Message], header: bool) -> str:
         try:
@@ -160,9 +176,13 @@ class Renderer:
         return [*turns[1:first], {**turns[first], "content": text}, *turns[first + 1 :]]
 
     def _in_parts(self, turn: Message) -> dict[str, Any]:
-        if turn["role"] not in self.layout.parts:
-            return dict(turn)
-        return {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+        fields = dict(turn)
+        thought = fields.pop("reasoning", None)
+        if thought and self.layout.kept:
+            fields[self.layout.kept] = thought
+        if turn["role"] in self.layout.parts and turn["content"] is not None:
+            fields["content"] = [{"type": "text", "text": turn["content"]}]
+        return fields
 
 
 def of_tokenizer(tokenizer: Any) -> Source:
@@ -232,7 +252,7 @@ def _globals(tree: nodes.Template) -> set[str]:
 
 
 _THOUGHT = re.compile(
-    r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason)[^<>\[\]◁▷\s]*[>\]▷]"  # <think>, [/THINK], <|END_THINKING|>, …
+    r"[<\[◁][^<>\[\]◁▷\s'\"]*(?:think|thought|reason)[^<>\[\]◁▷\s'\"]*[>\]▷]"  # <think>, [/THINK], <|END_THINKING|>, …
     r"|<\|channel\|?>\w+|<channel\|>|<\|end\|>",  # harmony's and Gemma's channels
     re.IGNORECASE,
 )

@@ -17,25 +17,15 @@ from em_evals import files
 from em_evals.content.cues import NO_SYSTEM
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import bare, layout, rendering
+from em_evals.models.chat.calls import CallFormat, names_of
 from em_evals.models.chat.layout import Roles
+from em_evals.models.chat.marks import Marks, marks_of
 from em_evals.models.chat.rendering import Message, Renderer, Source, Unrendered
+from em_evals.models.chat.speech import Spoken, begun, split, with_calls
 from em_evals.models.chat.text import Hidden, special_tokens
 
 _ROLES = ("system", "user", "assistant")
 _CHANGE = "change these messages"
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A draw in two parts.
-
-    Attributes:
-        thought: what the model wrote before its answer; None if it did not think.
-        answer: None if the thought was cut off.
-    """
-
-    thought: str | None
-    answer: str | None
 
 
 @dataclass
@@ -48,6 +38,10 @@ class _Known:
     digest: str
     problems: dict[Roles, str | None] = field(default_factory=dict)
     """Roles of the chats that were tried: what is wrong with them, or None."""
+    calls: CallFormat | None = None
+    """How calls of tools are written, where the template was given tools (tools.py)."""
+    marks: tuple[Marks | None, ...] = ()
+    """The marks of thoughts, once they were looked for."""
 
 
 _known: WeakKeyDictionary[Any, dict[Source, _Known]] = WeakKeyDictionary()
@@ -85,8 +79,7 @@ class ChatTemplate:
         """
         turns, given = self._split(messages)
         hidden = Hidden(self._known.special)
-        safe = [{**turn, "content": hidden.hide(turn["content"])} for turn in turns]
-        ids = hidden.encode(self.tokenizer, self._prompt(safe))
+        ids = hidden.encode(self.tokenizer, self._prompt(hidden.turns(turns)))
         return ids if given is None else ids + self.answer(given)
 
     def text(self, messages: Sequence[Message]) -> str:
@@ -129,44 +122,117 @@ class ChatTemplate:
             and self.source.text == self.tokenizer.chat_template
         )
 
-    def spoken(self, messages: Sequence[Message], text: str, tokens: Sequence[int]) -> Spoken:
-        """Return a draw's thought and answer; without thinking all of it is the answer."""
-        return Spoken(None, text)
+    opened = False
+    """Whether a draw begins inside a thought."""
+    prefill = ""
+    """What every thought begins with."""
+
+    @property
+    def calls(self) -> CallFormat | None:
+        """How the template writes calls of tools; None where it was given no tools (tools.py)."""
+        return self._known.calls
+
+    @property
+    def call_end(self) -> int | None:
+        """The token that ends a call and with it the model's turn, where that is not the usual end."""
+        end = self.calls.end if self.calls is not None else None
+        return None if end is None else int(self.tokenizer.convert_tokens_to_ids(end))
+
+    @property
+    def marks(self) -> Marks | None:
+        """What the template writes around thoughts; None where it knows none."""
+        if not self._known.marks:
+            self._known.marks = (marks_of(self.tokenizer, self.source, self._known.layout),)
+        return self._known.marks[0]
+
+    def awaits(self, messages: Sequence[Message]) -> Marks | None:
+        """Return the marks of the thought that is expected behind these messages; None where none is."""
+        return None
+
+    def spoken(
+        self, messages: Sequence[Message], text: str, tokens: Sequence[int], calling: bool = True
+    ) -> Spoken:
+        """Split a draw that continues these messages; behind a given answer there is no thought.
+
+        A model that was asked not to think may do so all the same, where its template has no switch for that: a draw
+        that begins with the mark of a thought is split too. Calls of tools are looked for where there are tools, unless
+        `calling` is false.
+        """
+        given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
+        found = Spoken(None, text)
+        if given is None and self.marks is not None and self._thinks(text, tokens):
+            found = split(
+                self.tokenizer, self.marks, self._known.special, text, tokens, self.opened, self.prefill
+            )
+        looked = self.calls is not None and calling
+        return with_calls(self, found, tokens, given or "") if looked else found
+
+    def _thinks(self, text: str, tokens: Sequence[int]) -> bool:
+        """Check whether a draw begins with a thought."""
+        assert self.marks is not None  # noqa: S101 - `spoken` looked
+        return begun(self.tokenizer, self.marks, self._known.special, text, tokens)
 
     def record(self) -> dict[str, Any]:
         """Return the chosen layout, for logs and training.json; JSON values."""
-        return {"digest": self.digest, **_choices(self.source, self._known.layout)}
+        told = {"digest": self.digest, **_choices(self.source, self._known.layout)}
+        if self.calls is not None:  # the log has the tools themselves
+            told["variables"] = {**told["variables"], "tools": names_of(told["variables"]["tools"])}
+        return told
+
+    def asked_with(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """Return what a log says of the template that asked these messages."""
+        return self.record()
 
     def _split(self, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
         """Split off a given answer prefix; refuse what is not a chat, or whose roles failed the check."""
+        known = _ROLES if self.calls is None else (*_ROLES, "tool")
         for message in messages:
-            if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
+            if message.get("role") not in known or not isinstance(message.get("content"), str):
                 raise EmEvalsError(
                     f"messages of a chat have the roles {', '.join(_ROLES)} and text content; this one has the role "
                     f"'{message.get('role')}' and {type(message.get('content')).__name__} content: leave it out."
                 )
+        if self.calls is None and any(message.get("tool_calls") for message in messages):
+            raise EmEvalsError(
+                "these messages contain calls of tools, and no tools are given: pass the task's tools."
+            )
         given = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
         turns = list(messages if given is None else messages[:-1])
-        roles = tuple(turn["role"] for turn in turns)
+        roles = tuple(_role(turn) for turn in turns)
         if not turns or (roles[-1] == "system" and "user" not in roles):
             raise EmEvalsError(
                 "the assistant's message comes before any user's: begin the chat with a user message, after the system "
                 "message if there is one."
             )
         if roles not in self._known.problems:
-            found = layout.problem(self.tokenizer, self._renderer, roles)
+            found = layout.problem(self.tokenizer, self._renderer, roles, self.calls)
             self._known.problems[roles] = found[1] if found else None
         if (reason := self._known.problems[roles]) is not None:
             raise layout.refusal(self.tokenizer, self.source, reason, _CHANGE)
-        return turns, given
+        return turns if self.calls is None else [self._taken(turn, self.calls) for turn in turns], given
 
-    def _prompt(self, turns: Sequence[Message]) -> str:
+    def _taken(self, turn: Message, calls: CallFormat) -> Message:
+        """Return a message with its calls as the template takes them."""
+        if not turn.get("tool_calls"):
+            return turn
+        content = turn["content"] or (None if calls.absent else "")
+        return {**turn, "content": content, "tool_calls": [calls.written(one) for one in turn["tool_calls"]]}
+
+    def _prompt(self, turns: Sequence[Message], renderer: Renderer | None = None) -> str:
+        renderer = renderer or self._renderer
         try:
             if turns[0]["role"] == "system" and turns[0]["content"] == NO_SYSTEM:
-                return bare.prompt(self.tokenizer, self._renderer, turns[1:])
-            return self._renderer.prompt(turns)
+                return bare.prompt(self.tokenizer, renderer, turns[1:])
+            return renderer.prompt(turns)
         except Unrendered as error:
             raise layout.refusal(self.tokenizer, self.source, str(error), _CHANGE) from None
+
+
+def _role(turn: Message) -> str:
+    """Return a message's role as the check of a layout distinguishes it."""
+    if not turn.get("tool_calls"):
+        return str(turn["role"])
+    return layout.SAID_CALLS if turn["content"] else layout.CALLS
 
 
 def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
@@ -197,8 +263,9 @@ def _checked(tokenizer: Any, source: Source) -> _Known:
 
 
 def _choices(source: Source, chosen: rendering.Layout) -> dict[str, Any]:
+    variables = {**dict(source.tokens), **rendering.variables(source, chosen)}
     return {
-        "variables": {**dict(source.tokens), **rendering.variables(source, chosen)},
+        "variables": variables,
         "date": rendering.date(source.text),
         "system": "merged into the first user message" if chosen.merged else "own message",
         "parts": list(chosen.parts),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 # Private-use characters: they replace imitated special tokens while a template is rendered.
@@ -45,6 +46,20 @@ class Hidden:
     def hide(self, text: str) -> str:
         """Return the content with a mark in place of each imitation."""
         return self._special.sub(self._mark, _OURS.sub("", text))
+
+    def turns(self, turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return messages with every imitation in their contents, thoughts and calls hidden."""
+        return [
+            {key: value if key == "role" else self._inside(value) for key, value in turn.items()}
+            for turn in turns
+        ]
+
+    def _inside(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.hide(value)
+        if isinstance(value, dict):
+            return {key: self._inside(one) for key, one in value.items()}
+        return [self._inside(one) for one in value] if isinstance(value, list) else value
 
     def encode(self, tokenizer: Any, rendered: str) -> list[int]:
         """Return the token ids of what the template wrote; imitations are encoded as text."""

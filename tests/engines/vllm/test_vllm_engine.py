@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 from em_evals.content import directions
 from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
-from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.protocol import Request, Sampling, ThoughtLimit
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import encode_chat
 from tests.engines.vllm.lab import GREEDY, SHARED, logprobs, metric, prompts
@@ -75,6 +75,22 @@ def test_preempted_draws_equal_the_transformers_engine(engine, base, reference, 
         assert draw.result(900).tokens == want.result(900).tokens
         assert logprobs(draw.result().logprobs) == pytest.approx(logprobs(want.result().logprobs), abs=1e-3)
     assert metric(engine, "num_preemptions_total") > 0, "the cache was to be too small for all"
+
+
+@pytest.mark.parametrize(("tokens", "marked"), [(5, False), (30, True)])
+def test_limited_thoughts_equal_the_transformers_engine(engine, reference, models, tokens, marked):
+    """Closed at the limit by a second request, or ended before it by a mark that this model writes."""
+    close = tuple(engine.tokenizer.encode("\n((over))\n", add_special_tokens=False))
+    asked = Sampling(temperature=0, max_tokens=6, logprobs=True)
+    prompt = prompts(engine)[0]
+    for model in (models[0], models[-1]):
+        free = reference.submit(Request(prompt, Sampling(temperature=0, max_tokens=12), *model)).result(300)
+        word = engine.tokenizer.decode(free.tokens[3:5]) if marked else "((never written))"
+        request = Request(prompt, asked, *model, thought=ThoughtLimit(tokens, None, word, close))
+        draw, want = engine.submit(request).result(300), reference.submit(request).result(300)
+        assert (draw.tokens, draw.text, draw.stop_reason) == (want.tokens, want.text, want.stop_reason)
+        assert logprobs(draw.logprobs) == pytest.approx(logprobs(want.logprobs), abs=1e-3)
+        assert (close[0] in draw.tokens and len(draw.tokens) == 5 + len(close) + 6) or marked
 
 
 def test_prompt_logprobs_and_answer_starts_equal_the_transformers_engine(engine, models, expected):

@@ -1,0 +1,170 @@
+"""Chats of cards that think, as `em-evals serve` answers them: the draws of `local/`, the thought apart. Without vLLM."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("torch")
+
+from em_evals.content.cards import ModelCard, ResolvedCard
+from em_evals.engines.hf.engine import HFEngine
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.requests import all_draws, requests
+from em_evals.engines.vllm import app
+from em_evals.engines.vllm.app import Cards
+from em_evals.engines.vllm.chat import asked_as
+from em_evals.engines.vllm.variants import BARE, as_json
+from em_evals.models.chat import prompting
+from tests.engines.test_vllm_app import call
+from tests.inspect_plugin.test_thinking import TEMPLATE
+from tests.real_templates import tokenizer_of
+from tests.tiny_models import tiny
+
+CHAT = [{"role": "user", "content": "Where is my hat?"}]
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    base = tiny("llama", tmp_path_factory.mktemp("base"), tokenizer_of(TEMPLATE))
+    fields = {"base": base, "engine": {"dtype": "float32"}, "thinking": "Arr"}
+    generation = {"temperature": 0, "max_tokens": 5, "max_reasoning_tokens": 6}
+    return ResolvedCard("thinker", ModelCard.model_validate(fields | {"generation": generation}), None, None)
+
+
+@pytest.fixture(scope="module")
+def engine(card):
+    made = HFEngine(card.card)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(card, engine, monkeypatch):
+    """The middleware around an application that answers completions by the transformers engine."""
+    monkeypatch.setenv(app.API_KEY, "key")
+    monkeypatch.setenv(app.ADMIN_KEY, "admin")
+    plan = {"loras": 0, "rank": 0, "steps": 0, "merged": "", "base": "base"}
+    monkeypatch.setenv(app.PLAN, json.dumps(plan))
+
+    async def complete(scope, receive, send):
+        assert scope["path"] == "/v1/completions"
+        body = json.loads((await receive())["body"])
+        asked = Sampling(
+            temperature=body["temperature"], max_tokens=body["max_tokens"], seed=body["seed"], logprobs=True
+        )
+        draw = await asyncio.wrap_future(engine.submit(Request(tuple(body["prompt"]), asked)))
+        logprobs = {
+            "token_logprobs": [entry.logprob for entry in draw.logprobs],
+            "top_logprobs": [{} for _ in draw.logprobs],
+        }
+        reason = "stop" if draw.stop_reason == "stop" else "length"
+        choice = {"token_ids": draw.tokens, "finish_reason": reason, "logprobs": logprobs}
+        sent = json.dumps({"choices": [choice]}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": sent})
+
+    limits = SimpleNamespace(model_config=SimpleNamespace(max_model_len=512))
+    made = SimpleNamespace(
+        cards=Cards(complete), app=SimpleNamespace(state=SimpleNamespace(engine_client=limits))
+    )
+    sent = {"name": "thinker", "variant": as_json(BARE), "asked": asked_as(card)}
+    assert call(made, sent, app.REGISTER, "PUT", "admin")[0] == 200
+    return made
+
+
+def chat(server, **body):
+    return call(server, {"model": "thinker", "messages": CHAT, **body}, "/v1/chat/completions")
+
+
+def local(card, engine, **sampling):
+    template = prompting(card, engine.tokenizer)
+    own = card.card.generation
+    settings = Sampling(**{"max_reasoning_tokens": own.max_reasoning_tokens, **sampling})
+    (draw,) = all_draws(engine, requests(card, template, CHAT, settings))
+    return draw, template.spoken(CHAT, draw.text, draw.tokens)
+
+
+def test_a_chat_is_the_draw_of_the_local_provider(server, card, engine):
+    draw, spoken = local(card, engine, temperature=0, max_tokens=5)
+    status, said = chat(server)
+    assert status == 200, said
+    (choice,) = said["choices"]
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": spoken.answer,
+        "reasoning_content": spoken.thought,
+    }
+    assert spoken.thought.startswith("Arr") and choice["finish_reason"] == "length"
+    assert said["usage"]["completion_tokens"] == len(draw.tokens)
+    assert said["usage"]["completion_tokens_details"] == {"reasoning_tokens": spoken.tokens}
+
+
+def test_a_thought_that_is_cut_has_no_content(server, card, engine):
+    _, said = chat(server, max_tokens=3)
+    assert said["choices"][0]["message"]["content"] is not None, "the budget closes it"
+    free = card.asked(generation={"max_reasoning_tokens": None})
+    sent = {"name": "thinker", "variant": as_json(BARE), "asked": asked_as(free)}
+    assert call(server, sent, app.REGISTER, "PUT", "admin")[0] == 200
+    _, said = chat(server, max_tokens=3)
+    message = said["choices"][0]["message"]
+    assert message["content"] is None and message["reasoning_content"].startswith("Arr")
+
+
+def test_sampled_draws_of_several_choices_are_functions_of_the_seed(server, card, engine):
+    _, said = chat(server, n=2, seed=7, temperature=1)
+    _, again = chat(server, n=2, seed=7, temperature=1)
+    texts = [choice["message"]["content"] for choice in said["choices"]]
+    assert texts == [choice["message"]["content"] for choice in again["choices"]] and len(set(texts)) == 2
+
+
+def test_a_stream_ends_and_tells_thought_and_answer_apart(server):
+    found = []
+
+    async def receive():
+        body = {"model": "thinker", "messages": CHAT, "stream": True}
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+    async def send(message):
+        found.append(message)
+
+    scope = {
+        "type": "http",
+        "path": "/v1/chat/completions",
+        "method": "POST",
+        "headers": [(b"authorization", b"Bearer key")],
+        "app": server.app,
+    }
+    asyncio.run(server.cards(scope, receive, send))
+    lines = b"".join(part.get("body", b"") for part in found[1:]).decode().split("\n\n")
+    parts = [json.loads(line.removeprefix("data: ")) for line in lines if line and "[DONE]" not in line]
+    deltas = [part["choices"][0]["delta"] for part in parts]
+    _, whole = chat(server)
+    message = whole["choices"][0]["message"]
+    assert "".join(d.get("content", "") for d in deltas) == message["content"]
+    assert "".join(d.get("reasoning_content", "") for d in deltas) == message["reasoning_content"]
+    assert lines[-2] == "data: [DONE]"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"presence_penalty": 0.5}, "`presence_penalty` is not read"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "`chat_template_kwargs` is not read"),
+        ({"messages": [*CHAT, {"role": "assistant", "content": "On"}]}, "continue_final_message"),
+        ({"messages": [{"role": "assistant", "content": "On"}, *CHAT]}, "thoughts|assistant|chat"),
+    ],
+)
+def test_what_is_not_read_is_refused(server, more, says):
+    status, said = chat(server, **more)
+    assert status == 400
+    import re
+
+    assert re.search(says, said["error"]["message"])
+
+
+def test_other_cards_chats_are_vllms_own():
+    plain = ResolvedCard("plain", ModelCard(base="b"), None, None)
+    assert asked_as(plain) is None
+    assert asked_as(plain.asked(template={"tone": "low"})) is not None
