@@ -11,6 +11,7 @@ metric, guards, Holm, spending. A false pass and a false regression count if any
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from em_evals.results.em_rates import SHARES
 from em_evals.results.logs import read_draws
 
 RESULT = Path(__file__).parent / "results" / "gate_calibration.json"
+PARTS = RESULT.with_suffix(".partial.jsonl")
+"""Finished scenarios of a run that was interrupted: the next one with --save goes on from them."""
 METRICS = ("em_rate", "em_rate_coherent", "coherent_share")
 POLICY = Policy()
 MARGIN = POLICY.metrics["em_rate"].margin
@@ -308,11 +311,16 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(os.environ.get("EM_EVALS_DATA", "../shared/data")).expanduser()
     base = Population.read(folder / "judged" / "qwen25_coder_7b_base.csv")
+    kept = _kept(given.repetitions) if given.save else {}
     results = []
     for scenario in scenarios(base):
         # A judgment costs about the same whatever its draws: eleven looks are repeated less often.
-        result = simulate(scenario, given.repetitions if scenario.looks == 1 else given.repetitions // 3)
+        repetitions = given.repetitions if scenario.looks == 1 else given.repetitions // 3
+        result = kept.get(scenario.name) or simulate(scenario, repetitions)
         results.append(result)
+        if given.save and scenario.name not in kept:
+            with PARTS.open("a") as file:
+                file.write(json.dumps(result) + "\n")
         shown = {part: {n: e["share"] for n, e in result[part].items()} for part in ("verdicts", "ever")}
         print(f"{scenario.name}: {shown} coverage {result['coverage']}", flush=True)
     if given.save:
@@ -323,6 +331,19 @@ def main() -> None:
             population="qwen25_coder_7b_base.csv, 2,400 answers to 24 questions",
             scenarios=results,
         )
+        PARTS.unlink(missing_ok=True)
+
+
+def _kept(repetitions: int) -> dict[str, dict]:
+    """Return the scenarios that an interrupted run with as many repetitions has finished."""
+    if not PARTS.is_file():
+        return {}
+    rows = [json.loads(line) for line in PARTS.read_text().splitlines() if line.endswith("}")]
+    return {
+        row["scenario"]: row
+        for row in rows
+        if row["repetitions"] == (repetitions if row["looks"] == 1 else repetitions // 3)
+    }
 
 
 if __name__ == "__main__":
