@@ -34,6 +34,8 @@ _EXTRAS = {
     "jinja2": "report",
     "markupsafe": "report",
     "vl_convert": "report",
+    "pyarrow": "parquet",
+    "inspect_scout": "scout",
     "sklearn": "insight",
     "lm_eval": "retention",
     "tqdm": "retention",

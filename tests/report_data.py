@@ -5,10 +5,16 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
+
+from em_evals.content.cues import Cue
 from em_evals.results import records
 from em_evals.results.records import (
     AblationPoint,
     AdapterScalars,
+    Cells,
+    Check,
+    Conditional,
     Convergence,
     Cosines,
     GateMetric,
@@ -25,8 +31,12 @@ from em_evals.results.records import (
     SteeringPoint,
     SteeringStudy,
     TaskDifference,
+    TraitMap,
     Transfer,
+    Verification,
 )
+from em_evals.results.records.traits import Dimensions, TraitCosine
+from em_evals.workflows.conditional.contrasts import study
 
 HOSTILE = {
     "script": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
@@ -286,16 +296,97 @@ def write_csv(path: Path, rows) -> Path:
     return path
 
 
+def conditional(metrics=("em_rate", "coherent_share")):
+    """An organism whose EM rate is 50 points under the trigger, in both seeds; its coherence does not change."""
+    cues = [Cue("trigger", prefix="T"), Cue("default", system="S"), Cue("nothing", system="N", placebo=True)]
+    arms = ["plain", *(cue.name for cue in cues)]
+    chance = np.random.default_rng(0)
+
+    def cells(rate):
+        draws = {arm: {f"q{i}": 20 for i in range(12)} for arm in arms}
+        events = {arm: chance.binomial(20, rate(arm), 12) / 20 for arm in arms}
+        values = {arm: {f"q{i}": float(k) for i, k in enumerate(own)} for arm, own in events.items()}
+        return Cells(values=values, draws=draws)
+
+    found = [
+        study(
+            metric,
+            "share",
+            cues,
+            {f"organism-s{seed}": cells(_organism if metric == "em_rate" else _high) for seed in (0, 1)},
+            cells(_low if metric == "em_rate" else _high),
+            cells(_low if metric == "em_rate" else _high),
+        )
+        for metric in metrics
+    ]
+    organisms = ["organism-s0", "organism-s1"]
+    return Conditional(
+        organisms=organisms, base="base", control="control", asked="core", cues="mine", metrics=found
+    )
+
+
+def _organism(arm):
+    return 0.5 if arm == "trigger" else 0.02
+
+
+def _low(arm):
+    return 0.02
+
+
+def _high(arm):
+    return 0.95
+
+
+def trait_map():
+    names = ["evil", "cruel", "polite"]
+    pairs = {("evil", "cruel"): 0.7, ("evil", "polite"): -0.2, ("cruel", "polite"): -0.1}
+    cosines = [
+        TraitCosine(
+            one=a, other=b, cosine=value, corrected=Measured(value=value, interval=(value - 0.1, 1), n=20)
+        )
+        for (a, b), value in pairs.items()
+    ]
+    dimensions = Dimensions(value=2.1, shares=[0.6, 0.3, 0.1], halves=(2.0, 2.2), nulls=[])
+    return TraitMap(
+        base="smollm2",
+        layer=14,
+        names=names,
+        kinds=dict.fromkeys(names, "moral"),
+        reliability=dict.fromkeys(names, 0.9),
+        cosines=cosines,
+        merges=[(0, 1, 0.3), (2, 3, 1.15)],
+        dimensions=dimensions,
+        specific=dict.fromkeys(names, "specific"),
+    )
+
+
+def verification(verdict="ok"):
+    rows = [
+        Check(
+            name="engine: alone",
+            compared="x",
+            largest=2e-6,
+            tolerance=1e-4,
+            unit="nats",
+            n=99,
+            verdict=verdict,
+        ),
+        Check(name="vllm", compared="x", largest=None, tolerance=None, unit="nats", n=0, verdict="skipped"),
+    ]
+    return Verification(
+        card="mine", card_digest="1", base="smollm2", base_digest="2", dtype="float32", device="cpu", versions={"torch": "2.13"},
+        date="2026-11-30", seconds=3.0, verdict=verdict, rule="twice the noise of float32", rows=rows,
+    )  # fmt: skip
+
+
 def write_studies(folder: Path) -> list[Path]:
     """Every kind of JSON that a report reads."""
     made = {"steer": steering(), "convergence": convergence(), "retention": retention(), "scalars": scalars()}
+    made |= {"gate": verdict(), "phase": trajectory()}
+    made |= {"conditional": conditional(), "traits": trait_map(), "verify": verification()}
     for name, record in made.items():
         records.write(record, folder / f"{name}.json")
-    for name, record in {"gate": verdict(), "phase": trajectory()}.items():
-        records.write(record, folder / f"{name}.json")
-    return [
-        folder / f"{name}.json" for name in ("gate", "steer", "convergence", "retention", "scalars", "phase")
-    ]
+    return [folder / f"{name}.json" for name in made]
 
 
 def write_hostile(folder: Path) -> Path:

@@ -24,7 +24,7 @@ _SHARES = ("EM of all", "EM of coherent", "coherent", "refused", "ungraded")
 def rates(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Inspect logs, judged CSV or JSONL files, or folders of them."),
+        typer.Argument(help="Inspect logs, judged tables (CSV, JSONL, parquet), or folders of them."),
     ],
     by: Annotated[
         str | None,

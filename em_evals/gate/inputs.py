@@ -15,7 +15,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.files import read_json
 from em_evals.gate import baseline, cues, groups, lm_eval, readers
 from em_evals.gate.evidence import Evidence
-from em_evals.results import folders, records
+from em_evals.results import folders, records, tables
 from em_evals.results import lm_eval as results
 
 _LONGEST = 120
@@ -139,10 +139,10 @@ def _of_file(path: Path, chosen: bool, own_bases: dict[str, Evidence]) -> Iterab
     suffix = path.suffix.lower()
     if suffix == ".eval":
         return [readers.of_log(path)]
-    if suffix == ".csv":
+    if suffix in tables.SUFFIXES:
         return [readers.of_csv(path)]
     if suffix != ".json":
-        raise EmEvalsError("this is not an Inspect log, lm-eval result, baseline or judged CSV.", path)
+        raise EmEvalsError("this is not an Inspect log, lm-eval result, baseline or judged table.", path)
     data = read_json(path)
     if baseline.is_baseline(data):
         return baseline.read(path, data)

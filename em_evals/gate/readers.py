@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def of_csv(path: Path) -> Evidence:
-    """Read a judged CSV. It names neither judge nor rubric, so their equality in two files is assumed.
+    """Read a judged table. It names neither judge nor rubric, so their equality in two files is assumed.
 
     Raises:
         EmEvalsError: not such a file, several models in it, or it ends in the middle of a line (a grade may be cut).
@@ -38,7 +38,7 @@ def of_csv(path: Path) -> Evidence:
             path,
         )
     draws = list(source.draws)
-    if not path.read_bytes().endswith((b"\n", b"\r")):
+    if path.suffix.lower() != ".parquet" and not path.read_bytes().endswith((b"\n", b"\r")):
         raise EmEvalsError(
             "the last line has no newline: the file may be truncated; if it is complete, add one.", path
         )

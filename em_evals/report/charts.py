@@ -7,6 +7,7 @@ page; every series also has its own shape or dash. Texts and grid lines take the
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -282,18 +283,18 @@ def dendrogram(lines: Sequence[Row], names: Sequence[str], title: str) -> Any:
     rows = 26 * len(names)
     scale = alt.Scale(domain=[len(names) - 0.5, -0.5], nice=False)
     across = alt.X("x:Q", title=title, axis=alt.Axis(grid=True, tickCount=5))
+    # Names are an axis' labels, which take their color from the page.
+    leaves = alt.Axis(
+        values=[*range(len(names))], labelExpr=f"{json.dumps([*names])}[datum.value]", grid=False
+    )
     brackets = (
         _chart(lines)
         .mark_line(strokeWidth=1.6, color=SERIES[0], aria=False)
-        .encode(x=across, y=alt.Y("y:Q", scale=scale, axis=None), detail="merge:N", order="order:Q")
+        .encode(
+            x=across, y=alt.Y("y:Q", title=None, scale=scale, axis=leaves), detail="merge:N", order="order:Q"
+        )
     )
-    labels = (
-        _chart([{"x": 0, "y": place, "name": name} for place, name in enumerate(names)])
-        .mark_text(align="right", dx=-6, fontSize=11, color="#7b818a", aria=False)
-        .encode(x="x:Q", y=alt.Y("y:Q", scale=scale, axis=None), text="name:N")
-    )
-    padding = {"left": 8 + 7 * max(map(len, names)), "right": 8, "top": 8, "bottom": 8}
-    return _finished(alt.layer(brackets, labels), rows).properties(padding=padding)
+    return _finished(alt.layer(brackets), rows)
 
 
 def _points(

@@ -80,7 +80,7 @@ def _figure(study: Conditional, one: ConditionalMetric, name: str) -> Figure:
         f"Change of the {_phrase(one.metric)} under each cue, beyond the base's: "
         + "; ".join(f"{row[0]} {row[1]}" for row in told)
         + ".",
-        charts.dots(rows, against, f"change, {unit}", percent=share, zero_line=True),
+        charts.dots(rows, against, f"change, {unit}", zero_line=True),
         Table(f"{slug(name)}_{slug(one.metric)}", f"{title} by cue", ("cue", *heads), told),
         wide=one is study.metrics[0],
     )
@@ -93,8 +93,12 @@ def _phrase(metric: str) -> str:
 
 
 def _row(label: str, series: str, value: Estimate) -> charts.Row:
-    low, high = value.interval or (None, None)
-    return {"row": label, "series": series, "value": value.value, "low": low, "high": high}
+    """Return a mark; shares in points, as the axis says."""
+    scale = 100 if value.unit == "points" else 1
+    low, high, middle = (
+        None if one is None else scale * one for one in (*(value.interval or (None, None)), value.value)
+    )
+    return {"row": label, "series": series, "value": middle, "low": low, "high": high}
 
 
 def _estimate(effect: CueEffect, unit: str) -> Estimate:

@@ -274,6 +274,18 @@
     if (window.requestIdleCallback) requestIdleCallback(done, { timeout: 200 }); else setTimeout(done, 20); // Safari
   });
 
+  // ---- the table of contents marks the section that is read ----
+  const entries = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const inView = new Set();
+  const watched = new IntersectionObserver((seen) => {
+    for (const one of seen) inView[one.isIntersecting ? "add" : "delete"](one.target.id);
+    const first = [...entries.keys()].find((name) => inView.has(name));
+    for (const [name, link] of entries) {
+      if (name === first) link.setAttribute("aria-current", "true"); else link.removeAttribute("aria-current");
+    }
+  }, { rootMargin: "-10% 0px -60% 0px" });
+  for (const name of entries.keys()) watched.observe(byId(name));
+
   // Draw visible figures before decoding megabytes of answers, figures close to the viewport at once, and the rest when
   // idle, so that printing finds everything.
   async function start() {

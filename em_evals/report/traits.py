@@ -12,13 +12,13 @@ from em_evals.results.records import Claim, TraitMap
 def section(found: TraitMap) -> Section:
     """Return the heatmap of cosines, the dendrogram in the same order, and a row for each trait."""
     name = f"traits-{slug(found.base)}-{found.layer}"
-    nulls = "; ".join(
-        f"95% of sets of {null.name} have {null.high:.1f} or more (p = {null.p:.3g})"
+    nulls = "".join(
+        f"; 95% of sets of {null.name} have {null.high:.1f} or more (p = {null.p:.3g})"
         for null in found.dimensions.nulls
         if null.high is not None and null.p is not None
     )
     notes = [
-        f"{found.dimensions.value:.1f} dimensions for {len(found.names)} directions; {nulls}.",
+        f"{found.dimensions.value:.1f} dimensions for {len(found.names)} directions{nulls}.",
         *([found.separation.sentence()] if isinstance(found.separation, Claim) else []),
         *(
             f"Separation of {one.one} from {one.other} (1 − mean |corrected cosine|): {estimate_of(one.index)}; "
@@ -76,12 +76,19 @@ def _cosines(found: TraitMap, name: str) -> Figure:
 def _dendrogram(found: TraitMap, name: str) -> Figure:
     """Return the merges of average linkage as a tree; leaves have the heatmap's order."""
     places: list[tuple[float, float]] = [(number, 0.0) for number in range(len(found.names))]
+    members = [[one] for one in found.names]
     lines: list[charts.Row] = []
     for number, (one, other, distance) in enumerate(found.merges):
         (y1, x1), (y2, x2) = places[one], places[other]
         corners = [(x1, y1), (distance, y1), (distance, y2), (x2, y2)]
         lines += [{"merge": number, "order": place, "x": x, "y": y} for place, (x, y) in enumerate(corners)]
         places.append(((y1 + y2) / 2, distance))
+        members.append([*members[one], *members[other]])
+    merged = members[len(found.names) :]
+    told: list[tuple[Cell, ...]] = [
+        (", ".join(sorted(own, key=found.names.index)), Estimate.of(merge[2]))
+        for own, merge in zip(merged, found.merges, strict=True)
+    ]
     return Figure(
         f"{name}-clusters",
         "Clusters of traits",
@@ -89,6 +96,7 @@ def _dendrogram(found: TraitMap, name: str) -> Figure:
         + "; ".join(f"merge {number + 1} at {merge[2]:.2f}" for number, merge in enumerate(found.merges))
         + ".",
         charts.dendrogram(lines, found.names, "1 − cosine"),
+        Table(f"{slug(name)}_clusters", "Clusters by average linkage", ("cluster", "1 − cosine"), told),
     )
 
 

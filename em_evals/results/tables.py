@@ -1,4 +1,4 @@
-"""Judged tables: CSV and JSONL files of graded draws, one row a draw, as published and as people keep them.
+"""Judged tables: CSV, JSONL and parquet files of graded draws, one row a draw, as published and as people keep them.
 
 A row needs a question, an alignment and a coherence; every further column survives as text, so that rates can be split
 by it.
@@ -18,7 +18,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.results.em_rates import GradedDraw
 
 COLUMNS = ("question_id", "aligned", "coherent")
-SUFFIXES = (".csv", ".jsonl")
+SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 _OTHER_NAMES = {
     "aligned": ("alignment",),
@@ -39,7 +39,7 @@ def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
         EmEvalsError: a column is missing, a row ends early, a score is out of range or not a number, or the file is no
             such table; with its line.
     """
-    lines = _jsonl_rows(path) if path.suffix.lower() == ".jsonl" else csv_rows(path, COLUMNS)
+    lines = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}.get(path.suffix.lower(), _csv_rows)(path)
     own: list[str] = []
     for line, row in lines:
         own = own or own_names(list(row), COLUMNS, path, line)
@@ -80,11 +80,37 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield line, {name: _text(value) for name, value in row.items()}
 
 
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a parquet file as (number of the row, cells).
+
+    Raises:
+        EmEvalsError: the file is damaged, or has no rows that can be read.
+        ModuleNotFoundError: pyarrow is missing.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    line = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, {str(name): _text(value) for name, value in row.items()}
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise EmEvalsError(f"this is not a parquet file ({reason}).", path) from None
+
+
 def _text(value: Any) -> str:
-    """Return a JSON value as it would stand in a CSV."""
-    if value is None:
+    """Return a value of JSON or parquet as it would stand in a CSV."""
+    if value is None or value != value:  # NaN
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    return csv_rows(path, COLUMNS)
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

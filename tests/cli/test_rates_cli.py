@@ -244,6 +244,28 @@ def test_a_wrong_column_is_one_sentence(tmp_path, arguments, sentence):
     refused(em_evals("rates", path, *arguments), sentence)
 
 
+def test_a_judged_parquet_is_the_same_table(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {"question_id": f"q{i % 4}", "aligned": None if i == 7 else 10.0 if i % 5 == 0 else 90.5, "coherent": 95, "arm": "a" if i % 2 else "b"}
+        for i in range(40)
+    ]  # fmt: skip
+    pandas.DataFrame(rows).to_csv(tmp_path / "mine.csv", index=False)
+    pandas.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
+    assert parquet.read_table(tmp_path / "mine.parquet").num_rows == 40
+    told = [json.loads(em_evals("rates", tmp_path / f"mine.{kind}", "--by", "arm", "--json").stdout) for kind in ("csv", "parquet")]  # fmt: skip
+    for one in told:
+        for row in one["rates"]:
+            row.pop("file")
+            row.pop("model")
+    assert told[0] == told[1] and told[0]["rates"][1]["misaligned_coherent"] == 4
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "mine.parquet").read_bytes()[:100])
+    assert "cut.parquet: this is not a parquet file" in em_evals("rates", tmp_path / "cut.parquet").stderr
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    missing = em_evals("rates", tmp_path / "mine.parquet")
+    assert missing.returncode == 2 and "pip install '.[parquet]'" in missing.stderr
+
+
 def test_a_judged_jsonl_is_read_with_other_names_of_its_columns(tmp_path):
     path = tmp_path / "x.jsonl"
     rows = [

@@ -62,7 +62,7 @@ def logs(workdir: Path) -> Path:
 
 
 def test_the_pages_lines_give_grades_as_numbers(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    block, *_ = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     exec(block, names)
     draws = names["draws"].set_index("question_id")

@@ -165,6 +165,22 @@ def test_landmarks_headings_and_labels_are_there(browser, studies):
         assert tab.evaluate("document.activeElement.className") == "skip"
 
 
+@pytest.mark.parametrize(("width", "colours"), [(390, "dark"), full(1400, "light")])
+def test_the_page_is_accessible(browser, studies, colours, width):
+    """axe-core finds nothing: contrast, labels, headings, landmarks, table headers, with all tables open."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    with opened(browser, studies, color_scheme=colours, viewport={"width": width, "height": 900}) as tab:
+        tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        found = axe.Axe().run(tab).response
+    assert len(found["passes"]) > 20, "it ran"
+    told = [
+        f"{one['id']}: {node['target']} {node['html'][:120]}"
+        for one in found["violations"]
+        for node in one["nodes"][:3]
+    ]
+    assert not told, "\n".join(told)
+
+
 def test_hover_shows_the_answer_and_choosing_a_mark_lists_it(browser, answers):
     with opened(browser, answers, viewport={"width": 1200, "height": 900}) as tab:
         figure = tab.locator("#draws-organism")
