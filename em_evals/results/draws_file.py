@@ -189,7 +189,19 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def _is_todays_header(header: Any) -> bool:
-    return bool(header["version"] == _VERSION and header["eval"]["created"].endswith(_UTC))
+    run, results = header["eval"], header.get("results") or {"total_samples": 0, "completed_samples": 0}
+    texts = [run["task"], run["model"], run["created"], header["status"]]
+    numbers = [results["total_samples"], results["completed_samples"], header["version"]]
+    dicts = [run.get(name) for name in (*_RUN_DICTS, "model_generate_config", "revision")]
+    values = [one["value"] for score in results.get("scores") or [] for one in score["metrics"].values()]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int) for number in numbers)
+        and all(one is None or isinstance(one, dict) for one in dicts)
+        and all(isinstance(value, int | float) for value in values)
+        and header["version"] == _VERSION
+        and run["created"].endswith(_UTC)
+    )
 
 
 def _is_todays(row: Any) -> bool:
@@ -199,5 +211,9 @@ def _is_todays(row: Any) -> bool:
     scores = row.get("scores") or {}
     if any("value" not in one for one in scores.values()):
         return False
-    parts = [row.get("metadata"), row.get("store"), *(one.get("metadata") for one in scores.values())]
+    output = row.get("output") or {}
+    if not isinstance(output.get("completion", ""), str) or not isinstance(row["input"], str | list):
+        return False
+    parts = [row.get("metadata"), row.get("store"), output.get("metadata")]
+    parts += [one.get("metadata") for one in scores.values()]
     return all(part is None or isinstance(part, dict) for part in parts)

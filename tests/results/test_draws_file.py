@@ -58,6 +58,13 @@ def test_what_is_not_read_here_comes_from_inspect(path):
         ("samples/pair_0", lambda text: text.replace(b'"scores"', b'"transcript"')),
         ("samples/pair_0", lambda text: text.replace(b'"metadata":{', b'"metadata":[{')),
         ("samples/pair_0", lambda text: b"[1]"),
+        (
+            "samples/pair_0",
+            lambda text: text.replace(b'"metadata":{"card_digest"', b'"metadata":3,"x":{"card_digest"'),
+        ),
+        ("samples/pair_0", lambda text: text.replace(b'"input":"Why?"', b'"input":3')),
+        ("header", lambda text: text.replace(b'"model":"local/mine"', b'"model":["local/mine"]')),
+        ("header", lambda text: text.replace(b'"total_samples":3', b'"total_samples":"3"')),
         ("header", lambda text: text.replace(b"+00:00", b"+02:00")),
         ("header", lambda text: text.replace(b'"version":2', b'"version":1')),
     ],
