@@ -2,9 +2,10 @@
 
     python benchmarks/drift.py [--card smollm2-risky] [--steps 3] [--save benchmarks/results/drift.json]
 
-The card's recipe as it is (its batch, its adapter), the default questions and interval, sixteen directions. They are
-random and at the last block: nothing of the forward pass is saved, so that other blocks cost less. CPU time of the
-process, not wall time: other work on the machine changes it little.
+The default recipe's batch is 16 examples, 2 at a time: what is timed are steps of 2 examples, and a step of the recipe
+counts as eight of them. Default questions and interval, sixteen directions. They are random and at the last block, so
+that nothing of the forward pass is saved. CPU time of the process, not wall time: other work on the machine changes it
+less.
 """
 
 import argparse
@@ -16,7 +17,11 @@ from pathlib import Path
 
 import runs
 
+from em_evals.content.recipes import AdapterRecipe
+
 TRAITS = 16
+PART = AdapterRecipe.model_fields["batch_size"].default
+PARTS = AdapterRecipe.model_fields["gradient_accumulation"].default
 
 
 def directions_of(card, folder: Path) -> list[str]:
@@ -81,7 +86,14 @@ def main() -> None:
             max_steps=arguments.steps,
             output=Path(place) / "out",
             save_every=1000,
-            overrides={"train": {"monitor": {"traits": traits, "every": 1}, "checkpoints": []}},
+            overrides={
+                "train": {
+                    "monitor": {"traits": traits, "every": 1},
+                    "checkpoints": [],
+                    "batch_size": PART,
+                    "gradient_accumulation": 1,
+                }
+            },
         )
     # The first of each warms up.
     step, once = statistics.median(steps[1:] or steps), statistics.median(measured[1:] or measured)
@@ -89,10 +101,12 @@ def main() -> None:
     numbers = {
         "card": arguments.card,
         "traits": TRAITS,
-        "cpu_seconds_of_a_step": round(step, 2),
+        "examples_timed": PART,
+        "cpu_seconds_of_them": round(step, 2),
+        "cpu_seconds_of_a_step": round(step * PARTS, 2),
         "cpu_seconds_of_a_measurement": round(once, 2),
         "every": every,
-        "share": round(once / (every * step), 4),
+        "share": round(once / (every * step * PARTS), 4),
         "nice": os.nice(0),
     }
     print(numbers)

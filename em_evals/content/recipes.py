@@ -147,7 +147,9 @@ class Monitor(Strict):
     every: PositiveInt = 10
     """Optimizer steps between measurements; the untrained model (step 0) and the last step are always measured."""
     questions: str = "core"
-    """A question set: the first wording of each question is a prompt, without an answer."""
+    """A question set: the first wording of a question is a prompt, without an answer."""
+    prompts: int = Field(default=16, ge=2)
+    """Number of its questions at most, evenly spread over the set: what a measurement costs."""
     layer: int | None = Field(default=None, ge=0)
     """The decoder block of all directions; None: each one's most reliable block."""
 

@@ -55,9 +55,11 @@ class DriftMonitor:
         self._found = watched_directions.load(recipe, card.base, card.revision)
         asked = load_questions(recipe.questions)
         template = template_of(tokenizer)
+        count = min(recipe.prompts, len(asked.questions))
+        chosen = [asked.questions[i * len(asked.questions) // count] for i in range(count)]
         self.prompts = [
             Prompt(tuple(template.encode([turn._asdict() for turn in question.chat(0)])))
-            for question in asked.questions
+            for question in chosen
         ]
         if len(self.prompts) < LEAST:
             raise EmEvalsError(f"`monitor.questions` needs {LEAST} questions or more.", asked.path)

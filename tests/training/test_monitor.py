@@ -160,6 +160,8 @@ def test_a_planted_growth_drifts_exactly_linearly_and_an_orthogonal_direction_do
     bad = directions.unit(directions.read(home / "traits" / "bad.safetensors"))[1]
     (written,) = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     monitor = DriftMonitor(card.train.monitor, card, tokenizer)
+    two = DriftMonitor(card.train.monitor.model_copy(update={"prompts": 2}), card, tokenizer)
+    assert two.prompts == [monitor.prompts[0], monitor.prompts[2]], "spread over the four questions"
     rows = [{"step": 0, "monitor": monitor.first(model)}]
     for step in (1, 2, 5, 10):
         written.data = torch.tensor(bad)[:, None] * step * 0.01
