@@ -192,7 +192,7 @@ def test_wrong_cards_are_refused_before_any_weight_is_loaded():
 
 def test_an_eval_logs_the_cards_digest_and_every_draw(folder):
     task = Task(dataset=[Sample(input=f"Count to {n}.") for n in range(4)], solver=generate())
-    log = eval(task, model="local/two", log_dir=str(folder / "logs"), display="none")[0]
+    log = eval(task, model="local/two", max_tokens=8, log_dir=str(folder / "logs"), display="none")[0]
     digest = get_model("local/two").api.card_digest
     assert log.status == "success"
     assert [sample.output.metadata["card_digest"] for sample in log.samples] == [digest] * 4
