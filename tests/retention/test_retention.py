@@ -273,7 +273,7 @@ def test_the_first_gpu_by_name_is_the_cards_device(organism, workdir, monkeypatc
 
     asked = []
     monkeypatch.setattr(model, "engine_for", on_cpu)
-    # Which engine a GPU gets is not the question here, and no GPU may be there to ask.
+    monkeypatch.setattr(model, "reserve", lambda card: None)  # which looks for the GPU, and there may be none
     fields = {"dtype": "float32", "device": "cuda:0", "backend": "transformers"}
     own = suite.Suite(["em_mini_facts"], 2)
     found = own.measure(organism[0], Path("logs"), fields)
