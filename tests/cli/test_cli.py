@@ -208,14 +208,11 @@ def test_every_documented_command_exists(place, workdir):
 
 
 def test_tasks_and_their_options_in_the_text_exist():
-    for name in set(re.findall(r"`em_evals/(\w+)`", README + GUIDE)):
+    tasks = set(re.findall(r"`em_evals/(\w+)`", README + GUIDE))
+    for name in tasks:
         fits([f"em_evals/{name}"], [])
     options = set(re.findall(r"-T (\w+)=", README + GUIDE)) - {"name"}
-    known = {
-        name
-        for task in ("freeform", "forced_choice", "narrow", "consistency", "conditional")
-        for name in parameters(task)
-    }
+    known = {name for task in tasks for name in parameters(task)}
     assert options and options <= known
 
 

@@ -138,14 +138,16 @@ def test_serve_answers_as_transformers_until_it_is_interrupted(
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(ask)
             with pytest.raises(KeyboardInterrupt):
                 serve.serve(names, {}, "127.0.0.1", 0, root / "key", as_json=True)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     ready = json.loads(capsys.readouterr().out)
     assert ready["models"] == names and ready["base_url"] == f"{server.url}/v1" and stopped == [server]
     assert (root / "key").stat().st_mode & 0o077 == 0 and planned[0].loras == 2
