@@ -36,8 +36,8 @@ def cards(workdir, monkeypatch):
     (workdir / "adapters").mkdir()
     for name, fields in shipped.items():
         (workdir / "adapters" / f"{name}.yaml").write_text(yaml.safe_dump(fields))
-    # Two pairs of each theme and one question will do.
-    few_pairs(workdir, each=2)
+    # Two pairs of four themes and one question will do.
+    few_pairs(workdir, each=2, themes={"finance", "sports", "daily", "harm"})
     questions = yaml.safe_load(documents.find("tasks", "core").read_text())
     questions["questions"] = [one for one in questions["questions"] if one["theme"] == demo._THEMES][:1]
     (workdir / "tasks" / "core.yaml").write_text(yaml.safe_dump(questions))

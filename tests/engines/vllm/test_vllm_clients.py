@@ -150,7 +150,7 @@ def test_serve_answers_as_transformers_until_it_is_interrupted(
             signal.signal(number, handler)
     ready = json.loads(capsys.readouterr().out)
     assert ready["models"] == names and ready["base_url"] == f"{server.url}/v1" and stopped == [server]
-    assert (root / "key").stat().st_mode & 0o077 == 0 and planned[0].loras == 2
+    assert (root / "key").stat().st_mode & 0o077 == 0 and planned[0].rank == 16
     for name, answer in zip(names, asked.result(), strict=True):
         one = resolve(name)
         request = Request(prompts(engine)[0], GREEDY, one.adapter_path, one.interventions)
