@@ -134,3 +134,14 @@ def test_seeds_of_one_recipe_are_units(tmp_path):
     evidence, base = cues.of_record(record(0.6, (1, 2, 3)), tmp_path)
     judged = compare.judge(Side({base.key: base}), Side({evidence.key: evidence}), Policy())
     assert judged.verdict == "regression", judged.sentence
+
+
+def test_a_saved_baseline_keeps_its_numbers_under_cues(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record(0.0, path=tmp_path / "a.json")
+    record(0.3, seeds=(2,), path=tmp_path / "b.json")
+    assert em_evals("gate", "--candidate", "a.json", "--update-baseline", "mine").returncode == 0
+    done = em_evals("gate", "--baseline", "mine", "--candidate", "b.json", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (row,) = (row for row in json.loads(done.stdout)["metrics"] if row["against"] == "baseline")
+    assert row["title"] == "conditional.max_cue (trigger)" and 0.25 < row["difference"] < 0.35
