@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,18 +310,12 @@ def test_what_saving_loses_is_found_out(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_quantized_base_is_refused_by_name(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    from em_evals.models import compile as compiling
-
-    load = bases.load_model
-
-    def quantized(card):
-        model = load(card)
-        model.hf_quantizer, model.config.quantization_config = object(), SimpleNamespace(quant_method="mxfp4")
-        return model
-
-    monkeypatch.setattr(compiling.bases, "load_model", quantized)
+def test_a_quantized_base_is_refused_by_name_before_its_weights_load(tmp_path, monkeypatch):
+    card = asked("llama", tmp_path, [SUBSPACE])
+    path = Path(card.card.base) / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "mxfp4"}})
+    )
+    monkeypatch.setattr(bases, "load_model", lambda _: pytest.fail("weights were loaded"))
     with pytest.raises(EmEvalsError, match=r"is quantized \(mxfp4\).* name its 16-bit base"):
-        compile_card(asked("llama", tmp_path, [SUBSPACE]), "checkpoint", tmp_path / "out")
+        compile_card(card, "checkpoint", tmp_path / "out")
