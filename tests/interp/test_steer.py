@@ -144,6 +144,7 @@ def test_what_the_direction_was_found_on_is_left_out(study):
     assert study.points[0].in_domain.n + study.points[0].out_of_domain.n < 38
 
 
+@pytest.mark.full
 def test_a_card_with_a_cap_and_a_subspace_is_steered_like_any_other(study, lab, monkeypatch):
     """The push acts on the card's own model: a cap after the pushed layer swallows what lies beyond it."""
     monkeypatch.chdir(lab)
