@@ -271,13 +271,15 @@ class Batch:
             row.stop_reason = self._ends(row, token)
 
     def _ends(self, row: Row, token: int) -> StopReason | None:
-        ends = (row.request.end, row.request.call_end)
-        if (token in self.base.end_tokens or token in ends) and not row.forced:
+        request = row.request
+        ended = token in self.base.end_tokens or token == request.end or token == request.call_end
+        if ended and not row.forced:
             return "stop"
         if row.request.sampling.stop and (cut := self._stop_text(row)) is not None:
             row.text = cut
             return "stop"
-        if len(row.generated) - row.limited(self.base.tokenizer) >= row.request.sampling.max_tokens:
+        thought = 0 if request.thought is None else row.limited(self.base.tokenizer)
+        if len(row.generated) - thought >= request.sampling.max_tokens:
             return "max_tokens"
         if row.length >= self.base.model_len:
             return "model_length"
