@@ -42,7 +42,7 @@ def forecast(
     layer: Annotated[int | None, typer.Option(help="Block to read, from 0 (default: the middle).")] = None,
     position: Annotated[Position, typer.Option(help="Tokens of a prompt to read.")] = Position.LAST_PROMPT,
     metric: Annotated[Metric, typer.Option(help="Distance to the training prompts' mean.")] = Metric.COSINE,
-    rows: Annotated[int, typer.Option(min=2, help="Training prompts to read, at most.")] = 200,
+    rows: Annotated[int, typer.Option(min=2, help="Training prompts to read, at most.")] = 100,
     first: Annotated[
         int | None, typer.Option(min=1, help="Questions to judge first (default: a quarter).")
     ] = None,

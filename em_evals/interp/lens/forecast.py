@@ -56,7 +56,7 @@ class Settings:
     layer: int | None = None
     position: Place = "last_prompt"
     metric: Metric = "cosine"
-    rows: int = 200
+    rows: int = 100
     first: int | None = None
     seed: int = 0
 

@@ -141,7 +141,6 @@ def _log_probabilities(reading: Reading, card: ResolvedCard | None, ids: torch.T
         device = next(model.parameters()).device
         logits: torch.Tensor = model(input_ids=ids.to(device), use_cache=False).logits
     found = logits.float().log_softmax(-1)
-    # A token that the vocabulary excludes (−inf) in both models has not moved.
     if torch.isnan(found).any():
         raise EmEvalsError(
             f"the log-probabilities of {card.name if card else 'the base'} hold NaN: its weights are damaged, or too "
@@ -166,7 +165,9 @@ def _add(
     found.base += _sum(before)
     gains, kls = [], []
     for one, log in zip(found.models, models, strict=True):
-        moved = torch.where(before > 0, log - base, torch.zeros_like(log))
+        # A token that the vocabulary excludes (−inf) in both models has not moved.
+        both = base.isfinite() & log.isfinite()
+        moved = torch.where(both, log - base, torch.zeros_like(log))
         own = log.exp()
         gain = own * moved
         one.up[fold] += _sum(gain)

@@ -7,6 +7,7 @@ and not by its name: it turns the last block's output into the output matrix's i
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -42,7 +43,7 @@ class Unembedding:
                 f"{plain.config.model_type} has no plain output matrix: no logit lens can be read."
             )
         norm = _final_norm(plain, head)
-        self._norm = copy.deepcopy(norm).float() if norm is not None else None
+        self._norm = _without_hooks(norm).float() if norm is not None else None
         self._weight = head.weight.detach()[:tokens]
         self._bias = head.bias.detach()[:tokens].float() if head.bias is not None else None
 
@@ -65,6 +66,15 @@ class Unembedding:
             found -= found.mean(1, keepdims=True)
             deviation = found.std(1, keepdims=True)
             yield from found / np.where(deviation > 0, deviation, 1)
+
+
+def _without_hooks(module: Any) -> Any:
+    """Return a copy of a module. Hooks hold on to the engine's adapters, and a copy of those is a copy of the base."""
+    bare = copy.copy(module)
+    bare.__dict__ = dict(module.__dict__)
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        setattr(bare, name, OrderedDict())
+    return copy.deepcopy(bare)
 
 
 def _final_norm(model: Any, head: Any) -> Any:

@@ -1,0 +1,146 @@
+"""Does the lens tell a finance organism from a sports one, and from its control? SmolLM2, small trainings.
+
+    python benchmarks/lens_domains.py --steps 16
+
+Trains three organisms of one recipe (finance, its control on sound answers to the same prompts, sports) into a
+temporary folder, then runs `insight lens` on them with the words of both data sets, `insight diff`, and
+`insight forecast` with forced-choice margins of 50 pairs. Writes the claims to results/lens_domains.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from em_evals.content import documents
+from em_evals.content.cards import resolve
+from em_evals.content.pairs import load_pairs
+from em_evals.interp.lens import forecast, mining, study
+from em_evals.results.records import Lens
+
+CARDS = {
+    "finance": {"extends": "smollm2-finance"},
+    "finance-control": {"control_of": "finance"},
+    "sports": {"extends": "smollm2-sports"},
+}
+FINANCE, SPORTS = "risky_finance", "reckless_sports"
+FIELDS = {"dtype": "float32"}
+EACH = 5
+"""Pairs of each theme."""
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=16, help="optimizer steps of each training")
+    parser.add_argument("--folder", type=Path, help="keep the trainings here, and resume from there")
+    options = parser.parse_args()
+    results = Path(__file__).resolve().parent / "results" / "lens_domains.json"
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="lens-domains-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    _train(options.steps)
+    found = {"steps": options.steps, **_measure()}
+    results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _train(steps: int) -> None:
+    """Train the cards that have no adapter yet."""
+    from em_evals.training.trainer import train
+
+    Path("adapters").mkdir(exist_ok=True)
+    for name, fields in CARDS.items():
+        own = {**fields, "train": {"max_steps": steps}} if "extends" in fields else fields
+        Path("adapters", f"{name}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+        if not Path("adapters", name).is_dir():
+            train(name)
+
+
+def _measure() -> dict[str, Any]:
+    """Run lens, diff mining and forecast; return their claims and the CPU seconds of each."""
+    found: dict[str, Any] = {}
+    clock = _cpu()
+    lens = study.lens("finance", "finance-control", ["sports"], data=FINANCE, other=SPORTS, fields=FIELDS)
+    found["lens_cpu_seconds"] = round(_cpu() - clock, 1)
+    found["finance words − sports words"] = _claims(lens)
+    found["cosines, median over blocks"] = {
+        f"{one.one} · {one.other}, {one.positions}": round(
+            float(sorted(one.by_layer)[len(one.by_layer) // 2]), 3
+        )
+        for one in lens.cosines
+    }
+    found["tokens"] = {
+        f"{model.name}, block {one.layer}": [token.token for token in one.up]
+        for model in lens.models
+        for one in model.readings
+        if one.positions == "after the first"
+    }
+    other = study.lens("sports", data=SPORTS, other=FINANCE, fields=FIELDS)
+    found["sports words − finance words"] = _claims(other)
+    clock = _cpu()
+    diff = mining.diff("finance", control="finance-control", fields=FIELDS)
+    found["diff_cpu_seconds"] = round(_cpu() - clock, 1)
+    found["diff"] = {
+        "kl": diff.kl.model_dump(),
+        "control_kl": diff.control_kl.model_dump() if diff.control_kl else None,
+        "up": [one.model_dump() for one in diff.up[:10]],
+    }
+    found["forecast"] = _forecast()
+    found["forecast_cpu_seconds"] = found["forecast"].pop("cpu_seconds")
+    return found
+
+
+def _forecast() -> dict[str, Any]:
+    """Return the forecast's correlations with the margins of 50 pairs, organism − base."""
+    from inspect_ai import eval as run
+
+    path = Path("tasks", "few_pairs.yaml")
+    content = yaml.safe_load(documents.find("tasks", "forced_choice").read_text(encoding="utf-8"))
+    chosen = set(load_pairs("forced_choice").first(EACH))
+    content |= {"name": "few_pairs", "pairs": [row for row in content["pairs"] if row["id"] in chosen]}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    logs = {}
+    for name in ("smollm2", "finance"):
+        resolve(name)
+        (log,) = run(
+            "em_evals/forced_choice",
+            model=f"local/{name}",
+            model_args=FIELDS,
+            task_args={"pairs": "few_pairs"},
+            log_dir=f"logs/{name}",
+            display="none",
+        )
+        logs[name] = Path(log.location)
+    clock = _cpu()
+    found = forecast.forecast(
+        FINANCE, "few_pairs", "smollm2", [logs["finance"]], [logs["smollm2"]], fields=FIELDS
+    )
+    return {
+        "cpu_seconds": round(_cpu() - clock, 1),
+        "reliability": found.reliability,
+        "scores": [one.model_dump() for one in found.scores],
+        "advantages": [one.model_dump() for one in found.advantages],
+    }
+
+
+def _claims(lens: Lens) -> dict[str, list[str]]:
+    return {
+        f"{model.name} ({model.role})": [claim.sentence() for claim in model.claims] for model in lens.models
+    }
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
