@@ -35,7 +35,7 @@ OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "logs/READ
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-_FILE_NAME = re.compile(r"# (?:(tasks|scorers|adapters)/([\w./-]+)|gate)\.yaml\n")
+_FILE_NAME = re.compile(r"# (?:(tasks|scorers|adapters)/([\w./-]+)|gate|models|plan)\.yaml\n")
 
 
 @dataclass(frozen=True)

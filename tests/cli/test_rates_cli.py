@@ -357,7 +357,7 @@ def test_inspect_finds_and_makes_the_tasks_without_torch(tmp_path):
     done = python(code, tmp_path)
     assert done.stdout.strip() == (
         "['em_evals/conditional', 'em_evals/consistency', 'em_evals/forced_choice', 'em_evals/freeform', "
-        "'em_evals/narrow'] []"
+        "'em_evals/narrow', 'em_evals/trait'] []"
     ), done.stderr
 
 

@@ -46,7 +46,7 @@ def test_an_explicit_path_wins_over_both(workdir: Path) -> None:
 
 def test_an_unknown_name_is_answered_with_the_nearest(workdir: Path) -> None:
     assert "did you mean 'forced_choice'?" in str(refused(lambda: documents.find("tasks", "forced-choise")))
-    assert "known: alignment, coherence." in str(refused(lambda: documents.find("scorers", "zzz")))
+    assert "known: alignment, coherence, reasoning." in str(refused(lambda: documents.find("scorers", "zzz")))
 
 
 @pytest.mark.parametrize(

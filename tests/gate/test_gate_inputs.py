@@ -247,7 +247,7 @@ def test_too_few_draws(logs):
         (
             "log.txt",
             lambda whole: whole,
-            "this is not an Inspect log, lm-eval result, baseline or judged CSV",
+            "this is not an Inspect log, lm-eval result, baseline or judged table",
         ),
     ],
 )
