@@ -45,11 +45,14 @@ class RayWorker:
         self._make = make
         self._actor = make()
         self._here = self._actor.is_here.remote()
+        self._last: Future[str] | None = None
 
     def is_ready(self) -> bool:
         """Return whether Ray has placed the actor; a lost one is asked for again, wherever there is a place."""
         import ray
 
+        if self._last is not None and isinstance(self._last.exception(timeout=0), self.died):
+            self._replace()
         if not ray.wait([self._here], timeout=0)[0]:
             return False
         try:
@@ -66,10 +69,9 @@ class RayWorker:
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step in the actor."""
         self.base = step.base or self.base
-        future: Future[str] = self._actor.perform.remote(
-            json.dumps(asdict(step)), str(folder), str(home)
-        ).future()
-        future.add_done_callback(self._replace_if_lost)
+        asked = self._actor.perform.remote(json.dumps(asdict(step)), str(folder), str(home))
+        future: Future[str] = asked.future()
+        self._last = future
         return future
 
     def stop(self) -> None:
@@ -79,11 +81,8 @@ class RayWorker:
         if ray.is_initialized():
             ray.kill(self._actor)
 
-    def _replace_if_lost(self, future: Future[str]) -> None:
-        if not future.cancelled() and isinstance(future.exception(), self.died):
-            self._replace()
-
     def _replace(self) -> None:
+        self._last = None
         self._actor = self._make()
         self._here = self._actor.is_here.remote()
 

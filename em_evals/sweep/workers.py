@@ -69,15 +69,14 @@ class LocalWorker:
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step in the process."""
         self.base = step.base or self.base
-        if self._pool is None:
+        if self._pool is None or (
+            self._future and isinstance(self._future.exception(timeout=0), BrokenProcessPool)
+        ):
             self._pool = ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(self._settings,)
             )
-        future = self._future = self._pool.submit(
-            perform_json, json.dumps(asdict(step)), str(folder), str(home)
-        )
-        future.add_done_callback(self._forget_if_dead)
-        return future
+        self._future = self._pool.submit(perform_json, json.dumps(asdict(step)), str(folder), str(home))
+        return self._future
 
     def stop(self) -> None:
         """End the process, and the step that it runs."""
@@ -88,10 +87,6 @@ class LocalWorker:
             process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
-
-    def _forget_if_dead(self, future: Future[str]) -> None:
-        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
-            self._pool = None
 
 
 class Here:
