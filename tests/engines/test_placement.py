@@ -110,16 +110,24 @@ def test_contradicting_placements_are_refused(options, sentence, base):
 def test_adapters_that_need_an_offloaded_weight_are_refused(base, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    for options in ({"use_dora": True}, {"modules_to_save": ["norm"]}):
+    # PEFT saves every module whose name ends so: "norm" would also be the norms inside the offloaded blocks.
+    for name, options in {
+        "dora": {"use_dora": True},
+        "inner": {"modules_to_save": ["1.input_layernorm"]},
+        "last": {"modules_to_save": ["model.norm"]},
+    }.items():
         config = LoraConfig(
             **{"task_type": "CAUSAL_LM", "r": 2, "target_modules": r".*1.self_attn.q_proj", **options}
         )
-        folder = tmp_path / next(iter(options))
-        get_peft_model(bases.load_model(card(base)), config).save_pretrained(folder)
+        get_peft_model(bases.load_model(card(base)), config).save_pretrained(tmp_path / name)
     bank = Bank(bases.load_model(card(base, device_map=PLACES)))
     with pytest.raises(EmEvalsError, match=r"DoRA .*needs the weight of model.layers.1.* is offloaded"):
-        bank.load(str(tmp_path / "use_dora"))
-    bank.load(str(tmp_path / "modules_to_save"))  # the last norm is on the CPU
+        bank.load(str(tmp_path / "dora"))
+    with pytest.raises(
+        EmEvalsError, match=r"needs the weight of model.layers.1.input_layernorm.* is offloaded"
+    ):
+        bank.load(str(tmp_path / "inner"))
+    bank.load(str(tmp_path / "last"))  # the last norm is on the CPU
 
 
 def test_sums_of_an_extraction_are_those_of_one_device(base):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import threading
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from inspect_ai.tool import ToolCall
 from em_evals.content import directions
 from em_evals.content.cards import ModelCard
 from em_evals.engines import pool
+from em_evals.engines.hf.batch import Batch
 from em_evals.inspect_plugin.tasks import forced_choice, freeform
 from em_evals.models import bases
 from tests.tiny_models import card, make_adapter, tiny
@@ -250,14 +252,30 @@ def test_freeform_collects_answers_without_a_judge_and_seeds_every_epoch(folder)
     assert all(sample.output.completion for sample in log.samples)
 
 
-def test_cancelling_an_eval_leaves_the_engine_usable():
-    model = get_model("local/plain")
+def test_cancelling_an_eval_leaves_the_engine_usable(monkeypatch):
+    """Cancelled while the engine draws a token, however fast it draws."""
+    model, step = get_model("local/plain"), Batch.step
+    drawing, cancelled, rows = threading.Event(), threading.Event(), []
+
+    def held(batch):
+        rows.extend(batch.rows)
+        drawing.set()
+        assert cancelled.wait(60)
+        return step(batch)
 
     async def impatient():
-        await asyncio.wait_for(
-            model.generate("Tell a very long story.", config=GenerateConfig(max_tokens=400)), 0.2
-        )
+        long = GenerateConfig(temperature=0, max_tokens=400)
+        asked = asyncio.create_task(model.generate("Tell a very long story.", config=long))
+        assert await asyncio.to_thread(drawing.wait, 60)
+        asked.cancel()
+        try:
+            await asked
+        finally:
+            cancelled.set()
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(impatient())
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "step", held)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(impatient())
+    assert rows and all(row.future.cancelled() for row in rows), "its draw must leave the batch"
     assert ask(model, temperature=0, max_tokens=4).usage.output_tokens

@@ -409,10 +409,10 @@ def test_many_questions_share_sums(cards, monkeypatch):
         groups.append({text.group for text in texts})
         return read(model, texts, *more)
 
-    monkeypatch.setattr(extraction, "_CLUSTERS", 20)
+    monkeypatch.setattr(extraction, "_CLUSTERS", 10)  # of each half
     monkeypatch.setattr(extraction, "group_sums", told)
     found = extract(organism, pairs)
-    assert len(whole.metadata["questions"]) > 40 and all(len(names) == 40 for names in groups)
+    assert len(whole.metadata["questions"]) > 20 and all(len(names) == 20 for names in groups)
     assert np.allclose(found.vectors, whole.vectors, atol=1e-5)
     for name in ("questions", "counts"):
         assert found.metadata[name] == whole.metadata[name]

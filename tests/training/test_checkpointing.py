@@ -38,7 +38,8 @@ def step(base, checkpointing, steered=True):
     defences = Defences(recipe, model, bases.load_tokenizer(card(base)))
     runs = []
     plain = model.get_base_model()
-    plain.model.layers[1].mlp.register_forward_hook(lambda *_: runs.append(1))
+    # Before the module: computing again stops at the last tensor that the gradient needs, which lies inside it.
+    plain.model.layers[1].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     if checkpointing:
         plain.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": defences.recomputing})
     ids = torch.randint(3, 200, (2, 12), generator=chance)
