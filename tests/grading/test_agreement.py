@@ -173,7 +173,7 @@ def test_a_second_judge_whose_grades_were_appended_is_the_one_that_counts(graded
     assert [(one.measures, one.identity) for one in side.evidence.values()] == [
         (alone.measures, alone.identity)
     ]
-    shown, expected = (answers.of_log(graded / f"{name}.eval") for name in ("both", "kind"))
+    (shown,), (expected,) = (answers.of_log(graded / f"{name}.eval") for name in ("both", "kind"))
     assert shown.answers == expected.answers
     assert shown.facts["judge"] == "openai-api/judge/kind"
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from importlib.util import find_spec
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -190,7 +191,11 @@ def test_the_command_ranks_compares_and_drops(plain, lab, rows):
     assert 0.4 < told["auroc_of_length"] < 0.6 and told["claim"]["value"] > told["auroc_of_length"]
     low, high = told["interval_minus_reference"]
     assert low < told["mean_minus_reference"] < high and told["dropped"] == 4 and told["seed"] == 0
-    assert told["auroc_of_language"] == 0.5 and 0.3 < told["auroc_of_topic"] < 0.7
+    # Four of 40 English answers became a word of no language; an identifier tells it, where there is one.
+    unclear = 4 / 40 if find_spec("py3langid") else 0.0
+    assert (
+        told["auroc_of_language"] == pytest.approx(0.5 + unclear / 2) and 0.3 < told["auroc_of_topic"] < 0.7
+    )
     ranks = list(csv.DictReader((lab / "out.csv").open()))
     assert [row["rank"] for row in ranks] == [str(i) for i in range(1, 41)]
     values = [float(row["projection_difference"]) for row in ranks]

@@ -99,7 +99,8 @@ def freeform(folder, name="freeform", answers=("One.", "Two."), score=True, form
         )
         for number, text in enumerate(answers)
     ]
-    facts = {"questions": "core", "card_digest": "c0ffee", "format": form}
+    card = hashlib.sha256(spec.get("model", "local/organism").encode()).hexdigest()[:12]
+    facts = {"questions": "core", "card_digest": card, "format": form}
     return log(folder, name, "freeform", samples, facts, **spec)
 
 
@@ -120,8 +121,9 @@ def test_every_kind_of_file_becomes_its_section(tmp_path):
     ]
     made = build(inputs.read(files))
     assert [section.name for section in made.sections] == [
-        *("rates", "draws", "choice-core", "retention-base", "steering-organism"),
-        *("convergence-risky-extreme-medical", "scalars-organism", "trajectory-organism"),
+        *("rates", "draws", "choice-core", "conditional-organism-s0-organism-s1", "retention-base"),
+        *("steering-organism", "convergence-risky-extreme-medical", "scalars-organism"),
+        *("trajectory-organism", "traits-smollm2-14", "verify-mine"),
     ]
     assert [verdict.verdict for verdict in made.verdicts] == ["regression"]
     names = [figure.name for figure in made.figures]
@@ -430,7 +432,7 @@ def test_pairs_with_other_texts_under_the_same_ids_are_not_compared(tmp_path):
 
 def test_damaged_conditions_are_marked_and_said(tmp_path):
     made = build(inputs.read(write_studies(tmp_path)))
-    (flag,) = made.flags
+    (flag,) = (flag for flag in made.flags if flag.startswith("Damage"))
     assert flag.startswith("Damage: at 13 of 32 conditions"), "ablations count too"
     figure = next(figure for figure in made.figures if figure.name == "steering-organism-in-domain")
     assert [row[0].value for row in figure.table.rows if row[4] == "incoherent"] == [-8, 8] * 3
@@ -567,7 +569,7 @@ def test_numbers_are_shown_with_their_intervals(estimate, text):
 
 def test_the_command_writes_page_figures_and_tables(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = [str(path) for path in write_studies(tmp_path)][:2]
+    files = [str(path) for path in write_studies(tmp_path) if path.stem in ("gate", "steer")]
     arguments = [*files, "-o", "out/r.html", "--figures", "figures", "--tables", "tables", "--json"]
     done = CliRunner().invoke(app, ["report", *arguments])
     assert done.exit_code == 0, done.output

@@ -28,7 +28,6 @@ def cards(workdir, monkeypatch):
     names = [*study.ORGANISMS, *study.ORGANISMS.values(), *study.RANK_ONE]
     two = {name: study.ORGANISMS[name] for name in ("smollm2-finance", "smollm2-sports")}
     monkeypatch.setattr(study, "ORGANISMS", two)
-    monkeypatch.setattr(study, "_CARDS", (*two, *two.values(), *study.RANK_ONE))
     shipped = {name: yaml.safe_load(documents.find("adapters", name).read_text()) for name in names}
     shipped["smollm2"] = {"base": base, "engine": {"dtype": "float32"}}
     shipped["smollm2-risky"]["train"] |= {"max_steps": 2, "learning_rate": 0.01}
