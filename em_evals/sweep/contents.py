@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -14,20 +15,47 @@ _POLICY = ("gate.yaml",)
 """The gate's policy where none is named."""
 
 
-def digests(words: Iterable[str]) -> list[str]:
-    """Return `KIND/NAME=digest` of content, sorted.
+@dataclass(frozen=True)
+class Content:
+    """One content file.
 
-    Counted is every file or content that a word names (also after `=` and between commas), every scorer and cue set of
-    the user, and every content of the user that hides shipped content of its name: a default may mean it.
+    Attributes:
+        label: KIND/NAME.
+        name: as a command names it.
+        path: its file.
+        counts: whether it counts even where no word names it: every scorer of the user, and every content of the user
+            that hides shipped content of its name (a default may mean it).
     """
-    named = {part for word in words for part in re.split(r"[=,\s]", word) if part}
-    found = set()
+
+    label: str
+    name: str
+    path: Path
+    counts: bool
+
+
+def listed() -> list[Content]:
+    """List the content on this machine."""
+    found = []
     for kind in _KINDS:
         for name, path in documents.names(kind).items():
             own = path.parent != documents.SHIPPED / kind
             hides = own and (documents.SHIPPED / kind / path.name).is_file()
-            if name in named or hides or (own and kind.startswith("scorers")):
-                found.add(f"{kind}/{name}={identity.file_digest(path)}")
+            counts = hides or (own and kind.startswith("scorers"))
+            found.append(Content(f"{kind}/{name}", name, path, counts))
+    return found
+
+
+def digests(words: Iterable[str], contents: Iterable[Content]) -> list[str]:
+    """Return `KIND/NAME=digest` of the content that a command reads, and `FILE=digest` of files, sorted.
+
+    Args:
+        words: the command's; a name or file also counts after `=` and between commas.
+        contents: what is on this machine.
+    """
+    named = {part for word in words for part in re.split(r"[=,\s]", word) if part}
+    found = {
+        f"{one.label}={identity.file_digest(one.path)}" for one in contents if one.counts or one.name in named
+    }
     for part in {*named, *(_POLICY if "gate" in named else ())}:
         path = Path(part).expanduser()
         if len(part) < 1000 and path.suffix and path.is_file():

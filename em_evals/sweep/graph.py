@@ -58,9 +58,10 @@ def build(plan: SweepPlan) -> Graph:
     drafts = [*map(_training, (model for model in models if model.trained)), *Maker(plan, models).steps()]
     by_name = {step.name: step for step in drafts}
     by_model = {model.name: model for model in models}
+    listed = contents.listed()
     whole: dict[str, Step] = {}
     for name in TopologicalSorter({step.name: step.needs for step in drafts}).static_order():
-        whole[name] = _identified(by_name[name], whole, by_model)
+        whole[name] = _identified(by_name[name], whole, by_model, listed)
     return Graph(plan, tuple(models), tuple(whole[step.name] for step in drafts))
 
 
@@ -76,12 +77,17 @@ def _training(model: SweepModel) -> Step:
     )
 
 
-def _identified(step: Step, before: Mapping[str, Step], models: Mapping[str, SweepModel]) -> Step:
+def _identified(
+    step: Step,
+    before: Mapping[str, Step],
+    models: Mapping[str, SweepModel],
+    listed: Sequence[contents.Content],
+) -> Step:
     """Return the step with the digest of its command, of the content that it reads, and of the steps before it."""
     parts = [json.dumps([step.command, step.accept]), *(before[name].digest for name in step.needs)]
     # A model that is not trained here is named in the command, and has no step before.
     named = {word.removeprefix("local/") for word in step.command}
     parts += [models[name].digest for name in sorted(named & models.keys())]
     if step.measure != "train":
-        parts += contents.digests(step.command)
+        parts += contents.digests(step.command, listed)
     return replace(step, digest=files.digest(*(part.encode() for part in parts)))

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import entry_points, version
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 from em_evals.content import documents
@@ -45,7 +46,7 @@ def perform(step: Step, folder: Path, home: Path) -> Record:
         step.words(folder),
         host=socket.gethostname(),
         started=started,
-        version=version("em-evals"),
+        version=_version(),
     )
     earlier = steps.read_record(folder, step.name)
     words = step.words(folder)
@@ -93,15 +94,26 @@ def _ended(step: Step, folder: Path, begun: Record, code: int, seconds: float) -
     return record
 
 
+@lru_cache
+def _script(name: str) -> EntryPoint | None:
+    """Find a console script; the search reads every installed package's metadata."""
+    return next(iter(entry_points(group="console_scripts", name=name)), None)
+
+
+@lru_cache
+def _version() -> str:
+    return version("em-evals")
+
+
 def _run(words: list[str]) -> int:
     """Call a console script in this process, and return its exit code."""
-    scripts = entry_points(group="console_scripts", name=words[0])
-    if not scripts:
+    script = _script(words[0])
+    if script is None:
         print(f"{words[0]} is not installed here.", file=sys.stderr)  # noqa: T201
         return 127
     before, sys.argv = sys.argv, words
     try:
-        next(iter(scripts)).load()()
+        script.load()()
     except SystemExit as end:
         if end.code == 130:
             raise KeyboardInterrupt from None
