@@ -182,10 +182,20 @@ def test_a_trajectory_reads_the_finished_log(logs, folder):
     pytest.importorskip("torch")
     from em_evals.interp.phase.phase import _em_rates
 
-    for path in logs:
-        log = read_eval_log(str(folder / path.name))
-        log.eval.model = "local/mine@8"
-        write_eval_log(log, str(folder / path.name))
+    def stating(digest):
+        for path in logs:
+            log = read_eval_log(str(folder / path.name))
+            log.eval.model = "local/mine@8"
+            log.eval.metadata = {**log.eval.metadata, "card_digest": digest}
+            write_eval_log(log, str(folder / path.name))
+
+    stating(None)  # `mine` is no card here, so that a digest could not be compared
     (point,) = _em_rates("mine", folder)
     events = sum(draw.misaligned_coherent for draw in read_draws(logs[1]))
     assert point.step == 8 and point.value == events / 6
+    stating("0123")
+    with pytest.raises(
+        EmEvalsError, match=r"this log is of local/mine@8, which cannot .* leave it out"
+    ) as caught:
+        _em_rates("mine", folder)
+    assert logs[1].name in str(caught.value)

@@ -218,9 +218,18 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
 
 
 def _of_this_adapter(log: EvalLog, told: Facts, path: Path) -> None:
-    """Refuse a log of a model that has another digest now; a log without a digest is accepted."""
-    now = resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest if told.cards else ""
-    if told.cards and told.cards != (now,):
+    """Refuse a log of a model that has another digest now, or none; a log without a digest is accepted."""
+    if not told.cards:
+        return
+    try:
+        now = resolve(log.eval.model.removeprefix("local/"), log.eval.model_args).digest
+    except EmEvalsError as error:
+        why = str(error).rstrip(".")
+        raise EmEvalsError(
+            f"this log is of {log.eval.model}, which cannot be compared with what it is now ({why}): leave it out.",
+            path,
+        ) from error
+    if told.cards != (now,):
         raise EmEvalsError(
             f"this log is of another {log.eval.model} than the current one (retrained, or with other settings): leave "
             "it out.",
