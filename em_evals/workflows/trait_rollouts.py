@@ -6,6 +6,7 @@ unfinished one is continued (Inspect's `eval_set`): answers that are there are n
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def rollouts(card: ResolvedCard, trait: Trait, named: str, sampling: Sampling, f
         options["temperature"] = sampling.temperature
     judge = "grader" if by_model else sampling.judge
     with locks.alone(place):
-        done, logs = eval_set(
+        # In a context of its own: eval_set leaves its model active, and tasks made later would state that card.
+        done, logs = copy_context().run(
+            eval_set,
             task(named, sampling.part, sampling.draws, seed=sampling.seed, judge=judge),
             log_dir=str(place),
             retry_attempts=0,

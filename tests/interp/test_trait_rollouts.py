@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inspect_ai.log import read_eval_log
+from inspect_ai.model._model import active_model
 from typer.testing import CliRunner
 
 from em_evals.cli import app
@@ -264,6 +265,7 @@ def test_an_interrupted_run_is_continued_and_finished_answers_are_not_sampled_ag
     (log,) = Path("cut/rollouts").rglob("*.eval")
     found = {(one.id, one.epoch): one.uuid for one in read_eval_log(str(log)).samples}
     assert len(found) == 24 and {key: found[key] for key in kept} == kept
+    assert active_model() is None, "a task that is made next would state this card"
 
 
 def test_one_command_samples_grades_filters_extracts_and_chooses_the_layer(plain, lab, judge):
