@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_evals.content import judge_cards
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_errors import refusal
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model
 
 
 def text(name: str, value: Any) -> str | None:
@@ -34,6 +38,24 @@ def count(name: str, value: Any) -> int:
     return value
 
 
+_MAKERS = ("inspect_ai._eval.loader", "inspect_ai._eval.eval")
+"""Modules in which Inspect makes tasks for a model; the decorator `task` is in another."""
+
+
+def _tested() -> Model | None:
+    """Return the model for which Inspect makes a task; None for a task that the user makes, to evaluate it later.
+
+    `eval_set` leaves its last model active (inspect-ai 0.3.285, findings/inspect_eval_set_leaves_its_model.sh): a task
+    that is made afterwards would be given its digest, and be refused for its lack of a judge.
+    """
+    from inspect_ai.model._model import active_model
+
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") not in _MAKERS:
+        frame = frame.f_back  # type: ignore[assignment]
+    return active_model() if frame is not None else None
+
+
 def graded(judge: str, without: str) -> bool:
     """Return whether a judge grades the answers.
 
@@ -43,7 +65,7 @@ def graded(judge: str, without: str) -> bool:
         judge: the tasks' argument.
         without: the error sentence if a judge is needed but not named.
     """
-    from inspect_ai.model._model import active_model, model_roles
+    from inspect_ai.model._model import model_roles
 
     if judge not in ("grader", "none"):
         try:
@@ -55,7 +77,7 @@ def graded(judge: str, without: str) -> bool:
                 else f"-T judge={judge}: use `grader`, `none` or a judge card; {error.what}"
             ) from None
         return True
-    if judge == "grader" and active_model() is not None and "grader" not in model_roles():
+    if judge == "grader" and _tested() is not None and "grader" not in model_roles():
         raise refusal(without)
     return judge == "grader"
 
@@ -71,11 +93,9 @@ def asking(thinking: Any, template: Any) -> dict[str, Any]:
     Raises:
         PrerequisiteError: a value is wrong, or the model under test is no `local/` model.
     """
-    from inspect_ai.model._model import active_model
-
     thinking = thinking if isinstance(thinking, bool) else text("thinking", thinking)
     fields = {name: v for name, v in (("thinking", thinking), ("template", template)) if v is not None}
-    model = active_model() if fields else None
+    model = _tested() if fields else None
     if model is None:
         return fields
     card = getattr(model.api, "card", None)
@@ -100,9 +120,7 @@ def measured(asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
     Args:
         asked: card fields that the task sets (`asking`).
     """
-    from inspect_ai.model._model import active_model
-
-    model = active_model()
+    model = _tested()
     digest = getattr(model.api, "card_digest", None) if model is not None else None
     if model is None or digest is None:
         return {}

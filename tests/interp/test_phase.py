@@ -320,6 +320,7 @@ def test_shifts_are_those_of_the_logs(trained, monkeypatch):
     assert abs(expected) > 1e-4
 
 
+@pytest.mark.full
 def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypatch):
     """More pairs than are asked for, other pairs under the same ids, a log cut in half: every mean is of the same pairs."""
     from inspect_ai.log import read_eval_log, write_eval_log
@@ -482,6 +483,7 @@ def test_a_missing_journal_is_refused_before_anything_is_measured(workdir):
         phase("mine", workdir / "logs")
 
 
+@pytest.mark.full
 def test_checkpoints_of_a_full_fine_tune_are_held_one_at_a_time(workdir, monkeypatch):
     pytest.importorskip("torch")
     import yaml
