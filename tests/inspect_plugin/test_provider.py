@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 import yaml
 from inspect_ai import Task, eval
+from inspect_ai._eval.loader import resolve_tasks
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import Sample
 from inspect_ai.model import (
@@ -175,7 +176,7 @@ def test_a_local_model_has_its_own_connections_and_leaves_other_models_theirs(fo
 
     def made_for(model):
         init_active_model(model, GenerateConfig())
-        forced_choice()
+        assert resolve_tasks("em_evals/forced_choice", {}, model, None, None, None)
 
     for model in (local, other):
         contextvars.copy_context().run(made_for, model)
