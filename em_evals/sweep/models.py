@@ -135,19 +135,26 @@ def _free(name: str) -> None:
 
 
 def _data(recipe: AdapterRecipe) -> list[str]:
-    """Return digests of the data and directions that a training reads."""
+    """Return digests of the data, models and directions that a training reads."""
     names = [source.name for source in recipe.data]
-    names += (recipe.kl.data if recipe.kl else []) + (recipe.interleave.data if recipe.interleave else [])
+    for part in (recipe.kl, recipe.interleave, recipe.features):
+        names += part.data if part else []
     found = []
     for name in names:
         data = _loaded(name)
         found.append(data.digest)
-        if recipe.control is not None:
+        if recipe.control is not None or recipe.preference is not None:
             found += [_loaded(other).digest for other in sorted(data.controls.values())]
     for one in recipe.interventions:
         found += [
             identity.file_digest(directions.find(name)) for name in one.directions if isinstance(name, str)
         ]
+    stop = recipe.early_stop
+    models = [recipe.start_from, stop.control if stop else None]
+    found += [cards.resolve(name).digest for name in models if name is not None]
+    read = [stop.alarm] if stop and stop.alarm else []
+    read += recipe.monitor.traits if recipe.monitor and stop else []
+    found += [identity.file_digest(Path(name)) for name in read if Path(name).is_file()]
     return found
 
 

@@ -86,6 +86,20 @@ def test_a_digest_covers_recipe_data_and_the_steps_before(lab):
     assert changed == organisms | {"report/all"}, "the control and the base are as they were"
 
 
+def test_a_digest_covers_the_model_that_a_training_starts_from(lab):
+    text = "models: [{card: organism, train: {start_from: first}}]\n"
+    first = lab / "adapters" / "first"
+    first.mkdir()
+    (first / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{lab}/tiny"}}')
+    (first / "adapter_model.safetensors").write_bytes(b"one")
+    card = (lab / "adapters" / "plain.yaml").read_text()
+    (lab / "adapters" / "first.yaml").write_text(card + "adapter: first\n")
+    before = built(lab, text).steps[0].digest
+    assert built(lab, text).steps[0].digest == before
+    (first / "adapter_model.safetensors").write_bytes(b"another")
+    assert built(lab, text).steps[0].digest != before
+
+
 def test_a_digest_covers_the_users_content_that_an_argument_names(lab):
     text = "models: [{card: plain}]\nmeasures: [{task: em_evals/forced_choice, args: {pairs: mine}}]\n"
     (lab / "tasks").mkdir()
