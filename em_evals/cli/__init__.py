@@ -11,80 +11,29 @@ from typing import Annotated, NoReturn
 import typer
 
 from em_evals import shown
-from em_evals.cli import (
-    conditional,
-    data,
-    diff,
-    direction,
-    drift,
-    first,
-    forecast,
-    gate,
-    grading,
-    insight,
-    lens,
-    models,
-    provenance,
-    rates,
-    report,
-    retention,
-    scaling,
-    schema,
-    serving,
-    steering,
-    study,
-    sweep,
-    training,
-    trait,
-    trait_measures,
-    verify,
-)
+from em_evals.cli.commands import COMMANDS
+from em_evals.cli.lazy import LazyGroup
 from em_evals.cli.output import echo
 from em_evals.errors import EmEvalsError, missing_package
 
 __all__ = ["app", "main"]
 
+
+class _Root(LazyGroup):
+    """All commands."""
+
+    members = COMMANDS
+
+
 app = typer.Typer(
     name="em-evals",
+    cls=_Root,
     help="Evaluate, localize, steer and gate emergent misalignment in fine-tuned LLMs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help screen costs a third of a second
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(first.quick)
-app.command()(first.demo)
-app.add_typer(models.app, name="models")
-app.add_typer(data.app, name="data")
-app.command()(training.train)
-app.add_typer(direction.app, name="direction")
-app.command("compile")(models.compile_card)
-app.command()(verify.verify)
-app.command()(steering.steer)
-insight.app.command("drift")(drift.insight_drift)
-insight.app.command("scaling")(scaling.scaling)
-insight.app.command("lens")(lens.lens)
-insight.app.command("diff")(diff.diff)
-insight.app.command("forecast")(forecast.forecast)
-insight.app.command("same")(provenance.same)
-app.add_typer(insight.app, name="insight")
-app.command()(conditional.conditional)
-trait.app.command("map")(trait_measures.trait_map)
-trait.app.command("monitor")(trait_measures.trait_monitor)
-trait.app.command("shift")(trait_measures.trait_shift)
-trait.app.command("bases")(trait_measures.trait_bases)
-app.add_typer(trait.app, name="trait")
-app.command()(study.study)
-app.command()(sweep.sweep)
-app.command()(rates.rates)
-app.add_typer(grading.app, name="judges")
-app.command()(gate.gate)
-app.command("lm-eval", context_settings=retention.UNTOUCHED, add_help_option=False)(retention.lm_eval)
-app.command()(retention.retention)
-app.command()(report.report)
-app.command()(schema.schema)
-app.command()(serving.serve)
-app.command()(serving.doctor)
 
 
 def _print_version(wanted: bool) -> None:

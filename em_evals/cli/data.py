@@ -8,14 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from em_evals.cli import screening
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
-app = typer.Typer(help="Question sets and training data.", no_args_is_help=True, rich_markup_mode=None)
 
-
-@app.command("list")
 def data_list(as_json: Json = False) -> None:
     """List question sets, published sets and training data."""
     from em_evals.content import documents, published
@@ -43,7 +39,6 @@ def data_list(as_json: Json = False) -> None:
         print_table("", ["kind", "name", "where"], [list(row.values()) for row in rows])
 
 
-@app.command("fetch")
 def data_fetch(
     names: Annotated[list[str], typer.Argument(help="Published question sets or training data; `all`.")],
     as_json: Json = False,
@@ -71,7 +66,6 @@ def data_fetch(
         print_json(rows)
 
 
-@app.command("convert")
 def data_convert(
     file: Annotated[
         Path, typer.Argument(help="Training data: JSONL, or a JSON list (docs/training-data.md).")
@@ -92,7 +86,6 @@ def data_convert(
         echo(f"left out, as no model reads them: {', '.join(sorted(done.left_out))}")
 
 
-@app.command("check")
 def data_check(file: str, as_json: Json = False) -> None:
     """Check questions, pairs, a rubric, a card or training data; exit code 2 with file and line if invalid."""
     from em_evals.workflows import content_check
@@ -102,6 +95,3 @@ def data_check(file: str, as_json: Json = False) -> None:
         print_json(report)
     else:
         print_table("", ["what", "value"], [[key, str(value)] for key, value in report.items()])
-
-
-app.command("screen")(screening.data_screen)

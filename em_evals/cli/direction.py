@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from em_evals.interp.extraction.contrast import Contrast
     from em_evals.interp.extraction.extract import Settings
 
-app = typer.Typer(help="Directions in the residual stream.", no_args_is_help=True, rich_markup_mode=None)
-
 
 ContrastKind = Annotated[
     str,
@@ -50,7 +48,6 @@ Split = Annotated[bool, typer.Option(help="Extract from half of the questions, t
 Seed = Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**32 - 1)]
 
 
-@app.command("extract")
 def direction_extract(
     card: Annotated[str, typer.Argument(help="The model under test, as in local/CARD.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
@@ -119,7 +116,6 @@ def _extract(
     shutil.rmtree(state, ignore_errors=True)
 
 
-@app.command("show")
 def direction_show(direction: str, as_json: Json = False) -> None:
     """Show how a direction was made, and its reliability layer by layer."""
     from em_evals.content import directions
@@ -127,7 +123,6 @@ def direction_show(direction: str, as_json: Json = False) -> None:
     _show(directions.find(direction), as_json)
 
 
-@app.command("compare")
 def direction_compare(
     names: Annotated[list[str], typer.Argument(help="Two or more directions of one base.")],
     as_json: Json = False,
@@ -162,7 +157,6 @@ def direction_compare(
         echo(f"{a} · {b}: {claim.sentence()}")
 
 
-@app.command("combine")
 def direction_combine(
     parts: Annotated[list[str], typer.Argument(help="NAME, or WEIGHT*NAME: 1*mine -- -1*other subtracts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The direction file.")],
@@ -182,7 +176,6 @@ def direction_combine(
     _written(output, as_json)
 
 
-@app.command("export")
 def direction_export(
     direction: str,
     output: Annotated[
@@ -213,7 +206,6 @@ def direction_export(
     _written(output, as_json)
 
 
-@app.command("import")
 def direction_import(
     file: Annotated[Path, typer.Argument(help=".safetensors, .npz, .npy, .gguf, or .pt of plain tensors.")],
     base: Annotated[str, typer.Option(help="The base that it was made for.")],

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import typer.core
 
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
@@ -15,24 +14,6 @@ if TYPE_CHECKING:
     from em_evals.grading.agreement import Agreement
 
 
-class _Group(typer.core.TyperGroup):
-    """`judges A B` compares; only `judges calibrate …` is another command."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the command in that is meant."""
-        if args and args[0] not in ("calibrate", "compare", "-h", "--help"):
-            args = ["compare", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(
-    cls=_Group,
-    no_args_is_help=True,
-    help="Compare two judges, or judges and people (`judges A B`); `calibrate` stores a judge's errors.",
-)
-
-
-@app.command("calibrate")
 def calibrate(
     log: Annotated[
         Path, typer.Argument(help="A graded Inspect log, or a judged table with the column answer.")
@@ -73,7 +54,6 @@ def calibrate(
     print_table(f"{output}", ["arm", "labeled", "EM by people", "sensitivity", "specificity"], rows)
 
 
-@app.command("compare")
 def judges(
     first: Annotated[Path, typer.Argument(help="A graded Inspect log, or a CSV with answers and grades.")],
     second: Annotated[

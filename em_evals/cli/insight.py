@@ -11,10 +11,7 @@ import typer
 from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, echo, estimate_cell, measured_cell, print_json, print_table
 
-app = typer.Typer(help="Studies of model internals.", no_args_is_help=True, rich_markup_mode=None)
 
-
-@app.command("phase")
 def insight_phase(
     card: Card,
     logs: Annotated[Path | None, typer.Option(help="Forced-choice logs (default: logs/phase/CARD).")] = None,
@@ -61,7 +58,6 @@ def insight_phase(
         echo(f"{rotation.module}: {rotation.sentence()}")
 
 
-@app.command("convergence")
 def insight_convergence(
     cards: list[str],
     directions: Annotated[
@@ -119,7 +115,6 @@ def insight_convergence(
         echo(note)
 
 
-@app.command("lora-scalars")
 def insight_lora_scalars(
     card: Card,
     control: Annotated[str | None, typer.Option(help="The control organism's card.")] = None,

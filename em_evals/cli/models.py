@@ -11,10 +11,7 @@ import typer
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
-app = typer.Typer(help="Cards: the models under test.", no_args_is_help=True, rich_markup_mode=None)
 
-
-@app.command("list")
 def models_list(as_json: Json = False) -> None:
     """List all cards, and whether their adapters exist."""
     from em_evals.content import cards
@@ -34,7 +31,6 @@ def models_list(as_json: Json = False) -> None:
         print_table("", ["name", "base", "adapter", "description"], [list(row.values()) for row in rows])
 
 
-@app.command("show")
 def models_show(name: str, as_json: Json = False) -> None:
     """Show one card with all defaults."""
     from em_evals.content import adapter_folders, cards

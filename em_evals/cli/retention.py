@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from em_evals.results.records import Retention
     from em_evals.retention.scores import ModelResults
 
-UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""Pass every argument on to lm-eval."""
-
 
 def lm_eval(context: typer.Context) -> None:
     """Run lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks."""

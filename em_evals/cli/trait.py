@@ -12,10 +12,6 @@ from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.cli.steering import parsed_layers
 from em_evals.errors import EmEvalsError
 
-app = typer.Typer(
-    help="Traits: directions, geometry, monitoring.", no_args_is_help=True, rich_markup_mode=None
-)
-
 if TYPE_CHECKING:
     from em_evals.content.traits import Trait
 
@@ -24,7 +20,6 @@ _SIDES = ("positive", "negative")
 _COUNTS = ("answers", "graded", "refusals", "paper", "code")
 
 
-@app.command("list")
 def trait_list(as_json: Json = False) -> None:
     """List traits with their kinds and descriptions."""
     from em_evals.content.traits import load_trait, names
@@ -69,7 +64,6 @@ Nulls = Annotated[
 ]
 
 
-@app.command("extract")
 def trait_extract(
     traits: Traits,
     model: Annotated[str, typer.Option(help="The card that answers and reads, as in local/CARD.")],
@@ -238,7 +232,6 @@ def _notes(told: dict[str, Any]) -> Iterator[str]:
         yield f"unsteered {told['steering']['unsteered']:.1f}; {claim.sentence()}"
 
 
-@app.command("draft")
 def trait_draft(
     name: Annotated[str, typer.Argument(help="The new trait's name, as power_seeking.")],
     model: Annotated[str, typer.Option(help="Who writes: PROVIDER/MODEL, any model of Inspect.")],
