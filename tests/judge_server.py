@@ -75,8 +75,12 @@ def number(value: int) -> Reply:
 class JudgeServer:
     """Serves on 127.0.0.1 until the context ends.
 
+    `handler` serves the requests; a subclass of `Handler` may know further paths.
+
     The judge's request without an answer is answered by `probe` and kept apart, in `probes`.
     """
+
+    handler: type[Handler]
 
     def __init__(
         self, reply: Callable[[str], Reply], mode: Mode = "numbers", probe: Callable[[], Reply] | None = None
@@ -87,7 +91,7 @@ class JudgeServer:
         self.requests: list[dict[str, Any]] = []
         self.probes: list[dict[str, Any]] = []
         self._lock = threading.Lock()
-        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http = _Server(("127.0.0.1", 0), self.handler)
         self._http.judge = self
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -174,7 +178,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -186,7 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
             status, body = self.server.judge.answer(request, key)
         else:
             status, body = 404, _error(f"no such path: {self.path}", "not_found")
-        data = json.dumps(body).encode()
+        self.send(status, json.dumps(body).encode())
+
+    def send(self, status: int, data: bytes) -> None:
+        """Send a response."""
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -198,6 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+JudgeServer.handler = Handler
 
 
 def _error(message: str, code: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from em_evals import files
 from em_evals.content import documents
@@ -35,7 +35,15 @@ class _File(BaseModel):
     read: Literal["auto", "logprobs", "sampling"] = "auto"
     samples: int = Field(default=5, ge=1, le=100)
     temperature: float = Field(default=1.0, ge=0, le=2)
+    batch: bool | int = False
     rubrics: dict[str, str] = {}
+
+    @field_validator("batch")
+    @classmethod
+    def _size(cls, batch: bool | int) -> bool | int:
+        if batch is not True and batch is not False and batch < 1:
+            raise ValueError("write true, false, or the smallest number of requests in a batch")
+        return batch
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class JudgeCard:
             finds out (docs/judges.md).
         samples: replies per grade, where they are parsed.
         temperature: of these replies.
+        batch: whether it is asked through its provider's batch API; a number is the smallest batch.
         rubrics: metric -> digest of the prompt that this judge was tried with; another prompt is refused.
     """
 
@@ -63,6 +72,7 @@ class JudgeCard:
     read: Literal["auto", "logprobs", "sampling"]
     samples: int
     temperature: float
+    batch: bool | int
     rubrics: dict[str, str]
 
     @property
@@ -78,7 +88,7 @@ class JudgeCard:
 
     @property
     def digest(self) -> str:
-        """Identifies who grades and how; not the card's name or description."""
+        """Identifies who grades and how; not the card's name or description, nor how its requests travel (`batch`)."""
         parts = (
             self.model,
             self.revision,
@@ -145,5 +155,6 @@ def load(name: str) -> JudgeCard:
         file.read,
         file.samples,
         file.temperature,
+        file.batch,
         dict(file.rubrics),
     )

@@ -72,16 +72,17 @@ def _content(value: Any) -> Any:
 
 
 class ReplyCache:
-    """One judge's replies.
+    """One judge's replies: in memory while a run lasts, in files for the next run.
 
     Args:
         judge: its identity.
-        use: False neither reads nor writes.
+        use: False neither reads nor writes files.
     """
 
     def __init__(self, judge: str, use: bool = True) -> None:
         self._judge = judge
         self._use = use
+        self._kept: dict[str, dict[str, Any]] = {}
 
     def distribution(self, *key: str) -> dict[str, float] | None:
         """Token probabilities that were used before."""
@@ -97,23 +98,25 @@ class ReplyCache:
         return found if isinstance(found, str) else None
 
     def keep(self, entry: dict[str, Any], *key: str) -> None:
-        """Keep a reply; a disk that is full or cannot be written to costs the cache, not the grade."""
-        if not self._use:
-            return
+        """Keep a reply; a disk that is full or cannot be written to costs the files, not the grade."""
         path = self._path(*key)
+        if not self._use:
+            self._kept[path.stem] = entry
+            return
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with files.atomic(path, mode=0o600) as temporary:
                 temporary.write_text(json.dumps({"format": _FORMAT, **entry}), encoding="utf-8")
         except (OSError, EmEvalsError) as error:
-            self._use = False
+            self._use, self._kept[path.stem] = False, entry
             _LOGGER.warning(f"judges' replies are not cached: {error}")
 
     def _read(self, *key: str) -> dict[str, Any]:
+        path = self._path(*key)
         if not self._use:
-            return {}
+            return self._kept.get(path.stem, {})
         try:
-            entry = files.read_json(self._path(*key))
+            entry = files.read_json(path)
         except EmEvalsError:
             return {}  # missing or damaged: asked again
         return entry if isinstance(entry, dict) and entry.get("format") == _FORMAT else {}

@@ -67,6 +67,11 @@ class Reading:
         """Token probabilities or sampling."""
         return "logprobs" if self.alternatives else "sampling"
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether equal requests bring equal replies: token probabilities, or replies at temperature 0."""
+        return bool(self.alternatives) or (self.temperature and self.sampled_at == 0)
+
     def config(self) -> GenerateConfig:
         """Return the request's settings. Samples have no token limit: reasoning models think before they answer."""
         if not self.alternatives:

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import logging
 import math
-import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import anyio
-from inspect_ai.model import GenerateConfig, Model, ModelOutput
+from inspect_ai._util._async import tg_collect
+from inspect_ai.model import Model
 
 from em_evals import files
 from em_evals.content.judge_cards import JudgeCard
 from em_evals.content.rubrics import Rubric
 from em_evals.errors import EmEvalsError
-from em_evals.grading import cache, failures
+from em_evals.grading import cache, graders
 from em_evals.grading.failures import Failure
 from em_evals.grading.grade import SAMPLES, Grade, Reading, Trouble
 from em_evals.grading.replies import grade_replies, usable
+from em_evals.grading.requests import Requests
 from em_evals.grading.tokens import grade_distribution, read_first
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,10 +38,6 @@ PROBE = Rubric(
     "This is a test of the connection. Reply with the number 85 and nothing else. {question}{answer}",
 )
 """Asked with empty question and answer: shows how a judge replies whatever the model under test said."""
-
-_RETRIES = 5
-LONGEST_WAIT = 3600.0
-"""Seconds without a single reply after which a rate limit counts as a failure."""
 
 
 def check(name: str) -> None:
@@ -64,11 +64,23 @@ def check(name: str) -> None:
 class Judge:
     """Asks one judge model. Identical questions about identical answers are asked once, across runs too.
 
+    A judge whose replies are sampled is asked about each of a run's equal answers for itself: one sample for all of
+    them would make its error the same in all. What an earlier run got is used again, for as many as it had.
+
     Args:
         model: the judge.
         samples: draws per grade where it has to be sampled; None: the card's, or 5.
         use_cache: False asks everything again and keeps nothing.
         card: pins how it is asked; without one that is found out.
+        batch: whether it is asked through its provider's batch API (a number: the smallest batch); None: as the card
+            or the model's own settings say.
+
+    Attributes:
+        requests: what is sent; `requests.count` says how many.
+        reused: replies that needed no request, because an equal one was there.
+
+    Raises:
+        EmEvalsError: batches are wanted of a provider that has none.
     """
 
     def __init__(
@@ -77,11 +89,14 @@ class Judge:
         samples: int | None = None,
         use_cache: bool = True,
         card: JudgeCard | None = None,
+        batch: bool | int | None = None,
     ) -> None:
         self.model = model
         self.card = card
         self.samples = samples or (card.samples if card is not None else SAMPLES)
         self.name = cache.name_of(model)
+        self.requests = Requests(model, self.name, graders.batch_of(model, batch, card))
+        self.reused = 0
         self.reading = Reading()
         if card is not None:
             pinned = Reading(sampled_at=card.temperature)
@@ -89,12 +104,11 @@ class Judge:
                 replace(pinned.sampled(), why="its card says so") if card.read == "sampling" else pinned
             )
         self._cache = cache.ReplyCache(cache.identity(model), use_cache)
-        self._answered = False
         self._announced: Reading | None = None
-        self._warned: set[str] = set()
-        self._last_reply = time.monotonic()
         self._settling = anyio.Lock()
         self._locks: dict[str, anyio.Lock] = {}
+        self._seen: Counter[str] = Counter()
+        self._probe_first = self.requests.in_batches
 
     @property
     def told(self) -> str:
@@ -108,20 +122,31 @@ class Judge:
             EmEvalsError: the judge cannot be asked at all: no connection, no such model, a wrong key.
         """
         prompt = rubric.render(question, answer)
-        # Equal answers often come at the same time (empty ones, say): the second waits for the first's cache.
-        key = files.digest(prompt.encode())
-        lock = self._locks.setdefault(key, anyio.Lock())
-        async with lock:
-            try:
-                grade = await self._grade(rubric, prompt)
-            except Failure as failure:
-                grade = Grade(math.nan, "unscored", self.reading.way, {}, failure.sentence)
+        key = files.digest(rubric.digest.encode(), prompt.encode())
+        turn, self._seen[key] = self._seen[key], self._seen[key] + 1
+        try:
+            grade = await self._grade(rubric, prompt, turn)
+        except Failure as failure:
+            grade = Grade(math.nan, "unscored", self.reading.way, {}, failure.sentence)
         self._announce()
         if grade.category == "unscored":
-            self._warn(grade.note)
+            self.requests.warn(grade.note)
         return grade
 
-    async def _grade(self, rubric: Rubric, prompt: str) -> Grade:
+    async def grade_all(self, asks: Sequence[tuple[Rubric, str, str]]) -> list[Grade]:
+        """Grade by several rubrics at the same time.
+
+        Args:
+            asks: rubric, question and answer of each grade.
+
+        Raises:
+            EmEvalsError: as `grade`.
+        """
+        return await tg_collect([partial(self.grade, *one) for one in asks])
+
+    async def _grade(self, rubric: Rubric, prompt: str, turn: int) -> Grade:
+        if self._probe_first:
+            await self._find_reading()
         # `shared` is how all draws are read; `reading` departs from it where only this draw's reply asks for that.
         reading = shared = self.reading
         while True:
@@ -129,7 +154,7 @@ class Judge:
                 try:
                     if reading.alternatives and not (rubric.reason or rubric.kind == "text"):
                         return await self._by_probabilities(rubric, prompt, reading)
-                    return await self._by_samples(rubric, prompt, reading.sampled())
+                    return await self._by_samples(rubric, prompt, reading.sampled(), turn)
                 except Trouble as trouble:
                     reading = await self._settle(reading, shared, trouble)
             except Failure as failure:
@@ -144,25 +169,58 @@ class Judge:
             Failure: no reply came.
         """
         key = (rubric.digest, prompt, repr(reading.config()))
-        if (known := self._cache.distribution(*key)) is not None:
-            return grade_distribution(rubric, known)
-        output = await self._ask(prompt, reading)
-        logprobs = output.choices[0].logprobs
-        grade = read_first(rubric, logprobs.content if logprobs else [], reading)
-        self._cache.keep({"distribution": grade.distribution}, *key)
-        return grade
+        async with self._alone(key):
+            if (known := self._cache.distribution(*key)) is not None:
+                self.reused += 1
+                return grade_distribution(rubric, known)
+            output = await self.requests.send(prompt, reading)
+            logprobs = output.choices[0].logprobs
+            grade = read_first(rubric, logprobs.content if logprobs else [], reading)
+            self._cache.keep({"distribution": grade.distribution}, *key)
+            return grade
 
-    async def _by_samples(self, rubric: Rubric, prompt: str, reading: Reading) -> Grade:
-        replies = []
-        for draw in range(self.samples):
-            key = (rubric.digest, prompt, repr(reading.config()), f"draw {draw}")
-            reply = self._cache.reply(*key)
-            if reply is None:
-                reply = (await self._ask(prompt, reading)).completion
-                if usable(rubric, reply):
-                    self._cache.keep({"reply": reply}, *key)
-            replies.append(reply)
-        return grade_replies(rubric, replies)
+    async def _by_samples(self, rubric: Rubric, prompt: str, reading: Reading, turn: int) -> Grade:
+        first = 0 if reading.repeatable else turn * self.samples
+        draws = range(first, first + self.samples)
+        return grade_replies(
+            rubric, await tg_collect([partial(self._reply, rubric, prompt, reading, draw) for draw in draws])
+        )
+
+    async def _reply(self, rubric: Rubric, prompt: str, reading: Reading, draw: int) -> str:
+        key = (rubric.digest, prompt, repr(reading.config()), f"draw {draw}")
+        async with self._alone(key):
+            if (known := self._cache.reply(*key)) is not None:
+                self.reused += 1
+                return known
+            reply = (await self.requests.send(prompt, reading)).completion
+            if usable(rubric, reply):
+                self._cache.keep({"reply": reply}, *key)
+            return reply
+
+    def _alone(self, key: tuple[str, ...]) -> anyio.Lock:
+        """Return the lock of a request: equal ones often come at the same time, and wait for the first's reply."""
+        return self._locks.setdefault(files.digest(*(part.encode() for part in key)), anyio.Lock())
+
+    async def _find_reading(self) -> None:
+        """Find out, outside the batches, how the judge is read: each refusal inside them costs a batch's time.
+
+        Raises:
+            EmEvalsError: it cannot be asked at all.
+        """
+        async with self._settling:
+            while self._probe_first:
+                try:
+                    found = await self._probe(self.reading)
+                except Failure as failure:
+                    if failure.gone:
+                        raise self.requests.unreachable(failure) from None
+                    found = None
+                following = self.reading.without(found.part, found.why) if found else None
+                if following is None:
+                    self._probe_first = False
+                else:
+                    self._keep_to_card(following)
+                    self.reading = following
 
     async def _settle(self, reading: Reading, shared: Reading, trouble: Trouble) -> Reading:
         """How to ask this draw next; how to ask all, where a request without an answer meets trouble too.
@@ -198,10 +256,10 @@ class Judge:
         async with self._settling:
             if self.reading != shared:
                 return self.reading
-            if self._answered:
+            if self.requests.answered:
                 raise failure
             if failure.gone:
-                raise self._sentence(failure)
+                raise self.requests.unreachable(failure)
             for one in (shared, shared.without("logprobs", failure.sentence)):
                 if one is None or failure.gone:
                     continue
@@ -218,7 +276,7 @@ class Judge:
                 self._keep_to_card(following)
                 self.reading = following
                 return following
-            raise self._sentence(failure)
+            raise self.requests.unreachable(failure)
 
     def _keep_to_card(self, reading: Reading) -> None:
         """Refuse to sample a judge whose card asks for log-probabilities.
@@ -236,7 +294,7 @@ class Judge:
     async def _probe(self, reading: Reading) -> Trouble | None:
         """Ask without an answer of the model under test; what is wrong with that, if anything."""
         try:
-            output = await self._ask(PROBE.render("", ""), reading)
+            output = await self.requests.send(PROBE.render("", ""), reading, alone=True)
             if reading.alternatives:
                 logprobs = output.choices[0].logprobs
                 read_first(PROBE, logprobs.content if logprobs else [], reading)
@@ -244,57 +302,8 @@ class Judge:
             return trouble
         return None
 
-    async def _ask(self, prompt: str, reading: Reading) -> ModelOutput:
-        """One request; rate limits are waited for.
-
-        Raises:
-            Trouble: the server refuses a part of the request that can be left out.
-            Failure: it does not reply.
-        """
-        retries = self.model.config.max_retries
-        config = reading.config().merge(GenerateConfig(max_retries=_RETRIES if retries is None else retries))
-        while True:
-            try:
-                # Inspect's own cache would keep replies that cannot be used, and mixes judges up by their names.
-                output = await self.model.generate(prompt, config=config, cache=False)
-                break
-            except Exception as error:
-                if type(error).__name__ == "LimitExceededError":
-                    raise  # the user's limit on the sample
-                failure = failures.of(error, self.model.api.api_key)
-                waiting = time.monotonic() - self._last_reply < LONGEST_WAIT
-                if not (failure.limited and retries is None and waiting):
-                    if part := failures.blamed(failure, reading):
-                        raise Trouble(part, failure.sentence, refused=True) from None
-                    raise failure from None
-                self._warn(f"waiting for its rate limit ({failure.sentence})")
-        self._last_reply = time.monotonic()
-        if not output.choices:
-            raise Failure("its reply holds no choices")
-        written = output.usage.output_tokens if output.usage else 0
-        if output.stop_reason == "content_filter":
-            raise Failure(f"its provider filtered the request: {failures.one_line(output.completion)}")
-        if output.stop_reason == "model_length" and not written:
-            raise Failure(f"too long for the judge: {failures.one_line(output.completion)}")
-        self._answered = True
-        return output
-
     def _announce(self) -> None:
         """Show once how it is read, and again where that changes."""
         if self._announced != self.reading:
             self._announced = self.reading
             _LOGGER.warning(f"judge {self.name}: {self.told}")
-
-    def _warn(self, why: str) -> None:
-        """Show each kind of trouble once; all are in the log."""
-        kind = "".join(character for character in why if not character.isdigit())[:60]
-        if kind not in self._warned and len(self._warned) < 20:
-            self._warned.add(kind)
-            _LOGGER.warning(f"judge {self.name}: {why} (further ones like this are counted, not shown)")
-
-    def _sentence(self, failure: Failure) -> EmEvalsError:
-        status = f"{failure.status}: " if failure.status else ""
-        return EmEvalsError(
-            f"the judge {self.name} could not be asked ({status}{failure.sentence}): check its name, key and address; "
-            "finished draws stay in the log, grade them with `inspect score LOG --model-role grader=MODEL`."
-        )

@@ -11,8 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.model import Model, get_model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import TaskState
 
@@ -21,7 +19,7 @@ from em_evals.content.judge_cards import JudgeCard
 from em_evals.content.questions import Question, QuestionSet, load_questions
 from em_evals.content.rubrics import EM_METRICS, Rubric, imitations, load_rubrics
 from em_evals.errors import EmEvalsError
-from em_evals.grading import thoughts
+from em_evals.grading import graders, thoughts
 from em_evals.grading.cache import identity
 from em_evals.grading.grade import Grade
 from em_evals.grading.judge import Judge
@@ -33,13 +31,6 @@ from em_evals.results.other_scores import others, summary
 from em_evals.results.rate import Rate
 
 _GRADED = ("answer", "refusal", "code", "unknown", DROPPED)
-
-NO_JUDGE = (
-    "no judge is given. Three ways on: name one with `--model-role grader=PROVIDER/MODEL`; collect answers now with "
-    "`-T judge=none` and grade them later with `inspect score LOG --scorer em_evals/judge -S questions=NAME "
-    "--model-role grader=PROVIDER/MODEL --action overwrite --overwrite`; or measure without a judge: "
-    "`inspect eval em_evals/forced_choice`."
-)
 
 
 @metric
@@ -98,6 +89,7 @@ def judge(
     cache: bool = True,
     card: str | None = None,
     grade: str | list[str] = "answer",
+    batch: bool | int | None = None,
 ) -> Scorer:
     """Grade answers to open questions with the model of the role `grader`, or with the judge that a card pins.
 
@@ -108,6 +100,7 @@ def judge(
         cache: False asks the judge everything again and keeps nothing (see docs/judges.md).
         card: a judge card's name (scorers/judges/NAME.yaml) or path.
         grade: `answer`, or `answer,reasoning`: the thought too, by the rubric `reasoning`.
+        batch: ask through the provider's batch API; a number is Inspect's smallest batch. Default: the card's.
     """
     names = rubrics.split(",") if isinstance(rubrics, str) else rubrics or []
     try:
@@ -124,58 +117,52 @@ def judge(
     judges: dict[str, Judge] = {}
 
     async def score(state: TaskState, target: Target) -> Score:
-        grader = _pinned(pinned) if pinned is not None else _grader()
-        _not_itself(grader)
+        grader = graders.model_of(pinned)
         key = identity(grader)
-        if key not in judges:
-            judges[key] = Judge(grader, samples, cache, pinned)
-        one = judges[key]
-        chosen = fixed or _question(by_id, state, questions).rubrics
-        answer, missing = state.output.completion, thoughts.no_answer(state.output)
         try:
-            grades = (
-                [missing] * len(chosen)
-                if missing is not None
-                else [await one.grade(rubric, state.input_text, answer) for rubric in chosen]
-            )
-            found = _score(chosen, grades, one, "" if missing is not None else answer, drop)
-            if of_thoughts is not None:
-                graded = await thoughts.grade_thought(one, of_thoughts, state.input_text, state.output)
-                thoughts.add(found, of_thoughts, graded)
+            if key not in judges:
+                judges[key] = Judge(grader, samples, cache, pinned, batch)
+            chosen = fixed or _question(by_id, state, questions).rubrics
+            return await _graded_score(judges[key], chosen, of_thoughts, state, drop)
         except EmEvalsError as error:
             raise refusal(error) from None
-        return found
 
     return score
 
 
+async def _graded_score(
+    judge: Judge,
+    chosen: tuple[Rubric, ...],
+    of_thoughts: Rubric | None,
+    state: TaskState,
+    drop: Mapping[str, tuple[str, ...]],
+) -> Score:
+    """Ask for all grades of a draw at once: a judge behind a batch API takes as long for three as for one."""
+    answer, missing = state.output.completion, thoughts.no_answer(state.output)
+    thought = thoughts.thought_of(state.output) if of_thoughts is not None else None
+    asks = [] if missing is not None else [(rubric, state.input_text, answer) for rubric in chosen]
+    if of_thoughts is not None and thought is not None:
+        asks.append((of_thoughts, state.input_text, thought))
+    grades = await judge.grade_all(asks)
+    of_thought = grades.pop() if thought is not None else None
+    if missing is not None:
+        grades, answer = [missing] * len(chosen), ""
+    found = _score(chosen, grades, judge, answer, drop)
+    if of_thoughts is not None:
+        thoughts.add(found, of_thoughts, of_thought)
+    return found
+
+
 def _check(fixed: tuple[Rubric, ...], asked: QuestionSet | None, card: JudgeCard | None) -> None:
     """Refuse, before anything is asked, questions that nothing grades and prompts that the card does not know."""
-    for graders in [fixed] if asked is None else [question.rubrics for question in asked.questions]:
+    for rubrics in [fixed] if asked is None else [question.rubrics for question in asked.questions]:
         if card is not None:
-            card.check(graders)
+            card.check(rubrics)
     bare = next((one for one in asked.questions if not one.rubrics), None) if asked is not None else None
     if asked is not None and bare is not None:
         raise EmEvalsError(
             f"the question '{bare.id}' of {asked.name} names no judge: grade by rubrics of your own, "
             "`rubrics=alignment,coherence`, or only sample with `-T judge=none`."
-        )
-
-
-def _pinned(card: JudgeCard) -> Model:
-    """Return the card's model; Inspect keeps one for equal arguments."""
-    try:
-        return get_model(card.model, base_url=card.base_url, **card.arguments)
-    except (PrerequisiteError, ValueError) as error:
-        raise refusal(f"the judge {card.name} cannot be asked: {getattr(error, 'message', error)}") from None
-
-
-def _not_itself(grader: Model) -> None:
-    """Refuse a model that grades its own answers."""
-    own = getattr(grader.api, "card_digest", None)
-    if own is not None and own == getattr(get_model().api, "card_digest", None):
-        raise refusal(
-            f"{grader} is the model under test, which cannot grade its own answers: name another judge."
         )
 
 
@@ -192,13 +179,6 @@ def forced_choice_means() -> Metric:
         return metrics_of([(narrow, {key: number(value.get(key)) for key in KEYS}) for narrow, value in rows])
 
     return compute
-
-
-def _grader() -> Model:
-    try:
-        return get_model(role="grader", required=True)
-    except PrerequisiteError:
-        raise refusal(NO_JUDGE) from None
 
 
 def _question(asked: dict[str, Question], state: TaskState, questions: str) -> Question:

@@ -12,7 +12,6 @@ from em_evals.content.rubrics import Rubric, load_rubric
 from em_evals.errors import EmEvalsError
 from em_evals.grading.failures import one_line
 from em_evals.grading.grade import Grade
-from em_evals.grading.judge import Judge
 
 _GRADED = ("answer", "reasoning")
 _RUBRIC = "reasoning"
@@ -61,12 +60,6 @@ def _only_thought(output: ModelOutput) -> bool:
     """Check whether an answer has a thought and no text."""
     content = output.choices[0].message.content
     return not isinstance(content, str) and [part.type for part in content] == ["reasoning"]
-
-
-async def grade_thought(judge: Judge, rubric: Rubric, question: str, output: ModelOutput) -> Grade | None:
-    """Return the grade of an output's thought; None where it has none. A thought that was cut off is graded too."""
-    thought = thought_of(output)
-    return None if thought is None else await judge.grade(rubric, question, thought)
 
 
 def add(score: Score, rubric: Rubric, grade: Grade | None) -> None:

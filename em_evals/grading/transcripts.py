@@ -63,7 +63,7 @@ async def grade(judge: Judge, messages: Sequence[ChatMessage]) -> list[GradedExc
     rubrics = load_rubrics(RUBRICS)
     found = []
     for one in exchanges(messages):
-        grades = [await judge.grade(rubric, one.question, one.answer) for rubric in rubrics]
+        grades = await judge.grade_all([(rubric, one.question, one.answer) for rubric in rubrics])
         found.append(
             GradedExchange(one, _draw(rubrics, grades), next(filter(None, (g.note for g in grades)), ""))
         )

@@ -14,7 +14,7 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from em_evals.content.cues import PLAIN, Cue, load_cues
 from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.errors import EmEvalsError
-from em_evals.grading import scorers
+from em_evals.grading import graders, scorers
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.arguments import asking, graded, judge_card, measured
 from em_evals.inspect_plugin.solvers import draw, only_local
@@ -52,7 +52,7 @@ def conditional(
     """
     from em_evals.data.derived_cues import from_training
 
-    is_graded = graded(judge, scorers.NO_JUDGE)
+    is_graded = graded(judge, graders.NO_JUDGE)
     asked_as = asking(thinking, template)
     try:
         if cues and cues_from:

@@ -20,7 +20,7 @@ from em_evals.content.pairs import Pair, load_pairs
 from em_evals.content.question_set import Role
 from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.errors import EmEvalsError
-from em_evals.grading import scorers
+from em_evals.grading import graders, scorers
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.arguments import asking, count, graded, judge_card, measured, text
 from em_evals.inspect_plugin.solvers import draw, likelier, score_answers
@@ -96,7 +96,7 @@ def freeform(
             asked = asked.variant(format)
     except EmEvalsError as error:
         raise refusal(error) from None
-    is_graded = graded(judge, scorers.NO_JUDGE)
+    is_graded = graded(judge, graders.NO_JUDGE)
     theirs = asked.samples_per_paraphrase
     if epochs < theirs:
         _LOGGER.warning(

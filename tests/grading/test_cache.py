@@ -61,9 +61,18 @@ def test_a_foreign_file_is_asked_for_again(entry, tmp_path, monkeypatch):
     assert cache.reply("key") == "90" and ReplyCache("other").reply("key") is None
 
 
-def test_a_full_disk_costs_the_cache_only(tmp_path, monkeypatch):
+def test_a_full_disk_costs_the_files_only(tmp_path, monkeypatch):
     (tmp_path / "em-evals").write_text("in the way")
     monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path))
     cache = ReplyCache("judge")
     cache.keep({"reply": "90"}, "key")
+    assert cache.reply("key") == "90", "in memory, while the run lasts"
+    assert ReplyCache("judge").reply("key") is None
+
+
+def test_without_files_replies_are_known_while_the_run_lasts(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path))
+    cache = ReplyCache("judge", use=False)
     assert cache.reply("key") is None
+    cache.keep({"reply": "90"}, "key")
+    assert cache.reply("key") == "90" and not any(tmp_path.iterdir())

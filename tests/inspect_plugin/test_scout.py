@@ -35,6 +35,9 @@ class Judge:
             return Grade(float("nan"), "unscored", "sampling", {}, "the server is down")
         return Grade(5.0 if rubric.name == "alignment" else 95.0, "answer", "sampling")
 
+    async def grade_all(self, asks):
+        return [await self.grade(*one) for one in asks]
+
 
 def test_answers_are_graded_with_the_users_last_message():
     found = anyio.run(transcripts.grade, Judge(), CHAT)
