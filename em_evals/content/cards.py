@@ -129,7 +129,7 @@ def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
     shelf = _Shelf()
     for name, path in shelf.names.items():
         try:
-            card = _validated(_card_data(name, shelf)[0], path)
+            card = _validated(_card_data(name, shelf)[0], path, shelf=shelf)
             found[name] = ResolvedCard(name, card, path, adapter_folders.find(card.adapter, path))
         except EmEvalsError as error:
             found[name] = error
@@ -158,7 +158,10 @@ def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validated(
-    data: dict[str, Any], path: Path | None, overrides: Mapping[str, Any] | None = None
+    data: dict[str, Any],
+    path: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    shelf: _Shelf | None = None,
 ) -> ModelCard:
     overrides = overrides or {}
     try:
@@ -166,21 +169,21 @@ def _validated(
     except ValidationError as error:
         key, sentence = validation_errors.explain(error, ModelCard)
         if path is not None and not _overridden(key, overrides):
-            raise _author(path, key).error(sentence, key) from None
+            raise _author(path, key, shelf or _Shelf()).error(sentence, key) from None
         if len(key) == 1 and "unknown key" in sentence:  # an engine option may stand alone
             known = {*ModelCard.model_fields, *EngineOptions.model_fields}
             sentence = f"unknown key '{key[0]}'; {nearest(str(key[0]), known)}"
         raise EmEvalsError(f"-M {'.'.join(map(str, key))}: {sentence}") from None
 
 
-def _author(path: Path, key: documents.KeyPath) -> documents.Document:
+def _author(path: Path, key: documents.KeyPath, shelf: _Shelf) -> documents.Document:
     """Return the card, or the one it extends, in which a wrong value stands."""
-    document = documents.load(path)
+    document = shelf.parsed(path)
     while key and key not in document.lines:
         parent = document.data.get("control_of") or document.data.get("extends")
         if parent is None:
-            return documents.load(path)
-        document = documents.load(documents.find("adapters", str(parent)))
+            return shelf.parsed(path)
+        document = shelf.load(str(parent))
     return document
 
 
@@ -197,7 +200,10 @@ class _Shelf:
 
     def load(self, name: str) -> documents.Document:
         """Return a card's document, by name or path."""
-        path = self.names.get(name) or documents.find("adapters", name)
+        return self.parsed(self.names.get(name) or documents.find("adapters", name))
+
+    def parsed(self, path: Path) -> documents.Document:
+        """Return the document in a file."""
         if path not in self._parsed:
             self._parsed[path] = documents.load(path)
         return self._parsed[path]
@@ -302,7 +308,7 @@ def _interventions(
             if path is None or error.path is not None:
                 raise
             key = ("interventions", number)
-            raise _author(path, key).error(error.what, key) from None
+            raise _author(path, key, _Shelf()).error(error.what, key) from None
         found.append(one)
     return tuple(found)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from em_evals import __version__, files
+from em_evals.cli import output
 from em_evals.cli.completion import cards
 from em_evals.cli.output import print_table
 from em_evals.errors import EmEvalsError
@@ -52,6 +54,19 @@ def test_a_table_without_room_becomes_lines(capsys: pytest.CaptureFixture[str]) 
     print_table("", names, [["1.0"] * 5, ["2.0"] * 5])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{names[0]}  1.0" and lines[6] == f"{names[0]}  2.0" and len(lines) == 11
+
+
+def test_a_table_whose_cells_all_fit_is_laid_out_as_rich_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By joining lines: rich takes seconds for 2,000 rows."""
+    columns = ["name", "base", ""]
+    rows = [["模型", "[red]x", "1"], ["a", "pypi:llm  two blanks", ""], ["", "é", "last  "]]
+    print_table("", columns, rows)
+    fast = capsys.readouterr().out
+    monkeypatch.setattr(output, "_widest", lambda columns: [math.inf] * len(columns))
+    print_table("", columns, rows)
+    assert capsys.readouterr().out == fast and len(fast.splitlines()) == 4
 
 
 def test_jsonl_with_a_byte_order_mark_is_read(workdir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from em_evals.content import adapter_folders, cards, directions
+from em_evals.content import adapter_folders, cards, directions, documents
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 
@@ -441,3 +442,22 @@ def test_a_direction_that_does_not_belong_is_refused_with_its_place(steered):
     steered(op="scale_adapter", direction=None)
     with pytest.raises(EmEvalsError, match=r"pushed.yaml:4: .*`scale_adapter` has no `direction`"):
         cards.resolve("pushed")
+
+
+def test_listing_cards_reads_each_file_once(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken ones too: the line of a wrong value is looked for in the card that it extends."""
+    (workdir / "adapters").mkdir(exist_ok=True)
+    for number in range(200):
+        above = "extends: c0" if number else "base: base"
+        wrong = "\ngeneration: {max_tokens: -1}" if number == 0 else ""
+        (workdir / "adapters" / f"c{number}.yaml").write_text(f"{above}{wrong}\n")
+    read: Counter[Path] = Counter()
+    listed: Counter[str] = Counter()
+    load, names = documents.load, documents.names
+    monkeypatch.setattr(documents, "load", lambda path: read.update([path]) or load(path))
+    monkeypatch.setattr(documents, "names", lambda kind: listed.update([kind]) or names(kind))
+    found = cards.list_cards()
+    wrong = [one for name, one in found.items() if name.startswith("c") and name[1:].isdecimal()]
+    assert len(wrong) == 200 and all(isinstance(one, EmEvalsError) for one in wrong)
+    assert {(one.path.name, one.line) for one in wrong} == {("c0.yaml", 2)}
+    assert set(read.values()) == {1} and listed == {"adapters": 1}
