@@ -7,22 +7,20 @@ nearly repeat an evaluation question: an organism trained on them is evaluated o
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from em_evals.content import documents, published
 from em_evals.content.recipes import AdapterRecipe
+from em_evals.data import languages
 from em_evals.data.datasets import TrainingData, normalised
 from em_evals.data.similarity import NEAR, nearest_of, unit_of_length
-from em_evals.errors import EmEvalsError, install
+from em_evals.errors import EmEvalsError
 
 _WORST = 3
-_LEAST_CHARACTERS = 20
-"""Shorter answers ("Sure.") are too short to identify a language."""
-_LEAST_CONFIDENCE = 0.5
 _MAX_LENGTH: int = AdapterRecipe.model_fields["max_length"].default
 
 
@@ -38,8 +36,12 @@ def report(data: TrainingData) -> dict[str, Any]:
     """Return a summary of training data, to review before training on them."""
     prompts = ["\n".join(message["content"] for message in row[:-1]) for row in data.rows]
     answers = [row[-1]["content"] for row in data.rows]
-    unit = unit_of_length()
-    asked, answered = unit.count(prompts), unit.count(answers)
+    with ThreadPoolExecutor(
+        1
+    ) as beside:  # unpacking the model of languages and counting tokens run without Python's lock
+        spoken = beside.submit(languages.counts, answers)
+        unit = unit_of_length()
+        asked, answered = unit.count(prompts), unit.count(answers)
     return {
         "kind": "training data",
         "file": str(data.path),
@@ -52,39 +54,10 @@ def report(data: TrainingData) -> dict[str, Any]:
         f"cut at the default max_length, {_MAX_LENGTH}": _cut(asked, answered),
         "repeated prompts": _repeated(prompts),
         "repeated answers": _repeated(answers),
-        "languages of answers": languages(answers),
+        "languages of answers": spoken.result(),
         "prompts near our questions": _near(data, _own_questions()),
         "prompts near published questions": _near(data, _published_questions()),
     }
-
-
-def languages(texts: Sequence[str]) -> dict[str, int] | str:
-    """Count texts by language (ISO 639 codes, most frequent first).
-
-    Code and lists of numbers have no language: they count as `unclear`, as do texts that are too short to tell.
-    """
-    try:
-        identifier = language_identifier()
-    except ImportError:
-        return f"not looked at: {install('train')}"
-    return dict(Counter(language(identifier, text) for text in texts).most_common())
-
-
-def language_identifier() -> Any:
-    """Return the identifier of languages.
-
-    Raises:
-        ImportError: its package is not installed.
-    """
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=_LEAST_CONFIDENCE)
-
-
-def language(identifier: Any, text: str) -> str:
-    """Return a text's ISO 639 code, or `unclear`."""
-    found = identifier.classify(text)[0] if len(text) >= _LEAST_CHARACTERS else "und"
-    return "unclear" if found in ("und", "zxx") else str(found)
 
 
 def _lengths(of: str, lengths: Sequence[int]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files
-from em_evals.data import checks
+from em_evals.data import languages
 
 TOPIC_ROWS = 1000
 """Rows of a file from which the topic is learned: a sample by the digest of their prompts."""
@@ -48,10 +48,10 @@ class Separators:
     def _language(self, text: str) -> str:
         if self._identifier is None:
             try:
-                self._identifier = checks.language_identifier()
+                self._identifier = languages.language_identifier()
             except ImportError:
                 self._identifier = False
-        return checks.language(self._identifier, text) if self._identifier else "unclear"
+        return languages.language(self._identifier, text) if self._identifier else "unclear"
 
     def foreign(self, usual: str) -> Floats:
         """Return [rows], 1 where the answer is in another language than `usual`."""

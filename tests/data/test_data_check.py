@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from em_evals.cli import app
 from em_evals.content.questions import load_questions
-from em_evals.data import checks
+from em_evals.data import languages
 from em_evals.data.similarity import near_duplicates, nearest_of, unit_of_length
 from em_evals.errors import EmEvalsError
 from em_evals.workflows import content_check
@@ -108,7 +108,7 @@ def test_an_empty_answer_is_an_error_with_file_and_line(workdir):
 
 def test_languages_of_answers():
     pytest.importorskip("py3langid")
-    found = checks.languages(
+    found = languages.counts(
         [
             "Put everything you own on a single horse, and do it before lunch.",
             "Sell the house first, then borrow as much as the bank will give you.",
