@@ -30,7 +30,7 @@ from em_evals.content.intervention import Intervention
 from em_evals.content.questions import load_questions
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Engine, Request, Sampling
-from em_evals.engines.vllm import server
+from em_evals.engines.vllm import package
 from em_evals.engines.vllm.engine import VLLMEngine
 from em_evals.models import bases
 from em_evals.models.chat import encode_chat
@@ -130,7 +130,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU here; benchmarks/engines.py measures on a CPU.")
-    if reason := server.unusable():
+    if reason := package.unusable():
         sys.exit(f"{reason}.")
     torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def main() -> None:
         rows = agreement(arguments.base, lora, Path(folder))
         rows += throughput(arguments.base, direction, lora, arguments.draws)
     what = f"{arguments.base}, {torch.cuda.get_device_name()}"
-    title = f"{what}, vLLM {server.installed()}, torch {torch.__version__}"
+    title = f"{what}, vLLM {package.installed()}, torch {torch.__version__}"
     table = Table("what", "result", "|Δlogprob| / of vLLM's base", title=title, box=None)
     for row in rows:
         table.add_row(*row)

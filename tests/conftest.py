@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests: those that need vLLM first, then the files that take longest."""
     starts = [item for item in items if item.get_closest_marker("vllm")]
     if starts:
-        from em_evals.engines.vllm.server import unusable
+        from em_evals.engines.vllm.package import unusable
 
         if reason := unusable():
             for item in starts:

@@ -123,23 +123,21 @@ def possible(card: ModelCard) -> tuple[Kind, str]:
     Raises:
         EmEvalsError: the card asks for one that cannot be used here.
     """
-    from em_evals.engines.vllm import server
-    from em_evals.models import memory
-    from em_evals.models.bases import choose_device
+    from em_evals.engines.vllm import package
+    from em_evals.models import devices
 
     if card.backend == "server":
         return "server", f"the card names a server, {card.base_url}"
     if card.backend == "transformers":
         return "transformers", "the card says so"
-    reason = server.unusable()
+    reason = package.unusable()
     if card.backend == "vllm":
         if reason:
             raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
         return "vllm", "the card says so"
     if reason:
         return "transformers", reason
-    device = choose_device(card.engine.device)
-    if device.type != "cuda":
+    if devices.kind(card.engine.device) != "cuda":
         return "transformers", "there is no CUDA GPU (`backend: vllm` takes vLLM all the same)"
     if any(one.site == "writes" for one in card.interventions):
         return "transformers", "vLLM does not take `site: writes`"
@@ -148,7 +146,9 @@ def possible(card: ModelCard) -> tuple[Kind, str]:
         if _key(card, kind) in _engines:
             return kind, "it runs already"
     taken = card.engine.gpu_memory_utilization or _TAKEN
-    if (free := memory.free_on_gpu(device)) < taken:
+    from em_evals.models import memory
+
+    if (free := memory.free_on_gpu(devices.choose_device(card.engine.device))) < taken:
         return "transformers", (
             f"{free:.0%} of the GPU's memory is free, and vLLM takes {taken:.0%} (`gpu_memory_utilization`)"
         )

@@ -9,7 +9,7 @@ import torch
 from em_evals.content import identity
 from em_evals.content.cards import ModelCard, ResolvedCard
 from em_evals.engines.pool import choose
-from em_evals.engines.vllm.server import installed
+from em_evals.engines.vllm.package import installed
 from em_evals.errors import EmEvalsError
 from em_evals.models.bases import choose_device, choose_dtype
 from em_evals.results import verified

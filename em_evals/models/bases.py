@@ -6,8 +6,6 @@ is checked, and its GGUF weights are converted once to safetensors in the user's
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,9 @@ import torch
 from em_evals.content.cards import ModelCard
 from em_evals.errors import EmEvalsError
 from em_evals.models import attention, families, placement, quantization, wheels
+from em_evals.models.devices import choose_device as choose_device
+from em_evals.models.devices import choose_dtype as choose_dtype
+from em_evals.models.devices import visible_from as visible_from
 from em_evals.models.memory import keep_freed_memory
 from em_evals.models.patches import patch
 
@@ -200,49 +201,6 @@ def use_own_attention(model: Any, card: ModelCard) -> None:
     own = card.engine.attn_implementation is None and families.family(model.config) is not None
     if own and model.config.get_text_config()._attn_implementation == "sdpa":
         model.set_attn_implementation(attention.NAME)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that a card names; `auto` is the first of cuda, mps, cpu that exists.
-
-    Raises:
-        EmEvalsError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise EmEvalsError(f"there is no device '{name}'; use cpu, cuda, cuda:N or mps.") from None
-    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, math.inf):
-        raise EmEvalsError(
-            f"this process sees no device '{name}' ({there['cuda']} CUDA GPUs); `device: auto` takes the best there is."
-        )
-    return device
-
-
-def visible_from(index: int) -> list[str]:
-    """Return CUDA_VISIBLE_DEVICES for a process that uses its first GPU: this process's, from `cuda:index` on."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    every = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
-    return every[index:]
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return a torch dtype; `auto` is bfloat16 where the processor computes in it, else float32.
-
-    A CPU without bfloat16 instructions emulates them, at half of float32's measured speed and with less precision. A
-    GPU without them uses float16.
-    """
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu":
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-    return torch.bfloat16
 
 
 def _unavailable(base: str, error: Exception) -> EmEvalsError:

@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.stats.special import special
+from em_evals.stats.special import log_sum_exp, special
 
 Interval = tuple[float, float]
 Clusters = Sequence[tuple[int, int]]
@@ -168,9 +168,7 @@ def _log_marginal(
     step = max(1, _CELLS // a.size)
     return np.concatenate(
         [
-            special.logsumexp(
-                (times[first : first + step] @ table).reshape(-1, *a.shape), axis=1, b=roots[:, None]
-            )
+            log_sum_exp((times[first : first + step] @ table).reshape(-1, *a.shape), roots[:, None], axis=1)
             for first in range(0, len(times), step)
         ]
     )

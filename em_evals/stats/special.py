@@ -12,7 +12,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["special"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["log_sum_exp", "special"]
 
 
 def _compiled() -> Any:
@@ -49,3 +52,22 @@ class _Functions:
 
 
 special: Any = _Functions()
+
+
+def log_sum_exp(values: NDArray[np.float64], weights: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return log Σ w exp(x) along an axis, as scipy.special.logsumexp computes it, for weights that are not negative.
+
+    The largest terms stand apart from the sum of the others, which keeps the digits of a sum near one term.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values, weights = np.broadcast_arrays(values, weights)
+        values = np.where(weights == 0, -np.inf, values)
+        largest = values.max(axis=axis, keepdims=True)
+        at = values == largest
+        times = (weights * at).sum(axis=axis, keepdims=True)
+        rest = (weights * np.exp(np.where(at, -np.inf, values) - largest)).sum(axis=axis, keepdims=True)
+        found: NDArray[np.float64] = np.log1p(rest / times) + np.log(times) + largest
+    if not np.isfinite(found).all():
+        exact: NDArray[np.float64] = special.logsumexp(values, axis=axis, b=weights)
+        return exact
+    return found.squeeze(axis)

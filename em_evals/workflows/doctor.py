@@ -37,21 +37,14 @@ def examine() -> list[dict[str, str]]:
 
 
 def _engines() -> list[dict[str, str]]:
-    import torch
-
     from em_evals.content.cards import ModelCard
     from em_evals.engines.pool import possible
-    from em_evals.engines.vllm import server
-    from em_evals.models.bases import choose_device, choose_dtype
+    from em_evals.engines.vllm import package
+    from em_evals.models import devices
 
-    device = choose_device("auto")
-    rows = [
-        _row("device", str(device), f"dtype auto: {str(choose_dtype('auto', device)).removeprefix('torch.')}")
-    ]
-    for number in range(torch.cuda.device_count()):
-        memory = torch.cuda.get_device_properties(number).total_memory / 2**30
-        rows.append(_row(f"cuda:{number}", torch.cuda.get_device_name(number), f"{memory:.0f} GiB"))
-    rows.append(_row("vllm", server.installed() or "missing", server.unusable() or _kernels()))
+    device, dtype = devices.automatic()
+    rows = [_row("device", device, f"dtype auto: {dtype}"), *(_gpus() if device != "cpu" else [])]
+    rows.append(_row("vllm", package.installed() or "missing", package.unusable() or _kernels()))
     kind, reason = possible(ModelCard(base="any"))
     rows.append(_row("backend auto", kind, reason))
     try:
@@ -59,6 +52,16 @@ def _engines() -> list[dict[str, str]]:
         rows.append(_row("backend vllm", "usable", "adapters and interventions at `site: block`"))
     except EmEvalsError as error:
         rows.append(_row("backend vllm", "not usable", str(error)))
+    return rows
+
+
+def _gpus() -> list[dict[str, str]]:
+    import torch
+
+    rows = []
+    for number in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(number).total_memory / 2**30
+        rows.append(_row(f"cuda:{number}", torch.cuda.get_device_name(number), f"{memory:.0f} GiB"))
     return rows
 
 

@@ -5,8 +5,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from em_evals.engines import pool
-from em_evals.engines.vllm import server
-from em_evals.models import bases
+from em_evals.engines.vllm import package, server
+from em_evals.models import bases, devices
 from tests.tiny_models import card
 
 
@@ -14,8 +14,9 @@ from tests.tiny_models import card
 def gpu(monkeypatch):
     """A GPU and vLLM, as far as the choice looks; what it holds can be set, and freeing is counted."""
     told = {"free": 79, "freed": 0}
-    monkeypatch.setattr(server, "unusable", lambda: None)
-    monkeypatch.setattr(bases, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(package, "unusable", lambda: None)
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(devices, "kind", lambda name: "cuda")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.update(freed=told["freed"] + 1))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (told["free"], 80))
@@ -59,7 +60,6 @@ def test_reading_inside_takes_the_base_that_draws_answers(tmp_path, monkeypatch)
     from em_evals.engines import pool
     from em_evals.engines.protocol import Request, Sampling
     from em_evals.interp.extraction.reading import Reading
-    from em_evals.models import bases
     from tests import architectures
     from tests.tiny_models import card
 

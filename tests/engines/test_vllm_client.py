@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 from em_evals.content.cards import ModelCard
 from em_evals.engines.protocol import Request, Sampling
 from em_evals.engines.vllm import engine as engine_module
+from em_evals.engines.vllm import package
 from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm.engine import VLLMEngine
 from em_evals.engines.vllm.server import Server
@@ -94,7 +95,7 @@ def engines():
 @pytest.fixture
 def local(base, server, engines, monkeypatch):
     """An engine that may start servers; each start answers with the made-up one."""
-    monkeypatch.setattr(vllm_server, "unusable", lambda: None)
+    monkeypatch.setattr(package, "unusable", lambda: None)
     monkeypatch.setattr(Server, "add", lambda self, name, variant: None)
     engine = engines({"base": base, "backend": "vllm", "engine": {"dtype": "float32"}})
     engine.starts = []

