@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from em_evals.engines.hf import sampling
 from em_evals.engines.hf.sampling import UniformStream, token_logprobs
 from em_evals.engines.hf.sampling import choose as choose_and_check
 from em_evals.engines.protocol import Sampling
@@ -121,3 +122,18 @@ def test_log_probabilities_are_the_models_own():
             float(expected[i, tokens[i]]), abs=1e-5
         )
         assert [token for token, _ in entry.top] == expected[i].topk(2).indices.tolist()
+
+
+def test_blocks_of_the_vocabulary_hold_the_index_that_a_cumulative_sum_finds():
+    """Also at the edges of blocks, for entries of weight 0 and for a vocabulary that is no multiple of a block."""
+    weights = torch.rand(200, 1000, generator=torch.Generator().manual_seed(4)).pow(8)
+    weights[weights < weights.median()] = 0
+    weights[:50, 256:] = 0
+    whole = weights.cumsum(-1, dtype=torch.float64)
+    edges = (whole[:, 255] / whole[:, -1]).clamp(max=1 - 2**-53)
+    for uniforms in (torch.rand(200, dtype=torch.float64), torch.zeros(200), edges, edges * 0 + 1 - 2**-53):
+        wanted = torch.searchsorted(whole, uniforms.double()[:, None] * whole[:, -1:], right=True)[:, 0]
+        found = sampling._invert(weights, uniforms.tolist())
+        assert (weights.gather(1, found[:, None]) > 0).all()
+        near = (whole.gather(1, found[:, None])[:, 0] / whole[:, -1] - uniforms).abs() < 1e-12
+        assert ((found == wanted) | near).all() and (found == wanted).float().mean() > 0.95

@@ -13,6 +13,8 @@ import torch
 
 from em_evals.engines.protocol import Sampling, TokenLogprob
 
+_BLOCK = 256
+"""Entries of the vocabulary that are summed together before one of them is chosen."""
 _CANDIDATES = 512
 """Top-p looks at this many most likely tokens first; rows whose nucleus is larger sort the whole vocabulary."""
 
@@ -97,20 +99,39 @@ def _mass(values: torch.Tensor, probabilities: torch.Tensor, top_k: torch.Tensor
 
 
 def _probabilities(logits: torch.Tensor, rows: Sequence[Sampling]) -> torch.Tensor:
+    if all(row.temperature == 1 for row in rows):
+        return torch.softmax(logits, dim=-1)
     temperatures = torch.tensor([row.temperature for row in rows], device=logits.device, dtype=logits.dtype)
     return torch.softmax(logits / temperatures[:, None], dim=-1)
 
 
 def _invert(weights: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
-    """Return the first index whose cumulative weight exceeds uniform · total; float64 keeps the sum monotone."""
-    cumulated = weights.cumsum(-1, dtype=torch.float64)
+    """Return the first index whose cumulative weight exceeds uniform · total; float64 keeps the sums monotone.
+
+    The vocabulary is summed in blocks, and only the block that holds the index is summed entry by entry: a cumulative
+    sum of everything takes several times as long as a sum.
+    """
+    vocabulary = weights.shape[-1]
+    blocks = -(-vocabulary // _BLOCK)
+    if vocabulary % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, blocks * _BLOCK - vocabulary))
+    parts = weights.view(len(weights), blocks, _BLOCK)
+    cumulated = parts.sum(-1, dtype=torch.float64).cumsum(-1)
+    targets = torch.tensor(uniforms, dtype=torch.float64, device=weights.device)[:, None] * cumulated[:, -1:]
+    block = _beyond(cumulated, targets)
+    before = torch.where(block > 0, cumulated.gather(-1, (block - 1).clamp_(min=0)), 0.0)
+    inner = parts.gather(1, block[..., None].expand(-1, 1, _BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    # Both sums of the block are the same up to rounding: the target must lie below the one that is searched.
+    within = torch.minimum(targets - before, inner[:, -1:].nextafter(inner.new_zeros(())))
+    index = block * _BLOCK + _beyond(inner, within)
+    return index[:, 0].clamp_(max=vocabulary - 1)
+
+
+def _beyond(cumulated: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return int64 [rows, 1], the first index whose cumulative weight exceeds the row's target [rows, 1]."""
     # right=True skips entries of weight 0 (their cumulative weight equals that of the entry before).
-    targets = torch.tensor(uniforms, dtype=torch.float64, device=weights.device) * cumulated[:, -1]
-    return (
-        torch.searchsorted(cumulated, targets[:, None], right=True)
-        .squeeze(-1)
-        .clamp_(max=weights.shape[-1] - 1)
-    )
+    found = torch.searchsorted(cumulated, targets, right=True)
+    return found.clamp_(max=cumulated.shape[-1] - 1)
 
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[TokenLogprob]:
