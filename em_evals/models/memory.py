@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -38,6 +40,15 @@ def free_on_gpu(device: torch.device) -> float:
     release_gpu()
     left, total = torch.cuda.mem_get_info(device)
     return left / total
+
+
+def available() -> float:
+    """Return the bytes that this machine's processes may still take; infinity where the system does not say."""
+    file = Path("/proc/meminfo")
+    if not file.is_file():
+        return math.inf
+    free = next(line for line in file.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(free.split()[1]) * 1024
 
 
 def fits(work: Callable[[], None]) -> bool:

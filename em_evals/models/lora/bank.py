@@ -11,6 +11,7 @@ from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
 from em_evals.models.architecture import unwrapped
 from em_evals.models.lora import folders, matching, parts, skeleton
+from em_evals.models.lora.alone import Alone
 from em_evals.models.lora.changes import LowRank
 from em_evals.models.lora.fit import Fit
 from em_evals.models.lora.parts import Parts
@@ -33,6 +34,7 @@ class Bank:
         self._sites: dict[str, Site] = {}
         self._numbers = itertools.count()
         self._rows: Assignment | None = None
+        self._alone = Alone(self._model)
         # Tokens per row in the forward pass that begins, from the shape of its ids [rows, tokens].
         self._beginning = self._model.get_input_embeddings().register_forward_pre_hook(self._begin)
 
@@ -63,6 +65,7 @@ class Bank:
 
     def drop(self, name: str) -> None:
         """Remove an adapter."""
+        self._alone.forget()
         for module in self._adapters.pop(name).modules & self._sites.keys():
             if self._sites[module].drop(name):
                 del self._sites[module]
@@ -88,11 +91,13 @@ class Bank:
         return self._adapters[name].fit
 
     @contextmanager
-    def rows(self, names: Sequence[str | None]) -> Iterator[None]:
+    def rows(self, names: Sequence[str | None], tokens: int = 0) -> Iterator[None]:
         """Apply adapters to the forward passes inside the context.
 
         Args:
             names: one per row, None for the base; a single one applies to all rows.
+            tokens: that the passes compute, where the caller reads no weights: an adapter that has computed many
+                alone is merged for such passes (alone.py). 0: it never is.
 
         Raises:
             EmEvalsError: an adapter that cannot share a batch would have to.
@@ -109,12 +114,27 @@ class Bank:
                 for module, weights in self._held(assignment.kinds[0]).items():
                     stack.enter_context(swapped(self._model.get_submodule(module), weights))
             self._rows = None if assignment.kinds in ((), (None,)) else assignment
+            if tokens and self._merges(assignment, tokens):
+                stack.enter_context(self._alone.applied())
+                self._rows = None
             try:
                 yield
             finally:
                 self._rows = before
                 for site in self._sites.values():
                     site.restore()
+
+    def _merges(self, assignment: Assignment, tokens: int) -> bool:
+        """Count tokens of passes; return whether these rows' adapter is merged."""
+        if not assignment.uniform:
+            self._alone.forget()
+            return False
+        name = assignment.kinds[0] if assignment.kinds else None
+        if name is None:
+            return False
+        merged = self._alone.ready(name, self._adapters[name])
+        self._alone.saw(name, tokens)
+        return merged
 
     def _held(self, name: str | None) -> dict[str, Any]:
         """Return weights of modules that other modules may read; they are swapped for a whole pass."""

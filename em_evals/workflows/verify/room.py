@@ -9,6 +9,7 @@ import torch
 
 from em_evals.content.cards import ModelCard
 from em_evals.models.bases import choose_device
+from em_evals.models.memory import available
 
 _BYTES = 4
 _SPARE = 1.2
@@ -20,11 +21,7 @@ def room_for_copy(parameters: int, card: ModelCard) -> bool:
     device = choose_device(card.engine.device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] > need
-    file = Path("/proc/meminfo")
-    if not file.is_file():
-        return True
-    free = next(line for line in file.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(free.split()[1]) * 1024 > need
+    return available() > need
 
 
 def room_on_disk(parameters: int, folder: Path) -> bool:
