@@ -504,3 +504,33 @@ def test_an_unforeseen_error_reaches_everyone_who_waits(tmp_path, monkeypatch):
         with pytest.raises(TypeError, match="unforeseen"):
             future.result(60)
     engine.close()
+
+
+def test_a_prompt_that_several_rows_have_is_computed_once(tmp_path, monkeypatch):
+    base = architectures.build(
+        "gemma2", tmp_path / "base"
+    )  # it shares no beginnings, so whole prompts are seen
+    adapter = make_adapter(base, tmp_path / "adapter", 2, ["down_proj"], seed=1, strength=0.5)
+    other, forward, computed = HFEngine(card(base)), batch.Batch._forward, []
+    prompts = [(5, 6, 7), (5, 6, 7, 8, 9)]
+    asked = [
+        Request(prompt, Sampling(max_tokens=4, seed=seed, logprobs=True), name)
+        for seed, (prompt, name) in enumerate([(p, n) for p in prompts for n in (None, adapter)] * 3)
+    ]
+
+    def recorded(self, ids, *arguments, **named):
+        computed.append(tuple(ids.shape))
+        return forward(self, ids, *arguments, **named)
+
+    try:
+        expected = [other.submit(request).result(60) for request in asked]
+        monkeypatch.setattr(batch.Batch, "_forward", recorded)
+        with other._wake:
+            futures = [other.submit(request) for request in asked]
+        for future, wanted in zip(futures, expected, strict=True):
+            assert future.result(60).tokens == wanted.tokens
+            found = [entry.logprob for entry in future.result().logprobs]
+            assert found == pytest.approx([entry.logprob for entry in wanted.logprobs], abs=1e-4)
+        assert computed[:2] == [(4, 5), (12, 1)], "two prompts with and without the adapter, then all rows"
+    finally:
+        other.close()

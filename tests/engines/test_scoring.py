@@ -6,7 +6,6 @@ torch = pytest.importorskip("torch")
 
 from concurrent.futures import Future
 
-from em_evals.engines.hf import scoring
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.scoring import Scoring, groups
@@ -93,24 +92,23 @@ def test_each_part_is_computed_once(served, monkeypatch):
     engine, base, _ = served
     if "gemma2" in base:
         pytest.skip("a sliding window shares nothing")
-    computed = []
-    forward = Scoring._forward
-    monkeypatch.setattr(
-        Scoring,
-        "_forward",
-        lambda self, ids, mask, keep, rows: (
-            computed.append(int(mask.sum())) or forward(self, ids, mask, keep, rows)
-        ),
-    )
-    monkeypatch.setattr(scoring, "groups", lambda rows, *_: [rows] if rows else [])
+    computed, forward = [], Scoring._forward
+
+    def recorded(self, ids, mask, keep, rows, tree=None):
+        logits = forward(self, ids, mask, keep, rows, tree)
+        computed.append((mask.numel(), logits.shape[0] * logits.shape[1]))
+        return logits
+
+    monkeypatch.setattr(Scoring, "_forward", recorded)
     engine._wake.acquire()  # let the engine see all of them at once
     futures = [engine.submit(request) for request in requests([None])]
     engine._wake.release()
     for future in futures:
         future.result()
     own = len(CONTEXT) - 20 + len(OTHER) - 20
-    # The trunk; what is left of both contexts; and of the answers (9,) and (9, 10), which two and one go on from.
-    assert computed == [20, own, 2 * (1 + 2)]
+    # The trunk, with one position's logits. What is left of both contexts, and of their answers (9,) and (9, 10), which
+    # two and one go on from; logits of each context's last token and of these.
+    assert computed == [(20, 1), (own + 2 * 2, 2 * (1 + 2))]
 
 
 def test_groups_keep_families_together_within_the_budgets():

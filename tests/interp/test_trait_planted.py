@@ -92,7 +92,7 @@ def scene(lab, monkeypatch):
     root, layer = lab
     monkeypatch.chdir(root)
     # Texts that share a line would share the marks before them.
-    monkeypatch.setattr(activations, "may_pack", lambda model: False)
+    monkeypatch.setattr(activations, "takes_trees", lambda model: False)
     card = resolve("plain")
     tokenizer = Reading(card).tokenizer
     (mark,) = tokenizer(MARK, add_special_tokens=False)["input_ids"]

@@ -16,13 +16,12 @@ from em_evals.engines import finite
 from em_evals.engines.hf.kv_cache import RowCache
 from em_evals.engines.hf.loaded import Loaded
 from em_evals.engines.hf.outcomes import reject
+from em_evals.engines.hf.packing import Tree
+from em_evals.engines.hf.prefixes import WORTH_SHARING, common_prefix, distinct, left_padded
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.sampling import choose, token_logprobs
 from em_evals.engines.protocol import Draw, StopReason, TokenLogprob
 from em_evals.models.intervention_tables import Rows
-
-WORTH_SHARING = 8
-"""Tokens that rows must have in common before their beginning is computed once."""
 
 Kind = TypeVar("Kind", bound="Batch")
 
@@ -60,30 +59,34 @@ class Batch:
         """Return a new batch of these rows with their first token drawn. Memory errors leave `self` as it was.
 
         What all rows begin with (the system prompt, the template's head) is computed once for each adapter and set
-        of interventions.
+        of interventions, and so is the rest of a prompt that several rows have (epochs of one question).
         """
         batch = self.fresh(Batch)
-        batch.rows = rows
+        # Rows of an adapter are neighbors, so that what it adds is computed on a slice of the batch.
+        batch.rows = sorted(rows, key=lambda row: row.adapter or "")
         scored = any(row.wants_prompt_logprobs for row in rows)
         if not self.base.layout.rows:
             batch._prefill_alone(scored)
             return batch
         batch._cache = RowCache(self.base.model.config)
         shared = common_prefix([row.tokens for row in rows]) if self.base.layout.share else 0
-        head = batch._prefill_head(shared, scored) if shared >= WORTH_SHARING else None
-        start = shared if head is not None else 0
-        ids, mask = left_padded([row.tokens[start:] for row in rows], self.base.device)
+        shared = shared if shared >= WORTH_SHARING else 0
+        firsts, owners = distinct([(row.tokens, batch._kind(row, row.length)) for row in batch.rows])
+        computed = [batch.rows[i] for i in firsts]
+        head = batch._prefill_head(computed, shared, scored) if shared else None
+        ids, mask = left_padded([row.tokens[shared:] for row in computed], self.base.device)
         if head is None:
-            batch._mask = mask.new_zeros(len(rows), 0)
-            batch._position = mask.new_zeros(len(rows))
-        logits = batch._forward(ids, mask, keep=0 if scored else 1)
+            batch._mask = mask.new_zeros(len(computed), 0)
+            batch._position = mask.new_zeros(len(computed))
+        logits = batch._forward(ids, mask, keep=0 if scored else 1, rows=computed)
         if scored:
-            for i, row in enumerate(rows):
+            for row, owner in zip(batch.rows, owners, strict=True):
                 if row.wants_prompt_logprobs:
                     # Padding is on the left: a row's own logits are the last ones.
-                    own = logits[i, ids.shape[1] - (row.length - start) :]
-                    _score_prompt(self.base, row, own if head is None else torch.cat([head[i], own]))
-        batch._draw(logits[:, -1])
+                    own = logits[owner, ids.shape[1] - (row.length - shared) :]
+                    _score_prompt(self.base, row, own if head is None else torch.cat([head[owner], own]))
+        batch._spread(owners)
+        batch._draw(logits[owners, -1])
         return batch
 
     def _prefill_alone(self, scored: bool) -> None:
@@ -97,26 +100,29 @@ class Batch:
             _score_prompt(self.base, row, logits[0])
         self._draw(logits[:, -1])
 
-    def _prefill_head(self, length: int, scored: bool) -> list[torch.Tensor]:
+    def _prefill_head(self, rows: list[Row], length: int, scored: bool) -> list[torch.Tensor]:
         """Compute the rows' common beginning once for each model among them and hand it to every row.
 
         Returns:
             For each row, logits [length, vocabulary] of the beginning (its last position only unless `scored`).
         """
-        assert self._cache is not None  # noqa: S101 - set by prefill
-        kinds = [self._kind(row, length) for row in self.rows]
-        places = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
-        owner = [places[kind] for kind in kinds]
-        firsts = [self.rows[owner.index(i)] for i in range(len(places))]
-        ids = torch.tensor([self.rows[0].tokens[:length]] * len(firsts), device=self.base.device)
-        self._mask = ids.new_zeros(len(firsts), 0)
-        self._position = ids.new_zeros(len(firsts))
-        logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, rows=firsts)
-        index = torch.tensor(owner, device=self.base.device)
-        # Copy each model's computed beginning to every row that uses that model.
+        firsts, owners = distinct([self._kind(row, length) for row in rows])
+        computed = [rows[i] for i in firsts]
+        ids = torch.tensor([rows[0].tokens[:length]] * len(computed), device=self.base.device)
+        self._mask = ids.new_zeros(len(computed), 0)
+        self._position = ids.new_zeros(len(computed))
+        logits = self._forward(ids, torch.ones_like(ids), keep=0 if scored else 1, rows=computed)
+        self._spread(owners)
+        return [logits[i] for i in owners]
+
+    def _spread(self, owners: list[int]) -> None:
+        """Continue from copies of what was computed: row i continues computed row `owners[i]`."""
+        assert self._cache is not None  # noqa: S101 - set by prefill and by score
+        if owners == list(range(len(self._mask))):
+            return
+        index = torch.tensor(owners, device=self.base.device)
         self._cache.keep(index)
         self._mask, self._position = self._mask[index], self._position[index]
-        return [logits[i] for i in owner]
 
     def _kind(self, row: Row, length: int) -> tuple[str | None, int, int]:
         """Rows of one kind have the same keys and values over a common beginning."""
@@ -188,7 +194,12 @@ class Batch:
         return live
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, keep: int, rows: list[Row] | None = None
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        keep: int,
+        rows: list[Row] | None = None,
+        tree: Tree | None = None,
     ) -> torch.Tensor:
         """Run the model on new tokens and remember them.
 
@@ -197,23 +208,27 @@ class Batch:
             mask: [rows, new], 0 where `ids` is padding.
             keep: last positions to compute logits for; 0 keeps all.
             rows: whose adapters and interventions, by default those of the batch.
+            tree: what each token sees and where it stands, where that is not all before it; nothing follows then.
 
         Returns:
-            Logits [rows, kept, vocabulary], float32.
+            Logits [rows, kept, vocabulary], float32; the tree's `wanted` ones where there is one.
         """
         rows = rows or self.rows
         self._mask = torch.cat([self._mask, mask], dim=1)
-        positions = (self._position[:, None] + mask.cumsum(1) - 1).clamp(min=0)
+        positions, seen = (self._position[:, None] + mask.cumsum(1) - 1).clamp(min=0), self._mask
         self._position = self._position + mask.sum(1)
+        if tree is not None:
+            positions, seen = tree.positions.to(ids.device), tree.visible.to(ids.device)
         options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": keep}
         options = {name: value for name, value in options.items() if name in self.base.arguments}
         with (
-            self.base.bank.rows([row.adapter for row in rows]),
+            self.base.bank.rows([row.adapter for row in rows], ids.numel()),
             self.base.steering.rows(self._steered(rows, positions)),
+            self.base.wanted(None if tree is None else tree.wanted),
         ):
             output = self.base.model(
                 input_ids=ids,
-                attention_mask=self._mask,
+                attention_mask=seen,
                 use_cache=True,
                 **{str(self.base.cache_name): self._cache},
                 **options,
@@ -233,7 +248,10 @@ class Batch:
             options[str(self.base.cache_name)] = self._own_cache
         if "logits_to_keep" in self.base.arguments:
             options["logits_to_keep"] = keep
-        with self.base.bank.rows([row.adapter]), self.base.steering.rows(self._steered([row], positions)):
+        with (
+            self.base.bank.rows([row.adapter], ids.numel()),
+            self.base.steering.rows(self._steered([row], positions)),
+        ):
             output = self.base.model(input_ids=ids, **options)
         return output.logits[:, -keep:].float()
 
@@ -322,28 +340,3 @@ def report(base: Loaded, row: Row, entries: list[TokenLogprob]) -> None:
 def refuse(base: Loaded, row: Row, where: str, place: int, value: float) -> None:
     """Fail a row whose distribution is not finite; the others of its batch go on."""
     reject(row.future, finite.error(row.request, where, place, value, base.damage))
-
-
-def left_padded(rows: list[tuple[int, ...]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and mask, each [rows, longest], padded with 0 on the left."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, tokens in enumerate(rows):
-        ids[i, width - len(tokens) :] = torch.tensor(tokens)
-        mask[i, width - len(tokens) :] = 1
-    return ids.to(device), mask.to(device)
-
-
-def common_prefix(rows: list[tuple[int, ...]]) -> int:
-    """Count the tokens that all rows begin with; each row keeps at least one of its own, a single row shares none."""
-    if len(rows) < 2:
-        return 0
-    # In lexicographic order all rows lie between these two, so all begin with what these two begin with.
-    return min(common(min(rows), max(rows)), min(map(len, rows)) - 1)
-
-
-def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """Count the tokens that both begin with."""
-    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differ, min(len(one), len(other)))

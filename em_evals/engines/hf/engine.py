@@ -19,7 +19,7 @@ import torch
 
 from em_evals.content.cards import EngineOptions, ModelCard
 from em_evals.content.intervention import Intervention
-from em_evals.engines.hf import scoring
+from em_evals.engines.hf import packing, scoring
 from em_evals.engines.hf.adapters import Kept
 from em_evals.engines.hf.batch import Batch
 from em_evals.engines.hf.batches import Batches, by_kind
@@ -168,7 +168,7 @@ class HFEngine:
             ready = [row for row in taken if not row.future.done() and self._prepare(batches, row)]
             scored, drawn = _partition(ready)
             for alike in by_kind(batches.base, scored):
-                for group in self._scored_groups(alike):
+                for group in self._scored_groups(batches, alike):
                     self._score(batches, group)
             for alike in by_kind(batches.base, drawn):
                 for group in self._groups(alike):
@@ -215,11 +215,11 @@ class HFEngine:
                 groups.append([row])
         return groups
 
-    def _scored_groups(self, rows: list[Row]) -> list[list[Row]]:
+    def _scored_groups(self, batches: Batches, rows: list[Row]) -> list[list[Row]]:
         """Rows to score together, within the budgets of tokens and logits."""
-        return scoring.groups(
-            rows, self._options.max_num_batched_tokens, _LOGITS_BYTES // (4 * len(self.tokenizer))
-        )
+        budget = self._options.max_num_batched_tokens, _LOGITS_BYTES // (4 * len(self.tokenizer))
+        packs = scoring.Scoring(batches.base).packs(rows)
+        return packing.groups(rows, *budget) if packs else scoring.groups(rows, *budget)
 
     def _score(self, batches: Batches, rows: list[Row]) -> None:
         """Score rows and hand them over."""

@@ -7,6 +7,8 @@ act while a batch names its rows; they do not change its weights.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +21,7 @@ from em_evals.models.families import Layout, layout, rope_border
 from em_evals.models.interventions import Steering
 from em_evals.models.lora import Bank
 from em_evals.models.placement import device_of
+from em_evals.models.trees import takes_trees
 
 _PROBE = 12
 """Number of tokens in the comparison of cached with uncached logits."""
@@ -70,6 +73,29 @@ class Loaded:
     def cache_name(self) -> str | None:
         """Name of forward's cache argument: `past_key_values`, or `cache` (transformers 5.2x); None if it has none."""
         return next((name for name in ("cache", "past_key_values") if name in self.arguments), None)
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether texts may be scored as lines of a tree, and logits computed where they are needed only."""
+        return takes_trees(self.model) and isinstance(self.model.get_output_embeddings(), torch.nn.Linear)
+
+    @contextmanager
+    def wanted(self, columns: torch.Tensor | None) -> Iterator[None]:
+        """Compute logits of some columns only, int64 [rows, columns], in passes that keep all; None: of all."""
+        if columns is None:
+            yield
+            return
+
+        def gathered(module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            hidden = arguments[0]
+            place = columns.to(hidden.device)[..., None]
+            return (hidden.gather(1, place.expand(-1, -1, hidden.shape[-1])),)
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(gathered, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @cached_property
     def caches(self) -> bool:

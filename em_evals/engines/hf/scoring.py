@@ -12,9 +12,12 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from em_evals.engines.hf.batch import WORTH_SHARING, Batch, common_prefix, left_padded, report
+from em_evals.engines.hf import packing
+from em_evals.engines.hf.batch import Batch, report
 from em_evals.engines.hf.kv_cache import RowCache
 from em_evals.engines.hf.loaded import Loaded
+from em_evals.engines.hf.packing import first_reported
+from em_evals.engines.hf.prefixes import WORTH_SHARING, common_prefix, distinct, left_padded
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.sampling import token_logprobs
 
@@ -34,12 +37,12 @@ def groups(rows: Sequence[Row], tokens: int, logits: int) -> list[Group]:
         families.setdefault(_context(row), []).append(row)
     result: list[Group] = []
     contexts = width = longest = 0
-    for family in sorted(families.values(), key=lambda family: -_start(family[0])):
+    for family in sorted(families.values(), key=lambda family: -first_reported(family[0])):
         # A group's cost is padded: its longest context times its contexts, its longest answer times its rows.
         # Families come longest context first, so `width` is set by a group's first row.
         for i, row in enumerate(family):
             first = i == 0
-            answer = max(longest, row.length - _start(row))
+            answer = max(longest, row.length - first_reported(row))
             fits = (
                 width * (contexts + first) <= tokens
                 and answer * (len(result[-1]) + 1 if result else 1) <= logits
@@ -49,7 +52,7 @@ def groups(rows: Sequence[Row], tokens: int, logits: int) -> list[Group]:
                 contexts, longest = contexts + first, answer
             else:
                 result.append([row])
-                contexts, width, longest = 1, _start(row), row.length - _start(row)
+                contexts, width, longest = 1, first_reported(row), row.length - first_reported(row)
     return result
 
 
@@ -58,10 +61,12 @@ class Scoring(Batch):
 
     def score(self, rows: Group) -> None:
         """Set every row's `prompt_logprobs` and mark it finished."""
-        asked = [row for row in rows if row.wants_prompt_logprobs and row.length > _start(row)]
+        asked = [row for row in rows if row.wants_prompt_logprobs and row.length > first_reported(row)]
         if not self.base.layout.rows:
             for row in asked:
                 self._score_alone(row)
+        elif asked and self.packs(asked):
+            self._score_lines(asked)
         elif asked:
             self._cache = RowCache(self.base.model.config)
             score = self._score_tree if self.base.layout.share else self._score_rows
@@ -69,19 +74,43 @@ class Scoring(Batch):
         for row in rows:
             row.stop_reason = "max_tokens"
 
+    def packs(self, rows: Sequence[Row]) -> bool:
+        """Check whether rows may be packed into lines: no effect on a token depends on where its answer begins."""
+        return self.base.packs and not any(self.base.steering.positional(row.slot) for row in rows)
+
+    def _score_lines(self, rows: Group) -> None:
+        # The trunk is computed once for each model, and its cache copied to the lines.
+        trunk = packing.trunk_of(rows)
+        lines = packing.lines(packing.families(rows, trunk), trunk)
+        firsts = [line.texts[0] for line in lines]
+        self._cache = RowCache(self.base.model.config)
+        if trunk:
+            self._compute_trunk(firsts, trunk)
+        else:
+            self._mask = torch.zeros(len(lines), 0, dtype=torch.long, device=self.base.device)
+            self._position = self._mask.new_zeros(len(lines))
+        ids, tree, places = packing.tree(lines, trunk)
+        logits = self._forward(ids.to(self.base.device), torch.ones_like(ids), 0, firsts, tree)
+        for line, own, columns in zip(lines, logits, places, strict=True):
+            for row, path in zip(line.texts, line.paths, strict=True):
+                wanted = [columns[column] for column in path[first_reported(row) - 1 - trunk :]]
+                _report(self.base, row, own[wanted])
+
     def _score_tree(self, rows: Group) -> None:
-        # Three levels: the trunk (common to all contexts), the contexts, the answers. Between levels `_branch` copies
+        # Three levels: the trunk (common to all contexts), the contexts, the answers. Between levels `_spread` copies
         # the cache to the rows of the next one; equal contexts and equal answers are computed once.
         contexts = {_context(row): row for row in rows}
         place = {key: i for i, key in enumerate(contexts)}
         heads = list(contexts.values())
         trunk = self._trunk(heads)
         # Each context's last logits predict its answers' first tokens.
-        first = self._extend([row.request.prompt[trunk : _start(row)] for row in heads], heads, keep=1)[:, -1]
+        first = self._extend(
+            [row.request.prompt[trunk : first_reported(row)] for row in heads], heads, keep=1
+        )[:, -1]
         answers = {(place[_context(row)], *_answer(row)): row for row in rows if _fed(row)}
         later: dict[Hashable, torch.Tensor] = {}
         if answers:
-            self._branch([place[_context(row)] for row in answers.values()])
+            self._spread([place[_context(row)] for row in answers.values()])
             logits = self._extend([_fed(row) for row in answers.values()], list(answers.values()), keep=0)
             # Rows are padded on the left: an answer's own logits are the last ones.
             later = {
@@ -96,28 +125,30 @@ class Scoring(Batch):
 
     def _trunk(self, heads: Group) -> int:
         """Compute what all contexts begin with, once for each model among them; return its length in tokens."""
-        shared = common_prefix([row.request.prompt[: _start(row)] for row in heads])
+        shared = common_prefix([row.request.prompt[: first_reported(row)] for row in heads])
         if shared < WORTH_SHARING:
             return 0
-        kinds = [self._kind(row, shared) for row in heads]
-        order = list(dict.fromkeys(kinds))
-        firsts = [heads[kinds.index(kind)] for kind in order]
-        # Causal attention: the trunk does not depend on what follows, only on the adapter and the interventions.
-        self._extend([row.request.prompt[:shared] for row in firsts], firsts, keep=1)
-        self._branch([order.index(kind) for kind in kinds])
+        self._compute_trunk(heads, shared)
         return shared
+
+    def _compute_trunk(self, heads: Group, shared: int) -> None:
+        firsts, owners = distinct([self._kind(row, shared) for row in heads])
+        # Causal attention: the trunk does not depend on what follows, only on the adapter and the interventions.
+        computed = [heads[i] for i in firsts]
+        self._extend([row.request.prompt[:shared] for row in computed], computed, keep=1)
+        self._spread(owners)
 
     def _score_alone(self, row: Row) -> None:
         """Score one row by itself, for models of which nothing more is known."""
         ids = torch.tensor([row.request.prompt], device=self.base.device)
-        _report(self.base, row, self._forward_alone(ids, row, keep=0)[0, _start(row) - 1 : -1])
+        _report(self.base, row, self._forward_alone(ids, row, keep=0)[0, first_reported(row) - 1 : -1])
 
     def _score_rows(self, rows: Group) -> None:
         """Score without a tree, for models whose attention counts cache columns or whose blocks carry states."""
-        longest = max(row.length - _start(row) for row in rows)
+        longest = max(row.length - first_reported(row) for row in rows)
         logits = self._extend([row.request.prompt[:-1] for row in rows], rows, keep=longest)
         for row, own in zip(rows, logits, strict=True):
-            _report(self.base, row, own[-(row.length - _start(row)) :])
+            _report(self.base, row, own[-(row.length - first_reported(row)) :])
 
     def _extend(self, tokens: list[tuple[int, ...]], rows: Group, keep: int) -> torch.Tensor:
         """Run each row's next tokens; return the logits of `_forward`."""
@@ -126,25 +157,13 @@ class Scoring(Batch):
             self._mask, self._position = mask.new_zeros(len(rows), 0), mask.new_zeros(len(rows))
         return self._forward(ids, mask, keep, rows)
 
-    def _branch(self, parents: list[int]) -> None:
-        """Continue from copies of rows: new row i continues row `parents[i]`."""
-        assert self._cache is not None  # noqa: S101 - set by score
-        index = torch.tensor(parents, device=self.base.device)
-        self._cache.keep(index)
-        self._mask, self._position = self._mask[index], self._position[index]
-
-
-def _start(row: Row) -> int:
-    """Return the index of the first token to report; the tokens before it are the context."""
-    return min(max(1, row.request.sampling.prompt_logprobs_from), row.length)
-
 
 def _context(row: Row) -> Hashable:
     """Return the key of a context's computation: two rows with the same key share it.
 
     For the context's tokens, an answer that starts behind the context has not started: `min` makes such rows equal.
     """
-    start = _start(row)
+    start = first_reported(row)
     return row.request.prompt[:start], row.adapter, row.slot, min(row.answer_start, start)
 
 
@@ -155,10 +174,10 @@ def _answer(row: Row) -> tuple[Hashable, ...]:
 
 def _fed(row: Row) -> tuple[int, ...]:
     """Return the answer's tokens that predict another one."""
-    return row.request.prompt[_start(row) : -1]
+    return row.request.prompt[first_reported(row) : -1]
 
 
 def _report(base: Loaded, row: Row, logits: torch.Tensor) -> None:
     """Record log-probabilities from `logits` [reported tokens, vocabulary], which predict tokens from `_start` on."""
-    targets = torch.tensor(row.request.prompt[_start(row) :], dtype=torch.long, device=logits.device)
+    targets = torch.tensor(row.request.prompt[first_reported(row) :], dtype=torch.long, device=logits.device)
     report(base, row, token_logprobs(logits, targets, row.request.sampling.prompt_logprobs or 0))

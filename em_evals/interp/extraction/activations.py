@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.interp.extraction.prefix_tree import Line, Padded, Position, Text, may_pack, pack, pad
+from em_evals.interp.extraction.prefix_tree import Padded, Position, Text, pack, pad
 from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 from em_evals.models.families import Layout, layout
 from em_evals.models.invariants import first
 from em_evals.models.placement import device_of
+from em_evals.models.trees import Line, takes_trees
 
 _BATCH_TOKENS = 2048
 _SAVE_EVERY = 32
@@ -100,7 +101,7 @@ def group_sums(
     sums = _Sums(model, len(groups))
     done = sums.resume(state)
     advance(done)
-    share = may_pack(unwrapped(model))
+    share = takes_trees(unwrapped(model))
     rest = _after(pack(texts, position, share), done)
     with torch.inference_mode(), sums.watching(model):
         for number, lines in enumerate(_batches(rest, batch_tokens, allowed), 1):
@@ -206,7 +207,7 @@ class _Hooks:
             handle.remove()
 
 
-def _after(lines: Sequence[Line], done: int) -> list[Line]:
+def _after(lines: Sequence[Line[Text]], done: int) -> list[Line[Text]]:
     """Return the lines behind those that hold the first `done` texts."""
     for i, line in enumerate(lines):
         if done <= 0:
@@ -215,12 +216,12 @@ def _after(lines: Sequence[Line], done: int) -> list[Line]:
     return []
 
 
-def _batches(lines: Sequence[Line], budget: int, allowed: Layout) -> list[list[Line]]:
+def _batches(lines: Sequence[Line[Text]], budget: int, allowed: Layout) -> list[list[Line[Text]]]:
     """Batch lines of similar length within the token budget; they come sorted.
 
     Where a layout has no rows, a line is alone; and no batch crosses a rope's border.
     """
-    batches: list[list[Line]] = []
+    batches: list[list[Line[Text]]] = []
     for line in lines:
         length = len(line.ids)
         full = not batches or length * (len(batches[-1]) + 1) > budget
