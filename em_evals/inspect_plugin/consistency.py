@@ -13,6 +13,7 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import ChatMessageUser, get_model
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
+from inspect_ai.util import collect
 
 from em_evals.content.consistency import DIGITS, LETTERS, Item, load_items
 from em_evals.content.pairs import Pair, load_pairs
@@ -84,8 +85,10 @@ def score_options() -> Solver:
         model, found = get_model(), []
         for asked in state.metadata["asked"]:
             values = []
-            for option in state.metadata["options"]:
-                tokens, output = await log_probabilities(model, [ChatMessageUser(content=asked)], option)
+            messages, options = [ChatMessageUser(content=asked)], state.metadata["options"]
+            for tokens, output in await collect(
+                *(log_probabilities(model, messages, one) for one in options)
+            ):
                 if not tokens:
                     return state  # too long for this model: the scorer reports an unscored item
                 values.append(tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +37,7 @@ from em_evals.engines.requests import requests
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.messages import answer, chat, schemas
-from em_evals.inspect_plugin.solvers import ASKED
+from em_evals.inspect_plugin.solvers import ASKED, SCORED
 from em_evals.models.chat import ChatTemplate, Spoken, prompting, template_for
 
 _DIGEST_PREFIX = "card:"
@@ -106,6 +107,8 @@ class LocalAPI(ModelAPI):
             verified = await anyio.to_thread.run_sync(lambda: self.verified)
             started = time.monotonic()
             asked = requests(card, template, messages, settings, config.num_choices or 1)
+            if (config.extra_body or {}).get(SCORED):
+                asked = [_scored(one) for one in asked]
             draws = await _all(engine, asked)
         except EmEvalsError as error:
             raise refusal(error) from None
@@ -155,7 +158,7 @@ class LocalAPI(ModelAPI):
             )
         for name in _UNSUPPORTED:
             value = getattr(config, name)
-            ours = name == "extra_body" and set(value or ()) == {ASKED}
+            ours = name == "extra_body" and set(value or ()) <= {ASKED, SCORED}
             if value is not None and not ours:
                 raise EmEvalsError(f"local models do not support the setting '{name}'; omit it.")
 
@@ -252,6 +255,13 @@ def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
         top_logprobs=config.top_logprobs or 0,
         prompt_logprobs=config.prompt_logprobs,
     )
+
+
+def _scored(request: Request) -> Request:
+    """Return a request that draws nothing and reports its given answer's tokens, without likelier ones."""
+    start = len(request.prompt) if request.answer_start is None else request.answer_start
+    sampling = replace(request.sampling, max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=start)
+    return replace(request, sampling=sampling, thought=None)
 
 
 def _choice(

@@ -17,6 +17,7 @@ from inspect_ai.model import (
 from inspect_ai.model._generate_config import active_generate_config
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
+from inspect_ai.util import collect
 
 from em_evals import files
 from em_evals.content.cues import NO_SYSTEM
@@ -26,6 +27,8 @@ from em_evals.results.forced_choice import KEYS, compare
 
 ASKED = "em_evals"
 """Key of a request's `extra_body` under which the provider `local` finds card fields."""
+SCORED = "em_evals_scored"
+"""Key of a request's `extra_body` that asks the provider `local` for a given answer's log-probabilities alone."""
 
 
 @solver
@@ -77,8 +80,10 @@ def score_answers() -> Solver:
     """Score both answers as if the model had written them; stores the log-probabilities of their tokens."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        for side in ("aligned", "misaligned"):
-            found, output = await log_probabilities(get_model(), state.messages, state.metadata[side])
+        sides = ("aligned", "misaligned")
+        # Together: what both begin with, the question and often a few words, is computed once.
+        asked = (log_probabilities(get_model(), state.messages, state.metadata[side]) for side in sides)
+        for side, (found, output) in zip(sides, await collect(*asked), strict=True):
             if found is None:
                 break  # too long for this model: the scorer reports an unscored answer
             state.store.set(side, found)
@@ -97,6 +102,8 @@ async def log_probabilities(
         PrerequisiteError: the model reports none, or does not report how it tokenizes text.
     """
     config = GenerateConfig(max_tokens=1, temperature=0, prompt_logprobs=1)
+    if str(model).startswith("local/"):
+        config = GenerateConfig(temperature=0, prompt_logprobs=1, extra_body={SCORED: True})
     output = await model.generate([*messages, ChatMessageAssistant(content=answer)], config=config)
     reported = output.choices[0].prompt_logprobs if output.choices else None
     if reported is None and output.stop_reason == "model_length":

@@ -215,7 +215,8 @@ def test_forced_choice_equals_the_log_likelihoods_of_plain_peft(folder):
         log_dir=str(folder / "logs"),
         display="none",
     )[0]
-    assert log.status == "success" and "margin_per_token_in_domain" in log.results.scores[0].metrics
+    assert log.status == "success", log.error
+    assert "margin_per_token_in_domain" in log.results.scores[0].metrics
     place = str(folder / "base")
     tokenizer = bases.load_tokenizer(card(place))
     with bases.LOADING:
@@ -230,6 +231,9 @@ def test_forced_choice_equals_the_log_likelihoods_of_plain_peft(folder):
                 logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
             rows = logits[len(prompt) - 1 : -1].gather(-1, torch.tensor(answer)[:, None])
             likelihoods[side] = (float(rows.sum()), len(answer))
+        (choice,) = sample.output.choices
+        assert len(choice.prompt_logprobs.content) == likelihoods["misaligned"][1], "of the answer alone"
+        assert sample.output.usage.output_tokens == 0
         (lm, nm), (la, na) = likelihoods["misaligned"], likelihoods["aligned"]
         value = sample.scores["likelier"].value
         assert value["margin"] == pytest.approx(lm - la, abs=1e-3)
