@@ -121,7 +121,7 @@ def loop(model, texts, unit, layer: int) -> list[float]:
 
 def speed(way: str, file: str, direction: str, layer: int) -> dict:
     """CPU seconds of one way, in this process; the first row warms up."""
-    from em_evals.content import directions
+    from em_evals.content import direction_algebra, directions
     from em_evals.content.cards import resolve
     from em_evals.interp.extraction.prefix_tree import Text
     from em_evals.interp.traits.screen import screen
@@ -144,7 +144,7 @@ def speed(way: str, file: str, direction: str, layer: int) -> dict:
             Text(tuple(template.encode(chat[:-1])), tuple(template.answer(chat[-1]["content"])))
             for chat in chats
         ]
-        unit = directions.unit(along)[layer]
+        unit = direction_algebra.unit(along)[layer]
         loop(model, texts[:1], unit, layer)
         started = time.process_time()
         values = loop(model, texts, unit, layer)

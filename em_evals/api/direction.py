@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from em_evals.api.extras import explained
 from em_evals.api.model import Model, load
 from em_evals.api.values import Position
-from em_evals.content import direction_summary, directions
+from em_evals.content import direction_algebra, direction_summary, directions
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Direction(directions.Direction):
         Raises:
             EmEvalsError: they were made for different bases.
         """
-        return directions.cosine(self, other)
+        return direction_algebra.cosine(self, other)
 
     def project(self, activations: NDArray[np.float32]) -> NDArray[np.float32]:
         """h·u at each layer, with u the unit vector: what a monitor reads.
@@ -94,7 +94,7 @@ class Direction(directions.Direction):
                 f"activations have the shape {activations.shape}, and this direction has {self.layers} layers of width "
                 f"{self.width}: read them from the base that it was made for."
             )
-        return np.asarray((activations * directions.unit(self)).sum(-1), dtype=np.float32)
+        return np.asarray((activations * direction_algebra.unit(self)).sum(-1), dtype=np.float32)
 
     def random(self, seed: int = 0) -> Direction:
         """Return a random direction of the same length at every layer: the control for whatever this one does.

@@ -130,14 +130,14 @@ def direction_compare(
     """Print cosines between directions, layer by layer, and whether they exceed their null distributions."""
     from itertools import combinations
 
-    from em_evals.content import directions
+    from em_evals.content import direction_algebra, directions
     from em_evals.interp.shared_direction import cosine_claim
 
     if len(names) < 2:
         raise EmEvalsError("a comparison needs two directions or more.")
     read = {name: directions.read(directions.find(name)) for name in names}
-    cosines = {(a, b): directions.cosine(read[a], read[b]) for a, b in combinations(names, 2)}
-    floor = directions.random_cosine(read[names[0]].width)
+    cosines = {(a, b): direction_algebra.cosine(read[a], read[b]) for a, b in combinations(names, 2)}
+    floor = direction_algebra.random_cosine(read[names[0]].width)
     claims = {
         (a, b): cosine_claim(read[a], read[b], [read[name] for name in names if name not in (a, b)])
         for a, b in cosines
@@ -164,14 +164,14 @@ def direction_combine(
     as_json: Json = False,
 ) -> None:
     """Write a weighted sum of directions."""
-    from em_evals.content import directions
+    from em_evals.content import direction_algebra, directions
 
     weighted = [_weighted(part) for part in parts]
-    found = directions.combine(
+    found = direction_algebra.combine(
         [(weight, directions.read(directions.find(name))) for weight, name in weighted], how=" + ".join(parts)
     )
     if orthogonal_to:
-        found = directions.orthogonalise(found, directions.read(directions.find(orthogonal_to)))
+        found = direction_algebra.orthogonalise(found, directions.read(directions.find(orthogonal_to)))
     directions.write(found, output)
     _written(output, as_json)
 

@@ -124,7 +124,7 @@ class _Projector:
     """Projects chats on one direction with one card's model."""
 
     def __init__(self, direction: Direction, card: ResolvedCard, layer: int | None) -> None:
-        from em_evals.content import directions
+        from em_evals.content import direction_algebra, directions
         from em_evals.content.direction_summary import chosen_layer
         from em_evals.engines.pool import base_in_memory
         from em_evals.models.chat import template_for
@@ -132,7 +132,7 @@ class _Projector:
         directions.check_base(direction, card.card.base, card.card.revision)
         self.layer = directions.checked_layer(direction, chosen_layer(direction) if layer is None else layer)
         self.name = card.name
-        self._card, self._along = card, directions.unit(direction)[None, [self.layer]]
+        self._card, self._along = card, direction_algebra.unit(direction)[None, [self.layer]]
         self._engine = base_in_memory(card.card)
         self._template = template_for(card, self._engine.tokenizer)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
@@ -64,4 +64,4 @@ def read_for(name: str | Direction, card: ResolvedCard) -> Direction:
 
 def _lengthened(direction: Direction, model: Direction) -> directions.Floats:
     wanted = np.linalg.norm(model.vectors, axis=1, keepdims=True)
-    return np.asarray(directions.unit(direction) * wanted, dtype=np.float32)
+    return np.asarray(direction_algebra.unit(direction) * wanted, dtype=np.float32)

@@ -19,7 +19,8 @@ from typing import Any
 
 from em_evals.content import adapter_folders
 from em_evals.content.cards import ResolvedCard, resolve
-from em_evals.content.directions import Direction, beyond_rounding, cosine, found_on, random_cosine
+from em_evals.content.direction_algebra import beyond_rounding, cosine, found_on, random_cosine
+from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair, load_pairs
 from em_evals.errors import EmEvalsError

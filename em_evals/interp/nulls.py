@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.content.direction_algebra import cosines
 from em_evals.content.direction_folds import Folds
-from em_evals.content.directions import Direction, cosines
+from em_evals.content.directions import Direction
 from em_evals.results.records.claims import Claim, Null, Specificity
 
 Floats = NDArray[np.floating]

@@ -13,7 +13,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.content.directions import Direction, cosine, cosines
+from em_evals.content.direction_algebra import cosine, cosines
+from em_evals.content.directions import Direction
 from em_evals.interp import nulls
 from em_evals.results.records import Claim, Measured, SharedDirection
 from em_evals.stats import noisy_vectors

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from em_evals import files
-from em_evals.content import directions, watched_directions
+from em_evals.content import direction_algebra, watched_directions
 from em_evals.content.cards import ModelCard
 from em_evals.content.directions import Direction
 from em_evals.content.questions import load_questions
@@ -116,7 +116,7 @@ class DriftMonitor:
 
 
 def _unit(direction: Direction, layer: int) -> Any:
-    return directions.unit(direction)[layer].astype(np.float64)
+    return direction_algebra.unit(direction)[layer].astype(np.float64)
 
 
 def _told(path: Path) -> str:

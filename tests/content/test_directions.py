@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.content import direction_exports, directions
+from em_evals.content import direction_algebra, direction_exports, directions
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 
@@ -23,36 +23,36 @@ OTHER = made([[4, 3], [0, 2]], base="mirror/b")
 
 
 def test_arithmetic_is_that_of_vectors_layer_by_layer():
-    assert np.allclose(directions.unit(ONE), [[0.6, 0.8], [1, 0]])
-    assert np.allclose(directions.cosine(ONE, OTHER), [0.96, 0])
-    found = directions.combine([(1, ONE), (-0.5, OTHER)], how="by hand")
+    assert np.allclose(direction_algebra.unit(ONE), [[0.6, 0.8], [1, 0]])
+    assert np.allclose(direction_algebra.cosine(ONE, OTHER), [0.96, 0])
+    found = direction_algebra.combine([(1, ONE), (-0.5, OTHER)], how="by hand")
     assert np.allclose(found.vectors, [[1, 2.5], [1, -1]]) and np.allclose(found.base_mean, 1)
     assert found.metadata == {"base": "a/B", "how": "by hand"}
-    rest = directions.orthogonalise(ONE, OTHER)
+    rest = direction_algebra.orthogonalise(ONE, OTHER)
     assert np.allclose((rest.vectors * OTHER.vectors).sum(1), 0, atol=1e-6)
     assert np.allclose(ONE.vectors - rest.vectors, [[4 * 24 / 25, 3 * 24 / 25], [0, 0]])
-    assert np.isfinite(directions.unit(made([[0, 0]]))).all()
+    assert np.isfinite(direction_algebra.unit(made([[0, 0]]))).all()
 
 
 def test_what_rounding_leaves_is_no_vector():
     vectors = np.array([[3e-5, 4e-5], [3e-7, 4e-7], [0, 0]], np.float32)
     found = Direction(vectors, np.zeros_like(vectors), np.array([1, 1, 0], np.float32))
-    assert directions.beyond_rounding(found).tolist() == [True, False, False]
+    assert direction_algebra.beyond_rounding(found).tolist() == [True, False, False]
 
 
 def test_random_directions_have_the_cosines_that_are_promised():
     chance = np.random.default_rng(0)
     pairs = chance.normal(size=(2, 20_000, 48))
     cosines = abs((pairs[0] * pairs[1]).sum(1)) / np.linalg.norm(pairs, axis=2).prod(0)
-    assert (cosines < directions.random_cosine(48)).mean() == pytest.approx(0.95, abs=0.01)
+    assert (cosines < direction_algebra.random_cosine(48)).mean() == pytest.approx(0.95, abs=0.01)
 
 
 @pytest.mark.parametrize("other", [made([[1, 2]]), made([[1, 2], [3, 4]], base="someone/else")])
 def test_directions_of_different_bases_are_not_mixed(other):
     for act in (
-        directions.cosine,
-        directions.orthogonalise,
-        lambda a, b: directions.combine([(1, a), (1, b)]),
+        direction_algebra.cosine,
+        direction_algebra.orthogonalise,
+        lambda a, b: direction_algebra.combine([(1, a), (1, b)]),
     ):
         with pytest.raises(EmEvalsError, match="different bases"):
             act(ONE, other)

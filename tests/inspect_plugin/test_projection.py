@@ -12,7 +12,7 @@ from inspect_ai.log import read_eval_log, write_eval_log
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ModelOutput, ModelUsage, get_model
 from inspect_ai.solver import generate, solver
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import resolve
 from em_evals.content.directions import Direction
 from em_evals.inspect_plugin.projection import projection
@@ -83,7 +83,7 @@ def naive(chat):
         states = (
             model(torch.tensor([[*prompt, *answer]]), output_hidden_states=True).hidden_states[2][0].numpy()
         )
-    unit = directions.unit(directions.read(directions.find("way.safetensors")))[1]
+    unit = direction_algebra.unit(directions.read(directions.find("way.safetensors")))[1]
     return float(states[len(prompt) - 1] @ unit), float(states[len(prompt) :].mean(0) @ unit)
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.direction_folds import Folds
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
@@ -37,7 +37,7 @@ def test_cosines_are_those_of_every_pair():
     (found,) = cosines({"a": direction(one), "b": direction(other)})
     expected = [float(one[i] @ other[i] / np.linalg.norm(one[i]) / np.linalg.norm(other[i])) for i in (0, 2)]
     assert [found.by_layer[0], found.by_layer[2]] == pytest.approx(expected, abs=1e-6)
-    assert found.by_layer[1] is None and found.floor == [directions.random_cosine(16)] * 3
+    assert found.by_layer[1] is None and found.floor == [direction_algebra.random_cosine(16)] * 3
 
 
 def test_arms_are_of_equal_length_and_their_files_of_their_content(tmp_path):
@@ -178,7 +178,7 @@ def test_the_floor_of_two_organisms_is_the_cosine_of_their_own_controls(lab, mon
     ]
     floor = found.of_controls(found.cosines[0])
     controls = [directions.read(lab / file) for file in files]
-    assert floor.by_layer == pytest.approx(directions.cosine(*controls).tolist())
+    assert floor.by_layer == pytest.approx(direction_algebra.cosine(*controls).tolist())
     assert found.of_controls(floor) is None and found.of_controls(found.cosines[2]) is None
     shown = next(line for line in done.stdout.splitlines() if line.startswith("one · two")).split()
     medians = [np.median(pair.by_layer) for pair in (found.cosines[0], floor)]

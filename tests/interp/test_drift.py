@@ -8,7 +8,7 @@ from scipy import special
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.direction_folds import FOLDS, Folds
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
@@ -34,7 +34,7 @@ def direction(seed=0):
 
 
 GIVEN = {"bad": direction(0), "formal": direction(1), "warm": direction(2)}
-UNITS = {name: directions.unit(one)[1].astype(float) for name, one in GIVEN.items()}
+UNITS = {name: direction_algebra.unit(one)[1].astype(float) for name, one in GIVEN.items()}
 
 
 def journal(path, slopes, common=0.0, seed=0, noise=0.002):

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
@@ -255,9 +255,9 @@ def test_equal_sides_are_no_direction(position, cards, workdir):
     files = contrast.of_files(organism, workdir / "kind.jsonl", workdir / "unkind.jsonl")
     with pytest.raises(EmEvalsError, match=rf"the same activations at {position} \(kind - unkind\)"):
         extract(organism, files, settings)
-    assert directions.beyond_rounding(extract(organism, files, Settings(minimum=2))).all()
+    assert direction_algebra.beyond_rounding(extract(organism, files, Settings(minimum=2))).all()
     shift = extract(organism, contrast.of_models(organism, pairs), settings)
-    assert directions.beyond_rounding(shift).all(), "two models differ in front of the answers too"
+    assert direction_algebra.beyond_rounding(shift).all(), "two models differ in front of the answers too"
 
 
 def test_layers_below_the_first_adapter_have_no_movement_and_json_stays_json(cards, base, workdir):
@@ -303,7 +303,7 @@ def test_the_controls_direction_can_be_removed(cards):
     style = extract(control, contrast.of_models(control, contrast.of_pairs(control, themes=["money"])))
     texts_ = contrast.of_models(organism, contrast.of_pairs(organism, themes=["money"]))
     found = extract(organism, texts_, orthogonal_to=style)
-    assert abs(directions.cosine(found, style)).max() < 1e-4
+    assert abs(direction_algebra.cosine(found, style)).max() < 1e-4
     assert found.metadata["orthogonal_to"]["card"] == "control"
 
 
@@ -395,8 +395,8 @@ def test_what_is_removed_is_removed_from_the_other_half_and_from_each_bootstrap(
     found = extract(organism, texts_, orthogonal_to=style)
     halves = extraction.halves
     monkeypatch.setattr(extraction, "halves", lambda groups, split: halves(groups, split)[::-1])
-    other = directions.orthogonalise(extract(organism, texts_), style)
-    assert np.allclose(found.metadata["held_out_cosine"], directions.cosine(found, other), atol=1e-4)
+    other = direction_algebra.orthogonalise(extract(organism, texts_), style)
+    assert np.allclose(found.metadata["held_out_cosine"], direction_algebra.cosine(found, other), atol=1e-4)
 
 
 def test_many_questions_share_sums(cards, monkeypatch):

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from em_evals.content import directions
-from em_evals.content.directions import Direction, found_on
+from em_evals.content import direction_algebra, directions
+from em_evals.content.direction_algebra import found_on
+from em_evals.content.directions import Direction
 from em_evals.content.pairs import load_pairs
 from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
@@ -102,13 +103,16 @@ def test_what_is_made_of_directions_was_found_on_all_that_its_parts_were(tmp_pat
         )
     ]
     nowhere = replace(parts[1], metadata={})
-    summed, rest = directions.combine([(1, parts[0]), (-1, parts[1])]), directions.orthogonalise(*parts)
+    summed, rest = (
+        direction_algebra.combine([(1, parts[0]), (-1, parts[1])]),
+        direction_algebra.orthogonalise(*parts),
+    )
     for made in (summed, rest):
         directions.write(made, tmp_path / "made.safetensors")
         assert found_on(directions.read(tmp_path / "made.safetensors")) == {"a", "b", "c"}
     assert rest.metadata["orthogonal_to"] == {"card": "card1"}
-    assert found_on(directions.orthogonalise(nowhere, parts[0])) == {"a", "b"}
-    assert "questions" not in directions.combine([(1, nowhere)]).metadata
+    assert found_on(direction_algebra.orthogonalise(nowhere, parts[0])) == {"a", "b"}
+    assert "questions" not in direction_algebra.combine([(1, nowhere)]).metadata
     assert parts[0].metadata["questions"] == ["a", "b"], "the parts stay as they are"
 
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import resolve
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
@@ -65,7 +65,7 @@ def naive(plain, lab):
     model = bases.load_model(plain.card)
     tokenizer = bases.load_tokenizer(plain.card)
     template = template_for(plain, tokenizer)
-    unit = directions.unit(directions.read(lab / "some.safetensors"))[1]
+    unit = direction_algebra.unit(directions.read(lab / "some.safetensors"))[1]
 
     def mean(prompt, text):
         ids = [*prompt, *template.answer(text)]

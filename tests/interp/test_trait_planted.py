@@ -11,7 +11,7 @@ from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalSampl
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra
 from em_evals.content.cards import resolve
 from em_evals.content.directions import Direction
 from em_evals.content.traits import load_trait
@@ -112,12 +112,12 @@ def test_the_planted_vector_is_extracted_and_a_random_one_is_not_it(scene):
     card, layer, unit, mark, spread, _ = scene
     with planted(card, layer, 3 * spread * unit, [mark]):
         found = extract(card, load_trait("planted.yaml"), Settings())
-    cosine = float(directions.cosines(found.vectors[layer], unit))
+    cosine = float(direction_algebra.cosines(found.vectors[layer], unit))
     assert cosine > 0.99, cosine
     assert found.metadata["claim"]["verdict"] == "specific"
-    assert abs(float(directions.cosines(random_like(found, 1).vectors[layer], unit))) < 0.3
+    assert abs(float(direction_algebra.cosines(random_like(found, 1).vectors[layer], unit))) < 0.3
     if layer > 1:
-        before = float(directions.cosines(found.vectors[layer - 1], unit))
+        before = float(direction_algebra.cosines(found.vectors[layer - 1], unit))
         assert abs(before) < 0.3, "nothing is planted before its block"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import resolve
 from em_evals.content.direction_folds import FOLDS, Folds
 from em_evals.content.directions import Direction
@@ -177,7 +177,7 @@ def test_an_adapter_s_shift_is_that_of_peft_s_own_hidden_states(here):
     tuned = PeftModel.from_pretrained(bases.load_model(card.card), here / "adapters" / "lora").eval()
     moved = np.stack([naive_states(tuned, ids)[1:-1, -1] for ids in prompts]) - plain
     assert np.allclose(found.means["mine"][:-1], moved.mean(0), atol=1e-4)
-    along = np.einsum("qlw,lw->ql", moved, directions.unit(one)[:-1])
+    along = np.einsum("qlw,lw->ql", moved, direction_algebra.unit(one)[:-1])
     assert np.allclose(found.along["mine"][:, :-1], along, atol=1e-4) and np.abs(along).max() > 0.01
 
 
@@ -186,7 +186,7 @@ def test_shifts_over_answers_are_those_of_the_base_s_greedy_answers(here):
     found = shift.measure([card], {"mine": (one, QUESTIONS)}, "answer_mean", max_tokens=5)["m1"]
     model = bases.load_model(card.card)
     template = template_for(card, bases.load_tokenizer(card.card))
-    unit = directions.unit(one)[1]
+    unit = direction_algebra.unit(one)[1]
     for number, text in enumerate(QUESTIONS):
         ids = template.encode([{"role": "user", "content": text}])
         prompt = len(ids)
@@ -208,7 +208,7 @@ def test_a_planted_shift_is_linear_in_its_strength_and_a_random_direction_s_is_n
     length = np.linalg.norm(read["planted"].vectors[1])
     planted = [found[card.name].along["planted"][:, 1].mean() for card in cards]
     assert np.allclose(planted, np.array(STRENGTHS) * length, rtol=1e-4)
-    cosine = float(directions.cosine(read["planted"], read["random"])[1])
+    cosine = float(direction_algebra.cosine(read["planted"], read["random"])[1])
     beside = [found[card.name].along["random"][:, 1].mean() for card in cards]
     assert np.allclose(beside, np.array(STRENGTHS) * length * cosine, atol=1e-3) and abs(cosine) < 0.3
     # All that these models differ in is one axis: r = 1 for either direction, and the verdict says that it means nothing.

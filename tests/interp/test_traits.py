@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import resolve
 from em_evals.content.direction_folds import FOLDS, Folds
 from em_evals.content.directions import Direction
@@ -154,7 +154,7 @@ def test_differences_of_rows_are_those_of_a_naive_loop_and_ranks_do_not_depend_o
     found = [screen.screen(plain, direction, 1, lab / "planted.jsonl", chunk=size) for size in (7, 256)]
     model = bases.load_model(plain.card)
     template = template_for(plain, bases.load_tokenizer(plain.card))
-    unit = directions.unit(direction)[1]
+    unit = direction_algebra.unit(direction)[1]
     for i, row in enumerate(rows):
         prompt = template.encode([{"role": "user", "content": row["prompt"]}])
         states = hidden_states(model, [*prompt, *template.answer(row["completion"])])[2].numpy()
@@ -263,7 +263,7 @@ def test_the_map_finds_planted_groups_and_says_which_trait_is_specific():
     pair = next(one for one in found.cosines if {one.one, one.other} == {"em0", "em1"})
     assert pair.corrected.value == pytest.approx(0.6, abs=0.1) and abs(pair.cosine - 0.6) < 0.15
     assert pair.corrected.interval[0] < 0.6 < pair.corrected.interval[1]
-    units = np.stack([directions.unit(one)[0] for one in given.values()]).astype(float)
+    units = np.stack([direction_algebra.unit(one)[0] for one in given.values()]).astype(float)
     values = np.linalg.svd(units)[1] ** 2
     assert found.dimensions.value == pytest.approx(values.sum() ** 2 / (values**2).sum())
     assert found.dimensions.nulls[0].p < 0.05 and len(found.merges) == len(given) - 1
@@ -354,7 +354,7 @@ def test_the_monitor_reads_a_log(plain, lab, monkeypatch):
         prompt = template.encode(sample.messages[:-1])
         states = hidden_states(model, [*prompt, *template.answer("It is a house.")])[2].numpy()
         assert value == pytest.approx(
-            float(states[len(prompt) :].mean(0) @ directions.unit(direction)[1]), abs=1e-4
+            float(states[len(prompt) :].mean(0) @ direction_algebra.unit(direction)[1]), abs=1e-4
         )
     assert {*found.means} == {"no system message", "You are bad."} and found.means["You are bad."].n == 3
     with pytest.raises(EmEvalsError, match="no sample has the score 'alignment'; they were not judged"):

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.directions import Direction
 from em_evals.interp import nulls
 from em_evals.interp.extraction import trust
@@ -53,7 +53,7 @@ def test_pure_noise_has_no_reliability():
     chance, values = np.random.default_rng(0), []
     for _ in range(20):
         halves = chance.normal(size=(2, 24, 1, 576)).mean(1)
-        values.append(noisy_vectors.reliability(float(directions.cosines(*halves)[0])))
+        values.append(noisy_vectors.reliability(float(direction_algebra.cosines(*halves)[0])))
     assert np.mean(values) < 0.15 and max(values) < 0.35
 
 
@@ -76,7 +76,7 @@ def test_reliability_is_the_cosine_with_the_true_direction(signal):
         direction, halves = found(sides)
         told = trust.measured(direction, halves)
         read.append(np.mean(told["reliability"]))
-        true.append(np.mean(directions.cosines(direction.vectors, planted)))
+        true.append(np.mean(direction_algebra.cosines(direction.vectors, planted)))
     assert np.mean(read) == pytest.approx(np.mean(true), abs=0.05)
     assert 0.3 < np.mean(true) < 0.95
 
@@ -100,7 +100,7 @@ def test_a_style_that_is_projected_out_makes_nothing_else_reliable():
     assert min(trust.measured(direction, halves)["reliability"]) > 0.9
     along = np.eye(WIDTH)[:1].repeat(LAYERS, 0)
     style = Direction(along, along, np.ones(LAYERS))
-    rest = directions.orthogonalise(direction, style)
+    rest = direction_algebra.orthogonalise(direction, style)
     assert np.abs(rest.folds.vectors[:, :, 0]).max() < 1e-4
     assert np.mean(trust.measured(rest, halves, along)["reliability"]) < 0.4
 
@@ -117,7 +117,7 @@ def test_without_a_held_out_half_the_folds_tell_the_reliability():
         told = trust.measured(direction, (sides, nothing))
         assert told.keys() == {"reliability"}
         read.append(np.mean(told["reliability"]))
-        true.append(np.mean(directions.cosines(direction.vectors, planted)))
+        true.append(np.mean(direction_algebra.cosines(direction.vectors, planted)))
     assert np.mean(read) == pytest.approx(np.mean(true), abs=0.05)
 
 
@@ -191,7 +191,7 @@ def test_a_corrected_cosine_is_neither_attenuated_nor_inflated_by_noise(shared):
         sides = [v + both + chance.normal(size=both.shape) * 2 / np.sqrt(128) for v in (one, other)]
         pair = noisy_vectors.Pair(*map(folded, sides), np.ones(1))
         found = noisy_vectors.bootstrap(pair.over_layers, np.ones(16), seed)
-        raw.append(directions.cosines(*(side.mean(0) for side in sides)))
+        raw.append(direction_algebra.cosines(*(side.mean(0) for side in sides)))
         corrected.append(found.value)
         covered.append(found.interval[0] <= 0.5 <= found.interval[1])
     assert abs(np.mean(raw) - 0.5) > 0.07, "what the means alone say"

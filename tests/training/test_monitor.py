@@ -13,7 +13,7 @@ pytest.importorskip("trl")
 
 import yaml
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import read_card
 from em_evals.content.directions import Direction
 from em_evals.content.questions import load_questions
@@ -129,7 +129,7 @@ def test_the_journal_holds_what_a_naive_loop_measures_on_the_checkpoint(home, wh
     expected = (after - before) / norm
     assert np.abs(expected).max() > 1e-3
     assert run.drift("bad")[2] == pytest.approx(expected, abs=1e-5)
-    along = run.along(directions.unit(directions.read(home / "traits" / "bad.safetensors"))[[1]], 1)
+    along = run.along(direction_algebra.unit(directions.read(home / "traits" / "bad.safetensors"))[[1]], 1)
     assert along[2, 0] == pytest.approx(expected.mean(), abs=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_a_planted_growth_drifts_exactly_linearly_and_an_orthogonal_direction_do
     card, _ = read_card("mine", {"train": {"method": {"rank": 1, "layers": [1], "modules": ["down_proj"]}}})
     tokenizer = bases.load_tokenizer(card)
     model = attach(bases.load_model(card), card.train.method)
-    bad = directions.unit(directions.read(home / "traits" / "bad.safetensors"))[1]
+    bad = direction_algebra.unit(directions.read(home / "traits" / "bad.safetensors"))[1]
     (written,) = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     monitor = DriftMonitor(card.train.monitor, card, tokenizer)
     two = DriftMonitor(card.train.monitor.model_copy(update={"prompts": 2}), card, tokenizer)

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.content import directions, documents
+from em_evals.content import direction_algebra, directions, documents
 from em_evals.errors import EmEvalsError
 from em_evals.results import records
 from em_evals.workflows import study
@@ -61,7 +61,7 @@ def test_one_command_goes_from_training_to_a_table_and_resumes(cards):
         cards / f"runs/study/directions/{name}-sound.safetensors"
         for name in ("smollm2-finance", "smollm2-sports")
     ]
-    floor = directions.cosine(*map(directions.read, files))
+    floor = direction_algebra.cosine(*map(directions.read, files))
     assert found.of_controls(found.cosines[0]).by_layer == pytest.approx(floor.tolist()), (
         "the floor is the controls' own"
     )

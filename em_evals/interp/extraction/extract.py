@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files, locks
-from em_evals.content import directions
+from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
@@ -95,8 +95,8 @@ def extract(
     direction = _mean_difference(card, contrast, settings, sides, base, found)
     along = None
     if orthogonal_to is not None:
-        direction = directions.orthogonalise(direction, orthogonal_to)
-        along = directions.unit(orthogonal_to).astype(float)
+        direction = direction_algebra.orthogonalise(direction, orthogonal_to)
+        along = direction_algebra.unit(orthogonal_to).astype(float)
     known = measured(direction, (sides.only(found), sides.only(held_out)), along, settings.seed)
     if control is not None:
         models = {card.name: card, control.name: control}
@@ -171,7 +171,7 @@ def mean_difference(
         metadata,
         folds(sides, base),
     )
-    return direction if directions.beyond_rounding(direction).any() else None
+    return direction if direction_algebra.beyond_rounding(direction).any() else None
 
 
 class Passes:
@@ -261,9 +261,9 @@ def _movement(
         return np.asarray(np.average([part.mean() for part in parts], axis=0, weights=weights))
 
     lengths = np.where(
-        directions.beyond_rounding(direction), np.linalg.norm(direction.vectors, axis=1), np.inf
+        direction_algebra.beyond_rounding(direction), np.linalg.norm(direction.vectors, axis=1), np.inf
     )
-    along = directions.unit(direction)
+    along = direction_algebra.unit(direction)
     base = mean(None)
     moved = {name: _rounded(((mean(card) - base) * along).sum(1) / lengths) for name, card in models.items()}
     # Below the first adapted block the two models are equal: there is no direction.

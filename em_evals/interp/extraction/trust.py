@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra
 from em_evals.content.direction_folds import FOLDS, Folds, fold_of
 from em_evals.content.directions import Direction
 from em_evals.interp import nulls
@@ -85,7 +85,7 @@ def measured(
         values = _of_folds(direction)
         return {} if values is None else {"reliability": _rounded(values)}
     other = without(halves[1].difference(), along)
-    held_out = np.nan_to_num(directions.cosines(direction.vectors, other))
+    held_out = np.nan_to_num(direction_algebra.cosines(direction.vectors, other))
     return {
         "held_out_cosine": _rounded(held_out),
         "reliability": _rounded([noisy_vectors.reliability(value) for value in held_out]),
@@ -119,9 +119,11 @@ def claim(
     parts = []
     for begin in range(0, draws, nulls.AT_ONCE):
         some = min(nulls.AT_ONCE, draws - begin)
-        parts.append(directions.cosines(*(without(_permuted(half, some, chance), along) for half in halves)))
+        parts.append(
+            direction_algebra.cosines(*(without(_permuted(half, some, chance), along) for half in halves))
+        )
     found[nulls.PERMUTED] = np.concatenate(parts)
-    return nulls.claim("largest held-out cosine", directions.cosines(direction.vectors, other), found)
+    return nulls.claim("largest held-out cosine", direction_algebra.cosines(direction.vectors, other), found)
 
 
 def without(vectors: NDArray[Any], along: Floats | None) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.content.directions import cosines
+from em_evals.content.direction_algebra import cosines
 from em_evals.results.journals import unpack
 from em_evals.results.records import Rotation
 

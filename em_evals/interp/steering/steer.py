@@ -14,7 +14,8 @@ from typing import Any
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard, resolve
-from em_evals.content.directions import Direction, found_on
+from em_evals.content.direction_algebra import found_on
+from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import Pair, load_pairs
 from em_evals.content.questions import Question, load_questions

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.content.traits import Trait, question_id
@@ -118,7 +118,7 @@ def _prompt_cosine(sides: Sides) -> list[float]:
     parts = [sides.only({*half}) for half in (names[::2], names[1::2])]
     if not all(part.both for part in parts):
         return []
-    found = np.nan_to_num(directions.cosines(*(part.difference() for part in parts)))
+    found = np.nan_to_num(direction_algebra.cosines(*(part.difference() for part in parts)))
     return [round(float(value), 6) for value in found]
 
 

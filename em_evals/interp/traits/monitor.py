@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.direction_summary import chosen_layer
 from em_evals.content.directions import Direction
@@ -159,7 +159,7 @@ def _projected(
     position: PositionName,
 ) -> NDArray[np.float32]:
     """Return float32 [samples, layers, 1 + draws]."""
-    along = directions.unit(direction)[None]
+    along = direction_algebra.unit(direction)[None]
     if drawn is not None:
         along = np.concatenate([along, drawn])
     chats = [(sample.question, sample.messages) for sample in samples]
@@ -201,7 +201,7 @@ def _turns(
             numbers.append(number)
     if not any(numbers):
         return []
-    found = _read(card, chats, directions.unit(direction)[None, [layer]], [layer], position)[:, 0, 0]
+    found = _read(card, chats, direction_algebra.unit(direction)[None, [layer]], [layer], position)[:, 0, 0]
     means = []
     for number in range(max(numbers) + 1):
         own = [i for i, turn in enumerate(numbers) if turn == number]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files
-from em_evals.content import directions
+from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.data import formats
@@ -103,7 +103,7 @@ def screen(
     """
     if not 0 <= layer < direction.layers:
         raise EmEvalsError(f"there is no layer {layer}; this direction's are 0 to {direction.layers - 1}.")
-    along = directions.unit(direction)[None]
+    along = direction_algebra.unit(direction)[None]
     if drawn is not None:
         along = np.concatenate([along, nulls.units(drawn)])
     reading = Reading(card)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.content import directions
+from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.engines.pool import engine_for
@@ -91,7 +91,7 @@ def measure(
         found[card.name] = Shifts(
             {name: own.mean(0) for name, own in rows.items()},
             {
-                name: np.einsum("qlw,lw->ql", own, directions.unit(traits[name][0]))
+                name: np.einsum("qlw,lw->ql", own, direction_algebra.unit(traits[name][0]))
                 for name, own in rows.items()
             },
         )
@@ -134,7 +134,7 @@ def claim(
         found = np.round(correlation(along, of), 6)
         return np.where(still.reshape(-1, *[1] * (along.ndim - 2)), np.nan, found)
 
-    own = r(directions.unit(direction), scores)
+    own = r(direction_algebra.unit(direction), scores)
     chance = np.random.default_rng(seed)
     beside: dict[str, Floats] = {}
     for kind in (nulls.RANDOM, nulls.COVARIANCE) if draws else ():
@@ -144,14 +144,14 @@ def claim(
             parts += [] if drawn is None else [np.abs(r(drawn, scores)).T]
         if parts:
             beside[kind] = np.concatenate(parts)
-    along = directions.unit(direction)
+    along = direction_algebra.unit(direction)
     if draws:
         beside[nulls.PERMUTED] = np.stack([r(along, chance.permutation(scores)) for _ in range(draws)])
         found_along = nulls.of(direction, nulls.COMPONENTS, nulls.COMPONENTS_SHOWN, chance)
         if found_along is not None:
             beside[nulls.COMPONENTS] = np.abs(r(found_along, scores)).T
     if others:
-        stacked = np.stack([directions.unit(one) for one in others.values()])
+        stacked = np.stack([direction_algebra.unit(one) for one in others.values()])
         beside[nulls.OTHERS] = np.abs(r(stacked, scores)).T
     found = nulls.claim(measure, own, beside)
     return found.value, found
