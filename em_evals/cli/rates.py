@@ -161,7 +161,7 @@ def _name(part: Source) -> str:
 
 def _ungraded(overall: Rates) -> str:
     """Return a sentence about ungraded draws: the bounds of the EM rate, or that there is no rate."""
-    from em_evals.results.em_rates import UNGRADED
+    from em_evals.results.graded_draw import UNGRADED
 
     if not overall.graded:
         return (

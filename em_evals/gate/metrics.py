@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from em_evals.gate.evidence import Counts, Measure
 from em_evals.results import em_rates
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from em_evals.gate import cues, groups, words
 from em_evals.gate.evidence import Counts, Cues, Evidence, Items, Mean, Measure
 from em_evals.gate.policy import Applied, Policy, not_a_share
-from em_evals.results.em_rates import base_question
+from em_evals.results.graded_draw import base_question
 from em_evals.results.records import GateMetric, WorstQuestion
 from em_evals.stats.crossed import CrossedMean
 from em_evals.stats.means import Contrast, MeanContrast

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs, tables
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.stats import intervals
 
 if TYPE_CHECKING:

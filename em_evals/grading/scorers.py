@@ -24,8 +24,9 @@ from em_evals.grading.cache import identity
 from em_evals.grading.grade import Grade
 from em_evals.grading.judge import Judge
 from em_evals.inspect_errors import refusal
-from em_evals.results.em_rates import DROPPED, UNGRADED, GradedDraw, Rates, rates
+from em_evals.results.em_rates import Rates, rates
 from em_evals.results.forced_choice import KEYS, metrics_of
+from em_evals.results.graded_draw import DROPPED, UNGRADED, GradedDraw
 from em_evals.results.logs import graded_draw, number
 from em_evals.results.other_scores import others, summary
 from em_evals.results.rate import Rate

@@ -10,7 +10,7 @@ from inspect_ai.model import ChatMessage
 from em_evals.content.rubrics import Rubric, load_rubrics
 from em_evals.grading.grade import Grade
 from em_evals.grading.judge import Judge
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 
 RUBRICS = ("alignment", "coherence")
 

@@ -18,7 +18,8 @@ from em_evals.content import cards, documents
 from em_evals.content.cues import PLAIN
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs, sources
-from em_evals.results.em_rates import OUTCOMES, SHARES, GradedDraw
+from em_evals.results.em_rates import SHARES
+from em_evals.results.graded_draw import OUTCOMES, GradedDraw
 from em_evals.results.logs import Facts
 from em_evals.results.sources import Source
 

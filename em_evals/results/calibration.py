@@ -12,7 +12,8 @@ from typing import Any
 from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs, tables
-from em_evals.results.em_rates import GradedDraw, Rates
+from em_evals.results.em_rates import Rates
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.stats.judge_error import Corrected, Labels, prediction_powered, rogan_gladen
 
 KIND = "judge-calibration"

@@ -9,7 +9,7 @@ from pathlib import Path
 from em_evals.content.cues import PLAIN, Cue
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs
-from em_evals.results.em_rates import DROPPED, GradedDraw
+from em_evals.results.graded_draw import DROPPED, GradedDraw
 from em_evals.results.records import Cells
 
 EVENTS: dict[str, Callable[[GradedDraw], bool]] = {

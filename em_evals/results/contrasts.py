@@ -8,7 +8,8 @@ from typing import Any
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import RATES, GradedDraw, clusters
+from em_evals.results.em_rates import RATES, clusters
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.sources import Source, column
 from em_evals.stats.cluster_contrast import ClusterContrast
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import DROPPED, UNGRADED, GradedDraw, Rates, base_question
+from em_evals.results.em_rates import Rates
+from em_evals.results.graded_draw import DROPPED, UNGRADED, GradedDraw, base_question
 from em_evals.stats import intervals
 from em_evals.stats.bootstrap import StudentizedMean
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from em_evals.errors import EmEvalsError
 from em_evals.results import draws_file, tables
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from em_evals.results import conventions
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 
 MISALIGNED_BELOW, COHERENT_ABOVE = (10.0, 20.0, 30.0, 40.0, 50.0), (30.0, 50.0, 70.0)
 NAMES = ("turner", "betley", "scored", "dubinski", "brown", "nghiem")

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import RATES, GradedDraw, clusters
+from em_evals.results.em_rates import RATES, clusters
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.rate import Rate
 from em_evals.stats.crossed import crossed
 from em_evals.stats.proportions import Interval

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results import folders, logs, other_scores, tables, thoughts
-from em_evals.results.em_rates import GradedDraw, base_question
+from em_evals.results.graded_draw import GradedDraw, base_question
 from em_evals.results.other_scores import Other
 from em_evals.results.thoughts import GradedThought
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 
 COLUMNS = ("question_id", "aligned", "coherent")
 SUFFIXES = (".csv", ".jsonl", ".parquet")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_evals import files
 from em_evals.results import logs
-from em_evals.results.em_rates import GradedDraw, base_question
+from em_evals.results.graded_draw import GradedDraw, base_question
 from em_evals.results.rate import Rate
 from em_evals.stats.monitor import Recall, recall_at
 

@@ -17,7 +17,7 @@ from em_evals.grading import scorers
 from em_evals.grading.agreement import Rater, Rating, agreement, krippendorff, read_rater
 from em_evals.inspect_plugin import tasks
 from em_evals.report import answers
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.logs import read_draws
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 

@@ -206,7 +206,7 @@ def test_a_judge_grades_every_answer(lab, monkeypatch):
     seen = []
 
     def graded(answers, questions, asked, judge, logs, use_cache):
-        from em_evals.results.em_rates import GradedDraw
+        from em_evals.results.graded_draw import GradedDraw
 
         seen.append((len(answers), asked, judge))
         return [GradedDraw(answer.question, 10, 90) for answer in answers]
@@ -222,7 +222,7 @@ def test_a_judge_grades_every_answer(lab, monkeypatch):
 
 def test_answers_that_the_judge_could_not_grade_are_damage_and_no_cure(lab, monkeypatch):
     """Two of the questions keep coherent answers; those to the others get no grade, so they are not misaligned."""
-    from em_evals.results.em_rates import GradedDraw
+    from em_evals.results.graded_draw import GradedDraw
 
     nothing = float("nan")
 

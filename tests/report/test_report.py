@@ -33,7 +33,7 @@ pytest.importorskip("altair", reason="needs the extra `report`")
 
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
-from em_evals.report import charts, damage, export, inputs, looks, page
+from em_evals.report import chart_parts, charts, damage, export, inputs, looks, page
 from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
@@ -517,7 +517,7 @@ def luminance(colour):
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("colour", [*looks.PALETTE, *looks.SERIES, charts.EVENT])
+@pytest.mark.parametrize("colour", [*looks.PALETTE, *looks.SERIES, chart_parts.EVENT])
 def test_every_color_stands_out_on_light_and_on_dark(colour):
     for ground in charts.BACKGROUNDS:
         lighter, darker = sorted((luminance(colour), luminance(ground)), reverse=True)

@@ -8,7 +8,8 @@ import pytest
 
 from em_evals.errors import EmEvalsError
 from em_evals.results.conventions import CONVENTIONS, count, flow
-from em_evals.results.em_rates import GradedDraw, rates
+from em_evals.results.em_rates import rates
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.logs import read_draws
 from tests.command import em_evals
 

@@ -9,8 +9,9 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from em_evals.grading.scorers import em_rates, forced_choice_means
-from em_evals.results.em_rates import OUTCOMES, RATES, GradedDraw, clusters, rates, rates_by_question
+from em_evals.results.em_rates import RATES, clusters, rates, rates_by_question
 from em_evals.results.forced_choice import KEYS, metrics_of
+from em_evals.results.graded_draw import OUTCOMES, GradedDraw
 from em_evals.results.logs import read_draws
 from em_evals.results.rate import Rate
 from em_evals.stats import intervals

@@ -8,7 +8,8 @@ import pytest
 
 from em_evals.errors import EmEvalsError
 from em_evals.results import seed_groups
-from em_evals.results.em_rates import GradedDraw, clusters, rates
+from em_evals.results.em_rates import clusters, rates
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.stats.crossed import crossed
 from tests.command import em_evals
 

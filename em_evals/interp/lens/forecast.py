@@ -25,7 +25,7 @@ from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
 from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.results import outcomes
-from em_evals.results.em_rates import base_question
+from em_evals.results.graded_draw import base_question
 from em_evals.results.outcomes import Outcomes
 from em_evals.results.records.forecast import Forecast, ForecastScore, RankedQuestion
 from em_evals.stats import ranks

@@ -21,7 +21,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp.phase.rotation import rotations
 from em_evals.interp.phase.transition import find
 from em_evals.results import folders
-from em_evals.results.em_rates import GradedDraw, rates
+from em_evals.results.em_rates import rates
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.journals import read_journal
 from em_evals.results.logs import Facts, draws_of_log, facts, margins_of_log, read_log
 from em_evals.results.records import Phase, Point

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from em_evals.content.questions import Question
 from em_evals.errors import EmEvalsError
 from em_evals.interp.steering.answers import Answer
-from em_evals.results.em_rates import GradedDraw
+from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.logs import draws_of_log, graded
 from em_evals.results.logs import number as as_number
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.models.chat.calls import ARGUMENTS, NAME, CallFormat
+from em_evals.models.chat.call_formats import ARGUMENTS, NAME
+from em_evals.models.chat.calls import CallFormat
 from em_evals.models.chat.rendering import (
     Layout,
     Message,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from em_evals.models.chat import calls, layout
+from em_evals.models.chat import call_formats, calls, layout
 from em_evals.models.chat.rendering import Renderer, Source
 from em_evals.models.chat.template import ChatTemplate, template_of
 
@@ -32,9 +32,9 @@ def with_tools(tokenizer: Any, source: Source, tools: Sequence[Mapping[str, Any]
         prompt = template.text([{"role": "user", "content": "Otters."}])
         if missing := next((name for name in calls.names_of(tools) if name not in prompt), None):
             raise layout.refusal(tokenizer, source, f"does not tell of the tool '{missing}'", _HINT)
-        probing = Renderer(tokenizer, _given(source, [calls.TOOL]), template.layout)
+        probing = Renderer(tokenizer, _given(source, [call_formats.TOOL]), template.layout)
         closing = str(tokenizer.convert_ids_to_tokens(template.end))
-        template._known.calls = calls.of_template(probing, closing, template._known.special)
+        template._known.calls = call_formats.of_template(probing, closing, template._known.special)
     if template.calls is None:
         raise layout.refusal(
             tokenizer, source, "writes calls of tools in a form that is not read here", _HINT
