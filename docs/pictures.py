@@ -155,15 +155,15 @@ def organisms() -> None:
 
     from em_evals.report import charts
     from em_evals.report.looks import Looks
-    from em_evals.results import em_rates
+    from em_evals.results import em_rates, graded_draw
 
     table = Path(os.environ["EM_EVALS_DATA"]).expanduser() / "judged" / "model_organisms_scores.csv"
-    draws: dict[tuple[str, str], list[em_rates.GradedDraw]] = {}
+    draws: dict[tuple[str, str], list[graded_draw.GradedDraw]] = {}
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             grades = [float(row[key] or "nan") for key in ("aligned", "coherent")]
             of = row["model"].replace("_", " "), row["dataset"].replace("-", " ")
-            draws.setdefault(of, []).append(em_rates.GradedDraw(row["question_id"], *grades))
+            draws.setdefault(of, []).append(graded_draw.GradedDraw(row["question_id"], *grades))
     sets = sorted({data for _, data in draws})
     rows = []
     for (base, data), own in draws.items():

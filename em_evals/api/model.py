@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +21,10 @@ from em_evals.api.values import (
     Prompts,
     answer_of,
     chats,
+    generation_of,
     layers_of,
 )
-from em_evals.content.cards import GenerationOptions, ResolvedCard, resolve
+from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.content.pairs import load_pairs
@@ -147,7 +148,7 @@ class Model:
         from em_evals.engines.requests import all_draws, requests
         from em_evals.models.chat import prompting
 
-        generation = self._generation(n, chosen)
+        generation = generation_of(self.card, n, chosen)
         sampling = Sampling(
             generation.temperature, generation.top_p, generation.top_k, generation.max_tokens, tuple(stop)
         )
@@ -346,10 +347,3 @@ class Model:
         from em_evals.models.chat import template_for
 
         return template_for(self.card, self._engine().tokenizer)
-
-    def _generation(self, n: int, chosen: Mapping[str, float]) -> GenerationOptions:
-        """Return the card's sampling settings with those that were chosen."""
-        if n < 1:
-            raise EmEvalsError(f"n is {n}; draw at least one answer.")
-        own = self.card.card.generation.model_dump()
-        return checked(GenerationOptions, own | dict(chosen))

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from em_evals.content.cards import GenerationOptions, ResolvedCard
 from em_evals.content.intervention import Intervention
+from em_evals.content.validation_errors import checked
 from em_evals.engines.protocol import Draw, StopReason
 from em_evals.errors import EmEvalsError
 
@@ -117,3 +119,14 @@ def answer_of(template: ChatTemplate, chat: Sequence[Message], place: int, seed:
     """Return a draw as an answer, its thought apart."""
     spoken = template.spoken(chat, draw.text, draw.tokens)
     return Answer(place, spoken.answer or "", draw.stop_reason, seed, tuple(draw.tokens), spoken.thought)
+
+
+def generation_of(card: ResolvedCard, n: int, chosen: Mapping[str, float]) -> GenerationOptions:
+    """Return a card's sampling settings with those that were chosen.
+
+    Raises:
+        EmEvalsError: `n` or a setting is out of range.
+    """
+    if n < 1:
+        raise EmEvalsError(f"n is {n}; draw at least one answer.")
+    return checked(GenerationOptions, card.card.generation.model_dump() | dict(chosen))

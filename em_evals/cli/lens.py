@@ -58,9 +58,10 @@ def lens(
     from em_evals.cli.steering import numbers_of, parsed_layers
     from em_evals.cli.training import card_fields
     from em_evals.interp.lens import study
+    from em_evals.interp.lens.readings import Settings
     from em_evals.results import records
 
-    settings = study.Settings(
+    settings = Settings(
         positions, parsed_layers(layers), tokens, draws, seed, numbers_of(steer, "--steer") if steer else ()
     )
     others = [name.strip() for name in seeds.split(",") if name.strip()]

@@ -42,64 +42,96 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
         paths: files, folders, names of baselines.
         seed_groups: models that are seeds of one recipe, by the group's name.
     """
-    found: dict[str, tuple[Evidence, Path]] = {}
-    more: dict[str, list[tuple[Evidence, Path]]] = {}
-    seeds: dict[tuple[str, str], dict[str, Evidence]] = {}
-    own_bases: dict[str, Evidence] = {}
-    problems: list[str] = []
-    notes: list[str] = []
+    found = _Found(seed_groups or {})
     for name in paths:
         path = baseline.find(str(name))
-        before = len(found), len(seeds), len(problems), sum(map(len, more.values()))
+        before = found.size
         try:
             files = folders.walk([path])
         except EmEvalsError as error:
-            problems.append(str(error))
+            found.problems.append(str(error))
             continue
-        notes += [file.note for file in files if file.finished]
+        found.notes += [file.note for file in files if file.finished]
         for file in files:
-            if file.finished:
-                continue
-            try:
-                for evidence in _of_file(file.path, file.named, own_bases):
-                    if (own := groups.member(evidence, seed_groups or {})) is not None:
-                        if own[1] in (known := seeds.setdefault((own[0], evidence.key), {})):
-                            problems.append(_twice(evidence, file.path, (known[own[1]], file.path)))
-                        known[own[1]] = evidence
-                    elif evidence.key in found:
-                        more.setdefault(evidence.key, []).append((evidence, file.path))
-                    else:
-                        found[evidence.key] = evidence, file.path
-            except EmEvalsError as error:
-                problems.append(str(error))
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                # Input files are untrusted: a bad value makes the verdict "invalid"; the other files are still read.
-                problems.append(_damaged(file.path, error))
-        after = len(found), len(seeds), len(problems), sum(map(len, more.values()))
-        if after == before and not seeds:
-            problems.append(f"{path}: there are no logs, results or judged CSVs here.")
-    evidence_of = {key: evidence for key, (evidence, _) in found.items()}
-    listed = dict(seed_groups or {})
-    alike, by_recipe, told = groups.found(
-        {key: [found[key][0], *(evidence for evidence, _ in others)] for key, others in more.items()}
-    )
-    for key, others in more.items():
-        if any(key == one for _, one in alike):
-            del evidence_of[key]
-        else:
-            problems += [_twice(evidence, file, found[key]) for evidence, file in others]
-    listed |= by_recipe
-    notes += told
-    for (group, key), own_seeds in (seeds | alike).items():
+            if not file.finished:
+                found.read(file)
+        if found.size == before and not found.seeds:
+            found.problems.append(f"{path}: there are no logs, results or judged CSVs here.")
+    evidence = found.merged()
+    return Side(lm_eval.with_own_group(evidence), tuple(found.problems), tuple(found.notes), found.own_bases)
+
+
+class _Found:
+    """Evidence as it is read, file by file, with the problems and notes on it.
+
+    Attributes:
+        first: the first evidence of each key, and its file.
+        others: what else has that key.
+        seeds: evidence of the members of named groups: (group, key) -> model -> evidence.
+    """
+
+    def __init__(self, seed_groups: groups.Groups) -> None:
+        self._groups = seed_groups
+        self.first: dict[str, tuple[Evidence, Path]] = {}
+        self.others: dict[str, list[tuple[Evidence, Path]]] = {}
+        self.seeds: dict[tuple[str, str], dict[str, Evidence]] = {}
+        self.own_bases: dict[str, Evidence] = {}
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        """Changes whenever something was found, be it a problem."""
+        return len(self.first), len(self.seeds), len(self.problems), sum(map(len, self.others.values()))
+
+    def read(self, file: folders.Found) -> None:
+        """Read one file; what is wrong with it is a problem of the whole side."""
         try:
-            if key in evidence_of:
-                raise EmEvalsError(
-                    f"{key} is of the group {group} and of {evidence_of[key].model} too; name one."
-                )
-            evidence_of[key] = groups.merged(group, listed[group], own_seeds)
+            for evidence in _of_file(file.path, file.named, self.own_bases):
+                self._add(evidence, file.path)
         except EmEvalsError as error:
-            problems.append(str(error))
-    return Side(lm_eval.with_own_group(evidence_of), tuple(problems), tuple(notes), own_bases)
+            self.problems.append(str(error))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Input files are untrusted: a bad value makes the verdict "invalid"; the other files are still read.
+            self.problems.append(_damaged(file.path, error))
+
+    def _add(self, evidence: Evidence, path: Path) -> None:
+        if (own := groups.member(evidence, self._groups)) is not None:
+            group, model = own
+            known = self.seeds.setdefault((group, evidence.key), {})
+            if model in known:
+                self.problems.append(_twice(evidence, path, (known[model], path)))
+            known[model] = evidence
+        elif evidence.key in self.first:
+            self.others.setdefault(evidence.key, []).append((evidence, path))
+        else:
+            self.first[evidence.key] = evidence, path
+
+    def merged(self) -> dict[str, Evidence]:
+        """Return the evidence by key, seeds of one recipe as one."""
+        by_key = {key: evidence for key, (evidence, _) in self.first.items()}
+        several = {
+            key: [self.first[key][0], *(evidence for evidence, _ in others)]
+            for key, others in self.others.items()
+        }
+        alike, by_recipe, told = groups.found(several)
+        for key, others in self.others.items():
+            if any(key == one for _, one in alike):
+                del by_key[key]
+            else:
+                self.problems += [_twice(evidence, path, self.first[key]) for evidence, path in others]
+        self.notes += told
+        listed = {**self._groups, **by_recipe}
+        for (group, key), seeds in (self.seeds | alike).items():
+            try:
+                if key in by_key:
+                    raise EmEvalsError(
+                        f"{key} is of the group {group} and of {by_key[key].model} too; name one."
+                    )
+                by_key[key] = groups.merged(group, listed[group], seeds)
+            except EmEvalsError as error:
+                self.problems.append(str(error))
+        return by_key
 
 
 def anchor(

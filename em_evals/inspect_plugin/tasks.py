@@ -88,14 +88,7 @@ def freeform(
     asked_as = asking(thinking, template)
     system, prefix = text("system", system), text("prefix", prefix) or ""
     epochs = count("epochs", epochs)
-    try:
-        asked = load_questions(questions)
-        if themes:
-            asked = asked.select(themes.split(",") if isinstance(themes, str) else themes)
-        if format:
-            asked = asked.variant(format)
-    except EmEvalsError as error:
-        raise refusal(error) from None
+    asked = _asked(questions, themes, format)
     is_graded = graded(judge, graders.NO_JUDGE)
     theirs = asked.samples_per_paraphrase
     if epochs < theirs:
@@ -199,6 +192,21 @@ def narrow(
         epochs=Epochs(epochs, []) if is_graded else None,
         metadata={"data": name, "data_digest": digest, "holdout": holdout, **measured()},
     )
+
+
+def _asked(questions: str, themes: str | list[str] | None, format: str | None) -> QuestionSet:
+    """Return the questions to ask.
+
+    Raises:
+        PrerequisiteError: there is no such set, theme or format.
+    """
+    try:
+        asked = load_questions(questions)
+        if themes:
+            asked = asked.select(themes.split(",") if isinstance(themes, str) else themes)
+        return asked.variant(format) if format else asked
+    except EmEvalsError as error:
+        raise refusal(error) from None
 
 
 def _samples(asked: QuestionSet, system: str | None, prefix: str, format: str | None) -> list[Sample]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from em_evals.report import charts
 from em_evals.report.answers import Measured
+from em_evals.report.chart_parts import Row
 from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Estimate, Table
@@ -74,7 +75,7 @@ def _groups(entries: Sequence[Measured]) -> dict[str, set[str]]:
 
 
 def _margins(name: str, entries: Sequence[Measured], groups: dict[str, set[str]], looks: Looks) -> Figure:
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Any, ...]] = []
     for group, members in groups.items():
         for entry in entries:
@@ -95,7 +96,7 @@ def _margins(name: str, entries: Sequence[Measured], groups: dict[str, set[str]]
 
 def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[str]], looks: Looks) -> Figure:
     first, *others = entries
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Any, ...]] = []
     before = {key: pair.margin for key, pair in first.pairs.items()}
     for group, members in groups.items():
@@ -117,7 +118,7 @@ def _differences(name: str, entries: Sequence[Measured], groups: dict[str, set[s
 
 
 def _add(
-    rows: list[charts.Row],
+    rows: list[Row],
     told: list[tuple[Any, ...]],
     group: str,
     label: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import Measured
@@ -30,7 +31,7 @@ def conditions(
         title: the figure's title.
         found: (condition, in-domain, out-of-domain, whether its answers are incoherent).
     """
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for label, inside, outside, damaged in found:
         for domain, value in (("in-domain", inside), ("out-of-domain", outside)):

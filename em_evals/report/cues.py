@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import Conditional, ConditionalMetric, CueEffect
@@ -50,7 +51,7 @@ def _flags(study: Conditional) -> list[str]:
 def _figure(study: Conditional, one: ConditionalMetric, name: str) -> Figure:
     title = _TITLES.get(one.metric, one.metric)
     share = one.unit == "share"
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for effect in one.effects:
         label = f"{effect.cue} (placebo)" if effect.placebo else effect.cue
@@ -92,7 +93,7 @@ def _phrase(metric: str) -> str:
     return title if title.startswith("EM") else title[:1].lower() + title[1:]
 
 
-def _row(label: str, series: str, value: Estimate) -> charts.Row:
+def _row(label: str, series: str, value: Estimate) -> Row:
     """Return a mark; shares in points, as the axis says."""
     scale = 100 if value.unit == "points" else 1
     low, high, middle = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import Drift, TraitDrift
@@ -37,7 +38,7 @@ def _size(one: TraitDrift) -> float:
 
 
 def _figure(name: str, trait: str, drifts: list[TraitDrift]) -> Figure:
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for one in drifts:
         for point in one.points:

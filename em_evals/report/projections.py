@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
@@ -100,7 +101,7 @@ def _conditions(found: TraitMonitor, name: str) -> Figure:
 
 def _turns(found: TraitMonitor, name: str) -> Figure:
     title = "Over the conversation"
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for turn, mean in enumerate(found.turns, start=1):
         rows.append({"x": turn, "series": found.direction, **_bounds(mean)})
@@ -140,7 +141,7 @@ def _shifts(found: TraitShift, name: str) -> Figure:
     )
 
 
-def _cells(one: TraitShiftOf) -> list[charts.Row]:
+def _cells(one: TraitShiftOf) -> list[Row]:
     """Return a trait's row of the heatmap; a shift whose interval holds 0 is marked."""
     cells = []
     for row in one.cards:
@@ -154,11 +155,11 @@ def _cells(one: TraitShiftOf) -> list[charts.Row]:
     return cells
 
 
-def _row(row: str, series: str, mean: Measured) -> charts.Row:
+def _row(row: str, series: str, mean: Measured) -> Row:
     return {"row": row, "series": series, **_bounds(mean)}
 
 
-def _bounds(mean: Measured) -> charts.Row:
+def _bounds(mean: Measured) -> Row:
     return {"value": mean.value, "low": mean.interval[0], "high": mean.interval[1]}
 
 

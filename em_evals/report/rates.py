@@ -8,10 +8,11 @@ from typing import Any
 
 from em_evals.report import charts, damage
 from em_evals.report.answers import Answer, Measured
+from em_evals.report.chart_parts import Row
 from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results import em_rates
+from em_evals.results import em_rates, graded_draw
 from em_evals.results.em_rates import Rates
 from em_evals.results.rate import Rate
 
@@ -149,7 +150,7 @@ def _shares(found: dict[str, Rates], looks: Looks) -> Figure:
         (label, r.draws, *r.outcomes.values(), *(_estimate(r.shares[key]) for key in SHARES))
         for label, r in found.items()
     ]
-    outcomes = tuple(name.replace("_", " ") for name in em_rates.OUTCOMES)
+    outcomes = tuple(name.replace("_", " ") for name in graded_draw.OUTCOMES)
     title = "Coherent, refused and ungraded shares"
     return Figure(
         "shares",
@@ -188,7 +189,7 @@ def _by_question(graded: Sequence[Measured], looks: Looks) -> list[Figure]:
                 -max(found[q].em_rate_bounds[0] for found in by_model.values() if q in found)  # never NaN
             )
         )
-        rows: list[charts.Row] = []
+        rows: list[Row] = []
         told: list[tuple[Cell, ...]] = []
         for question in questions:
             for label in labels:
@@ -241,7 +242,7 @@ def _grid_table(entry: Measured) -> Table:
     return Table(f"draws_{slug(entry.label)}", caption, ("alignment", "coherent", "not coherent"), rows)
 
 
-def _groups(answers: Sequence[Answer], first: int) -> list[charts.Row]:
+def _groups(answers: Sequence[Answer], first: int) -> list[Row]:
     """Merge nearby draws of one kind into a mark at their mean, in larger cells if there would be too many marks."""
     cells: dict[tuple[int, int, bool], list[int]] = {}
     for width in _CELLS:
@@ -270,7 +271,7 @@ def _estimate(rate: Rate) -> Estimate:
     return Estimate.of(rate.value, rate.fixed, "share")
 
 
-def _row(row: str, series: str, rate: Rate, wide: bool = True) -> charts.Row:
+def _row(row: str, series: str, rate: Rate, wide: bool = True) -> Row:
     if math.isnan(rate.value):
         return {"row": row, "series": series, "value": None}
     (low, high), (wide_low, wide_high) = rate.fixed, rate.random

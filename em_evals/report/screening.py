@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import Screening
@@ -30,7 +31,7 @@ def section(found: Screening) -> Section:
 
 
 def _histogram(name: str, found: Screening) -> Figure:
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     sides = {found.file: found.counts} | (
         {"reference": found.reference_counts} if found.reference_counts else {}

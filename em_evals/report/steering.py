@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
@@ -133,7 +134,7 @@ def _grid(name: str, points: Sequence[SteeringPoint]) -> tuple[Figure, ...]:
     found = [point for point in points if point.arm == "direction" and point.out_of_domain.value is not None]
     if len({point.layer for point in found}) < 2:
         return ()
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for point in sorted(found, key=lambda point: (-point.scale, point.layer)):
         value, broken = point.out_of_domain.value or 0.0, "incoherent" if point.damaged else ""

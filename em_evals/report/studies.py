@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
@@ -89,7 +90,7 @@ def _differences(study: Retention, metric: str, looks: Looks) -> Figure:
     accuracy = metric == "accuracy"
     kinds = ACCURACIES if accuracy else {metric}
     what = "margin toward the misaligned answer, nats per byte" if metric == _MARGIN else metric
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     found = [(task, model.name) for model in study.models for task in model.tasks if task.metric in kinds]
     order = list(dict.fromkeys(task.task for task, _ in found))
@@ -115,7 +116,7 @@ def _differences(study: Retention, metric: str, looks: Looks) -> Figure:
 
 
 def _cosines(name: str, study: Convergence) -> Figure:
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for pair in study.cosines:
         label = f"{pair.one} · {pair.other}"
@@ -148,7 +149,7 @@ def _cosines(name: str, study: Convergence) -> Figure:
 
 def _transfer(name: str, study: Convergence, domain: str) -> Figure:
     arms = [arm for arm in ("direction", "random") if any(row.arm == arm for row in study.transfer)]
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Any, ...]] = []
     for row in study.transfer:
         found: Measured = getattr(row, domain)

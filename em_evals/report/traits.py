@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
@@ -40,7 +41,7 @@ def section(found: TraitMap) -> Section:
 
 def _cosines(found: TraitMap, name: str) -> Figure:
     between = {frozenset((one.one, one.other)): one for one in found.cosines}
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     for one in found.names:
         for other in found.names:
             pair = between.get(frozenset((one, other)))
@@ -77,7 +78,7 @@ def _dendrogram(found: TraitMap, name: str) -> Figure:
     """Return the merges of average linkage as a tree; leaves have the heatmap's order."""
     places: list[tuple[float, float]] = [(number, 0.0) for number in range(len(found.names))]
     members = [[one] for one in found.names]
-    lines: list[charts.Row] = []
+    lines: list[Row] = []
     for number, (one, other, distance) in enumerate(found.merges):
         (y1, x1), (y2, x2) = places[one], places[other]
         corners = [(x1, y1), (distance, y1), (distance, y2), (x2, y2)]

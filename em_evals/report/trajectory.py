@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from em_evals.report import charts
+from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results.records import Phase, Point
@@ -67,7 +68,7 @@ def _em_rates(name: str, points: Sequence[Point]) -> Figure:
 
 
 def _journal(name: str, found: Phase, key: str, title: str) -> Figure:
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for row in found.journal:
         step, value = row.get("step"), row.get(key)
@@ -84,7 +85,7 @@ def _journal(name: str, found: Phase, key: str, title: str) -> Figure:
 
 
 def _turning(name: str, found: Phase, key: str, title: str) -> Figure:
-    rows: list[charts.Row] = []
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for rotation in found.rotations:
         for step, value in zip(rotation.steps, getattr(rotation, key), strict=False):
@@ -101,10 +102,8 @@ def _turning(name: str, found: Phase, key: str, title: str) -> Figure:
     )
 
 
-def _curve(
-    by_series: Mapping[str, Sequence[Point]], unit: str
-) -> tuple[list[charts.Row], list[tuple[Cell, ...]]]:
-    rows: list[charts.Row] = []
+def _curve(by_series: Mapping[str, Sequence[Point]], unit: str) -> tuple[list[Row], list[tuple[Cell, ...]]]:
+    rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for series, points in by_series.items():
         for point in points:

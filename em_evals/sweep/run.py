@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.sweep import steps
 from em_evals.sweep.graph import Graph
 from em_evals.sweep.models import write_card
+from em_evals.sweep.queue import Queue
 from em_evals.sweep.steps import Record, Step
 from em_evals.sweep.workers import Worker
 
@@ -113,9 +115,10 @@ class _Course:
             for name in step.needs:
                 self._needed_by.setdefault(name, []).append(step.name)
         self._steps = {step.name: step for step in graph.steps}
-        self._ready = [step for step in graph.steps if not step.needs]
+        self._ready = Queue()
         self._tries: dict[str, int] = {}
         self._running: dict[Future[str], tuple[Step, Worker, float]] = {}
+        self._add([step for step in graph.steps if not step.needs])
 
     def run(self) -> Outcome:
         while self._ready or self._running:
@@ -130,29 +133,32 @@ class _Course:
                 time.sleep(_LOOK_AGAIN)
         return self.outcome
 
-    def _start(self) -> None:
-        """Start steps while there are idle workers; steps that were done before take none."""
-        waiting: list[Step] = []
-        stopped = self._limit is not None and len(self.outcome.failed) >= self._limit
-        # In the plan's order; a step that is found done may make others ready meanwhile.
-        free = [one for one in self._idle if one.is_ready()] if self._ready else []
-        while self._ready:
-            step = self._ready.pop(0)
+    def _add(self, ready: Sequence[Step]) -> None:
+        """Queue steps; one that was done before takes no worker, and may make others ready.
+
+        Each is looked up once: thousands may wait while a few run, and the folder may be on a network.
+        """
+        new = deque(ready)
+        while new:
+            step = new.popleft()
             if steps.is_done(step, self._folder):
                 self.outcome.found.append(step.name)
-                self._free(step.name)
-            elif stopped:
-                self.outcome.left.append(step.name)
-            elif free:
-                self._give(step, free)
+                new += self._freed(step.name)
             else:
-                waiting.append(step)
-        self._ready = waiting
+                self._ready.add(step)
 
-    def _give(self, step: Step, free: list[Worker]) -> None:
-        worker = next((one for one in free if one.base == step.base), None)
-        worker = worker or next((one for one in free if not one.base), free[0])
-        free.remove(worker)
+    def _start(self) -> None:
+        """Start steps while there are idle workers."""
+        if self._limit is not None and len(self.outcome.failed) >= self._limit:
+            self.outcome.left += [step.name for step in self._ready.clear()]
+        free = [one for one in self._idle if one.is_ready()] if self._ready else []
+        # Workers that hold a base first, so that another does not load it for their steps; then those without any.
+        free.sort(key=lambda one: 0 if one.base and self._ready.has(one.base) else 2 if one.base else 1)
+        for worker in free:
+            if self._ready:
+                self._give(self._ready.take(worker.base), worker)
+
+    def _give(self, step: Step, worker: Worker) -> None:
         self._idle.remove(worker)
         self._tries[step.name] = self._tries.get(step.name, 0) + 1
         self._running[worker.start(step, self._folder, self._home)] = (step, worker, time.monotonic())
@@ -165,7 +171,7 @@ class _Course:
             record = Record(**json.loads(future.result()))
         elif isinstance(error, worker.died) and self._tries[step.name] < _TRIES:
             worker.base = ""
-            self._ready.append(step)
+            self._ready.add(step)
             self._say(f"{step.name}: its process ended ({_told(error)}); it starts again.")
             return
         else:
@@ -184,18 +190,21 @@ class _Course:
         place = f"[{len(self.outcome.records) + len(self.outcome.found)}/{self._total}]"
         if record.state == "done":
             self._say(f"{place} {step.name}: {record.seconds:.1f} s")
-            self._free(step.name)
+            self._add(self._freed(step.name))
         else:
             self._say(
                 f"{place} {step.name} FAILED: {record.problem} (all of it: {self._folder / step.name}/output.txt)"
             )
             self._skip(step.name, step.name)
 
-    def _free(self, name: str) -> None:
+    def _freed(self, name: str) -> list[Step]:
+        """Return the steps that waited for this one last."""
+        freed = []
         for other in self._needed_by.get(name, ()):
             self._waits[other].discard(name)
             if not self._waits[other]:
-                self._ready.append(self._steps[other])
+                freed.append(self._steps[other])
+        return freed
 
     def _skip(self, name: str, cause: str) -> None:
         for other in self._needed_by.get(name, ()):

@@ -33,6 +33,15 @@ class Start:
         """Return JSON values for the record."""
         return {"card": self.card, "digest": self.digest}
 
+    def check_result(self, home: Path) -> None:
+        """Refuse to train into the folder that the training begins with.
+
+        Raises:
+            EmEvalsError: it is the same.
+        """
+        if self.adapter is not None and Path(self.adapter).resolve() == home.resolve():
+            raise EmEvalsError(f"`start_from: {self.card}` is this training's own result; name another card.")
+
 
 def find(card: ModelCard, recipe: AdapterRecipe) -> Start | None:
     """Find the trained model that a recipe begins with; None where it begins with the base.

@@ -75,10 +75,8 @@ def train(
     start = staged.find(card, recipe)
     home = (output or adapter_folders.home(card.adapter, path)).expanduser().absolute()
     check_place(home, overwrite)
-    if start is not None and start.adapter is not None and Path(start.adapter).resolve() == home.resolve():
-        raise EmEvalsError(
-            f"`start_from: {recipe.start_from}` is this training's own result; name another card."
-        )
+    if start is not None:
+        start.check_result(home)
     processes = processes_for(card, recipe)
     selection = curriculum.select(recipe)
     tokenizer = bases.load_tokenizer(card)
@@ -87,8 +85,7 @@ def train(
     stop = None if recipe.early_stop is None else Stop(recipe.early_stop)
     workspace = Workspace(home, _identity(card, recipe, lessons, start, monitor))
     if processes.is_main_process:
-        if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
-            Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
+        _tell_cut(lessons, recipe)
         workspace.open()
     processes.wait_for_everyone()
     try:
@@ -109,6 +106,11 @@ def train(
         if processes.is_main_process:
             workspace.close()
     return home
+
+
+def _tell_cut(lessons: Curriculum, recipe: AdapterRecipe) -> None:
+    if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
+        Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _monitor(card: ModelCard, recipe: AdapterRecipe, tokenizer: Any, processes: int) -> DriftMonitor | None:

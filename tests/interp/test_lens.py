@@ -14,6 +14,7 @@ from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.interp.lens import study, texts, vocabulary
 from em_evals.interp.lens.means import position_means
+from em_evals.interp.lens.readings import Settings
 from em_evals.interp.lens.unembedding import Unembedding
 from em_evals.models import bases
 from em_evals.models.architecture import decoder_layers
@@ -22,7 +23,7 @@ from tests.command import em_evals
 from tests.tiny_models import make_adapter, tiny
 
 LAYERS, WIDTH, POSITIONS = 3, 64, 4
-SETTINGS = study.Settings(positions=POSITIONS, layers=(0, 1, 2), draws=99)
+SETTINGS = Settings(positions=POSITIONS, layers=(0, 1, 2), draws=99)
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +126,13 @@ def test_a_planted_token_is_read_back_and_random_vectors_are_no_finding(lab):
     tokenizer = bases.load_tokenizer(resolve("plain").card)
     (good,) = tokenizer.encode(" good", add_special_tokens=False)
     written = model.lm_head.weight[good].detach().numpy()
-    found = study.lens(biased(lab, "planted", written), settings=study.Settings(POSITIONS, (1,))).models[0]
+    found = study.lens(biased(lab, "planted", written), settings=Settings(POSITIONS, (1,))).models[0]
     for reading in found.readings:
         assert reading.up[0].token == " good"
     assert {claim.verdict for claim in found.claims} == {"specific"}
     chance = np.random.default_rng(0)
     verdicts = [
-        study.lens(
-            biased(lab, f"noise{i}", chance.normal(size=WIDTH)), settings=study.Settings(POSITIONS, (1,))
-        )
+        study.lens(biased(lab, f"noise{i}", chance.normal(size=WIDTH)), settings=Settings(POSITIONS, (1,)))
         .models[0]
         .claims[0]
         .verdict

@@ -37,7 +37,7 @@ from em_evals.report import chart_parts, charts, damage, export, inputs, looks, 
 from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
-from em_evals.results import em_rates, records
+from em_evals.results import em_rates, graded_draw, records
 from em_evals.stats import intervals
 from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
@@ -295,7 +295,7 @@ def test_rates_are_those_of_the_metrics(shared_data):
 
 def draws(events, coherent, total):
     return [
-        em_rates.GradedDraw(f"q{i % 8}", 10 if i < events else 90, 90 if i < coherent else 10)
+        graded_draw.GradedDraw(f"q{i % 8}", 10 if i < events else 90, 90 if i < coherent else 10)
         for i in range(total)
     ]
 

@@ -107,7 +107,6 @@ def forecast(
     distance = read.distances(read.center(), settings.metric)
     topic = _topic([chat[-1]["content"] for chat in prompts], [one.words for one in asked])
     order = np.argsort(distance, kind="stable")
-    place = {int(i): rank for rank, i in enumerate(order, 1)}
     first = min(settings.first or max(1, len(asked) // 4), len(asked))
     known = np.array([came.values.get(one.id, np.nan) if came else np.nan for one in asked])
     scores, advantages = _scored(distance, topic, tokens, known, settings.seed)
@@ -125,13 +124,13 @@ def forecast(
         ranked=[
             RankedQuestion(
                 id=asked[i].id,
-                rank=place[int(i)],
+                rank=rank,
                 distance=float(distance[i]),
                 topic=float(topic[i]),
                 tokens=float(tokens[i]),
                 outcome=None if np.isnan(known[i]) else float(known[i]),
             )
-            for i in order
+            for rank, i in enumerate(order, 1)
         ],
         first=first,
         measure=came.measure if came else None,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from em_evals.content import directions as files
+from em_evals.content import direction_algebra
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.interp import nulls
@@ -50,7 +50,7 @@ def trait_map(
     if len(given) < _LEAST:
         raise EmEvalsError(f"a map needs {_LEAST} directions or more, and {len(given)} were given.")
     for one, other in combinations(given.values(), 2):
-        files.cosine(one, other)  # refuses other bases
+        direction_algebra.cosine(one, other)  # refuses other bases
     depth = next(iter(given.values())).layers
     notes = []
     if layer is None:
@@ -60,7 +60,7 @@ def trait_map(
         )
     if not 0 <= layer < depth:
         raise EmEvalsError(f"there is no layer {layer}; these directions' are 0 to {depth - 1}.")
-    units = np.stack([files.unit(one)[layer] for one in given.values()]).astype(float)
+    units = np.stack([direction_algebra.unit(one)[layer] for one in given.values()]).astype(float)
     cosines = units @ units.T
     order, merges = _clusters(cosines)
     names = list(given)
@@ -118,7 +118,7 @@ def _clusters(cosines: Floats) -> tuple[list[int], list[tuple[int, int, float]]]
 def _cosines(given: Mapping[str, Direction], layer: int, seed: int) -> list[TraitCosine]:
     found = []
     for (a, one), (b, other) in combinations(given.items(), 2):
-        value = float(files.cosines(one.vectors[layer], other.vectors[layer]))
+        value = float(direction_algebra.cosines(one.vectors[layer], other.vectors[layer]))
         corrected = Measured(value=None, interval=(None, None), n=0)
         if one.folds is not None and other.folds is not None:
             sides = [
@@ -222,7 +222,7 @@ def _specific(name: str, given: Mapping[str, Direction], layer: int) -> Specific
         return "not estimable"
     verdict = Claim.model_validate(claim).verdict
     others = [
-        abs(float(files.cosines(own.vectors[layer], other.vectors[layer])))
+        abs(float(direction_algebra.cosines(own.vectors[layer], other.vectors[layer])))
         for key, other in given.items()
         if key != name
     ]

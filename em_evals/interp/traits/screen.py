@@ -115,12 +115,7 @@ def screen(
     separators = Separators()
     source = _rows(path)
     while rows := list(islice(source, chunk)):
-        beside = own.of(rows) if own is not None else [None] * len(rows)
-        kept = [
-            (line, messages, texts)
-            for (line, messages), answer in zip(rows, beside, strict=True)
-            if (texts := _texts(template, messages, answer, reading.longest)) is not None
-        ]
+        kept = _kept(rows, template, own, reading.longest)
         skipped += len(rows) - len(kept)
         every = [text for _, _, texts in kept for text in texts]
         with reading.read_as(card) as model:
@@ -143,6 +138,18 @@ def screen(
         skipped,
         separators,
     )
+
+
+def _kept(
+    rows: Sequence[tuple[int, formats.Messages]], template: ChatTemplate, own: Answers | None, longest: int
+) -> list[tuple[int, formats.Messages, list[Text]]]:
+    """Return the rows that fit the model's context: line, messages, and the texts to read."""
+    beside = own.of(rows) if own is not None else [None] * len(rows)
+    return [
+        (line, messages, texts)
+        for (line, messages), answer in zip(rows, beside, strict=True)
+        if (texts := _texts(template, messages, answer, longest)) is not None
+    ]
 
 
 def _parts(read: NDArray[np.float32], exact: bool) -> NDArray[np.float32]:
