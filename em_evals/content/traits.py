@@ -7,7 +7,6 @@ TRAIT.extract.json and TRAIT.eval.json (persona vectors, arXiv 2507.21509), and 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -250,10 +249,7 @@ def _of_persona(path: Path) -> Trait:
 
 
 def _persona(path: Path) -> _PersonaFile:
-    try:
-        data = json.loads(files.read_text(path))
-    except json.JSONDecodeError as error:
-        raise EmEvalsError(f"this is not valid JSON ({error.msg}).", path, error.lineno) from None
+    data = files.read_json(path)
     return documents.validate(_PersonaFile, Document(path, data, {}))
 
 

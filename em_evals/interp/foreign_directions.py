@@ -27,7 +27,7 @@ Numbering = Literal["blocks", "hidden_states"]
 Tensors = dict[str, NDArray[np.float32]]
 
 OWN = {"direction", "base_mean", "mean_norm"}
-_NUMBERED = re.compile(r"(?!arr_)(?:.*[._/-])?(\d+)")
+_NUMBERED = re.compile(r"(?!arr_)(?:.*[._/-])?(\d{1,9})", re.DOTALL)
 """A name that ends with a layer; `arr_0` is NumPy's name of an unnamed array."""
 ENDINGS = (".safetensors", ".npz", ".npy", ".gguf", ".pt", ".pth", ".bin")
 
@@ -200,7 +200,15 @@ def _tensors(path: Path) -> tuple[Tensors, dict[str, int]]:
         raise EmEvalsError(
             f"directions are imported from {', '.join(ENDINGS)}, not from {path.suffix}.", path
         )
-    found, notes = readers[path.suffix](path)
+    try:
+        found, notes = readers[path.suffix](path)
+    except EmEvalsError:
+        raise
+    except Exception as error:  # these parsers raise many types on damaged files
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:120]
+        raise EmEvalsError(
+            f"this is not a {path.suffix} file of numbers, or it is damaged ({why}).", path
+        ) from None
     if not found:
         raise EmEvalsError("this file holds no tensor.", path)
     return {name: np.asarray(array, dtype=np.float32) for name, array in found.items()}, notes
@@ -218,27 +226,21 @@ def _names(path: Path) -> set[str]:
 
 def _safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:  # torch reads bfloat16, which NumPy does not have
-            stated = (file.metadata() or {}).get("layer", "")
-            names = list(file.keys())
-            found = {name: file.get_tensor(name).to(torch.float32).numpy() for name in names}
-    except (SafetensorError, OSError):
-        raise EmEvalsError("this is not a safetensors file.", path) from None
+    with safe_open(path, framework="pt") as file:  # torch reads bfloat16, which NumPy does not have
+        stated = (file.metadata() or {}).get("layer", "")
+        names = list(file.keys())
+        found = {name: file.get_tensor(name).to(torch.float32).numpy() for name in names}
     return found, {"layer": int(stated)} if stated.isdecimal() else {}
 
 
 def _numpy(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"vector": _numbers(loaded, path)}, {}
-        with loaded:
-            arrays = {name: _numbers(loaded[name], path) for name in loaded.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise EmEvalsError(f"this is not a NumPy file of numbers ({str(error)[:100]}).", path) from None
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return {"vector": _numbers(loaded, path)}, {}
+    with loaded:
+        arrays = {name: _numbers(loaded[name], path) for name in loaded.files}
     stated = arrays.pop("layer", None)
     notes = {"layer": int(stated)} if stated is not None and stated.ndim == 0 else {}
     return arrays, notes
@@ -253,15 +255,8 @@ def _numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
 def _gguf(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
     from gguf import GGUFReader
 
-    try:
-        reader = GGUFReader(path)
-        return {
-            tensor.name: np.array(tensor.data)
-            for tensor in reader.tensors
-            if tensor.name.startswith("direction.")
-        }, {}
-    except (ValueError, OSError, IndexError) as error:
-        raise EmEvalsError(f"this is not a GGUF file ({str(error)[:100]}).", path) from None
+    found = {t.name: np.array(t.data) for t in GGUFReader(path).tensors if t.name.startswith("direction.")}
+    return {name: _numbers(array, path) for name, array in found.items()}, {}
 
 
 def _torch(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:

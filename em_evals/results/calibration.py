@@ -52,8 +52,8 @@ def read(path: Path) -> Calibration:
     Raises:
         EmEvalsError: it is no such record.
     """
+    record = files.read_json(path)
     try:
-        record = json.loads(files.read_text(path))
         if record["kind"] != KIND:
             raise ValueError
         names = Labels.__dataclass_fields__
@@ -62,7 +62,7 @@ def read(path: Path) -> Calibration:
             for arm, own in record["arms"].items()
         }
         return Calibration(str(record["judge"]), arms)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
         raise EmEvalsError(
             "this is no calibration; write one with `em-evals judges calibrate`.", path
         ) from None
