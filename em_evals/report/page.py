@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 from datetime import UTC, datetime
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from em_evals import __version__
 from em_evals.files import atomic
 from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.export import named_apart
+from em_evals.report.library import browser_library
 from em_evals.report.report import Report, gate_table
 
 _ROOM_FOR_ANSWERS = 9_000_000
@@ -41,7 +41,7 @@ def render(report: Report) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    library, script, style = _library(), _asset("page.js"), _asset("page.css")
+    library, script, style = browser_library(), _asset("page.js"), _asset("page.css")
     markup: str = environment.from_string(_asset("page.html.jinja")).render(
         report=report,
         policy=_policy((library, script)),
@@ -131,16 +131,6 @@ def _answers(sampled: tuple[Measured, ...], longest: int | None) -> dict[str, An
 def _spec(chart: Any) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict(validate=False)
     return spec
-
-
-@cache
-def _library() -> str:
-    """Return Vega, Vega-Lite and vega-embed as one script, as shipped with vl-convert."""
-    import vl_convert
-
-    library: Any = vl_convert  # its type stub requires an argument that the function does not
-    bundle: str = library.javascript_bundle()
-    return bundle.replace("</script", "<\\/script")
 
 
 def _asset(name: str) -> str:

@@ -74,7 +74,14 @@ class Draw:
     def input(self) -> Any:
         """The prompt: text, or Inspect's messages."""
         found = self._data["input"]
-        return found if isinstance(found, str) else self._whole.input
+        if isinstance(found, str):
+            return found
+        if not all(map(_is_plain, found)):
+            return self._whole.input
+        own = [{"role": one["role"], "content": one["content"], "text": one["content"]} for one in found]
+        return [
+            Part(fields, lambda place=place: self._whole.input[place]) for place, fields in enumerate(own)
+        ]
 
     @cached_property
     def _whole(self) -> EvalSample:
@@ -87,6 +94,15 @@ class Draw:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._whole, name)
+
+
+def _is_plain(message: Any) -> bool:
+    """Return whether a message is text that Inspect reads as it stands; in an assistant's it looks for thoughts."""
+    return (
+        isinstance(message, dict)
+        and message.get("role") in ("system", "user")
+        and isinstance(message.get("content"), str)
+    )
 
 
 def read(path: Path) -> Any:

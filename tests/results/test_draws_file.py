@@ -53,6 +53,26 @@ def test_what_is_not_read_here_comes_from_inspect(path):
 
 
 @pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ('[{"role":"system","content":"Be brief."},{"role":"user","content":"Why?"}]', True),
+        ('[{"role":"user","content":"Why?"},{"role":"assistant","content":"<think>So.</think>Yes."}]', False),
+        ('[{"role":"user","content":[{"type":"text","text":"Why?"}]}]', False),
+    ],
+)
+def test_prompts_of_messages_are_inspects(path, prompt, plain):
+    lists = changed(
+        path, "samples/pair_0", lambda text: text.replace(b'"input":"Why?"', b'"input":' + prompt.encode())
+    )
+    ours, theirs = draws_file.read(lists).samples[0], read_eval_log(str(lists)).samples[0]
+    assert [(one.role, one.text, one.content) for one in ours.input] == [
+        (one.role, one.text, one.content) for one in theirs.input
+    ]
+    assert ("_whole" in vars(ours)) is not plain, "Inspect is imported for what it alone can read"
+    assert [one.source for one in ours.input] == [one.source for one in theirs.input]
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("samples/pair_0", lambda text: text.replace(b'"scores"', b'"transcript"')),
