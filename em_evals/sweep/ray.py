@@ -14,6 +14,7 @@ from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.sweep.perform import perform_json
 from em_evals.sweep.steps import Step
+from em_evals.sweep.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Request:
     memory: int = 0
 
 
-class RayWorker:
+class RayWorker(Worker):
     """An actor. It keeps the bases that it has loaded, as a local process does.
 
     Args:

@@ -154,8 +154,10 @@ class _Course:
         free = [one for one in self._idle if one.is_ready()] if self._ready else []
         # Workers that hold a base first, so that another does not load it for their steps; then those without any.
         free.sort(key=lambda one: 0 if one.base and self._ready.has(one.base) else 2 if one.base else 1)
-        for worker in free:
-            if self._ready:
+        if not free or not self._ready:
+            return
+        with free[0].together():
+            for worker in free[: len(self._ready)]:
                 self._give(self._ready.take(worker.base), worker)
 
     def _give(self, step: Step, worker: Worker) -> None:

@@ -1,10 +1,15 @@
-"""Workers on Slurm: each step a job, through submitit. The command that started the sweep waits, and goes on later."""
+"""Workers on Slurm, through submitit: each step a job, steps that start at once a job array.
+
+The command that started the sweep waits, and goes on later.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,25 +17,68 @@ from typing import Any
 from em_evals.errors import EmEvalsError
 from em_evals.sweep.perform import perform_json
 from em_evals.sweep.steps import Step
+from em_evals.sweep.workers import Worker
 
 
 class JobLostError(Exception):
     """A job ended without a result: cancelled, out of memory, or its node died."""
 
 
-class SlurmWorker:
-    """A place in the queue: one job at a time.
+class Submissions:
+    """Submits jobs; those that are submitted together become one job array.
 
     Args:
         executor: submitit's.
     """
 
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+        self._waiting: list[tuple[Any, Future[str]]] | None = None
+
+    def submit(self, *arguments: str) -> tuple[Any, Future[str]]:
+        """Return a job that performs a step, and the future of its record."""
+        future: Future[str] = Future()
+        future.set_running_or_notify_cancel()
+        job = self._executor.submit(perform_json, *arguments)
+        if self._waiting is None:
+            _watch_from_aside(job, future)
+        else:
+            self._waiting.append((job, future))
+        return job, future
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Hold jobs back, and submit them at the end; if Slurm refuses them, all of them are lost."""
+        from submitit.core.utils import FailedJobError
+
+        self._waiting = []
+        try:
+            with self._executor.batch():
+                yield
+        except FailedJobError as error:
+            for _, future in self._waiting:
+                future.set_exception(JobLostError(str(error).splitlines()[0]))
+            self._waiting = []
+        finally:
+            waiting, self._waiting = self._waiting, None
+        for job, future in waiting:
+            _watch_from_aside(job, future)
+
+
+class SlurmWorker(Worker):
+    """A place in the queue: one job at a time.
+
+    Args:
+        submissions: those of all places.
+    """
+
     died: tuple[type[BaseException], ...] = (JobLostError,)
 
-    def __init__(self, executor: Any) -> None:
+    def __init__(self, submissions: Submissions) -> None:
         self.base = ""
-        self._executor = executor
+        self._submissions = submissions
         self._job: Any = None
+        self._future: Future[str] = Future()
 
     def is_ready(self) -> bool:
         """Return whether a step would start now: a job may always be queued."""
@@ -38,18 +86,18 @@ class SlurmWorker:
 
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Submit a job."""
-        job = self._job = self._executor.submit(
-            perform_json, json.dumps(asdict(step)), str(folder), str(home)
-        )
-        future: Future[str] = Future()
-        future.set_running_or_notify_cancel()
-        threading.Thread(target=_watch, args=(job, future), daemon=True).start()
-        return future
+        self._job, self._future = self._submissions.submit(json.dumps(asdict(step)), str(folder), str(home))
+        return self._future
 
     def stop(self) -> None:
         """Cancel the job that runs."""
-        if self._job is not None and not self._job.done():
+        # A job that Slurm refused has no state to ask for.
+        if self._job is not None and not self._future.done() and not self._job.done():
             self._job.cancel()
+
+    def together(self) -> AbstractContextManager[None]:
+        """Submit the steps that start meanwhile as one job array."""
+        return self._submissions.together()
 
 
 def connect(
@@ -73,7 +121,12 @@ def connect(
         executor.update_parameters(**options)
     except (RuntimeError, NameError, ValueError, TypeError) as error:
         raise EmEvalsError(f"submitit cannot use Slurm here: {str(error).splitlines()[0][:300]}") from None
-    return [SlurmWorker(executor) for _ in range(count or 64)]
+    submissions = Submissions(executor)
+    return [SlurmWorker(submissions) for _ in range(count or 64)]
+
+
+def _watch_from_aside(job: Any, future: Future[str]) -> None:
+    threading.Thread(target=_watch, args=(job, future), daemon=True).start()
 
 
 def _watch(job: Any, future: Future[str]) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -43,8 +44,12 @@ class Worker(Protocol):
         """End the worker and what it runs."""
         ...
 
+    def together(self) -> AbstractContextManager[None]:
+        """Hand the steps that start meanwhile, on any worker of the kind, over as one where that is better."""
+        return nullcontext()
 
-class LocalWorker:
+
+class LocalWorker(Worker):
     """A process of this machine, started with its first step and again after it died.
 
     Args:
@@ -89,7 +94,7 @@ class LocalWorker:
         self._pool = None
 
 
-class Here:
+class Here(Worker):
     """This process: steps run one after another, so that a debugger sees them."""
 
     died: tuple[type[BaseException], ...] = ()
