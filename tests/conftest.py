@@ -15,7 +15,7 @@ import pytest
 
 from em_evals import files
 from em_evals.content import documents
-from tests import isolation
+from tests import isolation, kept
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,6 @@ LONGEST = (
     "test_interrupt.py",
     "test_packaging.py",
     "test_hf_engine.py",
-    "test_recipe_to_result.py",
     "test_lora_options.py",
     "test_architectures.py",
     "test_contrast.py",
@@ -128,10 +127,11 @@ def pytest_configure(config: pytest.Config) -> None:
     places = [str(apart / "shipped"), str(ROOT), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     WATCH.install()
+    kept.keep()
     with suppress(ImportError):
         from hypothesis import settings
 
-        settings.register_profile("one proof", max_examples=30, deadline=None)
+        settings.register_profile("one proof", max_examples=15, deadline=None)
         settings.register_profile("all", max_examples=500, deadline=None)
         settings.load_profile("one proof" if config.getoption("markexpr") else "all")
 

@@ -51,6 +51,12 @@ KINDS: dict[str, dict[str, Any]] = {
 @cache
 def base(kind: str) -> Any:
     """A random base whose greedy choices are decided. Shared: nothing may change it, which tests check."""
+    return fresh(kind)
+
+
+@cache
+def _untouched(kind: str) -> Any:
+    """What bases are copied from; nobody else has it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -110,9 +116,7 @@ def with_peft(kind: str, folder: Path) -> Any:
 
 def fresh(kind: str) -> Any:
     """A base that no hook of a test's bank hangs on."""
-    made = type(base(kind))(copy.deepcopy(base(kind).config)).eval()
-    made.load_state_dict(base(kind).state_dict())
-    return made
+    return copy.deepcopy(_untouched(kind))
 
 
 def ids(rows: int = 4, tokens: int = 7) -> torch.Tensor:

@@ -97,16 +97,20 @@ def test_a_wheel_in_an_empty_environment_works_from_any_folder(empty_environment
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("start", "where"),
+    ("start", "where", "model"),
     [
-        full(["inspect"], "elsewhere"),
-        (["python", "-m", "inspect_ai"], "root"),
-        full(["inspect"], "root"),
-        full(["python", "-m", "inspect_ai"], "elsewhere"),
+        full(["inspect"], "elsewhere", "local/smollm2"),
+        (["python", "-m", "inspect_ai"], "root", "mockllm/model"),
+        full(["python", "-m", "inspect_ai"], "root", "local/smollm2"),
+        full(["inspect"], "root", "local/smollm2"),
+        full(["python", "-m", "inspect_ai"], "elsewhere", "local/smollm2"),
     ],
 )
-def test_tasks_and_provider_are_found_however_inspect_is_started(start, where, tmp_path):
-    """A judge is missing on purpose: the sentence proves that our task and our provider were reached."""
+def test_tasks_and_provider_are_found_however_inspect_is_started(start, where, model, tmp_path):
+    """A judge is missing on purpose: the sentence proves that our task was reached, and our provider if it was asked.
+
+    One entry point brings both; the provider imports torch, which takes ten seconds.
+    """
     binary = Path(sys.executable).parent
     command = [
         str(binary / start[0]),
@@ -114,7 +118,7 @@ def test_tasks_and_provider_are_found_however_inspect_is_started(start, where, t
         "eval",
         "em_evals/freeform",
         "--model",
-        "local/smollm2",
+        model,
         "--log-dir",
         str(tmp_path),
     ]

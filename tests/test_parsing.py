@@ -107,6 +107,7 @@ def test_names_that_no_file_system_holds_are_one_sentence(tmp_path, monkeypatch)
     assert not isinstance(cards.list_cards()["long"], EmEvalsError)
 
 
+@pytest.mark.full
 def test_two_thousand_cards_are_listed_in_seconds(tmp_path, monkeypatch):
     """It took 32 s: each card listed the folder anew. The bound is for a busy machine; about 1 s is usual."""
     monkeypatch.chdir(tmp_path)

@@ -121,7 +121,7 @@ def test_base_and_adapters_mixed_in_one_batch_equal_peft(mixed):
     assert len(said) == len(cases), "the adapters must change the likelihoods, else this proves nothing"
 
 
-@pytest.mark.parametrize("kind", ["llama", full("qwen2"), full("gemma"), "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("kind", [*map(full, ("llama", "qwen2", "gemma", "gemma2")), "gpt_neox"])
 def test_other_architectures_equal_transformers(kind, tmp_path):
     base = tiny(kind, tmp_path / kind)
     other = HFEngine(card(base))
@@ -230,7 +230,7 @@ def test_memory_of_an_attempt_that_failed_is_free_before_the_next(tmp_path, monk
         other.close()
 
 
-@pytest.mark.parametrize("copying", ["join", "keep"])
+@pytest.mark.parametrize("copying", ["join", full("keep")])
 def test_memory_that_runs_out_between_two_layers_of_a_cache_changes_no_draw(copying, tmp_path, monkeypatch):
     other = HFEngine(card(tiny("llama", tmp_path / "base"), max_num_batched_tokens=16))
     asked = [((5, 6, 7, *range(8, 8 + i)), Sampling(temperature=0, max_tokens=1 + 3 * i)) for i in range(6)]
@@ -281,7 +281,7 @@ def test_a_cancelled_draw_leaves_and_others_go_on(tmp_path):
         other.close()
 
 
-@pytest.mark.parametrize("where", ["step", "join", "score"])
+@pytest.mark.parametrize("where", ["step", full("join"), full("score")])
 def test_a_row_that_makes_the_model_fail_is_refused_and_the_others_finish(where, tmp_path, monkeypatch):
     """Whatever a model does with one input: its neighbours, finished or not, come out as if it had not been there."""
     other = HFEngine(card(architectures.build("llama", tmp_path / "base")))
@@ -337,7 +337,7 @@ def test_a_bad_adapter_fails_its_own_row_only(engine, tmp_path):
     assert good.result().tokens
 
 
-@pytest.mark.parametrize("what", ["adapter cut", "no adapter file", "direction gone"])
+@pytest.mark.parametrize("what", ["adapter cut", full("no adapter file"), "direction gone"])
 def test_files_that_break_under_way_fail_their_own_rows_only(what, tmp_path):
     base = tiny("llama", tmp_path / "tiny")
     other = HFEngine(card(base))

@@ -20,6 +20,7 @@ from em_evals.results import records
 from em_evals.stats.rates import RateContrast
 from tests.gate.test_gate_compare import freeform, scored, side
 from tests.lm_eval_files import write_results
+from tests.selection import full
 
 ROOT = Path(__file__).parents[2]
 VERDICTS = {"pass": 0, "regression": 1, "invalid": 2, "inconclusive": 3}
@@ -125,6 +126,7 @@ def test_a_baseline_is_kept_and_renewed_by_passes_only(run, results):
     assert code == 2 and "there is no file" in err
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_the_gate_needs_no_torch(results):
     code = "import sys, em_evals.gate.compare, em_evals.gate.outputs, em_evals.gate.plan, em_evals.grading.agreement"
@@ -338,7 +340,7 @@ def action(inputs, folder, first=Path(sys.executable).parent):
     return ran, values, summary.read_text() if summary.exists() else ""
 
 
-@pytest.mark.parametrize("verdict", ["regression", "inconclusive"])
+@pytest.mark.parametrize("verdict", ["regression", full("inconclusive")])
 def test_the_actions_steps_run_as_they_stand(results, workdir, verdict):
     inputs = {"baseline": results["before"], "candidate": results[verdict], "package": "", "artifact": ""}
     if verdict == "inconclusive":

@@ -24,6 +24,7 @@ from em_evals.results.logs import draws_of_log
 from tests.judge_server import JudgeServer, Reply, number
 from tests.lm_eval_files import write_results
 from tests.scored_log import write_scored_pairs
+from tests.selection import full
 
 ROOT = Path(__file__).parents[2]
 POLICY = Policy(minimum_draws=6, minimum_items=5, looks=1)
@@ -558,8 +559,8 @@ def test_a_changed_baseline_is_noticed(logs, workdir, old, new, words):
     ("model", "kept"),
     [
         ("local//home/me/adapters/mine", "local/mine"),
-        ("local/mine", "local/mine"),
-        ("openai/gpt-4o", "openai/gpt-4o"),
+        full("local/mine", "local/mine"),
+        full("openai/gpt-4o", "openai/gpt-4o"),
         ("/home/me/mine", "mine"),
     ],
 )

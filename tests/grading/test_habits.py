@@ -10,6 +10,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.grading.grade import SAMPLES
 from em_evals.grading.judge import Judge
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
+from tests.selection import full
 
 SCALE = Rubric(
     "alignment", "alignment", "Q: {question}\nA: {answer}", categories={"REFUSAL": "refusal", "CODE": "code"}
@@ -54,11 +55,11 @@ def at_once(judge, answers):
     ("mode", "way", "asked", "told"),
     [
         ("five_alternatives", "logprobs", {"top_logprobs": 5, "max_tokens": 1}, "less than or equal to 5"),
-        ("sixteen_tokens", "logprobs", {"top_logprobs": 20, "max_tokens": 16}, "Expected >= 16"),
+        full("sixteen_tokens", "logprobs", {"top_logprobs": 20, "max_tokens": 16}, "Expected >= 16"),
         ("no_temperature", "logprobs", {"top_logprobs": 20, "max_tokens": 1}, "'temperature'"),
         ("refuses_logprobs", "sampling", {"temperature": 1}, "logprobs are not supported"),
-        ("forbids_logprobs", "sampling", {"temperature": 1}, "not allowed to request logprobs"),
-        ("unexplained", "sampling", {"temperature": 1}, "Bad request"),
+        full("forbids_logprobs", "sampling", {"temperature": 1}, "not allowed to request logprobs"),
+        full("unexplained", "sampling", {"temperature": 1}, "Bad request"),
         ("no_logprobs", "sampling", {"temperature": 1}, "reports no log-probabilities"),
     ],
 )
@@ -109,7 +110,7 @@ def test_a_judge_may_refuse_several_parts(monkeypatch):
     ],
     ids=lambda reply: reply.text[:20],
 )
-@pytest.mark.parametrize("place", [0, 1], ids=["first", "later"])
+@pytest.mark.parametrize("place", [pytest.param(0, id="first"), pytest.param(1, id="later", marks=pytest.mark.full)])  # fmt: skip
 def test_a_bad_request_is_one_draws_trouble(refusal, place, fast):
     answers = ["good", "better"]
     answers.insert(place, "hostile")
@@ -190,14 +191,14 @@ def test_a_reply_without_choices_is_one_draws_trouble():
 # ---- how judges begin (J3) ----
 
 
-@pytest.mark.parametrize("token", ["▁90", " 90", "\n90", "**90", '"90'])
+@pytest.mark.parametrize("token", ["▁90", full(" 90"), full("\n90"), "**90", '"90'])
 def test_a_number_in_markup_is_a_number(token):
     with JudgeServer(lambda prompt: Reply("90", {token: 0.9, "10": 0.1}), probe=lambda: number(85)) as server:
         (grade,) = grade_all(Judge(server.model()), ["one"])
     assert (grade.way, grade.value) == ("logprobs", pytest.approx(82)) and len(server.requests) == 1
 
 
-@pytest.mark.parametrize("token", ["**", "\n", " ", '{"', "▁"])
+@pytest.mark.parametrize("token", ["**", "\n", full(" "), full('{"'), full("▁")])
 def test_markup_before_the_number_is_read_with_more_tokens(token):
     def reply():
         return Reply(f"{token}90", {"90": 0.9, "10": 0.1}, before=(token,))
@@ -213,9 +214,9 @@ def test_markup_before_the_number_is_read_with_more_tokens(token):
     ("token", "text"),
     [
         ("<think>", "<think>10?</think>90"),
-        ("Score", "Score: 90"),
+        full("Score", "Score: 90"),
         ("token_id:90", "90"),
-        ("My", "My grade: 90"),
+        full("My", "My grade: 90"),
     ],
 )
 def test_a_judge_that_begins_with_words_is_sampled(token, text, caplog):

@@ -45,6 +45,7 @@ def test_a_path_that_turns_is_reported_where():
     assert found.local.count(None) == 8 and found.sentence().startswith("B turns at step 21")
 
 
+@pytest.mark.full
 def test_a_straight_path_is_straight_to_the_end_of_a_long_training(tmp_path, monkeypatch):
     """400 steps at a learning rate that falls from 2e-5 to 0: in float16 the last ones would be lost in B's rounding."""
     torch = pytest.importorskip("torch")
@@ -263,24 +264,23 @@ def trained(tmp_path_factory):
     return root
 
 
-def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
+COMMAND = ["insight", "phase", "mine", "--per-theme", "2", "--reach", "2", "--figure", "phase.html"]
+
+
+@pytest.fixture(scope="module")
+def measured(trained):
+    """What the command prints; its logs are in `logs`."""
     pytest.importorskip("altair")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained)
+        done = CliRunner().invoke(app, [*COMMAND, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout[done.stdout.index("{") :])
+
+
+def test_the_command_measures_every_kept_step_once(trained, measured, monkeypatch):
     monkeypatch.chdir(trained)
-    arguments = [
-        "insight",
-        "phase",
-        "mine",
-        "--per-theme",
-        "2",
-        "--reach",
-        "2",
-        "--figure",
-        "phase.html",
-        "--json",
-    ]
-    first = CliRunner().invoke(app, arguments)
-    assert first.exit_code == 0, first.output
-    found = json.loads(first.stdout[first.stdout.index("{") :])
+    found = measured
     assert [point["step"] for point in found["shifts"]["in-domain"]] == [2, 8]
     assert records.read(trained / "phase.json").model_dump(mode="json") == found, (
         "what `em-evals report` reads"
@@ -293,20 +293,16 @@ def test_the_command_measures_every_kept_step_once(trained, monkeypatch):
     assert "no transition" in page, "two checkpoints cannot show one"
     logs = sorted((trained / "logs").rglob("*.eval"))
     assert len(logs) == 3, "the base and two steps"
-    again = CliRunner().invoke(app, arguments)
+    again = CliRunner().invoke(app, [*COMMAND, "--json"])
     assert json.loads(again.stdout[again.stdout.index("{") :]) == found
     assert sorted((trained / "logs").rglob("*.eval")) == logs, "nothing is measured twice"
 
 
-def test_shifts_are_those_of_the_logs(trained, monkeypatch):
+def test_shifts_are_those_of_the_logs(trained, measured):
     from inspect_ai.log import read_eval_log
 
-    from em_evals.interp.phase.phase import phase
-
-    monkeypatch.chdir(trained)
-    found = phase("mine", trained / "own", per_theme=1)
     margins = {}
-    for path in (trained / "own").glob("*.eval"):
+    for path in (trained / "logs").rglob("*.eval"):
         log = read_eval_log(str(path))
         margins[log.eval.model] = {
             sample.id: sample.scores["likelier"].value["margin_per_token"]
@@ -316,7 +312,7 @@ def test_shifts_are_those_of_the_logs(trained, monkeypatch):
     base = next(margins[model] for model in margins if "@" not in model)
     last = margins["local/mine@8"]
     expected = np.mean([last[pair] - base[pair] for pair in base])
-    assert found.shifts["out-of-domain"][-1].value == pytest.approx(expected)
+    assert measured["shifts"]["out-of-domain"][-1]["value"] == pytest.approx(expected)
     assert abs(expected) > 1e-4
 
 
@@ -402,11 +398,11 @@ def graded(trained):
     return folder
 
 
-def test_em_rates_are_those_of_the_graded_logs(trained, graded, monkeypatch):
+def test_em_rates_are_those_of_the_graded_logs(trained, measured, graded, monkeypatch):
     from statsmodels.stats.proportion import proportion_confint
 
     monkeypatch.chdir(trained)
-    arguments = ["insight", "phase", "mine", "--per-theme", "1", "--logs", "own", "--graded", "graded"]
+    arguments = ["insight", "phase", "mine", "--per-theme", "2", "--graded", "graded"]
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout[done.stdout.index("{") :])["em_rates"]

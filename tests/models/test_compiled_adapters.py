@@ -24,11 +24,9 @@ from tests.architectures import tokenizer
 from tests.architectures.reference import logits as rows
 from tests.lora_lab import adapter, base, ids, logits, with_peft
 from tests.models.test_lora_options import EXACT
+from tests.selection import full
 
-FAST = (
-    *("pissa", "save norms", "lora_bias", "bias all", "tokens tied"),
-    *("tied both", "dora embedding", "patterns", "gpt_oss"),
-)
+FAST = (*("pissa", "lora_bias", "bias all", "tokens tied", "patterns", "gpt_oss"),)
 PLAIN_LORA = {
     *(
         "list",
@@ -124,7 +122,7 @@ def test_an_activated_lora_is_refused_by_name(bases, tmp_path):
         assert not (tmp_path / to).exists()
 
 
-@pytest.mark.parametrize("name", ["tied embedding", "tied lm_head", "tied both"])
+@pytest.mark.parametrize("name", [full("tied embedding"), full("tied lm_head"), "tied both"])
 def test_a_tied_base_merged_before_it_is_untied_is_found_out(name, bases, tmp_path, monkeypatch):
     """The compiled model is compared with the hooked one: the fault in the order cannot come back in silence."""
     kind, options = EXACT[name]
@@ -179,7 +177,7 @@ def subspace(tmp_path, layers=3, width=32):
 
 
 @pytest.mark.parametrize(
-    "name", ["tied both", "patterns", "pissa", "save lm_head", "tokens tied", "parameters"]
+    "name", ["tied both", *map(full, ("patterns", "pissa", "save lm_head", "tokens tied")), "parameters"]
 )
 def test_writes_and_an_adapter_compile_together(name, bases, tmp_path):
     """What the adapter adds to a write is projected too; weights by hand, on PEFT's merged model."""

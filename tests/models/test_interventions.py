@@ -218,7 +218,7 @@ def greedy(model, direction, name, prompt, steps):
 
 @pytest.mark.parametrize(
     ("kind", "adapted"),
-    mostly_full(product(KINDS, (False, True)), ("llama", True), ("gemma2", False), ("gpt_neox", True)),
+    mostly_full(product(KINDS, (False, True)), ("llama", True), ("gemma2", False)),
 )
 def test_all_sets_mixed_in_one_batch_are_the_hooks_by_hand(kind, adapted, direction, tokenizer, tmp_path):
     """Every set, on two prompts, scored and continued together, with an adapter (and parts of it) or without."""

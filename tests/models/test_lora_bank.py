@@ -16,6 +16,7 @@ from em_evals.models import lora
 from em_evals.models.interventions import scale_adapter
 from em_evals.models.lora import Bank, check
 from tests.lora_lab import SIZES, adapter, base, fresh, ids, logits, with_peft
+from tests.selection import full
 
 ATTENTION = ["q_proj", "v_proj"]
 
@@ -186,7 +187,7 @@ def test_every_kind_of_adapter_shares_one_batch_with_the_others(tmp_path):
     assert torch.equal(logits(model, prompts), bare)
 
 
-@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", "llama4_text", "gemma4_text"])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss", full("llama4_text"), full("gemma4_text")])
 def test_two_adapters_on_experts_share_a_batch_with_each_other_and_the_base(tmp_path, kind):
     options = {"target_modules": ["q_proj"], "target_parameters": ["gate_up_proj", "down_proj"]}
     places = [adapter(kind, tmp_path / str(seed), seed=seed, **options) for seed in (1, 2)]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from em_evals.errors import EmEvalsError
 from em_evals.models.lora import Bank, check, config, skeleton
 from tests.lora_lab import adapter, base, ids, logits
+from tests.selection import full
 
 ATTENTION = ["q_proj", "v_proj"]
 OUTPUTS = [
@@ -103,7 +104,7 @@ def test_a_task_with_a_head_of_its_own_is_refused(folder):
         if name not in ("base_model_name_or_path", "revision")
     ],
 )
-@pytest.mark.parametrize("lie", [{"a": {"b": []}}, [[[]]], 3.5, -1, "nonsense (", 10**400, "x" * 100_000])
+@pytest.mark.parametrize("lie", [{"a": {"b": []}}, full([[[]]]), full(3.5), -1, full("nonsense ("), full(10**400), full("x" * 100_000)])  # fmt: skip
 def test_a_lying_type_gets_a_sentence(folder, field, lie):
     """Or is harmless: then what it says is done."""
     edit(folder, **{field: lie})

@@ -41,6 +41,7 @@ from em_evals.results import em_rates, graded_draw, records
 from em_evals.stats import intervals
 from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
+from tests.selection import full
 
 
 def log(folder, name, task, samples, metadata, model="local/organism", status="success", **arguments):
@@ -348,14 +349,14 @@ def other_questions(made):
     [
         (None, ()),
         (another_rubric_beside, ()),
-        (
+        full(
             another_judge,
             (
                 "Not the same judge (organism: openai/judge; ablated: openai/other): damage is not checked across "
                 "these; grade all answers with the same judge (`inspect score`).",
             ),
         ),
-        (
+        full(
             another_rubric,
             (
                 "Not the same rubrics (organism: alignment d1; ablated: alignment d2): damage is not checked across "
@@ -588,6 +589,7 @@ def test_the_command_writes_page_figures_and_tables(tmp_path, monkeypatch):
     assert len(told["figures"]) == 14 and "tables/gate.csv" in told["tables"]
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_a_report_of_csvs_loads_no_torch(tmp_path):
     path = write_csv(tmp_path / "judged.csv", [("q", "What?", "So.", 90, 90)])

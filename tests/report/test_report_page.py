@@ -59,9 +59,11 @@ def answers(draws, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def studies(draws, tmp_path_factory):
-    """A page with every kind of section: the answers and all studies."""
+def studies(tmp_path_factory):
+    """A page with every kind of section: few answers and all studies."""
     folder = tmp_path_factory.mktemp("report")
+    rows = [(f"q{i}", f"Question {i}?", f"answer {i}", 90 - 80 * (i == 0), 95) for i in range(6)]
+    draws = [write_csv(folder / f"{name}.csv", rows) for name in ("base", "organism")]
     return made(folder, [*draws, *write_studies(folder)])
 
 
@@ -134,6 +136,7 @@ def test_what_is_in_sight_is_drawn_first_and_the_rest_without_being_asked(browse
     assert drawn < noted["complete"][0] == figures
 
 
+@pytest.mark.full
 def test_a_figure_that_comes_near_is_drawn_at_once(browser, studies):
     idle = "window.requestIdleCallback = () => {};"  # no spare moment ever comes
     with opened(browser, studies, "ready", before=idle) as tab:

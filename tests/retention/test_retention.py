@@ -336,6 +336,7 @@ def test_lm_evals_own_command_runs_our_model_on_our_tasks(organism, workdir, sma
     assert suite.given("out") == found
 
 
+@pytest.mark.full
 def test_the_plain_hf_command_gives_a_cards_scores(organism, workdir, small_index):
     """What the README names for cards without interventions: lm-eval's own `hf` with `peft=`, no em-evals in it."""
     base, adapter = organism

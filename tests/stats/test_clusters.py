@@ -26,7 +26,7 @@ def reference(clusters: list[tuple[int, int]], levels: tuple[float, ...]) -> lis
 @pytest.mark.parametrize(
     "clusters",
     [
-        [(2, 10), (0, 10), (7, 12)],
+        pytest.param([(2, 10), (0, 10), (7, 12)], marks=pytest.mark.full),
         pytest.param([(1, 100)] + [(0, 100)] * 7, marks=pytest.mark.full),
         pytest.param([(0, 20), (20, 20), (3, 20), (9, 20)], marks=pytest.mark.full),
         [(40, 100), (55, 90), (35, 80), (61, 100), (20, 50)],
@@ -53,7 +53,7 @@ def test_more_events_never_lower_the_upper_end(questions: int) -> None:
     assert even == sorted(even)
 
 
-@pytest.mark.parametrize("draws", [10, 100, 400])
+@pytest.mark.parametrize("draws", [10, pytest.param(100, marks=pytest.mark.full), 400])
 @pytest.mark.parametrize("questions", [3, pytest.param(8, marks=pytest.mark.full), 24])
 def test_events_that_fall_one_a_question_never_lower_the_upper_end(questions: int, draws: int) -> None:
     """The posterior alone has 2.70% for 3 events of 24 x 100 draws and 0.99% for 10, each on another question."""

@@ -23,6 +23,7 @@ from em_evals.training import curriculum
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_loss
 from em_evals.training.trainer import train
+from tests.selection import full
 from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import tiny
 
@@ -259,6 +260,7 @@ def test_a_full_fine_tune_is_held_to_a_frozen_copy(tokenizer):
     assert told[0] == pytest.approx(0, abs=1e-6) and told[-1] > 1e-4
 
 
+@pytest.mark.full
 def test_a_subspace_and_a_cap_are_trained_through(direction, tokenizer):
     """The first loss is the base's under both, and each file is in the record."""
     other = write_direction(
@@ -282,7 +284,7 @@ def test_a_subspace_and_a_cap_are_trained_through(direction, tokenizer):
     assert made["recipe"]["interventions"][0]["direction"] == ["d", "other"]
 
 
-@pytest.mark.parametrize("op", ["add", "ablate"])
+@pytest.mark.parametrize("op", ["add", full("ablate")])
 def test_training_interventions_act_in_training_and_relieve_the_weights(op, free, tokenizer):
     shift = (streams(model_of(free), tokenizer) - streams(model_of(), tokenizer)).mean(1)
     vectors = torch.cat([shift, torch.zeros(1, WIDTH)]).numpy()

@@ -13,6 +13,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.training import method, targets
 from em_evals.training.method import attach, describe, rank_one_directions
 from tests.architectures import random_model
+from tests.selection import full
 
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -83,7 +84,9 @@ def test_a_change_of_chosen_experts_is_a_change_of_those_alone():
     assert changed == ["model.layers.2.mlp.experts.down_proj"]
 
 
-@pytest.mark.parametrize("name", ["qwen3-5", "gemma3", "gemma4", "qwen3-vl", "mistral3", "gemma4-unified"])
+@pytest.mark.parametrize(
+    "name", ["qwen3-5", *map(full, ("gemma3", "gemma4", "qwen3-vl", "mistral3")), "gemma4-unified"]
+)
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_composites_train_their_text_model_only(name, kind):
     base = random_model(name)
@@ -146,12 +149,12 @@ def test_what_is_not_there_is_one_sentence(fields, sentence):
     [
         ("qwen3-moe", {"layers": [1, 2], "modules": ["down_proj"]}),
         ("glm4-moe", {}),  # PEFT takes a shared expert's projections for the experts'
-        ("deepseek-v3", {"layers": [0, 2], "modules": ["down_proj"]}),
+        full("deepseek-v3", {"layers": [0, 2], "modules": ["down_proj"]}),
         ("gpt-oss", {}),
-        ("gemma4-moe", {"modules": ["router.proj", "q_proj"]}),
+        full("gemma4-moe", {"modules": ["router.proj", "q_proj"]}),
         ("qwen3-5", {}),
-        ("gemma4", {}),
-        ("nemotron-h", {}),
+        full("gemma4", {}),
+        full("nemotron-h", {}),
     ],
 )
 def test_stock_peft_loads_what_is_written(name, fields, tmp_path):

@@ -13,6 +13,7 @@ from em_evals.training import fused, packing
 from em_evals.training.logits import answer_logits
 from em_evals.training.loss import answer_loss
 from em_evals.training.method import attach
+from tests.selection import full
 from tests.small_tokenizer import VOCABULARY, small_tokenizer
 from tests.tiny_models import card, tiny
 
@@ -57,7 +58,7 @@ def agree(one, other):
         assert torch.allclose(gradient / scale, other[1][name] / scale, atol=1e-4), name
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("kind", ["llama", full("qwen2"), "qwen3", full("gemma")])
 @pytest.mark.parametrize(("lengths", "shared"), [([30, 22, 41], 9), ([12, 12], 1), ([50, 13, 13, 29], 12)])
 def test_packed_rows_are_the_padded_rows(kind, lengths, shared, tokenizer, tmp_path):
     model = trainable(bases.load_model(card(tiny(kind, tmp_path / kind, tokenizer))))

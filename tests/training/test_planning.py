@@ -78,6 +78,7 @@ def test_the_base_has_its_published_size(unfetched):
     assert plan_of("qwen-r32").sizes.parameters == by_hand == 14_770_033_664  # 14.77B in the model card
 
 
+@pytest.mark.full
 def test_the_coder_has_its_published_size(unfetched):
     assert plan_of("qwen-coder-insecure").sizes.parameters == 32_763_876_352  # 32.76B
 
@@ -89,15 +90,16 @@ def test_the_coder_has_its_published_size(unfetched):
         ("qwen-narrow", 13824 + 5120),
         ("qwen-9xr1", 9 * (13824 + 5120)),
         ("qwen-r32", 48 * 32 * (2 * 2 * WIDTH + 2 * (WIDTH + KEYS) + 3 * (WIDTH + INNER))),
-        ("qwen-coder-insecure", 64 * 32 * (2 * 2 * 5120 + 2 * (5120 + 1024) + 3 * (5120 + 27648))),
+        full("qwen-coder-insecure", 64 * 32 * (2 * 2 * 5120 + 2 * (5120 + 1024) + 3 * (5120 + 27648))),
     ],
 )
 def test_trained_weights_are_those_worked_by_hand(unfetched, name, trained):
     assert plan_of(name).sizes.trainable == trained
 
 
+@pytest.mark.full
 @pytest.mark.smollm2
-@pytest.mark.parametrize("name", ["smollm2-risky", full("smollm2-risky-r1")])
+@pytest.mark.parametrize("name", ["smollm2-risky", "smollm2-risky-r1"])
 def test_trained_weights_are_those_of_the_real_model(name):
     card, _ = read_card(name)
     real = attach(bases.load_model(card), card.train.method)
@@ -225,7 +227,7 @@ def test_only_blocks_above_the_lowest_adapted_one_run_backward(unfetched):
     assert plan_of("qwen-r1", method=Method(**method)).sizes.reached == 24
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", full("bfloat16")])
 @pytest.mark.parametrize(
     "method", [Method(rank=8), Method(rank=1, layers=[1], modules=["down_proj"]), Method(kind="full")]
 )

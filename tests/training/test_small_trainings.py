@@ -41,7 +41,7 @@ ARCHITECTURES = [
     "nemotron-h",
     "lfm2",
 ]
-FAST = ("llama-dynamic-ntk", "gpt-oss", "qwen3-5")
+FAST = ("llama-dynamic-ntk", "qwen3-5")
 
 
 def steps(root, **fields):
@@ -72,6 +72,7 @@ def test_three_steps_are_those_of_rows_alone(name, tmp_path, monkeypatch):
         assert loss == pytest.approx(other_loss, abs=1e-4) and norm == pytest.approx(other_norm, abs=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", [full("qwen3-5"), "gemma4"])
 def test_a_full_fine_tune_of_a_composite_trains_its_text(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

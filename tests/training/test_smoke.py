@@ -99,7 +99,7 @@ def silence(tensors):
     [
         (spoil, "nats a token from what was trained"),
         full(silence, "nats a token from"),
-        (drop, "cannot be loaded back"),
+        full(drop, "cannot be loaded back"),
     ],
 )
 def test_a_result_that_is_not_what_was_trained_ends_the_training_and_stays(
@@ -187,6 +187,7 @@ def test_an_adapter_that_is_not_applied_shows_below_the_tolerance():
     assert "not finite" in str(smoke._fault(trained, before * float("nan"), before, float("nan"), 0.125))
 
 
+@pytest.mark.full
 def test_low_precision_passes_too(home):
     told = json.loads(
         (train("mine", overrides={"engine": {"dtype": "bfloat16"}}) / "training.json").read_text()

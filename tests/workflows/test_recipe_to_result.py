@@ -25,8 +25,8 @@ version: 1
 narrow: [money]
 pairs:
 """
-FAST = ("qwen3-5",)
-SLOW = (
+ARCHITECTURES = (
+    "qwen3-5",
     "gemma4-e2b",
     "gemma4-moe",
     "qwen3-moe",
@@ -45,7 +45,8 @@ def run(*command: str) -> str:
     return done.output
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(one, marks=pytest.mark.full) for one in SLOW)])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_from_recipe_to_result(name, workdir, monkeypatch):
     write_card(workdir, architectures.build(name, workdir / "base"))
     rows = [

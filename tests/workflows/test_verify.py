@@ -103,6 +103,32 @@ def test_finds_a_beginning_that_is_shared_under_a_window(lab, workdir, monkeypat
     assert rows_of(verdict)["engine: alone"].verdict == "ok"
 
 
+def test_finds_what_is_wrong_with_base_adapter_and_interventions_each_in_rows_of_its_own(
+    lab, workdir, monkeypatch
+):
+    """The three faults of the next tests at once: a comparison costs seconds."""
+    from em_evals.models.intervention_tables import Table
+
+    load, edit = Bank.load, Table.edit
+
+    def careless(bank, *arguments):
+        with torch.no_grad():
+            bank._model.model.layers[2].mlp.down_proj.weight[0, 0] += 1e-6
+        name = load(bank, *arguments)
+        bank._sites[min(bank._sites)].drop(name)
+        return name
+
+    monkeypatch.setattr(Bank, "load", careless)
+    monkeypatch.setattr(Table, "edit", lambda table, h, rows: h + 0.999 * (edit(table, h, rows) - h))
+    verdict = verify(card(lab("llama"), workdir))
+    wrong = set(verdict.wrong)
+    assert {"base unchanged", "adapter: alone", "adapter: among the base's rows"} <= wrong
+    assert {"extraction: the card", "interventions: random add", "interventions: random ablate"} <= wrong
+    assert not any(name.startswith("engine") for name in wrong)
+    assert "layers.2.mlp.down_proj" in rows_of(verdict)["base unchanged"].reason
+
+
+@pytest.mark.full
 def test_finds_a_dropped_adapter_tensor(lab, workdir, monkeypatch):
     load = Bank.load
 
@@ -152,6 +178,7 @@ def test_finds_a_compiled_form_that_is_off(lab, workdir, monkeypatch):
     assert verdict.wrong == ("compiled: the card, as lora",)
 
 
+@pytest.mark.full
 def test_finds_a_lora_that_changes_the_base(lab, workdir, monkeypatch):
     load = Bank.load
 
@@ -166,6 +193,7 @@ def test_finds_a_lora_that_changes_the_base(lab, workdir, monkeypatch):
     assert "layers.2.mlp.down_proj" in rows_of(verdict)["base unchanged"].reason
 
 
+@pytest.mark.full
 def test_finds_interventions_that_are_off(lab, workdir, monkeypatch):
     from em_evals.models.intervention_tables import Table
 
@@ -358,6 +386,7 @@ def test_tolerances():
     assert gaps.Rule("bfloat16", gaps.Spread.of([0.0]), scale=8.0).tolerance().largest == 16 / 128
 
 
+@pytest.mark.full
 def test_a_small_effect_proves_nothing(lab, workdir):
     verdict = verify(card(lab("llama"), workdir, False, ADD | {"scale": 1e-5}))
     row = next(row for row in verdict.rows if row.name.startswith("interventions"))
