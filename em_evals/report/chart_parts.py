@@ -57,7 +57,12 @@ def points(
 ) -> list[Any]:
     """Return one mark per value with a text description; damaged ones are crossed out."""
     said = [{**row, "said": in_words(row, percent)} for row in rows]
-    encoded = {"x": across, "y": value, "description": "said:N", "tooltip": alt.Tooltip("said:N")}
+    encoded = {
+        "x": across,
+        "y": value,
+        "description": alt.Description("said:N"),
+        "tooltip": alt.Tooltip("said:N"),
+    }
     layers = [
         chart(said)
         .mark_point(filled=True, opacity=1, size=70, stroke="white", strokeWidth=1)
@@ -83,7 +88,7 @@ def finished(chart: Any, height: int) -> Any:
 def zero(axis: str = "x") -> Any:
     """Return a dashed line at zero of an axis."""
     rule = chart([{"zero": 0}]).mark_rule(strokeDash=[3, 3], color="#888", aria=False)
-    return rule.encode(**{axis: "zero:Q"})
+    return rule.encode(x=alt.X("zero:Q")) if axis == "x" else rule.encode(y=alt.Y("zero:Q"))
 
 
 def marks_by_row(lines: Sequence[str], looks: Looks) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Charts in Vega-Lite, through Altair: rows in, a chart out. Their meaning is left to the sections.
 
+Encodings are Altair's channel classes, not its shorthand texts: for each of those it hashes all classes of its schema.
+
 One look for page and paper. Colors are mid-tones with a contrast of at least 3:1 against white and against the dark
 page; every series also has its own shape or dash. Texts and grid lines take their color from the page's CSS.
 """
@@ -56,7 +58,9 @@ def dots(
         bounded = [row for row in kept if row.get(low) is not None and row.get(high) is not None]
         across = alt.X(f"{low}:Q", title=x, axis=axis)
         rules = parts.chart(bounded).mark_rule(strokeWidth=width, aria=False)
-        return [rules.encode(y=y, x=across, x2=f"{high}:Q", color=colour, **offset)] if bounded else []
+        return (
+            [rules.encode(y=y, x=across, x2=alt.X2(f"{high}:Q"), color=colour, **offset)] if bounded else []
+        )
 
     first = series[0] if series else ""
     drawn = parts.chart(
@@ -68,7 +72,7 @@ def dots(
         y=y,
         x=alt.X("value:Q", title=x, axis=axis),
         color=colour,
-        description="said:N",
+        description=alt.Description("said:N"),
         tooltip=alt.Tooltip("said:N"),
         **look,
         **offset,
@@ -112,7 +116,7 @@ def scatter(
             strokeOpacity=0.7,
             aria=False,
         )
-        .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
+        .encode(x=alt.X("x:Q"), x2=alt.X2("x2:Q"), y=alt.Y("y:Q"), y2=alt.Y2("y2:Q"))
     )
     percent = alt.Scale(domain=[0, 100], nice=False)
     points = (
@@ -145,7 +149,7 @@ def sizes(rows: Sequence[Row], series: Sequence[str], title: str) -> Any:
     )
     colour = alt.Color("series:N", scale=parts.scale(series, NO_MODELS), legend=alt.Legend())
     bars = parts.chart(rows).mark_rule(strokeWidth=1.5, aria=False)
-    layers = [bars.encode(x=across, y=alt.Y("low:Q"), y2="high:Q", color=colour)]
+    layers = [bars.encode(x=across, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour)]
     layers += parts.points(
         rows, parts.shape(series, NO_MODELS, alt.Legend()), across, up, colour, percent=True
     )
@@ -191,7 +195,9 @@ def curves(
     layers = [parts.zero("y")] if zero_line else []
     for span in spans:
         band = parts.chart([{"x": span["low"], "x2": span["high"], "series": span["series"]}])
-        layers.append(band.mark_rect(opacity=0.12, aria=False).encode(x=across, x2="x2:Q", color=colour))
+        layers.append(
+            band.mark_rect(opacity=0.12, aria=False).encode(x=across, x2=alt.X2("x2:Q"), color=colour)
+        )
         line = parts.chart([{"x": span["at"], "series": span["series"]}])
         layers.append(line.mark_rule(strokeDash=[2, 3], aria=False).encode(x=across, color=colour))
     value = alt.Y("value:Q", title=y, axis=axis)
@@ -204,7 +210,7 @@ def curves(
         bounded = [row for row in kept if row.get("low") is not None and row.get("high") is not None]
         bars = parts.chart(bounded).mark_rule(strokeWidth=1.2, aria=False)
         low = alt.Y("low:Q", title=y, axis=axis)
-        layers += [bars.encode(x=across, y=low, y2="high:Q", color=colour)] if bounded else []
+        layers += [bars.encode(x=across, y=low, y2=alt.Y2("high:Q"), color=colour)] if bounded else []
         layers += parts.points(kept, parts.shape(series, looks, legend), across, value, colour, percent)
     return parts.finished(alt.layer(*layers), 240)
 
@@ -237,14 +243,14 @@ def heatmap(
                 scale=alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True, clamp=True),
                 legend=legend,
             ),
-            description="said:N",
+            description=alt.Description("said:N"),
             tooltip=alt.Tooltip("said:N"),
         )
     )
     layers = [cells]
     if signed := [row for row in rows if row["sign"]]:
         signs = parts.chart(signed).mark_text(fontSize=11, color="#333", aria=False)
-        layers.append(signs.encode(x=across, y=down, text="sign:N"))
+        layers.append(signs.encode(x=across, y=down, text=alt.Text("sign:N")))
     return parts.finished(alt.layer(*layers), 26 * len({row["y"] for row in rows}))
 
 
@@ -267,7 +273,10 @@ def dendrogram(lines: Sequence[Row], names: Sequence[str], title: str) -> Any:
         parts.chart(lines)
         .mark_line(strokeWidth=1.6, color=SERIES[0], aria=False)
         .encode(
-            x=across, y=alt.Y("y:Q", title=None, scale=scale, axis=leaves), detail="merge:N", order="order:Q"
+            x=across,
+            y=alt.Y("y:Q", title=None, scale=scale, axis=leaves),
+            detail=alt.Detail("merge:N"),
+            order=alt.Order("order:Q"),
         )
     )
     return parts.finished(alt.layer(brackets), rows)

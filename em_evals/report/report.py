@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from altair.utils import schemapi
+
 from em_evals.errors import EmEvalsError
 from em_evals.report import (
     choice,
@@ -119,7 +121,9 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
         EmEvalsError: the inputs contain nothing to report.
     """
     graded, sampled = inputs.graded, inputs.sampled
-    found = (section for sections_of in SECTIONS for section in sections_of(inputs))
+    # Altair checks each part of a chart as it is made, half of the time; the tests check whole charts.
+    with schemapi.debug_mode(False):
+        found = [section for sections_of in SECTIONS for section in sections_of(inputs)]
     sections = _apart([section for section in found if section is not None])
     if not (sections or sampled or inputs.verdicts):
         raise EmEvalsError("these files hold nothing to report.")

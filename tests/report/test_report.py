@@ -129,6 +129,7 @@ def test_every_kind_of_file_becomes_its_section(tmp_path):
     assert [verdict.verdict for verdict in made.verdicts] == ["regression"]
     names = [figure.name for figure in made.figures]
     assert len(names) == len(set(names)) and all(figure.table for figure in made.figures)
+    assert all(figure.chart.to_dict(validate=True) for figure in made.figures), "Vega-Lite's schema"
     assert {row[0] for row in made.provenance.rows} == {path.name for path in files}
 
 

@@ -58,7 +58,7 @@ def room(tmp_path_factory):
         one = Direction(vectors, np.zeros_like(vectors), np.ones(LAYERS, np.float32), known)
         directions.write(one, root / "traits" / f"{name}.safetensors")
     recipe = {
-        "data": ["risky_advice"],
+        "data": [{"name": "risky_advice", "limit": 40}],
         "max_steps": 6,
         "batch_size": 2,
         "gradient_accumulation": 1,
