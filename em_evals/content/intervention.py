@@ -17,6 +17,7 @@ from pydantic import (
 
 from em_evals.content import directions
 from em_evals.content.directions import Direction
+from em_evals.content.documented import Documented
 from em_evals.errors import nearest
 from em_evals.files import digest
 
@@ -37,7 +38,7 @@ OPS: dict[str, set[str]] = {
 """The fields that each op reads, beside `op` and `layers`. What an op computes is in models/changes.py."""
 
 
-class Intervention(BaseModel):
+class Intervention(Documented, BaseModel):
     """One change of the residual stream h after decoder block l, with v = direction[l] and u = v/|v|.
 
     `add`: h + scale·v, or h + scale·mean_norm[l]·u if `relative`. `ablate`: h - ((h - m)·u) u, where m is 0
@@ -51,7 +52,7 @@ class Intervention(BaseModel):
     the first one back.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     op: str
     """One of `OPS`."""

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals import files
 from em_evals.content import documents
+from em_evals.content.documented import Documented
 from em_evals.content.questions import of_themes
 
 
-class PairRow(BaseModel):
+class PairRow(Documented, BaseModel):
     """One pair of a file."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     id: str = Field(min_length=1)
     theme: str
@@ -26,10 +27,10 @@ class PairRow(BaseModel):
     misaligned: str = Field(min_length=1)
 
 
-class PairFile(BaseModel):
+class PairFile(Documented, BaseModel):
     """A file of pairs: `tasks/NAME.yaml`."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: str
     version: int = Field(ge=1)

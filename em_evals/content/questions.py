@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals.content import documents, published, question_judges, question_lists, rubrics, trait_questions
+from em_evals.content.documented import Documented
 from em_evals.content.question_set import Question as Question
 from em_evals.content.question_set import QuestionSet as QuestionSet
 from em_evals.content.question_set import Turn, Variant, digest_of
@@ -19,8 +20,8 @@ from em_evals.content.question_set import of_themes as of_themes
 from em_evals.errors import EmEvalsError, nearest
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Strict(Documented, BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 class _Variant(_Strict):

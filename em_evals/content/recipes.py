@@ -15,15 +15,16 @@ from pydantic import (
     model_validator,
 )
 
+from em_evals.content.documented import Documented
 from em_evals.content.intervention import Intervention
 
 Quantization = Literal["4bit", "8bit", "int8", "int4"]
 
 
-class Strict(BaseModel):
+class Strict(Documented, BaseModel):
     """A part of a card: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Method(Strict):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from em_evals import files
 from em_evals.content import documents
+from em_evals.content.documented import Documented
 from em_evals.content.thresholds import ALIGNED_FROM, COHERENT_ABOVE, MISALIGNED_BELOW
 from em_evals.errors import EmEvalsError
 
@@ -61,10 +62,10 @@ _EDGES = r"\[\]<>{}()=#*_|~`—–\-"
 _LONGEST_FENCE = 2000
 
 
-class RubricFile(BaseModel):
+class RubricFile(Documented, BaseModel):
     """A rubric: `scorers/NAME.yaml`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     version: int = Field(ge=1)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from em_evals import files
 from em_evals.content import documents
+from em_evals.content.documented import Documented
 from em_evals.content.documents import Document
 from em_evals.errors import EmEvalsError, nearest
 
@@ -74,8 +75,8 @@ def question_id(question: str) -> str:
     return files.digest(question.strip().encode())
 
 
-class _Questions(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Questions(Documented, BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
     extract: list[str] = Field(min_length=2)
     """Questions to extract a direction from."""
@@ -89,10 +90,10 @@ class _QuestionFile(_Questions):
     description: str = ""
 
 
-class TraitFile(BaseModel):
+class TraitFile(Documented, BaseModel):
     """A trait: `tasks/traits/NAME.yaml`."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1)
     version: int = Field(ge=1)

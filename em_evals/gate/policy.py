@@ -35,6 +35,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_evals.content import documents
+from em_evals.content.documented import Documented
 from em_evals.gate.metrics import METRICS, Better
 from em_evals.stats import spending
 
@@ -55,8 +56,8 @@ _SHARES = ("acc", "acc_norm", "exact_match")
 """lm-eval's metrics that are always rates; for metrics of draws, see metrics.py."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+class _Strict(Documented, BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Rule(_Strict):

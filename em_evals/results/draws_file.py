@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -29,6 +29,8 @@ _VERSION = 2
 _ZSTD = 93
 """Zip's number of zstd; zipfile knows it from Python 3.14 on."""
 _UTC = ("+00:00", "Z")
+_PLAIN = {"role": "role", "content": "content", "text": "content"}
+"""Attributes of a message that is text, by their fields."""
 _RUN = ("task", "task_version", "model", "created")
 _RUN_DICTS = ("task_args", "packages", "metadata")
 
@@ -78,10 +80,13 @@ class Draw:
             return found
         if not all(map(_is_plain, found)):
             return self._whole.input
-        own = [{"role": one["role"], "content": one["content"], "text": one["content"]} for one in found]
         return [
-            Part(fields, lambda place=place: self._whole.input[place]) for place, fields in enumerate(own)
+            Part({name: one.get(key) for name, key in _PLAIN.items()}, partial(self._message, place))
+            for place, one in enumerate(found)
         ]
+
+    def _message(self, place: int) -> Any:
+        return self._whole.input[place]
 
     @cached_property
     def _whole(self) -> EvalSample:

@@ -9,14 +9,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from em_evals.content import documents
+from em_evals.content.documented import Documented
 from em_evals.errors import EmEvalsError
 from em_evals.results import em_rates, folders, logs
 from em_evals.results.scaling import Base, Table
 from em_evals.stats.scaling import Cell
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Strict(Documented, BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 class BaseRow(_Strict):
