@@ -132,8 +132,12 @@ def test_blocks_of_the_vocabulary_hold_the_index_that_a_cumulative_sum_finds():
     whole = weights.cumsum(-1, dtype=torch.float64)
     edges = (whole[:, 255] / whole[:, -1]).clamp(max=1 - 2**-53)
     for uniforms in (torch.rand(200, dtype=torch.float64), torch.zeros(200), edges, edges * 0 + 1 - 2**-53):
-        wanted = torch.searchsorted(whole, uniforms.double()[:, None] * whole[:, -1:], right=True)[:, 0]
         found = sampling._invert(weights, uniforms.tolist())
         assert (weights.gather(1, found[:, None]) > 0).all()
-        near = (whole.gather(1, found[:, None])[:, 0] / whole[:, -1] - uniforms).abs() < 1e-12
-        assert ((found == wanted) | near).all() and (found == wanted).float().mean() > 0.95
+        # A float32 sum of a block may move its edge by its rounding.
+        low, wanted, high = (
+            torch.searchsorted(whole, (uniforms.double() + off)[:, None] * whole[:, -1:], right=True)[:, 0]
+            for off in (-1e-6, 0, 1e-6)
+        )
+        assert ((low <= found) & (found <= high)).all()
+        assert uniforms is edges or (found == wanted).float().mean() > 0.99
