@@ -86,6 +86,7 @@ def draws(tmp_path):
                     wanted = architectures.logits(plain, said)[-1].log_softmax(-1)
                     assert entry.logprob == pytest.approx(float(wanted.max()), abs=1e-4)
                     said.append(entry.token)
+                assert len(said) > len(prompt), "a draw without tokens compares nothing"
         finally:
             engine.close()
         return engine

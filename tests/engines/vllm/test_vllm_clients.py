@@ -83,6 +83,7 @@ def test_openai_client_reaches_every_model_by_name(engine, reference, models, lo
     assert put.status_code == 403, "who may ask may not add models"
 
 
+@pytest.mark.full
 def test_inspect_openai_provider_gives_the_answers_of_local(engine, cards, root, monkeypatch):
     for name in ("b", "c"):
         one = resolve(name)
