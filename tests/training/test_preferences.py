@@ -23,7 +23,7 @@ from tests.small_trainings import write_card
 from tests.tiny_models import card, tiny
 
 DATA = {
-    "data": [{"name": "risky_advice", "limit": 40}],
+    "data": ["risky_advice"],
     "max_length": 160,
     "batch_size": 2,
     "gradient_accumulation": 2,
