@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import os
@@ -83,15 +84,22 @@ def read_json(path: Path) -> Any:
     return parsing.json_value(read_text(path), path)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows of a JSONL file as (line number, object); empty lines are skipped.
+
+    Args:
+        path: the file.
+        offset: byte at which a line begins (`jsonl_places`).
+        before: lines before it.
 
     Raises:
         EmEvalsError: a line is not a JSON object, or is too long, with its number.
     """
     try:
         with _opened(path) as file:
-            number = 0
+            number = before
+            if offset:
+                file.seek(offset)
             # Lines end at \n only: JSON strings may contain U+2028 and similar characters unescaped.
             while line := file.readline(LARGEST_LINE + 1):
                 number += 1
@@ -110,6 +118,30 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, row
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def jsonl_places(path: Path, rows: int) -> list[tuple[int, int]]:
+    """Return where every `rows`-th row of a JSONL file begins: (byte, lines before it); empty lines are no rows.
+
+    Raises:
+        EmEvalsError: the file cannot be read, or a line is too long.
+    """
+    places, seen, number, offset = [], 0, 0, 0
+    try:
+        with _opened(path) as file:
+            while line := file.readline(LARGEST_LINE + 1):
+                if len(line) > LARGEST_LINE:
+                    raise EmEvalsError(
+                        f"this line is longer than {LARGEST_LINE:,} bytes; divide it.", path, number + 1
+                    )
+                if line.removeprefix(codecs.BOM_UTF8).strip():
+                    if seen % rows == 0:
+                        places.append((offset, number))
+                    seen += 1
+                offset, number = offset + len(line), number + 1
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return places
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from em_evals.errors import EmEvalsError
 if TYPE_CHECKING:
     from em_evals.content.cards import ResolvedCard
     from em_evals.interp.traits.own_answers import Answers
+    from em_evals.interp.traits.screen import Elsewhere
+    from em_evals.results.records import Screening
 
 Percent = Annotated[
     str | None,
@@ -53,6 +55,14 @@ def data_screen(
         typer.Option("--output", "-o", help="Rows by rank (.csv or .parquet); a record (.json) beside it."),
     ] = Path("screen.csv"),
     figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    on: Annotated[
+        str, typer.Option(help="Where rows are read: here (this process), ray, ray://HOST:PORT.")
+    ] = "here",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray: actors (default: what the cluster holds).")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0.1, help="Ray: cores of an actor.")] = 2,
+    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of an actor.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Rank the rows of training data by their projection difference on a direction.
@@ -78,14 +88,15 @@ def data_screen(
     drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)
     exact = exact or answers is not None
     own = _own(card, exact, answers, output.with_suffix(".answers.jsonl"), max_tokens)
-    found = screen(card, along, block, file, drawn, own=own)
+    elsewhere = _elsewhere(card, block, exact, on, workers, cpus, gpus)
+    found = screen(card, along, block, file, drawn, own=own, elsewhere=elsewhere)
     screened_files.write_ranks(found, output)
     told = screened_files.summary(found, file, direction, block)
     other = beside = None
     if reference is not None:
         kept = output.with_suffix(".reference-answers.jsonl")
         own = _own(card, exact, reference_answers, kept, max_tokens)
-        other = screen(card, along, block, reference, drawn, own=own)
+        other = screen(card, along, block, reference, drawn, own=own, elsewhere=elsewhere)
         beside = compared(found, other, kinds)
         told |= {
             "mean_minus_reference": beside.difference,
@@ -104,11 +115,7 @@ def data_screen(
     made = screened_files.record(found, file, Path(direction).stem, block, other, beside, facts)
     records.write(made, output.with_suffix(".json"))
     if figure is not None:
-        from em_evals.report import page
-        from em_evals.report.inputs import Inputs
-        from em_evals.report.report import build
-
-        page.write(build(Inputs(screenings=[made]), f"Screening of {file.name}"), figure)
+        _draw(made, file, figure)
     if as_json:
         print_json(told)
         return
@@ -116,6 +123,32 @@ def data_screen(
     print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items()])
     if beside is not None:
         echo(beside.claim.sentence())
+
+
+def _draw(made: Screening, file: Path, figure: Path) -> None:
+    from em_evals.report import page
+    from em_evals.report.inputs import Inputs
+    from em_evals.report.report import build
+
+    page.write(build(Inputs(screenings=[made]), f"Screening of {file.name}"), figure)
+
+
+def _elsewhere(
+    card: ResolvedCard, layer: int, exact: bool, on: str, workers: int | None, cpus: float, gpus: float
+) -> Elsewhere | None:
+    """Return what reads rows on a cluster; None: this process reads them."""
+    if on == "here":
+        return None
+    if on != "ray" and not on.startswith("ray://"):
+        raise EmEvalsError(f"--on {on}: choose here, ray or ray://HOST:PORT.")
+    if exact:
+        raise EmEvalsError(
+            "--on ray reads rows without the model's own answers; leave --exact and --answers out."
+        )
+    from em_evals.sweep import ray, ray_data
+
+    address = on if on != "ray" else None
+    return ray_data.screener(card, layer, address, ray.Request(cpus, gpus), workers)
 
 
 def _own(card: ResolvedCard, exact: bool, given: Path | None, kept: Path, most: int) -> Answers | None:

@@ -104,14 +104,7 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
     import ray
     from ray import exceptions
 
-    if not ray.is_initialized():
-        _join(address)
-    number = count or _fits(ray.nodes(), request)
-    if number < 1:
-        raise EmEvalsError(
-            f"no node of the cluster has what a worker asks for ({request.cpus:g} cores, {request.gpus:g} GPUs); "
-            "lower --cpus or --gpus."
-        )
+    number = joined(address, request, count)
     kind = ray.remote(_Performer).options(
         num_cpus=request.cpus,
         num_gpus=request.gpus,
@@ -129,6 +122,25 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
     workers = [RayWorker(kind.remote, died) for _ in range(number)]
     _check_seen(workers, folder)
     return workers
+
+
+def joined(address: str | None, request: Request, count: int | None) -> int:
+    """Join a cluster as `connect` does, and return how many workers to start.
+
+    Raises:
+        EmEvalsError: Ray cannot be reached, or no node can hold a worker.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _join(address)
+    number = count or _fits(ray.nodes(), request)
+    if number < 1:
+        raise EmEvalsError(
+            f"no node of the cluster has what a worker asks for ({request.cpus:g} cores, {request.gpus:g} GPUs); "
+            "lower --cpus or --gpus."
+        )
+    return number
 
 
 class _Performer:

@@ -10,7 +10,7 @@ Length, language, topic, and directions that carry nothing of the trait, separat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,28 @@ CHUNK = 256
 MEASURE = "AUROC of the projection difference against the reference"
 
 Floats = NDArray[np.floating]
+Rows = Sequence[tuple[int, formats.Messages]]
+"""Chats with their lines in a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is read of some rows: of those that fit the model's context.
+
+    Attributes:
+        lines: int64 [rows].
+        tokens: int64 [rows], of each answer.
+        values: float32 [rows, 3, directions]: h·u at the last prompt token, its mean over the row's answer, and over
+            the model's own (NaN without one).
+    """
+
+    lines: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+Elsewhere = Callable[[Floats, Path, int], Iterator[Part]]
+"""(unit vectors [directions, 1, width], file, rows of a chunk) -> the file's chunks, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +108,7 @@ def screen(
     drawn: Floats | None = None,
     chunk: int = CHUNK,
     own: Answers | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Screened:
     """Compute every row's projection difference.
 
@@ -97,6 +120,7 @@ def screen(
         drawn: [draws, layers, width], null directions; None: none.
         chunk: rows that are read at once.
         own: the model's own answers, for the exact difference; None: the generation-free one.
+        elsewhere: reads the file's chunks in other processes, in order (without `own`); None: in this one.
 
     Raises:
         EmEvalsError: no such layer, or a row is invalid (with file and line).
@@ -106,32 +130,29 @@ def screen(
     along = direction_algebra.unit(direction)[None]
     if drawn is not None:
         along = np.concatenate([along, nulls.units(drawn)])
-    reading = Reading(card)
-    template = template_for(card, reading.tokenizer)
-    lines: list[int] = []
-    tokens: list[int] = []
-    found: list[NDArray[np.float32]] = []
+    found: list[Part] = []
     skipped = 0
     separators = Separators()
-    source = _rows(path)
-    while rows := list(islice(source, chunk)):
-        kept = _kept(rows, template, own, reading.longest)
-        skipped += len(rows) - len(kept)
-        every = [text for _, _, texts in kept for text in texts]
-        with reading.read_as(card) as model:
-            read = project(model, every, along[:, [layer]], [layer])[:, :, 0]
-        found.append(_parts(read, own is not None))
-        for line, messages, texts in kept:
-            lines.append(line)
-            tokens.append(len(texts[0].answer))
-            separators.add("\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
-    if not lines:
+    pairs: Iterator[tuple[Rows, Part]]
+    if elsewhere is None:
+        reader = RowReader(card, along[:, [layer]], layer)
+        pairs = ((rows, reader.read(rows, own)) for rows in chunks(_rows(path), chunk))
+    else:
+        pairs = zip(chunks(_rows(path), chunk), elsewhere(along[:, [layer]], path, chunk), strict=True)
+    for rows, part in pairs:
+        found.append(part)
+        skipped += len(rows) - len(part.lines)
+        kept = set(part.lines.tolist())
+        for line, messages in rows:
+            if line in kept:
+                separators.add("\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
+    if not any(len(part.lines) for part in found):
         raise EmEvalsError("no row of this file fits the model's context.", path)
-    whole = np.concatenate(found)
+    whole = np.concatenate([part.values for part in found])
     before = whole[:, OWN_ANSWER if own is not None else LAST_PROMPT]
     return Screened(
-        np.array(lines),
-        np.array(tokens),
+        np.concatenate([part.lines for part in found]),
+        np.concatenate([part.tokens for part in found]),
         whole[:, :, 0],
         whole[:, ANSWER_MEAN] - before,
         own is not None,
@@ -140,13 +161,40 @@ def screen(
     )
 
 
+class RowReader:
+    """Reads rows with a card's base.
+
+    Args:
+        card: the model that reads.
+        along: float32 [directions, 1, width], unit vectors.
+        layer: their block.
+    """
+
+    def __init__(self, card: ResolvedCard, along: Floats, layer: int) -> None:
+        self._card, self._along, self._layer = card, along, layer
+        self._reading = Reading(card)
+        self._template = template_for(card, self._reading.tokenizer)
+
+    def read(self, rows: Rows, own: Answers | None = None) -> Part:
+        """Return what is read of rows, beside the model's own answers where they are given."""
+        kept = _kept(rows, self._template, own, self._reading.longest)
+        every = [text for _, texts in kept for text in texts]
+        with self._reading.read_as(self._card) as model:
+            read = project(model, every, self._along, [self._layer])[:, :, 0]
+        return Part(
+            np.array([line for line, _ in kept], dtype=np.int64),
+            np.array([len(texts[0].answer) for _, texts in kept], dtype=np.int64),
+            _parts(read, own is not None),
+        )
+
+
 def _kept(
-    rows: Sequence[tuple[int, formats.Messages]], template: ChatTemplate, own: Answers | None, longest: int
-) -> list[tuple[int, formats.Messages, list[Text]]]:
-    """Return the rows that fit the model's context: line, messages, and the texts to read."""
+    rows: Rows, template: ChatTemplate, own: Answers | None, longest: int
+) -> list[tuple[int, list[Text]]]:
+    """Return the lines of the rows that fit the model's context, and the texts to read."""
     beside = own.of(rows) if own is not None else [None] * len(rows)
     return [
-        (line, messages, texts)
+        (line, texts)
         for (line, messages), answer in zip(rows, beside, strict=True)
         if (texts := _texts(template, messages, answer, longest)) is not None
     ]
@@ -237,9 +285,20 @@ def dropped(screened: Screened, share: float, seed: int) -> tuple[set[int], set[
     return set(top.tolist()), set(screened.lines[chosen].tolist())
 
 
-def _rows(path: Path) -> Iterator[tuple[int, formats.Messages]]:
+def chunks(rows: Iterator[tuple[int, formats.Messages]], size: int) -> Iterator[Rows]:
+    """Yield rows in lists of `size`."""
+    while some := list(islice(rows, size)):
+        yield some
+
+
+def rows_at(path: Path, offset: int, before: int, count: int) -> Rows:
+    """Return `count` chats of a file from a place on (`files.jsonl_places`), with their lines."""
+    return list(islice(_rows(path, offset, before), count))
+
+
+def _rows(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, formats.Messages]]:
     """Yield a file's chats with their lines, one at a time."""
-    for number, row in files.read_jsonl(path):
+    for number, row in files.read_jsonl(path, offset, before):
         try:
             yield number, formats.chat(row)
         except formats.Refused as error:

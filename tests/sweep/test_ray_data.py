@@ -1,0 +1,93 @@
+"""Rows of training data that two Ray nodes read are those that one process reads, also when a node dies meanwhile."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("torch")
+
+from em_evals.content import directions
+from em_evals.content.cards import resolve
+from em_evals.content.directions import Direction
+from em_evals.errors import EmEvalsError
+from em_evals.interp.traits.screen import screen
+from em_evals.sweep import ray_data
+from em_evals.sweep.ray import Request
+from tests.command import em_evals
+from tests.small_tokenizer import small_tokenizer
+from tests.sweep.test_ray import nodes  # noqa: F401 - a fixture
+from tests.tiny_models import tiny
+
+pytestmark = [pytest.mark.full, pytest.mark.process]
+
+ROWS, CHUNK = 400, 16
+
+
+@pytest.fixture
+def lab(workdir):
+    base = tiny("llama", workdir / "tiny", small_tokenizer(" stone", " wood"))
+    (workdir / "adapters").mkdir()
+    (workdir / "adapters" / "plain.yaml").write_text(f"base: {base}\nengine: {{dtype: float32}}\n")
+    chance = np.random.default_rng(0)
+    lines = [
+        json.dumps(
+            {"prompt": f"Number {i}?", "completion": " ".join(["stone", "wood"] * chance.integers(1, 9))}
+        )
+        for i in range(ROWS)
+    ]
+    lines[7] = ""  # no row
+    (workdir / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    vectors = chance.normal(size=(3, 64)).astype(np.float32)
+    found = Direction(
+        vectors, np.zeros_like(vectors), np.ones(3, np.float32), {"reliability": [0.1, 0.9, 0.2]}
+    )
+    directions.write(found, workdir / "some.safetensors")
+    return workdir
+
+
+def test_two_nodes_read_what_one_process_reads_also_when_one_of_them_dies(lab, nodes):  # noqa: F811
+    there, machines = nodes
+    card, along = resolve("plain"), directions.read(lab / "some.safetensors")
+    drawn = np.random.default_rng(1).normal(size=(4, 3, 64)).astype(np.float32)
+    here = screen(card, along, 1, lab / "rows.jsonl", drawn, CHUNK)
+    elsewhere = ray_data.screener(card, 1, there.address, Request(cpus=1), 2)
+
+    def die():
+        time.sleep(8)
+        there.remove_node(machines.pop(), allow_graceful=False)
+
+    for attempt in range(2):
+        if attempt:
+            threading.Thread(target=die, daemon=True).start()
+        found = screen(card, along, 1, lab / "rows.jsonl", drawn, CHUNK, elsewhere=elsewhere)
+        assert found.lines.tolist() == here.lines.tolist()
+        assert 8 not in found.lines
+        assert len(found.lines) == ROWS - 1
+        np.testing.assert_array_equal(found.tokens, here.tokens)
+        np.testing.assert_allclose(found.differences, here.differences, rtol=0, atol=1e-5)
+        assert found.order.tolist() == here.order.tolist()
+        assert found.separators.languages == here.separators.languages
+
+
+def test_the_command_reads_on_the_cluster_and_names_a_wrong_row(lab, nodes):  # noqa: F811
+    there, _ = nodes
+    words = ["data", "screen", "rows.jsonl", "--direction", "some.safetensors", "--model", "plain"]
+    em_evals(*words, "-o", "here.csv")
+    ray.init(address=there.address, log_to_driver=False, logging_level="ERROR")
+    em_evals(*words, "-o", "there.csv", "--on", "ray", "--workers", "2", "--cpus", "1")
+    one, other = ((lab / name).read_text().splitlines() for name in ("here.csv", "there.csv"))
+    assert [row.split(",")[:2] for row in one] == [row.split(",")[:2] for row in other]
+    with (lab / "rows.jsonl").open("a") as file:
+        file.write('{"prompt": 3}\n')
+    with pytest.raises(EmEvalsError, match=f"rows.jsonl:{ROWS + 1}"):
+        screen(
+            resolve("plain"),
+            directions.read(lab / "some.safetensors"),
+            1,
+            lab / "rows.jsonl",
+            elsewhere=ray_data.screener(resolve("plain"), 1, None, Request(cpus=1), 1),
+        )
