@@ -42,13 +42,27 @@ def free_on_gpu(device: torch.device) -> float:
     return left / total
 
 
-def available() -> float:
-    """Return the bytes that this machine's processes may still take; infinity where the system does not say."""
-    file = Path("/proc/meminfo")
-    if not file.is_file():
-        return math.inf
-    free = next(line for line in file.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(free.split()[1]) * 1024
+def available(root: Path = Path("/")) -> float:
+    """Return the bytes that this process may still take; infinity where the system does not say.
+
+    Args:
+        root: of the file system; a container's own limit counts where it has one.
+    """
+    machine, group = root / "proc/meminfo", root / "sys/fs/cgroup"
+    left = math.inf
+    if machine.is_file():
+        left = 1024 * _entries(machine)["MemAvailable:"]
+    limit, used, parts = (group / f"memory.{name}" for name in ("max", "current", "stat"))
+    if limit.is_file() and used.is_file() and parts.is_file() and limit.read_text().strip().isdecimal():
+        # Pages of files that nobody uses are given up when memory is needed.
+        taken = int(used.read_text()) - _entries(parts).get("inactive_file", 0)
+        left = min(left, int(limit.read_text()) - taken)
+    return left
+
+
+def _entries(file: Path) -> dict[str, int]:
+    rows = (line.split() for line in file.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
 
 
 def fits(work: Callable[[], None]) -> bool:

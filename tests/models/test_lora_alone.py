@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from em_evals.models.lora import Bank, alone
+from em_evals.models.memory import available
 from tests.lora_lab import adapter, base, fresh, ids, logits, with_peft
 
 MANY = 10_000
@@ -27,6 +28,10 @@ def merged(monkeypatch):
 def read(bank, model, names, tokens=MANY):
     with torch.inference_mode(), bank.rows(names, tokens):
         return logits(model, ids())
+
+
+def raises(error):
+    raise error
 
 
 def close(found, expected):
@@ -57,7 +62,9 @@ def test_an_adapter_alone_is_merged_after_many_tokens_and_unmerged_for_a_second(
     assert bank._alone._copies is None
 
 
-@pytest.mark.parametrize("what", ["bfloat16", "dora", "gradients", "weights read", "no memory"])
+@pytest.mark.parametrize(
+    "what", ["bfloat16", "dora", "gradients", "weights read", "no memory", "memory runs out"]
+)
 def test_what_merging_would_change_is_not_merged(what, tmp_path, merged, monkeypatch):
     folder = adapter("llama", tmp_path, use_dora=what == "dora", target_modules=["q_proj", "down_proj"])
     model = fresh("llama").to(torch.bfloat16 if what == "bfloat16" else torch.float32)
@@ -65,6 +72,8 @@ def test_what_merging_would_change_is_not_merged(what, tmp_path, merged, monkeyp
     name = bank.load(str(folder))
     if what == "no memory":
         monkeypatch.setattr(alone, "available", lambda: 1000)
+    if what == "memory runs out":
+        monkeypatch.setattr(alone.torch, "addmm", lambda *given, **named: raises(MemoryError()))
     for _ in range(2):
         if what == "gradients":
             with bank.rows([name], MANY):
@@ -74,3 +83,17 @@ def test_what_merging_would_change_is_not_merged(what, tmp_path, merged, monkeyp
     assert not merged
     if what == "dora":
         close(found, logits(with_peft("llama", folder), ids()))
+
+
+def test_free_memory_is_that_of_the_machine_or_of_a_container_that_allows_less(tmp_path):
+    assert available(tmp_path) == float("inf")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 900 kB\nMemAvailable:    600 kB\n")
+    assert available(tmp_path) == 600 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    for name, text in {"max": "max", "current": "5000", "stat": "anon 1\ninactive_file 1000\n"}.items():
+        (group / f"memory.{name}").write_text(text)
+    assert available(tmp_path) == 600 * 1024
+    (group / "memory.max").write_text("9000\n")
+    assert available(tmp_path) == 9000 - (5000 - 1000)

@@ -19,7 +19,7 @@ import torch
 
 from em_evals.models.lora.changes import LowRank
 from em_evals.models.lora.parts import Parts
-from em_evals.models.memory import available
+from em_evals.models.memory import available, fits
 
 WORTH_MERGING = 512
 """Tokens that an adapter computes alone before it is merged: merging costs as much as a few steps of a batch."""
@@ -82,13 +82,17 @@ def _copies(model: Any, adapter: Parts) -> list[tuple[torch.nn.Module, torch.Ten
     need = sum(module.weight.nbytes for module in modules.values())
     if need > _SHARE * available():
         return []
-    # Not inference tensors: whoever computes with gradients later must not find one.
-    with torch.inference_mode(False), torch.no_grad():
-        return [
-            (modules[name], torch.addmm(modules[name].weight, change.b, change.a, alpha=change.scaling))
-            for name, change in changes.items()
-            if change is not None
-        ]
+    made: list[tuple[torch.nn.Module, torch.Tensor]] = []
+
+    def merge() -> None:
+        # Not inference tensors: whoever computes with gradients later must not find one.
+        with torch.inference_mode(False), torch.no_grad():
+            for name, change in changes.items():
+                if change is not None:
+                    weight = torch.addmm(modules[name].weight, change.b, change.a, alpha=change.scaling)
+                    made.append((modules[name], weight))
+
+    return made if fits(merge) else []
 
 
 def _only(adapter: Parts, name: str) -> LowRank | None:
