@@ -5,7 +5,7 @@ no further write. Then the same command starts again, and is killed again, until
 writing stand behind the commands: the journal of measured conditions (`steer`, `insight`, `study`, `conditional`), the
 baseline and its anchor (`gate --update-baseline`), and records that replace one another (`-o`).
 
-What this leaves out: trainings and extractions, whose own tests kill them with models (tests/training, tests/interp).
+What this leaves out: trainings, extractions and other commands that run models; kills_heavy.py kills those.
 
     python benchmarks/kills.py [--kills 200] [--save]
 """
