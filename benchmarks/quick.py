@@ -41,6 +41,7 @@ def measure(rounds: int, folder: Path) -> dict[str, list[float]]:
     plan = draws.plan_of(folder, ROWS, TOKENS, EVERY, ["base", "adapter", "pairs"])
     engine = {"dtype": dtype, "device": "cpu", "max_num_seqs": 64}
     ours = HFEngine(ModelCard.model_validate({"base": plan["folder"], "engine": engine}))
+    ours._loaded.wait()  # transformers loads one model at a time
     plain = AutoModelForCausalLM.from_pretrained(plan["folder"], dtype=getattr(torch, dtype)).eval()
     ratios: dict[str, list[float]] = {}
     for name, case in plan["cases"].items():
