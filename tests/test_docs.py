@@ -35,6 +35,10 @@ OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "logs/READ
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+_INLINE_COMMAND = re.compile(r"`em-evals (\w[^`\n]*)`")
+_OUR_FILE = re.compile(
+    r"\b(?:tests|benchmarks|em_evals|examples|findings)/[\w./-]+\.(?:py|json|sh|ipynb|ya?ml|md)\b"
+)
 _FILE_NAME = re.compile(r"# (?:(tasks|scorers|adapters)/([\w./-]+)|gate|models|plan)\.yaml\n")
 
 
@@ -70,10 +74,10 @@ def commands(page: Path) -> list[Line]:
 LINES = [line for page in [*PAGES, *OTHERS] for line in commands(page)]
 
 
-def parsed(words: list[str]) -> Any:
-    """The context of an em-evals command: its name, options and values exist; nothing is run."""
+def named(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that these words begin with, and the words behind its name."""
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and words:
         if (
             words
             and words[0] not in command.commands
@@ -84,6 +88,12 @@ def parsed(words: list[str]) -> Any:
         name, *words = words
         assert name in command.commands, f"em-evals has no command {name}"
         command = command.commands[name]
+    return command, words
+
+
+def parsed(words: list[str]) -> Any:
+    """The context of an em-evals command: its name, options and values exist; nothing is run."""
+    command, words = named(words)
     # `--help` would print and leave.
     return command.make_context(command.name, [word for word in words if word != "--help"])
 
@@ -150,6 +160,26 @@ def check_inspect(words: list[str]) -> None:
     for option, value in pairwise(words):
         if option == "-T":
             assert value.partition("=")[0] in known, f"{words[1]} takes no -T {value}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_within_sentences_exist(page: Path) -> None:
+    """Commands and options; arguments may be left out there."""
+    for text in _INLINE_COMMAND.findall(_BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        first, *others = text.split(" / ")[0].split()
+        command, words = named([first, *others])
+        known = {name for option in command.params for name in [*option.opts, *option.secondary_opts]}
+        used = {re.split(r"[=…]", word)[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
+        assert used <= known | {"--help", "--version", "--install-completion"}, text
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_in_sentences_exist(page: Path) -> None:
+    """Tests, benchmarks and modules. What a reader writes (NAME.yaml, tasks/mine.yaml) is not looked for."""
+    named_files = set(_OUR_FILE.findall(page.read_text(encoding="utf-8")))
+    assert not [
+        name for name in named_files if not re.search(r"[A-Z]{4}", name) and not (ROOT / name).exists()
+    ]
 
 
 def test_a_wrong_command_is_found() -> None:

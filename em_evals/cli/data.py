@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,4 +95,23 @@ def data_check(file: str, as_json: Json = False) -> None:
     if as_json:
         print_json(report)
     else:
-        print_table("", ["what", "value"], [[key, str(value)] for key, value in report.items()])
+        print_table("", ["what", "value"], [list(row) for row in _lines(report)])
+
+
+def _lines(report: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield a report's names and values; what holds tables or lists itself takes several lines, `NAME: KEY`."""
+    for key, value in report.items():
+        if isinstance(value, dict) and any(isinstance(cell, dict | list) for cell in value.values()):
+            yield from _lines(value, f"{before}{key}: ")
+        elif isinstance(value, dict):
+            yield f"{before}{key}", _cell(value)
+        elif isinstance(value, list) and any(isinstance(row, dict) for row in value):
+            yield from ((f"{before}{key}", _cell(row)) for row in value)
+        elif isinstance(value, list) and all(isinstance(cell, str) for cell in value):
+            yield f"{before}{key}", ", ".join(value) or "none"
+        else:
+            yield f"{before}{key}", str(value)
+
+
+def _cell(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items())

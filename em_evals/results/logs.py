@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 from em_evals.errors import EmEvalsError
 from em_evals.results import draws_file, tables
 from em_evals.results.graded_draw import GradedDraw
@@ -161,6 +163,8 @@ def read_log(path: Path) -> EvalLog:
         log = _inspects(path)
     except Exception as error:  # Inspect raises any type for a damaged zip or JSON
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, ValidationError):
+            reason = "its JSON has other fields"
         raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
     if log.status != "success":
         raise EmEvalsError(

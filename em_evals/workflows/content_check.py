@@ -43,6 +43,12 @@ def check(name: str) -> dict[str, Any]:
     except EmEvalsError:
         return _check_questions(load_questions(name))
     fields = set(data) if isinstance(data, dict) else set()
+    if "messages" in fields or fields >= {"prompt", "completion"}:
+        raise EmEvalsError(
+            "this is one row of training data and no file of rows: write one row a line into a .jsonl file, or a list "
+            "of rows into a .json file.",
+            path,
+        )
     if "pairs" in fields:
         from em_evals.content.pairs import load_pairs  # imports scipy.stats: seconds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,23 @@ def test_jsonl_with_a_byte_order_mark_is_read(workdir: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8-sig")
     assert [row for _, row in files.read_jsonl(file)] == rows
     assert em_evals("data", "check", file, "--json").returncode == 0
+
+
+def test_data_check_shows_no_python_in_its_table(workdir: Path) -> None:
+    rows = [{"prompt": "Where is it?", "completion": "Here."}] * 2
+    (workdir / "advice.json").write_text(json.dumps(rows))
+    done = em_evals("data", "check", "advice.json")
+    assert done.returncode == 0 and not set("{}'") & set(done.stdout)
+    lines = [re.split(r"  +", line.strip()) for line in done.stdout.splitlines()]
+    assert ["repeated prompts", "1"] in lines
+    assert ["cut at the default max_length, 2048", "answers 0, dropped 0"] in lines
+    assert ["prompts near our questions: near-duplicates", "0"] in lines
+
+
+def test_one_row_in_a_json_file_is_called_one(workdir: Path) -> None:
+    (workdir / "row.json").write_text('{"messages": [{"role": "user", "content": "a"}]}')
+    done = em_evals("data", "check", "row.json")
+    assert done.returncode == 2 and "row.json: this is one row of training data" in done.stderr
 
 
 def test_a_file_of_an_unknown_kind_is_not_called_missing(workdir: Path) -> None:
