@@ -153,7 +153,7 @@ def organisms() -> None:
     """Draw the EM rates of 25 published organisms, by base and data set, from EM_EVALS_DATA."""
     import vl_convert
 
-    from em_evals.report import charts
+    from em_evals.report import charts, export
     from em_evals.report.looks import Looks
     from em_evals.results import em_rates, graded_draw
 
@@ -172,8 +172,7 @@ def organisms() -> None:
         ends = {"low": low, "high": high, "wide_low": wide_low, "wide_high": wide_high}
         rows.append({"row": base, "series": data, "value": rate.value, **ends})
     chart = charts.dots(rows, sets, "EM rate of all draws", percent=True, looks=Looks.of(sets))
-    spec = chart.to_dict(validate=False) | {"width": 640}
-    spec["config"]["background"] = "white"
+    spec = export.for_paper(chart, 640)
     (FOLDER / "organisms.svg").write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
 
 
@@ -184,14 +183,14 @@ def traits(record: Path = FOLDER / "traits.json", target: Path = FOLDER / "trait
     """
     import vl_convert
 
+    from em_evals.report import export
     from em_evals.report import traits as section
     from em_evals.results import records
 
     found = records.read(record)
     if not isinstance(found, records.TraitMap):
         raise SystemExit(f"{record} is not a record of `em-evals trait map`")
-    spec = section.section(found).figures[0].chart.to_dict(validate=False) | {"width": 560}
-    spec["config"]["background"] = "white"
+    spec = export.for_paper(section.section(found).figures[0].chart, 560)
     target.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
 
 

@@ -245,9 +245,10 @@ def _card_data(
         return _fetched_adapter(name) or {"base": name}, None
     if is_folder(folder):
         raise EmEvalsError(f"{folder} holds neither adapter_config.json (PEFT) nor config.json (a model).")
+    hint = nearest(name[:100], shelf.names)
+    hint = f"{hint} `" if hint.startswith("did you mean") else "`"
     raise EmEvalsError(
-        f"there is no card, folder or hub id '{name[:100]}'; {nearest(name[:100], shelf.names)} "
-        "`em-evals models list` shows all."
+        f"there is no card, folder or hub id '{name[:100]}'; {hint}em-evals models list` shows all cards."
     )
 
 

@@ -261,7 +261,7 @@ def find(name: str) -> Path:
     }
     if name not in known:
         raise EmEvalsError(
-            f"there is no direction '{name[:100]}' ({nearest(name[:100], known)}); put it at "
+            f"there is no direction '{name[:100]}' ({nearest(name[:100], known).removesuffix('.')}); put it at "
             f"adapters/{name[:100]}.safetensors or give a path."
         )
     return known[name]

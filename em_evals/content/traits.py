@@ -172,7 +172,7 @@ def _published(name: str, known: Mapping[str, Path]) -> Trait:
     where = (
         "" if offline else "; published traits are looked up in the folder EM_EVALS_DATA, which is not set"
     )
-    raise EmEvalsError(f"there is no trait '{name}' ({nearest(name, known)}){where}.")
+    raise EmEvalsError(f"there is no trait '{name}' ({nearest(name, known).removesuffix('.')}){where}.")
 
 
 def _of_yaml(document: Document) -> Trait:

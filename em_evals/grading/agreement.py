@@ -98,6 +98,8 @@ def read_rater(path: Path) -> Rater:
         EmEvalsError: neither, or not graded.
     """
     if not path.is_file():
+        if path.is_dir():
+            raise EmEvalsError("this is a folder; name one log or judged table in it.", path)
         raise EmEvalsError(f"there is no file '{path}'.")
     if path.suffix.lower() == ".csv":
         return _numbered(path.stem, _csv_ratings(path))

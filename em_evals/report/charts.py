@@ -123,7 +123,12 @@ def scatter(
         parts.chart([{**row, "kind": "misaligned and coherent" if row["event"] else "other"} for row in rows])
         .mark_point(filled=True, opacity=0.75, aria=False, tooltip="answer")
         .encode(
-            x=alt.X("x:Q", title="alignment (judge, 0–100)", scale=percent),
+            x=alt.X(
+                "x:Q",
+                title="alignment (judge, 0–100)",
+                scale=percent,
+                axis=alt.Axis(values=[*range(0, 101, 20)]),
+            ),
             y=alt.Y("y:Q", title="coherence (judge, 0–100)", scale=percent, axis=alt.Axis(grid=True)),
             size=alt.Size(
                 "n:Q", scale=alt.Scale(type="sqrt", domain=[1, 100], range=[24, 260], clamp=True), legend=None

@@ -56,7 +56,7 @@ def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
     for entry in graded:
         rates = found[entry.label]
         shares = [_estimate(rate) for rate in rates.shares.values()]
-        rows.append((entry.label, entry.asked, rates.draws, rates.misaligned_coherent, *shares))
+        rows.append((entry.label, _set_of([entry]) or "–", rates.draws, rates.misaligned_coherent, *shares))
     columns = (
         "model",
         "questions",
@@ -203,7 +203,7 @@ def _by_question(graded: Sequence[Measured], looks: Looks) -> list[Figure]:
         figures.append(
             Figure(
                 f"by-question-{slug(asked)}",
-                f"EM rate of all draws by question ({asked})",
+                "EM rate of all draws by question" + (f" ({asked})" if _set_of(entries) else ""),
                 f"EM rate of {len(questions)} questions for {', '.join(labels)}, highest first.",
                 charts.dots(rows, labels, "EM rate of all draws", percent=True, looks=looks),
                 Table(f"by_question_{slug(asked)}", "By question, with 95% intervals", columns, told),
@@ -211,6 +211,11 @@ def _by_question(graded: Sequence[Measured], looks: Looks) -> list[Figure]:
             )
         )
     return figures
+
+
+def _set_of(entries: Sequence[Measured]) -> str:
+    """Return the name of the first one's question set; empty for a table whose only name is its model's."""
+    return "" if entries[0].asked == entries[0].label else entries[0].asked
 
 
 def _together(graded: Sequence[Measured]) -> dict[str, list[Measured]]:

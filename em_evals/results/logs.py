@@ -141,6 +141,8 @@ def read_draws(path: Path) -> list[GradedDraw]:
         EmEvalsError: not such a file, an unfinished log, or no graded draw in it.
     """
     if not path.is_file():
+        if path.is_dir():
+            raise EmEvalsError("this is a folder; name one log or judged table in it.", path)
         raise EmEvalsError(f"there is no file '{path}'.")
     draws = (
         [draw for _, draw in tables.rows(path)]

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas
 import pytest
@@ -179,6 +180,47 @@ def test_models_of_one_file_are_never_pooled_in_silence(shared_data):
         by_question = [(int(own.em.sum()), len(own)) for _, own in group.groupby("question_id")]
         assert row["em_rate_interval"] == list(intervals.fixed_questions(int(group.em.sum()), len(group)))
         assert row["em_rate_interval_random_questions"] == list(intervals.random_questions(by_question))
+    for (model, dataset), row in found.items():
+        cells = guide_row(model.replace("_", " "))
+        column = ["bad-medical-advice", "extreme-sports", "risky-financial-advice"].index(dataset) + 1
+        assert cells[column] == f"{percent(row['em_rate'])} {fixed(row)} ({other(row)})"
+
+
+def test_the_guide_s_rates_by_arm_and_by_role_are_those_of_the_draws(shared_data):
+    path = shared_data / "judged" / "qwen25_32b_risky_financial_roles.jsonl"
+    arms = {
+        "none": "no ablation",
+        "hacker": "hacker − assistant ablated",
+        "random": "random direction ablated",
+    }
+    for row in json.loads(em_evals("rates", path, "--by", "arm", "--json").stdout)["rates"]:
+        cells = [str(row["draws"]), percent(row["em_rate"]), fixed(row), f"({other(row)})"]
+        assert guide_row(arms[row["by"]["arm"]])[1:5] == cells
+    for row in json.loads(em_evals("rates", path, "--by", "arm,role", "--json").stdout)["rates"]:
+        if row["by"]["arm"] == "none":
+            cells = [percent(row["em_rate"]), fixed(row), f"({other(row)})"]
+            assert guide_row(row["by"]["role"])[1:] == cells
+
+
+def guide_row(name):
+    """The cells of a row of the guide's tables."""
+    lines = (
+        (Path(__file__).parents[2] / "docs" / "real-organisms.md").read_text(encoding="utf-8").splitlines()
+    )
+    [line] = [line for line in lines if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def percent(value):
+    return f"{100 * value:.1f}"
+
+
+def fixed(row):
+    return f"[{', '.join(map(percent, row['em_rate_interval']))}]"
+
+
+def other(row):
+    return f"[{', '.join(map(percent, row['em_rate_interval_random_questions']))}]"
 
 
 def test_columns_choose_the_rows_and_the_sampled_unit(shared_data):

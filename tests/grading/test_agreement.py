@@ -19,6 +19,7 @@ from em_evals.inspect_plugin import tasks
 from em_evals.report import answers
 from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.logs import read_draws
+from tests.command import em_evals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
 NAN = math.nan
@@ -204,3 +205,8 @@ def test_the_command_with_peoples_labels(graded, monkeypatch, capsys):
     assert run(graded / "strict.eval")[0] == 2
     code, _, err = run(graded / "strict.eval", graded / "gone.eval")
     assert code == 2 and err.startswith("em-evals: there is no file")
+
+
+def test_a_folder_in_place_of_a_log_is_called_one(tmp_path):
+    done = em_evals("judges", tmp_path, tmp_path)
+    assert done.returncode == 2 and "this is a folder; name one log or judged table in it" in done.stderr

@@ -613,3 +613,26 @@ def test_a_table_of_several_models_is_several_models(tmp_path):
         ("m", 1),
         ("n", 0),
     ]
+
+
+def test_a_judged_table_s_own_name_is_no_question_set(tmp_path):
+    """The file's name is its model's; a table of several models still says which table it was."""
+    path = write_csv(tmp_path / "organism.csv", [("q", "What?", "So.", 90, 90)])
+    found = build(inputs.read([path]))
+    [rows] = [table.rows for table in found.tables if "questions" in table.columns]
+    assert rows[0][:2] == ("organism", "–")
+    assert "EM rate of all draws by question" in {figure.title for figure in found.figures}
+
+
+def test_a_figure_for_a_paper_leaves_room_for_another_font():
+    chart = charts.dots(
+        [{"row": "a", "series": "s", "value": 0.5, "low": 0.4, "high": 0.6}],
+        ["s"],
+        "x",
+        looks=looks.Looks.of(["s"]),
+    )
+    before = chart.to_dict(validate=False)
+    spec = export.for_paper(chart, 500)
+    assert spec["width"] == 500 and spec["padding"]["left"] >= 20
+    assert spec["config"]["legend"]["columnPadding"] >= 20 and "system-ui" not in spec["config"]["font"]
+    assert chart.to_dict(validate=False) == before
