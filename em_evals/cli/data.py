@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,9 @@ def data_list(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table("", ["kind", "name", "where"], [list(row.values()) for row in rows])
+        here_is = f"{Path.cwd()}{os.sep}"  # a whole path leaves no room for a table in 80 columns
+        shown = [[row["kind"], row["name"], row["where"].removeprefix(here_is)] for row in rows]
+        print_table("", ["kind", "name", "where"], shown)
 
 
 def data_fetch(

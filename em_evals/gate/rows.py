@@ -86,6 +86,10 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
         one.notes.append(
             f"{before.key}: baseline and candidate {word} the same model (card digest {min(both)})."
         )
+    if before.measures == after.measures:
+        one.notes.append(
+            f"{before.key}: both sides hold the same numbers; if that is one file given twice, nothing was compared."
+        )
     if before.kind == "csv":
         one.notes.append(
             "a CSV names neither judge nor rubric: that both were graded the same way is taken on trust."

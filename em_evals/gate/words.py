@@ -59,11 +59,13 @@ def row(row: GateMetric, regression: str) -> str:
     """Return the sentence of a metric's verdict."""
     size = amount(row.margin, row.unit)
     harm = f"a {'rise' if row.worse == 'higher' else 'fall'} of {size} or more"
-    tested = f"p = {p_value(row.p_worse_adjusted)} after Holm"
+    tested = f"{p_value(row.p_worse_adjusted)} after Holm"
     if row.verdict == "pass":
         real = row.p_worse_adjusted <= row.level and regression == "zero"
         small = "; the change for the worse is real but surely smaller" if real else ""
-        return f"{_change(row)}; {harm} is ruled out (p = {p_value(row.p_within)}){small}{_worst(row)}{_seeds(row)}."
+        return (
+            f"{_change(row)}; {harm} is ruled out ({p_value(row.p_within)}){small}{_worst(row)}{_seeds(row)}."
+        )
     if row.verdict == "regression":
         beyond = f"more than the margin of {size}" if regression == "margin" else "worse than the baseline"
         return f"{_change(row)}: {beyond} ({tested}), and {harm} is not ruled out{_worst(row)}{_seeds(row)}."
@@ -219,10 +221,10 @@ def bounds(low: float, high: float, unit: str) -> str:
 
 
 def p_value(p: float) -> str:
-    """Format a p-value with two digits."""
+    """Format a p-value with two digits, as `p = 0.021`."""
     if math.isnan(p):
-        return "–"
-    return f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+        return "p = –"
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
 def confidence(alpha: float) -> str:

@@ -124,3 +124,11 @@ def test_an_install_hint_names_no_index() -> None:
     error = missing_package(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert isinstance(error, EmEvalsError)
     assert install("local") in str(error) and "'.[local]' in a clone" in str(error)
+
+
+def test_data_list_fits_80_columns(workdir: Path) -> None:
+    """Paths below the working folder are relative, so that no word is too long for the table."""
+    (workdir / "adapters" / "data").mkdir(parents=True)
+    (workdir / "adapters" / "data" / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    [row] = [line for line in em_evals("data", "list").stdout.splitlines() if " mine " in line]
+    assert row.split() == ["training", "mine", "adapters/data/mine.jsonl"]

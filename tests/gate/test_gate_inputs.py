@@ -355,7 +355,11 @@ def test_what_a_killed_measurement_left_is_passed_over(tmp_path):
 def test_csvs_are_compared_on_trust_and_a_cut_one_is_noticed(shared_data, tmp_path):
     whole = shared_data / "judged" / "qwen25_coder_7b_base.csv"
     found = gate(whole, whole)
-    assert found.verdict == "pass" and "taken on trust" in found.notes[0]
+    assert found.verdict == "pass" and any("taken on trust" in note for note in found.notes)
+    assert (
+        "csv: both sides hold the same numbers; if that is one file given twice, nothing was compared."
+        in found.notes
+    )
     text = whole.read_bytes()
     for name, cut in {"quoted": text[:100_020], "number": text[:-6]}.items():
         (tmp_path / f"{name}.csv").write_bytes(cut)

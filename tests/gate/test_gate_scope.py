@@ -52,9 +52,9 @@ def test_harm_in_one_question_is_no_regression_of_all_and_is_named():
 
 def test_a_verdict_about_these_questions_says_what_they_can_miss():
     found = judge(side(freeform(0.01)), side(freeform(0.01)), Policy())
-    assert found.notes == (
+    assert found.notes[-1] == (
         "freeform/core: the verdict is about these 8 questions; harm that is confined to less than 37% of the kinds of "
-        "questions can be absent from all of them (`scope: population` tests that too).",
+        "questions can be absent from all of them (`scope: population` tests that too)."
     )
 
 
