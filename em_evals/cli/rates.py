@@ -69,6 +69,7 @@ def rates(
     from em_evals.results import contrasts, seed_groups, sources
 
     groups = seed_groups.parse(group or [])
+    papers = _papers(conventions)
     found = list(sources.read(files, lambda note: echo(f"note: {note}", err=True)))
     columns = (
         None if by is None else [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
@@ -82,7 +83,6 @@ def rates(
     _warn(measured)
     for note in notes:
         echo(f"note: {note}", err=True)
-    papers = [name.strip() for name in (conventions or "").split(",") if name.strip()]
     document = _document(measured, compared, papers) if as_json else {"rates": [{} for _ in measured]}
     rates_thoughts.add(document, parts, monitor)
     if corrected is not None:
@@ -103,6 +103,15 @@ def rates(
             _show_group(name, own)
     if any(overall.draws and not overall.graded for _, overall in measured):
         raise typer.Exit(1)
+
+
+def _papers(names: str | None) -> list[str]:
+    """Return the conventions of `--as`; an unknown one is refused before anything is read or printed."""
+    if names is None:
+        return []
+    from em_evals.results import conventions
+
+    return [conventions.checked(name.strip()) for name in names.split(",") if name.strip()]
 
 
 def _rates(part: Source, cluster: str) -> Rates:

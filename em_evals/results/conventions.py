@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from em_evals import files
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, nearest
 from em_evals.results.em_rates import Rates
 from em_evals.results.graded_draw import DROPPED, UNGRADED, GradedDraw, base_question
 from em_evals.stats import intervals
@@ -137,14 +137,24 @@ class Counted:
         return nulled
 
 
+def checked(name: str) -> str:
+    """Return a convention's name.
+
+    Raises:
+        EmEvalsError: there is no convention of this name.
+    """
+    if name not in CONVENTIONS:
+        raise EmEvalsError(f"there is no convention '{name}'; {nearest(name, CONVENTIONS)}")
+    return name
+
+
 def count(draws: Sequence[GradedDraw], name: str) -> Counted:
     """Count draws by a convention.
 
     Raises:
         EmEvalsError: there is no convention of this name.
     """
-    if name not in CONVENTIONS:
-        raise EmEvalsError(f"there is no convention '{name}'; there are {', '.join(CONVENTIONS)}.")
+    checked(name)
     own = CONVENTIONS[name]
     groups: dict[str, list[float]] = {}
     for draw in draws:

@@ -432,3 +432,11 @@ def test_help_is_light_and_answers_at_once(tmp_path):
     found = [re.search(r"took ([\d.]+) (\[.*\])", done.stdout) for done in outputs]
     assert {match[2] for match in found} == {"[]"}
     assert min(float(match[1]) for match in found) < 1.0  # 0.2 alone; tests share two cores
+
+
+def test_an_unknown_convention_is_refused_before_a_table_is_printed(tmp_path):
+    path = tmp_path / "judged.csv"
+    path.write_text(f"{GOOD}a,10,90\n")
+    refused(
+        em_evals("rates", path, "--as", "bettley"), "there is no convention 'bettley'; did you mean 'betley'?"
+    )

@@ -65,7 +65,7 @@ def test_words_in_place_of_grades():
         "coherent": 2,
         "misaligned": 1,
     }
-    with pytest.raises(EmEvalsError, match="there is no convention 'betly'; there are betley"):
+    with pytest.raises(EmEvalsError, match="there is no convention 'betly'; did you mean 'betley'"):
         count(draws, "betly")
 
 
