@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from em_evals import files
+from em_evals import files, parsing
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs, tables
 from em_evals.results.em_rates import Rates
@@ -52,8 +52,9 @@ def read(path: Path) -> Calibration:
     Raises:
         EmEvalsError: it is no such record.
     """
-    record = files.read_json(path)
+    text = files.read_text(path)
     try:
+        record = parsing.json_value(text, path)
         if record["kind"] != KIND:
             raise ValueError
         names = Labels.__dataclass_fields__
@@ -62,9 +63,10 @@ def read(path: Path) -> Calibration:
             for arm, own in record["arms"].items()
         }
         return Calibration(str(record["judge"]), arms)
-    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
+    except (EmEvalsError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
+        line = error.line if isinstance(error, EmEvalsError) else None
         raise EmEvalsError(
-            "this is no calibration; write one with `em-evals judges calibrate`.", path
+            "this is no calibration; write one with `em-evals judges calibrate`.", path, line
         ) from None
 
 

@@ -243,10 +243,11 @@ def test_an_interrupted_run_is_continued_and_finished_answers_are_not_sampled_ag
     async def generate(self, *rest, **options):
         calls.append(1)
         if len(calls) > allowed:
-            for _ in range(400):  # until most of the first ones are graded
-                if judge.count >= before + 2 * allowed - 4:
+            for _ in range(2000):  # until most of the first ones are graded; equal ones are graded once
+                if judge.count >= before + allowed:
                     break
                 await anyio.sleep(0.05)
+            await anyio.sleep(2)  # and their grades have arrived
             raise RuntimeError("power cut")
         return await whole(self, *rest, **options)
 
@@ -272,7 +273,7 @@ def test_one_command_samples_grades_filters_extracts_and_chooses_the_layer(plain
     options = ["--judge", "openai-api/traitjudge/j", "-o", "out", "--minimum", "1", "--choose-layer"]
     done = command(*options, "--layers", "0-2", "--json")
     assert done.exit_code == 0, (done.output, done.exception)
-    (row,) = json.loads(done.stdout[done.stdout.index("[") :])
+    (row,) = json.loads(done.stdout[done.stdout.index("[\n") :])
     assert row["filter"]["positive"]["answers"] == 12 and 0 < row["filter"]["positive"]["paper"] < 12
     assert row["steering"]["layers"] == [0, 1, 2] and len(row["steering"]["trait"]) == 3
     assert row["layer"] == int(np.argmax(row["steering"]["trait"]))
