@@ -168,7 +168,8 @@ def test_landmarks_headings_and_labels_are_there(browser, studies):
         assert tab.evaluate("document.activeElement.className") == "skip"
 
 
-@pytest.mark.parametrize(("width", "colours"), [(390, "dark"), full(1400, "light")])
+@pytest.mark.full
+@pytest.mark.parametrize(("width", "colours"), [(390, "dark"), (1400, "light")])
 def test_the_page_is_accessible(browser, studies, colours, width):
     """axe-core finds nothing: contrast, labels, headings, landmarks, table headers, with all tables open."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
