@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +82,8 @@ def run(
                 write_card(model, folder)
         course = _Course(graph, folder, workers, max_failures, say)
         try:
-            return course.run()
+            with _terminated_as_interrupted():
+                return course.run()
         except KeyboardInterrupt:
             kept = len(course.outcome.done)
             raise KeyboardInterrupt(
@@ -89,6 +93,19 @@ def run(
         finally:
             for worker in workers:
                 worker.stop()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, as `kill`, Slurm and containers send it, end a sweep as Ctrl-C does: with its workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Course:

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +21,8 @@ from em_evals.sweep.perform import perform_json
 from em_evals.sweep.steps import Step
 
 DIED = (BrokenProcessPool,)
+_LOOK_AGAIN = 1.0
+"""Seconds between looks for the sweep's process."""
 
 
 class Worker(Protocol):
@@ -153,3 +157,11 @@ def _begin(settings: dict[str, str]) -> None:
     """Prepare a worker's process: settings stand before torch is imported; the sweep itself handles interrupts."""
     os.environ.update(settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(sweep: int) -> None:
+    """End this process when the sweep's is gone, killed perhaps: the next run would do the same step beside it."""
+    while os.getppid() == sweep:
+        time.sleep(_LOOK_AGAIN)
+    os._exit(1)

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,54 @@ def test_a_step_whose_process_is_killed_starts_again_but_not_for_ever(lab, death
     kept = steps.read_record(lab / "runs/small", "alone/all")
     assert kept is not None
     assert kept.state == state
+
+
+SLEEPER = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from em_evals.sweep.workers import _begin
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=({},))
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 60).result()
+"""
+
+
+def is_running(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.is_file() and ") Z " not in stat.read_text()
+
+
+@pytest.mark.full
+@pytest.mark.process
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
+def test_a_worker_ends_when_the_sweep_is_killed_in_the_middle_of_its_step(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    environment = os.environ | {"PYTHONPATH": str(Path(run.__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "sleeper.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment
+    ) as sweep:
+        worker = int(sweep.stdout.readline())
+        assert is_running(worker)
+        sweep.kill()
+    for _ in range(100):
+        if not is_running(worker):
+            break
+        time.sleep(0.2)
+    assert not is_running(worker)
+
+
+def test_sigterm_ends_a_sweep_as_an_interrupt_does(lab):
+    made = graph.build(sweep_plans.load(plan_of(lab, PLAN))).only(["alone"])
+
+    def say(line):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="1 of 1 steps are done and kept"):
+        run.run(made, lab / "runs/small", [Here()], say=say)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_dry_run_prints_commands_and_costs_and_starts_nothing(lab):
