@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import math
 import os
@@ -11,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,9 +95,28 @@ def read_jsonl(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[i
     Raises:
         EmEvalsError: a line is not a JSON object, or is too long, with its number.
     """
+    for number, _, text in _lines(path, offset, before):
+        row = parsing.json_value(text, path, number)
+        if not isinstance(row, dict):
+            raise EmEvalsError("expected one JSON object a line.", path, number)
+        yield number, row
+
+
+def jsonl_places(path: Path, rows: int) -> list[tuple[int, int]]:
+    """Return where every `rows`-th row of a JSONL file begins: (byte, lines before it); empty lines are no rows.
+
+    Raises:
+        EmEvalsError: the file cannot be read, or a line is too long.
+    """
+    places = ((offset, number - 1) for number, offset, _ in _lines(path))
+    return list(islice(places, 0, None, rows))
+
+
+def _lines(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, int, str]]:
+    """Yield the lines of a file that are not empty: number, the byte at which it begins, text."""
     try:
         with _opened(path) as file:
-            number = before
+            number, begins = before, offset
             if offset:
                 file.seek(offset)
             # Lines end at \n only: JSON strings may contain U+2028 and similar characters unescaped.
@@ -112,36 +131,10 @@ def read_jsonl(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[i
                 except UnicodeDecodeError as error:
                     raise _not_utf8(path, error, number) from None
                 if text.strip():
-                    row = parsing.json_value(text, path, number)
-                    if not isinstance(row, dict):
-                        raise EmEvalsError("expected one JSON object a line.", path, number)
-                    yield number, row
+                    yield number, begins, text
+                begins += len(line)
     except OSError as error:
         raise _unreadable(path, error) from None
-
-
-def jsonl_places(path: Path, rows: int) -> list[tuple[int, int]]:
-    """Return where every `rows`-th row of a JSONL file begins: (byte, lines before it); empty lines are no rows.
-
-    Raises:
-        EmEvalsError: the file cannot be read, or a line is too long.
-    """
-    places, seen, number, offset = [], 0, 0, 0
-    try:
-        with _opened(path) as file:
-            while line := file.readline(LARGEST_LINE + 1):
-                if len(line) > LARGEST_LINE:
-                    raise EmEvalsError(
-                        f"this line is longer than {LARGEST_LINE:,} bytes; divide it.", path, number + 1
-                    )
-                if line.removeprefix(codecs.BOM_UTF8).strip():
-                    if seen % rows == 0:
-                        places.append((offset, number))
-                    seen += 1
-                offset, number = offset + len(line), number + 1
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    return places
 
 
 @contextmanager

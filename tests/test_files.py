@@ -2,6 +2,7 @@
 
 import os
 import stat
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,27 @@ def test_a_planted_key_is_not_believed(tmp_path, permissions, sentence):
     path.chmod(permissions)
     with pytest.raises(EmEvalsError, match=sentence):
         _key(path)
+
+
+def test_rows_read_from_each_place_are_those_of_the_whole_file(tmp_path):
+    """Lines of blanks that only text has, a mark at the start, and lines that no row is: all count as in one reading."""
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        "",
+        '{"a": 0}',
+        "\u00a0",
+        '{"a": 1}',
+        "  ",
+        "\u3000",
+        '{"a": "\u2028"}',
+        '{"a": 3}',
+        "",
+        '{"a": 4}',
+    ]
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    whole = list(files.read_jsonl(path))
+    assert [number for number, _ in whole] == [2, 4, 7, 8, 10]
+    for rows in (1, 2, 3, 9):
+        places = files.jsonl_places(path, rows)
+        parts = [list(islice(files.read_jsonl(path, *place), rows)) for place in places]
+        assert [row for part in parts for row in part] == whole

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from em_evals.cli.cluster import Cpus, Gpus, is_ray, requested
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -59,10 +60,10 @@ def data_screen(
         str, typer.Option(help="Where rows are read: here (this process), ray, ray://HOST:PORT.")
     ] = "here",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray: actors (default: what the cluster holds).")
+        int | None, typer.Option(min=1, help="Ray: workers (default: what the cluster holds).")
     ] = None,
-    cpus: Annotated[float, typer.Option(min=0.1, help="Ray: cores of an actor.")] = 2,
-    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of an actor.")] = 0,
+    cpus: Cpus = 2,
+    gpus: Gpus = 0,
     as_json: Json = False,
 ) -> None:
     """Rank the rows of training data by their projection difference on a direction.
@@ -139,16 +140,15 @@ def _elsewhere(
     """Return what reads rows on a cluster; None: this process reads them."""
     if on == "here":
         return None
-    if on != "ray" and not on.startswith("ray://"):
+    if not is_ray(on):
         raise EmEvalsError(f"--on {on}: choose here, ray or ray://HOST:PORT.")
     if exact:
         raise EmEvalsError(
             "--on ray reads rows without the model's own answers; leave --exact and --answers out."
         )
-    from em_evals.sweep import ray, ray_data
+    from em_evals.sweep import ray_data
 
-    address = on if on != "ray" else None
-    return ray_data.screener(card, layer, address, ray.Request(cpus, gpus), workers)
+    return ray_data.screener(card, layer, *requested(on, cpus, gpus), workers)
 
 
 def _own(card: ResolvedCard, exact: bool, given: Path | None, kept: Path, most: int) -> Answers | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from em_evals.cli.cluster import Cpus, Gpus, is_ray, requested
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -35,8 +36,8 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Steps at once (default: what the machine or cluster holds).")
     ] = None,
-    cpus: Annotated[float, typer.Option(min=0.1, help="Ray: cores of a worker.")] = 2,
-    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of a worker.")] = 0,
+    cpus: Cpus = 2,
+    gpus: Gpus = 0,
     slurm: Annotated[
         list[str],
         typer.Option(
@@ -108,10 +109,10 @@ def _workers(
         from em_evals.sweep import slurm as queue
 
         return queue.connect(place, count, card_fields(slurm), on.partition(":")[2] or "slurm")
-    if on == "ray" or on.startswith("ray://"):
+    if is_ray(on):
         from em_evals.sweep import ray
 
-        return ray.connect(on if on != "ray" else None, ray.Request(cpus, gpus), count, place)
+        return ray.connect(*requested(on, cpus, gpus), count, place)
     raise EmEvalsError(f"--on {on}: choose local, here, ray, ray://HOST:PORT or slurm.")
 
 

@@ -44,6 +44,8 @@ def screener(
 
         from em_evals.interp.traits.screen import Part
 
+        if not path.is_file():
+            raise EmEvalsError("a cluster reads files that every node sees; write the rows to one.", path)
         places = files.jsonl_places(path, chunk)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True

@@ -18,7 +18,7 @@ from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp.traits import own_answers
 from em_evals.interp.traits.own_answers import Drawn, Given
-from em_evals.interp.traits.screen import screen
+from em_evals.interp.traits.screen import RowReader, chunks, rows_at, screen
 from em_evals.models import bases
 from em_evals.models.chat import template_for
 from em_evals.report.inputs import read as report_inputs
@@ -182,3 +182,16 @@ def test_the_command_writes_ranks_a_record_and_a_page(plain, lab):
     assert "--reference-answers" in str(done.exception)
     done = CliRunner().invoke(app, [*base, "-o", "ranks.txt"])
     assert "to a .csv or .parquet file" in str(done.exception)
+
+
+def test_numbers_of_other_rows_than_the_file_has_are_refused(plain, lab):
+    """A reader elsewhere that sees another state of the file must not shift numbers by a row."""
+    direction = directions.read(lab / "some.safetensors")
+    reader = RowReader(plain, direction_algebra.unit(direction)[None, [1]], 1)
+
+    def elsewhere(along, path, chunk):
+        for rows in chunks(iter(rows_at(path, 0, 1, 12)), chunk):  # counts a line more
+            yield reader.read(rows)
+
+    with pytest.raises(EmEvalsError, match="changed while it was read"):
+        screen(plain, direction, 1, lab / "rows.jsonl", chunk=5, elsewhere=elsewhere)

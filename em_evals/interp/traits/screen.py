@@ -143,6 +143,8 @@ def screen(
         found.append(part)
         skipped += len(rows) - len(part.lines)
         kept = set(part.lines.tolist())
+        if not kept <= {line for line, _ in rows}:
+            raise EmEvalsError("this file changed while it was read; run the command again.", path)
         for line, messages in rows:
             if line in kept:
                 separators.add("\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
