@@ -34,7 +34,9 @@ from em_evals.content.recipes import AdapterRecipe
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.gate.policy import Policy, Rule, load_policy
+from em_evals.interp.phase import rotation
 from em_evals.results import calibration, lm_eval, logs, records, trajectories
+from em_evals.results.journals import read_journal
 
 FIELDS = [
     *[name for model in (ModelCard, EngineOptions, GenerationOptions, Intervention, AdapterRecipe) for name in model.model_fields],
@@ -89,6 +91,17 @@ rows = st.fixed_dictionaries(
     {"messages": st.lists(st.fixed_dictionaries({"role": leaves, "content": leaves}), max_size=3)}
 )
 as_jsonl = st.lists((documents | rows).map(_json), max_size=4).map(b"\n".join) | as_json
+journal_row = st.fixed_dictionaries(
+    {"step": st.integers(0, 9) | leaves},
+    optional={
+        "learning_rate": leaves,
+        "b": st.dictionaries(st.sampled_from("pq"), st.sampled_from(["f4:AACAPw==", "f4:AADAfw==", "ADw=", "f4:A", "é"]) | leaves)
+        | leaves,
+        "monitor": st.fixed_dictionaries({}, optional={
+            "directions": values, "traits": values, "means": values, "norms": values, "prompts": leaves}) | leaves,
+    },
+)  # fmt: skip
+as_journal = st.lists(journal_row.map(_json), min_size=1, max_size=4).map(b"\n".join) | as_jsonl
 cells = st.sampled_from(
     [
         "1",
@@ -245,7 +258,8 @@ READERS: dict[str, tuple[str, st.SearchStrategy[bytes], Callable[[Path], Any]]] 
     "consistency items": ("a.yaml", as_yaml, lambda path: consistency.load_items(str(path))),
     "sweep plans": ("a.yaml", as_yaml, sweep_plans.load),
     "calibrations": ("a.json", as_json, calibration.read),
-    "journals": ("a.jsonl", as_jsonl, trajectories.read),
+    "journals": ("a.jsonl", as_journal, trajectories.read),
+    "journals: rotations": ("a.jsonl", as_journal, lambda path: rotation.rotations(read_journal(path))),
     "directions of others: safetensors": (SAFETENSORS, as_damaged(SAFETENSORS), _foreign),
     "directions of others: NumPy": (NUMPY, as_damaged(NUMPY), _foreign),
     "directions of others: GGUF": (GGUF, as_damaged(GGUF), _foreign),

@@ -15,16 +15,45 @@ from numpy.typing import NDArray
 from em_evals import files, parsing
 from em_evals.errors import EmEvalsError
 
+NUMBERS = ("loss", "grad_norm", "learning_rate", "kl", "features")
+"""What a row may say of its step."""
+
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return a journal's rows; a last line that a kill truncated is left out."""
+    """Return a journal's rows; a last line that a kill truncated is left out.
+
+    Raises:
+        EmEvalsError: another line is no row of a journal.
+    """
     rows = []
-    for line in files.read_text(path).splitlines():
+    lines = files.read_text(path).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
-            rows.append(parsing.json_value(line))
+            row = parsing.json_value(line, path, number)
         except EmEvalsError:
-            break
+            if number == len(lines):
+                break
+            raise
+        if (fault := _fault(row)) is not None:
+            raise EmEvalsError(f"this line is no row of a training's journal: {fault}.", path, number)
+        rows.append(row)
     return rows
+
+
+def _fault(row: Any) -> str | None:
+    """Return what a journal's row lacks."""
+    # A Boolean is a whole number in Python, and is no step.
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return "`step` has to be a whole number from 0"
+    for name in NUMBERS:
+        if name in row and type(row[name]) not in (int, float):
+            return f"`{name}` has to be a number"
+    vectors = row.get("b", {})
+    if not isinstance(vectors, dict) or not all(isinstance(vector, str) for vector in vectors.values()):
+        return "`b` has to hold a packed vector for each module"
+    return None
 
 
 def pack(vector: NDArray[np.floating]) -> str:

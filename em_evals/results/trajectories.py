@@ -95,7 +95,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> Traj
     Raises:
         EmEvalsError: nothing was monitored, or the journal is damaged.
     """
-    measured = [(int(row["step"]), row[KEY]) for row in rows if KEY in row]
+    measured = [(row["step"], row[KEY]) for row in rows if KEY in row]
     if not measured or measured[0][0] != 0:
         raise EmEvalsError(
             "this training was not monitored: train with `monitor: {traits: [...]}` in its recipe.", path
@@ -112,7 +112,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> Traj
         }
         norms = {int(layer): float(value) for layer, value in about["norms"].items()}
         prompts = str(about["prompts"])
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise EmEvalsError("what the monitor wrote in this journal is damaged.", path) from None
     return Trajectory(tuple(step for step, _ in measured), watched, projections, means, norms, prompts)
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from em_evals.errors import EmEvalsError, nearest
-from em_evals.results.journals import pack, read_journal
+from em_evals.results.journals import NUMBERS, pack, read_journal
 from em_evals.results.trajectories import KEY
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.early_stop import Stop
@@ -164,8 +164,7 @@ class Journal(TrainerCallback):
         """
         if not logs or "loss" not in logs:
             return
-        known = ("loss", "grad_norm", "learning_rate", "kl", "features")
-        numbers: dict[str, float] = {key: float(logs[key]) for key in known if key in logs}
+        numbers: dict[str, float] = {key: float(logs[key]) for key in NUMBERS if key in logs}
         if bad := [key for key in ("loss", "grad_norm") if not math.isfinite(numbers.get(key, 0.0))]:
             raise DivergedError(f"the {bad[0].replace('_', ' ')} is not finite at step {state.global_step}")
         if self._writes:

@@ -171,7 +171,7 @@ def _clock(journal: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> dict[i
 
     None where the journal lacks the rate of a step.
     """
-    rates = {int(row["step"]): row.get("learning_rate") for row in journal if row.get("step") is not None}
+    rates = {row["step"]: row.get("learning_rate") for row in journal}
     every = [rates.get(step) for step in range(1, max(steps) + 1)]
     if any(rate is None or not math.isfinite(rate) for rate in every):
         return None

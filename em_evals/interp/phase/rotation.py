@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals.content.direction_algebra import cosines
+from em_evals.errors import EmEvalsError
 from em_evals.results.journals import unpack
 from em_evals.results.records import Rotation
 
@@ -30,14 +31,27 @@ def rotations(journal: Sequence[Mapping[str, Any]], reach: int = 5) -> list[Rota
     Args:
         journal: rows of training.jsonl, one per step.
         reach: k, the steps before and after each step.
+
+    Raises:
+        EmEvalsError: a step lacks a module's vector, or a vector is damaged.
     """
     rows = [row for row in journal if row.get("b")]
     steps = tuple(int(row["step"]) for row in rows)
     modules = sorted({module for row in rows for module in row["b"]})
-    return [
-        _rotation(module, steps, np.stack([unpack(row["b"][module]) for row in rows]), reach)
-        for module in modules
-    ]
+    return [_rotation(module, steps, _path(rows, module), reach) for module in modules]
+
+
+def _path(rows: Sequence[Mapping[str, Any]], module: str) -> Vectors:
+    """Return [points, width]: a module's vector at each step."""
+    try:
+        path = np.stack([unpack(row["b"][module]) for row in rows])
+    except (KeyError, ValueError):
+        path = np.full((1, 1), np.nan)
+    if not np.isfinite(path).all():
+        raise EmEvalsError(
+            f"this training's journal is damaged: not every step has a finite vector of {module}."
+        )
+    return path
 
 
 def _rotation(module: str, steps: tuple[int, ...], path: Vectors, reach: int) -> Rotation:
