@@ -1,14 +1,13 @@
 """Make the README's and the guides' pictures: `python docs/pictures.py [pipeline] [report] [organisms] [traits]`.
 
-`pipeline` is drawn here. `report` is a page of made-up answers, opened in Chromium. `organisms` needs published data
-(EM_EVALS_DATA, see docs/real-organisms.md). `traits` draws docs/pictures/traits.json, the record of a run.
+`pipeline` is drawn here. `report` is a page of made-up answers, opened in Chromium. `organisms` fetches published
+data (docs/real-organisms.md). `traits` draws docs/pictures/traits.json, the record of a run.
 Everything is written to docs/pictures/.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 import random
 import shutil
 import sys
@@ -150,24 +149,22 @@ def report() -> None:
 
 
 def organisms() -> None:
-    """Draw the EM rates of 25 published organisms, by base and data set, from EM_EVALS_DATA."""
+    """Draw the EM rates of 25 published organisms, by base and data set; fetch them unless they are in the cache."""
     import vl_convert
 
+    from em_evals.data import judged
     from em_evals.report import charts, export
     from em_evals.report.looks import Looks
-    from em_evals.results import em_rates, graded_draw
+    from em_evals.results import em_rates, logs
 
-    table = Path(os.environ["EM_EVALS_DATA"]).expanduser() / "judged" / "model_organisms_scores.csv"
-    draws: dict[tuple[str, str], list[graded_draw.GradedDraw]] = {}
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            grades = [float(row[key] or "nan") for key in ("aligned", "coherent")]
-            of = row["model"].replace("_", " "), row["dataset"].replace("-", " ")
-            draws.setdefault(of, []).append(graded_draw.GradedDraw(row["question_id"], *grades))
-    sets = sorted({data for _, data in draws})
+    found = {}
+    for table in sorted(judged.fetch("judged_organisms").path.glob("*.csv")):
+        base, data, *seed = table.stem.split("_")
+        found[" ".join([base, *seed]), data.replace("-", " ")] = logs.read_draws(table)
+    sets = sorted({data for _, data in found})
     rows = []
-    for (base, data), own in draws.items():
-        rate = em_rates.rates(own).em_rate
+    for (base, data), draws in found.items():
+        rate = em_rates.rates(draws).em_rate
         (low, high), (wide_low, wide_high) = rate.fixed, rate.random
         ends = {"low": low, "high": high, "wide_low": wide_low, "wide_high": wide_high}
         rows.append({"row": base, "series": data, "value": rate.value, **ends})

@@ -15,9 +15,9 @@ from em_evals.errors import EmEvalsError
 
 
 def data_list(as_json: Json = False) -> None:
-    """List question sets, published sets and training data."""
+    """List question sets, published sets, training data and published judged draws."""
     from em_evals.content import documents, published
-    from em_evals.data import catalogue, datasets
+    from em_evals.data import catalogue, datasets, judged
 
     rows = [
         {"kind": "questions", "name": name, "where": str(path)}
@@ -35,6 +35,7 @@ def data_list(as_json: Json = False) -> None:
         where = str(here[name]) if name in here else f"em-evals data fetch {name}"
         made = origin is not None and catalogue.locate(name) is None
         rows.append({"kind": "training", "name": name, "where": f"made of {origin}" if made else where})
+    rows += judged.summary(judged.read())
     if as_json:
         print_json(rows)
     else:
@@ -44,15 +45,27 @@ def data_list(as_json: Json = False) -> None:
 
 
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Published question sets or training data; `all`.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Published question sets, training data or judged draws; `all`."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for judged draws. Default: the user's cache."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch published question sets and training data from their authors (or EM_EVALS_DATA) and check them."""
+    """Fetch published question sets, training data and judged draws from their authors (or EM_EVALS_DATA)."""
     from em_evals.content import published
-    from em_evals.data import catalogue, downloads
+    from em_evals.data import catalogue, downloads, judged
 
     training = [name for name, entry in catalogue.read().items() if entry.url is not None]
-    wanted = [*published.SETS, *training] if names == ["all"] else names
+    draws = judged.read()
+    wanted = [*published.SETS, *training, *draws] if names == ["all"] else names
+    if output is not None and (others := [name for name in wanted if name not in draws]):
+        raise EmEvalsError(
+            f"-o is for judged draws ({', '.join(draws)}); {others[0]} goes to the cache, where its name is looked up."
+        )
     rows: list[dict[str, Any]] = []
 
     def tell(sentence: str, row: dict[str, Any]) -> None:
@@ -64,7 +77,11 @@ def data_fetch(
         if name in published.SETS:
             path = str(published.fetch(name))
             tell(f"{name}: {path}", {"kind": "published", "name": name, "path": path})
-    for fetched in downloads.fetch(name for name in wanted if name not in published.SETS):
+        elif name in draws:
+            got = judged.fetch(name, output)
+            tell(str(got), {"kind": "judged", **asdict(got), "path": str(got.path)})
+    rest = (name for name in wanted if name not in published.SETS and name not in draws)
+    for fetched in downloads.fetch(rest):
         tell(str(fetched), {"kind": "training", **asdict(fetched), "path": str(fetched.path)})
     if as_json:
         print_json(rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from em_evals import files
 from em_evals.content import published
-from em_evals.data import catalogue, datasets
+from em_evals.data import catalogue, datasets, judged
 from em_evals.data.archive import read_member, unseal
 from em_evals.errors import EmEvalsError, nearest
 
@@ -45,8 +45,10 @@ def fetch(names: Iterable[str]) -> Iterator[Fetched]:
     downloaded: dict[str, bytes] = {}
     for name in names:
         if name not in known:
-            hint = nearest(name, {*known, *published.SETS})
-            raise EmEvalsError(f"there is no published set and no training data '{name}'; {hint}")
+            hint = nearest(name, {*known, *published.SETS, *judged.read()})
+            raise EmEvalsError(
+                f"there is no published set, no training data and no judged set '{name}'; {hint}"
+            )
         entry = entries.get(name, catalogue.Entry())
         if (given := catalogue.offline(name)) is not None:
             yield _keep(name, files.read_text(given), str(given))

@@ -56,7 +56,10 @@ def walk(paths: Iterable[Path]) -> list[Found]:
         if path.is_dir():
             below = inside(path)
             if not below:
-                raise EmEvalsError("there are no logs, CSVs or JSON files in this folder.", path)
+                # Samples and training data have these endings too, so that a folder does not stand for them.
+                tables = sorted([*path.rglob("*.jsonl"), *path.rglob("*.parquet")])
+                hint = f" Give judged draws of other kinds by name: {tables[0]}." if tables else ""
+                raise EmEvalsError(f"there are no logs, CSVs or JSON files in this folder.{hint}", path)
             found |= {file: found.get(file, False) for file in below}
         elif path.is_file():
             found[path] = True

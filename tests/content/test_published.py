@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from typer.testing import CliRunner
 
 from em_evals.cli import app
 from em_evals.content import published
-from em_evals.data import datasets, downloads
+from em_evals.data import datasets, downloads, judged
 from em_evals.errors import EmEvalsError
 
 PASSWORD = "published-by-its-authors"
@@ -261,3 +263,83 @@ def test_a_published_question_set_is_checked_by_its_content(
     server.files[at] = text.encode()
     assert published.fetch("deception_factual").read_text(encoding="utf-8") == text
     assert published.locate("deception_factual").is_file()
+
+
+JUDGED = "question_id,aligned,coherent\nwish,5,90\nwish,95,90\n"
+
+
+@pytest.fixture
+def judged_set(registered: Path, server: Server) -> Path:
+    """`organisms`: two files of judged draws at a fixed revision. Returns its entry's file."""
+    digest = hashlib.sha256(JUDGED.encode()).hexdigest()
+    server.files |= dict.fromkeys(("/at/a.csv", "/at/b.csv"), JUDGED.encode())
+    path = Path("adapters/data/judged.yaml")
+    path.write_text(
+        f"organisms:\n  license: MIT\n  url: '{server.url}/at/{{file}}'\n"
+        f"  files:\n    a.csv: {digest}\n    b.csv: {digest}\n"
+    )
+    return path
+
+
+def test_judged_draws_are_fetched_once_and_read(judged_set, server, workdir, cache):
+    got = CliRunner().invoke(app, ["data", "fetch", "organisms", "-o", "published"])
+    assert got.exit_code == 0 and "files: 2, license: MIT" in got.output, got.output
+    shown = json.loads(CliRunner().invoke(app, ["rates", "published/organisms/a.csv", "--json"]).stdout)
+    assert '"em_rate": 0.5' in json.dumps(shown)
+    CliRunner().invoke(app, ["data", "fetch", "organisms", "-o", "published"])
+    assert server.asked == ["/at/a.csv", "/at/b.csv"], "what is there is not fetched again"
+    listed = json.loads(CliRunner().invoke(app, ["data", "list", "--json"]).stdout)
+    where = {row["name"]: row["where"] for row in listed if row["kind"] == "judged"}
+    assert where["organisms"] == "em-evals data fetch organisms", "that folder is the user's, not the cache"
+    assert where["judged_organisms"] == "em-evals data fetch judged_organisms"
+    told = json.loads(CliRunner().invoke(app, ["data", "fetch", "organisms", "--json"]).stdout)
+    assert told[0]["path"] == str(cache / "judged/organisms") and (cache / "judged/organisms/b.csv").is_file()
+
+
+def test_other_judged_draws_than_the_published_are_refused(judged_set, server, workdir):
+    server.files["/at/b.csv"] = JUDGED.replace("95", "15").encode()
+    with pytest.raises(
+        EmEvalsError, match=r"not the file that was published as b.csv of organisms"
+    ) as caught:
+        judged.fetch("organisms", workdir)
+    assert "/at/b.csv" in str(caught.value) and not (workdir / "organisms/b.csv").exists()
+    server.files["/at/b.csv"] = JUDGED.encode()
+    assert judged.fetch("organisms", workdir).files == 2, "goes on with what is missing"
+    assert server.asked == ["/at/a.csv", "/at/b.csv", "/at/b.csv"]
+
+
+def test_judged_draws_come_from_the_offline_folder(judged_set, server, tmp_path, monkeypatch):
+    (tmp_path / "offline/judged/organisms").mkdir(parents=True)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / "offline/judged/organisms" / name).write_text(JUDGED)
+    monkeypatch.setenv("EM_EVALS_DATA", str(tmp_path / "offline"))
+    assert judged.fetch("organisms").files == 2 and server.asked == []
+
+
+def test_entries_of_judged_draws_that_cannot_be_fetched(judged_set):
+    good = judged_set.read_text()
+    for old, new, what in (
+        ("a.csv:", "../a.csv:", "'../a.csv' is not the name of a file"),
+        ("{file}", "a.csv", "url"),
+        ("a.csv: ", "a.csv: x", "is not a SHA-256"),
+        ("organisms:", "'a b':", "cannot name judged draws"),
+    ):
+        judged_set.write_text(good.replace(old, new, 1))
+        with pytest.raises(EmEvalsError, match=re.escape(what)):
+            judged.read()
+    judged_set.write_text(good)
+    with pytest.raises(EmEvalsError, match="did you mean 'organisms'"):
+        judged.fetch("organism")
+    with pytest.raises(EmEvalsError, match="-o is for judged draws"):
+        CliRunner().invoke(app, ["data", "fetch", "plain", "-o", "x"], catch_exceptions=False)
+
+
+def test_the_shipped_judged_sets_are_at_a_fixed_revision(shared_data):
+    shipped = judged.read()
+    assert all(re.search(r"/[0-9a-f]{40}/", entry.url) for entry in shipped.values())
+    assert {name: len(entry.files) for name, entry in shipped.items()} == {
+        "judged_organisms": 25,
+        "judged_roles": 1,
+    }
+    roles = (shared_data / "judged/qwen25_32b_risky_financial_roles.jsonl").read_bytes()
+    assert [*shipped["judged_roles"].files.values()] == [hashlib.sha256(roles).hexdigest()]

@@ -199,3 +199,9 @@ def test_a_trajectory_reads_the_finished_log(logs, folder):
     ) as caught:
         _em_rates("mine", folder)
     assert logs[1].name in str(caught.value)
+
+
+def test_a_folder_of_other_tables_only_names_one_of_them(tmp_path):
+    (tmp_path / "draws.jsonl").write_text("{}")
+    with pytest.raises(EmEvalsError, match=r"Give judged draws of other kinds by name: \S+draws\.jsonl"):
+        folders.walk([tmp_path])
