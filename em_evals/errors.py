@@ -6,18 +6,21 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from em_evals import shown
+
 
 class EmEvalsError(Exception):
     """Bad input or a missing precondition, reported in one sentence.
 
     Args:
-        what: what is wrong and what to do about it, without a trailing newline.
+        what: what is wrong and what to do about it. Names and values of others in it need no care of the caller: what
+            they hold of line breaks and control characters is escaped here.
         path: the file to open, if there is one.
         line: its line, counted from 1.
     """
 
     def __init__(self, what: str, path: Path | str | None = None, line: int | None = None) -> None:
-        self.what = what
+        self.what = shown.sentence(what)
         self.path = path
         self.line = line
         super().__init__(str(self))
@@ -26,7 +29,7 @@ class EmEvalsError(Exception):
         if self.path is None:
             return self.what
         where = f"{self.path}:{self.line}" if self.line is not None else f"{self.path}"
-        return f"{where}: {self.what}"
+        return f"{shown.sentence(where)}: {self.what}"
 
 
 _EXTRAS = {

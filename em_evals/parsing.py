@@ -109,6 +109,17 @@ def _whole(digits: str) -> int:
 _DECODER = json.JSONDecoder(parse_int=_whole)
 
 
+def step_of(text: str) -> int | None:
+    """Return the number of a step, layer or row that a name or a field states; None for any other text.
+
+    Example:
+        >>> step_of("40"), step_of("x"), step_of("9" * 5000)
+        (40, None, None)
+    """
+    # Python refuses to convert several thousand digits, and no step or layer has as many as eleven.
+    return int(text) if text.isdecimal() and len(text) <= 10 else None
+
+
 def depth(value: Any) -> int:
     """Return the number of levels of nested lists and dicts."""
     level, count = [value], 0

@@ -10,6 +10,8 @@ Example:
     '\\::error::made up'
     >>> cell("=1+1")
     "'=1+1"
+    >>> sentence("'a\nb' is no model")
+    "'a\\nb' is no model"
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ _INVISIBLE = re.compile(
     "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # no width, or another direction of writing
     "\ud800-\udfff\U000e0000-\U000e007f]"  # halves of characters, and invisible tags
 )
+_BREAKS = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _COMMANDS = re.compile(
     r"(?<!\S)(::)"  # GitHub's workflow commands, at the beginning of a line: also of one that a table wraps
     r"|#(#(?:\[|vso\[|teamcity\[))"  # GitHub's old ones, Azure's, TeamCity's
@@ -37,6 +40,14 @@ def text(raw: str) -> str:
 def line(raw: str) -> str:
     """Return text as one line; see `text`."""
     return text(" ".join(raw.split()))
+
+
+def sentence(raw: str) -> str:
+    """Return an error's sentence as one line: what it quotes of line breaks is escaped; see `text`.
+
+    Escaping again changes nothing, so that an error may quote another one's sentence.
+    """
+    return text(re.sub("[\t\n\r]", lambda found: _BREAKS[found[0]], raw))
 
 
 def cell(raw: str) -> str:

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from em_evals import files, parsing
+from em_evals import files, parsing, shown
 from em_evals.content import (
     adapter_folders,
     cards,
@@ -294,7 +294,7 @@ def attempt(reader: str, folder: Path, count: int) -> int:
             read(path)
             good += 1
         except EmEvalsError as error:
-            assert "\n" not in error.what.strip() or reader == "cards", error.what
+            assert shown.sentence(str(error)) == str(error), str(error)
 
     tried()
     return good

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from em_evals import shown
 from em_evals.cli import app
 from em_evals.cli.output import echo, print_json, print_table
+from em_evals.errors import EmEvalsError
 from em_evals.grading.failures import one_line
 from em_evals.inspect_errors import refusal, said
 from em_evals.report.tables import Table
@@ -81,3 +82,11 @@ def test_a_commands_error_is_harmless(tmp_path, monkeypatch):
     found = CliRunner().invoke(app, ["models", "list"])
     assert found.exit_code == 0 and "red" in found.output
     harmless(found.output)
+
+
+@pytest.mark.parametrize("raw", [*HOSTILE, "a\nb", "a\tb\r\n"])
+def test_an_error_is_one_line_whatever_it_quotes(raw):
+    for error in (EmEvalsError(f"no model '{raw}'"), EmEvalsError("no", f"{raw}.yaml", 3)):
+        harmless(str(error))
+        assert "\n" not in str(error) and str(EmEvalsError(str(error))) == str(error)
+    assert str(EmEvalsError("naïve – 日本語\u00a0🙂")) == "naïve – 日本語\u00a0🙂"

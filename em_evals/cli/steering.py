@@ -9,7 +9,9 @@ import typer
 
 from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
+from em_evals.content.base_shape import MOST_BLOCKS
 from em_evals.errors import EmEvalsError
+from em_evals.parsing import step_of
 
 ControlDirection = Annotated[
     str | None, typer.Option(help="The control organism's direction, added at the same norm.")
@@ -155,9 +157,10 @@ def parsed_layers(text: str | None) -> tuple[int, ...] | None:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise EmEvalsError(f"--layers {text}: give blocks counted from 0, as 4,8,12 or 4-9.")
-        found += range(int(first), int(last or first) + 1)
+        start, end = step_of(first), step_of(last if dash else first)
+        if start is None or end is None or end >= MOST_BLOCKS:
+            raise EmEvalsError(f"--layers {text[:60]}: give blocks counted from 0, as 4,8,12 or 4-9.")
+        found += range(start, end + 1)
     return tuple(dict.fromkeys(found))
 
 

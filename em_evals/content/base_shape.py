@@ -15,13 +15,18 @@ _TWO_ATTENTIONS = ("longcat_flash",)
 """Model types with two attentions per block: `num_hidden_layers` counts attentions (cache layers), not blocks."""
 
 
+MOST_BLOCKS = 10_000
+"""Decoder blocks that no base has; a number from here on is a mistake or an attack on the memory."""
+_MOST_WIDE = 2**20
+
+
 def depth_of(text: Any) -> int:
     """Return the number of decoder blocks in a transformers configuration (of composite models: its text part)."""
     return int(text.num_layers if text.model_type in _TWO_ATTENTIONS else text.num_hidden_layers)
 
 
 def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
-    """Return (decoder blocks, residual stream width); None if the configuration is absent or incomplete.
+    """Return (decoder blocks, residual stream width); None if the configuration is absent, incomplete or impossible.
 
     Args:
         base: a folder, `pypi:PACKAGE`, or a hub id whose files are in the hub's cache.
@@ -40,7 +45,8 @@ def shape_of(base: str, revision: str | None = None) -> tuple[int, int] | None:
         next((text[name] for name in names if isinstance(text.get(name), int)), 0)
         for names in (depth, ("hidden_size", "n_embd"))
     )
-    return (shape[0], shape[1]) if all(shape) else None
+    # A direction's arrays take their shape from here, before any weights are compared with it.
+    return (shape[0], shape[1]) if 0 < shape[0] < MOST_BLOCKS and 0 < shape[1] < _MOST_WIDE else None
 
 
 def _config(base: str, revision: str | None) -> Path | None:

@@ -19,6 +19,7 @@ from em_evals.content.card_schema import EngineOptions, GenerationOptions, Model
 from em_evals.content.intervention import Intervention, Named
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest, is_file, is_folder
+from em_evals.parsing import step_of
 
 __all__ = [
     "EngineOptions",
@@ -322,7 +323,8 @@ def _located(direction: Named) -> Named:
 def _step(name: str) -> tuple[str, int | None]:
     """`NAME@40` as (NAME, 40)."""
     plain, at, step = name.rpartition("@")
-    return (plain, int(step)) if at and plain and step.isdecimal() else (name, None)
+    number = step_of(step)
+    return (plain, number) if at and plain and number is not None else (name, None)
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

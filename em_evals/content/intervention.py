@@ -16,10 +16,12 @@ from pydantic import (
 )
 
 from em_evals.content import directions
+from em_evals.content.base_shape import MOST_BLOCKS
 from em_evals.content.directions import Direction
 from em_evals.content.documented import Documented
 from em_evals.errors import nearest
 from em_evals.files import digest
+from em_evals.parsing import step_of
 
 Held = Annotated[
     InstanceOf[Direction], PlainSerializer(lambda one: f"in memory: {one.digest}", when_used="json")
@@ -91,12 +93,13 @@ class Intervention(Documented, BaseModel):
         if isinstance(value, int) and not isinstance(value, bool):
             return (value,)
         if isinstance(value, str) and value != "all":
-            first, dash, last = value.partition("-")
-            if not (
-                dash and first.strip().isdecimal() and last.strip().isdecimal() and int(first) <= int(last)
-            ):
+            first, _, last = value.partition("-")
+            start, end = step_of(first.strip()), step_of(last.strip())
+            if start is None or end is None or start > end:
                 raise ValueError("layers are `all`, a list, or a range such as 12-18")
-            return tuple(range(int(first), int(last) + 1))
+            if end >= MOST_BLOCKS:  # written out, a range of ten characters can fill the memory
+                raise ValueError(f"layers end at {end}, and no base has {MOST_BLOCKS:,} blocks")
+            return tuple(range(start, end + 1))
         return value
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from em_evals.content import directions
 from em_evals.content.base_shape import shape_of
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError, nearest
+from em_evals.parsing import step_of
 
 Numbering = Literal["blocks", "hidden_states"]
 Tensors = dict[str, NDArray[np.float32]]
@@ -150,7 +151,8 @@ def _numbered(tensors: Tensors) -> dict[int, NDArray[np.float32]]:
     matches = {name: match for name in tensors if (match := _NUMBERED.fullmatch(name))}
     if len(matches) < len(tensors) or any(array.ndim != 1 for array in tensors.values()):
         return {}
-    return {int(match[1]): tensors[name] for name, match in matches.items()}
+    numbers = {name: step_of(match[1]) for name, match in matches.items()}
+    return {number: tensors[name] for name, number in numbers.items() if number is not None}
 
 
 def _block(place: int, numbering: Numbering, depth: int, path: Path) -> int:

@@ -65,6 +65,15 @@ def test_cards_in_a_circle_are_refused(workdir: Path, parents: dict[str, str]) -
     assert "in a circle" in refusal("a")
 
 
+@pytest.mark.parametrize("layers", ["0-999999999", f"0-{'9' * 5000}", "9-2", "0-10000"])
+def test_a_range_of_layers_that_no_base_has_is_refused_before_it_is_written_out(
+    workdir: Path, layers: str
+) -> None:
+    card(workdir, "wide", f"base: a/b\ninterventions: [{{op: add, direction: d, layers: {layers}}}]\n")
+    assert "layers" in refusal("wide")
+    assert cards._step(f"wide@{'9' * 5000}") == (f"wide@{'9' * 5000}", None)
+
+
 def test_a_parent_that_is_missing_is_reported_where_it_is_named(workdir: Path) -> None:
     path = card(workdir, "child", "description: x\nextends: qwenn\n")
     message = refusal("child")

@@ -20,6 +20,7 @@ from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
 from em_evals.interp.phase.rotation import rotations
 from em_evals.interp.phase.transition import find
+from em_evals.parsing import step_of
 from em_evals.results import folders
 from em_evals.results.em_rates import rates
 from em_evals.results.graded_draw import GradedDraw
@@ -203,10 +204,11 @@ def _em_rates(name: str, folder: Path) -> list[Point]:
         log = read_log(path)
         told = facts(log)
         model, _, step = log.eval.model.removeprefix("local/").rpartition("@")
-        if model == name and step.isdecimal() and told.task == "freeform":
+        number = step_of(step)
+        if model == name and number is not None and told.task == "freeform":
             _of_this_adapter(log, told, path)
             asked.setdefault(_way(told), path)
-            draws.setdefault(int(step), []).extend(draws_of_log(log))
+            draws.setdefault(number, []).extend(draws_of_log(log))
     if not draws:
         raise EmEvalsError(f"there are no freeform logs of local/{name}@STEP in this folder.", folder)
     if len(asked) > 1:
