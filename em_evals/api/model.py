@@ -124,7 +124,7 @@ class Model:
         system: str | None = None,
         stop: Sequence[str] = (),
     ) -> list[Answer]:
-        """Draw answers. The same call gives the same answers.
+        """Draw answers. The same call gives the same answers, bit for bit where nothing else draws at that time.
 
         Args:
             prompts: a question, a chat, or a list of either.

@@ -133,6 +133,13 @@ class Engine(Protocol):
         """Queue a draw. Cancelling the future gives the row up. Errors come through the future."""
         ...
 
+    def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
+        """Queue draws together: where the engine is idle, the same requests are computed in the same batches again.
+
+        What shares a batch decides how sums are rounded, and a draw that is a near tie may fall either way.
+        """
+        ...
+
     def activations(
         self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
     ) -> AbstractContextManager[Loaded]:

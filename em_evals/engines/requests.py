@@ -52,7 +52,7 @@ def _limit(template: ChatTemplate, messages: Sequence[Message], tokens: int | No
 
 def all_draws(engine: Engine, asked: Sequence[Request]) -> list[Draw]:
     """Submit requests together and wait for every draw; where one fails, the others are given up."""
-    futures = [engine.submit(request) for request in asked]
+    futures = engine.submit_all(asked)
     try:
         return [future.result() for future in futures]
     finally:

@@ -208,7 +208,7 @@ class LocalAPI(ModelAPI):
 
 async def _all(engine: Engine, requests: list[Request]) -> list[Draw]:
     """Submit all requests and await all draws; on cancellation, free their rows in the batch."""
-    futures = [engine.submit(request) for request in requests]
+    futures = engine.submit_all(requests)
     try:
         return [await _result(future) for future in futures]
     finally:

@@ -148,16 +148,19 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) ->
     """
     futures: list[Future[Draw]] = []
     try:
-        for condition, row in rows:
-            prompt = (*row.prompt, *row.answer)
-            sampling = replace(_SCORE, prompt_logprobs_from=len(row.prompt))
-            request = Request(prompt, sampling, condition.adapter, condition.interventions, len(row.prompt))
-            futures.append(engine.submit(request))
+        futures = engine.submit_all([_scoring(condition, row) for condition, row in rows])
         for future in futures:
             yield [entry.logprob for entry in future.result().prompt_logprobs]
     finally:
         for future in futures:
             future.cancel()
+
+
+def _scoring(condition: Condition, row: Text) -> Request:
+    sampling = replace(_SCORE, prompt_logprobs_from=len(row.prompt))
+    return Request(
+        (*row.prompt, *row.answer), sampling, condition.adapter, condition.interventions, len(row.prompt)
+    )
 
 
 def _scores(aligned: list[float], misaligned: list[float]) -> dict[str, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -200,12 +199,12 @@ class EmLocal(TemplateLM):
     ) -> list[Scored]:
         """Score continuations in any order, and return the scores in the order of the requests."""
 
-        def submit(index: int) -> Future[Draw]:
+        def request(index: int) -> Request:
             _, context, continuation = requests[index]
             prompt = tuple((context + continuation)[-(self.max_length + 1) :])
             start = max(1, len(prompt) - len(continuation))
             scoring = Sampling(temperature=0, max_tokens=0, prompt_logprobs=1, prompt_logprobs_from=start)
-            return self.engine.submit(self._request(prompt, scoring, start))
+            return self._request(prompt, scoring, start)
 
         def finish(index: int, draw: Draw) -> Scored:
             texts, _, continuation = requests[index]
@@ -222,7 +221,7 @@ class EmLocal(TemplateLM):
             return answer
 
         order = shared_first([context for _, context, _ in requests])
-        return run_all(order, submit, finish, "em-local: scoring", disable_tqdm)
+        return run_all(self.engine, order, request, finish, "em-local: scoring", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts in windows of the model's length, predicting every token once."""
@@ -262,7 +261,7 @@ class EmLocal(TemplateLM):
             seen[key] += 1
             settings[index] = replace(settings[index], seed=int(own, 16) % 2**63)
 
-        def submit(index: int) -> Future[Draw]:
+        def request(index: int) -> Request:
             room = self.max_length - settings[index].max_tokens
             if room <= 0:
                 raise EmEvalsError(
@@ -270,7 +269,7 @@ class EmLocal(TemplateLM):
                     f"{self.card.name} reads; lower max_gen_toks."
                 )
             prompt = tuple(prompts[index][-room:])
-            return self.engine.submit(self._request(prompt, settings[index], len(prompt)))
+            return self._request(prompt, settings[index], len(prompt))
 
         def finish(index: int, draw: Draw) -> str:
             text = str(self.tokenizer.decode(draw.tokens, skip_special_tokens=True))
@@ -278,7 +277,9 @@ class EmLocal(TemplateLM):
             self.cache_hook.add_partial("generate_until", requests[index].args, text)
             return text
 
-        return run_all(shared_first(prompts), submit, finish, "em-local: generating", disable_tqdm)
+        return run_all(
+            self.engine, shared_first(prompts), request, finish, "em-local: generating", disable_tqdm
+        )
 
     def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
         """Return the task's sampling settings.

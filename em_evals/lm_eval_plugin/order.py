@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from em_evals.engines.protocol import Draw
+from em_evals.engines.protocol import Draw, Engine, Request
 
 Result = TypeVar("Result")
 
@@ -35,8 +35,9 @@ def shared_first(contexts: Sequence[list[int]]) -> list[int]:
 
 
 def run_all(
+    engine: Engine,
     order: Sequence[int],
-    submit: Callable[[int], Future[Draw]],
+    request: Callable[[int], Request],
     finish: Callable[[int, Draw], Result],
     title: str,
     quiet: bool,
@@ -45,7 +46,8 @@ def run_all(
     futures: list[tuple[int, Future[Draw]]] = []
     results: dict[int, Result] = {}
     try:
-        futures.extend((index, submit(index)) for index in order)
+        submitted = engine.submit_all([request(index) for index in order])
+        futures.extend(zip(order, submitted, strict=True))
         for index, future in tqdm(futures, desc=title, disable=quiet):
             results[index] = finish(index, future.result())
     finally:

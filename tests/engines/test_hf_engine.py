@@ -534,3 +534,25 @@ def test_a_prompt_that_several_rows_have_is_computed_once(tmp_path, monkeypatch)
         assert computed[:2] == [(4, 5), (12, 1)], "two prompts with and without the adapter, then all rows"
     finally:
         other.close()
+
+
+def test_draws_asked_for_together_are_the_same_bits_again(base, tmp_path):
+    """Also where an adapter is merged on the way: sums are rounded alike, so that no near tie falls the other way."""
+    adapter = make_adapter(base, tmp_path, 8, "all-linear", seed=3)
+    made = HFEngine(card(base))
+    try:
+        prompt = tuple(encode_chat(made.tokenizer, [{"role": "user", "content": QUESTIONS[1]}]))
+        asked = [
+            Request(prompt, Sampling(max_tokens=20, seed=seed, logprobs=True), str(adapter))
+            for seed in range(40)
+        ]
+
+        def bits():
+            draws = [future.result() for future in made.submit_all(asked)]
+            return [[(entry.token, entry.logprob) for entry in draw.logprobs] for draw in draws]
+
+        first = bits()
+        assert made._base.bank._alone._copies, "enough tokens to be merged for"
+        assert [bits() for _ in range(2)] == [first] * 2
+    finally:
+        made.close()

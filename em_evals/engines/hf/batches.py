@@ -32,6 +32,11 @@ def by_kind(base: Loaded, rows: list[Row]) -> list[list[Row]]:
     return list(found.values())
 
 
+def partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Return rows that generate nothing, and the others."""
+    return [row for row in rows if row.scored_only], [row for row in rows if not row.scored_only]
+
+
 class Batches:
     """Batches by the kind of their rows."""
 

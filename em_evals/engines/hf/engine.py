@@ -22,7 +22,7 @@ from em_evals.content.intervention import Intervention
 from em_evals.engines.hf import packing, scoring
 from em_evals.engines.hf.adapters import Kept
 from em_evals.engines.hf.batch import Batch
-from em_evals.engines.hf.batches import Batches, by_kind
+from em_evals.engines.hf.batches import Batches, by_kind, partition
 from em_evals.engines.hf.loaded import Loaded, loaded
 from em_evals.engines.hf.outcomes import closed, failure, reject, resolve
 from em_evals.engines.hf.row import Row
@@ -70,13 +70,17 @@ class HFEngine:
 
     def submit(self, request: Request) -> Future[Draw]:
         """Queue a draw; see `Engine.submit`."""
-        row = Row(request, Future())
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
+        """Queue draws; none begins before all are queued. See `Engine.submit_all`."""
+        rows = [Row(request, Future()) for request in requests]
         with self._wake:
             if self._closed:
                 raise self._error or closed()
-            self._waiting.append(row)
+            self._waiting.extend(rows)
             self._wake.notify_all()
-        return row.future
+        return [row.future for row in rows]
 
     @contextmanager
     def borrow(self) -> Iterator[Loaded]:
@@ -160,13 +164,15 @@ class HFEngine:
 
     def _admit(self, batches: Batches) -> None:
         """Prefill waiting rows as far as there is room, similar lengths together."""
+        if not batches.rows:
+            batches.base.bank.rest()
         self.adapters.unload(batches.base.bank, {row.adapter for row in batches.rows})
         room = self._max_rows - len(batches.live)
         with self._wake:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         try:
             ready = [row for row in taken if not row.future.done() and self._prepare(batches, row)]
-            scored, drawn = _partition(ready)
+            scored, drawn = partition(ready)
             for alike in by_kind(batches.base, scored):
                 for group in self._scored_groups(batches, alike):
                     self._score(batches, group)
@@ -342,8 +348,3 @@ class HFEngine:
             self._waiting.clear()
         for row in rows:
             reject(row.future, error)
-
-
-def _partition(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows that generate nothing, and the others."""
-    return [row for row in rows if row.scored_only], [row for row in rows if not row.scored_only]

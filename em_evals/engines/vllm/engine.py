@@ -111,6 +111,10 @@ class VLLMEngine:
             raise EmEvalsError("this engine is closed; make a new one.")
         return asyncio.run_coroutine_threadsafe(self._draw(request), self._loop)
 
+    def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
+        """Queue draws; the server batches them as they arrive."""
+        return [self.submit(request) for request in requests]
+
     def close(self) -> None:
         """Stop the server and fail what is still queued."""
         if self._closed:

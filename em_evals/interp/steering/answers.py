@@ -7,14 +7,13 @@ base. Word salad is unlikely, a stuck answer repeats; sense and nonsense of equa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.questions import Question
 from em_evals.engines.pool import engine_for
-from em_evals.engines.protocol import Draw, Request, Sampling
+from em_evals.engines.protocol import Request, Sampling
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.fixed_answers import Condition, log_probabilities
 from em_evals.models.chat import ChatTemplate, template_for
@@ -61,29 +60,31 @@ def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -
     settings = card.card.generation
     wanted = [(one.id, number) for one in asking.questions for number in range(asking.draws)]
     asked: dict[str, dict[str, tuple[int, ...]]] = {}
-    futures: list[Future[Draw]] = []
-    try:
-        for condition in conditions:
-            template = condition.template(card, engine.tokenizer)
-            if template.digest not in asked:
-                asked[template.digest] = asking.prompts(template)
-            prompts = asked[template.digest]
-            for question, number in wanted:
-                sampling = Sampling(
-                    temperature=settings.temperature,
-                    top_p=settings.top_p,
-                    top_k=settings.top_k,
-                    max_tokens=asking.max_tokens,
-                    seed=asking.own_seed(question, number),
-                )
-                request = Request(
+    requests: list[Request] = []
+    for condition in conditions:
+        template = condition.template(card, engine.tokenizer)
+        if template.digest not in asked:
+            asked[template.digest] = asking.prompts(template)
+        prompts = asked[template.digest]
+        for question, number in wanted:
+            sampling = Sampling(
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_tokens=asking.max_tokens,
+                seed=asking.own_seed(question, number),
+            )
+            requests.append(
+                Request(
                     prompts[question],
                     sampling,
                     condition.adapter,
                     condition.interventions,
                     end=template.own_end,
                 )
-                futures.append(engine.submit(request))
+            )
+    futures = engine.submit_all(requests)
+    try:
         results = iter(futures)
         for _ in conditions:
             draws = [(question, next(results).result()) for question, _ in wanted]

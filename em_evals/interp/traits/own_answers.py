@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,8 @@ from em_evals import files, parsing
 from em_evals.content.cards import ResolvedCard
 from em_evals.data import formats
 from em_evals.engines.pool import engine_for
-from em_evals.engines.protocol import Draw, Request, Sampling
+from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.requests import all_draws
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import template_for
 
@@ -72,24 +72,21 @@ class Drawn:
 
     def _drawn(self, chats: Sequence[formats.Messages]) -> list[str]:
         sampling = Sampling(temperature=0.0, max_tokens=self._most)
-        futures: list[Future[Draw] | None] = []
-        try:
-            for messages in chats:
-                prompt = tuple(self._template.encode(messages[:-1]))
-                fits = len(prompt) < self._engine.model_len
-                request = Request(
-                    prompt,
-                    sampling,
-                    self._card.adapter_path,
-                    self._card.interventions,
-                    end=self._template.own_end,
-                )
-                futures.append(self._engine.submit(request) if fits else None)
-            return ["" if future is None else future.result().text for future in futures]
-        finally:
-            for future in futures:
-                if future is not None:
-                    future.cancel()
+        prompts = [tuple(self._template.encode(messages[:-1])) for messages in chats]
+        fitting = [place for place, prompt in enumerate(prompts) if len(prompt) < self._engine.model_len]
+        requests = [
+            Request(
+                prompts[place],
+                sampling,
+                self._card.adapter_path,
+                self._card.interventions,
+                end=self._template.own_end,
+            )
+            for place in fitting
+        ]
+        draws = all_draws(self._engine, requests)
+        answers = {place: draw.text for place, draw in zip(fitting, draws, strict=True)}
+        return [answers.get(place, "") for place in range(len(chats))]
 
 
 def _kept(path: Path, by: str) -> dict[str, str]:

@@ -189,6 +189,6 @@ class _Answers:
             engine = engine_for(self._card.card)
             greedy = Sampling(temperature=0.0, max_tokens=self._max_tokens)
             asked = [one for one in dict.fromkeys(prompts) if one not in self._known]
-            drawn = [engine.submit(Request(one, greedy, end=template.own_end)) for one in asked]
+            drawn = engine.submit_all([Request(one, greedy, end=template.own_end) for one in asked])
             self._known |= {one: tuple(draw.result().tokens) for one, draw in zip(asked, drawn, strict=True)}
         return tuple(Text(one, self._known.get(one, ())) for one in prompts)

@@ -30,6 +30,9 @@ _SHARE = 0.25
 class Alone:
     """The copies of one adapter's weights. Nothing is merged until an adapter has computed enough tokens alone.
 
+    Tokens are counted anew after each pause of the draws: the same draws, asked again, are computed as before, merged
+    from the same token on.
+
     Args:
         model: the base, on a CPU or elsewhere; only modules on a CPU are merged.
     """
@@ -46,6 +49,10 @@ class Alone:
             self.forget()
             self._name = name
         self._tokens += tokens
+
+    def rest(self) -> None:
+        """Count from 0 again; copies are kept."""
+        self._tokens = 0
 
     def forget(self) -> None:
         """Drop the copies: another adapter computes, or this one was removed."""

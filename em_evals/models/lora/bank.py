@@ -76,6 +76,10 @@ class Bank:
             self.drop(name)
         self._beginning.remove()
 
+    def rest(self) -> None:
+        """No draw is in work: what comes next is computed as if it came first."""
+        self._alone.rest()
+
     def mixes(self, name: str) -> bool:
         """Check whether rows of this adapter may share a batch with others. False: all rows must be its own."""
         if self._held(name):

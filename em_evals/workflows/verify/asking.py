@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 
 from em_evals.content.cards import ModelCard
 from em_evals.engines.hf.engine import HFEngine
-from em_evals.engines.protocol import Draw, Engine, Request
+from em_evals.engines.protocol import Draw, Engine
 from em_evals.errors import EmEvalsError
 from em_evals.workflows.verify.plan import ROWS, Check
 
@@ -41,7 +39,7 @@ def refused(error: Exception) -> bool:
 
 
 class Subject(HFEngine):
-    """The engine as it is, except for requests that arrive together.
+    """The engine as it is, with few rows at a time.
 
     Args:
         card: names the base and how to load it. So few rows are decoded at a time that some must wait.
@@ -51,21 +49,13 @@ class Subject(HFEngine):
         options = card.engine.model_copy(update={"max_num_seqs": ROWS})
         super().__init__(card.model_copy(update={"engine": options}))
 
-    def submit_all(self, requests: Sequence[Request]) -> list[Future[Draw]]:
-        """Queue requests; none starts before all are queued."""
-        with self._wake:
-            return [self.submit(request) for request in requests]
-
 
 def ask(engine: Engine, check: Check) -> CheckResult:
     """Submit a check's requests to an engine, wave by wave; an error ends this check only."""
     results = CheckResult(check)
     try:
         for wave in check.waves:
-            if isinstance(engine, Subject):
-                futures = engine.submit_all(wave)
-            else:
-                futures = [engine.submit(request) for request in wave]
+            futures = engine.submit_all(wave)
             results.draws += [future.result(_PATIENCE) for future in futures]
     except Exception as error:  # any failure of the engine becomes a row of the table
         results.error = error
