@@ -59,6 +59,12 @@ def retention(
         given(name) if suite is None or is_results(name) else suite.measure(name, folder, overrides)
         for name in names
     ]
+    if left_out := dict.fromkeys(task for one in found for task in one.left_out):
+        echo(
+            f"note: {', '.join(left_out)} left out: the items have no score that is a number (perplexities), "
+            "so none can be paired.",
+            err=True,
+        )
     record = compare(found[0], found[1:] or found)
     if output is not None:
         records.write(record, output)

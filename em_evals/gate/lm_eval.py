@@ -130,7 +130,9 @@ def _identity(file: ResultsFile, found: TaskResults) -> dict[str, str]:
 def _measures(path: Path, found: TaskResults) -> Iterable[tuple[str, Measure]]:
     if found.count is None or found.count < 1:
         raise EmEvalsError(
-            f"the task {found.task} does not say how many items it has: the file was edited.", path
+            f"the task {found.task} does not say how many items it has: lm-eval 0.4.2 wrote the file without "
+            "--log_samples, or the file was edited.",
+            path,
         )
     ways = {way for _, way in found.numbers}
     for (metric, way), value in found.numbers.items():

@@ -86,7 +86,11 @@ def compared(before: Evidence, after: Evidence, one: Comparison, several: Set[st
         one.notes.append(
             f"{before.key}: baseline and candidate {word} the same model (card digest {min(both)})."
         )
-    if before.measures == after.measures:
+    if not before.measures and not after.measures:
+        one.notes.append(
+            f"{before.key} was not compared: it has neither items whose scores are numbers nor a standard error."
+        )
+    elif before.measures == after.measures:
         one.notes.append(
             f"{before.key}: both sides hold the same numbers; if that is one file given twice, nothing was compared."
         )

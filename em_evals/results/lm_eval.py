@@ -6,20 +6,16 @@ chooses each task's metric; the gate decides which numbers are comparable. Needs
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_json, read_rows
-
-Key = tuple[str, str]
-"""(metric, filter): lm-eval can read a task's answers in several ways."""
+from em_evals.files import read_json
+from em_evals.results import lm_eval_samples
+from em_evals.results.lm_eval_samples import Key
 
 _TOLERANCE = 1e-6
 
@@ -112,7 +108,10 @@ def read_file(path: Path) -> ResultsFile:
         config.get("card_fields") or {},
         str(data.get("chat_template_sha") or ""),
         str(data.get("system_instruction_sha") or ""),
-        {name: json.dumps(config.get(name), sort_keys=True) for name in ("limit", "gen_kwargs")},
+        {
+            "limit": json.dumps(config.get("limit")),
+            "gen_kwargs": json.dumps(_arguments(config.get("gen_kwargs")), sort_keys=True),
+        },
         {
             task: _task(data, task, numbers, path)
             for task, numbers in data["results"].items()
@@ -124,10 +123,30 @@ def read_file(path: Path) -> ResultsFile:
 
 def _model(data: dict[str, Any], path: Path) -> str:
     config = data["config"]
-    arguments = config.get("model_args")
-    if isinstance(arguments, dict):
-        arguments = arguments.get("peft") or arguments.get("pretrained") or arguments.get("model")
-    return str(config.get("card") or arguments or data.get("model_name") or path.stem)
+    given = config.get("model_args")
+    named = _arguments(given)
+    name = named.get("peft") or named.get("pretrained") or named.get("model")
+    if name is None and isinstance(given, str):
+        name = given
+    return str(config.get("card") or name or data.get("model_name") or path.stem)
+
+
+def _arguments(given: Any) -> dict[str, Any]:
+    """Return arguments by name: a mapping since 0.4.10, before it `KEY=VALUE,…` as typed, or nothing."""
+    if isinstance(given, dict):
+        return given
+    pairs = (part.partition("=") for part in str(given or "").split(",") if "=" in part)
+    return {name.strip(): _scalar(value.strip()) for name, _, value in pairs}
+
+
+def _scalar(text: str) -> Any:
+    """Return a typed value as lm-eval's command line reads it."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:
+        return text
 
 
 def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) -> TaskResults:
@@ -139,14 +158,16 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
         if comma and isinstance(value, int | float)
     }
     means = {key: value for key, value in split.items() if not key[0].endswith("_stderr")}
-    samples = _samples_path(path, task)
-    items, hashes = _samples(samples, list(means)) if samples.is_file() else ({}, {})
+    place = lm_eval_samples.find(path, task, _value(data, "config", "model_args"))
+    logged = lm_eval_samples.read(place, list(means)) if place.is_file() else None
     count, shots = _value(data, "n-samples", task, "effective"), data["n-shot"].get(task)
+    if logged is not None and task not in data["n-samples"]:
+        count = len(logged.hashes)  # 0.4.2 does not write how many
     found = TaskResults(
         task,
         str(data["versions"].get(task)),
         shots if isinstance(shots, int) else None,
-        str(data["task_hashes"].get(task) or ""),
+        str(data["task_hashes"].get(task) or (logged.prompts if logged else "")),
         count if isinstance(count, int) else None,
         means,
         {
@@ -154,75 +175,14 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
             for (metric, way), v in split.items()
             if (metric, way) not in means
         },
-        items,
+        logged.items if logged else {},
         {str(entry.get("metric")) for entry in listed if entry.get("aggregation", "mean") == "mean"},
-        hashes,
-        samples if samples.is_file() else None,
+        logged.hashes if logged else {},
+        logged.path if logged else None,
         _value(data, "configs", task, "metadata", "chance"),
     )
     _check(found, path)
     return found
-
-
-def _samples_path(path: Path, task: str) -> Path:
-    """Return where a task's samples are: by the run's date; 0.4.2 writes results.json and MODEL_ARGUMENTS_TASK.jsonl.
-
-    Raises:
-        EmEvalsError: several files could be it.
-    """
-    if path.name != "results.json":
-        return path.with_name(f"samples_{task}_{path.stem.rpartition('_')[2]}.jsonl")
-    found = sorted(one for one in path.parent.glob("*.jsonl") if one.stem.endswith(f"_{task}"))
-    if len(found) > 1:
-        names = ", ".join(one.name for one in found[:3])
-        raise EmEvalsError(
-            f"several files could be the samples of {task} ({names}): keep one run a folder.", path
-        )
-    return found[0] if found else path.with_name(f"samples_{task}.jsonl")
-
-
-def _hash(row: Mapping[str, Any]) -> str:
-    """Return the hash of an item's document; 0.4.2 writes none, so it is computed as later versions do."""
-    if row.get("doc_hash") is not None or "doc" not in row:
-        return str(row.get("doc_hash", ""))
-    return hashlib.sha256(json.dumps(row["doc"], indent=2, ensure_ascii=False).encode("utf-8")).hexdigest()
-
-
-def _samples(path: Path, summary: Sequence[Key]) -> tuple[dict[Key, dict[str, float]], dict[str, str]]:
-    """Return each item's values by (metric, filter), and each item's hash.
-
-    Before 0.4.6, lm-eval wrote neither `filter` nor `metrics` into its samples. Then the metrics are the summary's, and
-    an item's rows follow the order of the summary's filters, because lm-eval applies one filter after the other.
-
-    Raises:
-        EmEvalsError: a row is not a sample, an item is repeated under one filter, or the file is truncated.
-    """
-    names, ways = (
-        dict.fromkeys(metric for metric, _ in summary),
-        list(dict.fromkeys(way for _, way in summary)),
-    )
-    found: dict[Key, dict[str, float]] = {}
-    hashes: dict[str, str] = {}
-    rows: Counter[tuple[str, str]] = Counter()
-    for line, row in read_rows(path):  # 0.4.2 writes one JSON list
-        item = str(row.get("doc_id"))
-        metrics = row.get("metrics", [name for name in names if name in row])
-        if "doc_id" not in row or not isinstance(metrics, list) or not metrics:
-            raise EmEvalsError("this is not a sample of lm-eval (no `doc_id`, or no metric).", path, line)
-        seen = rows[item, ""]
-        way = str(row["filter"]) if "filter" in row else ways[seen] if seen < len(ways) else ""
-        rows[item, ""] += 1
-        rows[item, way] += 1
-        if rows[item, way] > 1 or way == "":
-            raise EmEvalsError(f"the item {item} is repeated; the file holds more than one run.", path, line)
-        hashes[item] = _hash(row)
-        for metric in metrics:
-            value = row.get(metric)
-            if isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault((metric, way), {})[item] = float(value)
-    if not hashes:
-        raise EmEvalsError("this file holds no items.", path)
-    return found, hashes
 
 
 def _check(found: TaskResults, path: Path) -> None:

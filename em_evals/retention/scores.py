@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results import folders, lm_eval
+from em_evals.results import folders, lm_eval, lm_eval_samples
 from em_evals.results.lm_eval import ResultsFile, TaskResults
 from em_evals.stats import intervals
 
@@ -56,6 +57,8 @@ class ModelResults:
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
     card_fields: Mapping[str, Any] = field(default_factory=dict)
     """The card's fields that the command line overrode."""
+    left_out: Sequence[str] = ()
+    """Tasks whose items have no score that is a number (perplexities), so none can be paired."""
 
 
 def is_results(name: str) -> bool:
@@ -74,23 +77,45 @@ def read(path: Path) -> ModelResults:
     paths = [path] if path.is_file() else sorted(_files(path), key=lambda file: file.name)
     if not paths:
         raise EmEvalsError("there are no lm-eval results here (results_*.json).", path)
-    files = [lm_eval.read_file(one) for one in paths]
-    models = dict.fromkeys((file.model, file.digest) for file in files)
+    read_files = [lm_eval.read_file(one) for one in paths]
+    models = dict.fromkeys((file.model, file.digest) for file in read_files)
     if len(models) > 1:
         names = " and ".join(name for name, _ in models)
         raise EmEvalsError(f"these are results of several models ({names}); name one folder for each.", path)
-    tasks = {task: _scores(found, file) for file in files for task, found in file.tasks.items()}
+    by_task = {task: _scores(found, file) for file in read_files for task, found in file.tasks.items()}
+    tasks = {task: found for task, found in by_task.items() if found is not None}
+    left_out = [task for task, found in by_task.items() if found is None]
+    if left_out and not tasks:
+        raise EmEvalsError(f"the items of {', '.join(left_out)} have no score that is a number.", path)
     (name, digest), *_ = models
-    return ModelResults(name, digest, tasks, files[-1].card_fields)
+    return ModelResults(name, digest, tasks, read_files[-1].card_fields, left_out)
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the result files below a folder, without those of unfinished measurements."""
-    return [file for file in folders.inside(folder) if file.match("results_*.json")]
+    """Return the result files below a folder, without those of unfinished measurements.
+
+    0.4.2 writes results.json, and --output_path FILE.json gives FILE_DATE.json since 0.4.9: others use such names too.
+    """
+    return [
+        file
+        for file in folders.inside(folder)
+        if file.match("results_*.json")
+        or ((file.name == "results.json" or lm_eval_samples.is_dated(file)) and _holds_results(file))
+    ]
 
 
-def _scores(found: TaskResults, file: ResultsFile) -> TaskScores:
-    """Return the items by the task's metric; if its answers are read in several ways, the first way counts."""
+def _holds_results(file: Path) -> bool:
+    try:
+        return lm_eval.is_results(files.read_json(file))
+    except EmEvalsError:
+        return False
+
+
+def _scores(found: TaskResults, file: ResultsFile) -> TaskScores | None:
+    """Return the items by the task's metric; if its answers are read in several ways, the first way counts.
+
+    None if no metric of its items is a number.
+    """
     if found.samples is None:
         raise EmEvalsError(
             f"the items of {found.task} are missing (samples_{found.task}_*.jsonl); run lm-eval with --log_samples.",
@@ -100,7 +125,7 @@ def _scores(found: TaskResults, file: ResultsFile) -> TaskScores:
     named = [metric for metric, own in found.items if own == way]
     metric = next((metric for metric in (*METRICS, *named) if metric in named), None)
     if metric is None:
-        raise EmEvalsError(f"the items of {found.task} have no score that is a number.", found.samples)
+        return None
     return TaskScores(
         found.task,
         found.version,
