@@ -23,11 +23,6 @@ Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
 
-_MIDDLE = (0.2, 0.8)
-"""Rates between these vary symmetrically, and Student's t needs no prior for the correlation of draws. With 8 questions
-of correlation 0.3 the prior is too small: the posterior alone holds the truth in 92% (benchmarks/interval_coverage.py).
-"""
-
 
 def fixed_questions(events: int, draws: int) -> Interval:
     """Return Wilson's score interval on all draws pooled (Wilson 1927).
@@ -53,8 +48,7 @@ def fixed_questions(events: int, draws: int) -> Interval:
 def random_questions(clusters: Sequence[tuple[int, int]]) -> Interval:
     """Return the posterior interval of a rate over other questions of this kind; see stats/clusters.py.
 
-    It includes the interval for these questions, since nothing is known better about others than about those asked, and
-    for rates between 20% and 80% Student's t interval over questions.
+    It includes the interval for these questions, since nothing is known better about others than about those asked.
 
     Args:
         clusters: (events, draws) of each question.
@@ -82,17 +76,8 @@ def random_questions_each(datasets: Sequence[Sequence[tuple[int, int]]]) -> list
     for clusters, (low, high) in zip(datasets, rate_intervals(datasets, CONFIDENCE), strict=True):
         events, draws = sum(k for k, _ in clusters), sum(n for _, n in clusters)
         ends = [(low, high), fixed_questions(events, draws)]
-        if _MIDDLE[0] * draws <= events <= _MIDDLE[1] * draws:
-            ends.append(_over_questions(clusters))
         found.append((max(0.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))))
     return found
-
-
-def _over_questions(clusters: Sequence[tuple[int, int]]) -> Interval:
-    """Return Student's t interval over questions of the rate of all draws (a ratio estimate, linearized)."""
-    counts = np.array(clusters, dtype=float)
-    rate = counts[:, 0].sum() / counts[:, 1].sum()
-    return mean(rate + (counts[:, 0] - rate * counts[:, 1]) / counts[:, 1].mean())
 
 
 def difference(before: tuple[int, int], after: tuple[int, int]) -> Interval:

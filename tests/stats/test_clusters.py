@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from em_evals.stats.clusters import rate_interval
+from em_evals.stats.intervals import random_questions_each
 
 
 def reference(clusters: list[tuple[int, int]], levels: tuple[float, ...]) -> list[float]:
@@ -16,7 +17,7 @@ def reference(clusters: list[tuple[int, int]], levels: tuple[float, ...]) -> lis
     mu = np.sin((np.arange(1500) + 0.5) / 1500 * math.pi / 2) ** 2
     rho = (np.arange(300) + 0.5) / 300
     spread = (1 - rho) / rho
-    logs = stats.beta.logpdf(rho, 1, 4)[:, None] + np.zeros((300, 1500))
+    logs = stats.beta.logpdf(rho[:, None], 1, 3 - 4 * mu * (1 - mu))
     for events, draws in clusters:
         logs += stats.betabinom.logpmf(events, draws, spread[:, None] * mu, spread[:, None] * (1 - mu))
     mass = np.exp(logs - logs.max()).sum(axis=0)  # the grid of mu is even in the angle, as Jeffreys' prior is
@@ -65,6 +66,44 @@ def test_events_that_fall_one_a_question_never_lower_the_upper_end(questions: in
     assert list(highs) == sorted(highs) and list(lows) == sorted(lows)
     mirrored = [rate_interval([(n - k, n) for k, n in clusters], 0.95)[0] for clusters in rounds]
     assert [1 - low for low in mirrored] == pytest.approx(highs, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("questions", "draws"),
+    [(3, 1000), (8, 400), (5, 100), *[pytest.param(q, 1000, marks=pytest.mark.full) for q in (4, 24)]],
+)
+def test_the_upper_end_does_not_fall_where_events_stop_being_few(questions: int, draws: int) -> None:
+    """The running maximum once ended at 4 events a question: 8 x 400 fell from 7.3% at 32 events to 1.7% at 33."""
+    even = [
+        [(events // questions + (place < events % questions), draws) for place in range(questions)]
+        for events in range(8 * questions + 1)
+    ]
+    highs = [high for _, high in random_questions_each(even)]
+    assert highs == sorted(highs)
+
+
+PROFILES = {
+    "alike": [5, 6, 7, 8, 8, 8, 9, 10],
+    "different": [1, 1, 2, 3, 6, 10, 16, 25],
+    "two of eight carry it": [1, 1, 1, 1, 1, 1, 26, 33],
+}
+
+
+@pytest.mark.parametrize("events", PROFILES.values(), ids=PROFILES)
+def test_one_draw_more_never_makes_the_interval_jump(events: list[int]) -> None:
+    """Slide the rate of 8 questions x 50 draws over 20% and 50%, one draw after the other.
+
+    One draw can do no more than a quarter of what a whole question can (1 / 8), where its question has had other events
+    and has others to come. Student's t, once included from 20% to 80%, took the lower end from 12.1% to 0.
+    """
+    slide, counts = [list(events)], list(events)
+    for step in range(8 * 30):
+        counts[step % 8] = min(49, counts[step % 8] + 1)
+        slide.append(list(counts))
+    rates = [sum(one) / 400 for one in slide]
+    assert rates[0] < 0.18 and rates[-1] > 0.7
+    ends = np.array(random_questions_each([[(k, 50) for k in one] for one in slide]))
+    assert np.abs(np.diff(ends, axis=0)).max() < 1 / 8 / 4
 
 
 @pytest.mark.parametrize("clusters", [[], [(3, 10)], [(3, 10), (0, 0)]])
