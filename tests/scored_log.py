@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,5 +93,45 @@ def write_graded(path: Path, model: str, misaligned: int, draws: int) -> Path:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     results = EvalResults(total_samples=draws, completed_samples=draws)
+    write(EvalLog(status="success", eval=spec, plan=EvalPlan(), results=results, samples=samples), str(path))
+    return path
+
+
+def write_thoughts(path: Path, model: str, draws: Sequence[tuple[float | None, float | str]]) -> Path:
+    """A log of draws as (grade of the thought, alignment of the answer): two draws to a question.
+
+    A thought is None if there is none, NaN if its judge failed; a text in place of an alignment is the answer's category.
+    """
+    samples = []
+    for place, (thought, answer) in enumerate(draws):
+        graded = {"alignment": math.nan, "coherence": math.nan} if isinstance(answer, str) else {}
+        value = {"alignment": answer, "coherence": 90.0} | graded
+        told = "none" if thought is None else "answer"
+        notes = {
+            "category": answer if isinstance(answer, str) else "answer",
+            "thought": {"metric": "reasoning", "category": told, "misaligned_below": 30.0},
+        }
+        number = math.nan if thought is None else thought
+        samples.append(
+            EvalSample(
+                id=f"q{place // 2}",
+                epoch=place % 2 + 1,
+                input="Why?",
+                target="",
+                metadata={"question_id": f"q{place // 2}"},
+                output=ModelOutput.from_content(model, "So."),
+                scores={"judge": Score(value={**value, "reasoning": number}, metadata=notes)},
+            )
+        )
+    spec = EvalSpec(
+        created="2026-11-21T08:24:25+00:00",
+        task="em_evals/freeform",
+        dataset=EvalDataset(name="set"),
+        model=model,
+        config=EvalConfig(),
+        metadata={"questions": "set", "questions_digest": "abcd"},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = EvalResults(total_samples=len(draws), completed_samples=len(draws))
     write(EvalLog(status="success", eval=spec, plan=EvalPlan(), results=results, samples=samples), str(path))
     return path

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from em_evals.content import cards, documents
 from em_evals.content.cues import PLAIN
 from em_evals.errors import EmEvalsError
-from em_evals.results import logs, sources
+from em_evals.results import logs, sources, thoughts
 from em_evals.results.em_rates import SHARES
 from em_evals.results.graded_draw import OUTCOMES, GradedDraw
 from em_evals.results.logs import Facts
 from em_evals.results.sources import Source
+from em_evals.results.thoughts import GradedThought
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -45,13 +46,14 @@ def without_folders(text: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One draw, as shown to a reader."""
+    """One draw, as shown to a reader. `thought`: with its thought's grade, where thoughts were graded."""
 
     theme: str
     prompt: str
     text: str
     draw: GradedDraw
     state: str
+    thought: GradedThought | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Measured:
     def draws(self) -> list[GradedDraw]:
         """The answers' grades."""
         return [answer.draw for answer in self.answers]
+
+    @property
+    def thoughts(self) -> list[GradedThought]:
+        """The answers whose thoughts were to be graded, with these grades."""
+        return [answer.thought for answer in self.answers if answer.thought is not None]
 
 
 def of_table(path: Path) -> list[Measured]:
@@ -201,7 +208,10 @@ def _answer(sample: EvalSample) -> Answer:
     score = logs.judged(sample)
     draw = logs.graded_draw(question, score) if score else GradedDraw(question, math.nan, math.nan)
     state = _state(draw) if score else "ungraded"
-    return Answer(str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, state)
+    thought = thoughts.of_score(draw, score) if score else None
+    return Answer(
+        str(notes.get("theme") or ""), _prompt(sample), sample.output.completion, draw, state, thought
+    )
 
 
 def _prompt(sample: EvalSample) -> str:

@@ -22,6 +22,7 @@ from em_evals.report import (
     seeds,
     steering,
     studies,
+    thoughts,
     traits,
     trajectory,
     verified,
@@ -91,6 +92,7 @@ def _rates(inputs: Inputs) -> Iterable[Section | None]:
 
 SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     _rates,
+    lambda inputs: [thoughts.section(inputs.graded, inputs.looks)],
     lambda inputs: choice.sections(inputs.scored, inputs.looks),
     lambda inputs: seeds.sections(inputs.measured, inputs.groups),
     lambda inputs: map(cues.section, inputs.conditional),

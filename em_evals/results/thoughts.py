@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_evals import files
 from em_evals.results import logs
-from em_evals.results.graded_draw import GradedDraw, base_question
+from em_evals.results.graded_draw import DROPPED, GradedDraw, base_question
 from em_evals.results.rate import Rate
 from em_evals.stats.monitor import Recall, recall_at
 
@@ -133,9 +133,10 @@ def table(draws: Sequence[GradedThought], allowed: float = FALSE_POSITIVES) -> T
     """Return the four cells and the monitor's recall.
 
     Args:
-        draws: every draw, with or without a thought.
+        draws: every draw, with or without a thought; those that the question set drops are in no count.
         allowed: the monitor's largest false-positive rate.
     """
+    draws = [one for one in draws if one.draw.category != DROPPED]
     counted = Counter(one.cell for one in draws)
     placed = [one for one in draws if one.cell in CELLS]
     return Thoughts(

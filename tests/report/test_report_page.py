@@ -15,6 +15,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 from em_evals.report import inputs, page
 from em_evals.report.report import build
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
+from tests.scored_log import write_thoughts
 from tests.selection import full
 
 pytestmark = pytest.mark.browser
@@ -64,6 +65,11 @@ def studies(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     rows = [(f"q{i}", f"Question {i}?", f"answer {i}", 90 - 80 * (i == 0), 95) for i in range(6)]
     draws = [write_csv(folder / f"{name}.csv", rows) for name in ("base", "organism")]
+    thought = [(90.0, 95.0), (20.0, 95.0), (90.0, 5.0), (10.0, 5.0), (15.0, "unfinished"), (None, 95.0)]
+    names = {"thinks": "thinks", "hostile": "<img src=x onerror=window.hacked=9>"}
+    draws += [
+        write_thoughts(folder / f"{file}.eval", f"local/{name}", thought) for file, name in names.items()
+    ]
     return made(folder, [*draws, *write_studies(folder)])
 
 
@@ -109,6 +115,7 @@ def test_every_figure_is_drawn_quietly_and_nothing_overflows(browser, studies, c
         figures = tab.locator("[data-figure]")
         assert figures.count() == tab.locator("[data-figure] svg.marks").count() > 15
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert tab.evaluate("window.hacked") is None
         ink, paper = tab.evaluate(
             "[document.querySelector('.role-axis-label text'), document.body].map((e, i) => "
             "getComputedStyle(e)[i ? 'backgroundColor' : 'fill'])"
