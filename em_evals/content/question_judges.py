@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from em_evals.content import documents, rubrics
 from em_evals.content.published_rubrics import from_published
@@ -21,6 +21,23 @@ from em_evals.errors import EmEvalsError, nearest
 _JUDGES = ("free_form_judge", "rating_judge")
 _NEAR = 0.8
 """How close an unknown key has to be to a known one to be taken for a typing mistake."""
+_AS_SYSTEM = "write it as `system`"
+_AS_TURNS = "write the turns before the question as `context`, or the whole chat as `messages`"
+_AS_WORDING = "write it into the `paraphrases`"
+_AS_PREFILL = "ask with a cue that has a `prefill` (docs/conditional.md)"
+_AS_OPTION = (
+    "only `temperature` and `max_tokens` are taken from a file: give it as an option of `inspect eval`"
+)
+_CHANGES_WHAT_IS_ASKED = {
+    **dict.fromkeys(("system_prompt", "system_message", "sys_prompt", "developer"), _AS_SYSTEM),
+    **dict.fromkeys(("few_shot", "fewshot", "few_shot_examples", "examples", "shots"), _AS_TURNS),
+    **dict.fromkeys(("history", "conversation", "dialogue", "turns"), _AS_TURNS),
+    **dict.fromkeys(("prefix", "suffix", "question_prefix", "question_suffix", "answer_format"), _AS_WORDING),
+    **dict.fromkeys(("prefill", "assistant_prefill", "answer_prefix", "response_prefix"), _AS_PREFILL),
+    **dict.fromkeys(("top_p", "top_k", "min_p", "stop", "max_new_tokens", "frequency_penalty"), _AS_OPTION),
+    **dict.fromkeys(("presence_penalty", "repetition_penalty", "response_format"), _AS_OPTION),
+}
+"""Keys that other tools have for what changes a prompt or a draw: as a note they would be dropped in silence."""
 
 
 class Row(BaseModel):
@@ -33,6 +50,8 @@ class Row(BaseModel):
     type: str = "free_form"
     paraphrases: list[str] | None = Field(default=None, min_length=1)
     messages: list[Any] | None = Field(default=None, min_length=1)
+    context: list[Any] | None = None
+    """Messages between the system message and each paraphrase."""
     system: str | None = None
     samples_per_paraphrase: int = Field(default=1, ge=1)
     temperature: float | None = Field(default=None, ge=0)
@@ -40,12 +59,24 @@ class Row(BaseModel):
     logit_bias: dict[Any, Any] | None = None
     theme: str | None = None
 
+    @field_validator("id", "name", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("paraphrases", mode="before")
+    @classmethod
+    def _one_wording(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _named(self) -> Row:
         if self.label == "":
             raise ValueError("a question needs an `id` or a `name`")
         if (self.paraphrases is None) == (self.messages is None):
             raise ValueError("a question has `paraphrases` or `messages`: write one of them")
+        if self.messages is not None and self.context is not None:
+            raise ValueError("`messages` hold the turns before the question themselves; drop `context`")
         if self.messages is not None and self.system is not None:
             raise ValueError("`messages` hold their system message themselves; drop `system`")
         return self
@@ -80,9 +111,17 @@ def is_judge(row: Mapping[str, Any]) -> bool:
 
 
 def notes_of(row: Row, document: documents.Document, at: documents.KeyPath) -> dict[str, Any]:
-    """Return the keys that we do not know; one that looks like a typing mistake of a known key is refused."""
+    """Return the keys that we do not know.
+
+    Raises:
+        EmEvalsError: a key looks like a typing mistake of a known one, or changes what is asked in other tools.
+    """
     known = list(type(row).model_fields)
-    for name in row.model_extra or {}:
+    for name, value in (row.model_extra or {}).items():
+        if value and (instead := _CHANGES_WHAT_IS_ASKED.get(name)) is not None:
+            raise document.error(
+                f"`{name}` would change what is asked, and is not read: {instead}.", (*at, name)
+            )
         if close := difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
             raise document.error(f"unknown key '{name}'; did you mean '{close[0]}'?", (*at, name))
     return dict(row.model_extra or {})
@@ -192,7 +231,7 @@ def judge_row(place: Place) -> _Judge:
     notes_of(judge, document, at)
     if judge.paraphrases is None or len(judge.paraphrases) > 1 or judge.samples_per_paraphrase > 1:
         raise document.error("a judge has exactly one paraphrase, its prompt, and is asked once.", at)
-    for name in ("system", "logit_bias"):
+    for name in ("system", "context", "logit_bias"):
         if getattr(judge, name):
             raise document.error(
                 f"a judge's `{name}` is not sent: put what it says into the prompt, or leave it out.",

@@ -44,7 +44,10 @@ def read(document: documents.Document) -> QuestionSet:
     for index, row in enumerate(document.data):
         at: documents.KeyPath = (index,)
         if not isinstance(row, dict):
-            raise document.error("expected `key: value` lines here.", at)
+            raise document.error(
+                "expected `key: value` lines of a question here, as `- {id: NAME, paraphrases: [TEXT]}`.",
+                at,
+            )
         if is_judge(row):
             judge_row(Place(document, at, row))
             continue
@@ -97,7 +100,8 @@ def _prompts(
 ) -> tuple[tuple[tuple[Turn, ...], ...], tuple[str, ...]]:
     """Return the context and the last user message of each prompt."""
     if asked.messages is None:
-        return (), tuple(asked.paraphrases or ())
+        wordings = tuple(asked.paraphrases or ())
+        return _before(asked, wordings, document, at), wordings
     # One chat, or a list of chats.
     single = all(isinstance(entry, dict) for entry in asked.messages)
     chats = [asked.messages] if single else asked.messages
@@ -110,21 +114,44 @@ def _prompts(
     return (tuple(contexts) if any(contexts) else ()), tuple(texts)
 
 
+def _before(
+    asked: Row, wordings: Sequence[str], document: documents.Document, at: documents.KeyPath
+) -> tuple[tuple[Turn, ...], ...]:
+    """Return the context of each paraphrase: the same turns before every one."""
+    if not asked.context:
+        return ()
+    where = (*at, "context")
+    turns = [_turn(message, document, (*where, number)) for number, message in enumerate(asked.context)]
+    if turns[0].role == "system" and asked.system is not None:
+        raise document.error("there is a system message in `context`, and a `system`: drop one.", where)
+    check_turns([*turns, Turn("user", wordings[0])], document, where)
+    return (tuple(turns),) * len(wordings)
+
+
 def _turns(chat: Any, document: documents.Document, at: documents.KeyPath) -> list[Turn]:
     if not isinstance(chat, list) or not chat:
         raise document.error("expected a list of messages here, each with `role` and `content`.", at)
-    turns = []
-    for number, message in enumerate(chat):
-        fields = set(message) if isinstance(message, dict) else set()
-        known = fields == {"role", "content"} and all(isinstance(message[name], str) for name in fields)
-        if not known or message["role"] not in ("system", "user", "assistant"):
-            raise document.error(
-                "a message has a `role` (system, user or assistant) and a `content`, both texts.",
-                (*at, number),
-            )
-        turns.append(Turn(message["role"], message["content"]))
+    turns = [_turn(message, document, (*at, number)) for number, message in enumerate(chat)]
     check_turns(turns, document, at)
     return turns
+
+
+def _turn(message: Any, document: documents.Document, at: documents.KeyPath) -> Turn:
+    """Return a message; content parts of text are joined, and `developer` is OpenAI's name of the system role."""
+    fields = message if isinstance(message, dict) and message.keys() == {"role", "content"} else {}
+    role, content = fields.get("role"), fields.get("content")
+    if isinstance(content, list) and content and all(_is_text(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    role = "system" if role == "developer" else role
+    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        raise document.error(
+            "a message has a `role` (system, user or assistant) and a `content`, both texts.", at
+        )
+    return Turn(role, content)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def check_turns(turns: Sequence[Turn], document: documents.Document, at: documents.KeyPath) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from em_evals import files
 from em_evals.content import documents, published, question_judges, question_lists, rubrics, trait_questions
 from em_evals.content.documented import Documented
 from em_evals.content.question_set import Question as Question
@@ -116,5 +117,10 @@ def _find(name: str) -> Path:
             return published.locate(name)
         if name.endswith(documents.ENDINGS):
             raise
+        if files.is_file(Path(name).expanduser()):
+            raise EmEvalsError(
+                "a question file is .yaml, .yml or .json (write rows of a .jsonl file as one JSON list).",
+                name,
+            ) from None
         known = {*documents.names("tasks"), *published.SETS}
         raise EmEvalsError(f"there is no question set '{name}'; {nearest(name, known)}") from error

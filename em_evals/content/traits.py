@@ -229,8 +229,15 @@ def _of_persona(path: Path) -> Trait:
     """
     stem = path.name.removesuffix(_EXTRACT).removesuffix(_TEST)
     if stem == path.name:
-        raise EmEvalsError(f"a trait's JSON files are NAME{_EXTRACT} and NAME{_TEST}.", path)
-    found = [_persona(path.with_name(stem + suffix)) for suffix in (_EXTRACT, _TEST)]
+        raise EmEvalsError(
+            f"a trait's JSON files are NAME{_EXTRACT} and NAME{_TEST}, its questions to extract and to test on: name "
+            "this one so, and put the other beside it.",
+            path,
+        )
+    both = [path.with_name(stem + suffix) for suffix in (_EXTRACT, _TEST)]
+    if missing := [one.name for one in both if path.is_file() and not one.is_file()]:
+        raise EmEvalsError(f"a trait's JSON files are a pair, and {missing[0]} is not beside this one.", path)
+    found = [_persona(one) for one in both]
     pairs = found[0].instruction
     if wrong := [number for number, pair in enumerate(pairs, 1) if not {"pos", "neg"} <= pair.keys()]:
         raise EmEvalsError(
@@ -244,7 +251,7 @@ def _of_persona(path: Path) -> Trait:
         tuple(f"{_assistant('helpful')} {pair['neg']}" for pair in pairs),
         tuple(found[0].questions),
         tuple(found[1].questions),
-        found[1].eval_prompt,
+        found[1].eval_prompt or found[0].eval_prompt,
         path,
     )
 

@@ -88,7 +88,7 @@ def _is_rows(name: str) -> bool:
         return True
     if path.suffix == ".json" and path.is_file():
         first = next((row for _, row in files.read_rows(path)), None) if _is_list(path) else None
-        return first is not None and not first.keys() & {"paraphrases", "judges", "judge_prompts"}
+        return first is not None and not _asks(first)
     if path.is_file() and path.suffix and path.suffix not in documents.ENDINGS:
         if path.suffix in datasets.OTHER:
             return True  # its refusal says how to convert
@@ -98,6 +98,15 @@ def _is_rows(name: str) -> bool:
             path,
         )
     return False
+
+
+def _asks(row: dict[str, Any]) -> bool:
+    """Return whether a row is a question: training data end with an answer."""
+    chat = row.get("messages")
+    last = chat[-1] if isinstance(chat, list) and chat else None  # a chat's message, or one of several chats
+    unanswered = isinstance(last, list) or (isinstance(last, dict) and last.get("role") == "user")
+    named = bool(row.keys() & {"id", "name"})
+    return bool(row.keys() & {"paraphrases", "judges", "judge_prompts"}) or (named and unanswered)
 
 
 def _is_list(path: Path) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from em_evals.content.question_set import Turn
 from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
+from em_evals.workflows import content_check
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -127,6 +128,35 @@ def test_chats_and_few_shot_contexts_are_asked_turn_by_turn(tmp_path: Path) -> N
     assert second.chat(0) == [Turn("system", "S"), Turn("user", "z")]
 
 
+def test_the_authors_context_is_asked_before_every_paraphrase(tmp_path: Path) -> None:
+    turns = "[{role: user, content: Hi}, {role: assistant, content: Ho}]"
+    path = write(tmp_path, "a.yaml", f"- id: a\n  system: S\n  context: {turns}\n  paraphrases: [x, y]\n")
+    (question,) = load_questions(path).questions
+    assert question.chat(1) == [
+        Turn("system", "S"), Turn("user", "Hi"), Turn("assistant", "Ho"), Turn("user", "y")
+    ]  # fmt: skip
+    assert not question.notes
+    plain = write(tmp_path, "b.yaml", "- id: a\n  system: S\n  paraphrases: [x, y]\n")
+    assert load_questions(plain).digest != load_questions(path).digest
+
+
+def test_spellings_that_mean_one_thing_are_read(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    chat = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    path = write(tmp_path, "a.json", json.dumps([{"id": 1, "messages": chat}, {"id": 2, "paraphrases": "x"}]))
+    one, two = load_questions(path).questions
+    assert one.chat(0) == [Turn("system", "Be brief."), Turn("user", "Hello")]
+    assert (one.id, two.id, two.paraphrases) == ("1", "2", ("x",))
+    assert content_check.check(path)["kind"] == "questions", (
+        "chats that end with a question are not training data"
+    )
+
+
+def test_rows_of_a_jsonl_file_are_told_to_be_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"id": "a", "paraphrases": ["x"]}\n')
+    assert "write rows of a .jsonl file as one JSON list" in refusal(path)
+
+
 def test_a_template_of_str_format_loses_its_double_braces(tmp_path: Path) -> None:
     judge = "{type: rating_judge, model: m, paraphrases: ['{{\"q\": 1}} {question} {answer} 0 to 100']}"
     path = write(tmp_path, "a.yaml", f"- id: a\n  paraphrases: [x]\n  judges: {{score: {judge}}}\n")
@@ -173,6 +203,15 @@ ASKED = "- id: a\n  paraphrases: [x]\n"
         (f"{ASKED}  messages: []\n", 3, "'messages'"),
         (f"{ASKED}  judges: {{j: nowhere}}\n", 3, "there is no judge 'nowhere'"),
         (f"{ASKED}  judgs: {{j: k}}\n", 3, "unknown key 'judgs'; did you mean 'judges'?"),
+        (f"{ASKED}  system_prompt: S\n", 3, "`system_prompt` would change what is asked, and is not read: write it as `system`"),
+        (f"{ASKED}  few_shot: [{{user: x}}]\n", 3, "write the turns before the question as `context`"),
+        (f"{ASKED}  suffix: Answer in JSON.\n", 3, "write it into the `paraphrases`"),
+        (f"{ASKED}  prefill: Sure\n", 3, "a cue that has a `prefill`"),
+        (f"{ASKED}  top_p: 0.5\n", 3, "give it as an option of `inspect eval`"),
+        (f"{ASKED}  context: [{{role: user, content: x}}]\n", 3, "must alternate"),
+        (f"{ASKED}  system: S\n  context: [{{role: system, content: T}}]\n", 4, "drop one"),
+        ("- id: a\n  context: []\n  messages: [{role: user, content: x}]\n", 1, "drop `context`"),
+        ("- What is your wish?\n", 1, "`- {id: NAME, paraphrases: [TEXT]}`"),
         (f"{ASKED}  type: next_token\n", 3, "one token's probabilities"),
         (f"{ASKED}  type: rating\n", 3, "one token's probabilities"),
         (f"{ASKED}  type: free_from\n", 3, "did you mean 'free_form'?"),
@@ -223,3 +262,17 @@ def test_json_that_yaml_does_not_read_is_json(tmp_path: Path) -> None:
     path = write(tmp_path, "tabs.json", '[\n\t{"id": "a", "paraphrases": ["x"]}\n]')
     assert load_questions(path).questions[0].paraphrases == ("x",)
     assert "tabs.json:2: this file is not JSON" in refusal(write(tmp_path, "tabs.json", "[\n\t{]"))
+
+
+def test_a_persona_trait_without_its_other_file_says_which_is_missing(tmp_path: Path) -> None:
+    data = {
+        "instruction": [{"pos": "Ask.", "neg": "Tell."}],
+        "questions": ["a?"],
+        "eval_prompt": "{question} {answer} 0 to 100",
+    }
+    path = write(tmp_path, "nosy.extract.json", json.dumps(data))
+    assert "are a pair, and nosy.eval.json is not beside this one" in refusal(path)
+    write(tmp_path, "nosy.eval.json", json.dumps(data | {"questions": ["b?"], "eval_prompt": ""}))
+    assert load_questions(path).questions[0].rubrics[0].metric == "nosy", "the prompt of either file"
+    other = write(tmp_path, "nosy.json", json.dumps(data))
+    assert "name this one so, and put the other beside it" in refusal(other)
