@@ -84,6 +84,17 @@ def read_json(path: Path) -> Any:
     return parsing.json_value(read_text(path), path)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file.
+
+    Raises:
+        EmEvalsError: as for `read_json`, or it holds another value.
+    """
+    if not isinstance(value := read_json(path), dict):
+        raise EmEvalsError("expected one JSON object in this file.", path)
+    return value
+
+
 def read_jsonl(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows of a JSONL file as (line number, object); empty lines are skipped.
 

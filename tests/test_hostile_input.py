@@ -4,9 +4,15 @@
 were read as a value.
 """
 
+import json
+
 import pytest
 
+from em_evals import files
+from em_evals.errors import EmEvalsError
+from em_evals.results import lm_eval
 from tests.hostile_readers import NEED_TORCH, READERS, attempt
+from tests.hostile_samples import good
 
 
 def tried(reader, folder, monkeypatch, count):
@@ -15,6 +21,8 @@ def tried(reader, folder, monkeypatch, count):
         pytest.importorskip("torch")
     if "GGUF" in reader:
         pytest.importorskip("gguf")
+    if "parquet" in reader:
+        pytest.importorskip("pyarrow")
     attempt(reader, folder, count)
 
 
@@ -27,3 +35,35 @@ def test_a_reader_gives_a_value_or_one_sentence(reader, tmp_path, monkeypatch):
 @pytest.mark.parametrize("reader", READERS)
 def test_ten_thousand_inputs_of_a_reader(reader, tmp_path, monkeypatch):
     tried(reader, tmp_path, monkeypatch, 10_000)
+
+
+def test_groups_of_lm_eval_that_list_each_other_twice_cost_nothing(tmp_path):
+    data = json.loads(good("lm-eval results")[0])
+    data["group_subtasks"] = {f"g{i}": [f"g{i + 1}"] * 2 for i in range(60)} | {"g60": ["t", "g0", {}]}
+    data["results"]["g0"] = {"acc,none": 0.5}
+    path = tmp_path / "results_a.json"
+    path.write_text(json.dumps(data))
+    assert lm_eval.read_file(path).groups == [("g0", ["t"])]
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("metric_list", 5), ("metric_list", "acc"), ("metric_list", ["acc"]), ("group_subtasks", "t")],
+)
+def test_parts_of_lm_evals_results_that_are_something_else_are_refused_or_left_out(part, value, tmp_path):
+    data = json.loads(good("lm-eval results")[0])
+    (data["configs"]["t"] if part == "metric_list" else data)[part] = value
+    path = tmp_path / "results_a.json"
+    path.write_text(json.dumps(data))
+    if part == "group_subtasks":
+        assert lm_eval.read_file(path).groups == []
+        return
+    with pytest.raises(EmEvalsError, match="`metric_list` of t is no list of metrics"):
+        lm_eval.read_file(path)
+
+
+def test_a_json_file_that_holds_no_object_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    with pytest.raises(EmEvalsError, match="expected one JSON object"):
+        files.read_object(path)

@@ -17,7 +17,7 @@ from em_evals.content import documents, identity
 from em_evals.content.cards import resolve
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
-from em_evals.files import digest, read_json
+from em_evals.files import digest, read_object
 from em_evals.models.lora import config as configs
 from em_evals.models.lora import folders, names, tensors
 from em_evals.models.lora.patterns import Patterns
@@ -175,8 +175,9 @@ def _recipes(one: Path, other: Path) -> dict[str, Any]:
         path = folder / "training.json"
         if not path.is_file():
             return {}
-        if not isinstance(record := read_json(path), dict):
-            raise EmEvalsError("this is not a training record.", path)
+        record = read_object(path)
+        if not isinstance(record.get("recipe") or {}, dict):
+            raise EmEvalsError("this is not a training record (`recipe`).", path)
         records.append(record)
     recipes = [record.get("recipe") or {} for record in records]
     differing = [key for key in {**recipes[0], **recipes[1]} if recipes[0].get(key) != recipes[1].get(key)]

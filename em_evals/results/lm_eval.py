@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_json
+from em_evals.files import is_file, read_json
 from em_evals.results import lm_eval_samples
 from em_evals.results.lm_eval_samples import Key
 
@@ -105,7 +105,7 @@ def read_file(path: Path) -> ResultsFile:
         path,
         _model(data, path),
         str(digest or ""),
-        config.get("card_fields") or {},
+        fields if isinstance(fields := config.get("card_fields"), dict) else {},
         str(data.get("chat_template_sha") or ""),
         str(data.get("system_instruction_sha") or ""),
         {
@@ -151,6 +151,9 @@ def _scalar(text: str) -> Any:
 
 def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) -> TaskResults:
     listed = _value(data, "configs", task, "metric_list") or []
+    if not (isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed)):
+        raise EmEvalsError(f"`metric_list` of {task} is no list of metrics: the file was edited.", path)
+    chance = _value(data, "configs", task, "metadata", "chance")
     split = {
         (metric, way): value
         for key, value in numbers.items()
@@ -159,7 +162,7 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
     }
     means = {key: value for key, value in split.items() if not key[0].endswith("_stderr")}
     place = lm_eval_samples.find(path, task, _value(data, "config", "model_args"))
-    logged = lm_eval_samples.read(place, list(means)) if place.is_file() else None
+    logged = lm_eval_samples.read(place, list(means)) if is_file(place) else None
     count, shots = _value(data, "n-samples", task, "effective"), data["n-shot"].get(task)
     if logged is not None and task not in data["n-samples"]:
         count = len(logged.hashes)  # 0.4.2 does not write how many
@@ -179,7 +182,7 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
         {str(entry.get("metric")) for entry in listed if entry.get("aggregation", "mean") == "mean"},
         logged.hashes if logged else {},
         logged.path if logged else None,
-        _value(data, "configs", task, "metadata", "chance"),
+        chance if isinstance(chance, int | float) and not isinstance(chance, bool) else None,
     )
     _check(found, path)
     return found
@@ -203,19 +206,31 @@ def _check(found: TaskResults, path: Path) -> None:
 
 
 def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    listed = data.get("group_subtasks")
     inside: dict[str, list[str]] = {
-        group: tasks for group, tasks in (data.get("group_subtasks") or {}).items() if isinstance(tasks, list)
+        group: [task for task in tasks if isinstance(task, str)]
+        for group, tasks in (listed.items() if isinstance(listed, dict) else ())
+        if isinstance(tasks, list)
     }
 
-    def tasks_of(name: str, above: tuple[str, ...] = ()) -> list[str]:
-        if name in above or not inside.get(name):
-            return [name]
-        return [task for member in inside[name] for task in tasks_of(member, (*above, name))]
+    def tasks_of(group: str) -> list[str]:
+        # Each name once: groups that list each other twice would expand without end.
+        found: list[str] = []
+        seen, todo = {group}, inside[group][::-1]
+        while todo:
+            if (name := todo.pop()) in seen:
+                continue
+            seen.add(name)
+            if inside.get(name):
+                todo += inside[name][::-1]
+            else:
+                found.append(name)
+        return found
 
     summed = [
         (group, tasks_of(group))
         for group, tasks in inside.items()
-        if tasks and any("," in key for key in _value(data, "results", group) or {})
+        if tasks and isinstance(own := data["results"].get(group), dict) and any("," in key for key in own)
     ]
     return sorted(summed, key=lambda entry: -len(entry[1]))
 

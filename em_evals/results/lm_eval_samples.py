@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals.errors import EmEvalsError
-from em_evals.files import read_rows
+from em_evals.files import is_file, read_rows
 
 Key = tuple[str, str]
 """(metric, filter): lm-eval can read a task's answers in several ways."""
@@ -57,9 +57,9 @@ def find(results: Path, task: str, model_args: Any) -> Path:
         EmEvalsError: several files could be it.
     """
     if is_dated(results) or results.name.startswith("results_"):
-        return results.with_name(f"samples_{task}_{results.stem.rpartition('_')[2]}.jsonl")
-    exact = results.with_name(f"{re.sub('/|=', '__', str(model_args or ''))}_{task}.jsonl")
-    if exact.is_file():
+        return results.parent / f"samples_{task}_{results.stem.rpartition('_')[2]}.jsonl"
+    exact = results.parent / f"{re.sub('/|=', '__', str(model_args or ''))}_{task}.jsonl"
+    if is_file(exact):
         return exact
     found = sorted(one for one in results.parent.glob("*.jsonl") if one.stem.endswith(f"_{task}"))
     if len(found) > 1:
@@ -67,7 +67,7 @@ def find(results: Path, task: str, model_args: Any) -> Path:
         raise EmEvalsError(
             f"several files could be the samples of {task} ({names}): keep one run a folder.", results
         )
-    return found[0] if found else results.with_name(f"samples_{task}.jsonl")
+    return found[0] if found else results.parent / f"samples_{task}.jsonl"
 
 
 def read(path: Path, summary: Sequence[Key]) -> Samples:
@@ -137,4 +137,4 @@ def _asked(row: Mapping[str, Any]) -> str:
 
 
 def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -97,7 +97,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 for row in batch.to_pylist():
                     line += 1
                     yield line, {str(name): _text(value) for name, value in row.items()}
-    except (OSError, pyarrow.ArrowException) as error:
+    # A name of a column that is not UTF-8, and dates beyond Python's years, are no Arrow errors.
+    except (OSError, pyarrow.ArrowException, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:100]
         raise EmEvalsError(f"this is not a parquet file ({reason}).", path) from None
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from em_evals import files
 from em_evals.errors import EmEvalsError
 
@@ -76,6 +78,9 @@ class Record:
     """Why it failed: the last line of its output."""
 
 
+_RECORDS = TypeAdapter(Record)
+
+
 def place(folder: Path, name: str) -> Path:
     """Return a step's folder."""
     return folder / name
@@ -90,8 +95,10 @@ def read_record(folder: Path, name: str) -> Record | None:
     """Return what a step left; None if it never began, or its record cannot be read."""
     path = place(folder, name) / RECORD
     try:
-        return Record(**files.read_json(path)) if path.is_file() else None
-    except (EmEvalsError, TypeError):
+        if not path.is_file():
+            return None
+        return _RECORDS.validate_python(files.read_json(path))
+    except (EmEvalsError, ValidationError):
         return None  # damaged by something else than us: the step is done again
 
 
@@ -111,4 +118,4 @@ def is_done(step: Step, folder: Path) -> bool:
     if record is None or record.state != "done" or record.digest != step.digest:
         return False
     home = adapter(folder, step.model) if step.measure == "train" else place(folder, step.name)
-    return all((home / name).is_file() for name in record.outputs)
+    return all(files.is_file(home / name) for name in record.outputs)

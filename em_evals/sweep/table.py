@@ -81,7 +81,7 @@ def _values(step: Step, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _of_training(path: Path) -> Iterator[dict[str, Any]]:
-    training = files.read_json(path)
+    training = files.read_object(path)
     for metric in ("loss", "seconds", "steps"):
         if isinstance(value := training.get(metric), int | float):
             yield _row(f"training.{metric}", value)

@@ -21,7 +21,7 @@ from em_evals.content.cards import read_card, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.pairs import load_pairs
 from em_evals.errors import EmEvalsError
-from em_evals.files import atomic, read_json
+from em_evals.files import atomic, read_object
 from em_evals.results import records
 
 ORGANISMS = {
@@ -146,7 +146,7 @@ def _same_study(folder: Path, per_theme: int, cards: Sequence[str]) -> None:
             temporary.write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        kept = read_json(path)
+        kept = read_object(path)
     except EmEvalsError:
         kept = {}
     if other := [what for what, value in made_of.items() if kept.get(what) != value]:

@@ -147,7 +147,7 @@ def test_it_may_lie_in_the_tokenizers_configuration(lab, tokenizer, tmp_path):
         "the file wins, and is read again when it changes"
     )
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(EmEvalsError, match="not a JSON object"):
+    with pytest.raises(EmEvalsError, match="expected one JSON object"):
         template_for(type(own)(own.name, own.card, None, str(tmp_path)), tokenizer)
 
 

@@ -100,7 +100,7 @@ def _kept(path: Path, by: str) -> dict[str, str]:
             row = parsing.json_value(line)
         except EmEvalsError:
             break
-        if isinstance(row, dict) and row.get("by") == by:
+        if isinstance(row, dict) and row.get("by") == by and {"key", "answer"} <= row.keys():
             found[str(row["key"])] = str(row["answer"])
             lines.append(line)
     with files.atomic(path) as temporary:

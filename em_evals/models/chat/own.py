@@ -205,12 +205,7 @@ def _text(token: Any) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    found = files.read_json(path)
-    if not isinstance(found, dict):
-        raise EmEvalsError("this is not a JSON object, as tokenizers are saved.", path)
-    return found
+    return files.read_object(path) if path.is_file() else {}
 
 
 @lru_cache

@@ -149,7 +149,7 @@ def architecture_of(card: ModelCard) -> tuple[dict[str, Any], str]:
             ):
                 file = Path(kept)
             if file.is_file():
-                return dict(files.read_json(file)), "the base's config.json"
+                return files.read_object(file), "the base's config.json"
         if card.architecture:
             return card.architecture, "the card's `architecture:`"
         return _from_hub(card.base, card.revision), "the hub's config.json"
