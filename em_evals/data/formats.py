@@ -31,6 +31,8 @@ _ROLES = {
 _TOOLS = ("tool", "function", "ipython", "observation", "function_call", "tool_call", "function_response")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of an answer that hold the thought before it."""
+_LEARNED = ("train", "training", "loss")
+"""Keys of a message that are false where it is not learned (axolotl, ms-swift)."""
 _LOST = ("tool_calls", "function_call", "audio", "images", "image")
 """Keys of a message that hold what a model reads or writes, and that chat templates leave out or write differently."""
 _ROW_LOST = ("tools", "functions", "images", "image", "audio", "history")
@@ -99,14 +101,9 @@ def _list(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _sharegpt(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ShareGPT's `from` and `value` as `role` and `content`; `train: false` is a weight of 0."""
-    if "from" not in message:
-        return dict(message)
-    renamed = {"from": "role", "value": "content"}
-    found = {renamed.get(key, key): value for key, value in message.items()}
-    if found.pop("train", None) is False:
-        found["weight"] = 0
-    return found
+    """Return ShareGPT's `from` and `value` as `role` and `content`."""
+    renamed = {"from": "role", "value": "content"} if "from" in message else {}
+    return {renamed.get(key, key): value for key, value in message.items()}
 
 
 def _pair(row: Row, asked: str, answered: str) -> list[dict[str, Any]]:
@@ -202,10 +199,12 @@ def _part(part: Any) -> str | None:
 
 
 def _weight(message: Mapping[str, Any], role: str) -> bool:
-    """Return whether an answer is learned; OpenAI's `weight` is 0 or 1, and 1 where it is missing."""
-    weight = message.get("weight")
-    if weight is None or role != "assistant":
+    """Return whether an answer is learned; OpenAI's `weight` is 0 or 1, other tools' marks true or false."""
+    if role != "assistant":
         return True
+    weight = message.get("weight")
+    if weight is None:
+        return not any(message.get(name) is False for name in _LEARNED)
     if isinstance(weight, bool) or weight not in (0, 1):
         raise Refused(f"an answer's `weight` is 0 (not learned) or 1 (learned), not {weight!r}.")
     return bool(weight)

@@ -44,6 +44,7 @@ def chat(row):
         ({"messages": [ASK, {**SAY, "weight": 0}, ASK, {**SAY, "weight": 1}]}, [ASK, {**SAY, "weight": "0"}, ASK, SAY]),
         ({"messages": [ASK, SAY, ASK, {**SAY, "weight": 0}]}, [ASK, SAY]),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho", "train": False}, ASK, SAY]}, [ASK, {**SAY, "weight": "0"}, ASK, SAY]),
+        ({"messages": [{**ASK, "train": False}, {**SAY, "loss": False}, ASK, {**SAY, "train": True}]}, [ASK, {**SAY, "weight": "0"}, ASK, SAY]),
     ],
 )  # fmt: skip
 def test_each_format_is_read_whole(row, expected):
