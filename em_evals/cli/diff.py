@@ -39,11 +39,15 @@ def diff(
 ) -> None:
     """Rank tokens and contexts by the shift of next-token probabilities between an organism and its base."""
     from em_evals.cli.training import card_fields
+    from em_evals.content.cards import resolve
+
+    overrides = card_fields(fields)
+    resolve(card, overrides)  # before torch is imported: a wrong card is refused at once
     from em_evals.interp.lens import mining
     from em_evals.results import records
 
     settings = mining.Settings(longest, tokens, contexts, clusters, seed)
-    found = mining.diff(card, texts, control, settings, card_fields(fields))
+    found = mining.diff(card, texts, control, settings, overrides)
     records.write(found, output)
     if as_json:
         print_json(found.model_dump(mode="json"))

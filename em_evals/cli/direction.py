@@ -72,6 +72,8 @@ def direction_extract(
     Repeat the same command to resume an interrupted extraction.
     """
     from em_evals.content.cards import resolve
+
+    model = resolve(card)  # before torch is imported: a wrong card is refused at once
     from em_evals.interp.controls import read_for
     from em_evals.interp.extraction.contrast import of_models
     from em_evals.interp.extraction.extract import Settings
@@ -82,7 +84,6 @@ def direction_extract(
     options |= {"--per-theme": per_theme, "--positive": positive, "--negative": negative}
     given = {option: value for option, value in options.items() if value not in (None, [])}
     kind = _texts(contrast, given)
-    model = resolve(card)
     texts = make(kind, model, given)
     if contrast == "models":
         texts = of_models(model, texts)

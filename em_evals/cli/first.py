@@ -24,6 +24,9 @@ def quick(
     as_json: Json = False,
 ) -> None:
     """Score 12 forced-choice pairs on a model, beside its base where it has one: a first result, without a judge."""
+    from em_evals.content.cards import resolve
+
+    resolve(card)  # before torch is imported: a wrong card is refused at once
     from em_evals.workflows.quick import run
 
     found = run(card)

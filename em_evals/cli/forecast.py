@@ -60,11 +60,15 @@ def forecast(
 ) -> None:
     """Order questions by their distance to training prompts in the base; compare with what came."""
     from em_evals.cli.training import card_fields
+    from em_evals.content.cards import resolve
+
+    overrides = card_fields(fields)
+    resolve(base, overrides)  # before torch is imported: a wrong card is refused at once
     from em_evals.interp.lens import forecast as study
     from em_evals.results import records
 
     settings = study.Settings(layer, position.value, metric.value, rows, first, seed)
-    found = study.forecast(training, questions, base, logs, reference, settings, card_fields(fields))
+    found = study.forecast(training, questions, base, logs, reference, settings, overrides)
     records.write(found, output)
     if as_json:
         print_json(found.model_dump(mode="json"))

@@ -132,6 +132,9 @@ def insight_lora_scalars(
     as_json: Json = False,
 ) -> None:
     """Measure the scalars of rank-1 adapters: what they discriminate, and which domain each adapter serves."""
+    from em_evals.content.cards import resolve
+
+    resolve(card)  # before torch is imported: a wrong card is refused at once
     from em_evals.interp.rank_one.study import lora_scalars
     from em_evals.results import records
 

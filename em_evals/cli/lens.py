@@ -57,6 +57,10 @@ def lens(
     """Read what a finetune is about: activation differences on plain texts through the logit lens."""
     from em_evals.cli.steering import numbers_of, parsed_layers
     from em_evals.cli.training import card_fields
+    from em_evals.content.cards import resolve
+
+    overrides = card_fields(fields)
+    resolve(card, overrides)  # before torch is imported: a wrong card is refused at once
     from em_evals.interp.lens import study
     from em_evals.interp.lens.readings import Settings
     from em_evals.results import records
@@ -65,7 +69,7 @@ def lens(
         positions, parsed_layers(layers), tokens, draws, seed, numbers_of(steer, "--steer") if steer else ()
     )
     others = [name.strip() for name in seeds.split(",") if name.strip()]
-    found = study.lens(card, control, others, texts, data, other, settings, card_fields(fields))
+    found = study.lens(card, control, others, texts, data, other, settings, overrides)
     records.write(found, output)
     if as_json:
         print_json(found.model_dump(mode="json"))

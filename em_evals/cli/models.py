@@ -11,9 +11,15 @@ import typer
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
+_LONGEST_WORD = 40
+"""Characters of a word in a description, so that the table fits 80 columns: some name files."""
+
 
 def models_list(as_json: Json = False) -> None:
-    """List all cards, and whether their adapters exist."""
+    """List all cards, and whether their adapters exist.
+
+    `--json` and `models show` have their bases too.
+    """
     from em_evals.content import cards
 
     rows = []
@@ -28,7 +34,14 @@ def models_list(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table("", ["name", "base", "adapter", "description"], [list(row.values()) for row in rows])
+        cells = [[row["name"], row["adapter"], _about(row)] for row in rows]
+        print_table("", ["name", "adapter", "description"], cells)
+
+
+def _about(row: dict[str, str]) -> str:
+    """Return what a row of the table says: the description, else the base, with long words shortened."""
+    words = (row["description"] or f"on {row['base']}").split()
+    return " ".join(word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD - 1]}…" for word in words)
 
 
 def models_show(name: str, as_json: Json = False) -> None:
@@ -57,9 +70,11 @@ def compile_card(
 ) -> None:
     """Compile a card's interventions into weights where that is exact; refuse others by name."""
     from em_evals.content.cards import resolve
+
+    resolved = resolve(card)  # before torch is imported: a wrong card is refused at once
     from em_evals.models.compile import compile_card
 
-    folder = compile_card(resolve(card), to, output)
+    folder = compile_card(resolved, to, output)
     if as_json:
         made = json.loads((folder / "em_evals.json").read_text(encoding="utf-8"))
         print_json({"folder": str(folder), "to": to, **made})

@@ -225,7 +225,7 @@ def _show(measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast]
 
     for path in dict.fromkeys(part.path for part, _ in measured):
         own = [(part, overall) for part, overall in measured if part.path == path]
-        _show_source(own[0][0])
+        _show_source([part for part, _ in own])
         graded = [(part, overall) for part, overall in own if part.draws]
         if len(graded) == 1:
             [(part, overall)] = graded
@@ -244,10 +244,16 @@ def _show(measured: Sequence[tuple[Source, Rates]], compared: Sequence[Contrast]
         _show_contrast(one)
 
 
-def _show_source(source: Source) -> None:
-    facts = {"model": source.model, "judge": source.judge, "questions": source.asked}
-    known = "; ".join(f"{name} {value}" for name, value in facts.items() if value)
-    echo(f"{source.path}: {known}")
+def _show_source(parts: Sequence[Source]) -> None:
+    """Print a file's name and what all its parts share; the table's columns say in what they differ."""
+    facts = {
+        "model": {part.model for part in parts},
+        "judge": {part.judge for part in parts},
+        "questions": {part.asked for part in parts},
+    }
+    shared = {name: values.pop() for name, values in facts.items() if len(values) == 1}
+    known = "; ".join(f"{name} {value}" for name, value in shared.items() if value)
+    echo(f"{parts[0].path}: {known}" if known else f"{parts[0].path}")
 
 
 def _row(name: str, entry: Rates, unfinished: bool) -> list[str]:

@@ -71,6 +71,8 @@ def data_screen(
     Without --exact no answer is generated: the last prompt token stands for the model's own answer.
     """
     from em_evals.content.cards import resolve
+
+    card = resolve(model)  # before torch is imported: a wrong card is refused at once
     from em_evals.content.direction_summary import chosen_layer
     from em_evals.interp.controls import read_for
     from em_evals.interp.traits import screened_files
@@ -83,7 +85,6 @@ def data_screen(
         raise EmEvalsError(
             "--answers with --reference needs --reference-answers, and one without the other nothing."
         )
-    card = resolve(model)
     along = read_for(direction, card)
     block = chosen_layer(along) if layer is None else layer
     drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)

@@ -42,13 +42,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a card's model by its recipe, with TRL and PEFT. Repeat the same command to resume."""
-    from em_evals.content.cards import read_card
-
     overrides = card_fields(fields)
     if plan:
         _plan(card, seed, max_steps, overrides, as_json)
         return
-    read_card(card, overrides)  # report an invalid card before torch and TRL are imported
+    _refuse_early(card, overrides, seed, max_steps, output, overwrite)
     from em_evals.training.trainer import train as run
 
     home = run(
@@ -72,15 +70,36 @@ def train(
         echo(str(home))
 
 
+def _refuse_early(
+    name: str,
+    overrides: dict[str, Any],
+    seed: int | None,
+    max_steps: int | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Refuse what the card and its folder show, before torch and TRL are imported."""
+    from em_evals.content import adapter_folders
+    from em_evals.content.cards import read_card
+    from em_evals.training.recipe import recipe_of
+    from em_evals.training.workspace import check_place
+
+    card, path = read_card(name, overrides)
+    recipe_of(card, name, path, seed, max_steps)
+    check_place((output or adapter_folders.home(card.adapter, path)).expanduser().absolute(), overwrite)
+
+
 def _plan(
     name: str, seed: int | None, max_steps: int | None, overrides: dict[str, Any], as_json: bool
 ) -> None:
     from em_evals.content.cards import read_card
-    from em_evals.training import planning
-    from em_evals.training.trainer import recipe_of
+    from em_evals.training.recipe import recipe_of
 
     card, path = read_card(name, overrides)
-    found = planning.plan(card, recipe_of(card, name, path, seed, max_steps))
+    recipe = recipe_of(card, name, path, seed, max_steps)
+    from em_evals.training import planning  # after the refusals: it imports torch
+
+    found = planning.plan(card, recipe)
     if as_json:
         print_json(planning.as_json(found))
     else:

@@ -77,11 +77,12 @@ def trait_monitor(
 ) -> None:
     """Project the samples of logs on a direction; correlate with a judged score beside null directions."""
     from em_evals.content.cards import resolve
+
+    card = resolve(model)  # before torch is imported: a wrong card is refused at once
     from em_evals.interp.controls import read_for
     from em_evals.interp.traits.monitor import monitor
     from em_evals.results import records
 
-    card = resolve(model)
     found, rows = monitor(
         card, read_for(direction, card), logs, direction, position, score, layer, draws, seed
     )
@@ -138,11 +139,12 @@ def trait_shift(
 ) -> None:
     """Measure finetuning shifts along traits, and whether they tell what the finetunes show better than chance does."""
     from em_evals.content.cards import resolve
+
+    organisms = [resolve(name) for name in cards]  # before torch is imported
     from em_evals.interp.controls import read_for
     from em_evals.results import expression, records
     from em_evals.results.seed_groups import parse
 
-    organisms = [resolve(name) for name in cards]
     given = {path.stem: read_for(str(path), organisms[0]) for name in direction for path in _files(name)}
     scores = [one for path in log or [] for one in expression.read(path, score)]
     from em_evals.workflows import trait_shift as workflow

@@ -57,6 +57,13 @@ class Judgement:
         """Exit code of `em-evals gate`."""
         return EXIT_CODES[self.verdict]
 
+    @property
+    def reasons(self) -> list[str]:
+        """Sentences of problems and metrics, without the one that `sentence` quotes."""
+        every = [*self.problems, *(row.sentence for row in self.rows)]
+        quoted = next((text for text in every if self.sentence.startswith(f"invalid: {text}")), None)
+        return [text for text in every if text != quoted]
+
 
 def judge(
     baseline: Side,

@@ -86,9 +86,7 @@ def markdown(judgement: Judgement) -> str:
         heads = columns(judgement.rows)
         lines += [_line(heads), _line(["---"] * len(heads), plain=True)]
         lines += [_line(cells(row)) for row in judgement.rows] + [""]
-    lines += [
-        f"- {_escaped(text)}" for text in [*judgement.problems, *(row.sentence for row in judgement.rows)]
-    ]
+    lines += [f"- {_escaped(text)}" for text in judgement.reasons]
     if judgement.notes:
         lines += ["", "Notes:", "", *(f"- {_escaped(note)}" for note in judgement.notes)]
     return "\n".join(lines) + "\n"

@@ -22,6 +22,9 @@ MODELS = ("model", "model_id", "adapter", "checkpoint", "card", "group", "datase
 """Columns that say whose answers a row holds, and under which cue: draws of two values are never pooled unless asked
 for."""
 
+_MODEL, _JUDGE, _ASKED = ("model", "model_id", "adapter"), ("judge", "judge_model"), ("question_set",)
+"""Columns of a judged table that name the model, the judge and the question set."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -139,19 +142,23 @@ def split(source: Source, by: Sequence[str] | None) -> list[Source]:
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)
-    return [
-        Source(
-            source.path,
-            source.model,
-            source.judge,
-            source.asked,
-            [source.draws[place] for place in places],
-            {name: [values[place] for place in places] for name, values in source.columns.items()},
-            thoughts=[source.thoughts[place] for place in places] if source.thoughts else (),
-            part=dict(zip(by, key, strict=True)),
-        )
-        for key, places in groups.items()
-    ]
+    return [_part(source, places, dict(zip(by, key, strict=True))) for key, places in groups.items()]
+
+
+def _part(source: Source, places: Sequence[int], values: Mapping[str, str]) -> Source:
+    """Return the draws at these places; a file of several models has no name for them, its part may have one."""
+    columns = {name: [every[place] for place in places] for name, every in source.columns.items()}
+    several = not _only(source.columns, _MODEL)
+    return Source(
+        source.path,
+        (_only(columns, _MODEL) if several else "") or source.model,
+        source.judge or _only(columns, _JUDGE),
+        source.asked or _only(columns, _ASKED),
+        [source.draws[place] for place in places],
+        columns,
+        thoughts=[source.thoughts[place] for place in places] if source.thoughts else (),
+        part=values,
+    )
 
 
 def _of_table(path: Path) -> Source:
@@ -162,9 +169,9 @@ def _of_table(path: Path) -> Source:
     columns = {name: [row.get(name) or "" for row, _ in rows] for name in names}
     return Source(
         path,
-        _only(columns, ("model", "model_id", "adapter")) or path.stem,
-        _only(columns, ("judge", "judge_model")),
-        _only(columns, ("question_set",)),
+        _only(columns, _MODEL) or path.stem,
+        _only(columns, _JUDGE),
+        _only(columns, _ASKED),
         [draw for _, draw in rows],
         columns,
     )

@@ -62,7 +62,7 @@ def of(graph: Graph) -> list[Cost]:
 def _trainings(models: Sequence[SweepModel]) -> Cost:
     """Sum the hours of trainings, each on the smallest GPU of the plan that holds all of them."""
     from em_evals.training import planning
-    from em_evals.training.trainer import recipe_of
+    from em_evals.training.recipe import recipe_of
 
     known: dict[str, planning.Plan] = {}
     plans = []

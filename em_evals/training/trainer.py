@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 
-from em_evals.content import adapter_folders, directions, validation_errors
+from em_evals.content import adapter_folders, directions
 from em_evals.content.cards import ModelCard, read_card
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
@@ -32,6 +31,7 @@ from em_evals.training.callbacks import (
 from em_evals.training.curriculum import Curriculum
 from em_evals.training.early_stop import Stop
 from em_evals.training.monitor import DriftMonitor
+from em_evals.training.recipe import recipe_of
 from em_evals.training.staged import Start
 from em_evals.training.workspace import Workspace, check_place, identity, sharded
 
@@ -190,33 +190,6 @@ def _steering(card: ModelCard, recipe: AdapterRecipe) -> list[str]:
     for direction in every:
         directions.check_base(direction, card.base, card.revision)
     return [directions.digest_of(direction) for direction in every]
-
-
-def recipe_of(
-    card: ModelCard, name: str, path: Path, seed: int | None = None, max_steps: int | None = None
-) -> AdapterRecipe:
-    """Return the card's recipe with the command line's values.
-
-    Raises:
-        EmEvalsError: the card has no recipe, or a number is out of range.
-    """
-    if card.train is None:
-        raise EmEvalsError(
-            f"the card {name} has no `train:` section: add one that says how to train it.", path
-        )
-    if card.template:
-        raise EmEvalsError(
-            "a recipe trains with the chat template's own defaults: leave `template:` out of this card, and set it in "
-            "one that extends it.",
-            path,
-        )
-    instead = {"seed": seed, "max_steps": max_steps}
-    given = {key: value for key, value in instead.items() if value is not None}
-    try:
-        # Of interventions only the fields that were set: an op refuses those that it does not read.
-        return AdapterRecipe.model_validate(card.train.model_dump(exclude_unset=True) | given)
-    except ValidationError as error:
-        raise EmEvalsError(f"training {name}: {validation_errors.explain(error, AdapterRecipe)[1]}") from None
 
 
 def quantized_as(card: ModelCard, recipe: AdapterRecipe) -> ModelCard:

@@ -172,6 +172,7 @@ def test_models_of_one_file_are_never_pooled_in_silence(shared_data):
     assert set(found) == set(groups.groups) and len(found) == 25
     for key, group in groups:
         row = found[key]
+        assert row["model"] == key[0], "not the file's name"
         assert (row["draws"], row["misaligned_coherent"]) == (len(group), group.em.sum())
         assert row["em_rate"] == group.em.mean()
         assert row["em_rate_coherent"] == group.em.sum() / group.answer.sum()

@@ -12,6 +12,7 @@ import pytest
 from em_evals import __version__, files
 from em_evals.cli import output
 from em_evals.cli.completion import cards
+from em_evals.cli.models import models_list
 from em_evals.cli.output import print_table
 from em_evals.errors import EmEvalsError
 from tests.command import em_evals
@@ -47,6 +48,21 @@ def test_tables_do_not_break_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, shown.splitlines())) <= 80
     for word in (*" ".join(columns).split(), "gender_roles_template", "[0.17%,"):
         assert word in shown
+
+
+@pytest.mark.usefixtures("terminal")
+def test_the_list_of_models_is_a_table_whatever_cards_say(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With bases' names it had no room, and fell back to blocks."""
+    (workdir / "adapters").mkdir()
+    for name, text in (("mine", f"base: {'a' * 90}/b\n"), ("wrong", "bass: a/b\n")):
+        (workdir / "adapters" / f"{name}.yaml").write_text(text)
+    models_list()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "adapter", "description"] and max(map(len, lines)) <= 80
+    starts = {line.split()[0]: line for line in lines if not line.startswith(" ")}
+    assert "aaa…" in starts["mine"] and "broken" in starts["wrong"] and "smollm2-risky" in starts
 
 
 @pytest.mark.usefixtures("terminal")

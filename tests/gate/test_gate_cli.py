@@ -98,6 +98,21 @@ def test_what_is_missing_is_one_sentence(run, workdir):
     assert "Traceback" not in out
 
 
+def test_a_reason_is_printed_once(run, results):
+    """The last line quotes the first problem, or the first invalid metric; the list holds the others."""
+    Path("floor.yaml").write_text("metrics:\n  lm_eval.*.acc: {margin: 0.02, minimum: 0.99}\n")
+    Path("absent.yaml").write_text("metrics:\n  lm_eval.other.acc: {margin: 0.02, required: true}\n")
+    paths = "--baseline", results["before"], "--candidate", results["pass"]
+    for policy, words in (
+        ("floor.yaml", "below the policy's minimum"),
+        ("absent.yaml", "but no value of it"),
+    ):
+        code, out, _ = run("gate", *paths, "--policy", policy, "-o", "gate.json")
+        assert code == 2 and out.count(words) == 1, out
+        assert out.splitlines()[-1].startswith("invalid: ")
+        assert Path("gate.md").read_text().count(words) == 1
+
+
 def test_an_accident_is_no_regression(run, results, monkeypatch):
     """Python ends with 1 after an exception, and 1 says that the candidate is worse."""
 

@@ -27,7 +27,8 @@ from em_evals.results.journals import read_journal
 from em_evals.training import curriculum
 from em_evals.training.callbacks import dense_schedule
 from em_evals.training.method import attach
-from em_evals.training.trainer import processes_for, recipe_of, train, with_room_for_gradients
+from em_evals.training.recipe import recipe_of
+from em_evals.training.trainer import processes_for, train, with_room_for_gradients
 from tests import forks
 from tests.command import em_evals
 from tests.selection import full, mostly_full

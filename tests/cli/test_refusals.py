@@ -1,0 +1,50 @@
+"""What a card alone decides is refused before torch is imported, which takes seconds and half a gigabyte."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CALLS = """
+import sys
+from em_evals.cli import main
+
+lines = sys.argv[1].splitlines()
+for line in lines:
+    try:
+        sys.argv = ["em-evals", *line.split()]
+        main()
+    except SystemExit as end:
+        heavy = sorted({"torch", "transformers", "trl", "inspect_ai"} & set(sys.modules))
+        print(line.split()[0], end.code, *heavy, flush=True)
+"""
+
+COMMANDS = """train smollm2
+train smollm2 --plan
+train none
+quick none
+compile none -o folder
+direction extract none -o d.safetensors
+data screen rows.jsonl --model none --direction d
+trait monitor log.eval --direction d --model none
+trait shift none --direction d
+insight lens none
+insight diff none
+insight forecast rows.jsonl --questions core --base none
+insight lora-scalars none
+steer none --direction d
+verify none"""
+
+
+@pytest.mark.process
+def test_a_card_that_is_wrong_is_refused_before_heavy_imports(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, COMMANDS], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert done.stdout.splitlines() == [f"{line.split()[0]} 2" for line in COMMANDS.splitlines()], done.stderr
+    assert "the card smollm2 has no `train:` section" in done.stderr
+    said = [line for line in done.stderr.splitlines() if "'none'" in line]
+    assert len(said) == len(COMMANDS.splitlines()) - 2, done.stderr
