@@ -20,6 +20,8 @@ from em_evals.errors import EmEvalsError
 
 PLAIN = "plain"
 """The name of the question without a cue."""
+OVERALL = "overall"
+"""The name of the mean over all cues that are no placebos."""
 NO_SYSTEM = "\ue0f3 no system message"
 """A system message that stands for none at all: em-evals' chat templates then leave out their own default one too."""
 
@@ -47,6 +49,8 @@ class _Cue(BaseModel):
     def _changes(self) -> _Cue:
         if self.name == PLAIN:
             raise ValueError(f"'{PLAIN}' is the question without a cue; choose another name")
+        if self.name == OVERALL:
+            raise ValueError(f"'{OVERALL}' is the mean over all cues; choose another name")
         if self.remove_system and self.system:
             raise ValueError("`remove_system` and `system` exclude each other")
         changes = (self.system, self.remove_system, self.prefix, self.suffix, self.context, self.prefill)

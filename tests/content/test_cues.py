@@ -43,6 +43,7 @@ def test_the_templates_own_system_message_can_be_removed(tmp_path: Path):
     [
         ("{name: a}", "a cue changes something"),
         ("{name: plain, prefix: x}", "choose another name"),
+        ("{name: overall, prefix: x}", "'overall' is the mean over all cues; choose another name"),
         ("{name: a, remove_system: true, system: x}", "exclude each other"),
         ("{name: a b, prefix: x}", "'name'"),
         ("{name: a, prefx: x}", "did you mean 'prefix'?"),

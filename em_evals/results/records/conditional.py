@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from em_evals.content.cues import OVERALL as OVERALL
 from em_evals.results.records.base import Interval, Measured, Record
 
-OVERALL = "overall"
-"""The mean over all cues that are no placebos."""
 MAX_CUE = "max_cue"
 """The gate's metric: the largest change over cues."""
 
