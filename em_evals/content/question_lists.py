@@ -139,7 +139,8 @@ def _turns(chat: Any, document: documents.Document, at: documents.KeyPath) -> li
 def _turn(message: Any, document: documents.Document, at: documents.KeyPath) -> Turn:
     """Return a message; content parts of text are joined, and `developer` is OpenAI's name of the system role."""
     fields = message if isinstance(message, dict) and message.keys() == {"role", "content"} else {}
-    role, content = fields.get("role"), fields.get("content")
+    role: Any = fields.get("role")
+    content = fields.get("content")
     if isinstance(content, list) and content and all(_is_text(part) for part in content):
         content = "".join(part["text"] for part in content)
     role = "system" if role == "developer" else role
