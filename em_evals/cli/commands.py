@@ -91,7 +91,10 @@ COMMANDS: dict[str, Command | Group] = {
     "data": Group(
         "Question sets and training data.",
         {
-            "list": Command("data:data_list", "List question sets, published sets and training data."),
+            "list": Command(
+                "data:data_list",
+                "List question sets, published sets, training data and published judged draws.",
+            ),
             "fetch": Command(
                 "data:data_fetch",
                 "Fetch published question sets and training data from their authors (or EM_EVALS_DATA) and check them.",

@@ -97,8 +97,12 @@ def run(
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, as `kill`, Slurm and containers send it, end a sweep as Ctrl-C does: with its workers."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM, as `kill`, Slurm and containers send it, end a sweep as Ctrl-C does: with its workers.
+
+    A handler that was not installed from Python is left alone: it could not be put back.
+    """
+    known = signal.getsignal(signal.SIGTERM) is not None
+    if not known or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -157,6 +157,9 @@ def _begin(settings: dict[str, str]) -> None:
     """Prepare a worker's process: settings stand before torch is imported; the sweep itself handles interrupts."""
     os.environ.update(settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A spawned process spawns its own by default, and then every lock is a named semaphore: tqdm's would outlive a
+    # stopped worker until Python's resource tracker warns of it. The platform's default is what a command has alone.
+    multiprocessing.set_start_method(None, force=True)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

@@ -154,6 +154,58 @@ def test_a_worker_ends_when_the_sweep_is_killed_in_the_middle_of_its_step(tmp_pa
     assert not is_running(worker)
 
 
+STOPPED = """import sys, time
+from pathlib import Path
+from em_evals.sweep import workers
+from em_evals.sweep.steps import Step
+
+
+def bar(step, folder, home):
+    from tqdm import tqdm
+
+    with tqdm(total=2):
+        (Path(folder) / "started").touch()
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    folder, worker = Path(sys.argv[1]), workers.LocalWorker(None, 1)
+    workers.perform_json = bar
+    worker.start(Step("a", "a", ("a",)), folder, folder)
+    while not (folder / "started").exists():
+        time.sleep(0.05)
+    worker.stop()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its default start method names semaphores")
+def test_a_stopped_worker_leaves_no_semaphore(tmp_path):
+    """tqdm makes one for its lock; Python's resource tracker warned of it after Ctrl-C."""
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    environment = os.environ | {"PYTHONPATH": str(Path(run.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "stopped.py", str(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "resource_tracker" not in done.stderr
+
+
+def test_a_handler_that_python_did_not_install_is_left_alone(lab, monkeypatch):
+    """`signal.signal` raises TypeError for the None that stands for it."""
+    made = graph.build(sweep_plans.load(plan_of(lab, PLAN))).only(["alone"])
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run.signal, "getsignal", lambda number: None)
+    given = []
+    monkeypatch.setattr(run.signal, "signal", lambda *both: given.append(both))
+    assert run.run(made, lab / "runs/small", [Here()]).done == ["alone/all"] and not given
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_sigterm_ends_a_sweep_as_an_interrupt_does(lab):
     made = graph.build(sweep_plans.load(plan_of(lab, PLAN))).only(["alone"])
 
