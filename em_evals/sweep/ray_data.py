@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,15 @@ def screener(
         if not path.is_file():
             raise EmEvalsError("a cluster reads files that every node sees; write the rows to one.", path)
         places = files.jsonl_places(path, chunk)
+        if not places:
+            return
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         asked = [{"offset": offset, "before": before} for offset, before in places]
         rows = ray.data.from_items(asked, override_num_blocks=max(1, min(len(asked), _BLOCKS))).map_batches(
             _Screener,
-            fn_constructor_args=(card, along, layer, str(path.absolute()), chunk),
+            fn_constructor_args=(card, along, layer, str(path.absolute()), chunk, str(Path.cwd())),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=number),
             num_cpus=request.cpus,
@@ -80,9 +83,13 @@ def screener(
 class _Screener:
     """The actor's code: a chunk's place in the file in, its numbers out."""
 
-    def __init__(self, card: ResolvedCard, along: Floats, layer: int, path: str, chunk: int) -> None:
+    def __init__(
+        self, card: ResolvedCard, along: Floats, layer: int, path: str, chunk: int, home: str
+    ) -> None:
         from em_evals.interp.traits.screen import RowReader
 
+        # A card may name its base by a path from where the command was started.
+        os.chdir(home)
         self._reader, self._path, self._chunk = RowReader(card, along, layer), Path(path), chunk
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -138,16 +138,18 @@ def screen(
         reader = RowReader(card, along[:, [layer]], layer)
         pairs = ((rows, reader.read(rows, own)) for rows in chunks(_rows(path), chunk))
     else:
-        pairs = zip(chunks(_rows(path), chunk), elsewhere(along[:, [layer]], path, chunk), strict=True)
+        pairs = _beside(chunks(_rows(path), chunk), elsewhere(along[:, [layer]], path, chunk), path)
     for rows, part in pairs:
         found.append(part)
         skipped += len(rows) - len(part.lines)
         kept = set(part.lines.tolist())
         if not kept <= {line for line, _ in rows}:
-            raise EmEvalsError("this file changed while it was read; run the command again.", path)
+            raise _changed(path)
         for line, messages in rows:
             if line in kept:
                 separators.add("\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
+    if not found:
+        raise EmEvalsError("this file has no rows.", path)
     if not any(len(part.lines) for part in found):
         raise EmEvalsError("no row of this file fits the model's context.", path)
     whole = np.concatenate([part.values for part in found])
@@ -161,6 +163,18 @@ def screen(
         skipped,
         separators,
     )
+
+
+def _beside(rows: Iterator[Rows], parts: Iterator[Part], path: Path) -> Iterator[tuple[Rows, Part]]:
+    """Yield a file's chunks with what other processes read of them."""
+    for some, part in zip_longest(rows, parts):
+        if some is None or part is None:
+            raise _changed(path)
+        yield some, part
+
+
+def _changed(path: Path) -> EmEvalsError:
+    return EmEvalsError("this file changed while it was read; run the command again.", path)
 
 
 class RowReader:
