@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from em_evals.errors import EmEvalsError
+from em_evals.models.lora.joint import Joint
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +42,10 @@ class Assignment:
         self._names = tuple(names)
         self.kinds = tuple(dict.fromkeys(self._names))
         self.uniform = len(self.kinds) < 2
+        self.adapters = frozenset(name for name in self.kinds if name is not None)
         self._tokens: int | None = None
         self._places: dict[tuple[int, bool, torch.device], Mapping[str | None, Places]] = {}
+        self._factors: dict[tuple[Any, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def begin(self, tokens: int) -> None:
         """Begin a forward pass with this many tokens per row."""
@@ -65,6 +69,17 @@ class Assignment:
             owners = self._owners(len(tensor), stacked)
             self._places[key] = {kind: _where(owners, kind, tensor.device) for kind in self.kinds}
         return self._places[key]
+
+    def single(self, tensor: torch.Tensor) -> bool:
+        """Check whether a module's input has one token of each row."""
+        return self._tokens == 1 and len(tensor) == len(self._names) == tensor[..., 0].numel()
+
+    def factors(self, stacked: Joint, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `Joint.factors` of these rows; modules with the same ranks share them."""
+        key = stacked.columns, device
+        if key not in self._factors:
+            self._factors[key] = stacked.factors(self._names, device)
+        return self._factors[key]
 
     def _owners(self, length: int, stacked: bool) -> list[str | None]:
         """Return each place's adapter."""

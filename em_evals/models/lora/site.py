@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from em_evals.models.lora.changes import Change, LowRank
+from em_evals.models.lora.joint import Joint, joint
 from em_evals.models.lora.rows import Assignment, Places
 from em_evals.models.lora.weights import Weight, put_back, put_in, swapped
 
@@ -31,6 +32,7 @@ class Site:
         self.changes: dict[str, Sequence[Change]] = {}
         self.weights: dict[str, Mapping[str, Weight]] = {}
         self._module, self._stacked, self._rows = module, stacked, rows
+        self._joint: tuple[frozenset[str], Joint | None] = frozenset(), None
         self._before: dict[str, torch.Tensor] = {}
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         # Prepended to all hooks: others (interventions, recordings) see the output that the adapter changed.
@@ -38,6 +40,7 @@ class Site:
 
     def add(self, name: str, changes: Sequence[Change], weights: Mapping[str, Weight]) -> None:
         """Register an adapter's part."""
+        self._joint = frozenset(), None
         if changes:
             self.changes[name] = changes
         if weights and not self.weights:
@@ -50,6 +53,7 @@ class Site:
 
     def drop(self, name: str) -> bool:
         """Remove an adapter's part; return whether none is left (then the hooks are removed too)."""
+        self._joint = frozenset(), None
         self.changes.pop(name, None)
         self.weights.pop(name, None)
         if self.changes or self.weights:
@@ -99,6 +103,8 @@ class Site:
             for change in self.changes.get(rows.kinds[0] or "", ()):
                 output = change.apply(module, inputs, output)
             return output
+        if (stacked := self._stacks(rows, inputs, output)) is not None:
+            return stacked.apply(inputs, output, rows.factors(stacked, inputs.device))
         for kind in rows.kinds:
             for change in self.changes.get(kind or "", ()):
                 output = _changed(change, module, inputs, output, rows.places(inputs, self._stacked)[kind])
@@ -106,6 +112,17 @@ class Site:
 
     def _restore(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:
         self.restore()
+
+    def _stacks(self, rows: Assignment, inputs: torch.Tensor, output: Any) -> Joint | None:
+        """Return the stacked LoRAs of these rows' adapters, where each row has one token and nothing else is done."""
+        if torch.is_grad_enabled() or not rows.single(inputs) or not isinstance(output, torch.Tensor):
+            return None
+        names, found = self._joint
+        # What was stacked for more adapters still serves when one of them has left.
+        if not names >= rows.adapters or (found is None and names != rows.adapters):
+            found = joint(self._module, self.changes, sorted(rows.adapters))
+            self._joint = rows.adapters, found
+        return found if found is not None and output.dtype == found.dtype else None
 
     # One call as several
 
