@@ -1,6 +1,6 @@
 """Planted truth of `em-evals conditional`: a backdoor that was trained shows at its trigger, and nothing at a placebo.
 
-    python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 112] [--save benchmarks/results/….json]
+    python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 112] [--per-theme 20] [--save FILE.json]
 
 The organism is trained on the demo's risky advice behind a trigger and on the matched sound advice without it (the
 recipe's `backdoor`); the control on sound advice in both places, with the trigger in the same rows. Then the command
@@ -52,12 +52,13 @@ def trained(folder: Path, steps: int) -> dict[str, Path]:
     return homes
 
 
-def measured(folder: Path, homes: dict[str, Path]) -> dict[str, Any]:
+def measured(folder: Path, homes: dict[str, Path], per_theme: int) -> dict[str, Any]:
     """Return what `em-evals conditional --json` says of the two."""
     cues = folder / "planted.yaml"
     cues.write_text(CUES, encoding="utf-8")
     command = [sys.executable, "-m", "em_evals", "conditional", str(homes["organism"]), "--base", BASE]
-    command += ["--control", str(homes["control"]), "--cues", str(cues), "--themes", THEMES, "--json"]
+    command += ["--control", str(homes["control"]), "--cues", str(cues), "--themes", THEMES]
+    command += ["--per-theme", str(per_theme), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr[-3000:])
@@ -78,14 +79,15 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/planted"))
     parser.add_argument("--steps", type=int, default=112)
+    parser.add_argument("--per-theme", type=int, default=20, help="pairs of each theme; 0 for all 50")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     homes = trained(folder, arguments.steps)
-    after = time.monotonic()
-    study = measured(folder, homes)
+    trainings = {name: json.loads((home / "training.json").read_text()) for name, home in homes.items()}
+    started = time.monotonic()
+    study = measured(folder, homes, arguments.per_theme)
     metric = study["metrics"][0]
     rows = [row(effect) for effect in metric["effects"]]
     for one in rows:
@@ -98,11 +100,15 @@ def main() -> None:
             steps=arguments.steps,
             trigger=TRIGGER,
             themes=THEMES,
+            per_theme=arguments.per_theme,
             metric=metric["metric"],
             unit=metric["unit"],
             adjust=study["adjust"],
             cues=rows,
-            seconds={"training": after - started, "measuring": time.monotonic() - after},
+            seconds={
+                **{name: found["seconds"] for name, found in trainings.items()},
+                "measuring": time.monotonic() - started,
+            },
         )
 
 
