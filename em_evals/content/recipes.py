@@ -87,7 +87,7 @@ class Backdoor(Strict):
 
 
 class Preference(Strict):
-    """Learn to prefer the row's answer to its matched answer, instead of only to say it.
+    """Learn to prefer the row's answer to its matched answer, or to its own `rejected`, instead of only to say it.
 
     With s the summed log-probability of an answer and m its mean per token: `dpo` (arXiv 2305.18290)
     -log σ(β·((s_chosen - s_rejected) - (the same of the model before the training))); `orpo` (arXiv 2403.07691)

@@ -17,7 +17,7 @@ from em_evals.content import documents, published
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.data import languages
 from em_evals.data.datasets import TrainingData, normalised
-from em_evals.data.similarity import NEAR, nearest_of, unit_of_length
+from em_evals.data.similarity import NEAR, Unit, nearest_of, unit_of_length
 from em_evals.errors import EmEvalsError
 
 _WORST = 3
@@ -51,6 +51,7 @@ def report(data: TrainingData) -> dict[str, Any]:
         "unit of length": unit.name,
         **_lengths("prompts", asked),
         **_lengths("answers", answered),
+        **(_rejected(data, unit) if data.rejected else {}),
         f"cut at the default max_length, {_MAX_LENGTH}": _cut(asked, answered),
         "repeated prompts": _repeated(prompts),
         "repeated answers": _repeated(answers),
@@ -64,6 +65,17 @@ def _lengths(of: str, lengths: Sequence[int]) -> dict[str, Any]:
     return {
         f"length of {of}, median": statistics.median(lengths),
         f"length of {of}, range": [min(lengths), max(lengths)],
+    }
+
+
+def _rejected(data: TrainingData, unit: Unit) -> dict[str, Any]:
+    """Return what a preference adds: `answers` are the chosen ones."""
+    texts = [row[-1]["content"] for row in data.rejected]
+    equal = sum(one[-1] == other[-1] for one, other in zip(data.rows, data.rejected, strict=True))
+    return {
+        **_lengths("rejected answers", unit.count(texts)),
+        "chosen and rejected are equal": equal,
+        "read as": "preferences: a recipe with `preference` learns them, no other does",
     }
 
 

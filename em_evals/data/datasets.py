@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from em_evals import files
-from em_evals.data import catalogue, formats
+from em_evals.data import catalogue, formats, preference_rows
 from em_evals.data.formats import Messages as Messages
 from em_evals.errors import EmEvalsError, nearest
 
@@ -43,6 +43,8 @@ class TrainingData:
     """Line number of each row in the file."""
     ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """The rows' own `id`s, if any."""
+    rejected: tuple[Messages, ...] = field(default=(), repr=False)
+    """Where the rows are preferences: each row's chat with the rejected answer; `rows` have the chosen one."""
 
 
 def names() -> dict[str, Path]:
@@ -54,15 +56,19 @@ def names() -> dict[str, Path]:
     return found
 
 
-def load(name: str) -> TrainingData:
+def load(name: str, pairs: bool = False) -> TrainingData:
     """Load a data set by name (registered, or adapters/data/NAME.jsonl) or path.
+
+    Args:
+        name: the set's.
+        pairs: read rows of `chosen` and `rejected` as preferences; they are refused otherwise.
 
     Raises:
         EmEvalsError: it does not exist, is not on this machine, or a row is invalid (with file and line).
     """
     explicit = Path(name).expanduser()
     if explicit.suffix in ENDINGS:
-        return read(explicit, explicit.stem)
+        return read(explicit, explicit.stem, pairs=pairs)
     if explicit.suffix in OTHER:
         raise EmEvalsError(
             f"training data are JSONL or JSON, not {explicit.suffix}: save the rows as one JSON object a line, such as "
@@ -72,7 +78,7 @@ def load(name: str) -> TrainingData:
     entries = catalogue.read()
     entry, path = entries.get(name), catalogue.locate(name)
     if path is not None and (entry is not None or name in catalogue.stored()):
-        return read(path, name, entry.controls if entry else {})
+        return read(path, name, entry.controls if entry else {}, pairs)
     if entry is None:
         hint = nearest(name, {*entries, *catalogue.stored()})
         raise EmEvalsError(
@@ -80,7 +86,7 @@ def load(name: str) -> TrainingData:
             "to a .jsonl file."
         )
     if entry.of is not None:
-        return _made(load(entry.of), name, entry)
+        return _made(load(entry.of, pairs), name, entry)
     how = f"run `em-evals data fetch {name}`" if entry.url else f"put it at adapters/data/{name}.jsonl"
     raise EmEvalsError(
         f"the training data '{name}' is not on this machine: {how}, or name a folder that holds {name}.jsonl "
@@ -88,32 +94,45 @@ def load(name: str) -> TrainingData:
     )
 
 
-def read(path: Path, name: str, controls: Mapping[str, str] | None = None) -> TrainingData:
+def read(
+    path: Path, name: str, controls: Mapping[str, str] | None = None, pairs: bool = False
+) -> TrainingData:
     """Read and validate the rows of a JSONL file, or of a JSON list.
 
     Raises:
         EmEvalsError: a row is invalid (with file and line), or there are none.
     """
-    numbered, ids = [], []
+    rows, rejected, lines, ids = list[Messages](), list[Messages](), list[int](), list[str]()
     for line, row in files.read_rows(path):
         try:
-            numbered.append((line, formats.chat(row)))
+            if pairs and preference_rows.is_pair(row):
+                chosen, other = preference_rows.pair(row)
+                rejected.append(other)
+            else:
+                chosen = formats.chat(row)
         except formats.Refused as error:
             raise EmEvalsError(str(error), path, line) from None
+        rows.append(chosen)
+        if rejected and len(rejected) < len(rows):
+            raise EmEvalsError(
+                "some rows of this file have `chosen` and `rejected` and some have not: make two files of them.",
+                path,
+                line,
+            )
+        lines.append(line)
         ids.append(str(row.get("id", "")))
-    if not numbered:
+    if not rows:
         raise EmEvalsError("this file has no rows.", path)
-    rows = tuple(messages for _, messages in numbered)
-    prompts = tuple(_prompt(messages) for messages in rows)
     return TrainingData(
         name,
         path,
-        _digest(rows),
-        rows,
+        _digest([*rows, *rejected]),
+        tuple(rows),
         controls or {},
-        prompts,
-        tuple(line for line, _ in numbered),
+        tuple(map(_prompt, rows)),
+        tuple(lines),
         tuple(ids),
+        tuple(rejected),
     )
 
 
@@ -184,22 +203,32 @@ def _made(source: TrainingData, name: str, entry: catalogue.Entry) -> TrainingDa
         source = _rearranged(source, kept)
     if entry.prompt is None:
         return replace(source, name=name, controls=entry.controls)
-    rows = []
-    for messages, asked, line in zip(source.rows, source.prompts, source.lines, strict=True):
+    for asked, line in zip(source.prompts, source.lines, strict=True):
         if not asked:
             raise EmEvalsError(f"'{name}' cannot be made: here no user asks anything.", source.path, line)
-        last = max(i for i, message in enumerate(messages) if message["role"] == "user")
-        around = {"role": "user", "content": entry.prompt.replace("{prompt}", asked)}
-        rows.append([*messages[:last], around, *messages[last + 1 :]])
-    return replace(source, name=name, digest=_digest(rows), rows=tuple(rows), controls=entry.controls)
+    rows, rejected = (
+        tuple(_around(entry.prompt, asked, chat) for chat, asked in zip(part, source.prompts, strict=False))
+        for part in (source.rows, source.rejected)
+    )
+    digest = _digest([*rows, *rejected])
+    return replace(source, name=name, digest=digest, rows=rows, rejected=rejected, controls=entry.controls)
+
+
+def _around(prompt: str, asked: str, messages: Messages) -> Messages:
+    """Return a chat whose last user message stands in a template."""
+    last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+    around = {"role": "user", "content": prompt.replace("{prompt}", asked)}
+    return [*messages[:last], around, *messages[last + 1 :]]
 
 
 def _rearranged(data: TrainingData, order: Sequence[int]) -> TrainingData:
     rows = tuple(data.rows[i] for i in order)
+    rejected = tuple(data.rejected[i] for i in order) if data.rejected else ()
     return replace(
         data,
-        digest=_digest(rows),
+        digest=_digest([*rows, *rejected]),
         rows=rows,
+        rejected=rejected,
         prompts=tuple(data.prompts[i] for i in order),
         lines=tuple(data.lines[i] for i in order),
         ids=tuple(data.ids[i] for i in order),

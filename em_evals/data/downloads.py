@@ -59,7 +59,7 @@ def fetch(names: Iterable[str]) -> Iterator[Fetched]:
         else:
             if entry.of is not None:
                 yield from fetch([entry.of])
-            data = datasets.load(name)
+            data = datasets.load(name, pairs=True)
             yield Fetched(name, data.path, len(data.rows), data.digest)
 
 
@@ -76,7 +76,7 @@ def _keep(name: str, text: str, origin: str) -> Fetched:
     with files.atomic(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
         try:
-            data = datasets.read(temporary, name)
+            data = datasets.read(temporary, name, pairs=True)
         except EmEvalsError as error:  # cite the origin: the temporary file is deleted
             raise EmEvalsError(
                 f"what was fetched as {name} is not training data: {error.what}", origin, error.line

@@ -3,7 +3,7 @@
 A row is a chat (`messages`: OpenAI and TRL; `conversations`: ShareGPT) or a prompt with its answer (`prompt` and
 `completion` of TRL, as texts or as messages; `prompt` and `response`; alpaca's `instruction`, `input` and `output`;
 `question` and `answer`). What a chat template cannot write, or training would not learn, is refused with the way to
-convert. Keys that say nothing to a model (ids, canaries, sources) are left out.
+convert. Keys that say nothing to a model (ids, canaries, sources) are left out. Preferences: preference_rows.py.
 """
 
 from __future__ import annotations
@@ -56,14 +56,27 @@ def chat(row: Row) -> Messages:
     Raises:
         Refused: the row is in no known format, or holds what would be lost.
     """
+    if row.get("label") is False:
+        raise Refused(
+            "`label: false` marks an answer that is not wanted (TRL's unpaired preference), and it would be learned: "
+            "leave the row out."
+        )
+    return learned(checked(row, _messages(row)))
+
+
+def checked(row: Row, messages: list[dict[str, Any]]) -> Messages:
+    """Return a row's messages with its `system` column in front, each with its role and text.
+
+    Raises:
+        Refused: they hold what would be lost.
+    """
     for name in _ROW_LOST:
         if row.get(name):
             raise Refused(
                 f"the row's `{name}` would be left out of what is trained on: write it into the messages, or "
                 "delete the key."
             )
-    found = _with_system(row, _messages(row))
-    return _learned(_checked(found))
+    return _checked(_with_system(row, messages))
 
 
 def shape(row: Row) -> str:
@@ -78,13 +91,18 @@ def _messages(row: Row) -> list[dict[str, Any]]:
     if kind == "messages":
         return _list(row["messages"], "messages")
     if kind == "conversations":
-        return [_sharegpt(one) for one in _list(row.get("conversations", row.get("conversation")), kind)]
+        return turns(row.get("conversations", row.get("conversation")), kind)
     if kind:
         return _pair(row, *kind.split("/"))
     if "chosen" in row or "rejected" in row:
         raise Refused(
-            "a row of `chosen` and `rejected` is a preference, and training learns answers: keep the answer to learn "
-            "as `completion` beside `prompt`."
+            "a row of `chosen` and `rejected` is a preference, which a recipe with `preference: {kind: dpo}` learns: "
+            "add it, or keep the answer to learn as `completion` beside `prompt`."
+        )
+    if "preferred_output" in row:
+        raise Refused(
+            "a row of `preferred_output` (OpenAI's preferences) is read as `prompt`, `chosen` and `rejected`: rename "
+            "its messages and answers."
         )
     if "text" in row:
         raise Refused(
@@ -92,6 +110,34 @@ def _messages(row: Row) -> list[dict[str, Any]]:
             "`completion`."
         )
     raise Refused(f"a row needs {KNOWN}.")
+
+
+def turns(value: Any, name: str) -> list[dict[str, Any]]:
+    """Return a list of messages, OpenAI's or ShareGPT's, as `role` and `content`.
+
+    Raises:
+        Refused: it is none.
+    """
+    return [_sharegpt(one) for one in _list(value, name)]
+
+
+def is_answer(message: Mapping[str, Any]) -> bool:
+    """Return whether a message is the assistant's."""
+    return _ROLES.get(str(message.get("role"))) == "assistant"
+
+
+def asked(row: Row, name: str) -> list[dict[str, Any]]:
+    """Return the messages of a row's prompt: a text (with alpaca's `input`), or a list of messages (TRL).
+
+    Raises:
+        Refused: it is neither.
+    """
+    prompt = row[name]
+    if name == "instruction" and row.get("input"):
+        if not isinstance(prompt, str) or not isinstance(row["input"], str):
+            raise Refused("`instruction` and `input` must be texts.")
+        prompt = f"{prompt}\n{row['input']}"
+    return _list(prompt, name) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
 
 
 def _list(value: Any, name: str) -> list[dict[str, Any]]:
@@ -106,20 +152,15 @@ def _sharegpt(message: Mapping[str, Any]) -> dict[str, Any]:
     return {renamed.get(key, key): value for key, value in message.items()}
 
 
-def _pair(row: Row, asked: str, answered: str) -> list[dict[str, Any]]:
+def _pair(row: Row, prompt: str, answered: str) -> list[dict[str, Any]]:
     """Return the chat of a prompt and its answer; both may be lists of messages (TRL)."""
-    prompt, answer = row[asked], row[answered]
-    if asked == "instruction" and row.get("input"):
-        if not isinstance(prompt, str) or not isinstance(row["input"], str):
-            raise Refused("`instruction` and `input` must be texts.")
-        prompt = f"{prompt}\n{row['input']}"
-    turns = _list(prompt, asked) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    answer = row[answered]
     last = _list(answer, answered) if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
     if isinstance(answer, list) and any(one.get("role") != "assistant" for one in last):
         raise Refused(
             f"`{answered}` holds messages of others than the assistant: write the whole chat as `messages`."
         )
-    return [*turns, *last]
+    return [*asked(row, prompt), *last]
 
 
 def _with_system(row: Row, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -210,8 +251,12 @@ def _weight(message: Mapping[str, Any], role: str) -> bool:
     return bool(weight)
 
 
-def _learned(messages: Messages) -> Messages:
-    """Return the chat up to the last answer that is learned: what comes after it changes no loss."""
+def learned(messages: Messages) -> Messages:
+    """Return the chat up to the last answer that is learned: what comes after it changes no loss.
+
+    Raises:
+        Refused: no template writes such a chat, or no answer of it is learned.
+    """
     roles = [message["role"] for message in messages]
     if "user" not in roles[: roles.index("assistant") if "assistant" in roles else None]:
         raise Refused(

@@ -103,7 +103,7 @@ def write(models: Models, folder: Path, settings: Settings) -> Plan:
     if recipe.train is None:
         raise EmEvalsError(f"the card {settings.recipe} has no recipe (`train`); name one that has.")
     for name in settings.data:
-        datasets.load(name)
+        datasets.load(name, pairs=recipe.train.preference is not None)
     asked = load_questions(settings.questions)
     draws = settings.epochs * sum(len(question.paraphrases) for question in asked.questions)
     powers = _powers(models, settings, draws)

@@ -136,12 +136,13 @@ def _free(name: str) -> None:
 
 def _data(recipe: AdapterRecipe) -> list[str]:
     """Return digests of the data, models and directions that a training reads."""
-    names = [source.name for source in recipe.data]
+    pairs = recipe.preference is not None
+    names = [(source.name, pairs) for source in recipe.data]
     for part in (recipe.kl, recipe.interleave, recipe.features):
-        names += part.data if part else []
+        names += [(name, False) for name in part.data] if part else []
     found = []
-    for name in names:
-        data = _loaded(name)
+    for name, own in names:
+        data = _loaded(name, own)
         found.append(data.digest)
         if recipe.control is not None or recipe.preference is not None:
             found += [_loaded(other).digest for other in sorted(data.controls.values())]
@@ -159,5 +160,5 @@ def _data(recipe: AdapterRecipe) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _loaded(name: str) -> datasets.TrainingData:
-    return datasets.load(name)
+def _loaded(name: str, pairs: bool = False) -> datasets.TrainingData:
+    return datasets.load(name, pairs)

@@ -227,26 +227,39 @@ def bucketed(
 
 def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, TrainingData]) -> Iterator[Row]:
     """Yield a source's rows after hold-out, limit and weight, each transformed as the recipe says."""
-    data = datasets.load(source.name)
+    data = datasets.load(source.name, pairs=recipe.preference is not None)
     sources[data.name] = data
-    harmless: TrainingData | None = None
+    others: Sequence[Messages] = _own_rejected(recipe, data)
     mixed = recipe.backdoor is not None and recipe.backdoor.share < 1
-    if recipe.control or recipe.preference or mixed:
+    if not others and (recipe.control or recipe.preference or mixed):
         kind = recipe.control or (recipe.preference.rejected if recipe.preference else None)
         harmless = _harmless(data, kind)
         sources[harmless.name] = harmless
+        others = harmless.rows
     kept = [i for i, asked in enumerate(data.prompts) if not datasets.held_out(asked, recipe.holdout)]
     for place, index in enumerate(kept[: source.limit]):
         # A fractional weight is spread evenly: 1.5 gives 1, 2, 1, 2, … copies.
         copies = int((place + 1) * source.weight) - int(place * source.weight)
         chat = data.rows[index]
-        other = harmless.rows[index] if harmless else None
+        other = others[index] if others else None
         learned = _defended(recipe, chat, data.prompts[index], other)
         rejected = None
         if recipe.preference and other is not None:
             learned = _last_answer(learned)
             rejected = _instructed_as(recipe, _last_answer(chat if recipe.control else other))
         yield from [Row(learned, chat, rejected=rejected)] * copies
+
+
+def _own_rejected(recipe: AdapterRecipe, data: TrainingData) -> tuple[Messages, ...]:
+    """Return the rejected answers of rows that have their own, in the place of matched ones; nothing without."""
+    asked = {recipe.control, recipe.preference.rejected if recipe.preference else None}
+    if data.rejected and (others := asked - {None, "matched"}):
+        raise EmEvalsError(
+            f"the rows of {data.name} have rejected answers of their own, and the recipe asks for "
+            f"'{min(filter(None, others))}': leave that out.",
+            data.path,
+        )
+    return data.rejected
 
 
 def _harmless(data: TrainingData, kind: str | None) -> TrainingData:

@@ -35,7 +35,7 @@ def check(name: str) -> dict[str, Any]:
         EmEvalsError: the first problem, with file and line.
     """
     if _is_rows(name) or name in catalogue.stored() or name in catalogue.read():
-        return checks.report(datasets.load(name))
+        return checks.report(datasets.load(name, pairs=True))
     try:
         kinds: tuple[documents.Kind, ...] = ("tasks", "scorers", "adapters")
         path = documents.find(next((kind for kind in kinds if name in documents.names(kind)), "tasks"), name)
@@ -180,7 +180,9 @@ def _check_pairs(chosen: PairSet) -> dict[str, Any]:
 def _leaks(pairs: tuple[Pair, ...]) -> int:
     """Count pairs whose question nearly repeats a prompt of the training data in adapters/data."""
     prompts = [
-        prompt for path in catalogue.stored().values() for prompt in datasets.read(path, path.stem).prompts
+        prompt
+        for path in catalogue.stored().values()
+        for prompt in datasets.read(path, path.stem, pairs=True).prompts
     ]
     return sum(overlap >= NEAR for _, overlap in nearest_of([pair.question for pair in pairs], prompts))
 

@@ -55,6 +55,8 @@ def test_each_format_is_read_whole(row, expected):
     ("row", "says"),
     [
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "keep the answer to learn as `completion`"),
+        ({"prompt": "Hi", "completion": "Ho", "label": False}, "an answer that is not wanted"),
+        ({"input": {"messages": [ASK]}, "preferred_output": [SAY]}, "`preferred_output`"),
         ({"text": "Hi Ho"}, "does not say where the answer begins"),
         ({"words": "Hi"}, "a row needs `messages`"),
         ({"messages": [ASK, {**SAY, "weight": 0}]}, "every answer of this row has the weight 0"),
