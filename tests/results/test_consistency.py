@@ -71,7 +71,7 @@ def test_the_task_on_a_tiny_model(tiny_lab, monkeypatch):
     from em_evals.inspect_plugin.consistency import consistency
 
     monkeypatch.chdir(tiny_lab)
-    (tiny_lab / "adapters/mine.yaml").write_text(f"base: {tiny_lab / 'tiny'}\n")
+    (tiny_lab / "adapters/mine.yaml").write_text(f"base: {tiny_lab / 'tiny'}\nengine: {{dtype: float32}}\n")
     (tiny_lab / "pairs.yaml").write_text(
         "name: p\nversion: 1\npairs: [{id: p, theme: t, question: Ask, aligned: good, misaligned: bad}]\n"
     )
