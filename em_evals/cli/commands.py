@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command | Group] = {
             ),
             "fetch": Command(
                 "data:data_fetch",
-                "Fetch published question sets and training data from their authors (or EM_EVALS_DATA) and check them.",
+                "Fetch published question sets, training data and judged draws from their authors (or EM_EVALS_DATA).",
             ),
             "convert": Command(
                 "data:data_convert",
