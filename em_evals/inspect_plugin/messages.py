@@ -16,7 +16,6 @@ from inspect_ai.model import (
 from inspect_ai.model._call_tools import parse_tool_call, tool_parse_error_message
 from inspect_ai.tool import ToolCall, ToolInfo
 
-from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import Message, Spoken
 from em_evals.models.chat.calls import Call
@@ -109,8 +108,7 @@ def answer(
 
 
 def _call(call: Call, tools: Sequence[ToolInfo], place: str) -> ToolCall:
-    # Nine letters and digits: what Mistral's templates ask of an id.
-    identity = files.digest(f"{place}|{call.raw}".encode())[:9]
+    identity = call.identity(place)
     if not call.name:
         error = tool_parse_error_message(call.arguments, ValueError(call.error))
         return ToolCall(id=identity, function=_UNKNOWN, arguments={}, parse_error=error)

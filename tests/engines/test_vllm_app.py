@@ -151,7 +151,8 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(server, body, status, say
         ),
         ({"messages": "hello"}, "`messages` of"),
         ({"messages": [], "chat_template": "{{ 1 }}"}, "is not a field"),
-        ({"messages": [], "tools": [{}]}, "`tools` of"),
+        ({"messages": [], "tools": [{}]}, "`tools.0.type` of"),
+        ({"messages": [], "tools": [{"type": "function", "function": {"name": "f"}}]}, "take no tools"),
         ({"messages": [], "response_format": {"type": "json_schema"}}, "`response_format.type` of"),
     ],
 )

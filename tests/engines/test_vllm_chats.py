@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
@@ -10,13 +10,13 @@ pytest.importorskip("torch")
 
 from em_evals.content.cards import ModelCard, ResolvedCard
 from em_evals.engines.hf.engine import HFEngine
-from em_evals.engines.protocol import Request, Sampling
+from em_evals.engines.protocol import Sampling
 from em_evals.engines.requests import all_draws, requests
 from em_evals.engines.vllm import app
-from em_evals.engines.vllm.app import Cards
-from em_evals.engines.vllm.chat import asked_as
+from em_evals.engines.vllm.chat import Chats, asked_as
 from em_evals.engines.vllm.variants import BARE, as_json
 from em_evals.models.chat import prompting
+from tests.engines.chat_server import serving
 from tests.engines.test_vllm_app import call
 from tests.inspect_plugin.test_thinking import TEMPLATE
 from tests.real_templates import tokenizer_of
@@ -43,35 +43,7 @@ def engine(card):
 @pytest.fixture
 def server(card, engine, monkeypatch):
     """The middleware around an application that answers completions by the transformers engine."""
-    monkeypatch.setenv(app.API_KEY, "key")
-    monkeypatch.setenv(app.ADMIN_KEY, "admin")
-    plan = {"loras": 0, "rank": 0, "steps": 0, "merged": "", "base": "base"}
-    monkeypatch.setenv(app.PLAN, json.dumps(plan))
-
-    async def complete(scope, receive, send):
-        assert scope["path"] == "/v1/completions"
-        body = json.loads((await receive())["body"])
-        asked = Sampling(
-            temperature=body["temperature"], max_tokens=body["max_tokens"], seed=body["seed"], logprobs=True
-        )
-        draw = await asyncio.wrap_future(engine.submit(Request(tuple(body["prompt"]), asked)))
-        logprobs = {
-            "token_logprobs": [entry.logprob for entry in draw.logprobs],
-            "top_logprobs": [{} for _ in draw.logprobs],
-        }
-        reason = "stop" if draw.stop_reason == "stop" else "length"
-        choice = {"token_ids": draw.tokens, "finish_reason": reason, "logprobs": logprobs}
-        sent = json.dumps({"choices": [choice]}).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": sent})
-
-    limits = SimpleNamespace(model_config=SimpleNamespace(max_model_len=512))
-    made = SimpleNamespace(
-        cards=Cards(complete), app=SimpleNamespace(state=SimpleNamespace(engine_client=limits))
-    )
-    sent = {"name": "thinker", "variant": as_json(BARE), "asked": asked_as(card)}
-    assert call(made, sent, app.REGISTER, "PUT", "admin")[0] == 200
-    return made
+    return serving(card, engine, monkeypatch)
 
 
 def chat(server, **body):
@@ -161,7 +133,12 @@ def test_what_is_not_read_is_refused(server, more, says):
     assert status == 400 and says in said["error"]["message"]
 
 
-def test_other_cards_chats_are_vllms_own():
-    plain = ResolvedCard("plain", ModelCard(base="b"), None, None)
-    assert asked_as(plain) is None
-    assert asked_as(plain.asked(template={"tone": "low"})) is not None
+def test_chats_that_vllm_would_prompt_alike_are_its_own(card):
+    """TEMPLATE thinks unless it is told not to, as Qwen3's does: vLLM's route would let it."""
+
+    def own(base, **fields):
+        made = ResolvedCard("plain", ModelCard.model_validate({"base": base, **fields}), None, None)
+        return not Chats(asked_as(made)).takes({"messages": CHAT})
+
+    assert not own(card.card.base) and not own(card.card.base, thinking="on")
+    assert own(tiny("llama", Path(card.card.base).parent / "chatml"))

@@ -36,6 +36,7 @@ from em_evals.engines.vllm.asgi import (
     with_name,
 )
 from em_evals.engines.vllm.chat import Chats, events
+from em_evals.engines.vllm.chat_messages import about_tools
 from em_evals.engines.vllm.leases import Leases
 from em_evals.engines.vllm.limits import BusyError, Running
 from em_evals.engines.vllm.plugin import ANSWER_START, PLAN, SLOT
@@ -179,9 +180,12 @@ class Cards:
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, name = await self._request(scope["path"], receive)
-        if scope["path"].endswith("/chat/completions") and name in self._chats:
-            await self._chat(scope, request, name, receive, send)
-            return
+        if scope["path"].endswith("/chat/completions"):
+            if name not in self._chats and about_tools(request):
+                raise RefusedError(400, "the chats of this server take no tools: `em-evals serve` does.")
+            if name in self._chats and self._chats[name].takes(request):
+                await self._chat(scope, request, name, receive, send)
+                return
         variant = self._models[name]
         async with AsyncExitStack() as held:
             model, slot = await self._hold(variant, held)
@@ -192,14 +196,14 @@ class Cards:
     async def _chat(
         self, scope: Scope, request: dict[str, Any], name: str, receive: Receive, send: Send
     ) -> None:
-        """Answer a chat with a card that thinks, or that sets variables of its template."""
+        """Answer a chat that vLLM's own route would not answer as `local/` does (chat.py)."""
         chats = self._chats[name]
         try:
-            messages, asked = chats.requests(request)
-            draws = await asyncio.gather(*[self._thought(scope, one, name, receive) for one in asked])
+            asked = chats.requests(request)
+            draws = await asyncio.gather(*[self._thought(scope, one, name, receive) for one in asked.draws])
         except EmEvalsError as error:
             raise RefusedError(400, str(error)) from None
-        whole = chats.completion(name, messages, asked, draws)
+        whole = chats.completion(name, asked, draws)
         if request.get("stream"):
             counted = (request.get("stream_options") or {}).get("include_usage")
             await respond_in_events(send, events(whole, bool(counted)))

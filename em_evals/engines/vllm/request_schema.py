@@ -107,6 +107,35 @@ class _Message(_Strict):
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
+class _Called(_Strict):
+    name: Short
+    arguments: str
+
+
+class _Call(_Strict):
+    id: Short
+    type: Literal["function"]
+    function: _Called
+
+
+class _ChatMessage(_Message):
+    role: Literal["system", "developer", "user", "assistant", "tool"]  # type: ignore[assignment]
+    tool_calls: Annotated[list[_Call], Field(max_length=128)] | None = None
+    tool_call_id: Short | None = None
+
+
+class _Function(_Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    description: Annotated[str, Field(max_length=2**16)] | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
+
+
+class _Tool(_Strict):
+    type: Literal["function"]
+    function: _Function
+
+
 class _Format(_Strict):
     type: Literal["text"]
 
@@ -114,7 +143,7 @@ class _Format(_Strict):
 class Chat(_Sampling):
     """A request to /v1/chat/completions."""
 
-    messages: Annotated[list[_Message], Field(max_length=4096)]
+    messages: Annotated[list[_ChatMessage], Field(max_length=4096)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Logprobs | None = None
@@ -124,8 +153,8 @@ class Chat(_Sampling):
         None
     )
     response_format: _Format | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[_Tool], Field(max_length=128)] | None = None
+    tool_choice: Short | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     store: bool | None = None
     metadata: Annotated[dict[Short, Short], Field(max_length=32)] | None = None

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from em_evals import parsing
+from em_evals import files, parsing
 from em_evals.errors import EmEvalsError
 
 Form = Literal["object", "named", "marked", "python", "channel"]
@@ -36,6 +36,10 @@ class Call:
     arguments: str
     raw: str
     error: str = ""
+
+    def identity(self, place: str) -> str:
+        """Return an id, a function of the call and its place: nine letters and digits, as Mistral's templates ask."""
+        return files.digest(f"{place}|{self.raw}".encode())[:9]
 
 
 @dataclass(frozen=True)

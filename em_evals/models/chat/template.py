@@ -26,6 +26,8 @@ from em_evals.models.chat.text import Hidden, special_tokens
 
 _ROLES = ("system", "user", "assistant")
 _CHANGE = "change these messages"
+_MOST_KEPT = 256
+"""Templates of a tokenizer, each with its tools, whose checks are remembered."""
 
 
 @dataclass
@@ -250,6 +252,8 @@ def template_of(tokenizer: Any, source: Source | None = None) -> ChatTemplate:
     source = source or rendering.of_tokenizer(tokenizer)
     kept = _known.setdefault(tokenizer, {})
     if source not in kept:
+        if len(kept) >= _MOST_KEPT:  # a server's clients bring tools of their own
+            kept.pop(next(iter(kept)))
         kept[source] = _checked(tokenizer, source)
     return ChatTemplate(tokenizer, source, kept[source])
 
