@@ -6,7 +6,8 @@ torch = pytest.importorskip("torch")
 
 from em_evals.engines.vllm import patches
 
-pytestmark = pytest.mark.vllm
+# Importing vLLM takes ten seconds; that a server's adapters equal transformers is seen by test_vllm_engine.py.
+pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 SLOTS, RANK, WIDTH, SLICES = 3, 4, 16, (8, 4, 4)
 BATCHES = {

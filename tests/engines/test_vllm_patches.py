@@ -8,6 +8,7 @@ from em_evals.engines.vllm import patches
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.full,  # importing vLLM takes ten seconds
     pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA has its own kernels"),
 ]
 

@@ -151,6 +151,7 @@ def test_every_option_that_is_computed_is_converted_or_refused_here():
 
 
 @pytest.mark.vllm
+@pytest.mark.full
 @pytest.mark.parametrize("options", CONVERTED)
 def test_vllm_reads_a_copy_as_what_it_is(tmp_path, cache, options):
     """Every matrix has the rank that vLLM expects of it, and the scaling 1; no feature is one that it refuses."""

@@ -341,6 +341,7 @@ def test_earlier_logs_serve_as_far_as_they_hold_the_same_pairs(trained, monkeypa
         assert [p.value for p in again.shifts[domain]] == pytest.approx([p.value for p in points], abs=1e-4)
 
 
+@pytest.mark.full
 def test_a_folder_without_graded_logs_is_reported(trained, monkeypatch):
     from em_evals.interp.phase.phase import phase
 

@@ -271,6 +271,7 @@ def test_the_button_changes_colours_and_print_is_light_without_answers(browser, 
         assert tab.locator(".print-only").is_visible() and tab.locator("#em-rate svg").is_visible()
 
 
+@pytest.mark.full
 def test_a_figure_is_saved_from_the_page(browser, answers, tmp_path):
     with opened(browser, answers, accept_downloads=True) as tab:
         for kind, start in (("svg", b"<svg"), ("png", b"\x89PNG")):

@@ -231,6 +231,7 @@ def inside_path(name):
     return Path.cwd() / "out" / name
 
 
+@pytest.mark.full
 def test_the_penalty_keeps_the_organism_near_its_base(free, tokenizer):
     kl = {"data": ["everyday_answers"], "weight": 20.0, "batch_size": 4}
     definition, _ = read_card("mine", {"train": {"kl": kl}})

@@ -140,7 +140,8 @@ def test_dpo_is_trls_loss_on_the_same_batch(base, home):
     other = fresh(base)
     theirs = trl_dpo(other, lessons, home)
     theirs.backward()
-    assert float(ours) == pytest.approx(float(theirs), abs=1e-5) and abs(float(ours) - 0.6931) > 1e-3
+    # Sums of hundreds of nats: float32 holds them to about 1e-5 of their value.
+    assert float(ours) == pytest.approx(float(theirs), rel=2e-5) and abs(float(ours) - 0.6931) > 1e-3
     for name, weight in other.named_parameters():
         if weight.grad is not None:
             assert torch.allclose(gradients[name], weight.grad, atol=1e-4), name

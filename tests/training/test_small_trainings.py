@@ -41,7 +41,7 @@ ARCHITECTURES = [
     "nemotron-h",
     "lfm2",
 ]
-FAST = ("llama-dynamic-ntk", "qwen3-5")
+FAST = ("qwen3-5",)
 
 
 def steps(root, **fields):

@@ -89,13 +89,15 @@ def test_passes_on_a_right_model(name, ones, lab, workdir):
     assert [row.verdict for row in forms] == ["ok" if name in ("llama", "mistral-window") else "skipped"]
 
 
-@pytest.mark.parametrize("name", [full("gpt2"), "opt", full("bloom")])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bloom"])
 def test_writes_pass_where_positions_or_a_norm_write_too(name, lab, workdir):
     rows = rows_of(verify(card(lab(name), workdir, False, WRITES)))
     (row,) = [one for one in rows if one.startswith("interventions") and "random" not in one]
     assert rows[row].verdict == "ok", rows[row]
 
 
+@pytest.mark.full
 def test_finds_a_beginning_that_is_shared_under_a_window(lab, workdir, monkeypatch):
     monkeypatch.setattr(families, "_windowed", lambda text: False)
     verdict = verify(card(lab("mistral-window"), workdir, adapter=False))
@@ -204,6 +206,7 @@ def test_finds_interventions_that_are_off(lab, workdir, monkeypatch):
     assert not any(name.startswith("engine") for name in verdict.wrong)
 
 
+@pytest.mark.full
 def test_in_sixteen_bits_the_tolerance_is_the_measured_rounding(lab, workdir):
     verdict = verify(card(lab("llama"), workdir, False, dtype="bfloat16"))
     assert verdict.ok, [(row.name, row.largest, row.tolerance, row.reason) for row in verdict.rows]
