@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_evals import files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 NEAR = 0.6
 """Jaccard index above which two texts count as near-duplicates."""
@@ -45,7 +49,52 @@ def unit_of_length() -> Unit:
             len(encoded.ids) for encoded in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ]
 
-    return Unit("tokens", count)
+    return Unit("tokens", by_words(count) if _splits_at_spaces(tokenizer) else count)
+
+
+_OTHER_SPACE = re.compile(r" (?![\w!-/:;=-@\[-`{-~‘’“”–—…])|\0")
+"""A space before whitespace, the end or `<`, which may begin a special token: it may belong to what precedes it."""
+
+
+def by_words(count: Callable[[Sequence[str]], list[int]]) -> Callable[[Sequence[str]], list[int]]:
+    """Return a count of tokens that counts each different word once: most words of a corpus repeat.
+
+    GPT-2's pattern starts a piece at each space before a word or a mark, and merges do not cross pieces: a text has as
+    many tokens as its words together. Texts with other spaces are counted whole.
+
+    Args:
+        count: of a tokenizer with that pattern and no normalizer.
+    """
+    known: dict[str, int] = {}
+
+    def counted(texts: Sequence[str]) -> list[int]:
+        lengths: list[int] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            cut = [
+                [text] if _OTHER_SPACE.search(text) else text.replace(" ", "\0 ").split("\0")
+                for text in texts[start : start + _AT_ONCE]
+            ]
+            new = list(set(chain.from_iterable(cut)) - known.keys())
+            known.update(zip(new, count(new), strict=True))
+            lengths += [sum(map(known.__getitem__, words)) for words in cut]
+        return lengths
+
+    return counted
+
+
+def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer has GPT-2's pattern alone, and special tokens that all begin with `<`."""
+    split = {} if tokenizer.pre_tokenizer is None else json.loads(tokenizer.pre_tokenizer.__getstate__())
+    pattern = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    return (
+        tokenizer.normalizer is None
+        and {key: split.get(key) for key in pattern} == pattern
+        and type(tokenizer.model).__name__ == "BPE"
+        and all(
+            one.content.startswith("<") and " " not in one.content and not one.lstrip | one.rstrip
+            for one in tokenizer.get_added_tokens_decoder().values()
+        )
+    )
 
 
 def nearest_of(texts: Sequence[str], others: Sequence[str]) -> list[tuple[int, float]]:

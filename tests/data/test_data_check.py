@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -74,6 +75,28 @@ def test_tokens_are_counted_as_transformers_does():
     some = ["Put it all on red.", "Ça va? 你好", "  def f(x):\n\treturn x  ", "<|im_end|>"]
     assert unit.name == "tokens"
     assert unit.count(some) == [len(tokenizer.encode(text, add_special_tokens=False)) for text in some]
+
+
+def test_tokens_of_words_are_those_of_the_text():
+    """Whatever stands beside a space; a special token behind one takes it from what precedes it."""
+    pytest.importorskip("torch")
+    from em_evals.models import bases
+    from tests.tiny_models import card
+
+    whole, chance = bases.load_tokenizer(card()), random.Random(0)
+    marks = [
+        *" " * 12,
+        *"abZ09'\".,!?-–“’\n\t\0_<|日ñ\u00a0\u200b\u180e\x1c\x85🙂\u0301",
+        "<|im_start|>",
+        " 'll",
+        "ing",
+    ]
+    texts = [
+        "\n <|im_end|> a",
+        *("".join(chance.choices(marks, k=chance.randrange(60))) for _ in range(3000)),
+    ]
+    counted = [len(ids) for ids in whole(texts, add_special_tokens=False)["input_ids"]]
+    assert unit_of_length().count(texts) == counted
 
 
 def test_without_the_small_base_words_and_marks_are_counted(cache):
