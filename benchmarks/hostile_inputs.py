@@ -1,4 +1,4 @@
-"""Inputs tried on each reader of files of others, and how many were read as a value; any crash ends the run.
+"""Inputs tried on each reader of files of others, how many were read as a value, and how many ways to crash were found.
 
 The inputs are those of tests/hostile_readers.py: anything at all, and files that are nearly right.
 
@@ -13,12 +13,26 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import runs
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "hostile_inputs.json"
+
+
+def tried(name: str, folder: Path, count: int) -> tuple[int, int]:
+    """Return how many inputs were read as a value, and how many distinct crashes there were; print those."""
+    from tests.hostile_readers import attempt
+
+    try:
+        return attempt(name, folder, count), 0
+    except Exception as error:  # whatever a reader raises is what is looked for
+        found = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+        for one in found:
+            traceback.print_exception(one)
+        return 0, len(found)
 
 
 def main() -> None:
@@ -29,7 +43,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from tests.hostile_readers import READERS, attempt
+    from tests.hostile_readers import READERS
 
     if unknown := set(given.readers) - READERS.keys():
         parser.error(f"no such reader: {', '.join(unknown)}; there are: {', '.join(READERS)}")
@@ -39,11 +53,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             started = time.process_time()
-            values = attempt(name, Path(folder), given.count)
+            values, crashes = tried(name, Path(folder), given.count)
             seconds = time.process_time() - started
             os.chdir(ROOT)
-        found[name] = {"inputs": given.count, "values": values, "crashes": 0}
-        print(f"{name:36}{given.count:>8}{values:>8}{0:>9}{seconds:>9.0f}", flush=True)
+        found[name] = {"inputs": given.count, "values": values, "crashes": crashes}
+        print(f"{name:36}{given.count:>8}{values:>8}{crashes:>9}{seconds:>9.0f}", flush=True)
         if given.save:
             runs.save(RESULT, ("hypothesis", "pyyaml", "numpy"), readers=dict(sorted(found.items())))
 

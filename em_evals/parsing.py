@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from em_evals.errors import EmEvalsError
 
@@ -257,7 +258,7 @@ def yaml_data(entries: list[Entry], path: Path | str | None = None) -> Any:
                 f"this whole number has {len(node.value)} digits; at most {_DIGITS} are read.", path, line
             )
     try:
-        return yaml.SafeLoader("").construct_document(entries[0].node)
+        return SafeConstructor().construct_document(entries[0].node)
     except Exception as error:  # PyYAML's constructors raise many types on a text that does not fit its tag
         raise _unfit(entries, path, error) from None
 
@@ -276,7 +277,7 @@ def _unfit(entries: list[Entry], path: Path | str | None, error: Exception) -> E
     for _, node, line in entries:
         if isinstance(node, yaml.ScalarNode):
             try:
-                yaml.SafeLoader("").construct_document(node)
+                SafeConstructor().construct_document(node)
             except Exception as own:  # as above
                 kind = node.tag.rpartition(":")[2]
                 what = getattr(own, "problem", None) or (

@@ -11,6 +11,7 @@ from em_evals.errors import EmEvalsError
 
 _COPIES = re.compile(r"(?:-unsloth)?-bnb-[48]bit$|-unsloth$|-(?:awq|gptq(?:-int[48])?|fp8(?:-dynamic)?)$")
 """Name suffixes of quantized copies of a base (the same weights in fewer bits), as adapters record them."""
+_CONFIGS = ("adapter_config.json", "config.json")
 _RENAMED = re.compile(r"^meta-(?=llama-)")
 """Prefix that Meta dropped from its model names on the hub; adapters and mirrors still use it."""
 
@@ -25,7 +26,8 @@ def find(adapter: str | None, card: Path | None) -> str | None:
     if adapter is None:
         return None
     for folder in places(adapter, card):
-        if any(files.is_file(folder / config) for config in ("adapter_config.json", "config.json")):
+        # Most of a large library is not trained: one look for a folder that is not there.
+        if files.is_folder(folder) and any(files.is_file(folder / config) for config in _CONFIGS):
             return str(folder)
     is_hub_id = adapter.count("/") == 1 and not adapter.startswith((".", "/", "~"))
     return adapter if is_hub_id else None
@@ -35,7 +37,7 @@ def places(adapter: str, card: Path | None) -> list[Path]:
     """Return the folders to search for an adapter: ./adapters, the card's folder, the working directory."""
     relative = Path(adapter).expanduser()
     parents = [Path.cwd() / "adapters", *([card.parent] if card else []), Path.cwd()]
-    return [relative] if relative.is_absolute() else [parent / relative for parent in parents]
+    return [relative] if relative.is_absolute() else [one / relative for one in dict.fromkeys(parents)]
 
 
 def home(adapter: str | None, card: Path) -> Path:

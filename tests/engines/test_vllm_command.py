@@ -53,6 +53,15 @@ def test_secrets_travel_in_the_environment_and_not_on_the_command_line():
     assert "EM_EVALS_STEERING" not in command.environment(card(), Plan(), "k", "a")
 
 
+def test_idle_connections_outlast_those_of_clients(monkeypatch):
+    name = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+    monkeypatch.delenv(name, raising=False)
+    # httpx keeps an idle connection for 5 s: at 5 s both ends may close it, and what was just sent is lost.
+    assert int(command.environment(card(), Plan(), "k", "a")[name]) > 5
+    monkeypatch.setenv(name, "9")
+    assert command.environment(card(), Plan(), "k", "a")[name] == "9"
+
+
 def test_workers_on_other_machines_get_the_plan_and_the_steering_too(monkeypatch):
     monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "MINE")
     told = command.environment(card(), Plan(steps=1), "client-key", "admin-key")

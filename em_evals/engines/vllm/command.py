@@ -15,6 +15,9 @@ from em_evals.models import bases
 
 _CPU_CACHE_BYTES = 2 * 1024**3
 """On CPU vLLM's cache would take nearly all memory by default."""
+_KEEP_ALIVE = "75"
+"""Seconds that an idle connection stays open. vLLM closes it after 5, when httpx and the OpenAI client, which keep
+theirs for 5 too, may just be sending the next request on it: that request is lost."""
 _RAY_COPIES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 
 
@@ -70,6 +73,7 @@ def environment(card: ModelCard, plan: Plan, key: str, admin: str) -> dict[str, 
         # Plugins of other packages may patch what ours relies on.
         "VLLM_PLUGINS": "em_evals",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", _KEEP_ALIVE),
         "PYTHONUNBUFFERED": "1",
     }
     options = card.engine
