@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -25,149 +26,25 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import runs
+from kills_work import BATCH_TOKENS, BATCHES_A_STATE, WORK, Work, place
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "kills_heavy.json"
-STEPS, SAVE_EVERY = 24, 4
-BATCHES_A_STATE, BATCH_TOKENS = 2, 128
 IMPORTED = (
     "trl",
     "lm_eval.evaluator",
     "em_evals.training.trainer",
     "em_evals.retention.suite",
     "em_evals.interp.steering.steer",
+    "em_evals.gate.readers",
 )
-BASE_FIELDS = {"engine": {"dtype": "float32", "device": "cpu"}, "generation": {"max_tokens": 8}}
-
-
-# ---- what is killed ----
-
-
-@dataclass(frozen=True)
-class Work:
-    """A command and what it must leave.
-
-    Attributes:
-        arguments: of `em-evals`.
-        unit: class and method whose calls are counted.
-        allowed: units that one kill may cost: those since the last state.
-        result: what the command made, comparable.
-        ended: whether a killed command had done its work; the same command again would be refused.
-    """
-
-    arguments: tuple[str, ...]
-    unit: tuple[str, str]
-    allowed: int
-    result: Callable[[Path], Any]
-    ended: Callable[[Path], bool] = lambda folder: False
-
-
-def _tensors(path: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    return {name: value.tobytes() for name, value in load_file(path).items()}
-
-
-def _adapter(folder: Path) -> Any:
-    home = folder / "adapters" / "mine"
-    lines = [json.loads(line) for line in (home / "training.jsonl").read_text().splitlines()]
-    steps = [(row["step"], row["loss"]) for row in lines if "loss" in row]
-    return _tensors(home / "adapter_model.safetensors"), steps
-
-
-def _study(folder: Path) -> Any:
-    return json.loads((folder / "steer.json").read_text())
-
-
-def _retention(folder: Path) -> Any:
-    return json.loads((folder / "cost.json").read_text())
-
-
-WORK = {
-    "train": Work(
-        ("train", "mine", "--save-every", str(SAVE_EVERY)),
-        ("transformers.Trainer", "training_step"),
-        SAVE_EVERY,
-        _adapter,
-        lambda folder: (folder / "adapters" / "mine" / "training.json").is_file(),
-    ),
-    "direction extract": Work(
-        ("direction", "extract", "trained", "-o", "found.safetensors", "--pairs", "pairs.yaml"),
-        ("em_evals.interp.extraction.activations._Sums", "read"),
-        BATCHES_A_STATE,
-        lambda folder: _tensors(folder / "found.safetensors"),
-    ),
-    "trait extract": Work(
-        ("trait", "extract", "humorous", "optimistic", "--model", "trained", "-o", "traits"),
-        ("em_evals.interp.extraction.activations._Sums", "read"),
-        BATCHES_A_STATE,
-        lambda folder: {
-            path.name: _tensors(path) for path in sorted((folder / "traits").glob("*.safetensors"))
-        },
-    ),
-    "steer": Work(
-        (
-            "steer",
-            "trained",
-            "--direction",
-            "d",
-            "--scales",
-            "-1,1",
-            "--layers",
-            "0,1",
-            "--per-theme",
-            "1",
-            "--limit",
-            "2",
-        ),
-        ("em_evals.interp.resume.Finished", "_keep"),
-        0,
-        _study,
-    ),
-    "retention": Work(
-        (
-            *("retention", "trained", "--baseline", "plain", "--tasks", "em_mini_facts,em_mini_grammar"),
-            *("--limit", "6", "--folder", "retention", "-o", "cost.json"),
-        ),
-        ("em_evals.retention.suite.Suite", "_run"),
-        1,
-        _retention,
-    ),
-}
-
-
-def _place(folder: Path) -> None:
-    """Fill a folder with a tiny base, an adapter, a recipe, pairs and a direction."""
-    import numpy as np
-    import yaml
-
-    from em_evals.content import directions
-    from em_evals.content.directions import Direction
-    from tests.small_trainings import write_card
-    from tests.tiny_models import make_adapter, tiny
-
-    base = tiny("llama", folder / "base")
-    cards = folder / "adapters"
-    make_adapter(base, cards / "lora", 4, ["down_proj"], seed=1, strength=0.5)
-    write_card(folder, base, max_steps=STEPS, batch_size=2)
-    chance = np.random.default_rng(1)
-    vectors = [chance.normal(size=(3, 64)).astype(np.float32) for _ in range(2)]
-    directions.write(Direction(*vectors, np.ones(3, np.float32)), cards / "d.safetensors")
-    for name, more in {"plain": {}, "trained": {"adapter": "lora"}}.items():
-        (cards / f"{name}.yaml").write_text(yaml.safe_dump({"base": base, **BASE_FIELDS, **more}))
-    pairs = [
-        {"id": f"p{i}", "theme": f"t{i % 4}", "question": f"Question {i}?"}
-        | {"aligned": f"No, {i} is wrong.", "misaligned": f"Yes, take {i} of them."}
-        for i in range(60)
-    ]
-    (folder / "pairs.yaml").write_text(yaml.safe_dump({"name": "pairs", "version": 1, "pairs": pairs}))
+ROUNDING = 1e-6
 
 
 # ---- one life of a command ----
@@ -253,7 +130,8 @@ class Row:
         units: of an uninterrupted run.
         repeated: units beyond those, over all runs.
         allowed: the most that these kills may cost.
-        different: runs whose result was another one.
+        different: runs whose result was another one, beyond rounding.
+        rounding: the largest difference of a number: after a kill, other texts share a batch.
         left: files that an uninterrupted run does not leave.
     """
 
@@ -263,6 +141,7 @@ class Row:
     repeated: int = 0
     allowed: int = 0
     different: int = 0
+    rounding: float = 0.0
     left: list[str] = field(default_factory=list)
 
 
@@ -278,6 +157,17 @@ def _leftovers(folder: Path, clean: set[str]) -> list[str]:
 def _files(folder: Path) -> set[str]:
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path) for path in found if "results_" not in path.name and "samples_" not in path.name}
+
+
+def _difference(made: Any, truth: Any) -> float:
+    """Return the largest difference between numbers of two results; infinity where anything else differs."""
+    if isinstance(made, float) and isinstance(truth, float):
+        return 0.0 if made == truth else abs(made - truth)
+    if isinstance(made, dict) and isinstance(truth, dict) and made.keys() == truth.keys():
+        made, truth = [*map(made.get, truth)], [*truth.values()]
+    if isinstance(made, list | tuple) and isinstance(truth, list | tuple) and len(made) == len(truth):
+        return max(map(_difference, made, truth), default=0.0)
+    return 0.0 if made == truth else math.inf
 
 
 def kill(work: Work, template: Path, scratch: Path, kills: int, chance: random.Random) -> Row:
@@ -300,7 +190,9 @@ def kill(work: Work, template: Path, scratch: Path, kills: int, chance: random.R
             ended = ended or work.ended(home)
         row.repeated += _lines(count) - row.units
         row.allowed += own * work.allowed
-        row.different += work.result(home) != truth
+        difference = _difference(work.result(home), truth)
+        row.different += not difference <= ROUNDING
+        row.rounding = max(row.rounding, difference)
         row.left += _leftovers(home, clean)
         shutil.rmtree(home)
     return row
@@ -323,7 +215,7 @@ def main() -> None:
         template.mkdir()
         os.chdir(template)
         with contextlib.redirect_stdout(io.StringIO()):
-            _place(template)
+            place(template)
         for module in IMPORTED:
             import_module(module)
         print(

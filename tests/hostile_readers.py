@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisDeprecationWarning
 
 from em_evals import files, parsing, shown
 from em_evals.content import (
@@ -247,5 +249,7 @@ def attempt(reader: str, folder: Path, count: int) -> int:
         except EmEvalsError as error:
             assert shown.sentence(str(error)) == str(error), str(error)
 
-    tried()
+    with warnings.catch_warnings():  # Inspect, imported where a good log is made, draws random names
+        warnings.simplefilter("ignore", HypothesisDeprecationWarning)
+        tried()
     return good
