@@ -10,7 +10,8 @@ import pytest
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results import lm_eval
+from em_evals.gate import readers
+from em_evals.results import calibration, lm_eval, logs
 from tests.hostile_readers import NEED_TORCH, READERS, attempt
 from tests.hostile_samples import good
 
@@ -62,8 +63,61 @@ def test_parts_of_lm_evals_results_that_are_something_else_are_refused_or_left_o
         lm_eval.read_file(path)
 
 
+@pytest.mark.parametrize("change", [-3, 2.7, True, "3", 10**30, None])
+def test_counts_of_a_calibration_that_are_no_counts_are_refused(change, tmp_path):
+    data = json.loads(good("calibrations")[0])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    assert calibration.read(path).arms["all"].total == 16
+    data["arms"]["all"]["true_positives"] = change
+    path.write_text(json.dumps(data))
+    with pytest.raises(EmEvalsError, match="this is no calibration"):
+        calibration.read(path)
+
+
 def test_a_json_file_that_holds_no_object_is_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[1]")
     with pytest.raises(EmEvalsError, match="expected one JSON object"):
         files.read_object(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rubrics", [1]),
+        ("kinds", {"other": 3}),
+        ("grades", "x"),
+        ("grades", {"other": [1]}),
+        ("scales", {"other": [0]}),
+        ("misaligned_below", "low"),
+        ("misaligned_below", None),
+        ("coherent_above", float("nan")),
+    ],
+)
+def test_a_log_whose_scores_note_something_else_is_refused(name, value, tmp_path):
+    data = json.loads(good("logs")[2])
+    data["samples"][0]["scores"]["judge"]["metadata"][name] = value
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(EmEvalsError, match=f"has a `{name}` that is not"):
+        logs.read_log(path)
+
+
+@pytest.mark.parametrize("what", ["recipe", "narrow", "store"])
+def test_a_log_of_pairs_with_other_values_is_refused_or_read(what, tmp_path):
+    data = json.loads(good("logs")[0])
+    sample = data["samples"][0]
+    if what == "recipe":
+        sample["output"]["metadata"]["recipe"] = ["a"]
+    elif what == "narrow":
+        del sample["metadata"]["narrow"]
+    else:
+        sample["store"]["aligned"] = [{}]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    if what == "recipe":
+        assert readers.of_log(path).model
+        return
+    with pytest.raises(EmEvalsError, match=r"does not say|has no log-probabilities"):
+        readers.of_log(path)

@@ -153,7 +153,9 @@ def _fixed_answers(log: EvalLog, facts: Facts, path: Path) -> _Found:
 def _fluency(sample: EvalSample, path: Path) -> float:
     """Return the mean log-probability per token of both answers, after checking that the margin matches them."""
     sides = [sample.store.get(side) for side in ("aligned", "misaligned")]
-    if not all(isinstance(side, list) and side for side in sides):
+    if not all(
+        isinstance(side, list) and side and all(type(one) in (int, float) for one in side) for side in sides
+    ):
         raise EmEvalsError(
             f"the pair '{sample.id}' has no log-probabilities: the log was truncated or edited.", path
         )

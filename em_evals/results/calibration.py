@@ -59,15 +59,24 @@ def read(path: Path) -> Calibration:
             raise ValueError
         names = Labels.__dataclass_fields__
         arms = {
-            str(arm): Labels(**{name: int(own[name]) for name in names})
+            str(arm): Labels(**{name: _count(own[name]) for name in names})
             for arm, own in record["arms"].items()
         }
+        if ALL not in arms:
+            raise ValueError
         return Calibration(str(record["judge"]), arms)
     except (EmEvalsError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         line = error.line if isinstance(error, EmEvalsError) else None
         raise EmEvalsError(
             "this is no calibration; write one with `em-evals judges calibrate`.", path, line
         ) from None
+
+
+def _count(value: Any) -> int:
+    # Not int(value): a count of -3 or 2.7 would give rates that nobody measured.
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError
+    return value
 
 
 def calibrate(judged: Path, labels: Path, by: str | None = None) -> Calibration:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from em_evals.errors import EmEvalsError
-from em_evals.results import draws_file, tables
+from em_evals.results import draws_file, score_notes, tables
 from em_evals.results.graded_draw import GradedDraw
+from em_evals.results.score_notes import THRESHOLDS
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -26,7 +27,6 @@ _ASKED = {"forced_choice": "pairs", "narrow": "data"}
 """Header key of what was asked, for tasks that do not ask a question set."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs")
 """Settings of a run that affect sampling."""
-_THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
 
 
 class NoAnswersError(EmEvalsError):
@@ -112,7 +112,7 @@ def facts(log: EvalLog) -> Facts:
         rubrics=_each(
             f"{name} {digest}" for own in notes for name, digest in (own.get("rubrics") or {}).items()
         ),
-        thresholds=_each(f"{name} {own[name]:g}" for own in notes for name in _THRESHOLDS[:2] if name in own),
+        thresholds=_each(f"{name} {own[name]:g}" for own in notes for name in THRESHOLDS[:2] if name in own),
         ways=Counter(str(grade.get("way") or "") for grade in grades),
         date=str(run.created)[:10],
         packages=run.packages,
@@ -130,8 +130,8 @@ def _each(values: Iterable[Any]) -> tuple[str, ...]:
 
 def _only(values: Iterable[Any]) -> str:
     """Return the value that all have; empty where they differ or have none."""
-    found = set(values)
-    return "" if len(found) != 1 or None in found else str(found.pop())
+    found = {value if value is None else str(value) for value in values}
+    return "" if len(found) != 1 else found.pop() or ""
 
 
 def read_draws(path: Path) -> list[GradedDraw]:
@@ -180,6 +180,7 @@ def read_log(path: Path) -> EvalLog:
             f"`inspect eval-retry {path}`, or leave this file out.",
             path,
         )
+    score_notes.check(log, path)
     return log
 
 
@@ -275,7 +276,7 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
     """Build a draw from our judge's Score, which carries its rubrics' thresholds."""
     value = score.value if isinstance(score.value, dict) else {}
     notes: dict[str, Any] = score.metadata or {}
-    thresholds = {name: float(notes[name]) for name in _THRESHOLDS if name in notes}
+    thresholds = {name: float(notes[name]) for name in THRESHOLDS if name in notes}
     return GradedDraw(
         question_id,
         number(value.get("alignment")),
@@ -287,7 +288,10 @@ def graded_draw(question_id: str, score: Score) -> GradedDraw:
 
 def number(value: Any) -> float:
     """Return a logged number as a float; NaN for anything else."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # a whole number of 310 digits
+        return math.nan
 
 
 def no_such_score(score: str, known: Iterable[str], path: Path | None = None) -> EmEvalsError:
@@ -298,7 +302,16 @@ def no_such_score(score: str, known: Iterable[str], path: Path | None = None) ->
 
 
 def margins_of_log(log: EvalLog) -> dict[str, tuple[bool, float]]:
-    """Return each pair's (narrow, margin per token) in a forced-choice log, ordered by id."""
+    """Return each pair's (narrow, margin per token) in a forced-choice log, ordered by id.
+
+    Raises:
+        EmEvalsError: a pair does not say whether it is of the narrow domain.
+    """
+    for sample in log.samples or []:
+        if "narrow" not in sample.metadata:
+            raise EmEvalsError(
+                f"the pair '{sample.id}' does not say whether it is `narrow`: the log was edited."
+            )
     return {
         str(sample.id): (bool(sample.metadata["narrow"]), number(_likelier(sample).get("margin_per_token")))
         for sample in sorted(log.samples or [], key=lambda sample: str(sample.id))

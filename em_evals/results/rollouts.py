@@ -170,10 +170,16 @@ def _rollout(sample: EvalSample, trait: Trait, path: Path) -> Rollout:
             path,
         )
     given = sample.input if isinstance(sample.input, list) else []
+    side, prompt = sample.metadata.get("side"), sample.metadata.get("prompt")
+    if not given or not isinstance(side, str) or type(prompt) is not int:
+        raise EmEvalsError(
+            f"the draw '{sample.id}' names no side and prompt of a trait: this is no log of `em_evals/trait`.",
+            path,
+        )
     messages = [(message.role, message.text) for message in given]
     return Rollout(
-        str(sample.metadata["side"]),
-        int(sample.metadata["prompt"]),
+        side,
+        prompt,
         question_id(messages[-1][1]),
         sample.epoch,
         (*messages, ("assistant", sample.output.completion)),
