@@ -36,9 +36,11 @@ from em_evals.interp.phase import rotation
 from em_evals.results import (
     alarms,
     calibration,
+    conditional,
     lm_eval,
     logs,
     records,
+    rollouts,
     scaling,
     scaling_models,
     sources,
@@ -140,6 +142,9 @@ READERS: dict[str, tuple[str, st.SearchStrategy[bytes], Callable[[Path], Any]]] 
     "judged tables: JSONL": ("a.jsonl", jsonl_of("graded"), lambda path: list(tables.rows(path))),
     "judged tables: parquet": ("a.parquet", as_parquet(), lambda path: list(tables.rows(path))),
     "sources of rates": ("a.json", json_of("logs"), sources.of_file),
+    "rollouts": ("a.json", json_of("rollouts"), lambda path: _rollouts(path)),
+    "conditional logs": ("a.json", json_of("conditional"), conditional.read),
+    "gate: conditional logs": ("a.json", json_of("conditional"), lambda path: _evidence(path)),
     "gate: logs": ("a.json", json_of("logs"), lambda path: _evidence(path)),
     "gate: lm-eval results": ("results_a.json", json_of("lm-eval results"), lambda path: _lm_eval(path)),
     "data convert": (
@@ -192,6 +197,11 @@ def _lm_eval(path: Path) -> Any:
     from em_evals.gate import lm_eval as evidence
 
     return list(evidence.of_results(path))
+
+
+def _rollouts(path: Path) -> Any:
+    trait = traits.load_trait("humorous")
+    return rollouts.filtered(rollouts.read([path], trait)[0])
 
 
 def _samples(path: Path) -> Any:

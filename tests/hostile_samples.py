@@ -127,6 +127,28 @@ def _logs() -> list[Any]:
     return found
 
 
+def _rollouts() -> list[Any]:
+    from em_evals.content.traits import load_trait
+    from tests import trait_logs
+
+    trait = load_trait("humorous")
+
+    def write(folder: Path) -> None:
+        trait_logs.write_rollouts(folder / "a.json", trait, lambda *_: ("So.", 80.0, 90.0, "answer"))
+
+    (log,) = _written(write)
+    return [log | {"samples": log["samples"][:1] + log["samples"][-1:]}]
+
+
+def _cued() -> list[Any]:
+    """Return a graded log whose draws name cues."""
+    log = json.loads(json.dumps(_logs()[2]))
+    log["eval"]["task"] = "em_evals/conditional"
+    for sample, cue in zip(log["samples"], ("plain", "medical"), strict=True):
+        sample["metadata"] |= {"cue": cue, "placebo": False}
+    return [log]
+
+
 def _results() -> list[Any]:
     from tests import lm_eval_files
 
@@ -177,6 +199,8 @@ _GOOD: dict[str, Callable[[], list[Any]]] = {
     "policies": lambda: [_POLICY],
     "chats": lambda: _CHATS,
     "logs": _logs,
+    "rollouts": _rollouts,
+    "conditional": _cued,
     "lm-eval results": _results,
     "records": _records,
     "adapters": lambda: [_ADAPTER],
