@@ -220,7 +220,8 @@ def _walk(node: yaml.Node, path: Path | str | None) -> Iterator[Entry]:
             inner = [
                 Entry((*entry.key, i), value, value.start_mark.line + 1) for i, value in enumerate(here.value)
             ]
-        stack += [(one, (*above, here)) for one in reversed(inner)]
+        outer = (*above, here)
+        stack += [(one, outer) for one in reversed(inner)]
 
 
 _KEYS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "merge")}
@@ -264,10 +265,11 @@ def yaml_data(entries: list[Entry], path: Path | str | None = None) -> Any:
 
 
 def _is_long(node: yaml.Node) -> bool:
+    # Of a list or mapping `value` is a list: the tag is looked at last, since most texts are short.
     return (
-        isinstance(node, yaml.ScalarNode)
+        len(node.value) > _DIGITS
         and node.tag == "tag:yaml.org,2002:int"
-        and len(node.value) > _DIGITS
+        and isinstance(node, yaml.ScalarNode)
     )
 
 
