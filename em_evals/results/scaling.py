@@ -190,7 +190,7 @@ def _cell(row: Mapping[str, str], base: Base, coherent: bool, active: bool, path
     """Return a row's cell."""
     draws = _number(row, "coherent" if coherent and row.get("coherent") else "draws", path, line)
     misaligned = _number(row, "misaligned", path, line)
-    if not (0 <= misaligned <= draws and draws > 0 and misaligned == int(misaligned)):
+    if not (0 <= misaligned <= draws and draws > 0 and misaligned.is_integer() and draws.is_integer()):
         raise EmEvalsError(f"{misaligned:g} misaligned of {draws:g} draws are no counts.", path, line)
     return Cell(
         base.name,
@@ -217,6 +217,9 @@ def _number(row: Mapping[str, str], name: str, path: Path, line: int) -> float:
     if not (text := row.get(name, "")):
         return math.nan
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise EmEvalsError(f"{name} is {text[:40]!r}, not a number.", path, line) from None
+        value = math.inf
+    if math.isinf(value):
+        raise EmEvalsError(f"{name} is {text[:40]!r}, not a number.", path, line)
+    return value

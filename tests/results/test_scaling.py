@@ -59,6 +59,8 @@ def test_active_parameters_are_counted_on_request(tmp_path):
     [
         ("Qwen2.5-7B-Instruct,d,ten,100", "misaligned is 'ten'"),
         ("Qwen2.5-7B-Instruct,d,101,100", "101 misaligned of 100 draws"),
+        ("Qwen2.5-7B-Instruct,d,1,1e999", "draws is '1e999', not a number"),
+        ("Qwen2.5-7B-Instruct,d,1,2.5", "1 misaligned of 2.5 draws"),
         ("Qwen2.5-7B-Instruct,,1,100", "dataset"),
     ],
 )
