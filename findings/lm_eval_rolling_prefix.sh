@@ -6,7 +6,7 @@
 #   wherever a tokenizer has both (Llama, Gemma, Mistral). The task, its version and its documents are the same. On short
 #   texts the first token weighs much.
 #
-#     python 3.11.7 | lm_eval 0.4.3 | torch 2.14.1 | transformers 4.46.3 | datasets 2.21.0 | numpy 2.2.6
+#     python 3.11.7 | lm_eval 0.4.3 | torch 2.13.0+cpu | transformers 4.46.3 | datasets 2.21.0 | numpy 2.2.6
 #     log-likelihood of one text: lm-eval 0.4.2 -16.0693, lm-eval 0.4.3 -17.2553
 #     by transformers:            after </s>    -16.0693, after <s>     -17.2553
 #     seen: 0.4.2 begins with the end-of-text token, 0.4.3 with BOS
@@ -16,7 +16,7 @@
 # Avoid: measure the baseline again with the version of the candidate; since 0.4.3 `prefix_token_id` in --model_args sets the token.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-environment lm_eval==0.4.3 torch==2.14.1 transformers==4.46.3 datasets==2.21.0 numpy==2.2.6
+environment lm_eval==0.4.3 torch==2.13.0 transformers==4.46.3 datasets==2.21.0 numpy==2.2.6
 work="$(mktemp -d "${TMPDIR:-/tmp}/finding.XXXXXX")"
 trap 'rm -rf "$work" "${FINDINGS_FOLDER:-$work}"' EXIT
 python -m pip install --quiet --no-deps --target "$work/0.4.2" lm_eval==0.4.2
