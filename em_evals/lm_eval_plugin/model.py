@@ -199,7 +199,7 @@ class EmLocal(TemplateLM):
     ) -> list[Scored]:
         """Score continuations in any order, and return the scores in the order of the requests."""
 
-        def request(index: int) -> Request:
+        def request_of(index: int) -> Request:
             _, context, continuation = requests[index]
             prompt = tuple((context + continuation)[-(self.max_length + 1) :])
             start = max(1, len(prompt) - len(continuation))
@@ -221,7 +221,7 @@ class EmLocal(TemplateLM):
             return answer
 
         order = shared_first([context for _, context, _ in requests])
-        return run_all(self.engine, order, request, finish, "em-local: scoring", disable_tqdm)
+        return run_all(self.engine, order, request_of, finish, "em-local: scoring", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts in windows of the model's length, predicting every token once."""
@@ -261,7 +261,7 @@ class EmLocal(TemplateLM):
             seen[key] += 1
             settings[index] = replace(settings[index], seed=int(own, 16) % 2**63)
 
-        def request(index: int) -> Request:
+        def request_of(index: int) -> Request:
             room = self.max_length - settings[index].max_tokens
             if room <= 0:
                 raise EmEvalsError(
@@ -278,7 +278,7 @@ class EmLocal(TemplateLM):
             return text
 
         return run_all(
-            self.engine, shared_first(prompts), request, finish, "em-local: generating", disable_tqdm
+            self.engine, shared_first(prompts), request_of, finish, "em-local: generating", disable_tqdm
         )
 
     def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
