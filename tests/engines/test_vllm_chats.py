@@ -142,3 +142,17 @@ def test_chats_that_vllm_would_prompt_alike_are_its_own(card):
 
     assert not own(card.card.base) and not own(card.card.base, thinking="on")
     assert own(tiny("llama", Path(card.card.base).parent / "chatml"))
+
+
+def test_every_part_of_a_card_reaches_the_server(card):
+    """An intervention's own check counts the fields that are set, and refused the defaults of others."""
+    steps = [
+        {"op": "add", "direction": "d", "scale": 2.0},
+        {"op": "ablate", "direction": "d"},
+        {"op": "cap", "direction": "d"},
+    ]
+    made = ModelCard.model_validate(
+        {"base": card.card.base, "interventions": steps, "train": {"data": ["a"], "method": {"rank": 2}}}
+    )
+    told = Chats(asked_as(ResolvedCard("steered", made, None, None)))
+    assert told._card.card == made

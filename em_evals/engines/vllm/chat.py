@@ -36,7 +36,9 @@ _ENDS = {"stop": "stop", "max_tokens": "length", "model_length": "length"}
 
 def asked_as(card: ResolvedCard) -> str:
     """Return what the server must know to answer a card's chats, as JSON."""
-    return json.dumps({"name": card.name, "card": card.card.model_dump_json(), "adapter": card.adapter_path})
+    # Only what the card says: `add` and other parts refuse fields that they do not read, defaults included.
+    own = card.card.model_dump_json(exclude_unset=True)
+    return json.dumps({"name": card.name, "card": own, "adapter": card.adapter_path})
 
 
 @dataclass(frozen=True)
