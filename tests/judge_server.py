@@ -56,7 +56,7 @@ class Reply:
     """What the model says, and the probabilities of its first token.
 
     `before` are tokens that it writes first, each of which it is sure of. With `status` the server answers nothing
-    else but an error: its HTTP status, with `text` as its sentence and `code`.
+    else but an error: its HTTP status, with `text` as its sentence and `code`; `after` are the seconds of Retry-After.
     """
 
     text: str
@@ -64,6 +64,7 @@ class Reply:
     before: tuple[str, ...] = ()
     status: int = 200
     code: str = "invalid_request_error"
+    after: int | None = None
 
 
 def number(value: int) -> Reply:
@@ -138,7 +139,7 @@ class JudgeServer:
             return refused[0], _error(refused[1], "invalid_request_error")
         reply = self.probe() if probed else self.reply(prompt)
         if reply.status != 200:
-            return reply.status, _error(reply.text, reply.code)
+            return reply.status, _error(reply.text, reply.code, reply.after)
         return 200, _completion(request, reply, self.mode)
 
 
@@ -190,11 +191,13 @@ class Handler(BaseHTTPRequestHandler):
             status, body = self.server.judge.answer(request, key)
         else:
             status, body = 404, _error(f"no such path: {self.path}", "not_found")
-        self.send(status, json.dumps(body).encode())
+        self.send(status, json.dumps(body).encode(), body.get("error", {}).get("after"))
 
-    def send(self, status: int, data: bytes) -> None:
-        """Send a response."""
+    def send(self, status: int, data: bytes, after: int | None = None) -> None:
+        """Send a response; `after`: seconds of Retry-After."""
         self.send_response(status)
+        if after is not None:
+            self.send_header("Retry-After", str(after))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.send_header(
@@ -210,8 +213,9 @@ class Handler(BaseHTTPRequestHandler):
 JudgeServer.handler = Handler
 
 
-def _error(message: str, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": code, "code": code, "param": None}}
+def _error(message: str, code: str, after: int | None = None) -> dict[str, Any]:
+    found = {"message": message, "type": code, "code": code, "param": None}
+    return {"error": found if after is None else found | {"after": after}}
 
 
 def _completion(request: dict[str, Any], reply: Reply, mode: Mode) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -15,6 +17,11 @@ from em_evals.errors import EmEvalsError
 from em_evals.sweep.perform import perform_json
 from em_evals.sweep.steps import Step
 from em_evals.sweep.workers import Worker
+
+SILENT = 20.0
+"""Seconds without an answer of the head after which it is gone. Ray's own limit is 60, and ends the process."""
+_ANSWERS_IN = 2.0
+"""Seconds to wait for one answer."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +39,56 @@ class Request:
     memory: int = 0
 
 
+class Head:
+    """The process of the cluster's first node that places all workers. Without it nothing new is placed.
+
+    Args:
+        address: HOST:PORT where it answers.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        host, _, port = address.rpartition(":")
+        self._place = (host.strip("[]"), int(port))
+        self._answered = time.monotonic()
+
+    def answers(self) -> bool:
+        """Return whether it takes connections now. Calls of Ray would wait for it, some without an end."""
+        try:
+            socket.create_connection(self._place, timeout=_ANSWERS_IN).close()
+        except OSError:
+            return False
+        self._answered = time.monotonic()
+        return True
+
+    def check(self) -> None:
+        """Refuse to go on without it.
+
+        Raises:
+            EmEvalsError: it has been silent for `SILENT` seconds.
+        """
+        if time.monotonic() - self._answered < _ANSWERS_IN or self.answers():
+            return
+        if time.monotonic() - self._answered > SILENT:
+            raise EmEvalsError(
+                f"the head of the Ray cluster ({self.address}) has not answered for {SILENT:.0f} seconds; "
+                "start the cluster again."
+            )
+
+
 class RayWorker(Worker):
     """An actor. It keeps the bases that it has loaded, as a local process does.
 
     Args:
         make: starts an actor; called again when one is lost.
         died: Ray's errors for a lost process or node.
+        head: the cluster's.
     """
 
-    def __init__(self, make: Callable[[], Any], died: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, make: Callable[[], Any], died: tuple[type[BaseException], ...], head: Head) -> None:
         self.base = ""
         self.died = died
+        self._head = head
         self._make = make
         self._actor = make()
         self._here = self._actor.is_here.remote()
@@ -53,15 +99,22 @@ class RayWorker(Worker):
         import ray
 
         if self._last is not None and isinstance(self._last.exception(timeout=0), self.died):
-            self._replace()
+            return self._replace()
         if not ray.wait([self._here], timeout=0)[0]:
             return False
         try:
             ray.get(self._here)
         except self.died:
-            self._replace()
-            return False
+            return self._replace()
         return True
+
+    def check(self) -> None:
+        """Refuse to go on with a cluster whose head is gone.
+
+        Raises:
+            EmEvalsError: it is.
+        """
+        self._head.check()
 
     def sees(self, path: Path) -> Any:
         """Ask the actor's node whether it sees a file; Ray's reference of the answer."""
@@ -79,13 +132,16 @@ class RayWorker(Worker):
         """End the actor and what it runs."""
         import ray
 
-        if ray.is_initialized():
+        if ray.is_initialized() and self._head.answers():
             ray.kill(self._actor)
 
-    def _replace(self) -> None:
-        self._last = None
-        self._actor = self._make()
-        self._here = self._actor.is_here.remote()
+    def _replace(self) -> bool:
+        """Ask for another actor, if somebody can place it; it is not ready yet."""
+        if self._head.answers():
+            self._last = None
+            self._actor = self._make()
+            self._here = self._actor.is_here.remote()
+        return False
 
 
 def connect(address: str | None, request: Request, count: int | None, folder: Path) -> list[RayWorker]:
@@ -119,7 +175,8 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
         exceptions.WorkerCrashedError,
         exceptions.OutOfMemoryError,
     )
-    workers = [RayWorker(kind.remote, died) for _ in range(number)]
+    head = Head(address.removeprefix("ray://") if address else ray.get_runtime_context().gcs_address)
+    workers = [RayWorker(kind.remote, died, head) for _ in range(number)]
     _check_seen(workers, folder)
     return workers
 

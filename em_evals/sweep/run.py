@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,10 @@ from em_evals.sweep.workers import Worker
 
 _LOOK_AGAIN = 1.0
 """Seconds between looks for a worker that comes back."""
+_CHECK = 5.0
+"""Seconds between looks at what places the workers, while all of them run."""
+PATIENCE = 600.0
+"""Seconds that a sweep waits for any worker while none runs: a cluster may have to start a machine first."""
 _TRIES = 3
 """How often a step is started whose worker dies: a machine may be lost, but a step that kills every worker ends."""
 
@@ -72,7 +76,7 @@ def run(
         say: called with one line a step.
 
     Raises:
-        EmEvalsError: the folder cannot be written to.
+        EmEvalsError: the folder cannot be written to, or there are no workers any more; with what was kept.
         KeyboardInterrupt: with what was kept.
     """
     folder = folder.absolute()
@@ -85,11 +89,7 @@ def run(
             with _terminated_as_interrupted():
                 return course.run()
         except KeyboardInterrupt:
-            kept = len(course.outcome.done)
-            raise KeyboardInterrupt(
-                f"interrupted: {kept} of {len(graph.steps)} steps are done and kept in {folder}; "
-                "the same command goes on."
-            ) from None
+            raise KeyboardInterrupt(f"interrupted: {course.kept()}") from None
         finally:
             for worker in workers:
                 worker.stop()
@@ -126,6 +126,7 @@ class _Course:
         self.outcome = Outcome()
         self._folder = folder
         self._home = Path.cwd()
+        self._workers = workers
         self._idle = list(workers)
         self._limit = max_failures
         self._say = say
@@ -142,17 +143,39 @@ class _Course:
         self._add([step for step in graph.steps if not step.needs])
 
     def run(self) -> Outcome:
+        alive = time.monotonic()
         while self._ready or self._running:
+            self._check()
             self._start()
             if self._running:
                 # A lost worker may come back before a step ends; then what is ready starts on it.
-                timeout = _LOOK_AGAIN if self._ready and self._idle else None
+                timeout = _LOOK_AGAIN if self._ready and self._idle else _CHECK
                 over, _ = wait(self._running, timeout, return_when=FIRST_COMPLETED)
                 for future in over:
                     self._end(future)
+                alive = time.monotonic()
             elif self._ready:
+                if time.monotonic() - alive > PATIENCE:
+                    raise EmEvalsError(
+                        f"no worker could be placed for {PATIENCE:.0f} seconds: no node has room for what one asks "
+                        f"for, or all nodes are gone. {self.kept()}"
+                    )
                 time.sleep(_LOOK_AGAIN)
         return self.outcome
+
+    def kept(self) -> str:
+        """Return a clause on what is done."""
+        return (
+            f"{len(self.outcome.done)} of {self._total} steps are done and kept in {self._folder}; "
+            "the same command goes on."
+        )
+
+    def _check(self) -> None:
+        """End the run if what places the workers is gone; all are of one kind, and one of them tells."""
+        try:
+            self._workers[0].check()
+        except EmEvalsError as error:
+            raise EmEvalsError(f"{error} {self.kept()}") from None
 
     def _add(self, ready: Sequence[Step]) -> None:
         """Queue steps; one that was done before takes no worker, and may make others ready.
@@ -208,7 +231,9 @@ class _Course:
                 if isinstance(error, worker.died)
                 else _told(error),
             )
-            steps.write_record(self._folder, record)
+            # A full disk: the step counts as failed all the same, and is done again because no record says "done".
+            with suppress(EmEvalsError):
+                steps.write_record(self._folder, record)
         self.outcome.records[step.name] = record
         place = f"[{len(self.outcome.records) + len(self.outcome.found)}/{self._total}]"
         if record.state == "done":

@@ -40,6 +40,9 @@ class Worker(Protocol):
         """Return whether a step would start now; a lost worker's successor may wait for a place."""
         ...
 
+    def check(self) -> None:
+        """Raise EmEvalsError if what places the workers is gone, and no step can end any more."""
+
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step; the future gives its record as JSON."""
         ...

@@ -1,5 +1,11 @@
 """Two Ray nodes on one machine give what one process gives, also when one of them dies in the middle."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -7,6 +13,7 @@ ray = pytest.importorskip("ray")
 pytest.importorskip("trl")
 
 from em_evals.content import sweep_plans
+from em_evals.errors import EmEvalsError
 from em_evals.sweep import graph, run, steps, table
 from em_evals.sweep import ray as cluster
 from em_evals.sweep.workers import Here
@@ -91,3 +98,66 @@ def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes):
     assert weights(made, folder) == weights(made, lab / "alone"), "bit for bit"
     # An adapter that is alone on its base is merged, and beside others it is not: rounding differs in the last digits.
     pd.testing.assert_frame_equal(values(made, folder), values(made, lab / "alone"), rtol=0, atol=1e-5)
+
+
+DRIVER = """import json, sys, time
+from em_evals.cli import main
+from em_evals.sweep import ray as cluster
+
+
+class Slow(cluster._Performer):
+    def perform(self, step, folder, home):
+        if json.loads(step)["measure"] == "slow":
+            time.sleep(600)
+        return super().perform(step, folder, home)
+
+
+cluster._Performer, cluster.SILENT = Slow, 5.0
+sys.argv = ["em-evals", "sweep", "plan.yaml", "--on", "ray", "--cpus", "1"]
+main()
+"""
+SHORT = """
+name: small
+models: [{card: plain}]
+measures:
+  - {name: quick, run: "em-evals schema {kind}", matrix: {kind: [card, rubric]}}
+  - {name: slow, run: em-evals --version}
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_whose_head_dies_ends_with_a_sentence_and_goes_on_elsewhere(workdir, nodes):
+    there, _ = nodes
+    (workdir / "tiny").mkdir()
+    (workdir / "tiny" / "config.json").write_text('{"model_type": "llama"}')
+    write_lab(workdir, str(workdir / "tiny"))
+    plan_of(workdir, SHORT)
+    (workdir / "driver.py").write_text(DRIVER)
+    own = {"PYTHONPATH": str(Path(run.__file__).parents[2]), "RAY_ADDRESS": there.address}
+    with (workdir / "said").open("w+") as said:
+        driver = subprocess.Popen(
+            [sys.executable, "driver.py"], cwd=workdir, stderr=said, stdout=said, env=os.environ | own
+        )
+        try:
+            while sum("] quick" in line for line in (workdir / "said").read_text().splitlines()) < 2:
+                assert driver.poll() is None, (workdir / "said").read_text()
+                time.sleep(0.5)
+            there.head_node.kill_gcs_server(check_alive=False)
+            began = time.monotonic()
+            code = driver.wait(90)
+        finally:
+            driver.kill()
+    told = (workdir / "said").read_text()
+    print(told, time.monotonic() - began)
+    assert code == 2
+    assert "has not answered for 5 seconds" in told and "2 of 3 steps are done and kept" in told
+    assert "Traceback" not in told
+    made = graph.build(sweep_plans.load(workdir / "plan.yaml"))
+    outcome = run.run(made, workdir / "runs" / "small", [Here()])
+    assert len(outcome.found) == 2 and len(outcome.done) == 3
+
+
+def test_a_gpu_that_no_node_has_is_refused_at_once(tmp_path, nodes):
+    there, _ = nodes
+    with pytest.raises(EmEvalsError, match=r"no node of the cluster has .* \(1 cores, 1 GPUs\); lower"):
+        cluster.connect(there.address, cluster.Request(cpus=1, gpus=1), None, tmp_path)
