@@ -6,8 +6,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
+from em_evals.content import device_options
 from em_evals.content.intervention import Intervention
 from em_evals.content.recipes import AdapterRecipe, Quantization, Strict
+
+_SWITCHES = (
+    *("yes", "no", "enable", "enabled", "disable", "disabled", "none", "null", "auto", "default"),
+    *("minimal", "low", "medium", "high"),
+)
+"""Words that are meant as a switch or an effort, and no thought begins with."""
 
 
 class EngineOptions(Strict):
@@ -60,6 +67,16 @@ class EngineOptions(Strict):
     """Maximum adapters per batch; default: the number of requested cards, but at least 4."""
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Any other option of `vllm serve`, by its name."""
+
+    @field_validator("device_map", mode="before")
+    @classmethod
+    def _places(cls, value: Any) -> Any:
+        return device_options.device_map(value)
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        return device_options.max_memory(value)
 
 
 class GenerationOptions(Strict):
@@ -122,6 +139,11 @@ class ModelCard(Strict):
         word = value.strip().lower() if isinstance(value, str) else ""
         if isinstance(value, str) and not word:
             raise ValueError("say `on`, `off`, or a text that each thought begins with")
+        if word in _SWITCHES and value == word:
+            raise ValueError(
+                f"'{word}' would be what each thought begins with: say `on` or `off` (an effort is a variable of some "
+                "templates, `template: {reasoning_effort: low}`)"
+            )
         return {"on": True, "true": True, "off": False, "false": False}.get(word, value)
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from em_evals.content import adapter_folders, card_fields, directions, documents, identity, validation_errors
 from em_evals.content.card_schema import EngineOptions, GenerationOptions, ModelCard
 from em_evals.content.intervention import Intervention, Named
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest, is_file, is_folder
 from em_evals.parsing import step_of
@@ -173,7 +174,10 @@ def _validated(
             raise _author(path, key, shelf or _Shelf()).error(sentence, key) from None
         if len(key) == 1 and "unknown key" in sentence:  # an engine option may stand alone
             known = {*ModelCard.model_fields, *EngineOptions.model_fields}
-            sentence = f"unknown key '{key[0]}'; {nearest(str(key[0]), known)}"
+            parts = {"generation": GenerationOptions.model_fields, "train": AdapterRecipe.model_fields}
+            part = next((name for name, fields in parts.items() if key[0] in fields), None)
+            hint = f"say {part}.{key[0]}=…." if part else nearest(str(key[0]), known)
+            sentence = f"unknown key '{key[0]}'; {hint}"
         raise EmEvalsError(f"-M {'.'.join(map(str, key))}: {sentence}") from None
 
 

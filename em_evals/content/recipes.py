@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -25,6 +26,21 @@ class Strict(Documented, BaseModel):
     """A part of a card: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is meant: pydantic would read 1 and 0."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _kinds(cls.model_fields[info.field_name].annotation)
+            if bool not in kinds and kinds & {int, float}:
+                raise ValueError(f"this is a number, not {str(value).lower()}")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types in an annotation, inside unions and `Annotated` too."""
+    return {annotation, *(kind for part in get_args(annotation) for kind in _kinds(part))}
 
 
 class Method(Strict):
@@ -224,7 +240,7 @@ class AdapterRecipe(Strict):
     checkpoints: Literal["dense"] | list[PositiveInt] = []
     """Steps at which to save the model (`local/CARD@STEP`); `dense`: every step at first, then at growing intervals."""
 
-    start_from: str | None = None
+    start_from: str | None = Field(default=None, min_length=1)
     """A trained card on the same base, of the same method: its weights are where this training begins."""
     preference: Preference | None = None
     monitor: Monitor | None = None

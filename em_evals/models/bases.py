@@ -116,6 +116,7 @@ def load_model(card: ModelCard) -> Any:
     logging.disable_progress_bar()  # a bar of milliseconds would interrupt Inspect's display
     config = check(card)
     maker = _model_class(card, config)
+    placement.check_names(card, maker, config)
     device = choose_device(card.engine.device)
     if device.type == "cpu":
         keep_freed_memory()

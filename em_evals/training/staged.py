@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em_evals.content import cards
+from em_evals.content import cards, documents
 from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
+
+ONE_DEVICE = "a training takes one device a process: leave `device_map` out, and shard with FSDP."
+"""The refusal of a recipe on a base that is spread over devices."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,25 @@ class Start:
         """
         if self.adapter is not None and Path(self.adapter).resolve() == home.resolve():
             raise EmEvalsError(f"`start_from: {self.card}` is this training's own result; name another card.")
+
+
+def check_planned(card: ModelCard, recipe: AdapterRecipe) -> None:
+    """Refuse a beginning that can never be right; the first stage need not be trained yet.
+
+    Raises:
+        EmEvalsError: there is no such card, it trains nothing, or it is this training itself.
+    """
+    name = recipe.start_from
+    if name is None:
+        return
+    if name not in documents.names("adapters") and not name.endswith((".yaml", ".yml")):
+        find(card, recipe)
+        return
+    first, _ = cards.read_card(name)
+    if first.adapter is None:
+        raise EmEvalsError(f"`start_from: {name}` is a card without an adapter: name a card that is trained.")
+    if first.adapter == card.adapter:
+        raise EmEvalsError(f"`start_from: {name}` is this training's own result; name another card.")
 
 
 def find(card: ModelCard, recipe: AdapterRecipe) -> Start | None:

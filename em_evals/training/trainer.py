@@ -201,9 +201,7 @@ def quantized_as(card: ModelCard, recipe: AdapterRecipe) -> ModelCard:
     """
     optimizers.check(recipe, bases.choose_device(card.engine.device))
     if card.engine.device_map is not None:
-        raise EmEvalsError(
-            "a training takes one device a process: leave `device_map` out, and shard with FSDP."
-        )
+        raise EmEvalsError(staged.ONE_DEVICE)
     kind = recipe.method.quantize or card.quantize
     if card.quantize not in (None, kind):
         raise EmEvalsError(

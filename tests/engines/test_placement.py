@@ -99,12 +99,26 @@ def test_the_base_is_really_spread(base):
     ("options", "sentence"),
     [
         ({"max_memory": {0: "1GiB"}}, "`max_memory` is for `device_map: auto`"),
+        (
+            {"max_memory": {"cpu": "1GiB"}, "device_map": {"": "cpu"}},
+            "`max_memory` is for `device_map: auto`",
+        ),
         ({"device_map": "auto", "device": "cpu"}, "`device` and `device_map` exclude each other"),
+        ({"device_map": {"": "cuda:99"}}, "names the device cuda:99, which this machine does not have"),
+        ({"device_map": "auto", "max_memory": {99: "1GiB"}}, "names the device 99, which this machine"),
     ],
 )
 def test_contradicting_placements_are_refused(options, sentence, base):
     with pytest.raises(EmEvalsError, match=sentence):
         bases.check(card(base, **options))
+
+
+def test_a_name_without_a_module_is_refused_before_weights_load(base):
+    places = {"": "cpu", "model.layer.1": "disk"}
+    with pytest.raises(EmEvalsError, match=r"has no module 'model.layer.1'; did you mean 'model.layers"):
+        bases.load_model(card(base, device_map=places))
+    with pytest.raises(EmEvalsError, match=r"has no module 'x'; it has .*lm_head, .*model.layers"):
+        bases.load_model(card(base, device_map={"": "cpu", "x": "disk"}))
 
 
 def test_adapters_that_need_an_offloaded_weight_are_refused(base, tmp_path):

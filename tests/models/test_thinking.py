@@ -290,11 +290,18 @@ def test_a_fixed_date_can_be_another_one():
     [
         (EFFORT, {"effort": "low"}, "sets effort.*reads reasoning_effort"),
         (SWITCH, {"enable_thinking": True}, "thinking: on"),
+        ("{% set tone = 'low' %}{{ tone }}" + CHATML, {"tone": "high"}, "sets tone.*reads no variables"),
+        ("{{ tools }}" + CHATML, {"tools": []}, "which a model gets from its task"),
     ],
 )
 def test_other_variables_are_refused(text, given, sentence):
     with pytest.raises(EmEvalsError, match=sentence):
         template_for(thinking(thinking=False, template=given), tokenizer_of(text))
+
+
+def test_a_thought_cannot_begin_with_its_end():
+    with pytest.raises(EmEvalsError, match="holds the mark of its end"):
+        of("qwen3", thinking="Hm. </think>")
 
 
 def test_unset_fields_leave_a_cards_digest_alone():

@@ -268,3 +268,22 @@ def test_feature_penalty_is_logged_beside_the_loss(home):
     assert rows[0]["features"] == pytest.approx(0, abs=1e-6) and rows[-1]["features"] > 0
     assert rows[0]["loss"] == pytest.approx(plain[0]["loss"], abs=1e-4)
     assert read_card("mine")[0].train.features is None
+
+
+def test_a_beginning_that_can_never_be_is_refused_by_the_plan_too(home, base):
+    from em_evals.training import planning
+
+    (home / "adapters" / "bare.yaml").write_text(f"base: {base}\n")
+    (home / "adapters" / "later.yaml").write_text(f"base: {base}\nadapter: later\n")
+    mine, _ = read_card("mine")
+    for name, sentence in (
+        ("mine", "is this training's own result"),
+        ("bare", "is a card without an adapter"),
+        ("ner", "there is no card, folder or hub id 'ner'"),
+    ):
+        with pytest.raises(EmEvalsError, match=sentence):
+            planning.plan(mine, mine.train.model_copy(update={"start_from": name}))
+    assert planning.plan(mine, mine.train.model_copy(update={"start_from": "later"})).work.steps == 3
+    spread, _ = read_card("mine", {"engine": {"device_map": "auto"}})
+    with pytest.raises(EmEvalsError, match="leave `device_map` out"):
+        planning.plan(spread, spread.train)

@@ -18,7 +18,7 @@ from em_evals import files
 from em_evals.content.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat.layout import quiet_names
-from em_evals.models.chat.rendering import Source, names, of_tokenizer
+from em_evals.models.chat.rendering import Source, of_tokenizer, settable
 from em_evals.models.chat.template import ChatTemplate, template_of
 from em_evals.models.chat.thinking import thinking_of
 from em_evals.models.chat.tools import with_tools
@@ -66,15 +66,20 @@ def _with_variables(card: ResolvedCard, own: Source | None, tokenizer: Any) -> S
     if not given:
         return own
     found = own or of_tokenizer(tokenizer)
-    known = names(found.text)
+    known = settable(found.text)
     for name in given:
+        if name == "tools":
+            raise EmEvalsError(
+                "`template:` sets tools, which a model gets from its task: leave it out.", card.path
+            )
         if name in quiet_names(found):
             raise EmEvalsError(
                 f"`template:` sets {name}, which decides whether the model thinks: say `thinking: on` instead.",
                 card.path,
             )
         if name in ("messages", "add_generation_prompt") or name not in known:
-            choices = sorted(known - {"messages", "add_generation_prompt", *tokenizer.special_tokens_map})
+            ours = {"messages", "add_generation_prompt", "tools", *quiet_names(found)}
+            choices = sorted(known - ours - {*tokenizer.special_tokens_map})
             raise EmEvalsError(
                 f"`template:` sets {name}, which the chat template does not read; it reads "
                 f"{', '.join(choices) or 'no variables'}.",

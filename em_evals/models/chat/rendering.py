@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -227,6 +227,10 @@ class _Generation(jinja2.ext.Extension):
         return body
 
 
+_FUNCTIONS = {"raise_exception", "strftime_now"}
+"""What a renderer gives every template."""
+
+
 @lru_cache(maxsize=256)
 def names(text: str) -> frozenset[str]:
     """Return the variables that a template reads without setting them on every path.
@@ -234,17 +238,42 @@ def names(text: str) -> frozenset[str]:
     Raises:
         Unrendered: it is not valid Jinja, or uses random numbers.
     """
-    environment = jinja2.Environment(  # noqa: S701 - parses only
-        extensions=[jinja2.ext.loopcontrols, _Generation], trim_blocks=True, lstrip_blocks=True
-    )
     try:
-        tree = environment.parse(text)
+        tree = _parsed(text)
         found = frozenset(meta.find_undeclared_variables(tree))
     except jinja2.TemplateError as error:
         raise Unrendered(f"is not valid Jinja ({error}; line {getattr(error, 'lineno', '?')})") from None
     if "lipsum" in _globals(tree) or any(one.name == "random" for one in tree.find_all(nodes.Filter)):
         raise Unrendered("uses random numbers, so prompts are not reproducible")
     return found
+
+
+def settable(text: str) -> frozenset[str]:
+    """Return the variables of a template that a card may set: those that it does not set itself before it reads them.
+
+    Raises:
+        Unrendered: as for `names`.
+    """
+    stored: dict[str, bool] = {}
+    for one in _in_order(_parsed(text)):
+        stored.setdefault(one.name, one.ctx == "store")
+    return frozenset(name for name in names(text) - _FUNCTIONS if not stored.get(name))
+
+
+def _parsed(text: str) -> nodes.Template:
+    environment = jinja2.Environment(  # noqa: S701 - parses only
+        extensions=[jinja2.ext.loopcontrols, _Generation], trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.parse(text)
+
+
+def _in_order(node: nodes.Node) -> Iterator[nodes.Name]:
+    """Yield a template's names in the order in which it uses them: what is assigned comes after its value."""
+    if isinstance(node, nodes.Name):
+        yield node
+    parts = [node.node, node.target] if isinstance(node, nodes.Assign) else node.iter_child_nodes()
+    for part in parts:
+        yield from _in_order(part)
 
 
 def _globals(tree: nodes.Template) -> set[str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from em_evals.errors import EmEvalsError
 from em_evals.models.chat import layout
 from em_evals.models.chat.marks import Marks, of_prefill, switched_on
 from em_evals.models.chat.rendering import Message, Renderer, Unrendered
@@ -156,4 +157,8 @@ def thinking_of(plain: ChatTemplate, prefill: str = "", hint: str = _WITHOUT) ->
         if hint == _WITHOUT:
             hint = f'{hint}, or begin the thought yourself (`thinking: "<think>"`)'
         raise layout.refusal(tokenizer, source, "knows no thoughts", hint)
+    if (mark := found.ends.strip()) and mark in prefill:
+        raise EmEvalsError(
+            f"`thinking:` begins each thought with a text that holds the mark of its end ({mark}): leave the mark out."
+        )
     return ThinkingTemplate(plain, Renderer(tokenizer, source, replace(on, kept=found.field)), found, prefill)
