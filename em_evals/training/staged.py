@@ -12,9 +12,6 @@ from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 
-ONE_DEVICE = "a training takes one device a process: leave `device_map` out, and shard with FSDP."
-"""The refusal of a recipe on a base that is spread over devices."""
-
 
 @dataclass(frozen=True)
 class Start:

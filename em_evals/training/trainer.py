@@ -19,7 +19,7 @@ from em_evals.content.cards import ModelCard, read_card
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.training import curriculum, optimizers, record, setup, smoke, staged
+from em_evals.training import curriculum, optimizers, possible, record, setup, smoke, staged
 from em_evals.training.callbacks import (
     DivergedError,
     Journal,
@@ -200,22 +200,8 @@ def quantized_as(card: ModelCard, recipe: AdapterRecipe) -> ModelCard:
             run here.
     """
     optimizers.check(recipe, bases.choose_device(card.engine.device))
-    if card.engine.device_map is not None:
-        raise EmEvalsError(staged.ONE_DEVICE)
+    possible.check(card, recipe)
     kind = recipe.method.quantize or card.quantize
-    if card.quantize not in (None, kind):
-        raise EmEvalsError(
-            f"the card says `quantize: {card.quantize}` and its `method` {kind}: say it once, or the same twice."
-        )
-    if kind == "int4" or (kind and recipe.method.kind == "full"):
-        raise EmEvalsError(
-            f"`quantize: {kind}` cannot be trained on"
-            + (
-                " by `kind: full`: use LoRA."
-                if kind != "int4"
-                else ": torchao's int4 has no gradients; say 4bit."
-            )
-        )
     return card.model_copy(update={"quantize": kind})
 
 

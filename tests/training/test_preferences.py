@@ -287,3 +287,6 @@ def test_a_beginning_that_can_never_be_is_refused_by_the_plan_too(home, base):
     spread, _ = read_card("mine", {"engine": {"device_map": "auto"}})
     with pytest.raises(EmEvalsError, match="leave `device_map` out"):
         planning.plan(spread, spread.train)
+    twice, _ = read_card("mine", {"quantize": "4bit", "train": {"method": {"quantize": "8bit"}}})
+    with pytest.raises(EmEvalsError, match="say it once, or the same twice"):
+        planning.plan(twice, twice.train)

@@ -13,8 +13,7 @@ from typing import Any
 
 from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import AdapterRecipe
-from em_evals.errors import EmEvalsError
-from em_evals.training import staged
+from em_evals.training import possible, staged
 from em_evals.training.planning.budget import (
     GPUS,
     HOST_SECONDS,
@@ -58,8 +57,7 @@ def plan(card: ModelCard, recipe: AdapterRecipe, rows: int = 6000, tokens: int =
         EmEvalsError: the architecture is unknown and out of reach, the method does not fit it, or the data are wrong.
     """
     staged.check_planned(card, recipe)
-    if card.engine.device_map is not None:
-        raise EmEvalsError(staged.ONE_DEVICE)
+    possible.check(card, recipe)
     architecture, origin = architecture_of(card)
     sizes = measure(card, recipe, architecture)
     work, note = work_of(card, recipe, rows, tokens)
