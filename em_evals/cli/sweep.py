@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from em_evals.sweep.graph import Graph
     from em_evals.sweep.run import Outcome
+    from em_evals.sweep.store import Store
     from em_evals.sweep.workers import Worker
 
 _PLAN = "plan.yaml"
@@ -44,6 +45,13 @@ def sweep(
             metavar="KEY=VALUE", help="Slurm: submitit's parameters, e.g. timeout_min=240 (repeatable)."
         ),
     ] = [],  # noqa: B006
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where steps' files go, and come from, if nodes share no folder: s3://…, gs://…, file://….",
+        ),
+    ] = None,
     only: Annotated[
         list[str],
         typer.Option(
@@ -69,32 +77,47 @@ def sweep(
         folder, plan = folder or plan, plan / _PLAN
     read = sweep_plans.load(plan)
     place = folder or Path("runs") / read.name
-    if resume and not (place / _PLAN).is_file():
+    stored = _store(store) if store is not None else None
+    if resume and not (place / _PLAN).is_file() and not (stored and stored.done()):
         raise EmEvalsError("there is no sweep to go on with; leave --resume out to begin it.", place)
     whole = graph.build(read)
     chosen = whole.only(only) if only else whole
     if dry_run:
-        _show_plan(chosen, place, as_json)
+        _show_plan(chosen, place, stored, as_json)
         return
-    outcome = _run(chosen, plan, place, _workers(on, place, workers, cpus, gpus, slurm), max_failures)
-    _show(chosen, place, outcome, as_json)
+    given = _workers(on, place, workers, cpus, gpus, slurm, shared=stored is None)
+    outcome = _run(chosen, plan, place, given, max_failures, stored)
+    _show(chosen, place, outcome, stored, as_json)
     if outcome.failed or outcome.left:
         raise typer.Exit(1)
 
 
+def _store(url: str) -> Store:
+    from em_evals.sweep.store import Store
+
+    return Store(url)
+
+
 def _run(
-    chosen: Graph, plan: Path, place: Path, workers: Sequence[Worker], max_failures: int | None
+    chosen: Graph,
+    plan: Path,
+    place: Path,
+    workers: Sequence[Worker],
+    max_failures: int | None,
+    store: Store | None,
 ) -> Outcome:
     from em_evals import files
     from em_evals.sweep.run import run
 
     with files.atomic(place / _PLAN) as temporary:
         temporary.write_text(files.read_text(plan), encoding="utf-8")
-    return run(chosen, place, workers, max_failures, lambda line: echo(line, err=True))
+    if store is not None:
+        store.put(place / _PLAN)
+    return run(chosen, place, workers, max_failures, lambda line: echo(line, err=True), store)
 
 
 def _workers(
-    on: str, place: Path, count: int | None, cpus: float, gpus: float, slurm: list[str]
+    on: str, place: Path, count: int | None, cpus: float, gpus: float, slurm: list[str], *, shared: bool
 ) -> Sequence[Worker]:
     if on == "local":
         from em_evals.sweep.workers import local
@@ -112,15 +135,18 @@ def _workers(
     if is_ray(on):
         from em_evals.sweep import ray
 
-        return ray.connect(*requested(on, cpus, gpus), count, place)
+        return ray.connect(*requested(on, cpus, gpus), count, place if shared else None)
     raise EmEvalsError(f"--on {on}: choose local, here, ray, ray://HOST:PORT or slurm.")
 
 
-def _show_plan(chosen: Graph, place: Path, as_json: bool) -> None:
+def _show_plan(chosen: Graph, place: Path, store: Store | None, as_json: bool) -> None:
     from em_evals.sweep import costs, steps
 
     told = costs.of(chosen)
-    done = {step.name for step in chosen.steps if steps.is_done(step, place)}
+    there = store.done() if store is not None else set()
+    done = {
+        step.name for step in chosen.steps if (step.name, step.digest) in there or steps.is_done(step, place)
+    }
     if as_json:
         print_json(
             {
@@ -151,12 +177,15 @@ def _show_plan(chosen: Graph, place: Path, as_json: bool) -> None:
         echo(note)
 
 
-def _show(chosen: Graph, place: Path, outcome: Outcome, as_json: bool) -> None:
+def _show(chosen: Graph, place: Path, outcome: Outcome, store: Store | None, as_json: bool) -> None:
     from em_evals.sweep import table
 
     done = set(outcome.done)
     frame = table.table([step for step in chosen.steps if step.name in done], place)
     written = table.write(frame, place)
+    if store is not None:
+        for path in written:
+            store.put(path)
     facts: dict[str, Any] = {
         "folder": str(place),
         "steps": len(chosen.steps),

@@ -69,20 +69,12 @@ def expand(plan: SweepPlan) -> list[SweepModel]:
     return list(found.values())
 
 
-def write_card(model: SweepModel, folder: Path) -> None:
-    """Write a model's card into the sweep's folder; an equal one stays untouched.
-
-    Raises:
-        EmEvalsError: the folder cannot be written to.
-    """
-    path = folder / "adapters" / f"{model.name}.yaml"
+def card_text(model: SweepModel) -> str:
+    """Return the card that the sweep writes for a model."""
     fields = {"description": f"Made by a sweep from {model.card}.", "extends": model.card, **model.fields}
     if model.trained:
         fields["adapter"] = model.name
-    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
-    if not path.is_file() or files.read_text(path) != text:
-        with files.atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
 def _made(row: ModelRow, values: Mapping[str, Any]) -> SweepModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import sys
 import time
@@ -20,7 +19,8 @@ from pathlib import Path
 from em_evals.content import documents
 from em_evals.errors import EmEvalsError
 from em_evals.sweep import steps
-from em_evals.sweep.steps import OUTPUT, RECORD, Record, Step
+from em_evals.sweep.steps import OUTPUT, RECORD, Record, Step, Supply
+from em_evals.sweep.store import Store
 
 
 def perform(step: Step, folder: Path, home: Path) -> Record:
@@ -35,9 +35,11 @@ def perform(step: Step, folder: Path, home: Path) -> Record:
         home: the folder where the sweep was started: names of content mean there what they mean to the user.
 
     Raises:
-        EmEvalsError: the folder cannot be written to.
+        EmEvalsError: the folder or the store cannot be written to.
         KeyboardInterrupt: interrupted; the same step resumes.
     """
+    if step.supply is not None:
+        return _perform_with_store(step, step.supply, folder, home)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     begun = Record(
         step.name,
@@ -58,7 +60,7 @@ def perform(step: Step, folder: Path, home: Path) -> Record:
             return _ended(step, folder, begun, 0, 0.0)
         words += ["--overwrite"] if published else []
     elif earlier is not None and earlier.digest != step.digest:
-        _put_aside(folder, step.name)
+        steps.put_aside(folder, step.name)
     steps.write_record(folder, begun)
     clock = time.monotonic()
     with _settings(home, folder), _printed_to(steps.place(folder, step.name) / OUTPUT):
@@ -72,22 +74,37 @@ def perform_json(step: str, folder: str, home: str) -> str:
     Raises:
         EmEvalsError: as for `perform`.
     """
-    fields = json.loads(step)
-    for name in ("command", "needs", "accept"):
-        fields[name] = tuple(fields[name])
-    return json.dumps(asdict(perform(Step(**fields), Path(folder), Path(home))))
+    return json.dumps(asdict(perform(steps.from_json(step), Path(folder), Path(home))))
+
+
+def _perform_with_store(step: Step, supply: Supply, folder: Path, home: Path) -> Record:
+    """Fetch what the step needs, run it, and send what it wrote.
+
+    What is done here and did not reach the store is only sent.
+    """
+    store = Store(supply.store)
+    if steps.is_done(step, folder) and (record := steps.read_record(folder, step.name)) is not None:
+        store.send(step, folder, record)
+        return record
+    for name, text in supply.cards.items():
+        steps.write_card(folder, name, text)
+    for before in supply.steps():
+        if not store.fetch(before, folder):
+            raise EmEvalsError(f"{step.name} needs {before.name}, which is not in {store.url} any more.")
+    record = perform(replace(step, supply=None), folder, home)
+    store.send(step, folder, record)
+    return record
 
 
 def _ended(step: Step, folder: Path, begun: Record, code: int, seconds: float) -> Record:
     done = code in step.accept
     place = steps.place(folder, step.name)
-    kept = steps.adapter(folder, step.model) if step.measure == "train" else place
     record = replace(
         begun,
         state="done" if done else "failed",
         exit_code=code,
         seconds=round(seconds, 3),
-        outputs=_written(kept) if done else (),
+        outputs=_written(steps.home(step, folder)) if done else (),
         problem="" if done else _last_line(place / OUTPUT, code),
     )
     steps.write_record(folder, record)
@@ -135,8 +152,15 @@ def _settings(home: Path, folder: Path) -> Iterator[None]:
     changed = {documents.SHARED: names, "INSPECT_DISPLAY": "plain", "COLUMNS": "100"}
     before = {name: os.environ.get(name) for name in changed}
     place = Path.cwd()
+    try:
+        os.chdir(home)
+    except OSError as error:
+        raise EmEvalsError(
+            f"the sweep was started here, and {socket.gethostname()} does not have it ({error.strerror}): cards and "
+            "data must be under the same path on every node.",
+            home,
+        ) from None
     os.environ.update(changed)
-    os.chdir(home)
     try:
         yield
     finally:
@@ -184,15 +208,3 @@ def _last_line(path: Path, code: int) -> str:
     lines = [line.strip(" │╭╮╰╯─\t") for line in text.splitlines()]
     said = [line for line in lines if line]
     return (said[-1] if said else f"exit code {code}, without a word")[:500]
-
-
-def _put_aside(folder: Path, name: str) -> None:
-    place = steps.place(folder, name)
-    number = 1
-    while (aside := folder / "replaced" / f"{name}.{number}").exists():
-        number += 1
-    try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(place, aside)
-    except OSError as error:
-        raise EmEvalsError(f"cannot move this folder ({error.strerror}); free its place.", place) from None

@@ -144,7 +144,7 @@ class RayWorker(Worker):
         return False
 
 
-def connect(address: str | None, request: Request, count: int | None, folder: Path) -> list[RayWorker]:
+def connect(address: str | None, request: Request, count: int | None, folder: Path | None) -> list[RayWorker]:
     """Join a cluster and start workers.
 
     Args:
@@ -152,7 +152,7 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
             none, Ray starts one on this machine.
         request: what each worker needs.
         count: how many; None: as many as the cluster holds now.
-        folder: the sweep's; every node must see it under the same path.
+        folder: the sweep's; every node must see it under the same path. None: nodes have folders of their own.
 
     Raises:
         EmEvalsError: Ray cannot be reached, no node can hold a worker, or a node does not see the folder.
@@ -177,7 +177,8 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
     )
     head = Head(address.removeprefix("ray://") if address else ray.get_runtime_context().gcs_address)
     workers = [RayWorker(kind.remote, died, head) for _ in range(number)]
-    _check_seen(workers, folder)
+    if folder is not None:
+        _check_seen(workers, folder)
     return workers
 
 
@@ -257,7 +258,8 @@ def _check_seen(workers: list[RayWorker], folder: Path) -> None:
         ready, _ = ray.wait(asked, num_returns=len(asked), timeout=60)
         if not all(ray.get(ready)):
             raise EmEvalsError(
-                "a node of the cluster does not see this folder; choose one that all share.", folder
+                "a node of the cluster does not see this folder; choose one that all share, or a --store.",
+                folder,
             )
     finally:
         token.unlink(missing_ok=True)

@@ -17,9 +17,11 @@ from em_evals import locks
 from em_evals.errors import EmEvalsError
 from em_evals.sweep import steps
 from em_evals.sweep.graph import Graph
-from em_evals.sweep.models import write_card
+from em_evals.sweep.models import card_text
 from em_evals.sweep.queue import Queue
 from em_evals.sweep.steps import Record, Step
+from em_evals.sweep.store import Store
+from em_evals.sweep.supplies import Supplies
 from em_evals.sweep.workers import Worker
 
 _LOOK_AGAIN = 1.0
@@ -65,6 +67,7 @@ def run(
     workers: Sequence[Worker],
     max_failures: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    store: Store | None = None,
 ) -> Outcome:
     """Run what is not done.
 
@@ -74,6 +77,7 @@ def run(
         workers: where steps run; a worker that has a step's base in memory is preferred.
         max_failures: after this many failed steps no further one starts; None: never.
         say: called with one line a step.
+        store: where steps' files go, and come from; None: all workers see the folder.
 
     Raises:
         EmEvalsError: the folder cannot be written to, or there are no workers any more; with what was kept.
@@ -81,13 +85,17 @@ def run(
     """
     folder = folder.absolute()
     with locks.alone(folder / "sweep"):
-        for model in graph.models:
-            if model.is_written:
-                write_card(model, folder)
-        course = _Course(graph, folder, workers, max_failures, say)
+        cards = {model.name: card_text(model) for model in graph.models if model.is_written}
+        for name, text in cards.items():
+            steps.write_card(folder, name, text)
+        supplies = Supplies(graph, store, cards) if store is not None else None
+        course = _Course(graph, folder, workers, max_failures, say, supplies)
         try:
             with _terminated_as_interrupted():
-                return course.run()
+                outcome = course.run()
+                if supplies is not None:
+                    supplies.collect(outcome.done, folder)
+                return outcome
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted: {course.kept()}") from None
         finally:
@@ -122,7 +130,9 @@ class _Course:
         workers: Sequence[Worker],
         max_failures: int | None,
         say: Callable[[str], None],
+        supplies: Supplies | None,
     ) -> None:
+        self._supplies = supplies
         self.outcome = Outcome()
         self._folder = folder
         self._home = Path.cwd()
@@ -185,11 +195,16 @@ class _Course:
         new = deque(ready)
         while new:
             step = new.popleft()
-            if steps.is_done(step, self._folder):
+            if self._is_done(step):
                 self.outcome.found.append(step.name)
                 new += self._freed(step.name)
             else:
                 self._ready.add(step)
+
+    def _is_done(self, step: Step) -> bool:
+        if self._supplies is not None:
+            return self._supplies.has(step, self._folder)
+        return steps.is_done(step, self._folder)
 
     def _start(self) -> None:
         """Start steps while there are idle workers."""
@@ -207,7 +222,8 @@ class _Course:
     def _give(self, step: Step, worker: Worker) -> None:
         self._idle.remove(worker)
         self._tries[step.name] = self._tries.get(step.name, 0) + 1
-        self._running[worker.start(step, self._folder, self._home)] = (step, worker, time.monotonic())
+        given = step if self._supplies is None else self._supplies.of(step)
+        self._running[worker.start(given, self._folder, self._home)] = (step, worker, time.monotonic())
 
     def _end(self, future: Future[str]) -> None:
         step, worker, began = self._running.pop(future)
@@ -232,8 +248,10 @@ class _Course:
                 else _told(error),
             )
             # A full disk: the step counts as failed all the same, and is done again because no record says "done".
+            # What is done, and only did not reach the store, keeps its record: the next run sends it.
             with suppress(EmEvalsError):
-                steps.write_record(self._folder, record)
+                if not steps.is_done(step, self._folder):
+                    steps.write_record(self._folder, record)
         self.outcome.records[step.name] = record
         place = f"[{len(self.outcome.records) + len(self.outcome.found)}/{self._total}]"
         if record.state == "done":

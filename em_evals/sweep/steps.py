@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,27 @@ OUTPUT = "output.txt"
 
 
 @dataclass(frozen=True)
+class Supply:
+    """What a node without a shared folder needs before a step.
+
+    Attributes:
+        store: its URL.
+        needs: the steps that the step waits for: name, measure, model and digest.
+        cards: texts of the cards of the models that it names, by their names.
+    """
+
+    store: str
+    needs: tuple[tuple[str, str, str, str], ...] = ()
+    cards: Mapping[str, str] = field(default_factory=dict)
+
+    def steps(self) -> list[Step]:
+        """Return the steps that are needed, as far as they can be looked up."""
+        return [
+            Step(name, measure, (), model=model, digest=digest) for name, measure, model, digest in self.needs
+        ]
+
+
+@dataclass(frozen=True)
 class Step:
     """One command.
 
@@ -36,6 +58,7 @@ class Step:
         base: the base whose weights the step loads; a process that has them is preferred.
         accept: exit codes that are results.
         digest: of the command, of every content that it reads, and of the steps before it.
+        supply: where there is a store: what is fetched first; where the step ran, its files go back there.
     """
 
     name: str
@@ -48,6 +71,7 @@ class Step:
     base: str = ""
     accept: tuple[int, ...] = (0,)
     digest: str = ""
+    supply: Supply | None = None
 
     def words(self, folder: Path) -> list[str]:
         """Return the command for a folder."""
@@ -79,6 +103,7 @@ class Record:
 
 
 _RECORDS = TypeAdapter(Record)
+_STEPS = TypeAdapter(Step)
 
 
 def place(folder: Path, name: str) -> Path:
@@ -89,6 +114,28 @@ def place(folder: Path, name: str) -> Path:
 def adapter(folder: Path, model: str) -> Path:
     """Return the folder of a model that the sweep trains."""
     return folder / "adapters" / model
+
+
+def write_card(folder: Path, name: str, text: str) -> None:
+    """Write a model's card into the sweep's folder; an equal one stays untouched.
+
+    Raises:
+        EmEvalsError: the folder cannot be written to.
+    """
+    path = folder / "adapters" / f"{name}.yaml"
+    if not path.is_file() or files.read_text(path) != text:
+        with files.atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def home(step: Step, folder: Path) -> Path:
+    """Return the folder of a step's outputs: a training's are its adapter's files."""
+    return adapter(folder, step.model) if step.measure == "train" else place(folder, step.name)
+
+
+def from_json(text: str) -> Step:
+    """Return a step that was written by `asdict`."""
+    return _STEPS.validate_json(text)
 
 
 def read_record(folder: Path, name: str) -> Record | None:
@@ -108,8 +155,35 @@ def write_record(folder: Path, record: Record) -> None:
     Raises:
         EmEvalsError: the folder cannot be written to.
     """
-    with files.atomic(place(folder, record.name) / RECORD) as temporary:
+    write_record_at(place(folder, record.name) / RECORD, record)
+
+
+def write_record_at(path: Path, record: Record) -> None:
+    """Write a record atomically into a file.
+
+    Raises:
+        EmEvalsError: it cannot be written.
+    """
+    with files.atomic(path) as temporary:
         temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+
+
+def put_aside(folder: Path, name: str) -> None:
+    """Move a folder of the sweep, by its name inside it, to `replaced/`.
+
+    Raises:
+        EmEvalsError: it cannot be moved.
+    """
+    number = 1
+    while (aside := folder / "replaced" / f"{name}.{number}").exists():
+        number += 1
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / name, aside)
+    except OSError as error:
+        raise EmEvalsError(
+            f"cannot move this folder ({error.strerror}); free its place.", folder / name
+        ) from None
 
 
 def is_done(step: Step, folder: Path) -> bool:
@@ -117,5 +191,5 @@ def is_done(step: Step, folder: Path) -> bool:
     record = read_record(folder, step.name)
     if record is None or record.state != "done" or record.digest != step.digest:
         return False
-    home = adapter(folder, step.model) if step.measure == "train" else place(folder, step.name)
-    return all(files.is_file(home / name) for name in record.outputs)
+    own = home(step, folder)
+    return all(files.is_file(own / name) for name in record.outputs)

@@ -42,6 +42,7 @@ class Worker(Protocol):
 
     def check(self) -> None:
         """Raise EmEvalsError if what places the workers is gone, and no step can end any more."""
+        return
 
     def start(self, step: Step, folder: Path, home: Path) -> Future[str]:
         """Start a step; the future gives its record as JSON."""
