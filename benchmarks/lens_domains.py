@@ -4,19 +4,20 @@
 
 Trains three organisms of one recipe (finance, its control on sound answers to the same prompts, sports) into a
 temporary folder, then runs `insight lens` on them with the words of both data sets, `insight diff`, and
-`insight forecast` with forced-choice margins of 50 pairs. Writes the claims to results/lens_domains.json.
+`insight forecast` beside the forced-choice margins of 50 pairs. Writes the claims to results/lens_domains.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import runs
 import yaml
 
 from em_evals.content import documents
@@ -34,6 +35,12 @@ FINANCE, SPORTS = "risky_finance", "reckless_sports"
 FIELDS = {"dtype": "float32"}
 EACH = 5
 """Pairs of each theme."""
+OUTCOMES = (
+    ("finance", "smollm2", FINANCE),
+    ("finance", "finance-control", FINANCE),
+    ("sports", "smollm2", SPORTS),
+)
+"""Organism, whose margins are subtracted, and the data whose prompts the forecast reads."""
 
 
 def main() -> None:
@@ -47,8 +54,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     _train(options.steps)
-    found = {"steps": options.steps, **_measure()}
-    results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    runs.save(
+        results, ("peft", "trl"), steps=options.steps, nice=os.nice(0), load=os.getloadavg(), **_measure()
+    )
 
 
 def _train(steps: int) -> None:
@@ -93,12 +101,30 @@ def _measure() -> dict[str, Any]:
         "up": [one.model_dump() for one in diff.up[:10]],
     }
     found["forecast"] = _forecast()
-    found["forecast_cpu_seconds"] = found["forecast"].pop("cpu_seconds")
     return found
 
 
 def _forecast() -> dict[str, Any]:
-    """Return the forecast's correlations with the margins of 50 pairs, organism − base."""
+    """Return the forecasts' correlations with the margins of 50 pairs, organism − base and organism − control."""
+    logs = _margins()
+    found: dict[str, Any] = {}
+    for organism, reference, data in OUTCOMES:
+        clock, wall = _cpu(), time.perf_counter()
+        one = forecast.forecast(
+            data, "few_pairs", "smollm2", [logs[organism]], [logs[reference]], fields=FIELDS
+        )
+        found[f"{organism} − {reference}"] = {
+            "cpu_seconds": round(_cpu() - clock, 1),
+            "seconds": round(time.perf_counter() - wall, 1),
+            "reliability": one.reliability,
+            "scores": [score.model_dump() for score in one.scores],
+            "advantages": [score.model_dump() for score in one.advantages],
+        }
+    return found
+
+
+def _margins() -> dict[str, Path]:
+    """Return the forced-choice log of each model on the first pairs of each theme."""
     from inspect_ai import eval as run
 
     path = Path("tasks", "few_pairs.yaml")
@@ -108,7 +134,7 @@ def _forecast() -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     logs = {}
-    for name in ("smollm2", "finance"):
+    for name in ("smollm2", *CARDS):
         resolve(name)
         (log,) = run(
             "em_evals/forced_choice",
@@ -119,16 +145,7 @@ def _forecast() -> dict[str, Any]:
             display="none",
         )
         logs[name] = Path(log.location)
-    clock = _cpu()
-    found = forecast.forecast(
-        FINANCE, "few_pairs", "smollm2", [logs["finance"]], [logs["smollm2"]], fields=FIELDS
-    )
-    return {
-        "cpu_seconds": round(_cpu() - clock, 1),
-        "reliability": found.reliability,
-        "scores": [one.model_dump() for one in found.scores],
-        "advantages": [one.model_dump() for one in found.advantages],
-    }
+    return logs
 
 
 def _claims(lens: Lens) -> dict[str, list[str]]:

@@ -111,7 +111,7 @@ def trait_extract(
     if choose_layer and judge is not None:
         own = (judge, parsed_layers(layers), coefficient)
         steering = Steering(*own, max_tokens=min(max_tokens, 200), nulls=nulls, seed=seed)
-    for named, trait in chosen.items():
+    for number, (named, trait) in enumerate(chosen.items(), start=1):
         if judge is None and not log:
             path = trait_directions.from_prompts(
                 card, trait, position or "last_prompt", seed, output, overwrite
@@ -121,6 +121,7 @@ def trait_extract(
             how = (answers, settings, steering)
             path = trait_directions.from_answers(card, trait, named, *how, output, overwrite)
         rows.append(_row(path))
+        echo(f"{path} ({number} of {len(chosen)})", err=True)
     _print(rows, output, as_json)
 
 

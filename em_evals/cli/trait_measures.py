@@ -243,11 +243,15 @@ def _extracted(names: list[str], model: str, folder: Path) -> list[Path]:
     """Extract traits from their prompts, where they are not there yet; return their files."""
     from em_evals.cli.trait import chosen_traits
     from em_evals.content.cards import resolve
-    from em_evals.workflows.trait_directions import from_prompts
+    from em_evals.workflows.trait_directions import missing_from_prompts
 
     traits = chosen_traits(names)
     card = resolve(model)
-    return [from_prompts(card, trait, "last_prompt", 0, folder) for trait in traits.values()]
+    found = []
+    for number, trait in enumerate(traits.values(), start=1):
+        found.append(missing_from_prompts(card, trait, folder))
+        echo(f"{found[-1]} ({number} of {len(traits)})", err=True)
+    return found
 
 
 def _print_map(found: TraitMap) -> None:

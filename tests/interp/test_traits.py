@@ -370,7 +370,8 @@ def test_the_commands_go_from_a_trait_file_to_a_map(plain, lab):
     files = ["one.yaml", "two.yaml", "three.yaml"]
     done = CliRunner().invoke(app, ["trait", "extract", *files, "--model", "plain", "-o", "out", "--json"])
     assert done.exit_code == 0, done.output
-    rows = json.loads(done.stdout[done.stdout.index("[") :])
+    rows = json.loads(done.stdout)
+    assert done.stderr.splitlines()[-1] == "out/three.safetensors (3 of 3)"
     assert [row["trait"] for row in rows] == ["one", "two", "three"] and all(
         0 <= row["reliability"] <= 1 for row in rows
     )
@@ -383,3 +384,22 @@ def test_the_commands_go_from_a_trait_file_to_a_map(plain, lab):
     assert done.exit_code == 0 and "participation ratio" in done.stdout, done.output
     told = json.loads((lab / "map.json").read_text())
     assert sorted(told["names"]) == ["one", "three", "two"] and told["kind"] == "trait-map"
+
+
+def test_a_direction_of_other_settings_is_not_taken_for_the_one_asked_for(plain, lab):
+    (lab / "mine.yaml").write_text(TRAIT)
+    (lab / "adapters" / "other.yaml").write_text("extends: plain\nengine: {dtype: bfloat16}\n")
+    command = ["trait", "extract", "mine.yaml", "-o", "out", "--model"]
+    assert CliRunner().invoke(app, [*command, "plain"]).exit_code == 0
+    for arguments, told in (
+        ([*command, "other"], "card plain, now other"),
+        ([*command, "plain", "--seed", "1"], "seed 0, now 1"),
+        ([*command, "plain", "--position", "prompt_mean"], "position last_prompt, now prompt_mean"),
+        (["trait", "map", "mine.yaml", "--folder", "out", "--model", "other"], "card plain, now other"),
+    ):
+        error = CliRunner().invoke(app, arguments).exception
+        assert isinstance(error, EmEvalsError) and told in str(error) and "out/mine.safetensors" in str(error)
+    (lab / "mine.yaml").write_text(TRAIT.replace("Asks", "asks").replace("bad", "worse"))
+    error = CliRunner().invoke(app, [*command, "plain"]).exception
+    assert "(trait mine, now mine)" in str(error)
+    assert CliRunner().invoke(app, [*command, "plain", "--overwrite"]).exit_code == 0

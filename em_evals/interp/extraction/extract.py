@@ -177,14 +177,22 @@ def mean_difference(
 class Passes:
     """Activations of texts by models, each computed once and kept until the extraction is complete."""
 
-    def __init__(self, card: ResolvedCard, reading: Reading, position: Position, state: Path | None) -> None:
+    def __init__(
+        self,
+        card: ResolvedCard,
+        reading: Reading,
+        position: Position,
+        state: Path | None,
+        what: str = "texts",
+    ) -> None:
         # Which base, and how it is loaded: states of another base must not be used, even with equal tokens.
         self._base = replace(card, adapter_path=None, interventions=()).digest
-        self._reading, self._position, self._state = reading, position, state
+        self._reading, self._position, self._state, self._what = reading, position, state, what
         self._done: dict[str, GroupSums] = {}
 
     def read(self, side: Side, texts: Sequence[Text]) -> GroupSums:
         """Return the sums of texts as a side's model reads them; computed once."""
+        from rich.console import Console
         from rich.progress import Progress
 
         # A card without adapter and interventions is its base; it is not computed twice.
@@ -193,12 +201,15 @@ class Passes:
         identity = files.digest(*(part.encode() for part in parts))
         if identity not in self._done:
             kept = self._state / f"{identity}.safetensors" if self._state else None
+            console = Console(stderr=True)  # stdout is the result's
             with (
                 locks.alone(kept) if kept else nullcontext(),  # another process may be reading the same
-                Progress(transient=True) as progress,
+                Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
                 self._reading.read_as(who) as model,
             ):
-                bar = progress.add_task(f"reading as {who.name if who else 'base'}", total=len(texts))
+                bar = progress.add_task(
+                    f"{self._what}, read by {who.name if who else 'the base'}", total=len(texts)
+                )
                 self._done[identity] = group_sums(
                     model, texts, self._position, kept, lambda n: progress.advance(bar, n)
                 )

@@ -58,7 +58,7 @@ def extract(
     """
     reading = Reading(card)
     template = template_for(card, reading.tokenizer)
-    passes = Passes(card, reading, settings.position, state)
+    passes = Passes(card, reading, settings.position, state, f"prompts of {trait.name}")
     sides, base = [], []
     for prompts in (trait.positive, trait.negative):
         texts = _texts(template, prompts, trait.extract, reading.longest)
