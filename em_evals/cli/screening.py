@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from em_evals import shown
 from em_evals.cli.cluster import Cpus, Gpus, is_ray, requested
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
@@ -91,14 +94,18 @@ def data_screen(
     exact = exact or answers is not None
     own = _own(card, exact, answers, output.with_suffix(".answers.jsonl"), max_tokens)
     elsewhere = _elsewhere(card, block, exact, on, workers, cpus, gpus)
-    found = screen(card, along, block, file, drawn, own=own, elsewhere=elsewhere)
+    with _bar(file) as advance:
+        found = screen(card, along, block, file, drawn, own=own, elsewhere=elsewhere, advance=advance)
     screened_files.write_ranks(found, output)
     told = screened_files.summary(found, file, direction, block)
     other = beside = None
     if reference is not None:
         kept = output.with_suffix(".reference-answers.jsonl")
         own = _own(card, exact, reference_answers, kept, max_tokens)
-        other = screen(card, along, block, reference, drawn, own=own, elsewhere=elsewhere)
+        with _bar(reference) as advance:
+            other = screen(
+                card, along, block, reference, drawn, own=own, elsewhere=elsewhere, advance=advance
+            )
         beside = compared(found, other, kinds)
         told |= {
             "mean_minus_reference": beside.difference,
@@ -125,6 +132,19 @@ def data_screen(
     print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items()])
     if beside is not None:
         echo(beside.claim.sentence())
+
+
+@contextmanager
+def _bar(file: Path) -> Iterator[Callable[[int], None]]:
+    """Yield what counts the rows that were read, on a terminal; files are read once, so nobody knows how many come."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)  # stdout is the result's
+    columns = (TextColumn("{task.completed:,} rows of {task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(shown.text(file.name), total=None)
+        yield lambda rows: bar.advance(task, rows)
 
 
 def _draw(made: Screening, file: Path, figure: Path) -> None:

@@ -109,6 +109,7 @@ def screen(
     chunk: int = CHUNK,
     own: Answers | None = None,
     elsewhere: Elsewhere | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> Screened:
     """Compute every row's projection difference.
 
@@ -121,6 +122,7 @@ def screen(
         chunk: rows that are read at once.
         own: the model's own answers, for the exact difference; None: the generation-free one.
         elsewhere: reads the file's chunks in other processes, in order (without `own`); None: in this one.
+        advance: called with the number of rows that were read (a progress bar).
 
     Raises:
         EmEvalsError: no such layer, or a row is invalid (with file and line).
@@ -141,6 +143,7 @@ def screen(
         pairs = _beside(chunks(_rows(path), chunk), elsewhere(along[:, [layer]], path, chunk), path)
     for rows, part in pairs:
         found.append(part)
+        advance(len(rows))
         skipped += len(rows) - len(part.lines)
         kept = set(part.lines.tolist())
         if not kept <= {line for line, _ in rows}:
