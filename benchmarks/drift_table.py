@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="of traits/ and of the trainings")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--every", type=int, default=4)
+    parser.add_argument(
+        "--layer", type=int, default=22, help="one block for all, so that traits can be compared"
+    )
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--save", type=Path)
@@ -45,14 +48,13 @@ def main() -> None:
         parser.error(f"{options.folder / 'traits'} holds no directions: see the first command above")
     started, processor = time.perf_counter(), time.process_time()
     rows = [
-        row
-        for recipe in options.recipes
-        for row in _recipe(recipe, options.seeds, _fields(options.steps, options.every, traits))
+        row for recipe in options.recipes for row in _recipe(recipe, options.seeds, _fields(options, traits))
     ]
     numbers = {
         "steps": options.steps,
         "rows_a_step": 4,
         "every": options.every,
+        "layer": options.layer,
         "seeds": options.seeds,
         "draws": DRAWS,
         "seconds": round(time.perf_counter() - started),
@@ -66,9 +68,10 @@ def main() -> None:
         runs.save(save, ("peft", "trl"), **numbers)
 
 
-def _fields(steps: int, every: int, traits: list[str]) -> dict[str, Any]:
+def _fields(options: argparse.Namespace, traits: list[str]) -> dict[str, Any]:
     """Return what every recipe of the table has in common."""
-    return {"max_steps": steps, "checkpoints": [], "monitor": {"traits": traits, "every": every}}
+    monitor = {"traits": traits, "every": options.every, "layer": options.layer}
+    return {"max_steps": options.steps, "checkpoints": [], "monitor": monitor}
 
 
 def _recipe(recipe: str, seeds: int, fields: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from html import escape
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent / "pictures"
 
@@ -174,12 +175,13 @@ def organisms() -> None:
 
 
 def traits(record: Path = FOLDER / "traits.json", target: Path = FOLDER / "traits.svg") -> None:
-    """Draw the cosines of traits in the order of their clusters, from a record of `em-evals trait map`.
+    """Draw the cosines of traits and the tree of their clusters, from a record of `em-evals trait map`.
 
     `em-evals trait map all --model smollm2 -o docs/pictures/traits.json` makes the default one.
     """
     import vl_convert
 
+    from em_evals.content.traits import EM
     from em_evals.report import export
     from em_evals.report import traits as section
     from em_evals.results import records
@@ -187,8 +189,57 @@ def traits(record: Path = FOLDER / "traits.json", target: Path = FOLDER / "trait
     found = records.read(record)
     if not isinstance(found, records.TraitMap):
         raise SystemExit(f"{record} is not a record of `em-evals trait map`")
-    spec = export.for_paper(section.section(found).figures[0].chart, 560)
+    cosines, tree = (export.for_paper(figure.chart, 0) for figure in section.section(found).figures)
+    side = 27 * len(found.names)
+    _numbers_in_cells(cosines)
+    _bold(cosines, [name for name in found.names if found.kinds[name] == EM])
+    shown = ("config", "$schema", "padding", "autosize")
+    parts = [{key: value for key, value in one.items() if key not in shown} for one in (cosines, tree)]
+    for part, width in zip(parts, (side, side // 3), strict=True):
+        part |= {"width": width, "height": side}
+    for layer in parts[1].get("layer", [parts[1]]):
+        layer["encoding"]["y"]["axis"] = None  # the heatmap's names stand for both
+    spec = {key: cosines[key] for key in ("config", "$schema", "padding")}
+    spec |= {"hconcat": parts, "spacing": 14}
     target.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+
+
+def _numbers_in_cells(heatmap: dict[str, Any]) -> None:
+    """Write each cosine into its cell, as .5 or -.5: a reader of the page cannot point at a picture."""
+    cells = heatmap["layer"][0]
+    text = "replace(format(datum.value, '.1f'), '0.', '.')"
+    heatmap["layer"].append(
+        {
+            "data": cells.get("data", heatmap.get("data")),
+            "transform": [
+                {"filter": "datum.x != datum.y && abs(datum.value) >= 0.05"},
+                {"calculate": text, "as": "text"},
+            ],
+            "mark": {"type": "text", "fontSize": 10},
+            "encoding": {
+                **{place: cells["encoding"][place] for place in ("x", "y")},
+                "text": {"field": "text", "type": "nominal"},
+                "color": {
+                    "condition": {"test": "abs(datum.value) > 0.6", "value": "white"},
+                    "value": "#222",
+                },
+            },
+        }
+    )
+
+
+def _bold(heatmap: dict[str, Any], names: list[str]) -> None:
+    """Write the names of traits that matter for misalignment in bold."""
+    cells = heatmap["layer"][0]["encoding"]
+    for place in ("x", "y"):
+        axis = cells[place].get("axis") or {}
+        listed = ", ".join(repr(name) for name in names)
+        test = {"test": f"indexof([{listed}], datum.value) >= 0", "value": "bold"}
+        cells[place]["axis"] = {**axis, "labelFontWeight": {"condition": test, "value": "normal"}}
+    cells["color"]["legend"] |= {
+        "title": "cosine (bold: matters for emergent misalignment)",
+        "titleLimit": 400,
+    }
 
 
 def main(names: list[str]) -> None:

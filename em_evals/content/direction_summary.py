@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
@@ -27,17 +28,32 @@ def by_layer(direction: Direction) -> dict[str, Sequence[float | None]]:
 
 
 def chosen_layer(direction: Direction) -> int:
-    """Return the layer that was chosen by steering (`trait extract --choose-layer`), else the most reliable one.
+    """Return the layer that was chosen by steering (`trait extract --choose-layer`), else the most trusted one.
 
     Raises:
         EmEvalsError: the direction's metadata do not tell.
     """
     if (layer := direction.metadata.get("layer")) is not None:
         return int(layer)
-    found = direction.metadata.get("reliability")
-    if not found:
+    found = trust(direction)
+    if found is None:
         raise EmEvalsError("this direction has no reliability by layer: choose a --layer.")
     return int(np.argmax(found))
+
+
+def trust(direction: Direction) -> NDArray[np.float64] | None:
+    """Return [layers], by which layers are compared; None where the extraction measured nothing.
+
+    The reliability over questions; for a trait from its prompts, times `prompt_cosine` where that is positive at any
+    layer. Early blocks repeat the words of the system prompts: other questions give the same direction there, other
+    prompts for the same trait another one.
+    """
+    reliability = direction.metadata.get("reliability")
+    if not reliability:
+        return None
+    found = np.array(reliability, dtype=float)
+    over_prompts = np.clip(np.array(direction.metadata.get("prompt_cosine") or [0.0], dtype=float), 0, None)
+    return found * over_prompts if over_prompts.any() else found
 
 
 def label(direction: Direction, number: int) -> str:

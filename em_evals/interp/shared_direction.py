@@ -67,7 +67,7 @@ def _compared(
             one=one, other=other, organisms=Measured(value=None, interval=(None, None), n=0)
         )
     pairs = [pair for pair in own if pair is not None]
-    there = np.prod([pair.one.weights * pair.other.weights for pair in pairs], axis=0)
+    there = _weights(pairs)
     found = {"organisms": noisy_vectors.bootstrap(lambda times: _mean(pairs, times), there, seed)}
     beside = [
         pair
@@ -75,13 +75,17 @@ def _compared(
         if a in controls and b in controls and (pair := _pair(controls[a], controls[b])) is not None
     ]
     if len(beside) == len(pairs):
-        there = there * np.prod([pair.one.weights * pair.other.weights for pair in beside], axis=0)
+        there = np.concatenate([there, _weights(beside)])
         found["controls"] = noisy_vectors.bootstrap(lambda times: _mean(beside, times), there, seed)
         found["difference"] = noisy_vectors.bootstrap(
             lambda times: _mean(pairs, times) - _mean(beside, times), there, seed
         )
     told = {name: _measured(part, 2 if name == "difference" else 1) for name, part in found.items()}
     return SharedDirection.model_validate({"one": one, "other": other, **told})
+
+
+def _weights(pairs: Sequence[Pair]) -> Floats:
+    return np.stack([side.weights for pair in pairs for side in (pair.one, pair.other)])
 
 
 def _mean(pairs: Sequence[Pair], times: Floats) -> NDArray[np.float64]:

@@ -128,23 +128,28 @@ class Estimate:
 def bootstrap(statistic: Callable[[Floats], NDArray[np.float64]], weights: Floats, seed: int = 0) -> Estimate:
     """Return a statistic of folds with its interval; folds are drawn with replacement.
 
+    A fold that some directions have not is drawn all the same, and is empty for these. Directions of the same questions
+    are so drawn together. Those of other questions share no noise, and that their folds are drawn together adds none.
+
     The bootstrap's spread is widened to Student's quantile and by sqrt(k / (k - 1)): with 16 folds percentiles alone
     are too narrow.
 
     Args:
         statistic: takes [resamples, folds], how often each fold was drawn, and returns [resamples].
-        weights: [folds], 0 for folds that nothing has.
+        weights: [folds], 0 for folds that nothing has; or [directions, folds], those of each.
         seed: of the draws.
     """
     from scipy import stats
 
-    there = np.flatnonzero(np.asarray(weights) > 0)
-    count = len(there)
-    value = float(statistic(np.ones((1, len(weights))))[0])
+    filled = np.atleast_2d(np.asarray(weights) > 0)
+    there = np.flatnonzero(filled.any(0))
+    count = int(filled.sum(1).min())  # the direction with the fewest folds decides how wide the interval is
+    value = float(statistic(np.ones((1, filled.shape[1])))[0])
     if count < LEAST_FOLDS or math.isnan(value):
         return Estimate(math.nan, (math.nan, math.nan), count)
-    times = np.zeros((_RESAMPLES, len(weights)))
-    times[:, there] = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=_RESAMPLES)
+    times = np.zeros((_RESAMPLES, filled.shape[1]))
+    size = len(there)
+    times[:, there] = np.random.default_rng(seed).multinomial(size, [1 / size] * size, size=_RESAMPLES)
     drawn = statistic(times)
     if np.isnan(drawn).mean() > _LOST:
         return Estimate(math.nan, (math.nan, math.nan), count)

@@ -1,9 +1,12 @@
 """How separated kinds of concepts are: planted angles are recovered, and the relation across bases beside permutations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from em_evals.content.direction_folds import FOLDS, Folds
+from em_evals.content.direction_summary import chosen_layer
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp.traits.map import trait_map
@@ -53,6 +56,29 @@ def test_the_planted_angle_is_found_whatever_the_noise(cosine, noise):
     assert noise == 0.1 or cosine == 0.2 or 1 - raw > one.index.value + 0.05, (
         "raw cosines would look separated by noise alone"
     )
+
+
+def test_traits_with_questions_of_their_own_are_compared():
+    given = {}
+    for number, (name, one) in enumerate(concepts(0.3, 0.5).items()):
+        empty = (np.arange(FOLDS) + 3 * number) % FOLDS < 5  # no fold is filled in all five
+        given[name] = replace(one, folds=replace(one.folds, weights=np.where(empty, 0, one.folds.weights)))
+    (found,) = trait_map(given, 0, narrow=["advice0", "advice1"]).separations
+    assert found.index.value == pytest.approx(0.7, abs=0.1) and found.index.n == FOLDS - 5
+    assert found.index.interval[0] < found.index.value < found.index.interval[1]
+
+
+def test_the_layer_is_one_at_which_system_prompts_agree():
+    given = {}
+    for name, one in concepts(0.3, 0.5).items():
+        told = {**one.metadata, "reliability": [0.99, 0.97, 0.9], "prompt_cosine": [-0.1, 0.5, 0.3]}
+        vectors = np.repeat(one.vectors, 3, axis=0)
+        given[name] = Direction(vectors, np.zeros_like(vectors), np.ones(3), told, None)
+    assert trait_map(given).layer == 1 and chosen_layer(given["em0"]) == 1
+    no_prompts = replace(
+        given["em0"], metadata={**given["em0"].metadata, "prompt_cosine": [-0.1, -0.5, -0.3]}
+    )
+    assert chosen_layer(no_prompts) == 0
 
 
 def test_a_name_that_is_not_there_is_told():

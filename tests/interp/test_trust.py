@@ -198,6 +198,23 @@ def test_a_corrected_cosine_is_neither_attenuated_nor_inflated_by_noise(shared):
     assert np.mean(corrected) == pytest.approx(0.5, abs=0.04) and np.mean(covered) >= 0.88
 
 
+def test_directions_of_other_questions_have_folds_of_their_own():
+    chance = np.random.default_rng(1)
+    covered = []
+    for seed in range(40):
+        one, other = np.linalg.qr(chance.normal(size=(128, 2)))[0].T
+        sides = []
+        for vector in (one, 0.5 * one + np.sqrt(0.75) * other):
+            weights = np.where(chance.permutation(16) < 9, chance.choice([5.0, 10.0], 16), 0.0)
+            vectors = vector + chance.normal(size=(16, 128)) * 2 / np.sqrt(128)
+            sides.append(noisy_vectors.Folds(vectors[:, None], weights))
+        pair = noisy_vectors.Pair(*sides, np.ones(1))
+        found = noisy_vectors.bootstrap(pair.over_layers, np.stack([side.weights for side in sides]), seed)
+        assert found.folds == 9
+        covered.append(found.interval[0] <= 0.5 <= found.interval[1])
+    assert np.mean(covered) >= 0.88
+
+
 def test_vectors_lost_in_noise_have_no_corrected_cosine():
     chance = np.random.default_rng(3)
     sides = [folded(chance.normal(size=(16, 128))) for _ in range(2)]

@@ -16,6 +16,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from em_evals.content import direction_algebra
+from em_evals.content.direction_summary import trust
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.interp import nulls
@@ -40,7 +41,7 @@ def trait_map(
 
     Args:
         given: name -> direction, three or more.
-        layer: the decoder block; None: the one with the largest median reliability.
+        layer: the decoder block; None: the one with the largest median of `direction_summary.trust`.
         seed: of bootstraps and null draws.
         narrow: names of those that are narrow concepts, as the advice of a domain.
 
@@ -56,7 +57,8 @@ def trait_map(
     if layer is None:
         layer = _layer(given)
         notes.append(
-            f"layer {layer} was chosen: there the median reliability of these directions is largest."
+            f"layer {layer} was chosen: there the median reliability of these directions is largest (over questions; "
+            "times the agreement of system prompts, where it is known)."
         )
     if not 0 <= layer < depth:
         raise EmEvalsError(f"there is no layer {layer}; these directions' are 0 to {depth - 1}.")
@@ -90,10 +92,10 @@ def trait_map(
 
 
 def _layer(given: Mapping[str, Direction]) -> int:
-    known = [one.metadata["reliability"] for one in given.values() if one.metadata.get("reliability")]
+    known = [found for one in given.values() if (found := trust(one)) is not None]
     if not known:
         raise EmEvalsError("none of these directions has a reliability by layer: choose a --layer.")
-    return int(np.median(np.array(known, dtype=float), axis=0).argmax())
+    return int(np.median(np.stack(known), axis=0).argmax())
 
 
 def _reliability(one: Direction, layer: int) -> float | None:
@@ -127,11 +129,8 @@ def _cosines(given: Mapping[str, Direction], layer: int, seed: int) -> list[Trai
                 if part.folds is not None
             ]
             pair = noisy_vectors.Pair(sides[0], sides[1], np.ones(1))
-            # Units are folds that both directions have; without common questions they are independent, and the folds
-            # of each are drawn together all the same, which costs little.
-            estimate = noisy_vectors.bootstrap(
-                pair.over_layers, one.folds.weights * other.folds.weights, seed
-            )
+            weights = np.stack([one.folds.weights, other.folds.weights])
+            estimate = noisy_vectors.bootstrap(pair.over_layers, weights, seed)
             low, high = (float(np.clip(end, -1, 1)) for end in estimate.interval)
             corrected = Measured(
                 value=float(np.clip(estimate.value, -1, 1)), interval=(low, high), n=estimate.folds

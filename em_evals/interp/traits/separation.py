@@ -66,8 +66,7 @@ def _index(pairs: Sequence[tuple[noisy_vectors.Folds, noisy_vectors.Folds]], see
         cosines = np.stack([pair.over_layers(times) for pair in measured])
         return np.asarray(1 - np.clip(np.abs(cosines), 0, 1).mean(0))
 
-    # Folds that every direction has; folds of other questions are independent, and drawn together all the same.
-    weights = np.prod([side.weights for pair in pairs for side in pair], axis=0)
+    weights = np.stack([side.weights for pair in pairs for side in pair])
     estimate = noisy_vectors.bootstrap(statistic, weights, seed)
     low, high = (float(np.clip(end, 0, 1)) for end in estimate.interval)
     return Measured(value=estimate.value, interval=(low, high), n=estimate.folds)

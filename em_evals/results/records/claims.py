@@ -43,5 +43,6 @@ class Claim(Record):
             for null in self.nulls
             if null.high is not None and null.p is not None
         )
-        beside = f"; each null by its own maximum over layers: {told}" if told else "; no null was drawn"
+        how = "null" if self.layer is None else "each null by its own maximum over layers"
+        beside = f"; {how}: {told}" if told else "; no null was drawn"
         return f"{self.verdict}: {self.measure} {self.value:.3g}{where}{beside}."
