@@ -57,7 +57,7 @@ def rate_interval(clusters: Clusters, confidence: float) -> Interval:
     Example:
         >>> low, high = rate_interval([(0, 100)] * 24, 0.95)
         >>> low, round(high, 3)
-        (0.0, 0.013)
+        (0.0, 0.019)
     """
     counted = [(events, draws) for events, draws in clusters if draws > 0]
     return rate_intervals([counted], confidence)[0] if len(counted) > 1 else (math.nan, math.nan)

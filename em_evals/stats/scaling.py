@@ -126,7 +126,7 @@ def base_logits(cells: Sequence[Cell]) -> dict[str, float]:
     Example:
         >>> cells = [Cell("a", "f", "r", "d", 9, 100, 1e9, 1e12), Cell("a", "f", "s", "e", 11, 100, 1e9, 1e12)]
         >>> round(base_logits(cells)["a"], 4)
-        -2.1749
+        -2.1753
     """
     names = dict.fromkeys(cell.base for cell in cells)
     found = {}

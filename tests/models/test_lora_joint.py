@@ -80,6 +80,41 @@ def test_fewer_adapters_use_the_stacks_and_a_dropped_one_ends_them(several, stac
     assert stacked.count("made") == 2 * made
 
 
+def test_after_a_pause_the_same_rows_have_the_same_stacks_as_at_first(several, stacked):
+    model, bank, (one, two, three), _ = several
+    rows = [one, three] * 3
+    first = read(bank, model, rows)
+    read(bank, model, [one, two, three] * 2)
+    read(bank, model, rows)
+    stacks, made = [site._joint[1].columns for site in bank._sites.values()], stacked.count("made")
+    assert all(len(own) == 3 for own in stacks), "between two steps those of all three serve"
+    bank.rest()
+    assert torch.equal(read(bank, model, rows), first)
+    assert all(len(site._joint[1].columns) == 2 for site in bank._sites.values())
+    bank.rest()
+    read(bank, model, rows)
+    assert stacked.count("made") == made + len(bank._sites), "the right stacks are kept over a pause"
+
+
+def test_nothing_is_stacked_for_a_base_in_lower_precision(several, stacked, tmp_path):
+    model = fresh("llama").to(torch.bfloat16)
+    bank = Bank(model)
+    names = [bank.load(str(tmp_path / str(rank))) for rank in RANKS]
+    read(bank, model, names * 2)
+    assert not stacked, "the adapters stay in float32 there: a copy of all of them would serve nobody"
+
+
+def test_stacks_that_do_not_fit_are_left_out(several, monkeypatch):
+    model, bank, (one, two, _), alone = several
+
+    def no_memory(self, parts):
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(joints.Joint, "__init__", no_memory)
+    rows = [one, two] * 3
+    close(read(bank, model, rows), expected(alone, rows))
+
+
 def test_an_overflow_in_one_adapter_stays_in_its_rows(several):
     model, bank, (one, two, _), alone = several
     for site in bank._sites.values():

@@ -79,6 +79,8 @@ class Bank:
     def rest(self) -> None:
         """No draw is in work: what comes next is computed as if it came first."""
         self._alone.rest()
+        for site in self._sites.values():
+            site.rest()
 
     def mixes(self, name: str) -> bool:
         """Check whether rows of this adapter may share a batch with others. False: all rows must be its own."""

@@ -33,6 +33,7 @@ class Site:
         self.weights: dict[str, Mapping[str, Weight]] = {}
         self._module, self._stacked, self._rows = module, stacked, rows
         self._joint: tuple[frozenset[str], Joint | None] = frozenset(), None
+        self._rested = True
         self._before: dict[str, torch.Tensor] = {}
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         # Prepended to all hooks: others (interventions, recordings) see the output that the adapter changed.
@@ -61,6 +62,10 @@ class Site:
         for handle in self._handles:
             handle.remove()
         return True
+
+    def rest(self) -> None:
+        """Round what comes next as if nothing had been computed: stacks of more adapters are not used on."""
+        self._rested = True
 
     def restore(self) -> None:
         """Restore the module's own weights."""
@@ -118,10 +123,12 @@ class Site:
         if torch.is_grad_enabled() or not rows.single(inputs) or not isinstance(output, torch.Tensor):
             return None
         names, found = self._joint
-        # What was stacked for more adapters still serves when one of them has left.
-        if not names >= rows.adapters or (found is None and names != rows.adapters):
-            found = joint(self._module, self.changes, sorted(rows.adapters))
+        # What was stacked for more adapters still serves when one of them has left, rounded a little differently.
+        serves = names > rows.adapters and found is not None and not self._rested
+        if names != rows.adapters and not serves:
+            found = joint(self._module, self.changes, sorted(rows.adapters), output.dtype)
             self._joint = rows.adapters, found
+        self._rested = False
         return found if found is not None and output.dtype == found.dtype else None
 
     # One call as several
