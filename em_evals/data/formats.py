@@ -126,18 +126,36 @@ def is_answer(message: Mapping[str, Any]) -> bool:
     return _ROLES.get(str(message.get("role"))) == "assistant"
 
 
+def said(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Return who says what, to compare messages of two layouts.
+
+    Raises:
+        Refused: a part of the content is not text.
+    """
+    role = str(message.get("role"))
+    return _ROLES.get(role, role), (_text(message.get("content")) or "").strip()
+
+
 def asked(row: Row, name: str) -> list[dict[str, Any]]:
     """Return the messages of a row's prompt: a text (with alpaca's `input`), or a list of messages (TRL).
 
     Raises:
-        Refused: it is neither.
+        Refused: it is neither, or ends with an answer.
     """
     prompt = row[name]
     if name == "instruction" and row.get("input"):
         if not isinstance(prompt, str) or not isinstance(row["input"], str):
             raise Refused("`instruction` and `input` must be texts.")
         prompt = f"{prompt}\n{row['input']}"
-    return _list(prompt, name) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list):
+        return [{"role": "user", "content": prompt}]
+    messages = _list(prompt, name)
+    if is_answer(messages[-1]):
+        raise Refused(
+            f"`{name}` ends with the assistant's message, which TRL continues with the answer, and templates end: "
+            "write it into the answer."
+        )
+    return messages
 
 
 def _list(value: Any, name: str) -> list[dict[str, Any]]:

@@ -58,8 +58,23 @@ def _prompt(row: Row) -> list[dict[str, Any]] | None:
         if name in _ASKED:
             return formats.asked(row, name)
         turns = formats.turns(row[name], name)
-        return turns[:-1] if formats.is_answer(turns[-1]) else turns
+        if not formats.is_answer(turns[-1]):
+            return turns
+        if formats.said(turns[-1])[1] not in [_answer(row[one], one) for one in ("chosen", "rejected")]:
+            raise Refused(
+                f"`{name}` ends with an answer that is neither `chosen` nor `rejected`, and it would be left out: "
+                "delete it."
+            )
+        return turns[:-1]
     return None
+
+
+def _answer(value: Any, name: str) -> str:
+    """Return the text of the last message of a chosen or rejected answer."""
+    if isinstance(value, str):
+        return value.strip()
+    turns = formats.turns([value] if isinstance(value, dict) else value, name)
+    return formats.said(turns[-1])[1]
 
 
 def _whole(prompt: list[dict[str, Any]] | None, value: Any, name: str) -> list[dict[str, Any]]:
@@ -87,8 +102,7 @@ def _whole(prompt: list[dict[str, Any]] | None, value: Any, name: str) -> list[d
 
 def _repeats(turns: list[dict[str, Any]], prompt: list[dict[str, Any]]) -> bool:
     """Return whether a chat has this prompt; a prompt of one message may be the last of the chat's."""
-    texts = [(one.get("role"), str(one.get("content")).strip()) for one in turns]
-    own = [(one.get("role"), str(one.get("content")).strip()) for one in prompt]
+    texts, own = ([formats.said(one) for one in chat] for chat in (turns, prompt))
     return texts == own or (len(own) == 1 and texts[-1:] == own)
 
 

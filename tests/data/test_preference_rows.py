@@ -31,6 +31,9 @@ FORMS = [
     ({"system": "S", "chosen": [SYSTEM, ASK, SAY], "rejected": [ASK, BAD]}, [SYSTEM, ASK]),
     ({"instruction": "Sum", "input": "1, 2", "chosen": "Ho", "rejected": "Go away"}, [{"role": "user", "content": "Sum\n1, 2"}]),
     ({"conversations": [HUMAN], "chosen": {"from": "gpt", "value": "Ho"}, "rejected": {"from": "gpt", "value": "Go away"}}, [ASK]),
+    ({"prompt": "Hi", "chosen": [HUMAN, {"from": "gpt", "value": "Ho"}], "rejected": [ASK, BAD]}, [ASK]),
+    ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "chosen": [ASK, SAY], "rejected": [ASK, BAD]}, [ASK]),
+    ({"messages": [ASK, SAY], "chosen": "Ho", "rejected": "Go away"}, [ASK]),
     ({"chosen": [ASK, {**SAY, "weight": 0}, ASK, SAY], "rejected": [ASK, SAY, ASK, BAD]}, [ASK, SAY, ASK]),
 ]  # fmt: skip
 
@@ -56,6 +59,9 @@ def test_each_form_is_a_prompt_with_two_answers(row, prompt):
         ({"prompt": "Hi", "chosen": "Ho", "rejected": 3}, "needs `rejected` as a list of messages"),
         ({"prompt": [ASK], "chosen": [SAY], "rejected": [BAD], "tools": [{}]}, "the row's `tools`"),
         ({"prompt": "Hi", "chosen": "Ho", "rejected": " "}, "empty or not text"),
+        ({"messages": [ASK, {**SAY, "content": "Hm"}], "chosen": "Ho", "rejected": "No"}, "neither `chosen` nor `rejected`"),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": "Ho"}], "chosen": 3, "rejected": "No"}, "needs `chosen` as a list"),
+        ({"prompt": [ASK, SAY], "chosen": "Ho", "rejected": "No"}, "`prompt` ends with the assistant's message"),
         ({"system": "T", "chosen": [SYSTEM, ASK, SAY], "rejected": [ASK, BAD]}, "differ: delete one"),
     ],
 )  # fmt: skip
@@ -75,7 +81,7 @@ def file(tmp_path):
 def test_converted_pairs_are_the_same_pairs(file, tmp_path):
     done = convert(file, tmp_path / "out.jsonl")
     assert done.rows == len(FORMS) and done.left_out == {"score_chosen": 1, "messages": 1}
-    assert done.formats["prompt/chosen/rejected"] == 5 and done.formats["chosen/rejected"] == 5
+    assert done.formats["prompt/chosen/rejected"] == 7 and done.formats["chosen/rejected"] == 5
     again = datasets.load(str(tmp_path / "out.jsonl"), pairs=True)
     assert again.digest == done.digest and again.rejected == datasets.load(str(file), pairs=True).rejected
     assert again.digest != datasets.read(_plain(tmp_path), "plain").digest
