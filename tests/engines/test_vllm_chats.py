@@ -144,6 +144,15 @@ def test_chats_that_vllm_would_prompt_alike_are_its_own(card):
     assert own(tiny("llama", Path(card.card.base).parent / "chatml"))
 
 
+def test_cards_of_one_base_share_its_tokenizer(card):
+    plain, hot = ({"base": card.card.base, "generation": {"temperature": heat}} for heat in (0, 1))
+    one, other = (
+        Chats(asked_as(ResolvedCard("made", ModelCard.model_validate(fields), None, None)))
+        for fields in (plain, hot)
+    )
+    assert one.tokenizer is other.tokenizer
+
+
 def test_every_part_of_a_card_reaches_the_server(card):
     """An intervention's own check counts the fields that are set, and refused the defaults of others."""
     steps = [

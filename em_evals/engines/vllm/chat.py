@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from em_evals.content.cards import ModelCard, ResolvedCard
@@ -72,7 +73,7 @@ class Chats:
         told = json.loads(asked)
         card = ModelCard.model_validate_json(told["card"])
         self._card = ResolvedCard(told["name"], card, None, told["adapter"])
-        self.tokenizer = bases.load_tokenizer(card)
+        self.tokenizer = _tokenizer(card.base, card.revision, card.trust_remote_code)
         self._differs = self._asked_differently()
 
     def takes(self, body: Mapping[str, Any]) -> bool:
@@ -195,6 +196,12 @@ def events(whole: Mapping[str, Any], usage: bool) -> list[str]:
     if usage:
         sent.append({**head, "choices": [], "usage": whole["usage"]})
     return [f"data: {json.dumps(one)}\n\n" for one in sent] + ["data: [DONE]\n\n"]
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(base: str, revision: str | None, trusted: bool) -> Any:
+    """Return a base's tokenizer, which all cards of a server share: a server may have hundreds."""
+    return bases.load_tokenizer(ModelCard(base=base, revision=revision, trust_remote_code=trusted))
 
 
 def _plainly(tokenizer: Any, chat: Sequence[Message]) -> list[int] | None:
