@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,28 +85,25 @@ def data_screen(
 
     share = None if drop_top is None else screened_files.share(drop_top)
     screened_files.check_output(output)
-    if answers is not None and (reference is None) != (reference_answers is None):
-        raise EmEvalsError(
-            "--answers with --reference needs --reference-answers, and one without the other nothing."
-        )
+    _check(answers, reference, reference_answers)
     along = read_for(direction, card)
     block = chosen_layer(along) if layer is None else layer
     drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)
     exact = exact or answers is not None
-    own = _own(card, exact, answers, output.with_suffix(".answers.jsonl"), max_tokens)
+    beside_it = {name: output.with_suffix(f".{name}.jsonl") for name in ("answers", "reference-answers")}
+    own = _own(card, exact, answers, beside_it["answers"], max_tokens)
     elsewhere = _elsewhere(card, block, exact, on, workers, cpus, gpus)
+    state = output.with_suffix(".partial")
+    how = (card, along, block)
     with _bar(file) as advance:
-        found = screen(card, along, block, file, drawn, own=own, elsewhere=elsewhere, advance=advance)
+        found = screen(*how, file, drawn, own=own, elsewhere=elsewhere, advance=advance, state=state)
     screened_files.write_ranks(found, output)
     told = screened_files.summary(found, file, direction, block)
     other = beside = None
     if reference is not None:
-        kept = output.with_suffix(".reference-answers.jsonl")
-        own = _own(card, exact, reference_answers, kept, max_tokens)
+        own = _own(card, exact, reference_answers, beside_it["reference-answers"], max_tokens)
         with _bar(reference) as advance:
-            other = screen(
-                card, along, block, reference, drawn, own=own, elsewhere=elsewhere, advance=advance
-            )
+            other = screen(*how, reference, drawn, own=own, elsewhere=elsewhere, advance=advance, state=state)
         beside = compared(found, other, kinds)
         told |= {
             "mean_minus_reference": beside.difference,
@@ -113,6 +111,7 @@ def data_screen(
             "claim": beside.claim.model_dump(mode="json"),
             **{f"auroc_of_{name}": value for name, value in beside.alone.items()},
         }
+    shutil.rmtree(state, ignore_errors=True)
     if share is not None:
         files = screened_files.write_kept(found, file, share, output, seed)
         told |= {
@@ -128,10 +127,17 @@ def data_screen(
     if as_json:
         print_json(told)
         return
-    told.pop("claim", None)
-    print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items()])
+    print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items() if key != "claim"])
     if beside is not None:
         echo(beside.claim.sentence())
+
+
+def _check(answers: Path | None, reference: Path | None, reference_answers: Path | None) -> None:
+    """Refuse answers of one side alone."""
+    if answers is not None and (reference is None) != (reference_answers is None):
+        raise EmEvalsError(
+            "--answers with --reference needs --reference-answers, and one without the other nothing."
+        )
 
 
 @contextmanager

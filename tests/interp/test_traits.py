@@ -205,6 +205,28 @@ def test_the_command_ranks_compares_and_drops(plain, lab, rows):
     assert len(kept) == len(random) == 36 and set(kept) <= set(whole) and set(random) <= set(whole)
     gone = {2 * i + 1 for i, row in enumerate(whole) if row not in kept}
     assert gone == {int(row["line"]) for row in ranks[:4]}
+    assert not (lab / "out.partial").exists()
+
+
+def test_an_interrupted_screening_reads_no_chunk_again(plain, lab, rows, monkeypatch):
+    direction = bad_direction(plain, lab)
+    plain_read, calls = screen.RowReader.read, []
+
+    def stopped(self, some, own=None):
+        calls.append(some[0][0])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain_read(self, some, own)
+
+    monkeypatch.setattr(screen.RowReader, "read", stopped)
+    arguments = (plain, direction, 1, lab / "planted.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        screen.screen(*arguments, chunk=20, state=lab / "state")
+    found = screen.screen(*arguments, chunk=20, state=lab / "state")
+    assert calls == [1, 41, 41], "lines where a chunk begins; the second was stopped"
+    assert np.array_equal(found.differences, screen.screen(*arguments, chunk=20).differences)
+    screen.screen(plain, direction, 2, arguments[3], chunk=20, state=lab / "state")
+    assert len(calls) == 3 + 2 + 2, "another block is not read from there"
 
 
 def test_wrong_rows_shares_and_layers_are_told(plain, lab, rows):

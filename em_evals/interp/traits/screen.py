@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
 from em_evals.interp.traits.own_answers import Answers
+from em_evals.interp.traits.screened_parts import Part, Parts
 from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.results.records import Claim
@@ -43,22 +45,6 @@ MEASURE = "AUROC of the projection difference against the reference"
 Floats = NDArray[np.floating]
 Rows = Sequence[tuple[int, formats.Messages]]
 """Chats with their lines in a file."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What is read of some rows: of those that fit the model's context.
-
-    Attributes:
-        lines: int64 [rows].
-        tokens: int64 [rows], of each answer.
-        values: float32 [rows, 3, directions]: h·u at the last prompt token, its mean over the row's answer, and over
-            the model's own (NaN without one).
-    """
-
-    lines: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    values: NDArray[np.float32]
 
 
 Elsewhere = Callable[[Floats, Path, int], Iterator[Part]]
@@ -110,6 +96,7 @@ def screen(
     own: Answers | None = None,
     elsewhere: Elsewhere | None = None,
     advance: Callable[[int], None] = lambda rows: None,
+    state: Path | None = None,
 ) -> Screened:
     """Compute every row's projection difference.
 
@@ -123,6 +110,8 @@ def screen(
         own: the model's own answers, for the exact difference; None: the generation-free one.
         elsewhere: reads the file's chunks in other processes, in order (without `own`); None: in this one.
         advance: called with the number of rows that were read (a progress bar).
+        state: a folder for the chunks that were read, from which an interrupted screening resumes (not with `own` or
+            `elsewhere`). The caller deletes it.
 
     Raises:
         EmEvalsError: no such layer, or a row is invalid (with file and line).
@@ -136,11 +125,18 @@ def screen(
     skipped = 0
     separators = Separators()
     pairs: Iterator[tuple[Rows, Part]]
+    here = along[:, [layer]]
+    kept_parts = Parts(
+        None if own is not None else state, card.digest.encode(), here.tobytes(), b"%d" % layer
+    )
     if elsewhere is None:
-        reader = RowReader(card, along[:, [layer]], layer)
-        pairs = ((rows, reader.read(rows, own)) for rows in chunks(_rows(path), chunk))
+        reader = RowReader(card, here, layer)
+        pairs = (
+            (rows, kept_parts.part(rows, partial(reader.read, rows, own)))
+            for rows in chunks(_rows(path), chunk)
+        )
     else:
-        pairs = _beside(chunks(_rows(path), chunk), elsewhere(along[:, [layer]], path, chunk), path)
+        pairs = _beside(chunks(_rows(path), chunk), elsewhere(here, path, chunk), path)
     for rows, part in pairs:
         found.append(part)
         advance(len(rows))
