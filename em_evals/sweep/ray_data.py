@@ -16,7 +16,8 @@ from em_evals.sweep.ray import Request, joined
 
 if TYPE_CHECKING:
     from em_evals.content.cards import ResolvedCard
-    from em_evals.interp.traits.screen import Elsewhere, Floats, Part
+    from em_evals.interp.traits.screen import Elsewhere, Floats
+    from em_evals.interp.traits.screened_parts import Part
 
 _BLOCKS = 200
 """Of Ray's: chunks of a large file are grouped, so that its scheduler has few things to follow."""
@@ -43,7 +44,7 @@ def screener(
         import ray.data
         from ray.exceptions import RayError
 
-        from em_evals.interp.traits.screen import Part
+        from em_evals.interp.traits.screened_parts import Part
 
         if not path.is_file():
             raise EmEvalsError("a cluster reads files that every node sees; write the rows to one.", path)
