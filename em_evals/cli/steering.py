@@ -158,7 +158,7 @@ def parsed_layers(text: str | None) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         start, end = step_of(first), step_of(last if dash else first)
-        if start is None or end is None or end >= MOST_BLOCKS:
+        if start is None or end is None or start > end or end >= MOST_BLOCKS:
             raise EmEvalsError(f"--layers {text[:60]}: give blocks counted from 0, as 4,8,12 or 4-9.")
         found += range(start, end + 1)
     return tuple(dict.fromkeys(found))

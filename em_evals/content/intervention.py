@@ -11,11 +11,12 @@ from pydantic import (
     Field,
     InstanceOf,
     PlainSerializer,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from em_evals.content import directions
+from em_evals.content import directions, switches
 from em_evals.content.base_shape import MOST_BLOCKS
 from em_evals.content.directions import Direction
 from em_evals.content.documented import Documented
@@ -79,6 +80,11 @@ class Intervention(Documented, BaseModel):
     """`writes` (ablate only): every write into the stream, that is the embedding and each attention and MLP output,
     as orthogonalised weights do (Arditi et al. 2024, arXiv 2406.11717); with `block`, an MLP still reads what its own
     block's attention wrote along u."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        return switches.refuse(cls, info.field_name, value)
 
     @field_validator("op")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from em_evals.content import switches
 from em_evals.content.documented import Documented
 from em_evals.content.intervention import Intervention
 
@@ -30,17 +31,7 @@ class Strict(Documented, BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is meant: pydantic would read 1 and 0."""
-        if isinstance(value, bool) and info.field_name is not None:
-            kinds = _kinds(cls.model_fields[info.field_name].annotation)
-            if bool not in kinds and kinds & {int, float}:
-                raise ValueError(f"this is a number, not {str(value).lower()}")
-        return value
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """Return the types in an annotation, inside unions and `Annotated` too."""
-    return {annotation, *(kind for part in get_args(annotation) for kind in _kinds(part))}
+        return switches.refuse(cls, info.field_name, value)
 
 
 class Method(Strict):

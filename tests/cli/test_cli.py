@@ -18,9 +18,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from em_evals.cli import app
+from em_evals.cli.steering import parsed_layers
 from em_evals.cli.training import card_fields
 from em_evals.content import documents
 from em_evals.content.cards import read_card
+from em_evals.errors import EmEvalsError
 from em_evals.inspect_plugin import registry
 
 ROOT = Path(__file__).parents[2]
@@ -274,3 +276,11 @@ def test_memory_that_runs_out_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "em-evals: CUDA out of memory: free the GPU, or choose a smaller batch, dtype or base.\n"
     )
+
+
+@pytest.mark.parametrize("text", ["9-4", "4-", "-4", "4,x", "", "4,99999"])
+def test_layers_that_are_none_are_refused_and_not_left_out(text):
+    """`9-4` was an empty range: the option had no effect."""
+    with pytest.raises(EmEvalsError, match="give blocks counted from 0"):
+        parsed_layers(text)
+    assert parsed_layers("4,6-8,7") == (4, 6, 7, 8) and parsed_layers(None) is None

@@ -22,6 +22,13 @@ def home(tmp_path, monkeypatch):
         ({"generation": {"max_reasoning_tokens": True}}, "this is a number, not true"),
         ({"generation": {"top_k": False}}, "this is a number, not false"),
         ({"train": {"data": ["x"], "learning_rate": True}}, "this is a number, not true"),
+        ({"train": {"data": ["x"], "checkpoints": True}}, "this is a list of numbers, not true"),
+        ({"train": {"data": ["x"], "method": {"layers": [True, 2]}}}, "this is a list of numbers, not true"),
+        ({"interventions": [{"op": "scale_adapter", "scale": True}]}, "this is a number, not true"),
+        (
+            {"interventions": [{"op": "scale_adapter", "layers": [False]}]},
+            "this is a list of numbers, not false",
+        ),
         ({"train": {"data": ["x"], "start_from": ""}}, "'start_from': String should have at least 1"),
         ({"max_reasoning_tokens": 5}, "say generation.max_reasoning_tokens=…."),
         ({"optimizer": "sgd"}, "say train.optimizer=…."),
