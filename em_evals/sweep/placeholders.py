@@ -106,7 +106,12 @@ class Places:
         for word in given:
             alone = _MARK.fullmatch(word)
             if alone:
-                filled.words += self._meaning(alone[1], model, values, out, filled)
+                found = self._meaning(alone[1], model, values, out, filled)
+                before = filled.words[-1] if filled.words[-1:] and filled.words[-1].startswith("-") else None
+                # An option takes one folder: it is repeated. A flag may be, and what follows it stays where it is.
+                filled.words += found[:1]
+                for other in found[1:]:
+                    filled.words += [other] if before is None else [before, other]
                 continue
             for name in _MARK.findall(word):
                 found = self._meaning(name, model, values, out, filled)

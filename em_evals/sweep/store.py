@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from em_evals import files, parsing
+from em_evals import files, locks, parsing
 from em_evals.content import identity
 from em_evals.errors import EmEvalsError
 from em_evals.sweep import steps
@@ -105,6 +105,11 @@ class Store:
         """
         if steps.is_done(step, folder):
             return True
+        # Two workers of one node may need the same step: the second one must not move what the first one reads.
+        with locks.alone(steps.place(folder, step.name)):
+            return steps.is_done(step, folder) or self._fetch(step, folder, only)
+
+    def _fetch(self, step: Step, folder: Path, only: Sequence[str] | None) -> bool:
         if (found := self._record(step)) is None:
             return False
         record, digests = found

@@ -111,6 +111,25 @@ def test_a_digest_covers_the_users_content_that_an_argument_names(lab):
     assert built(lab, text).steps[0].digest != before
 
 
+def test_an_option_is_repeated_for_the_logs_of_several_tasks(lab):
+    """`--baseline A B` was given to the gate, which refused it after all the trainings."""
+    two = PLAN.replace(
+        "  - name: direction\n", "  - {task: em_evals/freeform, args: {judge: none}}\n  - name: direction\n"
+    )
+    words = by_name(built(lab, two))["gate/organism.seed-1"].command
+    of = [word.removeprefix("{folder}/") for word in words]
+    assert of[2:14] == [
+        *("--baseline", "forced_choice/plain.prefix-a", "--baseline", "forced_choice/plain.prefix-b"),
+        *("--baseline", "freeform/plain", "--candidate", "forced_choice/organism.seed-1.prefix-a"),
+        *("--candidate", "forced_choice/organism.seed-1.prefix-b", "--candidate", "freeform/organism.seed-1"),
+    ]
+    report = by_name(built(lab, two))["report/all"].command
+    assert report[2:5] == tuple(
+        f"{{folder}}/forced_choice/{name}"
+        for name in ("organism.seed-1.prefix-a", "organism.seed-1.prefix-b", "organism.seed-2.prefix-a")
+    )
+
+
 def test_only_keeps_what_matches_and_what_that_needs(lab):
     made = built(lab)
     kept = [step.name for step in made.only(["gate/*seed-1"]).steps]

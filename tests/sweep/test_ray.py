@@ -16,6 +16,7 @@ from em_evals.content import sweep_plans
 from em_evals.errors import EmEvalsError
 from em_evals.sweep import graph, run, steps, table
 from em_evals.sweep import ray as cluster
+from em_evals.sweep.store import Store
 from em_evals.sweep.workers import Here
 from tests.few_pairs import few_pairs
 from tests.small_tokenizer import small_tokenizer
@@ -71,7 +72,16 @@ def weights(made, folder):
     }
 
 
-def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes):
+class Apart(cluster._Performer):
+    """Each node has a folder of its own, and sees no other's."""
+
+    def perform(self, step, folder, home):
+        own = Path(folder).parent / ray.get_runtime_context().get_node_id()
+        return super().perform(step, str(own), home)
+
+
+@pytest.mark.parametrize("kind", ["shared folder", "store"])
+def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes, kind, monkeypatch):
     made = graph.build(sweep_plans.load(plan_of(lab, PLAN)))
     alone = run.run(made, lab / "alone", [Here()])
     assert alone.failed == []
@@ -79,7 +89,11 @@ def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes):
     there, machines = nodes
     folder = lab / "shared"
     folder.mkdir()
-    workers = cluster.connect(there.address, cluster.Request(cpus=1), None, folder)
+    store = None
+    if kind == "store":
+        monkeypatch.setattr(cluster, "_Performer", Apart)
+        store = Store(f"file://{lab}/store")
+    workers = cluster.connect(there.address, cluster.Request(cpus=1), None, folder if store is None else None)
     assert len(workers) == 2
     lines: list[str] = []
 
@@ -88,9 +102,11 @@ def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes):
         if sum("] " in one for one in lines) == 3 and len(machines) == 2:
             there.remove_node(machines.pop(), allow_graceful=False)
 
-    outcome = run.run(made, folder, workers, say=say)
+    outcome = run.run(made, folder, workers, say=say, store=store)
     assert outcome.failed == []
     assert len(outcome.done) == len(made.steps)
+    if store is not None:
+        assert all(store.fetch(step, folder) for step in made.steps), "adapters too"
     again = [line for line in lines if "it starts again" in line]
     assert len(again) <= 1
     done = [line.split("] ")[1].split(":")[0] for line in lines if "] " in line]

@@ -1,6 +1,8 @@
 """Nodes without a shared folder give through a store what one folder gives, and what fails in between loses nothing."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -149,6 +151,23 @@ def test_what_an_unfinished_try_left_is_not_mixed_with_what_the_store_has(lab):
     assert store.fetch(one, lab / "new")
     assert not (lab / "new" / one.name / "half.eval").exists()
     assert (lab / "new/replaced/one/all.1/half.eval").read_text() == "half"
+
+
+def test_workers_of_one_node_that_need_the_same_step_fetch_it_once(lab, monkeypatch):
+    made, store = built(lab), Store(f"file://{lab}/store")
+    run.run(made.only(["one"]), lab / "mine", [Here()], store=store)
+    fetched, get = [], Store._get
+
+    def slow(*args):
+        fetched.append(args[2])
+        time.sleep(0.1)
+        get(*args)
+
+    monkeypatch.setattr(Store, "_get", slow)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda _: store.fetch(made.steps[0], lab / "new"), range(2)))
+    assert sorted(fetched) == ["output.txt", "rows.jsonl"]
+    assert not (lab / "new" / "replaced").exists(), "what one may be reading stays"
 
 
 @pytest.mark.parametrize(
