@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from em_evals.content.cards import ModelCard
 from em_evals.engines.vllm import command
 from em_evals.engines.vllm.variants import Plan
+from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 
 
@@ -82,3 +83,27 @@ def test_vllm_takes_the_gpu_that_the_card_names_among_those_it_sees(seen, device
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     told = command.environment(card(device=device), Plan(), "k", "a")
     assert told["CUDA_VISIBLE_DEVICES"] == taken
+
+
+def test_two_processes_start_on_one_numa_node(monkeypatch):
+    """vLLM binds each process to a node of its own, and did not start otherwise (docs/vllm.md)."""
+    name = "VLLM_CPU_OMP_THREADS_BIND"
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(command, "_numa_nodes", lambda: 2)
+    two, four = card(tensor_parallel_size=2), card(tensor_parallel_size=2, data_parallel_size=2)
+    assert name not in command.environment(two, Plan(), "k", "a")
+    assert command.environment(four, Plan(), "k", "a")[name] == "nobind"
+    monkeypatch.setenv(name, "0|1|2|3")
+    assert command.environment(four, Plan(), "k", "a")[name] == "0|1|2|3", "the user's wins"
+
+
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [
+        ({"distributed_executor_backend": "ray"}, "cannot run on Ray"),
+        ({"pipeline_parallel_size": 2}, "ends at the first request with engine.pipeline_parallel_size"),
+    ],
+)
+def test_what_ends_a_server_on_a_cpu_is_refused_before_it_starts(engine, sentence):
+    with pytest.raises(EmEvalsError, match=sentence):
+        command.command(card(**engine), Plan(), "m", "127.0.0.1", 1)
