@@ -1,9 +1,9 @@
 """A sweep of 10,000 steps on 64 GPUs, on paper: how long, how idle, and what limits it first.
 
-Run: python benchmarks/sweep_simulation.py RECORDS [--scale training=40] [--save]. RECORDS is the folder of a sweep that
-ran (`em-evals sweep`): the seconds of each measure are those of its step records, drawn again and again. `--scale` says
-how much longer a measure's steps are in the simulated study than they were there. Time is simulated; which worker gets
-which step is decided by the sweep's own queue (em_evals/sweep/queue.py).
+Run: python benchmarks/sweep_simulation.py RECORDS [--mean train=180] [--scale gate=2] [--save]. RECORDS is the folder
+of a sweep that ran (`em-evals sweep`): the seconds of each measure are those of its step records, drawn again and
+again. `--mean` sets their mean for the simulated study and keeps their spread; `--scale` multiplies them. Time is
+simulated; which worker gets which step is decided by the sweep's own queue (em_evals/sweep/queue.py).
 
 What is shared by all workers is served in the order of requests: the judge's calls at its rate limit, and weights from
 the storage at its bandwidth. A worker is lost with an exponential time between failures; its step starts again, and a
@@ -17,7 +17,7 @@ import heapq
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +178,7 @@ class Simulation:
             self._spent.seconds["lost"] += BACK_AFTER
             return lost, False
         self._spent.seconds["work"] += work
-        self._spent.seconds["judge"] += end - begun - work
+        self._spent.seconds["judge"] += max(0.0, end - begun - work)
         return end, True
 
     def _loaded(self, worker: int, step: Step, now: float) -> float:
@@ -228,6 +228,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("records", type=Path)
     parser.add_argument("--scale", action="append", default=[], metavar="MEASURE=TIMES")
+    parser.add_argument("--mean", action="append", default=[], metavar="MEASURE=SECONDS")
+    parser.add_argument("--weights", type=float, default=28e9, help="bytes of a base")
     parser.add_argument(
         "--calls", type=int, default=1600, help="judge calls of a freeform step (8 x 100 x 2)"
     )
@@ -235,6 +237,8 @@ def main() -> None:
     given = parser.parse_args()
     longer = {name: float(times) for name, _, times in (one.partition("=") for one in given.scale)}
     measured = recorded(given.records)
+    means = {name: float(seconds) for name, _, seconds in (one.partition("=") for one in given.mean)}
+    longer |= {name: seconds / measured[name].mean() for name, seconds in means.items()}
     study = Study(
         {
             name: (measured[name], longer.get(name, 1.0), given.calls if name == "freeform" else 0)
@@ -243,15 +247,31 @@ def main() -> None:
     )
     told = {name: f"{s.mean() * t:.1f} s ({len(s)} recorded)" for name, (s, t, _) in study.measures.items()}
     print(f"{len(study.steps()):,} steps; seconds a step: {told}")
-    rows = [("64 GPUs", Place())]
-    rows += [(f"judge {n:,} calls/min", Place(calls_per_minute=n)) for n in (50_000, 10_000, 2_000)]
-    rows += [(f"storage {b:g} GB/s", Place(bandwidth=b * 1e9)) for b in (0.5, 0.1)]
-    rows += [(f"a failure a GPU every {h} h", Place(between_failures=h)) for h in (100, 10, 2)]
-    rows += [("1 GPU", Place(workers=1, per_node=1))]
+    plain = Place(weights=given.weights)
+    rows = [("64 GPUs", plain)]
+    rows += [
+        (f"judge {n:,} calls/min", replace(plain, calls_per_minute=n))
+        for n in (50_000, 20_000, 10_000, 2_000)
+    ]
+    rows += [(f"storage {b:g} GB/s", replace(plain, bandwidth=b * 1e9)) for b in (0.5, 0.1)]
+    rows += [
+        (f"a failure a GPU every {h:,} h", replace(plain, between_failures=h)) for h in (1000, 100, 10, 2)
+    ]
+    together = {"calls_per_minute": 10_000, "bandwidth": 0.5e9, "between_failures": 100}
+    rows += [("10,000 calls/min, 0.5 GB/s, 100 h", replace(plain, **together))]
+    rows += [("1 GPU", replace(plain, workers=1, per_node=1))]
     found = table(study, rows)
     if given.save:
         path = Path(__file__).parent / "results" / "sweep_simulation.json"
-        save(path, (), steps=len(study.steps()), seconds=told, calls=given.calls, places=found)
+        save(
+            path,
+            (),
+            steps=len(study.steps()),
+            seconds=told,
+            calls=given.calls,
+            weights=given.weights,
+            places=found,
+        )
 
 
 if __name__ == "__main__":
