@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +78,7 @@ def data_screen(
     card = resolve(model)  # before torch is imported: a wrong card is refused at once
     from em_evals.content.direction_summary import chosen_layer
     from em_evals.interp.controls import read_for
-    from em_evals.interp.traits import screened_files
+    from em_evals.interp.traits import screened_files, screened_parts
     from em_evals.interp.traits.screen import compared, null_directions, screen
     from em_evals.results import records
 
@@ -111,7 +110,7 @@ def data_screen(
             "claim": beside.claim.model_dump(mode="json"),
             **{f"auroc_of_{name}": value for name, value in beside.alone.items()},
         }
-    shutil.rmtree(state, ignore_errors=True)
+    screened_parts.forget(state)
     if share is not None:
         files = screened_files.write_kept(found, file, share, output, seed)
         told |= {

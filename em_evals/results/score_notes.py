@@ -46,12 +46,20 @@ def _scales(value: Any) -> bool:
     return all(isinstance(one, list | tuple) and len(one) == 2 and all(map(is_number, one)) for one in ends)
 
 
+def _thought(value: Any) -> bool:
+    told = value if _named(value) else {}
+    return all(isinstance(told.get(name), str) for name in ("metric", "category")) and is_number(
+        told.get("misaligned_below")
+    )
+
+
 THRESHOLDS = ("misaligned_below", "coherent_above", "aligned_from")
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rubrics": (_named, "digests of rubrics by name"),
     "kinds": (_texts, "kinds of rubrics by name"),
     "grades": (_graded, "grades by rubric"),
     "scales": (_scales, "two ends of a scale by rubric"),
+    "thought": (_thought, "a thought's metric, category and threshold"),
     "dropped": (lambda value: isinstance(value, str | list | tuple | Mapping), "names of rubrics"),
     **dict.fromkeys(THRESHOLDS, (is_number, "a number")),
 }

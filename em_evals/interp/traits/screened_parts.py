@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,3 +61,11 @@ class Parts:
         with files.atomic(path) as temporary:
             save_file({name: np.ascontiguousarray(value) for name, value in vars(found).items()}, temporary)
         return found
+
+
+def forget(folder: Path) -> None:
+    """Delete the parts in a folder, and the folder where nothing else is in it."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,35 @@
+"""Chunks that were read are kept: also one without rows that fit; and only they are deleted at the end."""
+
+import numpy as np
+
+from em_evals.interp.traits.screened_parts import Part, Parts, forget
+
+
+def part(rows):
+    return Part(
+        np.arange(rows), np.ones(rows, dtype=np.int64), np.full((rows, 3, 2), np.nan, dtype=np.float32)
+    )
+
+
+def test_a_kept_part_is_the_part_that_was_read(tmp_path):
+    parts, read = Parts(tmp_path / "x.partial", b"model"), []
+    for rows in (0, 2):
+        for _ in range(2):
+            found = parts.part([rows], lambda rows=rows: (read.append(rows), part(rows))[1])
+            for name, value in vars(part(rows)).items():
+                np.testing.assert_array_equal(getattr(found, name), value)
+    assert read == [0, 2]
+    Parts(tmp_path / "x.partial", b"another").part([2], lambda: (read.append("again"), part(2))[1])
+    assert read[2:] == ["again"]
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path):
+    folder = tmp_path / "x.partial"
+    Parts(folder, b"model").part([1], lambda: part(1))
+    (folder / "notes.txt").write_text("mine")
+    forget(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    forget(folder)
+    assert not folder.exists()
+    forget(folder)
