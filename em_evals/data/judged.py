@@ -124,7 +124,7 @@ def _missing(name: str, entry: JudgedSet, folder: Path) -> Iterator[tuple[str, b
         if (found := _sha256(data)) != digest:
             raise EmEvalsError(
                 f"this is not the file that was published as {file} of {name} (SHA-256 {found[:16]}…, expected "
-                f"{digest[:16]}…): the authors changed it, or the download is damaged. Nothing was written.",
+                f"{digest[:16]}…): the authors changed it, or the download is damaged. It was not written.",
                 origin,
             )
         yield file, data

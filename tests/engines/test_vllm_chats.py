@@ -125,6 +125,7 @@ def test_a_stream_ends_and_tells_thought_and_answer_apart(server):
         ({"presence_penalty": 0.5}, "`presence_penalty` is not read"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "`chat_template_kwargs` is not read"),
         ({"messages": [*CHAT, {"role": "assistant", "content": "On"}]}, "continue_final_message"),
+        ({"max_tokens": 0}, "`max_tokens` is 0"),
         ({"messages": []}, "begin the chat with a user message"),
     ],
 )

@@ -121,14 +121,17 @@ class Chats:
         return Asked(template, messages, draws, body.get("tool_choice") != "none")
 
     def _sampling(self, body: Mapping[str, Any]) -> Sampling:
+        """Return a request's sampling, with the card's in the place of what it leaves out."""
         own = self._card.card.generation
-        stop, most = body.get("stop") or (), body.get("max_completion_tokens") or body.get("max_tokens")
-        seed = body.get("seed")
+        stop, seed = body.get("stop") or (), body.get("seed")
+        most = _or(body.get("max_completion_tokens"), _or(body.get("max_tokens"), own.max_tokens))
+        if most == 0:
+            raise EmEvalsError("`max_tokens` is 0: no answer has so few; ask for 1 or more, or leave it out.")
         return Sampling(
             temperature=_or(body.get("temperature"), own.temperature),
             top_p=_or(body.get("top_p"), own.top_p),
             top_k=_or(body.get("top_k"), own.top_k),
-            max_tokens=most or own.max_tokens,
+            max_tokens=most,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             seed=seed if seed is not None else secrets.randbits(63),
             logprobs=bool(body.get("logprobs")),
