@@ -92,7 +92,9 @@ def _perform_with_store(step: Step, supply: Supply, folder: Path, home: Path) ->
         if not store.fetch(before, folder):
             raise EmEvalsError(f"{step.name} needs {before.name}, which is not in {store.url} any more.")
     record = perform(replace(step, supply=None), folder, home)
-    store.send(step, folder, record)
+    # Of a step that failed its own reason is told, and not that its output could not be stored.
+    with contextlib.nullcontext() if record.state == "done" else contextlib.suppress(EmEvalsError):
+        store.send(step, folder, record)
     return record
 
 

@@ -115,10 +115,15 @@ class Store:
         record, digests = found
         own, place = steps.home(step, folder), steps.place(folder, step.name)
         if only is not None:
-            for name in only:
-                if name in digests and not _is(own / name, digests[name]):
+            wanted = {name: digests[name] for name in only if name in digests}
+            begun = steps.read_record(folder, step.name) is not None
+            if begun or not all(_is(own / name, digest) for name, digest in wanted.items()):
+                # A try that this machine began must not look as if it had come to this end.
+                for left in (one for one in (own, place) if one.exists()):
+                    steps.put_aside(folder, str(left.relative_to(folder)))
+                for name, digest in wanted.items():
                     with files.atomic(own / name) as temporary:
-                        self._get(step, name, digests[name], temporary)
+                        self._get(step, name, digest, temporary)
             return True
         beside = {OUTPUT: digests[OUTPUT]} if OUTPUT in digests else {}
         outputs = {name: digest for name, digest in digests.items() if name != OUTPUT}

@@ -153,6 +153,37 @@ def test_what_an_unfinished_try_left_is_not_mixed_with_what_the_store_has(lab):
     assert (lab / "new/replaced/one/all.1/half.eval").read_text() == "half"
 
 
+def test_a_training_that_this_machine_began_does_not_look_done_by_what_is_fetched_of_another(lab):
+    """`training.json` beside a record that says "running" means: trained whole, and ended before its record."""
+    made = built(lab, "name: small\nmodels: [{card: organism}]\n")
+    (step,) = made.steps
+    store, there, here = Store(f"file://{lab}/store"), lab / "there", lab / "here"
+    for name in ("training.json", "adapter_model.safetensors"):
+        path = steps.adapter(there, step.model) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    done = steps.Record(
+        step.name, step.digest, "done", outputs=["adapter_model.safetensors", "training.json"]
+    )
+    steps.write_record(there, done)
+    store.send(step, there, done)
+    steps.write_record(here, steps.Record(step.name, step.digest, "running"))
+    assert store.fetch(step, here, ("training.json",)) and store.fetch(step, here, ("training.json",))
+    assert steps.read_record(here, step.name) is None and not steps.is_done(step, here)
+    assert [path.name for path in steps.adapter(here, step.model).iterdir()] == ["training.json"]
+    assert store.fetch(step, here) and steps.is_done(step, here)
+
+
+def test_a_step_that_fails_tells_its_own_reason_though_the_store_fails_too(lab, monkeypatch):
+    made = built(lab, PLAN.replace("organism.jsonl", "missing.jsonl"))
+    store = Store(f"file://{lab}/store")
+    assert "missing.jsonl" in run.run(made, lab / "mine", [Here()], store=store).failed[0].problem
+    kept = lab / "store" / made.steps[0].name / made.steps[0].digest
+    assert {path.name for path in kept.iterdir()} == {"output.txt", ".failed.json"} and not store.done()
+    monkeypatch.setattr(Store, "send", lambda *_: (_ for _ in ()).throw(EmEvalsError("no room")))
+    assert "missing.jsonl" in run.run(made, lab / "mine", [Here()], store=store).failed[0].problem
+
+
 def test_workers_of_one_node_that_need_the_same_step_fetch_it_once(lab, monkeypatch):
     made, store = built(lab), Store(f"file://{lab}/store")
     run.run(made.only(["one"]), lab / "mine", [Here()], store=store)
