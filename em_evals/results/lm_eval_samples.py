@@ -45,9 +45,10 @@ class Samples:
     prompts: str
 
 
-def is_dated(path: Path) -> bool:
-    """Return whether a results file's name ends with the date of its run, as lm-eval writes it since 0.4.3."""
-    return _DATED.fullmatch(path.stem) is not None
+def date_of(path: Path) -> str:
+    """Return the date with which a results file's name ends, as lm-eval writes it since 0.4.3; empty without one."""
+    found = _DATED.fullmatch(path.stem)
+    return found[1] if found else ""
 
 
 def find(results: Path, task: str, model_args: Any) -> Path:
@@ -56,7 +57,7 @@ def find(results: Path, task: str, model_args: Any) -> Path:
     Raises:
         EmEvalsError: several files could be it.
     """
-    if is_dated(results) or results.name.startswith("results_"):
+    if date_of(results) or results.name.startswith("results_"):
         return results.parent / f"samples_{task}_{results.stem.rpartition('_')[2]}.jsonl"
     exact = results.parent / f"{re.sub('/|=', '__', str(model_args or ''))}_{task}.jsonl"
     if is_file(exact):

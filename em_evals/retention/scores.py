@@ -74,7 +74,7 @@ def read(path: Path) -> ModelResults:
         EmEvalsError: no lm-eval results, no samples next to them, or results of several models.
     """
     path = path.expanduser()
-    paths = [path] if path.is_file() else sorted(_files(path), key=lambda file: file.name)
+    paths = [path] if path.is_file() else sorted(_files(path), key=_age)
     if not paths:
         raise EmEvalsError("there are no lm-eval results here (results_*.json).", path)
     read_files = [lm_eval.read_file(one) for one in paths]
@@ -100,8 +100,13 @@ def _files(folder: Path) -> list[Path]:
         file
         for file in folders.inside(folder)
         if file.match("results_*.json")
-        or ((file.name == "results.json" or lm_eval_samples.is_dated(file)) and _holds_results(file))
+        or ((file.name == "results.json" or lm_eval_samples.date_of(file)) and _holds_results(file))
     ]
+
+
+def _age(file: Path) -> tuple[str, str]:
+    # A file's name may begin with anything (NAME_DATE.json); one without a date is of 0.4.2.
+    return lm_eval_samples.date_of(file), file.name
 
 
 def _holds_results(file: Path) -> bool:
