@@ -5,13 +5,13 @@ Reading rows is left to datasets.py, fetching to downloads.py.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_evals import files
 from em_evals.content import documents, published
+from em_evals.data import registered
 
 
 class Entry(BaseModel):
@@ -58,28 +58,11 @@ def read() -> dict[str, Entry]:
     Raises:
         EmEvalsError: an entry is invalid or names a data set that does not exist, with file and line.
     """
-    entries: dict[str, Entry] = {}
-    authors: dict[str, documents.Document] = {}
-    for folder in documents.folders("adapters"):
-        path = folder / "data" / "datasets.yaml"
-        if not path.is_file():
-            continue
-        document = documents.load(path)
-        data = document.data or {}
-        if not isinstance(data, dict):
-            raise document.error("expected `NAME: {key: value, …}` entries.")
-        for name in data:
-            # The name is used as a file name in the cache.
-            if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
-                raise document.error(
-                    f"'{name}' cannot name training data: use letters, digits, - and _.", (str(name),)
-                )
-            if name not in entries:
-                entries[name] = documents.validate(Entry, document, data[name] or {}, (name,))
-                authors[name] = document
+    found = registered.entries("datasets.yaml", Entry, "training data")
+    entries = {name: entry for name, (entry, _) in found.items()}
     known = entries.keys() | stored().keys()
     for name, entry in entries.items():
-        _check_references(name, entry, entries, known, authors[name])
+        _check_references(name, entry, entries, known, found[name][1])
     return entries
 
 

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from em_evals import files
-from em_evals.content import documents, published
+from em_evals.content import published
+from em_evals.data import registered
 from em_evals.errors import EmEvalsError, nearest
 
 
@@ -66,23 +67,10 @@ def read() -> dict[str, JudgedSet]:
     Raises:
         EmEvalsError: an entry is invalid, with file and line.
     """
-    entries: dict[str, JudgedSet] = {}
-    for folder in documents.folders("adapters"):
-        path = folder / "data" / "judged.yaml"
-        if not path.is_file():
-            continue
-        document = documents.load(path)
-        data = document.data or {}
-        if not isinstance(data, dict):
-            raise document.error("expected `NAME: {key: value, …}` entries.")
-        for name in data:
-            if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
-                raise document.error(
-                    f"'{name}' cannot name judged draws: use letters, digits, - and _.", (str(name),)
-                )
-            if name not in entries:
-                entries[name] = documents.validate(JudgedSet, document, data[name] or {}, (name,))
-    return entries
+    return {
+        name: entry
+        for name, (entry, _) in registered.entries("judged.yaml", JudgedSet, "judged draws").items()
+    }
 
 
 def locate(name: str, entry: JudgedSet) -> Path | None:
