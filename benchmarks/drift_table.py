@@ -57,8 +57,8 @@ def main() -> None:
         "layer": options.layer,
         "seeds": options.seeds,
         "draws": DRAWS,
-        "seconds": round(time.perf_counter() - started),
-        "cpu_seconds": round(time.process_time() - processor),
+        "seconds_of_this_run": round(time.perf_counter() - started),
+        "cpu_seconds_of_this_run": round(time.process_time() - processor),
         "load": os.getloadavg(),
         "table": rows,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from em_evals.errors import install
@@ -35,8 +36,9 @@ def counts(texts: Sequence[str]) -> dict[str, int] | str:
     return dict(Counter(languages(identifier, texts)).most_common())
 
 
+@cache
 def language_identifier() -> Any:
-    """Return the identifier of languages.
+    """Return the identifier of languages; its model is unpacked once, which takes half a second.
 
     Raises:
         ImportError: its package is not installed.

@@ -120,8 +120,11 @@ def _unit(direction: Direction, layer: int) -> Any:
 
 
 def _told(path: Path) -> str:
-    """Return a file's path as others may read it: relative to the working folder, or its name alone."""
+    """Return a file's path as others may read it: relative to the working folder, or its name alone.
+
+    Links are not followed: `traits` may be one, and `insight drift` looks for the file where it was named.
+    """
     try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
+        return path.absolute().relative_to(Path.cwd()).as_posix()
     except ValueError:
         return path.name

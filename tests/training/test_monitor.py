@@ -14,10 +14,10 @@ pytest.importorskip("trl")
 import yaml
 
 from em_evals.content import direction_algebra, directions
-from em_evals.content.cards import read_card
+from em_evals.content.cards import read_card, resolve
 from em_evals.content.directions import Direction
 from em_evals.content.questions import load_questions
-from em_evals.content.recipes import AdapterRecipe, EarlyStop
+from em_evals.content.recipes import AdapterRecipe, EarlyStop, Monitor
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.chat import encode_chat
@@ -241,3 +241,13 @@ def test_a_control_measured_otherwise_is_refused(home):
     assert AdapterRecipe(data=["x"], monitor={"traits": ["a/b.safetensors"]}).monitor.names == {
         "b": "a/b.safetensors"
     }
+
+
+def test_a_folder_of_directions_may_be_a_link(room, tmp_path, monkeypatch):
+    (tmp_path / "traits").symlink_to(room / "traits")
+    monkeypatch.chdir(tmp_path)
+    card = resolve(str(room / "tiny")).card
+    recipe = Monitor(traits=["bad"], questions=str(room / "tasks" / "few.yaml"))
+    monitor = DriftMonitor(recipe, card, bases.load_tokenizer(card))
+    told = monitor.first(bases.load_model(card))["directions"]["bad"]
+    assert told["path"] == "traits/bad.safetensors", "where `insight drift` finds it"
