@@ -19,6 +19,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp.fixed_answers import Condition, margins
 from em_evals.models import bases
 from em_evals.models.chat import template_for, template_of
+from em_evals.models.chat.own import source
 from tests.tiny_models import card, make_adapter
 
 OWN = (
@@ -192,6 +193,23 @@ def test_a_vocabulary_that_is_not_the_bases_is_refused(lab, tokenizer, tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
     with pytest.raises(EmEvalsError, match="has the token 'zebra'"):
         template_for(moved, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}),
+        ("tokenizer_config.json", {"chat_template": [{"name": []}]}),
+        ("tokenizer.json", {"model": {"vocab": [1]}}),
+        ("tokenizer.json", {"added_tokens": {"a": 1}}),
+    ],
+)
+def test_files_of_another_shape_are_one_sentence(name, data, tokenizer, tmp_path):
+    (tmp_path / name).write_text(json.dumps(data))
+    with pytest.raises(EmEvalsError, match="the tokenizer's files of this adapter") as caught:
+        source(tmp_path, tokenizer)
+    assert name in str(caught.value)
 
 
 def test_its_own_end_of_turn_ends_draws(lab, tokenizer, tmp_path):

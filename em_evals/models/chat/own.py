@@ -134,13 +134,27 @@ def source(folder: Path, tokenizer: Any) -> Source | None:
     """Load the template in an adapter's folder; None if it has none. Loaded again when a file changes.
 
     Raises:
-        EmEvalsError: a file is not JSON, or the folder's tokenizer has tokens that the base's does not have.
+        EmEvalsError: a file is no JSON of a tokenizer, or the folder's tokenizer has tokens that the base's does not
+            have.
     """
     states = [(name, (folder / name)) for name in FILES if (folder / name).is_file()]
     stamp = tuple((name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in states)
     kept = _sources.setdefault(tokenizer, {})
     if (folder, stamp) not in kept:
-        kept[folder, stamp] = _read(folder, tokenizer) if stamp else None
+        try:
+            kept[folder, stamp] = _read(folder, tokenizer) if stamp else None
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ):  # JSON of another shape than tokenizers are saved in
+            names = ", ".join(name for name, _ in states)
+            raise EmEvalsError(
+                f"the tokenizer's files of this adapter ({names}) are damaged: save them again, or delete them to use "
+                "its base's.",
+                folder,
+            ) from None
     return kept[folder, stamp]
 
 
