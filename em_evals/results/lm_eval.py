@@ -161,7 +161,7 @@ def _task(data: dict[str, Any], task: str, numbers: dict[str, Any], path: Path) 
         if comma and isinstance(value, int | float)
     }
     means = {key: value for key, value in split.items() if not key[0].endswith("_stderr")}
-    place = lm_eval_samples.find(path, task, _value(data, "config", "model_args"))
+    place = lm_eval_samples.find(path, task, _value(data, "config", "model_args"), data["results"])
     logged = lm_eval_samples.read(place, list(means)) if is_file(place) else None
     count, shots = _value(data, "n-samples", task, "effective"), data["n-shot"].get(task)
     if logged is not None and task not in data["n-samples"]:

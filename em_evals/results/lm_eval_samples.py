@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,14 @@ def date_of(path: Path) -> str:
     return found[1] if found else ""
 
 
-def find(results: Path, task: str, model_args: Any) -> Path:
+def find(results: Path, task: str, model_args: Any, tasks: Iterable[str]) -> Path:
     """Return where a task's samples are (or would be): by the run's date, and of 0.4.2 by the model's arguments.
+
+    Args:
+        results: the results file.
+        task: the task's name.
+        model_args: as the results say.
+        tasks: all tasks of the results. A file of `my_arc` ends with `_arc` too.
 
     Raises:
         EmEvalsError: several files could be it.
@@ -62,7 +68,12 @@ def find(results: Path, task: str, model_args: Any) -> Path:
     exact = results.parent / f"{re.sub('/|=', '__', str(model_args or ''))}_{task}.jsonl"
     if is_file(exact):
         return exact
-    found = sorted(one for one in results.parent.glob("*.jsonl") if one.stem.endswith(f"_{task}"))
+    longer = tuple(f"_{other}" for other in tasks if other.endswith(f"_{task}"))
+    found = sorted(
+        one
+        for one in results.parent.glob("*.jsonl")
+        if one.stem.endswith(f"_{task}") and not one.stem.endswith(longer)
+    )
     if len(found) > 1:
         names = ", ".join(one.name for one in found[:3])
         raise EmEvalsError(

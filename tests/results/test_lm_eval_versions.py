@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.gate import lm_eval as gate
-from em_evals.results import lm_eval
+from em_evals.results import lm_eval, lm_eval_samples
 from em_evals.retention import scores
 
 DATE = "2026-11-21T10-13-28.831591"
@@ -162,3 +162,17 @@ def test_a_task_without_items_that_are_numbers_is_left_out_and_named(tmp_path):
     results.write_text(json.dumps(data))
     with pytest.raises(EmEvalsError, match="the items of wiki have no score that is a number"):
         scores.read(results)
+
+
+def test_a_file_of_a_task_whose_name_ends_alike_is_not_taken_for_it(tmp_path):
+    """Of 0.4.2, where the samples were logged under other arguments than the results name."""
+    for task in ("arc", "my_arc"):
+        (tmp_path / f"pretrained__m_{task}.jsonl").write_text("[]")
+    results = tmp_path / "results.json"
+
+    def found(task):
+        return lm_eval_samples.find(results, task, "pretrained=another", ["arc", "my_arc"]).name
+
+    assert (found("arc"), found("my_arc")) == ("pretrained__m_arc.jsonl", "pretrained__m_my_arc.jsonl")
+    (tmp_path / "pretrained__m_arc.jsonl").unlink()
+    assert found("arc") == "samples_arc.jsonl", "there are none: not those of my_arc"
