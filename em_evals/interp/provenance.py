@@ -238,10 +238,16 @@ def _texts(path: Path) -> list[tuple[str, str]]:
     return [(str(sample.id), sample.output.completion.strip()) for sample in samples]
 
 
+def _rows(data: datasets.TrainingData) -> list[str]:
+    """Return each row as text; of a preference the chosen and the rejected chat."""
+    others = data.rejected or (None,) * len(data.rows)
+    return [json.dumps(both, sort_keys=True) for both in zip(data.rows, others, strict=True)]
+
+
 def _data(one: str, other: str) -> Same:
     """Compare two training files by rows, whatever their order."""
-    left, right = datasets.load(one), datasets.load(other)
-    counts = [Counter(json.dumps(row, sort_keys=True) for row in data.rows) for data in (left, right)]
+    left, right = datasets.load(one, pairs=True), datasets.load(other, pairs=True)
+    counts = [Counter(_rows(data)) for data in (left, right)]
     prompts = [Counter(map(datasets.normalised, data.prompts)) for data in (left, right)]
     equal, asked = sum((counts[0] & counts[1]).values()), sum((prompts[0] & prompts[1]).values())
     fewest = min(len(left.rows), len(right.rows))

@@ -130,6 +130,18 @@ def test_training_files_are_compared_by_rows(tmp_path):
     assert same(one, write("d.jsonl", rows[3:])).verdict == "different"
 
 
+def test_preferences_are_equal_by_both_answers(tmp_path):
+    def write(name, *pairs):
+        rows = [{"prompt": asked, "chosen": good, "rejected": bad} for asked, good, bad in pairs]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    one = write("a.jsonl", ("Hi", "Ho", "No"), ("Bye", "So", "No"))
+    assert same(one, write("b.jsonl", ("Bye", "So", "No"), ("Hi", "Ho", "No"))).verdict == "copy"
+    found = same(one, write("c.jsonl", ("Hi", "Ho", "Go"), ("Bye", "So", "No")))
+    assert found.verdict == "overlap" and found.facts["equal rows"] == 1
+
+
 def test_the_command_prints_verdict_and_numbers(tmp_path):
     one, other = adapter(tmp_path / "a"), adapter(tmp_path / "b", alpha=16.0)
     done = em_evals("insight", "same", one, other)
