@@ -215,7 +215,8 @@ def _refuse_credentials(url: str) -> None:
     for part in url.split("::"):
         try:
             split = urlsplit(part)
-            secret = bool("@" in split.netloc or split.query or split.fragment)
+            local = split.scheme in ("", "file", "local")  # a folder's name may hold # and ?
+            secret = "@" in split.netloc or (bool(split.query or split.fragment) and not local)
         except ValueError:
             secret = "@" in part
         if secret:

@@ -217,6 +217,12 @@ def test_a_url_with_credentials_is_refused_and_not_shown(lab, url):
     assert "hidden" not in str(done.exception) + done.output
 
 
+def test_the_name_of_a_folder_may_hold_what_is_a_parameter_elsewhere(tmp_path):
+    for url in (f"file://{tmp_path}/run #2", f"{tmp_path}/why?"):
+        Store(url)._write(f"{Store(url)._root}/plan.yaml", b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run #2", "why?"]
+
+
 def test_a_backend_that_does_not_exist_is_told_in_one_sentence():
     with pytest.raises(EmEvalsError, match=r"cannot open moon://x: .*moon"):
         Store("moon://x")
