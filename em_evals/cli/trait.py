@@ -191,11 +191,13 @@ def _print(rows: list[dict[str, Any]], output: Path, as_json: bool) -> None:
 def _row(path: Path) -> dict[str, Any]:
     """Return what is told of a direction's file."""
     from em_evals.content import directions
+    from em_evals.content.direction_summary import chosen_layer
     from em_evals.results.records import Claim
 
-    told = directions.read(path).metadata
+    direction = directions.read(path)
+    told = direction.metadata
     reliability = told.get("reliability") or [0.0]
-    layer = told.get("layer", max(range(len(reliability)), key=reliability.__getitem__))
+    layer = chosen_layer(direction) if told.get("reliability") or "layer" in told else 0
     between = told.get("prompt_cosine")
     row = {
         "trait": str(told.get("trait", path.stem)),

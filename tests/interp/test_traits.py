@@ -17,6 +17,7 @@ from em_evals.cli import app
 from em_evals.content import direction_algebra, directions
 from em_evals.content.cards import resolve
 from em_evals.content.direction_folds import FOLDS, Folds
+from em_evals.content.direction_summary import chosen_layer
 from em_evals.content.directions import Direction
 from em_evals.content.traits import load_trait, question_id
 from em_evals.errors import EmEvalsError
@@ -397,6 +398,9 @@ def test_the_commands_go_from_a_trait_file_to_a_map(plain, lab):
     assert [row["trait"] for row in rows] == ["one", "two", "three"] and all(
         0 <= row["reliability"] <= 1 for row in rows
     )
+    assert [row["layer"] for row in rows] == [
+        chosen_layer(directions.read(lab / row["path"])) for row in rows
+    ]
     before = {path: path.stat().st_mtime_ns for path in (lab / "out").glob("*.safetensors")}
     assert (
         CliRunner().invoke(app, ["trait", "extract", *files, "--model", "plain", "-o", "out"]).exit_code == 0
