@@ -73,6 +73,7 @@ def found(traits: Path, names: list[str], layer: int | None, counts: tuple[int, 
         beside = compared(one, other, kinds)
         values = [part.differences[:, 0] for part in (one, other)]
         lengths = [part.tokens.astype(float) for part in (one, other)]
+        shortness = [-part for part in lengths]
         told[name] = {
             "layer": block,
             "auroc": round(beside.claim.value, 4),
@@ -81,6 +82,7 @@ def found(traits: Path, names: list[str], layer: int | None, counts: tuple[int, 
             "alone": {key: round(value, 4) for key, value in beside.alone.items()},
             "precision": {f"{share:.0%}": precision(*values, share) for share in SHARES},
             "precision_of_length": {f"{share:.0%}": precision(*lengths, share) for share in SHARES},
+            "precision_of_shortness": {f"{share:.0%}": precision(*shortness, share) for share in SHARES},
         }
         told["tokens_median"] = [float(np.median(part)) for part in lengths]
     return told
@@ -115,12 +117,12 @@ def loop(model, texts, unit, layer: int) -> list[float]:
         kept.append((len(text.prompt), output.hidden_states))
     found = []
     for begin, states in kept:
-        hidden = states[layer + 1][0].numpy()
+        hidden = states[layer + 1][0].float().numpy()
         found.append(float((hidden[begin:].mean(0) - hidden[begin - 1]) @ unit))
     return found
 
 
-def speed(way: str, file: str, direction: str, layer: int) -> dict:
+def speed(way: str, file: str, direction: str, layer: int, dtype: str) -> dict:
     """CPU seconds of one way, in this process; the first row warms up."""
     from em_evals.content import direction_algebra, directions
     from em_evals.content.cards import resolve
@@ -129,7 +131,7 @@ def speed(way: str, file: str, direction: str, layer: int) -> dict:
     from em_evals.models import bases
     from em_evals.models.chat import template_for
 
-    card = resolve("smollm2", {"dtype": "float32"})
+    card = resolve("smollm2", {"dtype": dtype})
     along = directions.read(Path(direction))
     path = Path(file)
     one = written(path.read_text(encoding="utf-8").splitlines()[:1], path.with_suffix(f".{way}.jsonl"))
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=20, help="Of the trait, without --traits.")
     parser.add_argument("--prompts", type=int, default=5, help="System prompts a side, without --traits.")
     parser.add_argument("--speed-rows", type=int, default=48)
+    parser.add_argument("--dtype", default="float32", help="Of the speed part, both ways.")
     parser.add_argument(
         "--pairs", type=int, default=3, help="Of processes that are timed, one after the other."
     )
@@ -224,7 +227,7 @@ def main() -> None:
     if arguments.only:
         part, *rest = arguments.only
         if part == "speed":
-            print(json.dumps(speed(rest[0], rest[1], rest[2], int(rest[3]))))
+            print(json.dumps(speed(rest[0], rest[1], rest[2], int(rest[3]), rest[4])))
         else:
             print(json.dumps(memory(int(rest[0]), rest[1])))
         return
@@ -278,7 +281,7 @@ def _speeds(direction: Path, arguments, place: Path) -> dict:
 
     layer = chosen_layer(directions.read(direction)) if arguments.layer is None else arguments.layer
     file = written(sample(published(), arguments.speed_rows, seed=1), place / "speed.jsonl")
-    given = (str(file), str(direction), str(layer))
+    given = (str(file), str(direction), str(layer), arguments.dtype)
     pairs = [
         [runs.in_own_process(__file__, "--only", "speed", way, *given) for way in ("loop", "ours")]
         for _ in range(arguments.pairs)
@@ -288,6 +291,7 @@ def _speeds(direction: Path, arguments, place: Path) -> dict:
     return {
         "pairs": [[{**one, "cpu_seconds": round(one["cpu_seconds"], 2)} for one in pair] for pair in pairs],
         "layer": layer,
+        "dtype": arguments.dtype,
         "times_faster": statistics.median(ratios),
         "ratios": ratios,
         "largest_difference": float(apart),
