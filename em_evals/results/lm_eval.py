@@ -117,7 +117,7 @@ def read_file(path: Path) -> ResultsFile:
             for task, numbers in data["results"].items()
             if isinstance(numbers, dict) and (task in data["configs"] or task in data["n-samples"])
         },
-        _groups(data),
+        _groups(data, path),
     )
 
 
@@ -205,13 +205,13 @@ def _check(found: TaskResults, path: Path) -> None:
             )
 
 
-def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    listed = data.get("group_subtasks")
-    inside: dict[str, list[str]] = {
-        group: [task for task in tasks if isinstance(task, str)]
-        for group, tasks in (listed.items() if isinstance(listed, dict) else ())
-        if isinstance(tasks, list)
-    }
+def _groups(data: dict[str, Any], path: Path) -> list[tuple[str, list[str]]]:
+    listed = data.get("group_subtasks") or {}
+    if not (isinstance(listed, dict) and all(map(_are_names, listed.values()))):
+        raise EmEvalsError(
+            "`group_subtasks` does not name the tasks of each group: the file was edited.", path
+        )
+    inside: dict[str, list[str]] = listed
 
     def tasks_of(group: str) -> list[str]:
         # Each name once: groups that list each other twice would expand without end.
@@ -233,6 +233,10 @@ def _groups(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
         if tasks and isinstance(own := data["results"].get(group), dict) and any("," in key for key in own)
     ]
     return sorted(summed, key=lambda entry: -len(entry[1]))
+
+
+def _are_names(tasks: Any) -> bool:
+    return isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
 
 
 def _value(data: Any, *keys: str) -> Any:

@@ -488,9 +488,9 @@ def edit(path, change):
         (
             True,
             lambda d: d.update(group_subtasks={"a": [[]]}, results=d["results"] | {"a": {"acc,none": 1.0}}),
-            "is not what it should be (TypeError",
+            "`group_subtasks` does not name the tasks of each group",
         ),
-        (True, lambda d: d["configs"]["mini"].update(metric_list=[1]), "is not what it should be (Attribute"),
+        (True, lambda d: d["configs"]["mini"].update(metric_list=[1]), "is no list of metrics"),
         (
             False,
             lambda d: d["results"]["mini"].update({"acc,none": 0.123, "acc_stderr,none": -1}),
