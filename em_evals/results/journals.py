@@ -36,7 +36,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise
-        if (fault := _fault(row)) is not None:
+        fault = _fault(row)
+        if fault is None and rows and row["step"] <= rows[-1]["step"]:
+            fault = f"step {row['step']} stands behind step {rows[-1]['step']}"
+        if fault is not None:
             raise EmEvalsError(f"this line is no row of a training's journal: {fault}.", path, number)
         rows.append(row)
     return rows

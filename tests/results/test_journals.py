@@ -35,6 +35,8 @@ def test_a_last_line_that_a_kill_cut_is_left_out(end, tmp_path):
         ('{"step": 2, "b": [1]}', "`b`"),
         ('{"step": 2, "b": {"q": 1}}', "`b`"),
         ('{"step": 2, "lo', "JSON"),
+        (ROW, "step 1 stands behind step 1"),
+        ('{"step": 0}', "step 0 stands behind step 1"),
     ],
 )
 def test_a_line_that_is_no_row_is_named(line, said, tmp_path):
