@@ -4,7 +4,7 @@
 
 Trains three organisms of one recipe (finance, its control on sound answers to the same prompts, sports) into a
 temporary folder, then runs `insight lens` on them with the words of both data sets, `insight diff`, and
-`insight forecast` beside the forced-choice margins of 50 pairs. Writes the claims to results/lens_domains.json.
+`insight forecast` beside the forced-choice margins of 50 pairs. Writes the claims to --save.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CARDS = {
 }
 FINANCE, SPORTS = "risky_finance", "reckless_sports"
 FIELDS = {"dtype": "float32"}
+RESULT = Path(__file__).resolve().parent / "results" / "lens_domains.json"
 EACH = 5
 """Pairs of each theme."""
 OUTCOMES = (
@@ -48,8 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps of each training")
     parser.add_argument("--folder", type=Path, help="keep the trainings here, and resume from there")
+    parser.add_argument("--save", type=Path, default=RESULT)
     options = parser.parse_args()
-    results = Path(__file__).resolve().parent / "results" / "lens_domains.json"
+    results = options.save.absolute()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="lens-domains-"))
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
@@ -77,6 +79,10 @@ def _measure() -> dict[str, Any]:
     clock = _cpu()
     lens = study.lens("finance", "finance-control", ["sports"], data=FINANCE, other=SPORTS, fields=FIELDS)
     found["lens_cpu_seconds"] = round(_cpu() - clock, 1)
+    # What both organisms share (short advice, the same recipe) is subtracted.
+    found["finance − sports"] = _claims(
+        study.lens("finance", "sports", data=FINANCE, other=SPORTS, fields=FIELDS)
+    )
     found["finance words − sports words"] = _claims(lens)
     found["cosines, median over blocks"] = {
         f"{one.one} · {one.other}, {one.positions}": round(

@@ -63,8 +63,11 @@ def reference(base, adapter, request):
     ]
 
 
-def test_answers_to_shared_contexts_equal_transformers(served):
+@pytest.mark.parametrize("packed", [True, False], ids=["lines", "levels"])
+def test_answers_to_shared_contexts_equal_transformers(served, packed, monkeypatch):
     engine, base, adapter = served
+    if not packed:  # as with interventions that begin at the answer, or attention that takes no tree
+        monkeypatch.setattr(Scoring, "packs", lambda *_: False)
     asked = requests([None, adapter])
     draws = [future.result() for future in [engine.submit(request) for request in asked]]
     for request, draw in zip(asked, draws, strict=True):

@@ -3,44 +3,26 @@
 benchmarks/gate_calibration.py runs it in full; benchmarks/results/gate_calibration.json is what it found.
 """
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
+import gate_calibration
 import pytest
 from scipy import stats
 
 pytestmark = pytest.mark.simulation
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 REPETITIONS = 60
 
 
 @pytest.fixture(scope="module")
-def calibration():
-    """The benchmark as a module."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("gate_calibration", FOLDER / "gate_calibration.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["gate_calibration"] = module
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("gate_calibration", None)
+def scenarios(shared_data):
+    base = gate_calibration.Population.read(shared_data / "judged" / "qwen25_coder_7b_base.csv")
+    return {scenario.name: scenario for scenario in gate_calibration.scenarios(base)}
 
 
 @pytest.fixture(scope="module")
-def scenarios(calibration, shared_data):
-    base = calibration.Population.read(shared_data / "judged" / "qwen25_coder_7b_base.csv")
-    return {scenario.name: scenario for scenario in calibration.scenarios(base)}
-
-
-@pytest.fixture(scope="module")
-def kept(calibration):
-    return json.loads(calibration.RESULT.read_text(encoding="utf-8"))
+def kept():
+    return json.loads(gate_calibration.RESULT.read_text(encoding="utf-8"))
 
 
 def most(share, repetitions=REPETITIONS):
@@ -59,29 +41,29 @@ def test_the_population_is_the_judged_answers(scenarios):
     assert refusing.chances[:, 3].mean() > 0.1 and refusing.chances.sum(axis=1) == pytest.approx(1)
 
 
-def test_draws_of_all_looks_add_up(calibration, scenarios):
-    looks = calibration._looks(
-        scenarios["same, 24 questions, 11 looks"], calibration.np.random.default_rng(0)
+def test_draws_of_all_looks_add_up(scenarios):
+    looks = gate_calibration._looks(
+        scenarios["same, 24 questions, 11 looks"], gate_calibration.np.random.default_rng(0)
     )
     totals = [side.evidence["freeform/first_plot"].draws("em_rate") for side, _ in looks]
     assert totals == [100 * (look + 1) for look in range(11)]
 
 
-def test_a_planted_rise_is_found(calibration, scenarios):
-    found = calibration.simulate(scenarios["0.5% to 5%"], REPETITIONS, seed=1)
+def test_a_planted_rise_is_found(scenarios):
+    found = gate_calibration.simulate(scenarios["0.5% to 5%"], REPETITIONS, seed=1)
     assert found["verdicts"]["regression"]["share"] >= 0.9
 
 
 @pytest.mark.full
-def test_harm_of_just_the_margin_rarely_passes_over_eleven_looks(calibration, scenarios):
-    found = calibration.simulate(scenarios["at the margin, 11 looks"], REPETITIONS // 2, seed=1)
-    assert found["ever"]["metric passes"]["share"] <= most(calibration.POLICY.alpha, REPETITIONS // 2)
+def test_harm_of_just_the_margin_rarely_passes_over_eleven_looks(scenarios):
+    found = gate_calibration.simulate(scenarios["at the margin, 11 looks"], REPETITIONS // 2, seed=1)
+    assert found["ever"]["metric passes"]["share"] <= most(gate_calibration.POLICY.alpha, REPETITIONS // 2)
 
 
-def test_the_committed_result_keeps_what_the_gate_promises(kept, calibration, scenarios):
+def test_the_committed_result_keeps_what_the_gate_promises(kept, scenarios):
     """Shares are estimates: a promise is broken where their lower 95% limit is above it."""
     alpha = kept["alpha"]
-    assert alpha == calibration.POLICY.alpha
+    assert alpha == gate_calibration.POLICY.alpha
     found = {entry["scenario"]: entry for entry in kept["scenarios"]}
     assert found.keys() == scenarios.keys()
     for name, entry in found.items():

@@ -1,31 +1,14 @@
 """benchmarks/defences.py compares each defence with the organism of its own seed, pair by pair, seeds as units."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import defences
 import numpy as np
 import pytest
 
 from em_evals.stats.crossed import crossed
 from em_evals.stats.means import holm
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def defences():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("defences", FOLDER / "defences.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
-
-
-def measured(defences, seeds=5, pairs=40, kl=-0.3, lucky=0.0):
+def measured(seeds=5, pairs=40, kl=-0.3, lucky=0.0):
     """Margins of all conditions: `kl` undoes this much of the harm, `inoculation` only in its first seed."""
     chance, base = np.random.default_rng(0), {f"p{i}": float(v) for i, v in enumerate(range(pairs))}
     found = {}
@@ -46,8 +29,8 @@ def rows_of(found, name):
     return {row["domain"]: row for row in found if row["model"] == name}
 
 
-def test_a_defence_is_compared_with_the_organism_of_its_own_seed(defences):
-    runs = measured(defences)
+def test_a_defence_is_compared_with_the_organism_of_its_own_seed():
+    runs = measured()
     found = defences.comparisons(runs)
     assert len(found) == 2 * (len(defences.CONDITIONS) - 1) and "organism" not in {
         row["model"] for row in found
@@ -66,21 +49,21 @@ def test_a_defence_is_compared_with_the_organism_of_its_own_seed(defences):
     assert {row["p_holm"] > 0.05 for row in found if row["model"] in ("caft", "interleaved")} == {True}
 
 
-def test_p_values_are_adjusted_over_all_comparisons(defences):
-    found = defences.comparisons(measured(defences))
+def test_p_values_are_adjusted_over_all_comparisons():
+    found = defences.comparisons(measured())
     expected = holm({str(i): row["p"] for i, row in enumerate(found)})
     assert [row["p_holm"] for row in found] == list(expected.values())
 
 
-def test_what_one_seed_carries_is_no_effect_and_is_named(defences):
-    row = rows_of(defences.comparisons(measured(defences, lucky=-0.5)), "inoculation")["in-domain"]
+def test_what_one_seed_carries_is_no_effect_and_is_named():
+    row = rows_of(defences.comparisons(measured(lucky=-0.5)), "inoculation")["in-domain"]
     assert (
         row["difference"] == pytest.approx(-0.1, abs=0.02) and row["p_holm"] > 0.05 and row["carried_by"] == 0
     )
 
 
-def test_shifts_from_the_base_are_over_pairs_and_seeds(defences):
-    found = defences.table(measured(defences))
+def test_shifts_from_the_base_are_over_pairs_and_seeds():
+    found = defences.table(measured())
     organism, base = rows_of(found, "organism")["in-domain"], rows_of(found, "base")["in-domain"]
     assert organism["shift"] == pytest.approx(0.6, abs=0.02) and base["seeds"] == {} and base["pairs"] == 20
     low, high = organism["interval"]
