@@ -63,13 +63,19 @@ def conditional(
         )
         _table(models, bootstrap_seed, resamples, as_json)
         return
+    from em_evals.content.cards import resolve
+
+    named = [name for name in (*models, base, control) if name is not None]
+    graded = all(name.endswith((".eval", ".json")) for name in models)
+    if not graded:
+        for name in named:
+            resolve(name)  # before numpy and scipy are imported: a wrong card is refused at once
     from em_evals.results import folders, records
     from em_evals.workflows.conditional import run
 
     if output is not None:
-        told = [Path(name) for name in (*models, base, control) if name is not None]
-        folders.output(output, [path for path in told if path.is_file()])
-    if all(name.endswith((".eval", ".json")) for name in models):
+        folders.output(output, [path for path in map(Path, named) if path.is_file()])
+    if graded:
         _refuse(of_cards, "graded logs, which hold their own cues and questions")
         found = run.of_logs(models, base, control, adjust)
     else:

@@ -107,7 +107,12 @@ def data_convert(
         echo(f"left out, as no model reads them: {', '.join(sorted(done.left_out))}")
 
 
-def data_check(file: str, as_json: Json = False) -> None:
+def data_check(
+    file: Annotated[
+        str, typer.Argument(help="A file, or a name: question set, pairs, rubric, card or training data.")
+    ],
+    as_json: Json = False,
+) -> None:
     """Check questions, pairs, a rubric, a card or training data; exit code 2 with file and line if invalid."""
     from em_evals.workflows import content_check
 

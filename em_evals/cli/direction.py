@@ -117,7 +117,9 @@ def _extract(
     shutil.rmtree(state, ignore_errors=True)
 
 
-def direction_show(direction: str, as_json: Json = False) -> None:
+def direction_show(
+    direction: Annotated[str, typer.Argument(help="A direction's name or file.")], as_json: Json = False
+) -> None:
     """Show how a direction was made, and its reliability layer by layer."""
     from em_evals.content import directions
 
@@ -178,7 +180,7 @@ def direction_combine(
 
 
 def direction_export(
-    direction: str,
+    direction: Annotated[str, typer.Argument(help="A direction's name or file.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help=".gguf: llama.cpp's control vector; .safetensors: one layer."),

@@ -44,7 +44,7 @@ def _about(row: dict[str, str]) -> str:
     return " ".join(word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD - 1]}…" for word in words)
 
 
-def models_show(name: str, as_json: Json = False) -> None:
+def models_show(name: Annotated[str, typer.Argument(help="A card's name.")], as_json: Json = False) -> None:
     """Show one card with all defaults."""
     from em_evals.content import adapter_folders, cards
 

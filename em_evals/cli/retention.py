@@ -43,13 +43,18 @@ def retention(
 ) -> None:
     """Compare capability with a baseline, item by item: accuracy, paired differences, intervals."""
     from em_evals.cli.training import card_fields
+    from em_evals.content.cards import resolve
     from em_evals.results import records
-    from em_evals.retention.compare import compare
     from em_evals.retention.scores import is_results
-    from em_evals.retention.suite import Suite, given
 
     names = list(dict.fromkeys([baseline or cards[0], *cards]))
     overrides = card_fields(fields)
+    for name in names:
+        if not is_results(name):
+            resolve(name, overrides)  # before lm-eval is imported: a wrong card is refused at once
+    from em_evals.retention.compare import compare
+    from em_evals.retention.suite import Suite, given
+
     suite = None
     for name in names:
         if not is_results(name):

@@ -103,6 +103,9 @@ def _rows(
 
     if bool(table) == published:
         raise EmEvalsError("name a table of rates or logs, or pass --published for the shipped table.")
+    for path in (*table, *([bases] if bases is not None else [])):
+        if not path.exists():
+            raise EmEvalsError(f"there is no file or folder '{path}'.")
     if table and [path.suffix.lower() for path in table] != [".csv"]:
         if bases is None or bases.suffix.lower() not in _YAML:
             raise EmEvalsError(

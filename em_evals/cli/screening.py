@@ -75,7 +75,8 @@ def data_screen(
     """
     from em_evals.content.cards import resolve
 
-    card = resolve(model)  # before torch is imported: a wrong card is refused at once
+    card = resolve(model)  # before torch is imported: what is not there is refused at once
+    _check(direction, file, answers, reference, reference_answers)
     from em_evals.content.direction_summary import chosen_layer
     from em_evals.interp.controls import read_for
     from em_evals.interp.traits import screened_files, screened_parts
@@ -84,7 +85,6 @@ def data_screen(
 
     share = None if drop_top is None else screened_files.share(drop_top)
     screened_files.check_output(output)
-    _check(answers, reference, reference_answers)
     along = read_for(direction, card)
     block = chosen_layer(along) if layer is None else layer
     drawn, kinds = null_directions(along, draws if reference is not None else 0, seed)
@@ -131,8 +131,16 @@ def data_screen(
         echo(beside.claim.sentence())
 
 
-def _check(answers: Path | None, reference: Path | None, reference_answers: Path | None) -> None:
-    """Refuse answers of one side alone."""
+def _check(
+    direction: str, file: Path, answers: Path | None, reference: Path | None, reference_answers: Path | None
+) -> None:
+    """Refuse what is not there, and answers of one side alone."""
+    from em_evals.content import directions
+
+    directions.find(direction)
+    for path in (file, answers, reference, reference_answers):
+        if path is not None and not path.exists():
+            raise EmEvalsError(f"there is no file '{path}'.")
     if answers is not None and (reference is None) != (reference_answers is None):
         raise EmEvalsError(
             "--answers with --reference needs --reference-answers, and one without the other nothing."

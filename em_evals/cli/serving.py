@@ -36,9 +36,14 @@ def serve(
 ) -> None:
     """Serve cards with vLLM at one OpenAI-compatible URL, including adapters and interventions."""
     from em_evals.cli.training import card_fields
+    from em_evals.content.cards import resolve
+
+    overrides = card_fields(fields)
+    for name in cards:
+        resolve(name, overrides)  # before torch is imported: a wrong card is refused at once
     from em_evals.engines.vllm.serve import serve as run
 
-    run(cards, card_fields(fields), host, port, key_file, max_requests=max_requests, as_json=as_json)
+    run(cards, overrides, host, port, key_file, max_requests=max_requests, as_json=as_json)
 
 
 def doctor(as_json: Json = False) -> None:

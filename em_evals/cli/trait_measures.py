@@ -76,9 +76,14 @@ def trait_monitor(
     as_json: Json = False,
 ) -> None:
     """Project the samples of logs on a direction; correlate with a judged score beside null directions."""
+    from em_evals.content import directions
     from em_evals.content.cards import resolve
 
-    card = resolve(model)  # before torch is imported: a wrong card is refused at once
+    card = resolve(model)  # before torch is imported: what is not there is refused at once
+    directions.find(direction)
+    for path in logs:
+        if not path.exists():
+            raise EmEvalsError(f"there is no log '{path}'.")
     from em_evals.interp.controls import read_for
     from em_evals.interp.traits.monitor import monitor
     from em_evals.results import records

@@ -18,9 +18,6 @@ from em_evals.content.cards import resolve
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.files import digest, read_object
-from em_evals.models.lora import config as configs
-from em_evals.models.lora import folders, names, tensors
-from em_evals.models.lora.patterns import Patterns
 from em_evals.results.logs import read_log
 from em_evals.results.tables import csv_rows
 
@@ -67,6 +64,9 @@ def same(one: str, other: str) -> Same:
         EmEvalsError: they are of different kinds, or one cannot be read.
     """
     kinds = [_kind(name) for name in (one, other)]
+    for name, kind in zip((one, other), kinds, strict=True):
+        if kind != "an adapter" and name not in datasets.names() and not Path(name).expanduser().is_file():
+            raise EmEvalsError(f"there is no file '{name[:200]}'.")
     if kinds[0] != kinds[1]:
         raise EmEvalsError(f"{one} is {kinds[0]} and {other} is {kinds[1]}: compare two of a kind.")
     compare = {"an adapter": _adapters, "a file of answers": _answers, "training data": _data}[kinds[0]]
@@ -127,7 +127,11 @@ def _located(name: str) -> Path:
         card = resolve(name)
         if card.adapter_path is None:
             raise EmEvalsError(f"the card {name} has no adapter to compare.", card.path)
-        return folders.locate(card.adapter_path)
+        name = card.adapter_path
+    elif not Path(name).expanduser().exists() and name.partition("@")[0].count("/") != 1:
+        raise EmEvalsError(f"there is no card, adapter folder, file or hub id '{name[:100]}'.")
+    from em_evals.models.lora import folders  # imports torch: other kinds need none
+
     return folders.locate(name)
 
 
@@ -137,6 +141,10 @@ def _factors(folder: Path) -> dict[str, tuple[Any, Any]]:
     Raises:
         EmEvalsError: the adapter has parts other than A and B, whose weight change depends on the base.
     """
+    from em_evals.models.lora import config as configs
+    from em_evals.models.lora import names, tensors
+    from em_evals.models.lora.patterns import Patterns
+
     config = configs.read(folder)
     patterns = Patterns(config)
     parsed = [names.parse(key) for key in tensors.header(folder).shapes]

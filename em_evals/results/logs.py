@@ -161,6 +161,8 @@ def read_log(path: Path) -> EvalLog:
         EmEvalsError: unreadable; its run failed or was interrupted; or draws failed, which Inspect permits with
             `--no-fail-on-error`: counted as draws they would lower every rate.
     """
+    if not path.exists():
+        raise EmEvalsError(f"there is no file '{path}'.")
     try:
         log = _inspects(path)
     except Exception as error:  # Inspect raises any type for a damaged zip or JSON

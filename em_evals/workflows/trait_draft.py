@@ -16,6 +16,7 @@ import anyio
 import yaml
 
 from em_evals import files, parsing
+from em_evals.content.cards import resolve
 from em_evals.content.traits import Trait, load_trait
 from em_evals.errors import EmEvalsError
 
@@ -75,6 +76,8 @@ def draft(
         raise EmEvalsError(f"'{name[:60]}' is no name of a trait: take lower-case letters, digits and _.")
     path = output if output is not None else Path("tasks") / "traits" / f"{name}.yaml"
     _new(path)
+    if isinstance(model, str):
+        _named(model)
     found = anyio.run(_written, name, _model(model), kind, description)
     path.parent.mkdir(parents=True, exist_ok=True)
     _new(path)  # somebody may have written it meanwhile
@@ -86,6 +89,21 @@ def draft(
 def _new(path: Path) -> None:
     if path.exists():
         raise EmEvalsError("this file exists, and a draft never overwrites one: choose another name.", path)
+
+
+def _named(model: str) -> None:
+    """Refuse what names no model, before Inspect is imported.
+
+    Raises:
+        EmEvalsError: no provider is named, or there is no such card.
+    """
+    provider, _, name = model.partition("/")
+    if not provider or not name:
+        raise EmEvalsError(
+            f"'{model[:100]}' names no model: write PROVIDER/MODEL, such as openai/gpt-4o, or local/CARD."
+        )
+    if provider == "local":
+        resolve(name)
 
 
 def _model(model: str | Model) -> Model:

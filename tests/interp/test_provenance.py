@@ -146,5 +146,6 @@ def test_the_command_prints_verdict_and_numbers(tmp_path):
     one, other = adapter(tmp_path / "a"), adapter(tmp_path / "b", alpha=16.0)
     done = em_evals("insight", "same", one, other)
     assert done.returncode == 0 and done.stdout.startswith("copy: One adapter in two forms")
+    (tmp_path / "x.csv").touch()
     done = em_evals("insight", "same", one, tmp_path / "x.csv")
     assert done.returncode == 2 and "compare two of a kind" in done.stderr
