@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import ties
 from em_evals.stats.special import special
 
 Interval = tuple[float, float]
@@ -34,7 +35,7 @@ class StudentizedMean:
 
     Attributes:
         mean: of the values.
-        error: its standard error.
+        error: its standard error; 0 where all values are equal (see ties.py).
         units: number of values.
         pivots: sorted t of each resample; empty with fewer than `LEAST` values or without any spread.
         bounds: what the mean cannot leave, such as (0, 100).
@@ -60,7 +61,9 @@ class StudentizedMean:
         units = len(array)
         if not units:
             return cls(math.nan, math.nan, 0, np.empty(0), bounds)
-        error = float(array.std(ddof=1)) / math.sqrt(units) if units > 1 else math.nan
+        error = math.nan
+        if units > 1:
+            error = 0.0 if ties.equal(array) else float(array.std(ddof=1)) / math.sqrt(units)
         mean = float(array.mean())
         pivots = _pivots(array) if units >= LEAST and error > 0 else np.empty(0)
         return cls(mean, error, units, pivots, bounds)
@@ -72,6 +75,8 @@ class StudentizedMean:
         """
         if self.units < 2:
             return math.nan, math.nan
+        if not self.error > 0:
+            return ties.interval(self.mean, self.units, alpha, self.bounds)
         # The upper quantile of t gives the lower end: t is large where a sample's mean is too high.
         low = self.mean - self._quantile(1 - alpha) * self.error
         high = self.mean - self._quantile(alpha) * self.error
@@ -87,7 +92,7 @@ class StudentizedMean:
 
     def _quantile(self, level: float) -> float:
         if not len(self.pivots):
-            return float(special.stdtrit(self.units - 1, level)) if self.error > 0 else 0.0
+            return float(special.stdtrit(self.units - 1, level))
         # The k-th of B sorted values is the level k / (B + 1); Davison and Hinkley 1997, section 2.3.
         rank = level * (len(self.pivots) + 1)
         place = math.floor(rank) if level <= 0.5 else math.ceil(rank)
@@ -96,8 +101,8 @@ class StudentizedMean:
     def _tail(self, bound: float, upper: bool) -> float:
         if self.units < 2:
             return math.nan
-        if not self.error > 0:  # all values are equal: a constant says nothing of chance
-            return math.nan if self.mean == bound else float((self.mean < bound) == upper)
+        if not self.error > 0:
+            return ties.p_value(self.units) if (self.mean > bound) == upper and self.mean != bound else 1.0
         t = (self.mean - bound) / self.error
         if not len(self.pivots):
             return float(special.stdtr(self.units - 1, -t if upper else t))

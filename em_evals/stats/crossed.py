@@ -90,7 +90,7 @@ class CrossedMean:
     @property
     def carried_by(self) -> int | None:
         """Index of the seed that carries the effect: without it, less than half of the mean is left; else None."""
-        if len(self.seeds) < 2:
+        if len(self.seeds) < 2 or abs(self.mean) < _SMALLEST:  # nothing is carried where there is no effect
             return None
         left = [(sum(self.seeds) - own) / (len(self.seeds) - 1) for own in self.seeds]
         index = min(range(len(left)), key=lambda seed: left[seed] * math.copysign(1, self.mean))

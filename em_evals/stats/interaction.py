@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from em_evals.stats import ties
 from em_evals.stats.intervals import CONFIDENCE, Interval
 
 
@@ -45,8 +46,15 @@ class Interaction:
         """Return the t interval of the mean."""
         if math.isnan(self.error):
             return math.nan, math.nan
+        if self.error == 0:
+            return ties.interval(self.estimate, self._units, (1 - confidence) / 2)
         reach = float(stats.t.ppf(0.5 + confidence / 2, self.freedom)) * self.error
         return self.estimate - reach, self.estimate + reach
+
+    @property
+    def _units(self) -> int:
+        """Number of prompts, or of seeds if there are several and fewer."""
+        return min(self.prompts, len(self.by_seed)) if len(self.by_seed) > 1 else self.prompts
 
     @property
     def p(self) -> float:
@@ -54,7 +62,7 @@ class Interaction:
         if math.isnan(self.error):
             return math.nan
         if self.error == 0:
-            return 1.0 if self.estimate == 0 else 0.0
+            return 1.0 if self.estimate == 0 else min(1.0, 2 * ties.p_value(self._units))
         return float(2 * stats.t.sf(abs(self.estimate) / self.error, self.freedom))
 
 
@@ -79,6 +87,8 @@ def interaction(table: Sequence[Sequence[float]] | NDArray[np.float64]) -> Inter
     by_seed = tuple(float(one) for one in columns)
     if prompts < 2:
         return Interaction(mean, math.nan, math.nan, by_seed, prompts)
+    if ties.equal(array.ravel()):
+        return Interaction(mean, 0.0, 1.0, by_seed, prompts)
     if seeds < 2:
         error = float(rows.std(ddof=1)) / math.sqrt(prompts)
         return Interaction(mean, error, prompts - 1, by_seed, prompts)

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import ties
 from em_evals.stats.clusters import rate_intervals
 from em_evals.stats.special import special
 
@@ -136,11 +137,14 @@ def mean(values: Sequence[float] | NDArray[np.float64], confidence: float = CONF
         confidence: raise it if several intervals must hold together (Bonferroni: 1 - 0.05 / number).
 
     Returns:
-        (low, high) in the unit of the values; (nan, nan) with fewer than two values.
+        (low, high) in the unit of the values; (nan, nan) with fewer than two values, or with so few equal ones that
+        they show nothing (see ties.py).
     """
     if len(values) < 2:
         return math.nan, math.nan
     array = np.asarray(values, dtype=float)
+    if ties.equal(array):
+        return ties.interval(float(array.mean()), len(array), (1 - confidence) / 2)
     spread = float(array.std(ddof=1)) / math.sqrt(len(array))
     reach = float(special.stdtrit(len(array) - 1, (1 + confidence) / 2)) * spread
     return float(array.mean()) - reach, float(array.mean()) + reach

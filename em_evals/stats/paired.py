@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.stats import intervals
+from em_evals.stats import intervals, ties
 from em_evals.stats.bootstrap import LEAST, StudentizedMean
 from em_evals.stats.proportions import Interval, invert
 from em_evals.stats.special import special
@@ -119,6 +119,11 @@ class PairedContrast:
             return self.binary
         return {*self.before.values(), *self.after.values()} <= {0.0, 1.0}
 
+    @cached_property
+    def _equal(self) -> bool:
+        """Whether all differences are the same number."""
+        return ties.equal(self._differences)
+
     @property
     def items(self) -> int:
         """Number of items with a value under both models."""
@@ -153,7 +158,7 @@ class PairedContrast:
     def effect(self) -> float:
         """Cohen's d_z; 0 if no item differs."""
         spread = float(self._differences.std(ddof=1)) if len(self._differences) > 1 else math.nan
-        if spread == 0:
+        if spread == 0 or self._equal:
             return 0.0 if self.estimate == 0 else math.copysign(math.inf, self.estimate)
         return self.estimate / spread
 
@@ -207,8 +212,8 @@ class PairedContrast:
         if (resampled := self._resampled) is not None:
             return resampled.p_above(bound) if side > 0 else resampled.p_below(bound)
         gap = side * (self.estimate - bound)
-        if self._standard_error == 0:
-            return 0.0 if gap > 0 else 1.0
+        if self._equal:
+            return ties.p_value(count) if gap > 0 else 1.0
         return float(special.stdtr(count - 1, -gap / self._standard_error))
 
     def _tango(self, bound: float) -> float:

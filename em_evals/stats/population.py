@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import ties
 from em_evals.stats.proportions import Interval, crossing
 from em_evals.stats.rates import RateContrast
 from em_evals.stats.special import special
@@ -60,10 +61,10 @@ class RandomSlopes:
         questions = len(self.rates.by_question)
         if questions < 2:
             return 1.0
-        gap, spread = side * (self.rates.estimate - bound), self.rates.spread
-        if spread == 0:
-            return float(gap <= 0)
-        return float(special.stdtr(questions - 1, -gap / spread))
+        gap = side * (self.rates.estimate - bound)
+        if self.rates.alike:
+            return ties.p_value(questions) if gap > 0 else 1.0
+        return float(special.stdtr(self.rates.freedom, -gap / self.rates.spread))
 
 
 @dataclass(frozen=True)

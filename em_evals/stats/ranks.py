@@ -25,6 +25,7 @@ class RankCorrelation:
     Attributes:
         value: NaN where one side is constant.
         interval: 95%, Fisher's z with Bonett and Wright's error (Psychometrika 65, 2000); NaN with fewer than `LEAST`.
+            A perfect correlation has no error: its interval is that of half a swap of two neighbors less, up to 1.
         p: two-sided, by permutation.
         n: number of values.
     """
@@ -99,8 +100,13 @@ def partial(one: Floats, outcome: Floats, given: Sequence[Floats], seed: int = 0
     left = []
     for side in (one, outcome):
         ranks = _ranks(np.asarray(side, dtype=float))
-        left.append(ranks - columns @ np.linalg.lstsq(columns, ranks, rcond=None)[0])
+        residuals = ranks - columns @ np.linalg.lstsq(columns, ranks, rcond=None)[0]
+        # What the others explain in full leaves rounding, which would correlate with anything.
+        known = float(np.abs(residuals).max()) <= 1e-9 * len(ranks)
+        left.append(np.zeros_like(residuals) if known else residuals)
     value, n = float(_correlation(left[0], left[1])), len(outcome)
+    if math.isnan(value):
+        return RankCorrelation(math.nan, (math.nan, math.nan), math.nan, n)
     order = np.random.default_rng(seed).permuted(np.tile(left[1], (_DRAWS, 1)), axis=1)
     reached = np.abs(_correlation(left[0], order)) >= abs(value) - 1e-12
     return RankCorrelation(
@@ -126,9 +132,12 @@ def spearman_brown(half: float) -> float:
 def _interval(value: float, n: int) -> Interval:
     if n < LEAST or math.isnan(value):
         return math.nan, math.nan
-    kept = min(max(value, -1 + 1e-9), 1 - 1e-9)
+    # Swapping two neighbors takes 12 / (n (n² - 1)) from Spearman's correlation.
+    most = 1 - 6 / (n * (n * n - 1))
+    kept = min(max(value, -most), most)
     reach = float(stats.norm.ppf(0.975)) * math.sqrt((1 + kept**2 / 2) / (n - 3))
-    return math.tanh(math.atanh(kept) - reach), math.tanh(math.atanh(kept) + reach)
+    low, high = math.tanh(math.atanh(kept) - reach), math.tanh(math.atanh(kept) + reach)
+    return (-1.0 if value < -most else low), (1.0 if value > most else high)
 
 
 def _ranks(values: Floats) -> Floats:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import ties, weighted_mean
 from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, score, score_interval
 from em_evals.stats.special import special
 
@@ -103,13 +104,14 @@ class RateContrast:
     def random_questions(self, alpha: float) -> Interval:
         """Return a weighted Student's t interval over questions, at least as wide as the fixed-question interval.
 
-        The floor matters near 0: if no question has an event, the differences have no variance at all.
+        The floor matters near 0: if no question has an event, the differences have no variance at all. Fewer equal
+        differences than sign flips can reject with say nothing (see ties.py).
         """
         low, high = self.interval(alpha)
         questions = len(self._common)
-        if questions < 2:
+        if questions < 2 or (self.alike and ties.p_value(questions) > alpha):
             return -1.0, 1.0
-        reach = float(special.stdtrit(questions - 1, 1 - alpha)) * self.spread
+        reach = float(special.stdtrit(self.freedom, 1 - alpha)) * self.spread
         return max(-1.0, min(low, self.estimate - reach)), min(1.0, max(high, self.estimate + reach))
 
     @cached_property
@@ -123,9 +125,17 @@ class RateContrast:
     @property
     def spread(self) -> float:
         """Standard error of the difference over questions: between questions and between draws, as they were seen."""
-        differences = np.fromiter(self.by_question.values(), dtype=float)
-        residuals = self._weights * (differences - self.estimate)
-        return math.sqrt(len(differences) / (len(differences) - 1) * float(residuals @ residuals))
+        return weighted_mean.error(self._differences, self._weights)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of `spread`; questions - 1 with equal numbers of draws."""
+        return weighted_mean.freedom(self._weights)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all questions have the same difference."""
+        return ties.equal(self._differences)
 
     @property
     def variances(self) -> tuple[float, float]:
@@ -152,6 +162,10 @@ class RateContrast:
     def _tables(self) -> list[tuple[int, int, int, int]]:
         """(events, draws) of the candidate, then of the baseline, for each common question."""
         return [(*self.after[question], *self.before[question]) for question in self._common]
+
+    @cached_property
+    def _differences(self) -> NDArray[np.float64]:
+        return np.fromiter(self.by_question.values(), dtype=float)
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:

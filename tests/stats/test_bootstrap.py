@@ -43,7 +43,7 @@ def test_bounds_of_the_scale_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("values", "interval"), [([], None), ([5.0], None), ([5.0, 5.0], (5, 5)), ([5.0] * 20, (5, 5))]
+    ("values", "interval"), [([], None), ([5.0], None), ([5.0, 5.0], None), ([5.0] * 20, (5, 5))]
 )
 def test_few_or_equal_values(values, interval):
     found = StudentizedMean.of(values).interval(0.025)

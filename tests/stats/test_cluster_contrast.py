@@ -51,3 +51,32 @@ def test_eight_clusters_are_covered_where_the_percentile_bootstrap_is_not():
             low, high = getattr(found, name)
             covered[name] += low <= 0 <= high
     assert covered["interval"] >= 138 and covered["interval"] - covered["bootstrap"] >= 3
+
+
+def test_one_cluster_says_nothing_of_others():
+    found = ClusterContrast.of({"a": (3, 100)}, {"a": (10, 100)})
+    assert found.estimate == pytest.approx(0.07) and found.clusters == 1
+    assert math.isnan(found.p_value) and all(math.isnan(end) for end in found.interval)
+
+
+def test_rounding_is_no_spread():
+    """Three clusters that differ by 0.1 each had an interval of 1e-16."""
+    first, second = {"a": (1, 10), "b": (2, 10), "c": (6, 10)}, {"a": (2, 10), "b": (3, 10), "c": (7, 10)}
+    assert ClusterContrast.of(first, second).interval == intervals.difference((9, 30), (12, 30))
+
+
+def test_sign_flips_are_exact_with_unequal_draws():
+    """One cluster with half of the weight: 16% of nulls had p <= 0.05. By a count over all patterns of signs."""
+    draws = [2000, *[200] * 10]
+    chance, found, small = np.random.default_rng(3), [], 0
+    for _ in range(120):
+        events = [int(chance.binomial(n, 0.5 + chance.uniform(-0.4, 0.4))) for n in draws]
+        first = {str(i): (n // 2, n) for i, n in enumerate(draws)}
+        second = {str(i): (k, n) for i, (k, n) in enumerate(zip(events, draws, strict=True))}
+        found.append(ClusterContrast.of(first, second))
+        small += found[-1].p_value <= 0.05
+    assert small <= 12
+    parts = np.array([(k / n - 0.5) * n for k, n in zip(events, draws, strict=True)])
+    exact = stats.permutation_test((parts,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert found[-1].p_value == pytest.approx(exact.pvalue)
+    assert sum(one.interval[0] <= 0 <= one.interval[1] for one in found) >= 112

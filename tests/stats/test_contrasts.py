@@ -198,14 +198,22 @@ def test_numbers_are_students():
     assert found.effect == pytest.approx(np.mean(values) / np.std(values, ddof=1))
 
 
-def test_equal_models_pass_without_dividing_by_zero():
-    same = paired(0.0, 0.0, 0.0)
-    assert (
-        same.interval(0.025) == (0, 0)
-        and same.p_below(0.01) == 0
-        and same.p_above(0) == 1
-        and same.effect == 0
-    )
+def test_equal_models_pass_by_their_number_of_items():
+    same = paired(*[0.0] * 20)
+    assert same.interval(0.025) == (0, 0) and same.effect == 0
+    assert same.p_below(0.01) == 0.5**20 and same.p_above(0) == 1
+    few = paired(0.0, 0.0, 0.0)
+    assert few.p_below(0.01) == 0.125 and math.isnan(few.interval(0.025)[0])
+
+
+def test_equal_differences_are_no_certainty():
+    """Two pairs that differ by 0.1 had p = 0, and rounding (0.3 - 0.2, 0.2 - 0.1) gave nine of them p = 5e-127."""
+    found = PairedContrast({0: 0.1, 1: 0.2}, {0: 0.2, 1: 0.3}, binary=False)
+    assert found.p_different == 0.5 and math.isnan(found.interval(0.025)[0])
+    steps = {i: 0.1 * i for i in range(9)}
+    found = PairedContrast(steps, {i: value + 0.1 for i, value in steps.items()}, binary=False)
+    assert found.p_different == 2 / 2**9 and found.interval(0.025) == pytest.approx((0.1, 0.1))
+    assert found.effect == math.inf
     one = PairedContrast({"a": 1.0}, {"a": 2.0})
     assert math.isnan(one.p_above(0)) and math.isnan(one.interval(0.025)[0])
 

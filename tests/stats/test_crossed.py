@@ -71,7 +71,13 @@ def test_one_seed_is_the_items_alone():
 
 @pytest.mark.parametrize(
     ("seeds", "carried"),
-    [((0.10, 0.01, 0.01), 0), ((-0.01, -0.2, 0.0), 1), ((0.084, 0.06, 0.062), None), ((0.3,), None)],
+    [
+        ((0.10, 0.01, 0.01), 0),
+        ((-0.01, -0.2, 0.0), 1),
+        ((0.084, 0.06, 0.062), None),
+        ((0.3,), None),
+        ((0.1, -0.1), None),  # there is no effect to carry
+    ],
 )
 def test_a_seed_that_carries_the_effect_is_named(seeds, carried):
     assert crossed(np.array([seeds, seeds])).carried_by == carried

@@ -48,7 +48,18 @@ def test_two_way_by_hand():
 
 def test_a_table_that_says_nothing():
     assert np.isnan(interaction([[1.0, 2.0]]).p) and interaction([[np.nan], [1.0], [2.0]]).prompts == 2
-    assert interaction([[0.0], [0.0]]).p == 1.0 and interaction([[1.0], [1.0]]).p == 0.0
+    assert interaction([[0.0], [0.0]]).p == 1.0
+
+
+def test_equal_prompts_show_as_much_as_their_number():
+    two = interaction([[1.0], [1.0]])
+    assert two.p == 0.5 and np.isnan(two.interval()[0]), "signs of two prompts"
+    assert interaction([[0.3 - 0.2], [0.2 - 0.1]]).p == 0.5, "rounding is no spread"
+    assert interaction([[1.0]] * 8).p == 2 / 2**8 and interaction([[1.0]] * 8).interval() == (1, 1)
+    assert interaction([[1.0] * 3] * 8).p == 0.25, "three seeds"
+
+
+def test_holm_is_applied_to_interactions():
     assert holm({"a": interaction([0.1, 0.2, 0.3]).p, "b": interaction([1.0, -1.0, 0.1]).p})["a"] < 0.2
 
 

@@ -65,7 +65,28 @@ def test_random_slopes_are_students_t():
     assert RandomSlopes(rates).p_above(0.01) == pytest.approx(expected)
     assert RandomSlopes(RateContrast({0: (1, 9)}, {0: (2, 9)})).p_above(0) == 1
     still = RandomSlopes(RateContrast({0: (1, 9), 1: (1, 9)}, {0: (1, 9), 1: (1, 9)}))
-    assert still.p_below(0.1) == 0 and still.p_above(0) == 1
+    assert still.p_below(0.1) == 0.25 and still.p_above(0) == 1
+
+
+def test_equal_differences_of_few_questions_show_nothing_of_others():
+    """Two questions with the same rise were certain: p = 0 for a population of questions."""
+    rates = RateContrast({0: (0, 100), 1: (10, 100)}, {0: (50, 100), 1: (60, 100)})
+    assert RandomSlopes(rates).p_above(0) == 0.25 and rates.random_questions(0.025) == (-1, 1)
+
+
+def test_unequal_draws_do_not_narrow_the_interval_for_other_questions():
+    """One question with half of the weight: Student's t with Q - 1 held 82% where 97.5% were asked, on either side."""
+    chance, missed = np.random.default_rng(4), 0
+    for _ in range(300):
+        draws = [2000, *[200] * 10]
+        after = [int(chance.binomial(n, 0.5 + chance.uniform(-0.4, 0.4))) for n in draws]
+        rates = RateContrast(
+            dict(enumerate((n // 2, n) for n in draws)),
+            dict(enumerate(zip(after, draws, strict=True))),
+        )
+        low, high = rates.random_questions(0.025)
+        missed += not low <= 0 <= high
+    assert missed <= 300 * 0.05
 
 
 def test_items_that_are_too_few_to_contain_rare_harm():

@@ -43,3 +43,22 @@ def test_an_advantage_and_a_partial_correlation_tell_predictors_apart():
     assert same == low == high == 0
     assert ranks.partial(cause, outcome, [proxy]).p < 0.01
     assert abs(ranks.partial(proxy, outcome, [cause]).value) < 0.3
+
+
+def test_a_perfect_correlation_of_few_questions_has_an_interval():
+    """Eight questions in the same order had [1.000, 1.000]."""
+    same = ranks.spearman(range(8), range(8))
+    assert same.value == same.interval[1] == 1 and 0.85 < same.interval[0] < 0.95
+    against = ranks.spearman(range(8), range(8, 0, -1))
+    assert against.interval == (-1, pytest.approx(-same.interval[0]))
+    almost = ranks.spearman(range(8), [1, 0, 2, 3, 4, 5, 6, 7])
+    assert almost.interval[0] < same.interval[0]
+
+
+def test_what_others_explain_in_full_has_no_partial_correlation():
+    """It was NaN with p = 0.0005."""
+    chance = np.random.default_rng(3)
+    x, outcome = np.arange(30.0), chance.normal(size=30)
+    for predictor, given in ((x, [x]), (x, [chance.normal(size=30), 2 * x]), (np.ones(30), [x])):
+        found = ranks.partial(predictor, outcome, given)
+        assert np.isnan(found.value) and np.isnan(found.p)
