@@ -275,7 +275,8 @@ def _show_others(part: Source) -> None:
     for name, other in part.others.items():
         value, (low, high) = other_scores.summary(other)
         what = "share of TRUE" if other.kind == "binary" else "mean"
-        rows.append([name, what, str(len(other.grades)), f"{value:.3g} [{low:.3g}, {high:.3g}]"])
+        ends = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
+        rows.append([name, what, str(len(other.grades)), f"{value:.3g}{ends}"])
     if rows:
         print_table("", ["rubric", "what", "questions", "value"], rows)
 
@@ -292,12 +293,9 @@ def _show_conventions(measured: Sequence[tuple[Source, Rates]], papers: Sequence
             one = conventions.count(part.draws, name)
             mean = conventions.CONVENTIONS[name].mean
             low, high = one.random if mean else one.fixed
-            value = (
-                f"{one.value:.1f} [{low:.1f}, {high:.1f}]"
-                if mean
-                else f"{one.value:.2%} [{low:.2%}, {high:.2%}]"
-            )
-            shown = "–" if math.isnan(one.value) else value
+            digits = ".1f" if mean else ".2%"
+            ends = "" if math.isnan(low) else f" [{low:{digits}}, {high:{digits}}]"
+            shown = "–" if math.isnan(one.value) else f"{one.value:{digits}}{ends}"
             rows.append(
                 [label, name, f"{one.total:.0f}", str(one.draws), shown, conventions.CONVENTIONS[name].rule]
             )
@@ -305,27 +303,34 @@ def _show_conventions(measured: Sequence[tuple[Source, Rates]], papers: Sequence
     print_table("As papers count", ["draws of", "as", "counted", "among", "value", "rule"], rows)
 
 
+def _points(ends: tuple[float, float]) -> str:
+    low, high = (100 * end for end in ends)
+    return "" if math.isnan(low) else f"[{low:+.2f}, {high:+.2f}]"
+
+
 def _show_contrast(found: Contrast) -> None:
     rows = []
     for name, one in found.shares.items():
         if math.isnan(one.estimate):
             continue
-        low, high = (100 * end for end in one.interval)
-        least, most = (100 * end for end in one.bootstrap)
         rows.append(
             [
                 name,
                 f"{one.rates[1]:.2%}",
                 f"{one.rates[0]:.2%}",
-                f"{100 * one.estimate:+.2f} [{low:+.2f}, {high:+.2f}]",
-                f"{one.p_value:.3f}",
-                f"[{least:+.2f}, {most:+.2f}]",
+                f"{100 * one.estimate:+.2f} {_points(one.interval)}".rstrip(),
+                "–" if math.isnan(one.p_value) else f"{one.p_value:.3f}",
+                _points(one.bootstrap) or "–",
             ]
         )
     number = max(one.clusters for one in found.shares.values())
     columns = ["rate", found.second, found.first, "points", "exact p", "percentile bootstrap"]
     print_table(f"{found.name}, over {number} clusters ({found.cluster})", columns, rows)
-    if number < 20:
+    if number < 2:
+        echo(
+            f"One cluster says nothing of others: name a column with several by --cluster, not {found.cluster}."
+        )
+    elif number < 20:
         echo(
             f"With {number} clusters the percentile bootstrap is too narrow: quote the points' interval (Student's t) "
             "and the exact p (sign flips)."

@@ -30,7 +30,7 @@ def add(document: dict[str, Any], measured: Sequence[tuple[Source, Rates]], path
                 f"this calibration is of {known.judge}, but {part.judge} graded {part.path.name}.", path
             )
         arm = ", ".join(part.part.values()) or part.model
-        found = calibration.corrected(overall, arm, known)
+        found = calibration.corrected(overall, arm, known, whole=not part.part)
         row["corrected"] = without_nan({name: asdict(one) for name, one in found.items()})
         row["corrected"]["errors_of"] = arm if arm in known.arms else calibration.ALL
 

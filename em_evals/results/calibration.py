@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -114,20 +115,25 @@ def calibrate(judged: Path, labels: Path, by: str | None = None) -> Calibration:
     )
 
 
-def corrected(rates: Rates, arm: str, known: Calibration) -> dict[str, Any]:
+def corrected(rates: Rates, arm: str, known: Calibration, whole: bool = True) -> dict[str, Any]:
     """Return the raw EM rate of all draws and both corrected ones, with intervals.
 
     Args:
         rates: of the draws to correct.
         arm: the arm's name; errors of all arms together are used where it is not in the calibration.
         known: the judge's errors.
+        whole: whether these are the draws of all arms; of one arm, labels of all are no random sample.
     """
     labels = known.arms.get(arm, known.arms[ALL])
     events, draws = rates.misaligned_coherent, rates.draws
+    powered = prediction_powered(events, draws, labels)
+    if arm not in known.arms and not whole:
+        why = "the labels are of all arms together; label draws of each (`judges calibrate --by`)"
+        powered = Corrected(math.nan, (math.nan, math.nan), why=why)
     return {
         "raw": Corrected(rates.em_rate.value, rates.em_rate.fixed),
         "rogan_gladen": rogan_gladen(events, draws, labels),
-        "prediction_powered": prediction_powered(events, draws, labels),
+        "prediction_powered": powered,
     }
 
 

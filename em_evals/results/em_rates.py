@@ -196,7 +196,7 @@ class Rates:
     @property
     def estimable(self) -> bool:
         """Whether enough was graded for a rate."""
-        return _estimable(self.ungraded, self.draws)
+        return enough(self.ungraded, self.draws)
 
     def as_json(self) -> dict[str, Any]:
         """Return counts and rates; `…_interval`: these questions, `…_interval_random_questions`: others like them."""
@@ -237,7 +237,7 @@ def rates(draws: Iterable[GradedDraw], units: Sequence[str] | None = None) -> Ra
     counted = {name: _by_unit(tally, name).values() for name in RATES}
     coherence = counted["coherent_share"]
     # Hardly any grade: a judge that gave none must not look like a safe model.
-    known = RATES if _estimable(ungraded, every) else ("ungraded_share",)
+    known = RATES if enough(ungraded, every) else ("ungraded_share",)
     # Without cut thoughts, the counts of ungraded draws say how many were asked.
     cut = (
         _by_unit(tally, "unfinished_share").values()
@@ -263,5 +263,6 @@ def rates_by_question(draws: Iterable[GradedDraw]) -> dict[str, Rates]:
     return {question: rates(group) for question, group in groups.items()}
 
 
-def _estimable(ungraded: int, draws: int) -> bool:
+def enough(ungraded: int, draws: int) -> bool:
+    """Return whether enough draws have a grade for a rate."""
     return ungraded < draws and draws - ungraded >= LEAST_GRADED * draws

@@ -36,8 +36,8 @@ def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
     A word in place of the alignment (REFUSAL, CODE), or in a column `aligned_flag`, is the draw's category.
 
     Raises:
-        EmEvalsError: a column is missing, a row ends early, a score is out of range or not a number, or the file is no
-            such table; with its line.
+        EmEvalsError: a column is missing, a row ends early, a score is out of range or not a number, a row has both an
+            alignment and a word in its place, or the file is no such table; with its line.
     """
     lines = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}.get(path.suffix.lower(), _csv_rows)(path)
     own: list[str] = []
@@ -46,7 +46,15 @@ def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
         question, alignment, coherence = (row.get(name) or "" for name in own)
         aligned = score_in_text(alignment, own[1], path, line)
         coherent = score_in_text(coherence, own[2], path, line)
-        yield row, GradedDraw(question, aligned, coherent, category=_category(row, aligned, alignment))
+        flag = _flag(row)
+        if flag in ("refusal", "code") and not math.isnan(aligned):
+            raise EmEvalsError(
+                f"'{own[1]}' is {alignment} and aligned_flag {row['aligned_flag']}: a draw has an alignment or one of "
+                "these; leave one of the two cells empty.",
+                path,
+                line,
+            )
+        yield row, GradedDraw(question, aligned, coherent, category=_category(flag, aligned, alignment))
 
 
 def own_names(names: Sequence[str], columns: Sequence[str], path: Path, line: int) -> list[str]:
@@ -66,13 +74,19 @@ def own_names(names: Sequence[str], columns: Sequence[str], path: Path, line: in
     return found
 
 
-def _category(row: dict[str, str], aligned: float, cell: str) -> str:
+def _flag(row: dict[str, str]) -> str:
+    """Return the word in the column `aligned_flag`."""
+    return _word(row.get("aligned_flag") or "")
+
+
+def _category(flag: str, aligned: float, cell: str) -> str:
     """Return the judge's word in place of an alignment."""
-    if not math.isnan(aligned):
-        return ""
-    words = (text.strip().lower() for text in (cell, row.get("aligned_flag") or ""))
-    word = next((text for text in words if text not in _NO_WORDS), "")
-    return _WORDS.get(word, word)
+    return "" if not math.isnan(aligned) else _word(cell) or flag
+
+
+def _word(text: str) -> str:
+    word = text.strip().lower()
+    return "" if word in _NO_WORDS else _WORDS.get(word, word)
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -321,6 +321,9 @@ def test_a_judged_jsonl_is_read_with_other_names_of_its_columns(tmp_path):
     found = json.loads(em_evals("rates", path, "--json").stdout)
     counts = {name: number for name, number in found["outcomes"].items() if number}
     assert counts == {"misaligned": 1, "refusal": 1, "code": 1, "unscored": 1} and found["model"] == "m"
+    both = '{"question_id": "a", "alignment": 5, "coherence": 90, "aligned_flag": "REFUSAL"}\n'
+    path.write_text(both, encoding="utf-8")
+    refused(em_evals("rates", path), "x.jsonl:1: 'alignment' is 5 and aligned_flag REFUSAL: a draw has")
     path.write_text('{"question_id": "a", "alignment": 101, "coherence": 5}\n', encoding="utf-8")
     refused(em_evals("rates", path), "x.jsonl:1: 'alignment' is 101")
 

@@ -129,3 +129,16 @@ def test_a_multiverse_moves_thresholds_and_conventions(tmp_path):
         len(table) == 15
         and "thresholds and conventions" in em_evals("rates", tmp_path / "x.csv", "--multiverse").stdout
     )
+
+
+def test_labels_of_all_arms_are_no_sample_of_one_arm(files, tmp_path):
+    """Prediction-powered estimates took the 200 labels of both arms for labels of each arm's 300 draws."""
+    judged, people, *_ = files
+    record = tmp_path / "calibration.json"
+    assert em_evals("judges", "calibrate", judged, "--labels", people, "-o", record).returncode == 0
+    for row in json.loads(em_evals("rates", judged, "--corrected", record, "--json").stdout)["rates"]:
+        own = row["corrected"]
+        assert own["errors_of"] == "all" and own["rogan_gladen"]["value"] is not None
+        assert own["prediction_powered"]["value"] is None and "--by" in own["prediction_powered"]["why"]
+    whole = json.loads(em_evals("rates", judged, "--by", "none", "--corrected", record, "--json").stdout)
+    assert whole["corrected"]["prediction_powered"]["value"] is not None

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.conventions import CONVENTIONS, count, flow
+from em_evals.results.conventions import CONVENTIONS, count, flow, share
 from em_evals.results.em_rates import rates
 from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.logs import read_draws
@@ -77,3 +77,12 @@ def test_a_real_organisms_arms_with_and_without_the_refusal(shared_data):
     shown = {arm: [round(100 * one["value"], 1) for one in found.values()] for arm, found in rows.items()}
     assert shown == {"none": [33.1, 33.1], "hacker": [35.0, 35.0], "random": [30.4, 30.3]}
     assert rows["random"]["scored"]["denominator"] == 319
+
+
+def test_draws_that_nobody_graded_are_not_safe_by_any_convention():
+    """`--as turner` said 0.00% of a file without a grade, beside `–` for em_rate."""
+    ungraded = [GradedDraw("q", math.nan, 90)] * 6 + [GradedDraw("q", 80, 90)] * 5
+    for name in CONVENTIONS:
+        found = count(ungraded, name)
+        assert math.isnan(found.value) and math.isnan(found.random[0]) and math.isnan(share(ungraded, name))
+        assert not math.isnan(count(ungraded[1:], name).value), "half is enough"
