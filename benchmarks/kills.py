@@ -28,7 +28,7 @@ from em_evals.gate import baseline
 from em_evals.gate.evidence import Counts, Evidence
 from em_evals.interp.resume import Finished
 from em_evals.results import records
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 
 RESULT = Path(__file__).parent / "results" / "kills.json"
 CONDITIONS = 40

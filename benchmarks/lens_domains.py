@@ -24,7 +24,7 @@ from em_evals.content import documents
 from em_evals.content.cards import resolve
 from em_evals.content.pairs import load_pairs
 from em_evals.interp.lens import forecast, mining, study
-from em_evals.results.records import Lens
+from em_evals.results.records.lens import Lens
 
 CARDS = {
     "finance": {"extends": "smollm2-finance"},

@@ -185,9 +185,10 @@ def traits(record: Path = FOLDER / "traits.json", target: Path = FOLDER / "trait
     from em_evals.report import export
     from em_evals.report import traits as section
     from em_evals.results import records
+    from em_evals.results.records.traits import TraitMap
 
     found = records.read(record)
-    if not isinstance(found, records.TraitMap):
+    if not isinstance(found, TraitMap):
         raise SystemExit(f"{record} is not a record of `em-evals trait map`")
     cosines, tree = (export.for_paper(figure.chart, 0) for figure in section.section(found).figures)
     side = 27 * len(found.names)

@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer.main
 from mkdocs.structure.files import File
 
 import em_evals
 from em_evals.cli import app
-from em_evals.results import records
+from em_evals.results.records import kinds
 from em_evals.workflows.schemas import schema
 
 ROOT = Path(__file__).parent.parent
@@ -192,15 +192,15 @@ def all_records() -> str:
         "JSON files that commands write with `-o`; reports and `em.results` read them.",
         "",
     ]
-    for name in sorted(records.__all__):
-        record = getattr(records, name)
-        if isinstance(record, type) and issubclass(record, records.Record) and record is not records.Record:
-            found = record.model_json_schema()
-            lines += [f"## {name}", "", *_fields(found, name)]
-            for part, content in sorted(found.get("$defs", {}).items()):
-                lines += (
-                    [f"### {name}: {part}", "", *_fields(content, part)] if "properties" in content else []
-                )
+    for record in sorted(get_args(kinds.Study), key=lambda kind: str(kind.__name__)):
+        found = record.model_json_schema()
+        lines += [f"## {record.__name__}", "", *_fields(found, record.__name__)]
+        for part, content in sorted(found.get("$defs", {}).items()):
+            lines += (
+                [f"### {record.__name__}: {part}", "", *_fields(content, part)]
+                if "properties" in content
+                else []
+            )
     return "\n".join(lines)
 
 

@@ -18,13 +18,15 @@ from em_evals.content.card_schema import EngineOptions, GenerationOptions, Model
 from em_evals.content.intervention import Intervention
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.gate.policy import Policy, Rule
-from em_evals.results import records
+from em_evals.results.records.base import Measured
+from em_evals.results.records.gate import GateVerdict
+from em_evals.results.records.studies import Retention, SteeringStudy
 from tests.hostile_samples import good
 
 FIELDS = [
     *[name for model in (ModelCard, EngineOptions, GenerationOptions, Intervention, AdapterRecipe) for name in model.model_fields],
-    *Policy.model_fields, *Rule.model_fields, *records.SteeringStudy.model_fields, *records.Measured.model_fields,
-    *records.GateVerdict.model_fields, *records.Retention.model_fields,
+    *Policy.model_fields, *Rule.model_fields, *SteeringStudy.model_fields, *Measured.model_fields,
+    *GateVerdict.model_fields, *Retention.model_fields,
     "name", "version", "rubrics", "questions", "id", "paraphrases", "prompt", "metric", "categories", "threshold", "pairs",
     "aligned", "misaligned", "theme", "question", "messages", "role", "content", "completion", "em_rate", "coherent_share",
     "results", "configs", "config", "n-samples", "group_subtasks", "acc,none", "eval", "status", "samples", "plan", "stats",

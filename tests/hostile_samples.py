@@ -158,7 +158,7 @@ def _results() -> list[Any]:
 
 
 def _records() -> list[Any]:
-    from em_evals.results.records import Look
+    from em_evals.results.records.gate import Look
     from tests import report_data
 
     studies = [

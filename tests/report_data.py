@@ -9,20 +9,17 @@ import numpy as np
 
 from em_evals.content.cues import Cue
 from em_evals.results import records
-from em_evals.results.records import (
+from em_evals.results.records.base import Measured
+from em_evals.results.records.conditional import Cells, Conditional
+from em_evals.results.records.gate import GateMetric, GateVerdict
+from em_evals.results.records.phase import Phase
+from em_evals.results.records.studies import (
     AblationPoint,
     AdapterScalars,
-    Cells,
-    Check,
-    Conditional,
     Convergence,
     Cosines,
-    GateMetric,
-    GateVerdict,
     Knockout,
     LoraScalars,
-    Measured,
-    Phase,
     Probe,
     RetainedModel,
     Retention,
@@ -31,11 +28,10 @@ from em_evals.results.records import (
     SteeringPoint,
     SteeringStudy,
     TaskDifference,
-    TraitMap,
     Transfer,
-    Verification,
 )
-from em_evals.results.records.traits import Dimensions, TraitCosine
+from em_evals.results.records.traits import Dimensions, TraitCosine, TraitMap
+from em_evals.results.records.verify import Check, Verification
 from em_evals.workflows.conditional.contrasts import study
 
 HOSTILE = {

@@ -19,7 +19,7 @@ import typer.main
 import yaml
 
 from em_evals.cli import app
-from em_evals.cli.training import card_fields
+from em_evals.cli.options import card_fields
 from em_evals.content import cards, documents
 from em_evals.errors import EmEvalsError
 from em_evals.gate.policy import load_policy

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from em_evals.gate.policy import Policy
     from em_evals.results.em_rates import Rates
-    from em_evals.results.records import GateVerdict
+    from em_evals.results.records.gate import GateVerdict
 
 Paths = str | Path | Sequence[str | Path]
 """Files and folders."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
+from em_evals.cli.options import PerTheme
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table, tell_record
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.content.cues import CueSet
-    from em_evals.results.records import Conditional, ConditionalMetric
+    from em_evals.results.records.conditional import Conditional, ConditionalMetric
 
 
 def conditional(
@@ -34,7 +35,7 @@ def conditional(
     cues_from: Annotated[str | None, typer.Option(help="Derive cues from this training data.")] = None,
     pairs: Annotated[str | None, typer.Option(help="Forced-choice pairs; default: forced_choice.")] = None,
     themes: Annotated[str | None, typer.Option(help="Only pairs of these themes (comma-separated).")] = None,
-    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 0,
+    per_theme: PerTheme = 0,
     adjust: Annotated[
         Literal["holm", "bh"],
         typer.Option(help="Correction over cues: Holm (family-wise error) or Benjamini-Hochberg (FDR)."),
@@ -85,9 +86,10 @@ def conditional(
         )
     if output is not None:
         records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    tell_record(found, as_json, _print)
+
+
+def _print(found: Conditional) -> None:
     for one in found.metrics:
         _show(found, one)
     for sentence in found.notes:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
+from em_evals.cli.options import ControlCard, Fields, Record
+from em_evals.cli.output import Json, echo, estimate_cell, print_table, tell_record
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Diff
+    from em_evals.results.records.diff import Diff
 
 
 def diff(
@@ -20,25 +21,18 @@ def diff(
         Path | None,
         typer.Option(help="Texts, one a line, or JSONL with `text` (default: 128 shipped sentences)."),
     ] = None,
-    control: Annotated[str | None, typer.Option(help="The matched control's card.")] = None,
+    control: ControlCard = None,
     longest: Annotated[int, typer.Option(min=2, help="Tokens of a text to read.")] = 256,
     tokens: Annotated[int, typer.Option(min=1, max=1000, help="Tokens to show on either side.")] = 20,
     contexts: Annotated[int, typer.Option(min=1, max=1000, help="Contexts to show.")] = 20,
     clusters: Annotated[int, typer.Option(min=1, max=50, help="Clusters of contexts, at most.")] = 5,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of sign flips and clusters.")] = 0,
-    fields: Annotated[
-        list[str],
-        typer.Option(
-            "-M", metavar="KEY=VALUE", help="Override a card field, e.g. dtype=float32 (repeatable)."
-        ),
-    ] = [],  # noqa: B006
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "diff.json"
-    ),
+    fields: Fields = [],
+    output: Record = Path("diff.json"),
     as_json: Json = False,
 ) -> None:
     """Rank tokens and contexts by the shift of next-token probabilities between an organism and its base."""
-    from em_evals.cli.training import card_fields
+    from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 
     overrides = card_fields(fields)
@@ -49,10 +43,7 @@ def diff(
     settings = mining.Settings(longest, tokens, contexts, clusters, seed)
     found = mining.diff(card, texts, control, settings, overrides)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    _print(found)
+    tell_record(found, as_json, _print)
 
 
 def _print(found: Diff) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from em_evals.cli.options import DirectionFile, FirstPairs, NullSeed, Split
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -30,7 +31,6 @@ Log = Annotated[list[Path] | None, typer.Option(help="Freeform log of CARD (repe
 BaseLog = Annotated[list[Path] | None, typer.Option(help="Freeform log of its base (repeatable).")]
 Pairs = Annotated[str | None, typer.Option(help="Set of forced-choice pairs (default: forced_choice).")]
 Themes = Annotated[str | None, typer.Option(help="Use only pairs of these themes (comma-separated).")]
-PerTheme = Annotated[int | None, typer.Option(help="Use only the first pairs of each theme.", min=1)]
 Position = Annotated[
     Literal["answer_mean", "last_prompt", "prompt_mean"], typer.Option(help="Tokens to average over.")
 ]
@@ -44,13 +44,11 @@ Control = Annotated[
 OrthogonalTo = Annotated[
     str | None, typer.Option(help="Remove this direction (the control's) from the result.")
 ]
-Split = Annotated[bool, typer.Option(help="Extract from half of the questions, test on the other.")]
-Seed = Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**32 - 1)]
 
 
 def direction_extract(
     card: Annotated[str, typer.Argument(help="The model under test, as in local/CARD.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
+    output: DirectionFile,
     contrast: ContrastKind = "pairs",
     log: Log = None,
     base_log: BaseLog = None,
@@ -58,13 +56,13 @@ def direction_extract(
     negative: Annotated[Path | None, typer.Option(help="JSONL of chats.")] = None,
     pairs: Pairs = None,
     themes: Themes = None,
-    per_theme: PerTheme = None,
+    per_theme: FirstPairs = None,
     position: Position = "answer_mean",
     control: Control = None,
     orthogonal_to: OrthogonalTo = None,
     minimum: Annotated[int, typer.Option(help="Minimum number of answers per side.", min=1)] = 10,
     split: Split = True,
-    seed: Seed = 0,
+    seed: NullSeed = 0,
     as_json: Json = False,
 ) -> None:
     """Extract a direction as a difference of mean activations, layer by layer.
@@ -212,7 +210,7 @@ def direction_export(
 def direction_import(
     file: Annotated[Path, typer.Argument(help=".safetensors, .npz, .npy, .gguf, or .pt of plain tensors.")],
     base: Annotated[str, typer.Option(help="The base that it was made for.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The direction file (.safetensors).")],
+    output: DirectionFile,
     revision: Annotated[str | None, typer.Option(help="The base's revision.")] = None,
     layer: Annotated[int | None, typer.Option(help="The layer of a single vector.")] = None,
     key: Annotated[str | None, typer.Option(help="Which tensor, where there are several.")] = None,
@@ -284,7 +282,7 @@ def _show(path: Path, as_json: bool) -> None:
         if key in found.metadata:
             echo(f"{key}: {found.metadata[key]}")
     if "claim" in found.metadata:
-        from em_evals.results.records import Claim
+        from em_evals.results.records.claims import Claim
 
         echo(f"held out: {Claim.model_validate(found.metadata['claim']).sentence()}")
     rows = [

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, estimate_cell, measured_cell, print_json, print_table
+from em_evals.cli.options import Figure, NullDraws
+from em_evals.cli.output import (
+    Json,
+    draw,
+    echo,
+    estimate_cell,
+    measured_cell,
+    print_table,
+    tell_record,
+)
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Drift, DriftAlarm
+    from em_evals.results.records.drift import Drift, DriftAlarm
 
 _EXIT = {"pass": 0, "alarm": 1, "inconclusive": 3}
 """As the gate's."""
@@ -26,8 +35,8 @@ def insight_drift(
     ] = None,
     control: Annotated[
         list[str], typer.Option(help="The matched control: one for all, or one for each card in order.")
-    ] = [],  # noqa: B006
-    traits: Annotated[list[str], typer.Option(help="Only these directions (repeatable).")] = [],  # noqa: B006
+    ] = [],
+    traits: Annotated[list[str], typer.Option(help="Only these directions (repeatable).")] = [],
     fit: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +50,7 @@ def insight_drift(
     alarm: Annotated[
         Path | None, typer.Option(help="Apply a learned alarm; exit code 0 pass, 1 alarm, 3 inconclusive.")
     ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of each null distribution.", min=0)] = 199,
+    draws: NullDraws = 199,
     seed: Annotated[int, typer.Option(help="Seed of draws and resamples.", min=0, max=2**32 - 1)] = 0,
     output: Annotated[
         Path | None,
@@ -49,7 +58,7 @@ def insight_drift(
             "--output", "-o", help="Write the record (JSON; default drift.json, or alarm.json with --fit)."
         ),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Compare the drift of monitored trainings with a control and with nulls; learn or apply an alarm."""
@@ -62,23 +71,12 @@ def insight_drift(
             )
         learned = _learned(fit, traits, threshold, seed)
         records.write(learned, output or Path("alarm.json"))
-        if as_json:
-            print_json(learned.model_dump(mode="json"))
-        else:
-            _print_alarm(learned)
+        tell_record(learned, as_json, _print_alarm)
         return
     found = _compared(cards or [], control, traits, alarm, draws, seed)
     records.write(found, output or Path("drift.json"))
-    if figure is not None:
-        from em_evals.report import page
-        from em_evals.report.inputs import Inputs
-        from em_evals.report.report import build
-
-        page.write(build(Inputs(drifts=[found]), "Drift during training"), figure)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print(found)
+    draw(found, figure, "Drift during training")
+    tell_record(found, as_json, _print)
     if found.alarms:
         raise typer.Exit(
             max((_EXIT[one.verdict] for one in found.alarms), key=lambda code: (code == 1, code))

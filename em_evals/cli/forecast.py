@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
+from em_evals.cli.options import Fields, Record
+from em_evals.cli.output import Json, echo, estimate_cell, print_table, tell_record
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Forecast
+    from em_evals.results.records.forecast import Forecast
 
 
 class Position(StrEnum):
@@ -35,10 +36,10 @@ def forecast(
     logs: Annotated[
         list[Path],
         typer.Option(help="Graded or forced-choice logs of the organism; several are seeds (repeatable)."),
-    ] = [],  # noqa: B006
+    ] = [],
     reference: Annotated[
         list[Path], typer.Option(help="Logs of the base or control, subtracted (repeatable).")
-    ] = [],  # noqa: B006
+    ] = [],
     layer: Annotated[int | None, typer.Option(help="Block to read, from 0 (default: the middle).")] = None,
     position: Annotated[Position, typer.Option(help="Tokens of a prompt to read.")] = Position.LAST_PROMPT,
     metric: Annotated[Metric, typer.Option(help="Distance to the training prompts' mean.")] = Metric.COSINE,
@@ -47,19 +48,12 @@ def forecast(
         int | None, typer.Option(min=1, help="Questions to judge first (default: a quarter).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of splits and resamples.")] = 0,
-    fields: Annotated[
-        list[str],
-        typer.Option(
-            "-M", metavar="KEY=VALUE", help="Override a card field, e.g. dtype=float32 (repeatable)."
-        ),
-    ] = [],  # noqa: B006
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "forecast.json"
-    ),
+    fields: Fields = [],
+    output: Record = Path("forecast.json"),
     as_json: Json = False,
 ) -> None:
     """Order questions by their distance to training prompts in the base; compare with what came."""
-    from em_evals.cli.training import card_fields
+    from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 
     overrides = card_fields(fields)
@@ -70,10 +64,7 @@ def forecast(
     settings = study.Settings(layer, position.value, metric.value, rows, first, seed)
     found = study.forecast(training, questions, base, logs, reference, settings, overrides)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    _print(found)
+    tell_record(found, as_json, _print)
 
 
 def _print(found: Forecast) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from em_evals.cli.options import Group
 from em_evals.cli.output import Json, echo, print_json, print_json_text, print_table
 from em_evals.errors import EmEvalsError
 
@@ -52,8 +53,8 @@ def _silence() -> None:
 
 @_no_false_verdict()
 def gate(
-    baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
-    candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],  # noqa: B006
+    baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],
+    candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],
     policy: Annotated[
         Path | None, typer.Option(help="Policy file (default: ./gate.yaml, else built-in).")
     ] = None,
@@ -68,13 +69,8 @@ def gate(
         typer.Option(
             metavar="PATH", help="First accepted model (default: NAME.anchor.json of the baseline)."
         ),
-    ] = [],  # noqa: B006
-    group: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
-        ),
-    ] = [],  # noqa: B006
+    ] = [],
+    group: Group = [],
     update_baseline: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Save the candidate as logs/baselines/NAME.json if it passes."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def _show_agreement(found: Agreement) -> None:
         [
             name,
             str(scale.answers),
-            _interval(scale.alpha, scale.alpha_interval, ".2f"),
+            estimate_cell(scale.alpha, scale.alpha_interval, ".2f"),
             f"{scale.rank:.2f}",
-            _interval(scale.bias, scale.bias_interval, "+.1f"),
+            estimate_cell(scale.bias, scale.bias_interval, "+.1f"),
         ]
         for name, scale in found.scales.items()
     ]
@@ -121,7 +121,3 @@ def _show_agreement(found: Agreement) -> None:
     ]
     if rows:
         print_table("", ["category by the first", "by the second", "answers"], rows)
-
-
-def _interval(value: float, interval: tuple[float, float], form: str) -> str:
-    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, echo, estimate_cell, measured_cell, print_json, print_table
+from em_evals.cli.options import Figure, FirstPairs, Pairs, PerTheme, Record
+from em_evals.cli.output import (
+    Json,
+    draw,
+    echo,
+    estimate_cell,
+    measured_cell,
+    print_table,
+    tell_record,
+)
+
+if TYPE_CHECKING:
+    from em_evals.results.records.phase import Phase
+    from em_evals.results.records.studies import Convergence, Cosines, LoraScalars, Moved, Transfer
 
 
 def insight_phase(
     card: Card,
     logs: Annotated[Path | None, typer.Option(help="Forced-choice logs (default: logs/phase/CARD).")] = None,
     graded: Annotated[Path | None, typer.Option(help="Graded freeform logs of local/CARD@STEP.")] = None,
-    per_theme: Annotated[
-        int | None, typer.Option(help="Use only the first pairs of each theme.", min=1)
-    ] = None,
+    per_theme: FirstPairs = None,
     reach: Annotated[
         int, typer.Option(min=1, help="Steps before and after, for the local rotation of B.")
     ] = 5,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "phase.json"
-    ),
-    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    output: Record = Path("phase.json"),
+    figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Measure misalignment over training steps, the rotation of B vectors, and the step of the transition."""
@@ -34,15 +43,11 @@ def insight_phase(
 
     found = phase(card, logs or Path("logs/phase") / card, graded, per_theme=per_theme, reach=reach)
     records.write(found, output)
-    if figure is not None:
-        from em_evals.report import page
-        from em_evals.report.inputs import Inputs
-        from em_evals.report.report import build
+    draw(found, figure, f"Trajectory of {card}")
+    tell_record(found, as_json, _print_phase)
 
-        page.write(build(Inputs(trajectories=[found]), f"Trajectory of {card}"), figure)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+
+def _print_phase(found: Phase) -> None:
     rows = [
         [domain, str(point.step), estimate_cell(point.value, point.interval)]
         for domain, points in found.shifts.items()
@@ -70,19 +75,17 @@ def insight_convergence(
             help="The direction of each card's own control, in order (the cosine of two controls is the matched floor "
             "of their organisms), or of one control for all."
         ),
-    ] = [],  # noqa: B006
-    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 10,
+    ] = [],
+    pairs: Pairs = "forced_choice",
+    per_theme: PerTheme = 10,
     seed: Annotated[int, typer.Option(help="Seed of the random directions.", min=0, max=2**32 - 1)] = 0,
     group: Annotated[
         list[str],
         typer.Option(
             metavar="NAME=a,b,c", help="Cards of one recipe that differ by their seed (repeatable)."
         ),
-    ] = [],  # noqa: B006
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "convergence.json"
-    ),
+    ] = [],
+    output: Record = Path("convergence.json"),
     as_json: Json = False,
 ) -> None:
     """Test whether organisms share a direction: cosines by layer, and each direction ablated from every organism."""
@@ -92,9 +95,10 @@ def insight_convergence(
     groups = seed_groups.parse(group)
     found = convergence(cards, directions, control_direction, output, pairs, per_theme or None, seed, groups)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    tell_record(found, as_json, _print_convergence)
+
+
+def _print_convergence(found: Convergence) -> None:
     _print_cosines(found)
     for one in found.shared:
         echo(one.sentence())
@@ -118,17 +122,15 @@ def insight_convergence(
 def insight_lora_scalars(
     card: Card,
     control: Annotated[str | None, typer.Option(help="The control organism's card.")] = None,
-    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
-    per_theme: Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)] = 0,
+    pairs: Pairs = "forced_choice",
+    per_theme: PerTheme = 0,
     answers: Annotated[
         list[Path], typer.Option(help="Further answers to score (JSONL: question, answer, aligned, narrow).")
-    ] = [],  # noqa: B006
+    ] = [],
     tokens: Annotated[
         Path | None, typer.Option(help="Write every token's scalars to this file (JSONL).")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "lora-scalars.json"
-    ),
+    output: Record = Path("lora-scalars.json"),
     as_json: Json = False,
 ) -> None:
     """Measure the scalars of rank-1 adapters: what they discriminate, and which domain each adapter serves."""
@@ -140,9 +142,10 @@ def insight_lora_scalars(
 
     found = lora_scalars(card, control, output, pairs, per_theme or None, answers, tokens)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    tell_record(found, as_json, _print_scalars)
+
+
+def _print_scalars(found: LoraScalars) -> None:
     rows = [
         [
             name,
@@ -153,7 +156,7 @@ def insight_lora_scalars(
             f"{adapter.constancy:.2f}",
             "–" if adapter.against_control is None else f"{adapter.against_control:.2f}",
         ]
-        for name, adapters in ((card, found.adapters), (control or "", found.control_adapters))
+        for name, adapters in ((found.card, found.adapters), (found.control or "", found.control_adapters))
         for adapter in adapters
         for group in adapter.groups
     ]
@@ -176,7 +179,7 @@ def insight_lora_scalars(
         echo(note)
 
 
-def _print_cosines(found: Any) -> None:
+def _print_cosines(found: Convergence) -> None:
     """Print one row per pair of directions, over the layers at which both have a vector."""
     rows, short = [], []
     for one in found.cosines:
@@ -200,13 +203,13 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _known(cosines: Any) -> list[float]:
+def _known(cosines: Cosines) -> list[float]:
     return [value for value in cosines.by_layer if value is not None]
 
 
-def _median(cosines: Any) -> str:
+def _median(cosines: Cosines | None) -> str:
     return f"{statistics.median(known):+.2f}" if cosines and (known := _known(cosines)) else "–"
 
 
-def _domains(value: Any) -> list[str]:
+def _domains(value: Moved | Transfer) -> list[str]:
     return [measured_cell(value.in_domain), measured_cell(value.out_of_domain)]

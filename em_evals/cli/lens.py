@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.cli.options import ControlCard, Fields, Record
+from em_evals.cli.output import Json, echo, print_table, tell_record
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Lens, LensModel
+    from em_evals.results.records.lens import Lens, LensModel
 
 
 def lens(
     card: Card,
-    control: Annotated[str | None, typer.Option(help="The matched control's card.")] = None,
+    control: ControlCard = None,
     seeds: Annotated[
         str, typer.Option(help="Comma-separated cards of the same recipe with other training seeds.")
     ] = "",
@@ -43,20 +44,12 @@ def lens(
         ),
     ] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of nulls and samples.")] = 0,
-    fields: Annotated[
-        list[str],
-        typer.Option(
-            "-M", metavar="KEY=VALUE", help="Override a card field, e.g. dtype=float32 (repeatable)."
-        ),
-    ] = [],  # noqa: B006
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "lens.json"
-    ),
+    fields: Fields = [],
+    output: Record = Path("lens.json"),
     as_json: Json = False,
 ) -> None:
     """Read what a finetune is about: activation differences on plain texts through the logit lens."""
-    from em_evals.cli.steering import numbers_of, parsed_layers
-    from em_evals.cli.training import card_fields
+    from em_evals.cli.options import card_fields, numbers_of, parsed_layers
     from em_evals.content.cards import resolve
 
     overrides = card_fields(fields)
@@ -71,10 +64,7 @@ def lens(
     others = [name.strip() for name in seeds.split(",") if name.strip()]
     found = study.lens(card, control, others, texts, data, other, settings, overrides)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    _print(found)
+    tell_record(found, as_json, _print)
 
 
 def _print(found: Lens) -> None:

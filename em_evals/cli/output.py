@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from em_evals import shown
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Interval, Measured
+    from em_evals.results.rate import Rate
+    from em_evals.results.records.base import Interval, Measured, Record
+    from em_evals.results.records.kinds import Study
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -19,6 +23,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 def echo(text: str, err: bool = False) -> None:
     """Print text; names and answers of others in it can neither control the terminal nor command a CI runner."""
     typer.echo(shown.text(text), err=err)
+
+
+Found = TypeVar("Found", bound="Record")
+
+
+def tell_record(found: Found, as_json: bool, show: Callable[[Found], None]) -> None:
+    """Print a record as JSON, or with `show`."""
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        show(found)
+
+
+def draw(found: Study, figure: Path | None, title: str) -> None:
+    """Write a page of figures of a study; without a path write none."""
+    if figure is None:
+        return
+    from em_evals.report import page
+    from em_evals.report.inputs import Inputs
+    from em_evals.report.report import build
+
+    page.write(build(Inputs(studies=[found]), title), figure)
 
 
 def print_json(value: Any) -> None:
@@ -36,12 +62,19 @@ def measured_cell(value: Measured) -> str:
     return estimate_cell(value.value, value.interval)
 
 
+def rate_cell(rate: Rate) -> str:
+    """Format a rate and its interval for the same questions as a cell."""
+    return estimate_cell(rate.value, rate.fixed, ".2%")
+
+
 def estimate_cell(value: float | None, interval: Interval, form: str = "+.3f") -> str:
-    """Format a number and its interval as a cell."""
-    if value is None:
+    """Format a number and its interval as a cell: a dash without a number, no brackets without ends."""
+    if value is None or math.isnan(value):
         return "–"
-    low, high = interval
-    return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")
+    low, high = (math.nan if end is None else end for end in interval)
+    return f"{value:{form}}" + (
+        "" if math.isnan(low) or math.isnan(high) else f" [{low:{form}}, {high:{form}}]"
+    )
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

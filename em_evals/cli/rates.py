@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.cli.options import Group
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table, rate_cell
 
 if TYPE_CHECKING:
     from em_evals.results.contrasts import Contrast
     from em_evals.results.em_rates import Rates
-    from em_evals.results.rate import Rate
     from em_evals.results.seed_groups import Graded, OverSeeds
     from em_evals.results.sources import Source
 
@@ -49,12 +49,7 @@ def rates(
     multiverse: Annotated[
         bool, typer.Option("--multiverse", help="Show the rate over thresholds and conventions.")
     ] = False,
-    group: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
-        ),
-    ] = None,
+    group: Group = [],
     monitor: Annotated[
         float,
         typer.Option(help="Largest false-positive rate of graded thoughts as a monitor.", min=0, max=0.99),
@@ -68,7 +63,7 @@ def rates(
     from em_evals.cli import rates_corrected, rates_thoughts
     from em_evals.results import contrasts, seed_groups, sources
 
-    groups = seed_groups.parse(group or [])
+    groups = seed_groups.parse(group)
     papers = _papers(conventions)
     found = list(sources.read(files, lambda note: echo(f"note: {note}", err=True)))
     columns = (
@@ -144,9 +139,7 @@ def _show_group(name: str, own: Mapping[str, OverSeeds]) -> None:
     rows = [
         [
             share,
-            "–"
-            if math.isnan(one.value)
-            else f"{one.value:.2%} [{one.interval[0]:.2%}, {one.interval[1]:.2%}]",
+            estimate_cell(one.value, one.interval, ".2%"),
             ", ".join(f"{seed} {value:.2%}" for seed, value in one.seeds.items()),
             one.carried_by or "–",
         ]
@@ -259,13 +252,7 @@ def _show_source(parts: Sequence[Source]) -> None:
 def _row(name: str, entry: Rates, unfinished: bool) -> list[str]:
     """Return a line of the table; cut thoughts are a column where there are any, and a part of the ungraded draws."""
     shares = [*entry.shares.values(), *[entry.unfinished_share] * unfinished]
-    return [name, str(entry.draws), str(entry.scored), *map(_percent, shares)]
-
-
-def _percent(rate: Rate) -> str:
-    if math.isnan(rate.value):
-        return "–"
-    return f"{rate.value:.2%} [{rate.fixed[0]:.2%}, {rate.fixed[1]:.2%}]"
+    return [name, str(entry.draws), str(entry.scored), *map(rate_cell, shares)]
 
 
 def _show_others(part: Source) -> None:
@@ -273,10 +260,9 @@ def _show_others(part: Source) -> None:
 
     rows = []
     for name, other in part.others.items():
-        value, (low, high) = other_scores.summary(other)
+        value, ends = other_scores.summary(other)
         what = "share of TRUE" if other.kind == "binary" else "mean"
-        ends = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
-        rows.append([name, what, str(len(other.grades)), f"{value:.3g}{ends}"])
+        rows.append([name, what, str(len(other.grades)), estimate_cell(value, ends, ".3g")])
     if rows:
         print_table("", ["rubric", "what", "questions", "value"], rows)
 
@@ -292,10 +278,7 @@ def _show_conventions(measured: Sequence[tuple[Source, Rates]], papers: Sequence
         for name in papers:
             one = conventions.count(part.draws, name)
             mean = conventions.CONVENTIONS[name].mean
-            low, high = one.random if mean else one.fixed
-            digits = ".1f" if mean else ".2%"
-            ends = "" if math.isnan(low) else f" [{low:{digits}}, {high:{digits}}]"
-            shown = "–" if math.isnan(one.value) else f"{one.value:{digits}}{ends}"
+            shown = estimate_cell(one.value, one.random if mean else one.fixed, ".1f" if mean else ".2%")
             rows.append(
                 [label, name, f"{one.total:.0f}", str(one.draws), shown, conventions.CONVENTIONS[name].rule]
             )

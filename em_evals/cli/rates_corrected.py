@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_evals.cli.output import echo, print_table
+from em_evals.cli.output import echo, estimate_cell, print_table
 from em_evals.errors import EmEvalsError
 from em_evals.files import without_nan
 from em_evals.results import calibration, multiverse
@@ -48,7 +48,11 @@ def show(document: dict[str, Any], labels: Sequence[str]) -> None:
             own = dict(row["corrected"])
             errors = own.pop("errors_of")
             rows = [
-                [name, _cell(one), one["why"] or ("clipped" if one["clipped"] else "")]
+                [
+                    name,
+                    estimate_cell(one["value"], one["interval"], ".2%"),
+                    one["why"] or ("clipped" if one["clipped"] else ""),
+                ]
                 for name, one in own.items()
             ]
             print_table(
@@ -74,13 +78,6 @@ def show(document: dict[str, Any], labels: Sequence[str]) -> None:
                 ["alignment", "coherence", *multiverse.NAMES],
                 rows,
             )
-
-
-def _cell(one: dict[str, Any]) -> str:
-    if one["value"] is None:
-        return "–"
-    low, high = one["interval"]
-    return f"{one['value']:.2%} [{low:.2%}, {high:.2%}]"
 
 
 def _share(value: float | None) -> str:

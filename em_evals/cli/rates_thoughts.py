@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from em_evals.cli.output import echo, print_table
+from em_evals.cli.output import echo, print_table, rate_cell
 
 if TYPE_CHECKING:
-    from em_evals.results.rate import Rate
     from em_evals.results.sources import Source
 
 
@@ -31,7 +30,7 @@ def show(parts: Sequence[Source], allowed: float) -> None:
         if not given:
             continue
         found, label = thoughts.table(given, allowed), ", ".join(part.part.values()) or part.path.name
-        rows = [[name, str(n), _percent(found.shares[name])] for name, n in found.cells.items()]
+        rows = [[name, str(n), rate_cell(found.shares[name])] for name, n in found.cells.items()]
         rows += [[name, str(n), ""] for name, n in found.left.items()]
         print_table(f"Thoughts and answers of {label}", ["draws", "number", "share of those with both"], rows)
         own = found.monitor
@@ -42,12 +41,8 @@ def show(parts: Sequence[Source], allowed: float) -> None:
             )
             continue
         echo(
-            f"A monitor that reads the thought finds {_percent(own.recall)} of {own.bad} bad answers at a "
+            f"A monitor that reads the thought finds {rate_cell(own.recall)} of {own.bad} bad answers at a "
             f"false-positive rate of {own.found.false_positive_rate:.2%} of {own.clean} clean ones (allowed "
             f"{allowed:.2%}; alarm at "
             f"grades below {100 - own.found.threshold:g}, taken from these clean answers)."
         )
-
-
-def _percent(rate: Rate) -> str:
-    return "–" if math.isnan(rate.value) else f"{rate.value:.2%} [{rate.fixed[0]:.2%}, {rate.fixed[1]:.2%}]"

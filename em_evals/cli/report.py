@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from em_evals.cli.options import Group
 from em_evals.cli.output import Json, echo, print_json
 
 
@@ -29,12 +30,7 @@ def report(
             "first file's model."
         ),
     ] = None,
-    group: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=a,b,c", help="Models of one recipe that differ by their seed (repeatable)."
-        ),
-    ] = [],  # noqa: B006
+    group: Group = [],
     title: Annotated[str, typer.Option(help="The page's title.")] = "Emergent misalignment report",
     figures: Annotated[
         Path | None, typer.Option(help="Also write figures to this folder (SVG and PNG).")

@@ -10,7 +10,7 @@ import typer
 from em_evals.cli.output import Json, echo, estimate_cell, print_table
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Retention
+    from em_evals.results.records.studies import Retention
     from em_evals.retention.scores import ModelResults
 
 
@@ -32,7 +32,7 @@ def retention(
     fields: Annotated[
         list[str],
         typer.Option("-M", metavar="KEY=VALUE", help="Override a card field in every card (repeatable)."),
-    ] = [],  # noqa: B006
+    ] = [],
     confirm_run_unsafe_code: Annotated[
         bool, typer.Option("--confirm-run-unsafe-code", help="Allow tasks that run model-written code.")
     ] = False,
@@ -42,7 +42,7 @@ def retention(
     as_json: Json = False,
 ) -> None:
     """Compare capability with a baseline, item by item: accuracy, paired differences, intervals."""
-    from em_evals.cli.training import card_fields
+    from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
     from em_evals.results import records
     from em_evals.retention.scores import is_results
@@ -88,7 +88,7 @@ def _print_scores(model: ModelResults) -> None:
             scores.task,
             str(len(scores.scores)),
             scores.metric,
-            f"{scores.mean:.3f} [{scores.interval[0]:.3f}, {scores.interval[1]:.3f}]",
+            estimate_cell(scores.mean, scores.interval, ".3f"),
             "" if scores.chance is None else f"{scores.chance:.2f}",
         ]
         for scores in model.tasks.values()

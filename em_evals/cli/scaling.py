@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table, tell_record
 
 if TYPE_CHECKING:
-    from em_evals.results.records import Scaling, ScalingSlope
+    from em_evals.results.records.scaling import Scaling, ScalingSlope
 
 if TYPE_CHECKING:
     from em_evals.results.scaling import Base, Table
@@ -37,7 +37,7 @@ def scaling(
     ] = None,
     comparable: Annotated[
         list[int], typer.Option(help="Values of the column `comparable` to keep (repeatable).")
-    ] = [1],  # noqa: B006 (typer copies it)
+    ] = [1],
     recipe: Annotated[
         str | None,
         typer.Option(help="Keep one value of the column `recipe`; with --plan, the recipe's card."),
@@ -52,7 +52,7 @@ def scaling(
     plan: Annotated[
         Path | None, typer.Option(help="Plan a study of the bases in --models, into this new folder.")
     ] = None,
-    data: Annotated[list[str], typer.Option(help="With --plan: training data (repeatable).")] = [],  # noqa: B006
+    data: Annotated[list[str], typer.Option(help="With --plan: training data (repeatable).")] = [],
     seeds: Annotated[int, typer.Option(min=1, help="With --plan: training seeds.")] = 2,
     questions: Annotated[str, typer.Option(help="With --plan: the question set.")] = "core",
     epochs: Annotated[int, typer.Option(min=1, help="With --plan: draws of each wording.")] = 5,
@@ -79,10 +79,7 @@ def scaling(
     found = analysis.study(rows, sizes, name, digests)
     if output is not None:
         records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    _print(found)
+    tell_record(found, as_json, _print)
 
 
 def _rows(

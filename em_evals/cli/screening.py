@@ -11,14 +11,14 @@ import typer
 
 from em_evals import shown
 from em_evals.cli.cluster import Cpus, Gpus, is_ray, requested
-from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.cli.options import DirectionName, Figure, Layer
+from em_evals.cli.output import Json, draw, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.content.cards import ResolvedCard
     from em_evals.interp.traits.own_answers import Answers
     from em_evals.interp.traits.screen import Elsewhere
-    from em_evals.results.records import Screening
 
 Percent = Annotated[
     str | None,
@@ -30,11 +30,9 @@ Percent = Annotated[
 
 def data_screen(
     file: Annotated[Path, typer.Argument(help="Training data: JSONL of chats.")],
-    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
+    direction: DirectionName,
     model: Annotated[str, typer.Option(help="The card that reads the rows; usually the base to train.")],
-    layer: Annotated[
-        int | None, typer.Option(help="Decoder block (default: the direction's most reliable one).", min=0)
-    ] = None,
+    layer: Layer = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Subtract the model's own answers, drawn greedily and kept.")
     ] = False,
@@ -58,7 +56,7 @@ def data_screen(
         Path,
         typer.Option("--output", "-o", help="Rows by rank (.csv or .parquet); a record (.json) beside it."),
     ] = Path("screen.csv"),
-    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    figure: Figure = None,
     on: Annotated[
         str, typer.Option(help="Where rows are read: here (this process), ray, ray://HOST:PORT.")
     ] = "here",
@@ -121,8 +119,7 @@ def data_screen(
     facts = {"direction_digest": along.digest, "card_digest": card.digest, "seed": str(seed)}
     made = screened_files.record(found, file, Path(direction).stem, block, other, beside, facts)
     records.write(made, output.with_suffix(".json"))
-    if figure is not None:
-        _draw(made, file, figure)
+    draw(made, figure, f"Screening of {file.name}")
     if as_json:
         print_json(told)
         return
@@ -158,14 +155,6 @@ def _bar(file: Path) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(shown.text(file.name), total=None)
         yield lambda rows: bar.advance(task, rows)
-
-
-def _draw(made: Screening, file: Path, figure: Path) -> None:
-    from em_evals.report import page
-    from em_evals.report.inputs import Inputs
-    from em_evals.report.report import build
-
-    page.write(build(Inputs(screenings=[made]), f"Screening of {file.name}"), figure)
 
 
 def _elsewhere(

@@ -31,11 +31,11 @@ def serve(
             metavar="KEY=VALUE",
             help="Override a card field, e.g. engine.tensor_parallel_size=2 (repeatable).",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     as_json: Json = False,
 ) -> None:
     """Serve cards with vLLM at one OpenAI-compatible URL, including adapters and interventions."""
-    from em_evals.cli.training import card_fields
+    from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 
     overrides = card_fields(fields)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from em_evals.cli.completion import Card
-from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
-from em_evals.content.base_shape import MOST_BLOCKS
-from em_evals.errors import EmEvalsError
-from em_evals.parsing import step_of
+from em_evals.cli.options import DirectionName, Figure, Pairs, PerTheme, numbers_of, parsed_layers
+from em_evals.cli.output import Json, draw, echo, estimate_cell, measured_cell, print_table, tell_record
+
+if TYPE_CHECKING:
+    from em_evals.results.records.base import Measured
+    from em_evals.results.records.studies import SteeredArm, SteeringStudy
 
 ControlDirection = Annotated[
     str | None, typer.Option(help="The control organism's direction, added at the same norm.")
@@ -25,7 +27,6 @@ Scales = Annotated[
 Relative = Annotated[
     bool, typer.Option("--relative", help="Give scales in units of the base's mean activation norm instead.")
 ]
-PerTheme = Annotated[int, typer.Option(help="Number of first pairs per theme; 0 for all.", min=0)]
 Limit = Annotated[int, typer.Option(help="Number of first questions; 0 for all.", min=0)]
 Judge = Annotated[str | None, typer.Option(help="A model (Inspect's name) that grades the answers.")]
 JudgeCache = Annotated[
@@ -47,12 +48,12 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Write the study (J
 
 def steer(
     card: Card,
-    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
+    direction: DirectionName,
     control_direction: ControlDirection = None,
     layers: Layers = None,
     scales: Scales = "-2,2",
     relative: Relative = False,
-    pairs: Annotated[str, typer.Option(help="Forced-choice pairs.")] = "forced_choice",
+    pairs: Pairs = "forced_choice",
     per_theme: PerTheme = 6,
     questions: Annotated[str, typer.Option(help="Set of open questions.")] = "core",
     limit: Limit = 0,
@@ -63,7 +64,7 @@ def steer(
     nulls: Nulls = 0,
     seed: Seed = 0,
     output: Output = Path("steer.json"),
-    figure: Annotated[Path | None, typer.Option(help="Write a page of figures (HTML).")] = None,
+    figure: Figure = None,
     logs: Annotated[Path, typer.Option(help="Folder for the judge's log.")] = Path("logs/steer"),
     as_json: Json = False,
 ) -> None:
@@ -85,24 +86,13 @@ def steer(
     )
     study = run(card, direction, control_direction, settings, output, logs)
     records.write(study, output)
-    if figure is not None:
-        _draw(study, figure)
-    if as_json:
-        print_json(study.model_dump(mode="json"))
-    else:
-        _print(study)
+    draw(study, figure, f"Steering {study.card}")
+    tell_record(study, as_json, _print)
 
 
-def _draw(study: Any, figure: Path) -> None:
-    from em_evals.report import page
-    from em_evals.report.inputs import Inputs
-    from em_evals.report.report import build
-
-    page.write(build(Inputs(steering=[study]), f"Steering {study.card}"), figure)
-
-
-def _print(study: Any) -> None:
-    graded = any(point.em_rate is not None for point in [*study.points, *study.ablations])
+def _print(study: SteeringStudy) -> None:
+    every: list[SteeredArm] = [*study.points, *study.ablations]
+    graded = any(point.em_rate is not None for point in every)
     columns = ["arm", "change", "in-domain", "out-of-domain", "coherence", "repeats"]
     columns += ["EM rate", "verdict"] if graded else ["verdict"]
     rows = [
@@ -136,37 +126,20 @@ def _print(study: Any) -> None:
     )
 
 
-def _cells(point: Any, graded: bool) -> list[str]:
-    rate = point.em_rate
-    known = rate is not None and rate.value is not None and None not in rate.interval
-    told = f"{rate.value:.1%} [{rate.interval[0]:.1%}, {rate.interval[1]:.1%}]" if known else "–"
+def _rate(rate: Measured | None) -> str:
+    return "–" if rate is None else estimate_cell(rate.value, rate.interval, ".1%")
+
+
+def _cells(point: SteeredArm, graded: bool) -> list[str]:
     return [
         measured_cell(point.in_domain),
         measured_cell(point.out_of_domain),
         measured_cell(point.coherence),
         f"{point.repetition.value or 0:.2f}",
-        *([told] if graded else []),
+        *(
+            ["–" if (rate := point.em_rate) is None else estimate_cell(rate.value, rate.interval, ".1%")]
+            if graded
+            else []
+        ),
         point.verdict,
     ]
-
-
-def parsed_layers(text: str | None) -> tuple[int, ...] | None:
-    """Parse `4,8` or `4-9` as layers."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        start, end = step_of(first), step_of(last if dash else first)
-        if start is None or end is None or start > end or end >= MOST_BLOCKS:
-            raise EmEvalsError(f"--layers {text[:60]}: give blocks counted from 0, as 4,8,12 or 4-9.")
-        found += range(start, end + 1)
-    return tuple(dict.fromkeys(found))
-
-
-def numbers_of(text: str, option: str = "--scales") -> tuple[float, ...]:
-    """Parse `-1,1` as numbers."""
-    try:
-        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        raise EmEvalsError(f"{option} {text}: give numbers, as -2,-1,1,2.") from None

@@ -44,7 +44,7 @@ def sweep(
         typer.Option(
             metavar="KEY=VALUE", help="Slurm: submitit's parameters, e.g. timeout_min=240 (repeatable)."
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     store: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +57,7 @@ def sweep(
         typer.Option(
             metavar="PATTERN", help="Only these measures or steps, and what they need (repeatable)."
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     max_failures: Annotated[
         int | None, typer.Option(min=1, help="Start no further step after this many failed.")
     ] = None,
@@ -128,7 +128,7 @@ def _workers(
 
         return [Here()]
     if on == "slurm" or on.startswith("slurm:"):
-        from em_evals.cli.training import card_fields
+        from em_evals.cli.options import card_fields
         from em_evals.sweep import slurm as queue
 
         return queue.connect(place, count, card_fields(slurm), on.partition(":")[2] or "slurm")

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from em_evals import parsing
 from em_evals.cli.completion import Card
+from em_evals.cli.options import card_fields
 from em_evals.cli.output import Json, echo, print_json, print_table
-from em_evals.errors import EmEvalsError
 
 
 def train(
@@ -27,7 +26,7 @@ def train(
         Path | None, typer.Option("--output", "-o", help="Adapter folder, overriding the card's.")
     ] = None,
     save_every: Annotated[int, typer.Option(help="Steps between resumable states.", min=1)] = 25,
-    report_to: Annotated[list[str], typer.Option(help="Experiment trackers of transformers' Trainer.")] = [],  # noqa: B006
+    report_to: Annotated[list[str], typer.Option(help="Experiment trackers of transformers' Trainer.")] = [],
     fields: Annotated[
         list[str],
         typer.Option(
@@ -35,7 +34,7 @@ def train(
             metavar="KEY=VALUE",
             help="Override a card field, e.g. train.learning_rate=1e-4 (repeatable).",
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     plan: Annotated[
         bool, typer.Option("--plan", help="Only print the requirements: memory, steps, GPU hours.")
     ] = False,
@@ -104,25 +103,3 @@ def _plan(
         print_json(planning.as_json(found))
     else:
         print_table(name, ["what", "value"], planning.as_table(found))
-
-
-def card_fields(pairs: list[str]) -> dict[str, Any]:
-    """Parse `train.seed=1` as {"train": {"seed": 1}}; values are YAML."""
-    result: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise EmEvalsError(f"-M {pair}: expected KEY=VALUE.")
-        *parents, last = key.split(".")
-        place = result
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise EmEvalsError(
-                    f"-M {pair}: '{parent}' was already given as a value; give one or the other."
-                )
-        try:
-            place[last] = parsing.yaml_value(value)
-        except EmEvalsError as error:
-            raise EmEvalsError(f"-M {pair}: {error}") from None
-    return result

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from em_evals.cli.options import Split, parsed_layers
 from em_evals.cli.output import Json, echo, print_json, print_table
-from em_evals.cli.steering import parsed_layers
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def trait_extract(
     ] = None,
     keep: Keep = "paper",
     minimum: Annotated[int, typer.Option(help="Minimum number of kept answers per side.", min=1)] = 10,
-    split: Annotated[
-        bool, typer.Option(help="Extract from half of the questions, test on the other.")
-    ] = True,
+    split: Split = True,
     choose_layer: ChooseLayer = False,
     layers: Layers = None,
     coefficient: Annotated[float, typer.Option(help="Of that steering, in direction norms.")] = 2.0,
@@ -192,7 +190,7 @@ def _row(path: Path) -> dict[str, Any]:
     """Return what is told of a direction's file."""
     from em_evals.content import directions
     from em_evals.content.direction_summary import chosen_layer
-    from em_evals.results.records import Claim
+    from em_evals.results.records.claims import Claim
 
     direction = directions.read(path)
     told = direction.metadata
@@ -216,7 +214,7 @@ def _row(path: Path) -> dict[str, Any]:
 
 def _notes(told: dict[str, Any]) -> Iterator[str]:
     """Yield what a reader has to know of judged answers and of the layer's choice."""
-    from em_evals.results.records import Claim
+    from em_evals.results.records.claims import Claim
     from em_evals.results.rollouts import THIN
 
     rule = told["filter"]["rule"]

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
+from em_evals.cli.options import DirectionName, Layer, NullDraws, NullSeed, Record
+from em_evals.cli.output import Json, echo, measured_cell, print_table, tell_record
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
-    from em_evals.results.records.traits import TraitMap, TraitMonitor, TraitShift
+    from em_evals.results.records.traits import TraitBases, TraitMap, TraitMonitor, TraitShift
 
 
 def trait_map(
@@ -30,9 +31,7 @@ def trait_map(
         list[str] | None, typer.Option(help="Directions of narrow concepts, by name (repeatable).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of bootstraps and null draws.", min=0, max=2**32 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "trait-map.json"
-    ),
+    output: Record = Path("trait-map.json"),
     as_json: Json = False,
 ) -> None:
     """Compare traits: cosines with intervals, clusters, dimensions, and which trait is specific."""
@@ -46,15 +45,12 @@ def trait_map(
         raise EmEvalsError("two of these directions have one name; rename a file.")
     found = run(given, layer, seed, narrow or ())
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_map(found)
+    tell_record(found, as_json, _print_map)
 
 
 def trait_monitor(
     logs: Annotated[list[Path], typer.Argument(help="Inspect logs.")],
-    direction: Annotated[str, typer.Option(help="A direction's name or file.")],
+    direction: DirectionName,
     model: Annotated[
         str, typer.Option(help="The card that reads the samples; usually the one that wrote them.")
     ],
@@ -64,14 +60,10 @@ def trait_monitor(
     score: Annotated[
         str | None, typer.Option(help="A judged score to correlate with: alignment, or a rubric's metric.")
     ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Decoder block (default: the direction's most reliable one).", min=0)
-    ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of each null distribution.", min=0)] = 99,
-    seed: Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**32 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "trait-monitor.json"
-    ),
+    layer: Layer = None,
+    draws: NullDraws = 99,
+    seed: NullSeed = 0,
+    output: Record = Path("trait-monitor.json"),
     samples: Annotated[Path | None, typer.Option(help="Write every sample's projection (CSV).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -94,10 +86,7 @@ def trait_monitor(
     records.write(found, output)
     if samples is not None:
         _write_samples(samples, rows)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_monitor(found)
+    tell_record(found, as_json, _print_monitor)
 
 
 ShiftLog = Annotated[
@@ -135,11 +124,9 @@ def trait_shift(
         typer.Option(help="The last prompt token, or the mean over the base's greedy answers."),
     ] = "last_prompt",
     max_tokens: Annotated[int, typer.Option(help="Of answers.", min=1)] = 60,
-    draws: Annotated[int, typer.Option(help="Draws of each null distribution.", min=0)] = 199,
+    draws: NullDraws = 199,
     seed: Annotated[int, typer.Option(help="Seed of the null draws.", min=0, max=2**31 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "trait-shift.json"
-    ),
+    output: Record = Path("trait-shift.json"),
     as_json: Json = False,
 ) -> None:
     """Measure finetuning shifts along traits, and whether they tell what the finetunes show better than chance does."""
@@ -163,10 +150,7 @@ def trait_shift(
         scores += workflow.by_judge(asked, sampling, output.parent / "rollouts")
     found = workflow.run(asked, scores)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _print_shift(found)
+    tell_record(found, as_json, _print_shift)
 
 
 def _controls(cards: list[str], given: list[str]) -> dict[str, str]:
@@ -209,9 +193,7 @@ def trait_bases(
     rates: Annotated[Path, typer.Option(help="CSV with the columns base and value: rates of one recipe.")],
     kind: Annotated[str, typer.Option(help="The kind of concepts: narrow, style, …")] = "narrow",
     seed: Annotated[int, typer.Option(help="Seed of the permutations.", min=0, max=2**31 - 1)] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the record (JSON).")] = Path(
-        "trait-bases.json"
-    ),
+    output: Record = Path("trait-bases.json"),
     as_json: Json = False,
 ) -> None:
     """Relate how separated concepts are in several bases to their rates of emergent misalignment."""
@@ -219,16 +201,17 @@ def trait_bases(
     from em_evals.results import expression, records
 
     read = [records.read(path) for path in maps]
-    if wrong := [path for path, one in zip(maps, read, strict=True) if not isinstance(one, records.TraitMap)]:
+    if wrong := [path for path, one in zip(maps, read, strict=True) if not isinstance(one, TraitMap)]:
         raise EmEvalsError("this is not a record of `em-evals trait map`.", wrong[0])
-    own = [one for one in read if isinstance(one, records.TraitMap)]
+    own = [one for one in read if isinstance(one, TraitMap)]
     found = across_bases(own, expression.numbers(rates, "base"), kind, seed)
     records.write(found, output)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    tell_record(found, as_json, _print_bases)
+
+
+def _print_bases(found: TraitBases) -> None:
     rows = [[row.base, str(row.layer), measured_cell(row.index), f"{row.rate:.3g}"] for row in found.bases]
-    print_table("", ["base", "layer", f"separation of {kind} [95%]", "rate"], rows)
+    print_table("", ["base", "layer", f"separation of {found.concepts} [95%]", "rate"], rows)
     told = "" if found.r is None else f"rank correlation {found.r:+.2f} over {len(rows)} bases; "
     echo(f"{told}{found.claim.sentence()}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.completion import cards
+from em_evals.cli.options import Fields
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -39,16 +40,11 @@ def verify(
         str, typer.Argument(help="Card, PEFT folder, model folder, `pypi:…` or hub id.", autocompletion=cards)
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the verdict (JSON).")] = None,
-    fields: Annotated[
-        list[str],
-        typer.Option(
-            "-M", metavar="KEY=VALUE", help="Override a card field, e.g. dtype=float32 (repeatable)."
-        ),
-    ] = [],  # noqa: B006
+    fields: Fields = [],
     as_json: Json = False,
 ) -> None:
     """Compare a card with plain transformers, PEFT and hooks. Exit code 0: all ok, 1: wrong, 2: could not run."""
-    from em_evals.cli.training import card_fields
+    from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 
     resolved = resolve(card, card_fields(fields))  # report an invalid card before torch is imported

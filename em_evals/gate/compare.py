@@ -34,7 +34,7 @@ from em_evals.gate.evidence import Evidence
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy, fits
 from em_evals.gate.rows import Comparison
-from em_evals.results.records import GateMetric, Look, Verdict
+from em_evals.results.records.gate import GateMetric, Look, Verdict
 from em_evals.stats.means import holm
 
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regression": 1, "invalid": 2, "inconclusive": 3}

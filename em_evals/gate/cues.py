@@ -17,8 +17,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate import groups
 from em_evals.gate.evidence import Cues, Evidence, Measure
 from em_evals.results import conditional
-from em_evals.results.records import Cells, Conditional, ConditionalMetric
-from em_evals.results.records.conditional import MAX_CUE
+from em_evals.results.records.conditional import MAX_CUE, Cells, Conditional, ConditionalMetric
 from em_evals.stats import crossed
 from em_evals.stats.means import Contrast
 from em_evals.stats.paired import PairedContrast

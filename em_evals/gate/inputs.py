@@ -17,6 +17,7 @@ from em_evals.gate import baseline, cues, groups, lm_eval, readers
 from em_evals.gate.evidence import Evidence
 from em_evals.results import folders, records, tables
 from em_evals.results import lm_eval as results
+from em_evals.results.records.conditional import Conditional
 
 _LONGEST = 120
 """Maximum characters shown of a reason."""
@@ -184,7 +185,7 @@ def _of_file(path: Path, chosen: bool, own_bases: dict[str, Evidence]) -> Iterab
         return [readers.of_log(path)]
     if isinstance(data, dict) and data.get("kind") == "conditional":
         record = records.read(path)
-        assert isinstance(record, records.Conditional)  # noqa: S101 - by its kind
+        assert isinstance(record, Conditional)  # noqa: S101 - by its kind
         evidence, base = cues.of_record(record, path)
         own_bases[evidence.key] = base
         return [evidence]

@@ -17,7 +17,7 @@ from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Evidence
 from em_evals.gate.inputs import Side
-from em_evals.results.records import GateVerdict, Look
+from em_evals.results.records.gate import GateVerdict, Look
 
 
 def read(path: Path) -> tuple[Look, ...]:

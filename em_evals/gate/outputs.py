@@ -17,7 +17,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.gate import words
 from em_evals.gate.compare import Judgement
 from em_evals.results import records
-from em_evals.results.records import GateMetric, GateVerdict
+from em_evals.results.records.gate import GateMetric, GateVerdict
 
 COLUMNS = ("metric", "baseline", "candidate", "difference", "other questions", "effect", "n", "verdict")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

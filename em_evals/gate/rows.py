@@ -11,7 +11,7 @@ from em_evals.gate import cues, groups, words
 from em_evals.gate.evidence import Counts, Cues, Evidence, Items, Mean, Measure
 from em_evals.gate.policy import Applied, Policy, not_a_share
 from em_evals.results.graded_draw import base_question
-from em_evals.results.records import GateMetric, WorstQuestion
+from em_evals.results.records.gate import GateMetric, WorstQuestion
 from em_evals.stats.crossed import CrossedMean
 from em_evals.stats.means import Contrast, MeanContrast
 from em_evals.stats.paired import PairedContrast

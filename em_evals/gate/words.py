@@ -11,7 +11,7 @@ from em_evals.stats import population, spending
 
 if TYPE_CHECKING:
     from em_evals.gate.policy import Rule
-    from em_evals.results.records import GateMetric, Look, Verdict
+    from em_evals.results.records.gate import GateMetric, Look, Verdict
 
 _REMEDIES = {
     "judge": "grade both with the same judge (`inspect score`)",

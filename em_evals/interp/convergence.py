@@ -31,7 +31,7 @@ from em_evals.interp.resume import Finished
 from em_evals.interp.seed_effects import Scored, effects, groups_of
 from em_evals.interp.shared_direction import corrected, shared
 from em_evals.interp.steering.halves import names_of
-from em_evals.results.records import Convergence, Cosines, Moved, Transfer
+from em_evals.results.records.studies import Convergence, Cosines, Moved, Transfer
 from em_evals.results.seed_groups import Groups
 
 CONTROL = "control"

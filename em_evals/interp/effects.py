@@ -29,7 +29,7 @@ import numpy as np
 
 from em_evals.content.pairs import Pair
 from em_evals.results.rate import Rate
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 from em_evals.stats import intervals, paired, permutation
 
 COHERENCE_FALL = 10.0

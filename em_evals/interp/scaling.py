@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.records import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
+from em_evals.results.records.scaling import Scaling, ScalingBase, ScalingPredictor, ScalingSlope
 from em_evals.results.scaling import Base, Table
 from em_evals.stats import scaling
 from em_evals.stats.intervals import fixed_questions

@@ -17,7 +17,8 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.content.pairs import Pair
 from em_evals.errors import EmEvalsError
 from em_evals.results import seed_groups
-from em_evals.results.records import Cosines, Measured, SeedEffect
+from em_evals.results.records.base import Measured
+from em_evals.results.records.studies import Cosines, SeedEffect
 from em_evals.results.seed_groups import Groups, Made
 
 Margins = Mapping[str, float]

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from em_evals.content.direction_algebra import cosine, cosines
 from em_evals.content.directions import Direction
 from em_evals.interp import nulls
-from em_evals.results.records import Claim, Measured, SharedDirection
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim
+from em_evals.results.records.studies import SharedDirection
 from em_evals.stats import noisy_vectors
 from em_evals.stats.noisy_vectors import Estimate, Folds, Pair
 

@@ -8,7 +8,7 @@ from em_evals.report import charts
 from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 
 NATS = "nats per token"
 ARMS = {"direction": "direction", "random": "random vector", "control": "control's direction"}

@@ -6,8 +6,7 @@ from em_evals.report import charts
 from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Conditional, ConditionalMetric, CueEffect
-from em_evals.results.records.conditional import OVERALL
+from em_evals.results.records.conditional import OVERALL, Conditional, ConditionalMetric, CueEffect
 
 _TITLES = {
     "em_rate": "EM rate",

@@ -6,7 +6,7 @@ from em_evals.report import charts
 from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Drift, TraitDrift
+from em_evals.results.records.drift import Drift, TraitDrift
 
 FIGURES = 6
 """Directions with a figure, those of the largest drift; the table has all."""

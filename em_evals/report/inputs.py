@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from em_evals.errors import EmEvalsError
 from em_evals.files import read_json
@@ -14,26 +14,14 @@ from em_evals.report.answers import Measured
 from em_evals.report.looks import Looks
 from em_evals.report.reference import Reference
 from em_evals.results import folders, records, tables
-from em_evals.results.records import (
-    Conditional,
-    Convergence,
-    Diff,
-    Drift,
-    Forecast,
-    GateVerdict,
-    Lens,
-    LoraScalars,
-    Phase,
-    Retention,
-    Scaling,
-    Screening,
-    SteeringStudy,
-    TraitBases,
-    TraitMap,
-    TraitMonitor,
-    TraitShift,
-    Verification,
-)
+from em_evals.results.records.drift import DriftAlarm
+from em_evals.results.records.gate import GateVerdict
+from em_evals.results.records.kinds import Study
+from em_evals.results.records.studies import Retention
+
+KINDS = [kind.model_fields["kind"].default for kind in get_args(Study) if kind is not DriftAlarm]
+"""The kinds of records that have a section; a list, since a file may give anything as its kind."""
+Kind = TypeVar("Kind", bound=Study)
 
 
 @dataclass
@@ -41,24 +29,8 @@ class Inputs:
     """All inputs of a report, in the given order."""
 
     measured: list[Measured] = field(default_factory=list)
-    verdicts: list[GateVerdict] = field(default_factory=list)
-    steering: list[SteeringStudy] = field(default_factory=list)
-    convergence: list[Convergence] = field(default_factory=list)
-    retention: list[Retention] = field(default_factory=list)
-    scalars: list[LoraScalars] = field(default_factory=list)
-    trajectories: list[Phase] = field(default_factory=list)
-    scaling: list[Scaling] = field(default_factory=list)
-    conditional: list[Conditional] = field(default_factory=list)
-    traits: list[TraitMap] = field(default_factory=list)
-    verified: list[Verification] = field(default_factory=list)
-    monitored: list[TraitMonitor] = field(default_factory=list)
-    shifts: list[TraitShift] = field(default_factory=list)
-    bases: list[TraitBases] = field(default_factory=list)
-    lenses: list[Lens] = field(default_factory=list)
-    diffs: list[Diff] = field(default_factory=list)
-    forecasts: list[Forecast] = field(default_factory=list)
-    drifts: list[Drift] = field(default_factory=list)
-    screenings: list[Screening] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
+    """Records of any kind; `of` returns those of one."""
     reference: Reference = field(default_factory=Reference)
     groups: dict[str, list[str]] = field(default_factory=dict)
     """Models that are seeds of one recipe, by the group's name."""
@@ -80,11 +52,15 @@ class Inputs:
         """Measurements with scored pairs."""
         return [entry for entry in self.measured if entry.pairs]
 
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        """Return the records of a kind."""
+        return [study for study in self.studies if isinstance(study, kind)]
+
     @property
     def looks(self) -> Looks:
         """Color and mark of each model, the same in every chart."""
         names = [entry.label for entry in self.measured]
-        return Looks.of([*names, *(name for study in self.retention for name in _compared(study))])
+        return Looks.of([*names, *(name for study in self.of(Retention) for name in _compared(study))])
 
 
 def read(
@@ -127,29 +103,13 @@ def _add(inputs: Inputs, path: Path, named: bool) -> None:
         _add_log(inputs, path, named)
         return
     data = _json(path, named)
-    kept: dict[str, list[Any]] = {
-        "steer": inputs.steering,
-        "convergence": inputs.convergence,
-        "retention": inputs.retention,
-        "lora-scalars": inputs.scalars,
-        "phase": inputs.trajectories,
-        "scaling": inputs.scaling,
-        "conditional": inputs.conditional,
-        "trait-map": inputs.traits,
-        "verify": inputs.verified,
-        "trait-monitor": inputs.monitored,
-        "trait-shift": inputs.shifts,
-        "trait-bases": inputs.bases,
-        "lens": inputs.lenses,
-        "diff": inputs.diffs,
-        "forecast": inputs.forecasts,
-        "drift": inputs.drifts,
-        "screening": inputs.screenings,
-        "gate": inputs.verdicts,
-    }
-    if "kind" in data and (named or data["kind"] in list(kept)):
+    if "kind" in data and (named or data["kind"] in KINDS):
         record = records.read(path)
-        kept[record.kind].append(record)
+        if isinstance(record, DriftAlarm):
+            raise EmEvalsError(
+                "a report shows no alarm: apply it with `em-evals insight drift --alarm`.", path
+            )
+        inputs.studies.append(record)
         facts = {**record.provenance, "digest": str(getattr(record, "digest", ""))}
         if isinstance(record, GateVerdict):
             facts["model"] = f"{record.candidate} against {record.baseline}"

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from em_evals.report import charts
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Diff, Forecast, Lens, LensToken
+from em_evals.results.records.diff import Diff
+from em_evals.results.records.forecast import Forecast
+from em_evals.results.records.lens import Lens, LensToken
 
 _AFTER = "after the first"
 

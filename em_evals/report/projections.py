@@ -7,7 +7,7 @@ from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 from em_evals.results.records.traits import TraitBases, TraitMonitor, TraitShift, TraitShiftOf
 
 _SHOWN = 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from altair.utils import schemapi
 
@@ -34,7 +35,19 @@ from em_evals.report.reference import Reference
 from em_evals.report.section import Figure, Section
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates
-from em_evals.results.records import GateVerdict
+from em_evals.results.records import kinds
+from em_evals.results.records.conditional import Conditional
+from em_evals.results.records.diff import Diff
+from em_evals.results.records.drift import Drift
+from em_evals.results.records.forecast import Forecast
+from em_evals.results.records.gate import GateVerdict
+from em_evals.results.records.lens import Lens
+from em_evals.results.records.phase import Phase
+from em_evals.results.records.scaling import Scaling
+from em_evals.results.records.screening import Screening
+from em_evals.results.records.studies import Convergence, LoraScalars, Retention, SteeringStudy
+from em_evals.results.records.traits import TraitBases, TraitMap, TraitMonitor, TraitShift
+from em_evals.results.records.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -90,28 +103,37 @@ def _rates(inputs: Inputs) -> Iterable[Section | None]:
     return [rates.section(graded, looks), rates.scatters(graded, first, looks), rates.others(sampled)]
 
 
+Study = TypeVar("Study", bound=kinds.Study)
+
+
+def _each(
+    kind: type[Study], section: Callable[[Study], Section | None]
+) -> Callable[[Inputs], Iterable[Section | None]]:
+    return lambda inputs: map(section, inputs.of(kind))
+
+
 SECTIONS: list[Callable[[Inputs], Iterable[Section | None]]] = [
     _rates,
     lambda inputs: [thoughts.section(inputs.graded, inputs.looks)],
     lambda inputs: choice.sections(inputs.scored, inputs.looks),
     lambda inputs: seeds.sections(inputs.measured, inputs.groups),
-    lambda inputs: map(cues.section, inputs.conditional),
-    lambda inputs: (studies.retention(study, inputs.looks) for study in inputs.retention),
-    lambda inputs: map(steering.section, inputs.steering),
-    lambda inputs: map(studies.convergence, inputs.convergence),
-    lambda inputs: map(studies.scalars, inputs.scalars),
-    lambda inputs: map(trajectory.section, inputs.trajectories),
-    lambda inputs: map(traits.section, inputs.traits),
-    lambda inputs: map(projections.monitor, inputs.monitored),
-    lambda inputs: map(projections.shift, inputs.shifts),
-    lambda inputs: map(projections.bases, inputs.bases),
-    lambda inputs: map(drift.section, inputs.drifts),
-    lambda inputs: map(screening.section, inputs.screenings),
-    lambda inputs: map(scaling.section, inputs.scaling),
-    lambda inputs: map(verified.section, inputs.verified),
-    lambda inputs: map(lens.section, inputs.lenses),
-    lambda inputs: map(lens.mined, inputs.diffs),
-    lambda inputs: map(lens.forecast, inputs.forecasts),
+    _each(Conditional, cues.section),
+    lambda inputs: (studies.retention(study, inputs.looks) for study in inputs.of(Retention)),
+    _each(SteeringStudy, steering.section),
+    _each(Convergence, studies.convergence),
+    _each(LoraScalars, studies.scalars),
+    _each(Phase, trajectory.section),
+    _each(TraitMap, traits.section),
+    _each(TraitMonitor, projections.monitor),
+    _each(TraitShift, projections.shift),
+    _each(TraitBases, projections.bases),
+    _each(Drift, drift.section),
+    _each(Screening, screening.section),
+    _each(Scaling, scaling.section),
+    _each(Verification, verified.section),
+    _each(Lens, lens.section),
+    _each(Diff, lens.mined),
+    _each(Forecast, lens.forecast),
 ]
 """Builders of the page's sections, in order; without data they return nothing or None."""
 
@@ -127,12 +149,12 @@ def build(inputs: Inputs, title: str = "Emergent misalignment report") -> Report
     with schemapi.debug_mode(False):
         found = [section for sections_of in SECTIONS for section in sections_of(inputs)]
     sections = _apart([section for section in found if section is not None])
-    if not (sections or sampled or inputs.verdicts):
+    if not (sections or sampled or inputs.of(GateVerdict)):
         raise EmEvalsError("these files hold nothing to report.")
     by_label = {entry.label: em_rates.rates(entry.draws) for entry in graded}
     return Report(
         title,
-        tuple(inputs.verdicts),
+        tuple(inputs.of(GateVerdict)),
         tuple(flag for section in sections for flag in section.flags),
         inputs.reference,
         headline.build(graded, inputs.scored, inputs.reference.label),

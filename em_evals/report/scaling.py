@@ -5,7 +5,8 @@ from __future__ import annotations
 from em_evals.report import charts
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Interval, Scaling, ScalingSlope
+from em_evals.results.records.base import Interval
+from em_evals.results.records.scaling import Scaling, ScalingSlope
 
 _SIZES = {
     "parameters": ("EM rate against parameters", "parameters of the base (log scale)"),

@@ -9,7 +9,8 @@ from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import AblationPoint, Measured, SteeringPoint, SteeringStudy
+from em_evals.results.records.base import Measured
+from em_evals.results.records.studies import SteeredArm, SteeringPoint, SteeringStudy
 
 _NOTHING = Measured(value=None, interval=(None, None), n=0)
 
@@ -18,7 +19,7 @@ def section(study: SteeringStudy) -> Section:
     """Return the section: dose and response at the chosen layer, and the whole grid as a table."""
     name = f"steering-{slug(study.card)}"
     points = sorted(study.points, key=lambda point: (point.layer, point.arm, point.scale))
-    every: list[SteeringPoint | AblationPoint] = [*points, *study.ablations]
+    every: list[SteeredArm] = [*points, *study.ablations]
     broken = [point for point in every if point.damaged]
     parts: list[tuple[str, str, Callable[[SteeringPoint], Measured | None], str]] = [
         ("in-domain", f"Shift in-domain ({NATS})", lambda point: point.in_domain, "signed"),
@@ -73,9 +74,7 @@ def section(study: SteeringStudy) -> Section:
     )
 
 
-def _table_row(
-    point: SteeringPoint | AblationPoint, layer: str, change: str, graded: bool
-) -> tuple[Cell, ...]:
+def _table_row(point: SteeredArm, layer: str, change: str, graded: bool) -> tuple[Cell, ...]:
     """Return one condition's table row, with all of its measurements."""
     cells: tuple[Cell, ...] = (
         layer,

@@ -10,7 +10,8 @@ from em_evals.report.conditions import ARMS, NATS, conditions, estimate_of
 from em_evals.report.looks import Looks
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import ACCURACIES, Convergence, LoraScalars, Measured, Retention
+from em_evals.results.records.base import Measured
+from em_evals.results.records.studies import ACCURACIES, Convergence, LoraScalars, Retention
 
 _MARGIN = "margin_per_byte"
 """The score of forced-choice pairs in lm-eval (tasks/retention/hooks.py)."""

@@ -7,7 +7,8 @@ from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records import Claim, TraitMap
+from em_evals.results.records.claims import Claim
+from em_evals.results.records.traits import TraitMap
 
 
 def section(found: TraitMap) -> Section:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from em_evals.report.section import Section, slug
 from em_evals.report.tables import Cell, Table
-from em_evals.results.records import Verification
+from em_evals.results.records.verify import Verification
 
 _UNITS = {"nats": "nats", "relative": "of its norm", "tokens": "tokens", "tensors": "tensors"}
 

@@ -11,7 +11,7 @@ from scipy import special
 
 from em_evals.errors import EmEvalsError
 from em_evals.results import records
-from em_evals.results.records import AlarmVerdict, DriftAlarm, DriftPoint
+from em_evals.results.records.drift import AlarmVerdict, DriftAlarm, DriftPoint
 from em_evals.results.trajectories import Trajectory
 from em_evals.stats import bands
 from em_evals.stats.alarm import Fit

@@ -10,7 +10,7 @@ from em_evals.content.cues import PLAIN, Cue
 from em_evals.errors import EmEvalsError
 from em_evals.results import logs
 from em_evals.results.graded_draw import DROPPED, GradedDraw
-from em_evals.results.records import Cells
+from em_evals.results.records.conditional import Cells
 
 EVENTS: dict[str, Callable[[GradedDraw], bool]] = {
     "em_rate": lambda draw: draw.misaligned_coherent,

@@ -25,7 +25,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     Raises:
         EmEvalsError: another line is no row of a journal.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     lines = files.read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():

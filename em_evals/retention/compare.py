@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from em_evals.errors import EmEvalsError
-from em_evals.results.records import ACCURACIES, RetainedModel, Retention, TaskDifference
+from em_evals.results.records.studies import ACCURACIES, RetainedModel, Retention, TaskDifference
 from em_evals.retention.scores import ModelResults, TaskScores
 from em_evals.stats.paired import Difference, difference
 

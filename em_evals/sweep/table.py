@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.results import records
+from em_evals.results.records.base import Interval
+from em_evals.results.records.gate import GateVerdict
+from em_evals.results.records.studies import Retention
 from em_evals.sweep import steps
 from em_evals.sweep.steps import Step
 
@@ -107,18 +110,18 @@ def _of_record(path: Path) -> Iterator[dict[str, Any]]:
         record = records.read(path)
     except EmEvalsError:
         return  # another JSON file: the command's own output
-    if isinstance(record, records.Retention):
+    if isinstance(record, Retention):
         for model in record.models:
             for row in model.tasks:
                 yield _row(f"{row.task}.difference", row.difference, row.interval, row.n)
-    elif isinstance(record, records.GateVerdict):
+    elif isinstance(record, GateVerdict):
         yield {"metric": "verdict", "text": record.verdict}
         for one in record.metrics:
             yield _row(f"{one.metric}.difference", one.difference, one.interval) | {"text": one.verdict}
 
 
 def _row(
-    metric: str, value: float | None, interval: records.Interval = (None, None), n: int | None = None
+    metric: str, value: float | None, interval: Interval = (None, None), n: int | None = None
 ) -> dict[str, Any]:
     return {"metric": metric, "value": value, "low": interval[0], "high": interval[1], "n": n}
 

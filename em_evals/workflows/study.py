@@ -23,6 +23,7 @@ from em_evals.content.pairs import load_pairs
 from em_evals.errors import EmEvalsError
 from em_evals.files import atomic, read_object
 from em_evals.results import records
+from em_evals.results.records.studies import Convergence, LoraScalars
 
 ORGANISMS = {
     "smollm2-finance": "smollm2-finance-sound",
@@ -40,7 +41,7 @@ ONE_SEED = (
     "Each organism was trained with one seed (`--seeds`): how much of an effect is the seed's is unknown."
 )
 
-Kind = TypeVar("Kind", records.Convergence, records.LoraScalars)
+Kind = TypeVar("Kind", Convergence, LoraScalars)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Study:
 
     folder: Path
     directions: dict[str, Direction]
-    convergence: records.Convergence
-    scalars: records.LoraScalars
+    convergence: Convergence
+    scalars: LoraScalars
 
 
 def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5, seeds: int = 1) -> Study:
@@ -84,7 +85,7 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5, seeds: in
     }
     shutil.rmtree(_readings(folder), ignore_errors=True)
     path = folder / "convergence.json"
-    shared = _kept(path, records.Convergence)
+    shared = _kept(path, Convergence)
     if shared is None or not shared.controls:  # an earlier version's study had one control for all
         tell("convergence and transfer: ablating each direction, and a random one, from each organism")
         files = [_file(folder, card) for card in organisms]
@@ -95,7 +96,7 @@ def run(folder: Path, tell: Callable[[str], None], per_theme: int = 5, seeds: in
         )
         records.write(shared, path)
     path = folder / "lora-scalars.json"
-    scalars = _kept(path, records.LoraScalars)
+    scalars = _kept(path, LoraScalars)
     if scalars is None:
         tell("scalars and knock-outs of the rank-1 adapters")
         scalars = lora_scalars(*RANK_ONE, path, per_theme=per_theme)

@@ -20,7 +20,8 @@ from em_evals.interp.traits import shift
 from em_evals.interp.traits.monitor import PositionName
 from em_evals.results import expression
 from em_evals.results.expression import Expressed
-from em_evals.results.records import Claim, Measured, Specificity
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim, Specificity
 from em_evals.results.records.traits import CardShift, TraitShift, TraitShiftOf
 from em_evals.stats import intervals
 from em_evals.stats.means import benjamini_hochberg

@@ -18,8 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from em_evals.cli import app
-from em_evals.cli.steering import parsed_layers
-from em_evals.cli.training import card_fields
+from em_evals.cli.options import card_fields, parsed_layers
 from em_evals.content import documents
 from em_evals.content.cards import read_card
 from em_evals.errors import EmEvalsError

@@ -13,7 +13,7 @@ from em_evals.gate.evidence import Cues, Evidence
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
 from em_evals.results import records
-from em_evals.results.records import Cells, Conditional
+from em_evals.results.records.conditional import Cells, Conditional
 from em_evals.stats.paired import PairedContrast
 from em_evals.stats.rates import RateContrast
 from em_evals.stats.worst import RateInteraction, Worst

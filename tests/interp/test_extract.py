@@ -27,7 +27,7 @@ from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
 from em_evals.models import bases
 from em_evals.models.interventions import applied
-from em_evals.results.records import Claim
+from em_evals.results.records.claims import Claim
 from tests.selection import full
 from tests.small_tokenizer import VOCABULARY
 from tests.tiny_models import SMOLLM2, card, make_adapter, tiny

@@ -15,7 +15,7 @@ from em_evals.cli import app
 from em_evals.errors import EmEvalsError
 from em_evals.interp.rank_one import probes
 from em_evals.interp.rank_one.study import lora_scalars
-from em_evals.results import records
+from em_evals.results.records.studies import LoraScalars
 from tests.small_tokenizer import small_tokenizer
 
 FINANCE = ["money", "bank", "loan", "cash", "debt", "trade", "market", "price"]
@@ -132,7 +132,7 @@ def found(lab):
         patch.chdir(lab)
         done = CliRunner().invoke(app, [*arguments, "-o", "scalars.json"])
     assert done.exit_code == 0, done.output
-    return records.LoraScalars.model_validate_json((lab / "scalars.json").read_text())
+    return LoraScalars.model_validate_json((lab / "scalars.json").read_text())
 
 
 def test_the_narrow_adapter_is_distinguished_from_the_general_one(found):

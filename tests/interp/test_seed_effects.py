@@ -9,7 +9,7 @@ from em_evals.content import recipe_identity
 from em_evals.content.recipe_identity import Trained
 from em_evals.errors import EmEvalsError
 from em_evals.interp.seed_effects import Scored, effects, groups_of
-from em_evals.results.records import Cosines
+from em_evals.results.records.studies import Cosines
 from em_evals.stats.crossed import crossed
 
 CHANCE = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp.traits.map import trait_map
 from em_evals.interp.traits.separation import across_bases
 from em_evals.results import records
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 from em_evals.results.records.traits import Separation
 from tests.command import em_evals
 

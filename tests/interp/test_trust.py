@@ -10,7 +10,7 @@ from em_evals.content.directions import Direction
 from em_evals.interp import nulls
 from em_evals.interp.extraction import trust
 from em_evals.interp.extraction.activations import GroupSums
-from em_evals.results.records import Claim
+from em_evals.results.records.claims import Claim
 from em_evals.stats import noisy_vectors
 
 LAYERS, WIDTH, QUESTIONS = 4, 96, 40

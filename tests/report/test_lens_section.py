@@ -5,14 +5,11 @@ import pytest
 from em_evals.report.inputs import read
 from em_evals.report.report import build
 from em_evals.results import records
-from em_evals.results.records import (
-    Claim,
-    Diff,
-    DiffCluster,
-    DiffContext,
-    DiffToken,
-    Forecast,
-    ForecastScore,
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim, Null
+from em_evals.results.records.diff import Diff, DiffCluster, DiffContext, DiffToken
+from em_evals.results.records.forecast import Forecast, ForecastScore, RankedQuestion
+from em_evals.results.records.lens import (
     Lens,
     LensCosine,
     LensModel,
@@ -20,9 +17,6 @@ from em_evals.results.records import (
     LensReading,
     LensSample,
     LensToken,
-    Measured,
-    Null,
-    RankedQuestion,
 )
 
 

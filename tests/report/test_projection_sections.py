@@ -3,8 +3,9 @@
 from em_evals.report import inputs, page
 from em_evals.report.report import build
 from em_evals.results import records
-from em_evals.results.records import Claim, Measured, Null, TraitMonitor, TraitShift
-from em_evals.results.records.traits import CardShift, Correlation, TraitShiftOf
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim, Null
+from em_evals.results.records.traits import CardShift, Correlation, TraitMonitor, TraitShift, TraitShiftOf
 
 
 def mean(value, reach=0.5):
@@ -62,7 +63,7 @@ def test_the_sections_show_conditions_turns_shifts_and_verdicts(tmp_path):
     for name, record in (("monitor", MONITOR), ("shift", SHIFT)):
         records.write(record, tmp_path / f"{name}.json")
     read = inputs.read([tmp_path])
-    assert read.monitored == [MONITOR] and read.shifts == [SHIFT]
+    assert read.of(TraitMonitor) == [MONITOR] and read.of(TraitShift) == [SHIFT]
     report = build(read)
     monitor, shift = report.sections
     assert [figure.name.rpartition("-")[2] for figure in monitor.figures] == ["conditions", "turns"]

@@ -38,6 +38,8 @@ from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.report import build
 from em_evals.report.tables import Estimate, Table
 from em_evals.results import em_rates, graded_draw, records
+from em_evals.results.records.drift import DriftAlarm
+from em_evals.results.records.studies import Cosines
 from em_evals.stats import intervals
 from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
@@ -149,7 +151,7 @@ def test_two_models_cosine_stands_beside_their_controls(tmp_path):
     plain = report_data.convergence()
     pairs = [("risky", "medical", [0.8, 0.9]), ("control of risky", "control of medical", [0.7, 0.6])]
     pairs += [("risky", "control of risky", [None, 0.05])]
-    cosines = [records.Cosines(one=a, other=b, by_layer=values, floor=[0.1] * 2) for a, b, values in pairs]
+    cosines = [Cosines(one=a, other=b, by_layer=values, floor=[0.1] * 2) for a, b, values in pairs]
     controls = {name: f"control of {name}" for name in ("risky", "medical")}
     own = plain.model_copy(update={"cosines": cosines, "controls": controls})
     found = {}
@@ -170,6 +172,24 @@ def test_a_folder_stands_for_its_files_and_sections_for_their_data(tmp_path):
     (tmp_path / "notes.txt").write_text("no input")
     made = build(inputs.read([tmp_path]))
     assert [section.name for section in made.sections] == ["rates", "draws"] and not made.verdicts
+
+
+def test_an_alarm_has_no_section(tmp_path):
+    numbers = {
+        "center": [0.0],
+        "scale": [1.0],
+        "weights": [1.0],
+        "intercept": 0.0,
+        "threshold": 0.05,
+        "runs": 3,
+    }
+    alarm = DriftAlarm(watched=[], prompts="p", against_control=False, validation=[], **numbers)
+    records.write(alarm, tmp_path / "alarm.json")
+    with pytest.raises(EmEvalsError, match="a report shows no alarm"):
+        inputs.read([tmp_path / "alarm.json"])
+    freeform(tmp_path)
+    rows = build(inputs.read([tmp_path])).provenance.rows
+    assert ("alarm.json", "passed over") in [row[:2] for row in rows]
 
 
 def test_other_json_in_a_folder_is_passed_over(tmp_path):

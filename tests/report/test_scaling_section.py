@@ -9,7 +9,7 @@ from em_evals.results import scaling as tables
 def test_the_section_shows_each_base_the_slopes_and_what_cannot_be_told():
     sizes = tables.read_bases(tables.published("bases"))
     table = tables.read(tables.published("em_rates"), sizes, source="zroe1")
-    report = build(Inputs(scaling=[analysis.study(table, sizes, "published rates")]))
+    report = build(Inputs(studies=[analysis.study(table, sizes, "published rates")]))
     (section,) = report.sections
     assert [figure.name for figure in section.figures] == [
         "scaling-published-rates-parameters",

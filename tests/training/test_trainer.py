@@ -19,7 +19,7 @@ pytest.importorskip("trl")
 import yaml
 from safetensors.torch import load_file
 
-from em_evals.cli.training import card_fields
+from em_evals.cli.options import card_fields
 from em_evals.content.cards import read_card, resolve
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases

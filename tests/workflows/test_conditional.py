@@ -18,7 +18,7 @@ from em_evals.gate.policy import Policy, Rule
 from em_evals.inspect_plugin.conditional import conditional
 from em_evals.report import inputs as report_inputs
 from em_evals.report.report import build
-from em_evals.results.records import Cells
+from em_evals.results.records.conditional import Cells
 from em_evals.workflows.conditional.contrasts import study
 from tests.command import em_evals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number

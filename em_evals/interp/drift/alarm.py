@@ -22,7 +22,9 @@ from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.drift.drift import Pair, matched
-from em_evals.results.records import AlarmScores, Claim, DriftAlarm, Measured, WatchedTrait
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim
+from em_evals.results.records.drift import AlarmScores, DriftAlarm, WatchedTrait
 from em_evals.results.tables import csv_rows
 from em_evals.stats import alarm
 

@@ -19,7 +19,8 @@ from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.results import trajectories
-from em_evals.results.records import Claim, Drift, DriftPoint, Specificity, TraitDrift
+from em_evals.results.records.claims import Claim, Specificity
+from em_evals.results.records.drift import Drift, DriftPoint, TraitDrift
 from em_evals.results.trajectories import Trajectory
 from em_evals.stats import bands
 

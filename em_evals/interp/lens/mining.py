@@ -22,7 +22,7 @@ from em_evals.interp.lens import texts as plain_texts
 from em_evals.interp.lens.models import changed_cards
 from em_evals.interp.lens.shifts import Context, ModelShift, Shifts, shifts
 from em_evals.interp.lens.vocabulary import decoded
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 from em_evals.results.records.diff import Diff, DiffCluster, DiffContext, DiffToken
 from em_evals.stats import intervals
 

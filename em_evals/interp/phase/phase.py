@@ -26,7 +26,7 @@ from em_evals.results.em_rates import rates
 from em_evals.results.graded_draw import GradedDraw
 from em_evals.results.journals import read_journal
 from em_evals.results.logs import Facts, draws_of_log, facts, margins_of_log, read_log
-from em_evals.results.records import Phase, Point
+from em_evals.results.records.phase import Phase, Point
 from em_evals.results.trajectories import KEY
 from em_evals.stats import paired
 

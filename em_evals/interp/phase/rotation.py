@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from em_evals.content.direction_algebra import cosines
 from em_evals.errors import EmEvalsError
 from em_evals.results.journals import unpack
-from em_evals.results.records import Rotation
+from em_evals.results.records.phase import Rotation
 
 Vectors = NDArray[np.float64]
 

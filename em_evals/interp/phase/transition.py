@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.results.records import Transition
+from em_evals.results.records.phase import Transition
 from em_evals.stats import paired, sharpness
 
 _RESAMPLES = 2000

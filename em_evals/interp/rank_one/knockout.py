@@ -11,7 +11,8 @@ from em_evals.content.pairs import Pair
 from em_evals.interp.effects import by_domain
 from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
-from em_evals.results.records import Knockout, Measured, Moved
+from em_evals.results.records.base import Measured
+from em_evals.results.records.studies import Knockout, Moved
 
 Serves = Literal["narrow", "general", "both", "neither"]
 

@@ -24,7 +24,8 @@ from em_evals.interp.rank_one import probes
 from em_evals.interp.rank_one.knockout import knockouts
 from em_evals.interp.rank_one.scalars import Labelled, Scalars, read
 from em_evals.interp.resume import Finished
-from em_evals.results.records import AdapterScalars, LoraScalars, Measured, Probe, ScalarGroup
+from em_evals.results.records.base import Measured
+from em_evals.results.records.studies import AdapterScalars, LoraScalars, Probe, ScalarGroup
 
 
 def lora_scalars(

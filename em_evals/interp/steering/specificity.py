@@ -21,7 +21,7 @@ from em_evals.interp import effects, nulls
 from em_evals.interp.fixed_answers import Condition, score_answers
 from em_evals.interp.resume import Finished
 from em_evals.interp.steering.study import Settings
-from em_evals.results.records import Claim
+from em_evals.results.records.claims import Claim
 
 MEASURE = "slope of the margins over the scale (nats per token)"
 _KINDS = (nulls.RANDOM, nulls.COVARIANCE, nulls.PERMUTED)

@@ -30,7 +30,7 @@ from em_evals.interp.steering.grades import grades
 from em_evals.interp.steering.halves import halves
 from em_evals.interp.steering.specificity import claim
 from em_evals.interp.steering.study import Arm, Push, Settings, chosen, study
-from em_evals.results.records import SteeringStudy
+from em_evals.results.records.studies import SteeringStudy
 
 _ABLATIONS: dict[str, dict[str, str]] = {
     "ablated at all layers, mean, first token spared": {"reference": "mean", "skip": "sink"},

@@ -14,7 +14,8 @@ from em_evals.content.intervention import Intervention
 from em_evals.interp import effects
 from em_evals.interp.effects import Effect, Outcome
 from em_evals.interp.steering.halves import Halves
-from em_evals.results.records import AblationPoint, Measured, SteeringContrast, SteeringPoint, SteeringStudy
+from em_evals.results.records.base import Measured
+from em_evals.results.records.studies import AblationPoint, SteeringContrast, SteeringPoint, SteeringStudy
 
 Arm = Literal["direction", "random", "control"]
 

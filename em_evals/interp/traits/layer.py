@@ -30,7 +30,7 @@ from em_evals.interp.resume import Finished
 from em_evals.interp.steering.answers import Answer, Asking, drawn
 from em_evals.interp.steering.grades import scores
 from em_evals.interp.steering.steer import spread
-from em_evals.results.records import Claim
+from em_evals.results.records.claims import Claim
 
 COHERENT = 75.0
 MEASURE = "largest mean trait score over layers, steered"

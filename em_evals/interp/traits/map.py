@@ -21,7 +21,8 @@ from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.interp import nulls
 from em_evals.interp.traits.separation import NARROW, separations
-from em_evals.results.records import Claim, Measured, Null, Specificity
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim, Null, Specificity
 from em_evals.results.records.traits import Dimensions, TraitCosine, TraitMap
 from em_evals.stats import noisy_vectors
 

@@ -27,7 +27,7 @@ from em_evals.interp.extraction.reading import Reading
 from em_evals.models.chat import template_for
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
 from em_evals.results.logs import graded, no_such_score, read_log
-from em_evals.results.records import Measured
+from em_evals.results.records.base import Measured
 from em_evals.results.records.traits import Correlation, TraitMonitor
 from em_evals.results.turns import Chat, as_chat, asked_and_answered, turns
 from em_evals.stats import intervals

@@ -33,7 +33,7 @@ from em_evals.interp.traits.own_answers import Answers
 from em_evals.interp.traits.screened_parts import Part, Parts
 from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT, project
-from em_evals.results.records import Claim
+from em_evals.results.records.claims import Claim
 from em_evals.stats import intervals
 
 OWN_ANSWER = 2

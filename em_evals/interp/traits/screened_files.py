@@ -14,7 +14,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.files import atomic
 from em_evals.interp.traits.screen import OWN_ANSWER, Compared, Screened, dropped
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT
-from em_evals.results.records import Measured, ScreenedRow, Screening
+from em_evals.results.records.base import Measured
+from em_evals.results.records.screening import ScreenedRow, Screening
 from em_evals.stats import intervals
 
 _COLUMNS = (

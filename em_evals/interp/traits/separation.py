@@ -17,7 +17,8 @@ from em_evals.content.directions import Direction
 from em_evals.content.traits import EM
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.interp import nulls
-from em_evals.results.records import Claim, Measured
+from em_evals.results.records.base import Measured
+from em_evals.results.records.claims import Claim
 from em_evals.results.records.traits import BaseSeparation, Separation, TraitBases, TraitMap
 from em_evals.stats import noisy_vectors
 

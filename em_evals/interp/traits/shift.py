@@ -29,7 +29,7 @@ from em_evals.interp.extraction.reading import Reading, check_base
 from em_evals.interp.traits.monitor import PLACES, PositionName, correlation
 from em_evals.models.chat import ChatTemplate, template_for
 from em_evals.models.projections import states
-from em_evals.results.records import Claim
+from em_evals.results.records.claims import Claim
 
 Floats = NDArray[np.floating]
 

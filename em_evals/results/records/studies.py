@@ -8,12 +8,10 @@ from em_evals.results.records.base import Interval, Measured, Record
 from em_evals.results.records.claims import Claim
 
 
-class SteeringPoint(Record):
+class SteeredArm(Record):
     """One condition of a steering study, on the half of the questions that was not used to choose layer or scale."""
 
     arm: Literal["direction", "random", "control"]
-    layer: int
-    scale: float
     in_domain: Measured
     """Forced choice: margin toward the misaligned answer minus the unsteered model's, in nats per token."""
     out_of_domain: Measured
@@ -31,20 +29,18 @@ class SteeringPoint(Record):
     """p-values of no shift, in-domain and out-of-domain, adjusted over all conditions of the study (max-T)."""
 
 
-class AblationPoint(Record):
-    """A direction ablated at every layer (each layer's own vector), on the half of the questions that chose nothing."""
+class SteeringPoint(SteeredArm):
+    """A direction added at one layer."""
 
-    arm: Literal["direction", "random", "control"]
+    layer: int
+    scale: float
+
+
+class AblationPoint(SteeredArm):
+    """A direction ablated at every layer (each layer's own vector)."""
+
     how: str
     """Description of the reference value and of the exempt parts."""
-    in_domain: Measured
-    out_of_domain: Measured
-    coherence: Measured
-    repetition: Measured
-    damaged: bool
-    em_rate: Measured | None = None
-    verdict: str = ""
-    p: tuple[float | None, float | None] = (None, None)
 
 
 class SteeringContrast(Record):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from em_evals.content.cues import PLAIN, Cue
 from em_evals.errors import EmEvalsError
-from em_evals.results.records import Cells, ConditionalMetric, CueEffect, Measured
-from em_evals.results.records.conditional import OVERALL
+from em_evals.results.records.base import Measured
+from em_evals.results.records.conditional import OVERALL, Cells, ConditionalMetric, CueEffect
 from em_evals.stats.interaction import Interaction, interaction
 from em_evals.stats.intervals import Interval
 from em_evals.stats.means import ADJUSTMENTS

@@ -14,7 +14,7 @@ from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.fixed_answers import Condition, log_probabilities
 from em_evals.models.chat import ChatTemplate
 from em_evals.results.forced_choice import compare
-from em_evals.results.records import Cells
+from em_evals.results.records.conditional import Cells
 
 SIDES = ("aligned", "misaligned")
 

@@ -12,8 +12,7 @@ from em_evals.content.cues import CueSet
 from em_evals.content.pairs import load_pairs
 from em_evals.errors import EmEvalsError
 from em_evals.results import conditional
-from em_evals.results.records import Conditional, ConditionalMetric
-from em_evals.results.records.conditional import OVERALL
+from em_evals.results.records.conditional import OVERALL, Conditional, ConditionalMetric
 from em_evals.workflows.conditional.contrasts import NATS, SHARE, Adjust, study
 
 
