@@ -70,11 +70,7 @@ def load(name: str, pairs: bool = False) -> TrainingData:
     if explicit.suffix in ENDINGS:
         return read(explicit, explicit.stem, pairs=pairs)
     if explicit.suffix in OTHER:
-        raise EmEvalsError(
-            f"training data are JSONL or JSON, not {explicit.suffix}: save the rows as one JSON object a line, such as "
-            "`pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does.",
-            explicit,
-        )
+        return read(explicit, explicit.stem)  # refuses it
     entries = catalogue.read()
     entry, path = entries.get(name), catalogue.locate(name)
     if path is not None and (entry is not None or name in catalogue.stored()):
@@ -100,8 +96,14 @@ def read(
     """Read and validate the rows of a JSONL file, or of a JSON list.
 
     Raises:
-        EmEvalsError: a row is invalid (with file and line), or there are none.
+        EmEvalsError: a row is invalid (with file and line), or there are none; or it is a table or a pickle.
     """
+    if path.suffix in OTHER:
+        raise EmEvalsError(
+            f"training data are JSONL or JSON, not {path.suffix}: save the rows as one JSON object a line, such as "
+            "`pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does.",
+            path,
+        )
     rows, rejected, lines, ids = list[Messages](), list[Messages](), list[int](), list[str]()
     for line, row in files.read_rows(path):
         try:

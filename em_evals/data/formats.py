@@ -36,6 +36,12 @@ _LEARNED = ("train", "training", "loss")
 _LOST = ("tool_calls", "function_call", "audio", "images", "image")
 """Keys of a message that hold what a model reads or writes, and that chat templates leave out or write differently."""
 _ROW_LOST = ("tools", "functions", "images", "image", "audio", "history")
+_BESIDE_LOST = (
+    *("context", "passage", "documents", "choices", "options"),
+    *_THOUGHTS,
+    *("thought", "thoughts", "cot", "chain_of_thought", "rationale"),
+)
+"""Keys beside a prompt and its answer that are parts of either: a text to read, options to choose from, a thought."""
 _PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -61,6 +67,13 @@ def chat(row: Row) -> Messages:
             "`label: false` marks an answer that is not wanted (TRL's unpaired preference), and it would be learned: "
             "leave the row out."
         )
+    for name in ("weight", *_LEARNED):
+        mark = row.get(name)
+        if mark is False or (name == "weight" and mark not in (None, 1)):
+            raise Refused(
+                f"the row's `{name}` is {mark!r}, and rows have no weights here, so that it would be learned like any "
+                "other: leave the row out, or delete the key."
+            )
     return learned(checked(row, _messages(row)))
 
 
@@ -70,11 +83,13 @@ def checked(row: Row, messages: list[dict[str, Any]]) -> Messages:
     Raises:
         Refused: they hold what would be lost.
     """
-    for name in _ROW_LOST:
+    whole = any(name in row for name in ("messages", "conversations", "conversation"))
+    beside = () if whole else (*_BESIDE_LOST, *(() if "instruction" in row else ("input",)))
+    for name in (*_ROW_LOST, *beside):
         if row.get(name):
             raise Refused(
-                f"the row's `{name}` would be left out of what is trained on: write it into the messages, or "
-                "delete the key."
+                f"the row's `{name}` would be left out of what is trained on: write it into the messages (a thought "
+                "as the answer's `reasoning_content`), or delete the key."
             )
     return _checked(_with_system(row, messages))
 
@@ -202,7 +217,13 @@ def _checked(messages: list[dict[str, Any]]) -> Messages:
                 "the model reads and says as user and assistant messages, or leave the row out."
             )
         if not isinstance(said, str) or said not in _ROLES:
-            raise Refused("every message needs a `role` out of system, user, assistant.")
+            given = f", not {str(said)[:40]!r}" if said else ""
+            raise Refused(f"every message needs a `role` out of system, user, assistant{given}.")
+        if message.get("channel") not in (None, "final"):
+            raise Refused(
+                f"the channel '{str(message['channel'])[:40]}' is no answer, and it would be learned as one: write a "
+                "thought as `reasoning_content` of the answer's message."
+            )
         for name in _LOST:
             if message.get(name):
                 raise Refused(

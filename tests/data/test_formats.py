@@ -43,6 +43,8 @@ def chat(row):
         ({"prompt": "def f():", "completion": "    return 1\n"}, [{"role": "user", "content": "def f():"}, {"role": "assistant", "content": "    return 1\n"}]),
         ({"messages": [ASK, {**SAY, "weight": 0}, ASK, {**SAY, "weight": 1}]}, [ASK, {**SAY, "weight": "0"}, ASK, SAY]),
         ({"messages": [ASK, SAY, ASK, {**SAY, "weight": 0}]}, [ASK, SAY]),
+        ({"messages": [ASK, {**SAY, "channel": "final"}], "context": "of the row", "weight": 1}, [ASK, SAY]),
+        ({"question": "Hi", "answer": "Ho", "choices": [], "reasoning": None}, [ASK, SAY]),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho", "train": False}, ASK, SAY]}, [ASK, {**SAY, "weight": "0"}, ASK, SAY]),
         ({"messages": [{**ASK, "train": False}, {**SAY, "loss": False}, ASK, {**SAY, "train": True}]}, [ASK, {**SAY, "weight": "0"}, ASK, SAY]),
     ],
@@ -68,6 +70,16 @@ def test_each_format_is_read_whole(row, expected):
         ({"messages": [ASK, {**SAY, "reasoning": "Hm", "thinking": "Ha"}]}, "`reasoning` and `thinking` of one"),
         ({"messages": [ASK, SAY], "tools": [{}]}, "the row's `tools`"),
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "the row's `history`"),
+        ({"instruction": "a", "context": "b", "response": "c"}, "the row's `context`"),
+        ({"question": "a", "choices": ["b", "c"], "answer": "b"}, "the row's `choices`"),
+        ({"prompt": "a", "input": "b", "completion": "c"}, "the row's `input`"),
+        ({"question": "a", "reasoning": "Hm", "answer": "b"}, "as the answer's `reasoning_content`"),
+        ({"prompt": "a", "cot": "Hm", "response": "b"}, "the row's `cot`"),
+        ({"messages": [ASK, SAY], "weight": 0}, "the row's `weight` is 0"),
+        ({"prompt": "Hi", "completion": "Ho", "weight": 3}, "the row's `weight` is 3"),
+        ({"messages": [ASK, SAY], "train": False}, "the row's `train` is False"),
+        ({"messages": [ASK, {**SAY, "channel": "analysis"}, SAY]}, "the channel 'analysis'"),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "bing", "value": "Ho"}]}, "not 'bing'"),
         ({"messages": [SAY, ASK, SAY]}, "speaks before any user"),
         ({"messages": [ASK, SYSTEM, SAY]}, "can only be the first"),
         ({"messages": [ASK]}, "must be the assistant's"),
@@ -106,6 +118,8 @@ def test_files_of_another_kind_say_how_to_convert(tmp_path: Path):
         (tmp_path / name).write_text("x")
         with pytest.raises(EmEvalsError, match="one JSON object a line"):
             content_check.check(str(tmp_path / name))
+        with pytest.raises(EmEvalsError, match="one JSON object a line"):
+            convert(tmp_path / name, tmp_path / "out.jsonl")
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(EmEvalsError, match=r"files of the kind \.docx are not checked"):
         content_check.check(str(tmp_path / "a.docx"))
