@@ -97,14 +97,9 @@ def over_seeds(before: Evidence, after: Evidence, metric: str, items_vary: bool)
         return None
     tables: list[Table] = [np.array([[own[item] for own in side] for item in shared]) for side in sides]
     rates = before.measures[metric], after.measures[metric]
-    noise = 0.0
+    noise = 0.0, 0.0
     if isinstance(rates[0], Counts) and isinstance(rates[1], Counts):
-        contrast = RateContrast(rates[0].clusters, rates[1].clusters)
-        noise = sum(
-            variance
-            for variance, table in zip(contrast.variances, tables, strict=True)
-            if table.shape[1] == 1
-        )
+        noise = RateContrast(rates[0].clusters, rates[1].clusters).variances
     return difference(tables[0], tables[1], items_vary or isinstance(rates[0], Items), noise)
 
 

@@ -59,7 +59,8 @@ def contrast(
         wide = RateContrast(_base(before), _base(after))
         return Strictest(rates, [RandomSlopes(wide), RareHarm([*wide.by_question.values()], worse)])
     if isinstance(before, Items) and isinstance(after, Items):
-        pairs = PairedContrast(before.values, after.values)
+        # Nats that happen to be 0 or 1 are no right and wrong answers.
+        pairs = PairedContrast(before.values, after.values, binary=False if before.unit else None)
         return (
             Strictest(pairs, [Unseen(pairs.items, worse)])
             if population and not pairs.right_or_wrong

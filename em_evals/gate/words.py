@@ -98,19 +98,23 @@ def _seeds(row: GateMetric) -> str:
 
 def can_miss(key: str, questions: int, alpha: float) -> str:
     """Return the sentence on what so many questions can miss, for a verdict about these questions."""
+    asked = "this question" if questions == 1 else f"these {questions} questions"
+    told = "it" if questions == 1 else "all of them"
     return (
-        f"{key}: the verdict is about these {questions} questions; harm that is confined to less than "
-        f"{population.missed(questions, alpha):.0%} of the kinds of questions can be absent from all of them "
+        f"{key}: the verdict is about {asked}; harm that is confined to less than "
+        f"{population.missed(questions, alpha):.0%} of the kinds of questions can be absent from {told} "
         "(`scope: population` tests that too)."
     )
 
 
+def _several(row: GateMetric) -> bool:
+    return row.seeds is not None and len(row.seeds) > 1
+
+
 def _more(row: GateMetric) -> str:
     """Return what decides an open metric: without sampling, a repeat on the same items gives the same result."""
-    if row.seeds is not None and len(row.seeds) > 1:
-        return "more seeds decide"
     if row.source.startswith("lm_eval/"):
-        return "more items decide"
+        return "more seeds decide" if _several(row) else "more items decide"
     if row.scope == "population" and row.questions is not None and row.margin < 1:
         share, needed = (
             population.missed(row.questions, row.level),
@@ -121,6 +125,8 @@ def _more(row: GateMetric) -> str:
                 f"{row.questions} questions can miss harm in {share:.1%} of the kinds of questions, and {needed} or "
                 "more decide"
             )
+    if _several(row):
+        return "more seeds decide"
     if row.unit == "share":
         return "more draws decide (`em-evals gate --plan`)"
     return "more pairs decide" if row.unit else "more questions decide"

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import ties
 from em_evals.stats.proportions import Interval, crossing
 from em_evals.stats.special import special
 
@@ -113,7 +114,9 @@ def crossed(values: Table, items_vary: bool = True) -> CrossedMean:
     return difference(np.zeros((len(values), 1)), values, items_vary)
 
 
-def difference(before: Table, after: Table, items_vary: bool = True, noise: float = 0.0) -> CrossedMean:
+def difference(
+    before: Table, after: Table, items_vary: bool = True, noise: tuple[float, float] = (0.0, 0.0)
+) -> CrossedMean:
     """Return the mean of `after` minus that of `before`, on the same items, each with seeds of its own.
 
     A side with one seed adds nothing to the variance between seeds: the statement is about this model.
@@ -122,11 +125,17 @@ def difference(before: Table, after: Table, items_vary: bool = True, noise: floa
         before: [items, seeds] of one recipe or model.
         after: [items, seeds] of the other.
         items_vary: whether items are a sample too.
-        noise: variance of the draws of a side with one seed, if items do not vary; with many seeds it is part of the
-            variance between them, and with varying items of that between items.
+        noise: variance of each side's mean over its draws. It counts for a side with one seed if items do not vary:
+            with many seeds it is part of the variance between them, and with varying items of that between items. Of
+            seeds whose counts happen to be equal it is all that is known of their variance.
     """
     items = len(after)
-    sides = [_Side.of(side) for side in (before, after) if side.shape[1] > 1]
+    sides = [
+        _Side.of(side, 0.0 if items_vary else own)
+        for side, own in zip((before, after), noise, strict=True)
+        if side.shape[1] > 1
+    ]
+    single = sum(own for side, own in zip((before, after), noise, strict=True) if side.shape[1] == 1)
     paired = after.mean(axis=1) - before.mean(axis=1)
     seeds = tuple(float(value - before.mean()) for value in after.mean(axis=0))
     if items_vary and items > 1:
@@ -134,7 +143,7 @@ def difference(before: Table, after: Table, items_vary: bool = True, noise: floa
         parts += [(max(side.between - side.residual, 0.0), side.seeds - 1.0) for side in sides]
     else:
         parts = [(side.between, side.seeds - 1.0) for side in sides]
-        parts += [(noise, math.inf)] if parts and noise > 0 else []
+        parts += [(single, math.inf)] if parts and single > 0 else []
     between = tuple((side.between, side.seeds - 1.0) for side in sides)
     return CrossedMean(float(paired.mean()), tuple(parts), between, seeds)
 
@@ -162,9 +171,10 @@ class _Side:
     seeds: int
 
     @classmethod
-    def of(cls, values: Table) -> _Side:
+    def of(cls, values: Table, noise: float) -> _Side:
         items, seeds = values.shape
         rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
         freedom = (items - 1) * (seeds - 1)
         residual = float((rest**2).sum()) / freedom / (items * seeds) if freedom else 0.0
-        return cls(float(values.mean(axis=0).var(ddof=1)) / seeds, residual, seeds)
+        means = values.mean(axis=0)
+        return cls(noise if ties.equal(means) else float(means.var(ddof=1)) / seeds, residual, seeds)

@@ -3,10 +3,12 @@
 import pytest
 
 from em_evals.errors import EmEvalsError
+from em_evals.gate import rows
 from em_evals.gate.compare import judge
 from em_evals.gate.evidence import Counts, Evidence, Items, Mean
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy, Rule, direction, load_policy
+from em_evals.stats import intervals
 
 
 def freeform(em, coherent=0.98, draws=800, questions=8, **identity):
@@ -394,3 +396,12 @@ def test_the_policy_of_the_working_folder_is_used(workdir):
 )
 def test_a_pattern_has_the_direction_that_all_its_metrics_share(pattern, better):
     assert direction(pattern) == better
+
+
+def test_nats_of_0_and_1_are_no_right_and_wrong_answers():
+    """Margins that are all 0 or 1 were compared by McNemar's test and Tango's score, within [-1, 1]."""
+    before = Items(unit="nats per token", values={str(i): float(i % 2) for i in range(40)})
+    after = Items(unit="nats per token", values={str(i): float(i % 2 == 0) for i in range(40)})
+    found = rows.contrast(before, after)
+    assert found.interval(0.025) == pytest.approx(intervals.mean([1.0, -1.0] * 20))
+    assert rows.contrast(Items(values=before.values), Items(values=after.values)).right_or_wrong

@@ -56,6 +56,8 @@ def test_a_verdict_about_these_questions_says_what_they_can_miss():
         "freeform/core: the verdict is about these 8 questions; harm that is confined to less than 37% of the kinds of "
         "questions can be absent from all of them (`scope: population` tests that too)."
     )
+    one = judge(side(freeform(0.01, questions=1)), side(freeform(0.01, questions=1)), Policy())
+    assert "about this question; " in one.notes[-1] and "absent from it" in one.notes[-1]
 
 
 def test_pairs_that_are_too_few_to_contain_rare_harm_do_not_pass_for_their_kind():

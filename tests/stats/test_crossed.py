@@ -105,7 +105,7 @@ def test_both_sides_seeds_add_up():
     assert both.error == pytest.approx(
         math.sqrt(sum(side.mean(axis=0).var(ddof=1) / 3 for side in (before, after)))
     )
-    assert one.error < both.error < difference(before[:, :1], after, False, noise=9.0).error
+    assert one.error < both.error < difference(before[:, :1], after, False, (9.0, 0.0)).error
 
 
 def _table(chance, item, seed):
