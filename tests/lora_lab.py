@@ -34,6 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {**SIZES, "tie_word_embeddings": False},
     "gpt2": {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "gemma3_text": {**SIZES, "head_dim": 8, "sliding_window": 64},
+    "mamba": {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
     "qwen3_moe": {**SIZES, **MOE},
     "mixtral": {**SIZES, **MOE},
     "gpt_oss": {**SIZES, **MOE, "sliding_window": 64},

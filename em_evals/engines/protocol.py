@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ class Sampling:
     """How one draw is made. Temperature 0 is greedy; the filters apply in the order top_k, top_p.
 
     Attributes:
+        top_k: how many of the likeliest tokens to draw from; None, 0 and -1: all.
         seed: the draw's own random stream; two draws with the same prompt, model and seed are equal.
         max_tokens: generated tokens at most; 0 scores the prompt and generates nothing.
         stop: texts that end the draw; they are not part of it.
@@ -45,6 +47,35 @@ class Sampling:
     prompt_logprobs: int | None = None
     prompt_logprobs_from: int = 1
     max_reasoning_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no distribution, or no draw, has.
+
+        Raises:
+            EmEvalsError: names the first.
+        """
+        limit = self.max_reasoning_tokens
+        allowed = {
+            "temperature": (
+                self.temperature == 0 or _COLDEST <= self.temperature < math.inf,
+                f"0 (greedy) or a finite number from {_COLDEST:g} on",
+            ),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k is None or self.top_k >= -1, "at least 1, or left out"),
+            "max_tokens": (self.max_tokens >= 0, "at least 1"),
+            "top_logprobs": (self.top_logprobs >= 0, "at least 0"),
+            "prompt_logprobs": (self.prompt_logprobs is None or self.prompt_logprobs >= 0, "at least 0"),
+            "max_reasoning_tokens": (limit is None or limit > 0, "at least 1, or left out"),
+            "stop": (all(self.stop), "texts that are not empty: an empty one ends every answer at once"),
+        }
+        for name, (fine, wanted) in allowed.items():
+            if not fine:
+                value = str(getattr(self, name))[:80]
+                raise EmEvalsError(f"the sampling setting `{name}` is {value}; it must be {wanted}.")
+
+
+_COLDEST = 1e-6
+"""Below it logits divided by the temperature overflow float32."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ engine. Several cards on one base therefore share weights and batches, also acro
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from concurrent.futures import Future
@@ -39,6 +40,7 @@ from em_evals.inspect_errors import refusal
 from em_evals.inspect_plugin.messages import answer, chat, schemas
 from em_evals.inspect_plugin.solvers import ASKED, SCORED
 from em_evals.models.chat import ChatTemplate, Spoken, prompting, template_for
+from em_evals.models.chat.rendering import settable
 
 _DIGEST_PREFIX = "card:"
 _SAMPLED = ("temperature", "top_p", "top_k", "max_tokens", "max_reasoning_tokens")
@@ -103,10 +105,11 @@ class LocalAPI(ModelAPI):
             messages = chat(input)
             card = self.card.asked(**own) if (own := (config.extra_body or {}).get(ASKED)) else self.card
             template = prompting(card, engine.tokenizer, schemas(tools))
+            _check_template(template, config)
             settings = _sampling(config, card.card.generation)
             verified = await anyio.to_thread.run_sync(lambda: self.verified)
             started = time.monotonic()
-            asked = requests(card, template, messages, settings, config.num_choices or 1)
+            asked = requests(card, template, messages, settings, _choices(config))
             if (config.extra_body or {}).get(SCORED):
                 asked = [_scored(one) for one in asked]
             draws = await _all(engine, asked)
@@ -235,11 +238,43 @@ def _call_soon(loop: EventLoopToken, ready: anyio.Event) -> None:
         pass  # the event loop is closed, so nobody waits anymore
 
 
+def _check_template(template: ChatTemplate, config: GenerateConfig) -> None:
+    """Refuse settings that another prompt, or another reading of calls, would follow.
+
+    Raises:
+        EmEvalsError: names the setting, and where it belongs.
+    """
+    effort, own = config.reasoning_effort, json.loads(template.source.given).get("reasoning_effort")
+    if effort not in (None, own) and "reasoning_effort" in settable(template.source.text):
+        raise EmEvalsError(
+            f"this model's chat template reads `reasoning_effort`, which is the card's: "
+            f"`template: {{reasoning_effort: {effort}}}` there, or -M template={{reasoning_effort: {effort}}}."
+        )
+    if config.parallel_tool_calls is False and template.calls and template.calls.several:
+        raise EmEvalsError(
+            "this model's template writes several calls at once: leave `parallel_tool_calls` out."
+        )
+
+
+def _choices(config: GenerateConfig) -> int:
+    """Return the number of draws.
+
+    Raises:
+        EmEvalsError: it is less than 1.
+    """
+    count = 1 if config.num_choices is None else config.num_choices
+    if count < 1:
+        raise EmEvalsError(f"num_choices is {count}; draw at least one answer.")
+    return count
+
+
 def _sampling(config: GenerateConfig, card: GenerationOptions) -> Sampling:
     def chosen(name: str) -> Any:
         value = getattr(config, name)
         return value if value is not None else getattr(card, name)
 
+    if chosen("max_tokens") == 0:
+        raise EmEvalsError("`max_tokens` is 0: no answer has so few; ask for 1 or more, or leave it out.")
     return Sampling(
         temperature=chosen("temperature"),
         top_p=chosen("top_p"),

@@ -3,6 +3,8 @@
 Blocks: each block's output is the residual stream, and the next block's input. Writes: the modules that
 `site: writes` hooks produce everything that is ever added to the stream.
 
+Weights: a matrix is read by its own module's call and nowhere else, so that a merged copy may stand in its place.
+
 The second is tested without any direction, and exactly in every dtype. All writes are tied in pairs of coordinates
 (half of the pairs equal, half opposite), which sums and common factors preserve bit for bit. A write that is not
 hooked, or a norm between a hooked module and the stream, breaks the ties. What passes keeps h·u = 0 for every u.
@@ -91,6 +93,35 @@ def check_write_modules(model: Any) -> None:
                 "here; use `site: block`."
             )
     _passed[plain].add("writes")
+
+
+def only_called(model: Any, modules: Sequence[Any]) -> bool:
+    """Check on a short forward pass that nothing but a module's own call reads its weight; exact in every dtype.
+
+    A Mamba mixer reads the weights of its projections past the modules, and there PEFT's LoRA on such a module has no
+    effect: a merged weight would have one.
+
+    Args:
+        model: a causal language model of transformers, bare.
+        modules: some of its own, each with a floating-point `weight`.
+    """
+    owns = {module: module.weight for module in modules}
+    # Outside of the calls each weight is NaN, and whoever reads it hands that on to the logits.
+    nothing = {module: own.new_full((), torch.nan).expand_as(own) for module, own in owns.items()}
+
+    def enter(module: Any, _: Any) -> None:
+        module._parameters["weight"] = owns[module]
+
+    def leave(module: Any, *_: Any) -> None:
+        module._parameters["weight"] = nothing[module]
+
+    with ExitStack() as stack:
+        for module, own in owns.items():
+            stack.callback(module._parameters.__setitem__, "weight", own)
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+            leave(module)
+        return not bool(logits(model).isnan().any())
 
 
 def streams(

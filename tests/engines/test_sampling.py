@@ -11,6 +11,7 @@ from em_evals.engines.hf import sampling
 from em_evals.engines.hf.sampling import UniformStream, token_logprobs
 from em_evals.engines.hf.sampling import choose as choose_and_check
 from em_evals.engines.protocol import Sampling
+from em_evals.errors import EmEvalsError
 
 
 def choose(*given):
@@ -50,6 +51,29 @@ def test_filters_keep_what_transformers_keeps(top_p, top_k):
     kept = TopPLogitsWarper(top_p)(None, kept) if top_p < 1 else kept
     found = frequencies(logits[0], Sampling(temperature=1, top_p=top_p, top_k=top_k))
     assert torch.allclose(found, torch.softmax(kept[0], -1), atol=0.015)
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_top_k_of_zero_or_minus_one_keeps_all_as_elsewhere(top_k):
+    logits = torch.randn(1, 600, generator=torch.Generator().manual_seed(1))
+    every = [choose(logits, [Sampling(top_k=none)], [u]).item() for none in (top_k, None) for u in (0.3, 0.9)]
+    assert every[:2] == every[2:]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"temperature": value} for value in (-1.0, 1e-30, math.nan, math.inf)),
+        *({"top_p": value} for value in (0.0, -0.1, 1.01, math.nan)),
+        *({"top_k": -2}, {"max_tokens": -1}, {"top_logprobs": -1}, {"prompt_logprobs": -1}),
+        *({"max_reasoning_tokens": 0}, {"stop": ("a", "")}),
+    ],
+)
+def test_settings_that_no_draw_has_are_refused_by_name(settings):
+    """A top_p of 0, or a temperature at which logits overflow, drew an arbitrary token without a word."""
+    (name,) = settings
+    with pytest.raises(EmEvalsError, match=f"the sampling setting `{name}` is .*; it must be "):
+        Sampling(**settings)
 
 
 def test_a_wide_nucleus_is_found_beyond_the_candidates():

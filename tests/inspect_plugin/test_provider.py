@@ -147,9 +147,17 @@ def test_a_model_kept_by_inspect_is_refused_once_its_adapter_was_retrained(folde
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"logit_bias": {5: 1.0}}, "logit_bias"),
         ({"extra_body": {"min_p": 0.1}}, "extra_body"),
+        ({"temperature": 1e-39}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"stop_seqs": [""]}, "stop"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"num_choices": 0}, "num_choices"),
+        ({"top_logprobs": -1}, "top_logprobs"),
+        ({"reasoning_tokens": 0}, "max_reasoning_tokens"),
     ],
 )
-def test_settings_that_would_be_ignored_are_refused(config, names):
+def test_settings_that_would_be_ignored_or_mean_nothing_are_refused(config, names):
     with pytest.raises(PrerequisiteError) as caught:
         ask(get_model("local/plain"), **config)
     assert names in str(caught.value.message)

@@ -29,7 +29,7 @@ from tests.tiny_models import tiny
 
 # The prompt opens the thought; what is given as one is kept.
 TEMPLATE = (
-    "{{ tone or '' }}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.thinking %}((in))\n{{ m.thinking }}\n"
+    "{{ tone or '' }}{{ reasoning_effort or '' }}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.thinking %}((in))\n{{ m.thinking }}\n"
     "((out))\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if quiet is defined or enable_thinking is defined and not enable_thinking %}{% else %}((in))\n{% endif %}"
     "{% endif %}"
@@ -54,6 +54,15 @@ def work(folder, monkeypatch):
 
 def ask(model, messages="Where is my hat?", **config):
     return asyncio.run(model.generate(messages, config=GenerateConfig(**{"seed": 3, **config})))
+
+
+def test_an_effort_that_the_template_reads_is_the_cards_and_not_inspects():
+    """It was ignored: the log named an effort that the prompt did not have."""
+    with pytest.raises(PrerequisiteError) as caught:
+        ask(get_model("local/thinker"), reasoning_effort="low", max_tokens=2)
+    assert "-M template={reasoning_effort: low}" in str(caught.value.message)
+    card = get_model("local/thinker", template={"reasoning_effort": "low"})
+    assert ask(card, reasoning_effort="low", max_tokens=2).choices
 
 
 def test_the_thoughts_budget_is_apart_from_the_answers():

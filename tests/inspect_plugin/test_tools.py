@@ -58,6 +58,14 @@ def call_of(name, **arguments):
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
+def test_one_call_at_a_time_is_refused_where_the_template_writes_several():
+    config = GenerateConfig(max_tokens=4, parallel_tool_calls=False)
+    with pytest.raises(PrerequisiteError) as caught:
+        asyncio.run(get_model("local/caller").generate("Where?", tools=[look_up()], config=config))
+    assert "parallel_tool_calls" in str(caught.value.message)
+    assert asyncio.run(get_model("local/caller").generate("Where?", config=config)).choices
+
+
 def test_a_prefilled_call_makes_the_round_trip_on_a_tiny_model():
     """The model is made to call by the beginning of its answer; Inspect gets the call, runs it and asks again."""
     model = get_model("local/caller")

@@ -85,6 +85,19 @@ def test_what_merging_would_change_is_not_merged(what, tmp_path, merged, monkeyp
         close(found, logits(with_peft("llama", folder), ids()))
 
 
+def test_a_weight_that_is_read_past_its_module_is_not_merged(tmp_path, merged):
+    """Mamba's mixer multiplies with `dt_proj.weight` itself, so PEFT's LoRA there has no effect; a merged one would."""
+    folder = adapter("mamba", tmp_path, target_modules=["in_proj", "dt_proj"])
+    model, expected = fresh("mamba"), logits(with_peft("mamba", folder), ids())
+    before, bank = copy.deepcopy(model.state_dict()), Bank(model)
+    name = bank.load(str(folder))
+    for _ in range(3):
+        close(read(bank, model, [name] * 4), expected)
+    assert not merged
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
 def test_free_memory_is_that_of_the_machine_or_of_a_container_that_allows_less(tmp_path):
     assert available(tmp_path) == float("inf")
     (tmp_path / "proc").mkdir()

@@ -61,7 +61,12 @@ def choose(
 
 
 def _truncates(row: Sampling) -> bool:
-    return row.top_p < 1 or row.top_k is not None
+    return row.top_p < 1 or _top_k(row) > 0
+
+
+def _top_k(row: Sampling) -> int:
+    """Return how many tokens top_k keeps, 0 where it keeps all."""
+    return max(row.top_k or 0, 0)
 
 
 def _from_all(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
@@ -71,7 +76,7 @@ def _from_all(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence
 def _from_nucleus(logits: torch.Tensor, rows: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
     probabilities = _probabilities(logits, rows)
     vocabulary = probabilities.shape[-1]
-    top_k = torch.tensor([min(row.top_k or vocabulary, vocabulary) for row in rows], device=logits.device)
+    top_k = torch.tensor([min(_top_k(row) or vocabulary, vocabulary) for row in rows], device=logits.device)
     top_p = torch.tensor([row.top_p for row in rows], dtype=torch.float64, device=logits.device)
     width = min(vocabulary, _CANDIDATES)
     values, ids = probabilities.topk(width, dim=-1)

@@ -5,8 +5,8 @@ one adapter's, W + scaling · B A replaces W during their forward passes, and no
 stay as they are: rows without an adapter, and callers between two passes, see them.
 
 In float32 the sum is that of the unmerged adapter up to rounding (log-probabilities within 1e-4). In a lower precision
-it is not: W + scaling · B A would be rounded to steps that a weak adapter does not reach. There, and for anything but
-plain LoRAs on linear modules, the adapter stays beside the base.
+it is not: W + scaling · B A would be rounded to steps that a weak adapter does not reach. There, for anything but plain
+LoRAs on linear modules, and where a block reads a weight past its module (Mamba), the adapter stays beside the base.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from em_evals.models.invariants import only_called
 from em_evals.models.lora.changes import LowRank
 from em_evals.models.lora.parts import Parts
 from em_evals.models.memory import available, fits
@@ -87,7 +88,7 @@ def _copies(model: Any, adapter: Parts) -> list[tuple[torch.nn.Module, torch.Ten
     if not all(change is not None and _plain(modules[name]) for name, change in changes.items()):
         return []
     need = sum(module.weight.nbytes for module in modules.values())
-    if need > _SHARE * available():
+    if need > _SHARE * available() or not only_called(model, list(modules.values())):
         return []
     made: list[tuple[torch.nn.Module, torch.Tensor]] = []
 

@@ -119,11 +119,12 @@ class Bank:
             if assignment.uniform and assignment.kinds:
                 for module, weights in self._held(assignment.kinds[0]).items():
                     stack.enter_context(swapped(self._model.get_submodule(module), weights))
-            self._rows = None if assignment.kinds in ((), (None,)) else assignment
-            if tokens and self._merges(assignment, tokens):
-                stack.enter_context(self._alone.applied())
-                self._rows = None
             try:
+                self._rows = None  # a test pass before merging is the bare base's
+                if tokens and self._merges(assignment, tokens):
+                    stack.enter_context(self._alone.applied())
+                elif assignment.kinds not in ((), (None,)):
+                    self._rows = assignment
                 yield
             finally:
                 self._rows = before
