@@ -151,11 +151,18 @@ def _rates_in_words(
     after_rate, before_rate = (
         Estimate.of(level, unit="share") for level in (contrast.candidate, contrast.baseline)
     )
+    shared = set(contrast.shared)
+    counts = [sum(draw.question_id in shared for draw in one.draws) for one in (after, before)]
+    asked = "" if shared == _questions(after) == _questions(before) else f" on {_count(len(shared))} in both"
     return (
-        f"EM rate {after_rate} of all draws against {before_rate} of {before.label}: {change}"
+        f"EM rate {after_rate} of all draws against {before_rate} of {before.label}{asked}: {change}"
         f"{f', and {others} for other questions like these' if others else ''} (95% intervals; "
-        f"{len(after.draws):,} and {len(before.draws):,} draws)."
+        f"{counts[0]:,} and {counts[1]:,} draws)."
     )
+
+
+def _count(questions: int) -> str:
+    return "the one question" if questions == 1 else f"the {questions} questions"
 
 
 def _word(low: float, high: float) -> Word:

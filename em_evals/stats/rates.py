@@ -55,6 +55,11 @@ class RateContrast:
         return sum(n for _, n in self.before.values()), sum(n for _, n in self.after.values())
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """The questions that both models answered: the others are in no number but `units`."""
+        return self._common
+
+    @property
     def baseline(self) -> float:
         """The baseline's rate at the common mix of questions, so that the levels differ by `estimate`."""
         return self._arms[0].rate

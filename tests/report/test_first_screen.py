@@ -81,6 +81,22 @@ def test_the_first_screen_says_what_is_worse_and_what_cannot_be_interpreted(file
     assert [row[0] for row in made.key.rows] == ["base", "organism", "broken"]
 
 
+def test_the_first_screen_counts_the_draws_of_shared_questions_only(tmp_path: Path) -> None:
+    def rows(questions: int, events: int) -> list[tuple[Any, ...]]:
+        return [
+            (f"q{q}", f"Question {q}?", f"answer {n}", 10 if n < events else 90, 95)
+            for q in range(questions)
+            for n in range(50)
+        ]
+
+    files = [write_csv(tmp_path / "organism.csv", rows(6, 10)), write_csv(tmp_path / "base.csv", rows(2, 1))]
+    (one,) = build(inputs.read(files, "base")).first.headlines
+    assert one.sentence.startswith(
+        "EM rate 20.0% of all draws against 2.00% of base on the 2 questions in both: +18.0 points [+"
+    )
+    assert one.sentence.endswith("100 and 100 draws).")
+
+
 def test_the_first_screen_shows_one_answer_to_each_of_three_questions(files: list[Path]) -> None:
     first = build(inputs.read(files, "base")).first
     assert "selected, not typical" in first.lead and "organism" in first.lead
