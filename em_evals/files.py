@@ -51,7 +51,10 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     """
     try:
         with _opened(path) as file:
-            data = file.read(largest + 1)
+            # A limit makes Python reserve so many bytes for each file: it is for pipes, and for what is larger.
+            about = os.fstat(file.fileno())
+            short = stat.S_ISREG(about.st_mode) and about.st_size <= largest
+            data = file.read() if short else file.read(largest + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
     if len(data) > largest:

@@ -6,6 +6,7 @@ values mean is left to their readers.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,21 @@ def _whole(digits: str) -> int:
 
 
 _DECODER = json.JSONDecoder(parse_int=_whole)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause Python's garbage collector where many objects are made and nearly all of them are kept.
+
+    It looks through all of them again and again, and finds no garbage: a third of the time of reading 2,000 cards.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def step_of(text: str) -> int | None:

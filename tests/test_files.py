@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def test_a_planted_key_is_not_believed(tmp_path, permissions, sentence):
     path.chmod(permissions)
     with pytest.raises(EmEvalsError, match=sentence):
         _key(path)
+
+
+def test_a_short_file_takes_no_more_memory_than_it_holds(tmp_path):
+    """Python reserved the limit, a gigabyte, for each file that was read."""
+    (tmp_path / "a").write_text("x" * 1000)
+    tracemalloc.start()
+    try:
+        assert files.read_text(tmp_path / "a") == "x" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_rows_read_from_each_place_are_those_of_the_whole_file(tmp_path):

@@ -109,7 +109,7 @@ def test_names_that_no_file_system_holds_are_one_sentence(tmp_path, monkeypatch)
 
 @pytest.mark.full
 def test_two_thousand_cards_are_listed_in_seconds(tmp_path, monkeypatch):
-    """It took 32 s: each card listed the folder anew. The bound is for a busy machine; about 1 s is usual."""
+    """It took 32 s: each card listed the folder anew. The bound is for a slow machine; 0.2 to 0.4 s are usual."""
     monkeypatch.chdir(tmp_path)
     Path("adapters").mkdir()
     Path("adapters/c0.yaml").write_text("base: org/base\nadapter: a\n")
@@ -117,6 +117,6 @@ def test_two_thousand_cards_are_listed_in_seconds(tmp_path, monkeypatch):
         Path(f"adapters/c{number}.yaml").write_text(f"extends: c0\ndescription: number {number}\n")
     began = time.process_time()
     found = cards.list_cards()
-    assert time.process_time() - began < 8
+    assert time.process_time() - began < 3
     assert sum(name.startswith("c") and name[1:].isdecimal() for name in found) == 2000
     assert found["c1999"].card.base == "org/base"

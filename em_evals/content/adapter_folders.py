@@ -36,8 +36,11 @@ def find(adapter: str | None, card: Path | None) -> str | None:
 def places(adapter: str, card: Path | None) -> list[Path]:
     """Return the folders to search for an adapter: ./adapters, the card's folder, the working directory."""
     relative = Path(adapter).expanduser()
-    parents = [Path.cwd() / "adapters", *([card.parent] if card else []), Path.cwd()]
-    return [relative] if relative.is_absolute() else [one / relative for one in dict.fromkeys(parents)]
+    if relative.is_absolute():
+        return [relative]
+    here = Path.cwd()
+    parents = [here / "adapters", *([card.parent] if card else []), here]
+    return [one / relative for one in dict.fromkeys(parents)]
 
 
 def home(adapter: str | None, card: Path) -> Path:

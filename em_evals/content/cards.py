@@ -20,7 +20,7 @@ from em_evals.content.intervention import Intervention, Named
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.files import digest, is_file, is_folder
-from em_evals.parsing import step_of
+from em_evals.parsing import collector_paused, step_of
 
 __all__ = [
     "EngineOptions",
@@ -125,6 +125,7 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> ResolvedCa
     return ResolvedCard(name, card, path, found, _interventions(card.interventions, card, found, path))
 
 
+@collector_paused()
 def list_cards() -> dict[str, ResolvedCard | EmEvalsError]:
     """Every card by name; a broken one is listed with its error. Adapters need not be trained yet."""
     found: dict[str, ResolvedCard | EmEvalsError] = {}

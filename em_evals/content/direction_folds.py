@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FOLDS = 16
 
@@ -37,6 +38,8 @@ class Folds:
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return the tensors of the file."""
+        import numpy as np
+
         return {name: np.ascontiguousarray(getattr(self, field)) for field, name in _NAMES.items()}
 
     @classmethod
@@ -48,6 +51,8 @@ class Folds:
         """
         if not any(name in found for name in NAMES):
             return None
+        import numpy as np
+
         given = {field: found.get(name) for field, name in _NAMES.items()}
         wanted = {"vectors": (FOLDS, *shape), "means": (FOLDS, *shape), "weights": (FOLDS,)}
         for field, value in given.items():
@@ -60,7 +65,7 @@ class Folds:
     def without(self, along: NDArray[Any]) -> Folds:
         """Return the folds with a unit direction ([layers, width]) projected out of their vectors and means."""
         vectors, means = (
-            (one - (one * along).sum(-1, keepdims=True) * along).astype(np.float32)
+            (one - (one * along).sum(-1, keepdims=True) * along).astype("float32")
             for one in (self.vectors, self.means)
         )
         return Folds(vectors, means, self.weights)

@@ -11,10 +11,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from em_evals import files
 from em_evals.content import adapter_folders, direction_folds, direction_metadata, documents, identity
@@ -22,7 +19,12 @@ from em_evals.content.base_shape import shape_of
 from em_evals.content.direction_folds import Folds
 from em_evals.errors import EmEvalsError, nearest
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Cards import this module, and most commands read cards: NumPy is imported where numbers are.
+Floats: TypeAlias = "NDArray[np.float32]"
 
 _METADATA = "em_evals"
 _TENSORS = ("direction", "base_mean", "mean_norm")
@@ -54,6 +56,8 @@ class Direction:
     folds: Folds | None = None
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         # Read-only copies: the digest is kept, and engines recognize a direction by it.
         for name in ("vectors", "base_mean", "mean_norm"):
             with np.errstate(over="ignore"):
@@ -146,6 +150,8 @@ def _tensor(file: Any, name: str, path: Path) -> NDArray[np.floating]:
             f"the tensor `{name}` of this direction file holds {dtype}; save it in float32 (numpy has no bfloat16).",
             path,
         )
+    import numpy as np
+
     return np.asarray(file.get_tensor(name))
 
 

@@ -18,9 +18,12 @@ def refuse(model: type[BaseModel], field: str | None, value: Any) -> Any:
     Raises:
         ValueError: it is true or false, or a list with one of them, and the field takes numbers.
     """
-    switches = [
-        one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, bool)
-    ]
+    if isinstance(value, list | tuple):
+        switches = [one for one in value if isinstance(one, bool)]
+    elif isinstance(value, bool):
+        switches = [value]
+    else:
+        return value  # as nearly every field of a card
     if switches and field is not None:
         kinds = _kinds(model.model_fields[field].annotation)
         if bool not in kinds and kinds & {int, float}:

@@ -7,7 +7,6 @@ Inspect at the first access, and what does not look as today's Inspect writes it
 
 from __future__ import annotations
 
-import gc
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from pydantic_core import from_json
+
+from em_evals.parsing import collector_paused
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -110,14 +111,13 @@ def _is_plain(message: Any) -> bool:
     )
 
 
+@collector_paused()
 def read(path: Path) -> Any:
     """Return a log with its draws, ordered as Inspect orders them; None where it is left to Inspect.
 
     Args:
         path: a `.eval` file.
     """
-    collecting = gc.isenabled()
-    gc.disable()  # hundreds of thousands of new objects, all of them kept: looking for garbage finds none
     try:
         with ZipFile(path) as file:
             entries = {entry.filename: entry for entry in file.infolist()}
@@ -132,9 +132,6 @@ def read(path: Path) -> Any:
         if type(error).__name__ != "ZstdError":
             raise
         return None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _contents(data: bytes, entries: dict[str, ZipInfo]) -> Iterator[tuple[str, Any]]:

@@ -60,6 +60,18 @@ def test_lists_import_no_command():
     )  # pydantic: typer's own, for options
 
 
+@pytest.mark.process
+def test_a_list_of_cards_imports_no_numbers(tmp_path):
+    code = (
+        "import sys\nfrom em_evals.cli import app\n"
+        "app(['models', 'list'], standalone_mode=False)\nprint(sorted({'numpy', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "[]" and "smollm2-risky" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
