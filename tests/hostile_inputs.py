@@ -163,6 +163,13 @@ def csv_of(columns: str) -> st.SearchStrategy[bytes]:
 
 
 as_csv = csv_of("question_id,aligned,coherent")
+REPLY_PIECES = [
+    "85", "100", "8/10", "0", "-5", "87.5", "85,5", "9" * 300, "1.", "TRUE", "FALSE", "not ", "REFUSAL", "CODE", "AWARE", "ANSWER: ",
+    "Score: ", "**", "*_", "out of ", "from 0 to ", "%", "<think>", "</think>", "\n", " ", ".", "\u0663", "\u2212", "\0", "{", '"',
+]  # fmt: skip
+as_reply = st.lists(st.sampled_from(REPLY_PIECES) | st.text(max_size=6), max_size=12).map(
+    lambda parts: "".join(parts).encode("utf-8", "surrogatepass")
+)
 
 
 @st.composite

@@ -20,6 +20,7 @@ from em_evals.content import (
     consistency,
     cues,
     directions,
+    documents,
     judge_cards,
     pairs,
     questions,
@@ -31,7 +32,7 @@ from em_evals.data import convert, datasets
 from em_evals.errors import EmEvalsError
 from em_evals.gate import baseline, looks
 from em_evals.gate.policy import load_policy
-from em_evals.grading import agreement
+from em_evals.grading import agreement, replies
 from em_evals.interp.phase import rotation
 from em_evals.results import (
     alarms,
@@ -62,6 +63,7 @@ from tests.hostile_inputs import (
     as_json,
     as_jsonl,
     as_parquet,
+    as_reply,
     as_yaml,
     csv_of,
     json_of,
@@ -91,6 +93,15 @@ from tests.hostile_samples import good
 BASES = "base,family,parameters,tokens,active_parameters,distilled"
 RATES = "base,dataset,misaligned,draws,coherent,denominator,comparable,run"
 RATED = "question_id,answer,aligned,coherent"
+
+LABELS = ("SAFE", "UNSAFE")
+RUBRICS = [
+    *rubrics.load_rubrics(documents.names("scorers")),
+    rubrics.Rubric("a", "a", "{question}{answer}", kind="binary"),
+    rubrics.Rubric("b", "b", "{question}{answer}", reason=True),
+    rubrics.Rubric("c", "c", "{question}{answer}", kind="labels", labels=LABELS),
+    rubrics.Rubric("d", "d", "{question}{answer}", kind="text"),
+]
 
 READERS: dict[str, tuple[str, st.SearchStrategy[bytes], Callable[[Path], Any]]] = {
     "yaml": ("a.yaml", as_yaml, lambda path: parsing.yaml_value(files.read_text(path), path)),
@@ -152,6 +163,7 @@ READERS: dict[str, tuple[str, st.SearchStrategy[bytes], Callable[[Path], Any]]] 
         jsonl_of("chats"),
         lambda path: convert.convert(path, path.with_name("out.jsonl")),
     ),
+    "judges' replies": ("a.txt", as_reply, lambda path: _replied(path)),
     "plain texts": ("a.jsonl", jsonl_of("texts"), lambda path: _texts(path)),
     "bases' configurations": (
         "config.json",
@@ -210,6 +222,11 @@ def _samples(path: Path) -> Any:
     return lm_eval.read_file(results)
 
 
+def _replied(path: Path) -> Any:
+    reply = path.read_bytes().decode("utf-8", "replace")
+    return [replies.grade_replies(rubric, [reply, "85"]) for rubric in RUBRICS]
+
+
 def _texts(path: Path) -> Any:
     from em_evals.interp.lens import texts
 
@@ -242,24 +259,31 @@ NEED_TORCH = {
 }
 
 
+def read_one(reader: str, folder: Path, content: bytes) -> bool:
+    """Read a file with this content; return whether it gave a value, not one sentence. Anything else is raised."""
+    name, _, read = READERS[reader]
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    try:
+        read(path)
+    except EmEvalsError as error:
+        assert shown.sentence(str(error)) == str(error), str(error)
+        return False
+    return True
+
+
 def attempt(reader: str, folder: Path, count: int) -> int:
     """Try `count` inputs; return how many were read as a value."""
-    name, strategy, read = READERS[reader]
-    path, good = folder / name, 0
-    path.parent.mkdir(exist_ok=True)
+    values = 0
 
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(strategy)
+    @given(READERS[reader][1])
     def tried(content: bytes) -> None:
-        nonlocal good
-        path.write_bytes(content)
-        try:
-            read(path)
-            good += 1
-        except EmEvalsError as error:
-            assert shown.sentence(str(error)) == str(error), str(error)
+        nonlocal values
+        values += read_one(reader, folder, content)
 
     with warnings.catch_warnings():  # Inspect, imported where a good log is made, draws random names
         warnings.simplefilter("ignore", HypothesisDeprecationWarning)
         tried()
-    return good
+    return values
