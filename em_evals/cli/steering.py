@@ -136,10 +136,6 @@ def _cells(point: SteeredArm, graded: bool) -> list[str]:
         measured_cell(point.out_of_domain),
         measured_cell(point.coherence),
         f"{point.repetition.value or 0:.2f}",
-        *(
-            ["–" if (rate := point.em_rate) is None else estimate_cell(rate.value, rate.interval, ".1%")]
-            if graded
-            else []
-        ),
+        *([_rate(point.em_rate)] if graded else []),
         point.verdict,
     ]

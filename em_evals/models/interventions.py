@@ -186,26 +186,6 @@ class Steering:
         return table.edit(hidden.view(self._shape), rows).view(hidden.shape)
 
 
-@contextmanager
-def applied(model: Any, pairs: Sequence[Pair]) -> Iterator[None]:
-    """Apply interventions, in order, to every row of every forward pass inside the context.
-
-    Rows must begin at column 0 (padding on the right).
-
-    Raises:
-        EmEvalsError: an intervention needs to know where answers begin.
-    """
-    refuse_positions([pair[0] for pair in pairs])
-    steering = Steering(model)
-    try:
-        slot = steering.register(pairs)
-        device = device_of(model)
-        with steering.rows(Rows(torch.tensor([slot], device=device))):
-            yield
-    finally:
-        steering.remove()
-
-
 def check_writes(model: Any, pairs: Sequence[Pair]) -> float:
     """Test on a short forward pass that interventions at `site: writes` ablate their directions from the stream.
 
@@ -255,24 +235,4 @@ def refuse_positions(interventions: Sequence[Intervention]) -> None:
             raise EmEvalsError(
                 f"`{one.op}` with `positions: {one.positions}` is not possible here: these passes do not "
                 "distinguish prompt from answer; use a card whose interventions have `positions: all`."
-            )
-
-
-def scale_adapter(model: Any, name: str, scales: Sequence[Intervention]) -> None:
-    """Multiply a PEFT adapter's output by each `scale_adapter`'s scale, in its blocks.
-
-    Raises:
-        EmEvalsError: one of its blocks carries no adapter.
-    """
-    for one in scales:
-        touched = 0
-        for layer, block in enumerate(decoder_layers(model)):
-            for module in block.modules() if one.at(layer) else ():
-                scaling = getattr(module, "scaling", None)
-                if isinstance(scaling, dict) and name in scaling:  # an attention's own `scaling` is a number
-                    scaling[name] *= one.scale
-                    touched += 1
-        if not touched:
-            raise EmEvalsError(
-                f"`scale_adapter` names layers {list(one.layers)}, and the adapter has none there."
             )

@@ -18,9 +18,6 @@ from em_evals.report import chart_parts as parts
 from em_evals.report.chart_parts import Row
 from em_evals.report.looks import NO_MODELS, SERIES, Looks
 
-BACKGROUNDS = ("#ffffff", "#15171c")
-"""Backgrounds of the page, light and dark."""
-
 
 def dots(
     rows: Sequence[Row],

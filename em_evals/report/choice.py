@@ -127,8 +127,7 @@ def _add(
     count: int,
 ) -> None:
     estimate = Estimate.of(value, interval, "signed")
-    low, high = estimate.interval or (None, None)
-    rows.append({"row": group, "series": label, "value": estimate.value, "low": low, "high": high})
+    rows.append(estimate.mark(row=group, series=label))
     told.append((group, label, count, estimate))
 
 

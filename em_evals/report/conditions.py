@@ -36,9 +36,7 @@ def conditions(
     for label, inside, outside, damaged in found:
         for domain, value in (("in-domain", inside), ("out-of-domain", outside)):
             estimate = estimate_of(value, "signed")
-            low, high = estimate.interval or (None, None)
-            row = f"✕ {label}" if damaged else label
-            rows.append({"row": row, "series": domain, "value": estimate.value, "low": low, "high": high})
+            rows.append(estimate.mark(row=f"✕ {label}" if damaged else label, series=domain))
             told.append((label, domain, value.n, estimate, "incoherent" if damaged else ""))
     if not rows:
         return ()

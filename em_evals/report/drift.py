@@ -42,16 +42,16 @@ def _figure(name: str, trait: str, drifts: list[TraitDrift]) -> Figure:
     told: list[tuple[Cell, ...]] = []
     for one in drifts:
         for point in one.points:
-            low, high = point.interval
-            rows.append({"x": point.step, "series": one.run, "value": point.value, "low": low, "high": high})
-            told.append((str(point.step), one.run, Estimate.of(point.value, point.interval, "signed")))
+            drift = Estimate.of(point.value, point.interval, "signed")
+            rows.append(drift.mark(x=point.step, series=one.run))
+            told.append((str(point.step), one.run, drift))
     series = [one.run for one in drifts]
     widest = max(drifts, key=lambda one: max(one.floor, default=0.0))
     if widest.floor:
         series.append(_RANDOM)
         for point, value in zip(widest.points, widest.floor, strict=True):
-            rows.append({"x": point.step, "series": _RANDOM, "value": value, "low": None, "high": None})
-            told.append((str(point.step), _RANDOM, Estimate.of(value)))
+            rows.append(Estimate(value).mark(x=point.step, series=_RANDOM))
+            told.append((str(point.step), _RANDOM, Estimate(value)))
     title = f"{trait} at layer {drifts[0].layer}: {drifts[-1].claim.verdict}"
     return Figure(
         f"{name}-{slug(trait)}",

@@ -36,7 +36,7 @@ def section(study: Lens) -> Section:
 def _sizes(study: Lens, name: str) -> Figure:
     """Return |Δ| over the base's mean norm by block, after the first position."""
     rows = [
-        {"series": model.name, "x": one.layer, "value": one.norm / one.base_norm, "low": None, "high": None}
+        Estimate(one.norm / one.base_norm).mark(x=one.layer, series=model.name)
         for model in study.models
         for one in model.norms
         if one.positions == _AFTER and one.base_norm

@@ -7,7 +7,6 @@ from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import estimate_of
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records.base import Measured
 from em_evals.results.records.traits import TraitBases, TraitMonitor, TraitShift, TraitShiftOf
 
 _SHOWN = 60
@@ -86,7 +85,9 @@ def bases(found: TraitBases) -> Section:
 def _conditions(found: TraitMonitor, name: str) -> Figure:
     title = f"Mean projection on {found.direction}"
     shown = {condition: _short(condition) for condition in found.means}
-    rows = [_row(shown[condition], title, mean) for condition, mean in found.means.items()]
+    rows = [
+        estimate_of(mean).mark(row=shown[condition], series=title) for condition, mean in found.means.items()
+    ]
     told: list[tuple[Cell, ...]] = [
         (shown[condition], mean.n, estimate_of(mean, "signed")) for condition, mean in found.means.items()
     ]
@@ -104,7 +105,7 @@ def _turns(found: TraitMonitor, name: str) -> Figure:
     rows: list[Row] = []
     told: list[tuple[Cell, ...]] = []
     for turn, mean in enumerate(found.turns, start=1):
-        rows.append({"x": turn, "series": found.direction, **_bounds(mean)})
+        rows.append(estimate_of(mean).mark(x=turn, series=found.direction))
         told.append((str(turn), mean.n, estimate_of(mean, "signed")))
     return Figure(
         f"{name}-turns",
@@ -153,14 +154,6 @@ def _cells(one: TraitShiftOf) -> list[Row]:
             {"x": row.card, "y": one.trait, "value": value, "sign": "0" if unsure else "", "said": said}
         )
     return cells
-
-
-def _row(row: str, series: str, mean: Measured) -> Row:
-    return {"row": row, "series": series, **_bounds(mean)}
-
-
-def _bounds(mean: Measured) -> Row:
-    return {"value": mean.value, "low": mean.interval[0], "high": mean.interval[1]}
 
 
 def _short(text: str) -> str:

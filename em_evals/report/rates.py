@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from em_evals.report import charts, damage
 from em_evals.report.answers import Answer, Measured
 from em_evals.report.chart_parts import Row
 from em_evals.report.looks import Looks
+from em_evals.report.rate_marks import rate_cell, rate_mark
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates, graded_draw
@@ -55,7 +55,7 @@ def table(found: dict[str, Rates], graded: Sequence[Measured]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for entry in graded:
         rates = found[entry.label]
-        shares = [_estimate(rate) for rate in rates.shares.values()]
+        shares = [rate_cell(rate) for rate in rates.shares.values()]
         rows.append((entry.label, _set_of([entry]) or "–", rates.draws, rates.misaligned_coherent, *shares))
     columns = (
         "model",
@@ -128,8 +128,8 @@ def _overall(found: dict[str, Rates], looks: Looks) -> Figure:
     for label, rates in found.items():
         for key, name in CONVENTIONS.items():
             rate: Rate = getattr(rates, key)
-            rows.append(_row(label, name, rate))
-            told.append((label, name, _estimate(rate), Estimate.of(rate.value, rate.random, "share")))
+            rows.append(rate_mark(label, name, rate))
+            told.append((label, name, rate_cell(rate), Estimate.of(rate.value, rate.random, "share")))
     columns = ("model", "convention", "EM rate, these questions", "EM rate, other questions")
     return Figure(
         "em-rate",
@@ -144,10 +144,12 @@ def _overall(found: dict[str, Rates], looks: Looks) -> Figure:
 
 def _shares(found: dict[str, Rates], looks: Looks) -> Figure:
     rows = [
-        _row(name, label, rates.shares[key]) for key, name in SHARES.items() for label, rates in found.items()
+        rate_mark(name, label, rates.shares[key])
+        for key, name in SHARES.items()
+        for label, rates in found.items()
     ]
     told: list[tuple[Cell, ...]] = [
-        (label, r.draws, *r.outcomes.values(), *(_estimate(r.shares[key]) for key in SHARES))
+        (label, r.draws, *r.outcomes.values(), *(rate_cell(r.shares[key]) for key in SHARES))
         for label, r in found.items()
     ]
     outcomes = tuple(name.replace("_", " ") for name in graded_draw.OUTCOMES)
@@ -194,8 +196,8 @@ def _by_question(graded: Sequence[Measured], looks: Looks) -> list[Figure]:
         for question in questions:
             for label in labels:
                 if rates := by_model[label].get(question):
-                    rows.append(_row(question, label, rates.em_rate, wide=False))
-                    told.append((question, label, rates.draws, *map(_estimate, rates.shares.values())))
+                    rows.append(rate_mark(question, label, rates.em_rate, wide=False))
+                    told.append((question, label, rates.draws, *map(rate_cell, rates.shares.values())))
         columns = (
             *("question", "model", "draws", "EM rate of all", "EM rate of coherent"),
             *SHARES.values(),
@@ -270,18 +272,3 @@ def _groups(answers: Sequence[Answer], first: int) -> list[Row]:
         }
         for (column, line, event), inside in sorted(cells.items(), key=lambda item: item[0][2])
     ]
-
-
-def _estimate(rate: Rate) -> Estimate:
-    return Estimate.of(rate.value, rate.fixed, "share")
-
-
-def _row(row: str, series: str, rate: Rate, wide: bool = True) -> Row:
-    if math.isnan(rate.value):
-        return {"row": row, "series": series, "value": None}
-    (low, high), (wide_low, wide_high) = rate.fixed, rate.random
-    result = {"row": row, "series": series, "value": rate.value, "low": low, "high": high}
-    known = (
-        wide and math.isfinite(wide_low) and math.isfinite(wide_high)
-    )  # one question says nothing of others
-    return {**result, "wide_low": wide_low, "wide_high": wide_high} if known else result

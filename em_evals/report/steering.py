@@ -101,18 +101,8 @@ def _dose(
     for point in points:
         measured = read(point) or _NOTHING
         estimate = estimate_of(measured, unit)
-        low, high = estimate.interval or (None, None)
         arm = ARMS[point.arm]
-        rows.append(
-            {
-                "x": point.scale,
-                "series": arm,
-                "value": estimate.value,
-                "low": low,
-                "high": high,
-                "damaged": point.damaged,
-            }
-        )
+        rows.append(estimate.mark(x=point.scale, series=arm, damaged=point.damaged))
         scale = Estimate.of(point.scale, unit="setting")
         told.append((scale, arm, measured.n, estimate, "incoherent" if point.damaged else ""))
     arms = [arm for arm in ARMS.values() if any(row["series"] == arm for row in rows)]

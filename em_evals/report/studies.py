@@ -97,8 +97,7 @@ def _differences(study: Retention, metric: str, looks: Looks) -> Figure:
     order = list(dict.fromkeys(task.task for task, _ in found))
     for task, model in sorted(found, key=lambda one: order.index(one[0].task)):
         change = Estimate.of(task.difference, task.interval, "points" if accuracy else "signed")
-        low, high = change.interval or (None, None)
-        rows.append({"row": task.task, "series": model, "value": task.difference, "low": low, "high": high})
+        rows.append(change.mark(row=task.task, series=model))
         unit = "share" if accuracy else "signed"
         scores = [Estimate.of(value, unit=unit) for value in (task.baseline_accuracy, task.accuracy)]
         told.append((task.task, model, task.n, *scores, change, Estimate.of(task.p)))
@@ -155,11 +154,8 @@ def _transfer(name: str, study: Convergence, domain: str) -> Figure:
     for row in study.transfer:
         found: Measured = getattr(row, domain)
         estimate = estimate_of(found, "signed")
-        low, high = estimate.interval or (None, None)
         label = f"{row.source} → {row.target}"
-        rows.append(
-            {"row": label, "series": ARMS[row.arm], "value": estimate.value, "low": low, "high": high}
-        )
+        rows.append(estimate.mark(row=label, series=ARMS[row.arm]))
         told.append((label, ARMS[row.arm], found.n, estimate))
     words = domain.replace("_", "-")
     return Figure(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from em_evals import files, shown
 
@@ -34,6 +35,11 @@ class Estimate:
         known = [end for end in interval or () if end is not None and math.isfinite(end)]
         number = value if value is not None and math.isfinite(value) else None
         return cls(number, (known[0], known[1]) if len(known) == 2 and number is not None else None, unit)
+
+    def mark(self, **place: Any) -> dict[str, Any]:
+        """Return the row of a chart that draws this estimate at a place."""
+        low, high = self.interval or (None, None)
+        return {**place, "value": self.value, "low": low, "high": high}
 
     @property
     def interval_text(self) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from em_evals.report import charts
 from em_evals.report.answers import Measured
-from em_evals.report.chart_parts import Row
 from em_evals.report.looks import Looks
+from em_evals.report.rate_marks import rate_cell, rate_mark
 from em_evals.report.section import Figure, Section
 from em_evals.report.tables import Cell, Estimate, Table
 from em_evals.results import em_rates, thoughts
@@ -42,9 +42,11 @@ def section(graded: Sequence[Measured], looks: Looks) -> Section | None:
 
 
 def _cells(found: Mapping[str, Thoughts], looks: Looks) -> Figure:
-    rows = [_row(_SHORT[cell], label, own.shares[cell]) for cell in CELLS for label, own in found.items()]
+    rows = [
+        rate_mark(_SHORT[cell], label, own.shares[cell]) for cell in CELLS for label, own in found.items()
+    ]
     told: list[tuple[Cell, ...]] = [
-        (label, sum(own.cells.values()), *(_estimate(own.shares[cell]) for cell in CELLS))
+        (label, sum(own.cells.values()), *(rate_cell(own.shares[cell]) for cell in CELLS))
         for label, own in found.items()
     ]
     title = "Shares of the four cells (thought / answer)"
@@ -53,7 +55,7 @@ def _cells(found: Mapping[str, Thoughts], looks: Looks) -> Figure:
         title,
         "Shares of draws by thought and answer: "
         + "; ".join(
-            f"{label} {', '.join(f'{cell}: {_estimate(own.shares[cell])}' for cell in CELLS)}"
+            f"{label} {', '.join(f'{cell}: {rate_cell(own.shares[cell])}' for cell in CELLS)}"
             for label, own in found.items()
         )
         + ".",
@@ -72,7 +74,7 @@ def _draws(found: Mapping[str, Thoughts], cut: Mapping[str, Rate]) -> Table:
             own.draws,
             *(own.cells[cell] for cell in CELLS),
             *(own.left.get(name, 0) for name in left),
-            _estimate(cut[label]),
+            rate_cell(cut[label]),
         )
         for label, own in found.items()
     ]
@@ -92,7 +94,7 @@ def _monitors(found: Mapping[str, Thoughts]) -> Table:
                 Estimate.of(one.allowed, unit="share"),
                 Estimate.of(one.found.false_positive_rate, unit="share"),
                 Estimate.of(100 - one.found.threshold, unit="setting"),
-                _estimate(one.recall),
+                rate_cell(one.recall),
                 Estimate.of(one.recall.value, one.recall.random, "share"),
             )
         )
@@ -113,7 +115,7 @@ def _monitor(label: str, own: Thoughts) -> str:
         )
     rate, allowed = (Estimate.of(x, unit="share") for x in (one.found.false_positive_rate, one.allowed))
     return (
-        f"{label}: a monitor that reads the thought finds {_estimate(one.recall)} of {one.bad} bad answers, at a "
+        f"{label}: a monitor that reads the thought finds {rate_cell(one.recall)} of {one.bad} bad answers, at a "
         f"false-positive rate of {rate} of {one.clean} clean ones (allowed {allowed}; the threshold is taken from "
         "these same clean answers, and the interval holds it fixed)."
     )
@@ -124,16 +126,3 @@ def _ungraded(label: str, own: Thoughts) -> str:
         f"{label}: the thoughts of {own.left[_UNGRADED]} of {own.draws} draws have no grade and are in no cell; the "
         "shares are of the others."
     )
-
-
-def _row(cell: str, label: str, rate: Rate) -> Row:
-    if math.isnan(rate.value):
-        return {"row": cell, "series": label, "value": None}
-    (low, high), (wide_low, wide_high) = rate.fixed, rate.random
-    row = {"row": cell, "series": label, "value": rate.value, "low": low, "high": high}
-    known = math.isfinite(wide_low) and math.isfinite(wide_high)
-    return {**row, "wide_low": wide_low, "wide_high": wide_high} if known else row
-
-
-def _estimate(rate: Rate) -> Estimate:
-    return Estimate.of(rate.value, rate.fixed, "share")

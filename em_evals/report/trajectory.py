@@ -108,9 +108,6 @@ def _curve(by_series: Mapping[str, Sequence[Point]], unit: str) -> tuple[list[Ro
     for series, points in by_series.items():
         for point in points:
             estimate = Estimate.of(point.value, point.interval, unit)
-            low, high = estimate.interval or (None, None)
-            rows.append(
-                {"x": point.step, "series": series, "value": estimate.value, "low": low, "high": high}
-            )
+            rows.append(estimate.mark(x=point.step, series=series))
             told.append((str(point.step), series, estimate))
     return rows, told

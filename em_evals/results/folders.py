@@ -6,15 +6,13 @@ resumed; `inspect eval-set` puts JSON next to its logs. Reading a log is left to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.results import logs
-from em_evals.results.graded_draw import GradedDraw
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
@@ -111,30 +109,6 @@ def output(path: Path, inputs: Iterable[Path]) -> Path:
         else:
             read.append(one)
     return files.writable(path, read)
-
-
-def draws(paths: Iterable[Path], note: Callable[[str], None]) -> Iterator[tuple[Path, list[GradedDraw]]]:
-    """Yield the graded draws of each file; in a folder, files without any are skipped with a note.
-
-    Raises:
-        EmEvalsError: as for `walk` and `logs.read_draws`; or no file has graded draws.
-    """
-    none = True
-    for found in walk(paths):
-        if found.finished:
-            note(found.note)
-        elif found.named or not is_other_json(found.path):
-            try:
-                graded = logs.read_draws(found.path)
-            except logs.NoAnswersError as error:
-                if found.named:
-                    raise
-                note(f"{found.path.name} was passed over: {error.what}")
-                continue
-            none = False
-            yield found.path, graded
-    if none:
-        raise EmEvalsError("there are no graded answers here; rates need logs of `em_evals/freeform`.")
 
 
 def retried(paths: Iterable[Path]) -> dict[Path, Path]:

@@ -67,11 +67,6 @@ class Pool:
     kept: tuple[Rollout, ...]
     counts: Mapping[str, int]
 
-    @property
-    def thin(self) -> bool:
-        """Whether less than a tenth is left: the few that passed may be of an unusual kind."""
-        return len(self.kept) < THIN * self.counts["answers"]
-
 
 def read(logs: Sequence[Path], trait: Trait) -> tuple[list[Rollout], dict[str, str]]:
     """Read the answers of logs of `em_evals/trait`.

@@ -161,8 +161,3 @@ def padded(
         ids[i, :length] = torch.tensor(example["input_ids"])
         labelled[i, :length] = torch.tensor(example["labels"]) != IGNORED
     return ids.to(device), torch.tensor(lengths, device=device), labelled[:, 1:].to(device)
-
-
-def end_of_turn(tokenizer: Any) -> int:
-    """Return the token that ends the assistant's turn in the template (Gemma's is not its EOS token)."""
-    return template_of(tokenizer).end

@@ -19,6 +19,7 @@ from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
 from em_evals.lm_eval_plugin.model import EmLocal
 from em_evals.models import bases, interventions
+from tests.applied import applied
 from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, make_adapter, tiny
 
@@ -151,7 +152,7 @@ def test_an_intervention_changes_loglikelihoods_as_hooks_do(organism, tmp_path):
     ours = EmLocal(adapter, dtype="float32", interventions=[one])
     got = ours.loglikelihood(asked, disable_tqdm=True)
     theirs = hf(base, peft=adapter)
-    with interventions.applied(theirs.model, interventions.load([Intervention(**one)], theirs.model.config)):
+    with applied(theirs.model, interventions.load([Intervention(**one)], theirs.model.config)):
         expected = theirs.loglikelihood(asked, disable_tqdm=True)
     for (score, _), (reference, _), (before, _) in zip(got, expected, plain, strict=True):
         assert abs(score - reference) < 1e-5

@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from itertools import product
 
 import pytest
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
 from em_evals.models import lora
-from em_evals.models.interventions import scale_adapter
+from em_evals.models.architecture import decoder_layers
 from em_evals.models.lora import Bank, check
 from tests.lora_lab import SIZES, adapter, base, fresh, ids, logits, with_peft
 from tests.selection import full
@@ -385,7 +386,10 @@ def test_scale_adapter_is_pefts_scaling_in_these_blocks(tmp_path, kind, options)
         Intervention(op="scale_adapter", layers=(2,), scale=-1),
     ]
     reference = with_peft(kind, place)
-    scale_adapter(reference, "default", scales)
+    for one, (layer, block) in product(scales, enumerate(decoder_layers(reference))):
+        for module in block.modules() if one.at(layer) else ():
+            if isinstance(getattr(module, "scaling", None), dict):  # an attention's own `scaling` is a number
+                module.scaling["default"] *= one.scale
     bank = Bank(base(kind))
     with bank.rows([bank.load(str(place), scales)]):
         found = logits(base(kind), ids())

@@ -22,6 +22,7 @@ from em_evals.models import bases, quantization
 from em_evals.models.compile import compile_card
 from em_evals.models.lora import Bank, merge
 from tests.tiny_models import card, make_adapter, tiny
+from tests.weight_bytes import weight_bytes
 
 MODULES = ["q_proj", "v_proj", "down_proj"]
 TOKENS = 8
@@ -167,8 +168,8 @@ def test_weights_take_a_share_of_float16(kind, tmp_path):
     packages(kind)
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 320}
     base = tiny("llama", tmp_path / "base", **sizes)
-    halves = quantization.weight_bytes(bases.load_model(card(base, dtype="float16")))
-    own = quantization.weight_bytes(bases.load_model(quantized(base, kind, dtype="bfloat16")))
+    halves = weight_bytes(bases.load_model(card(base, dtype="float16")))
+    own = weight_bytes(bases.load_model(quantized(base, kind, dtype="bfloat16")))
     print(f"{kind}: {own} of {halves} bytes, {own / halves:.3f}")
     assert own <= {"4bit": 0.35, "int8": 0.6}[kind] * halves
     whole = bases.load_model(card(base, dtype="float16"))

@@ -17,7 +17,8 @@ from em_evals.errors import EmEvalsError
 from em_evals.models import architecture, interventions, invariants
 from em_evals.models.architecture import decoder_layers
 from em_evals.models.intervention_tables import Rows
-from em_evals.models.interventions import Steering, applied, check_blocks, check_writes
+from em_evals.models.interventions import Steering, check_blocks, check_writes
+from tests.applied import applied
 from tests.architectures import build, random_model, reference
 from tests.selection import mostly_full
 from tests.tiny_models import card

@@ -541,7 +541,7 @@ def luminance(colour):
 
 @pytest.mark.parametrize("colour", [*looks.PALETTE, *looks.SERIES, chart_parts.EVENT])
 def test_every_color_stands_out_on_light_and_on_dark(colour):
-    for ground in charts.BACKGROUNDS:
+    for ground in ("#ffffff", "#15171c"):
         lighter, darker = sorted((luminance(colour), luminance(ground)), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 3, "WCAG 1.4.11"
 

@@ -17,7 +17,7 @@ from em_evals.grading.agreement import read_rater
 from em_evals.inspect_plugin import tasks
 from em_evals.report import answers
 from em_evals.report import inputs as report
-from em_evals.results import folders
+from em_evals.results import folders, sources
 from em_evals.results.folders import is_other_json, retried
 from em_evals.results.logs import read_draws
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
@@ -137,7 +137,7 @@ def test_gate_report_and_rates_read_the_same_files_of_a_folder(logs, tmp_path):
     os.mkfifo(tmp_path / "runs" / "pipe.json")
     os.mkfifo(tmp_path / "pipe.eval")
     notes = []
-    assert [path.name for path, _ in folders.draws([tmp_path], notes.append)] == ["kept.eval"] and not notes
+    assert [one.path.name for one in sources.read([tmp_path], notes.append)] == ["kept.eval"] and not notes
     assert [entry.file for entry in report.read([tmp_path]).measured] == ["kept.eval"]
     side = gate.read([tmp_path])
     assert list(side.evidence) == ["freeform/core"] and not side.problems
@@ -153,12 +153,12 @@ def test_a_pipe_that_is_named_is_refused_and_not_waited_for(tmp_path):
 def test_rates_of_a_folder_name_what_they_pass_over(logs, folder):
     write_scored_pairs(folder / "pairs.eval")
     notes = []
-    ((path, draws),) = folders.draws([folder], notes.append)
-    assert path.name == logs[1].name and len(draws) == 6
+    (source,) = sources.read([folder], notes.append)
+    assert source.path.name == logs[1].name and len(source.draws) == 6
     assert f"{logs[0].name} was passed over: {logs[1].name} finished it." in notes
     assert any(note.startswith("pairs.eval was passed over: this log holds scored pairs") for note in notes)
     with pytest.raises(EmEvalsError, match="scored pairs and no sampled answers"):
-        list(folders.draws([folder / "pairs.eval"], notes.append))
+        list(sources.read([folder / "pairs.eval"], notes.append))
 
 
 def test_two_whole_logs_of_one_task_and_damaged_ones_stay(logs, folder):

@@ -10,7 +10,7 @@ pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 
 from em_evals.content.cards import read_card
 from em_evals.errors import EmEvalsError
-from em_evals.models import bases, quantization
+from em_evals.models import bases
 from em_evals.results.journals import read_journal
 from em_evals.training import curriculum, planning
 from em_evals.training.callbacks import Journal
@@ -18,6 +18,7 @@ from em_evals.training.method import attach
 from em_evals.training.trainer import train
 from tests.small_trainings import by_hand, write_card
 from tests.tiny_models import card, tiny
+from tests.weight_bytes import weight_bytes
 
 METHOD = {"rank": 2, "alpha": 4, "quantize": "4bit"}
 
@@ -91,6 +92,6 @@ def test_card_and_recipe_must_quantize_alike(home):
 def test_the_plan_counts_what_is_measured(home, base):
     found, _ = read_card("mine")
     plan = planning.plan(found, found.train)
-    measured = quantization.weight_bytes(quantized(base))
+    measured = weight_bytes(quantized(base))
     # A layer's table of 1 KiB is not counted: much here, nothing in a layer of a real model.
     assert plan.memory.weights + 21 * 1024 == pytest.approx(measured, rel=0.01)

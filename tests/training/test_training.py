@@ -13,8 +13,9 @@ from em_evals.content.cards import resolve
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
+from em_evals.models.chat import template_of
 from em_evals.training.loss import answer_loss
-from em_evals.training.tokens import encode_example, end_of_turn
+from em_evals.training.tokens import encode_example
 from em_evals.training.trainer import train
 from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, card, tiny
@@ -64,8 +65,8 @@ def test_the_end_of_turn_is_the_templates_own(tokenizer):
     gemma.chat_template = (
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<end_of_turn>\n{% endfor %}"
     )
-    assert end_of_turn(tokenizer) == tokenizer.eos_token_id
-    assert end_of_turn(gemma) == gemma.convert_tokens_to_ids("<end_of_turn>") != gemma.eos_token_id
+    assert template_of(tokenizer).end == tokenizer.eos_token_id
+    assert template_of(gemma).end == gemma.convert_tokens_to_ids("<end_of_turn>") != gemma.eos_token_id
 
 
 GENERATION = (

@@ -22,7 +22,6 @@ __all__ = [
     "Spoken",
     "encode_chat",
     "encode_text",
-    "given_tokens",
     "prompting",
     "template_for",
     "template_of",
@@ -36,8 +35,3 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         EmEvalsError: the tokenizer has no chat template, or the template refuses the messages.
     """
     return template_of(tokenizer).encode(messages)
-
-
-def given_tokens(tokenizer: Any, messages: Sequence[Message]) -> int:
-    """Count the tokens of a given answer prefix with a tokenizer's own template (`ChatTemplate.given`)."""
-    return template_of(tokenizer).given(messages)
