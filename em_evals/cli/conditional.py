@@ -71,11 +71,9 @@ def conditional(
     if not graded:
         for name in named:
             resolve(name)  # before numpy and scipy are imported: a wrong card is refused at once
-    from em_evals.results import folders, records
+    from em_evals.results import records
     from em_evals.workflows.conditional import run
 
-    if output is not None:
-        folders.output(output, [path for path in map(Path, named) if path.is_file()])
     if graded:
         _refuse(of_cards, "graded logs, which hold their own cues and questions")
         found = run.of_logs(models, base, control, adjust)

@@ -100,11 +100,8 @@ def gate(
     """Compare a candidate with a baseline. Exit code 0 pass, 1 regression, 2 invalid input, 3 inconclusive."""
     from em_evals.gate import compare, groups, inputs, looks
     from em_evals.gate.policy import load_policy
-    from em_evals.results import folders
 
     rules = load_policy(policy)
-    if output is not None:
-        folders.output(output, map(Path, [*baseline, *candidate, *anchor]))
     if plan:
         from em_evals.cli.gate_plan import show
 

@@ -31,12 +31,25 @@ class Command:
         """Import the function and return its command."""
         module, _, function = self.where.partition(":")
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(name, **self.options)(getattr(import_module(f"em_evals.cli.{module}"), function))
+        app.command(name, cls=_Checked, **self.options)(
+            getattr(import_module(f"em_evals.cli.{module}"), function)
+        )
         return typer.main.get_command(app)
 
     def outline(self, name: str) -> Any:
         """Return a command that is there to be listed."""
         return typer.core.TyperCommand(name, help=self.help)
+
+
+class _Checked(typer.core.TyperCommand):
+    """A command that overwrites nothing it reads."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Check the parameters, then run."""
+        from em_evals.cli import overwriting
+
+        overwriting.refuse(ctx.params)
+        return super().invoke(ctx)
 
 
 @dataclass(frozen=True)

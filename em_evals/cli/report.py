@@ -42,9 +42,8 @@ def report(
     """Write one self-contained page (HTML) of the results; it needs no network."""
     from em_evals.report import export, inputs, page
     from em_evals.report.report import build
-    from em_evals.results import folders, seed_groups
+    from em_evals.results import seed_groups
 
-    folders.output(output, paths)
     made = build(inputs.read(paths, baseline, seed_groups.parse(group)), title)
     page.write(made, output)
     if open_page:
