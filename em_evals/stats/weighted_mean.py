@@ -38,7 +38,10 @@ def freedom(weights: Floats) -> float:
         >>> round(freedom(np.full(8, 1 / 8)), 6), round(freedom(np.array([0.5, *[0.05] * 10])), 2)
         (7.0, 1.35)
     """
-    # Residuals of values of variance 1 have the covariance I − 1 w' − w 1' + (w·w) 1 1'.
-    covariance = np.eye(len(weights)) - weights[:, None] - weights[None, :] + weights @ weights
-    parts = (weights**2 / (1 - weights))[:, None] * covariance
-    return float(np.trace(parts)) ** 2 / float(np.sum(parts * parts.T))
+    # Residuals of values of variance 1 have the covariance C = I − 1 w' − w 1' + (w·w) 1 1'. With a = w² / (1 − w),
+    # E = Σ a C_ii and Var = 2 Σ a_i a_j C_ij², summed without the matrix: logs can have thousands of questions.
+    a, square = weights**2 / (1 - weights), float(weights @ weights)
+    beside = square - 2 * weights  # C_ii − 1
+    none, one, two = (float(a @ weights**power) for power in (0, 1, 2))
+    everywhere = square**2 * none**2 + 2 * two * none - 4 * square * one * none + 2 * one**2
+    return float(a @ (1 + beside)) ** 2 / (everywhere + float(a**2 @ (1 + 2 * beside)))

@@ -22,6 +22,13 @@ def test_unequal_weights_are_weighted_least_squares_with_hc2():
     assert weighted_mean.error(values, weights) == pytest.approx(fitted.bse[0])
 
 
+def test_the_degrees_of_freedom_are_those_of_the_matrix():
+    weights = np.array([0.4, 0.2, 0.2, 0.1, 0.05, 0.05])
+    residual = np.eye(6) - weights
+    parts = np.diag(weights**2 / (1 - weights)) @ residual @ residual.T
+    assert weighted_mean.freedom(weights) == pytest.approx(np.trace(parts) ** 2 / np.trace(parts @ parts))
+
+
 def test_a_heavy_cluster_leaves_few_degrees_of_freedom():
     weights = np.array([0.5, *[0.05] * 10])
     values = np.random.default_rng(1).normal(size=(4000, 11))
