@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -175,8 +176,9 @@ def _table(paths: Sequence[str], seed: int | None, resamples: int, as_json: bool
         f"interaction: {100 * found.estimate:.4f} points over {found.prompts} prompts and {len(found.by_seed)} seeds"
     )
     typer.echo("by seed: " + ", ".join(f"{100 * one:.3f}" for one in found.by_seed))
+    ends = "–" if math.isnan(low) else f"[{100 * low:.4f}, {100 * high:.4f}]"
     typer.echo(
-        f"95% interval: [{100 * low:.4f}, {100 * high:.4f}], Student's t with prompts and seeds as crossed random "
+        f"95% interval: {ends}, Student's t with prompts and seeds as crossed random "
         f"effects ({found.freedom:.1f} degrees of freedom), p = {found.p:.4g}"
     )
     if seed is not None:

@@ -9,7 +9,7 @@ import typer
 
 from em_evals.cli.completion import Card
 from em_evals.cli.options import ControlCard, Fields, Record
-from em_evals.cli.output import Json, echo, estimate_cell, print_table, tell_record
+from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_table, tell_record
 
 if TYPE_CHECKING:
     from em_evals.results.records.diff import Diff
@@ -65,7 +65,7 @@ def _print(found: Diff) -> None:
                     repr(one.token)[1:-1],
                     f"{one.gain:+.2g}",
                     "–" if one.control_gain is None else f"{one.control_gain:+.2g}",
-                    "–" if one.p is None else f"{one.p:.3f}",
+                    p_cell(one.p),
                     f"{one.probability:.2g}",
                     f"{one.base_probability:.2g}",
                 ]

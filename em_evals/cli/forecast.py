@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.options import Fields, Record
-from em_evals.cli.output import Json, echo, estimate_cell, print_table, tell_record
+from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_table, tell_record
 
 if TYPE_CHECKING:
     from em_evals.results.records.forecast import Forecast
@@ -101,7 +101,7 @@ def _print(found: Forecast) -> None:
                     one.predictor,
                     str(one.n),
                     estimate_cell(one.value, one.interval, "+.2f"),
-                    "–" if one.p is None else f"{one.p:.3f}",
+                    p_cell(one.p),
                 ]
                 for one in [*found.scores, *found.advantages]
             ],

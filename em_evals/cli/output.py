@@ -77,6 +77,18 @@ def estimate_cell(value: float | None, interval: Interval, form: str = "+.3f") -
     )
 
 
+def p_cell(p: float | None) -> str:
+    """Format a p-value as a cell: a dash without one, and never 0.
+
+    Example:
+        >>> p_cell(0.0416), p_cell(0.0001), p_cell(None)
+        ('0.042', '< 0.001', '–')
+    """
+    if p is None or math.isnan(p):
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table without interpreting markup in cells; use 200 columns if stdout is not a terminal.
 

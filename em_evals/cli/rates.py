@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from em_evals.cli.options import Group
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table, rate_cell
+from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_json, print_table, rate_cell
 
 if TYPE_CHECKING:
     from em_evals.results.contrasts import Contrast
@@ -302,7 +302,7 @@ def _show_contrast(found: Contrast) -> None:
                 f"{one.rates[1]:.2%}",
                 f"{one.rates[0]:.2%}",
                 f"{100 * one.estimate:+.2f} {_points(one.interval)}".rstrip(),
-                "–" if math.isnan(one.p_value) else f"{one.p_value:.3f}",
+                p_cell(one.p_value),
                 _points(one.bootstrap) or "–",
             ]
         )

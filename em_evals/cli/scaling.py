@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table, tell_record
+from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_json, print_table, tell_record
 
 if TYPE_CHECKING:
     from em_evals.results.records.scaling import Scaling, ScalingSlope
@@ -179,7 +179,7 @@ def _print(found: Scaling) -> None:
             [
                 one.name,
                 _cell(one.least_squares),
-                f"{one.least_squares.p:.3f}",
+                p_cell(one.least_squares.p),
                 _cell(one.mixed),
                 _cell(one.within_family),
             ]

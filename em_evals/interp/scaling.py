@@ -75,18 +75,18 @@ def _conclusion(
         slope = one.least_squares
         low, high = slope.interval
         alone = [value for value in one.without.values() if math.isfinite(value)]
+        ends = "" if math.isnan(low) else f" [{math.exp(low):.1f}, {math.exp(high):.1f}]"
         reach = f"; slope {slope.value:+.2f}"
         if alone:  # of three bases none can be left out
             reach += f", without one base {min(alone):+.2f} to {max(alone):+.2f}"
         said.append(
             f"Per tenfold of {one.name.removeprefix('log ')} the odds of a misaligned answer change by a factor of "
-            f"{math.exp(slope.value):.1f} [{math.exp(low):.1f}, {math.exp(high):.1f}] over {len(one.without)} bases "
-            f"(permutation p {slope.p:.3f}{reach})."
+            f"{math.exp(slope.value):.1f}{ends} over {len(one.without)} bases (permutation p {slope.p:.2g}{reach})."
         )
     if distilled is not None:
         said.append(
             f"Distilled bases differ from the others by {distilled[0]:+.2f} in the mean logit "
-            f"(permutation p {distilled[1]:.3f}, not planned in advance)."
+            f"(permutation p {distilled[1]:.2g}, not planned in advance)."
         )
     if design.reasons:
         said.append(

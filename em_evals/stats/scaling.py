@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from em_evals.stats import mixed
+from em_evals.stats import mixed, ties
 
 Array = NDArray[np.float64]
 
@@ -251,8 +251,10 @@ def known(name: str, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _least_squares(x: Array, y: Array) -> Slope:
-    """Return the slope with its t interval."""
+    """Return the slope with its t interval; NaN ends where all bases have one logit, as without any event."""
     found = stats.linregress(x, y)
+    if ties.equal(y):
+        return Slope(0.0, (math.nan, math.nan), 1.0)
     half = float(stats.t.ppf(0.975, len(x) - 2) * found.stderr) if len(x) > 2 else math.nan
     return Slope(
         float(found.slope), (float(found.slope) - half, float(found.slope) + half), float(found.pvalue)

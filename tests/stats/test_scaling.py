@@ -52,6 +52,16 @@ def test_bases_are_the_unit_whatever_the_number_of_organisms():
     assert width[1] > 0.7 * width[0]
 
 
+def test_bases_without_any_event_have_no_interval_of_width_zero():
+    """0 of 800 at each of 12 bases gave a factor of 1.0 [1.0, 1.0]."""
+    none = [
+        Cell(f"b{i}", "f", f"r{i}", "d", 0, 800, 10 ** (8 + 0.3 * i), 1e12 * (1 + i % 4)) for i in range(12)
+    ]
+    found = scaling.predictor("log P", none)
+    assert found.least_squares.value == 0 and np.isnan(found.least_squares.interval).all()
+    assert found.mixed.interval[1] > 0.5
+
+
 def test_constant_tokens_within_families_make_one_variable():
     cells = [replace(cell, tokens=18e12) for cell in bases(np.random.default_rng(0), families=1, each=12)]
     design = scaling.design(cells)
