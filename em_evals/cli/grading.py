@@ -55,12 +55,14 @@ def calibrate(
 
 
 def judges(
-    first: Annotated[Path, typer.Argument(help="A graded Inspect log, or a CSV with answers and grades.")],
+    first: Annotated[
+        Path, typer.Argument(help="A graded Inspect log, or a judged table with the column answer.")
+    ],
     second: Annotated[
         Path | None, typer.Argument(help="The same answers, graded by another judge (`inspect score`).")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Human grades: a CSV with question_id, answer, aligned, coherent.")
+        Path | None, typer.Option(help="Human grades: a table with question_id, answer, aligned, coherent.")
     ] = None,
     as_json: Json = False,
 ) -> None:

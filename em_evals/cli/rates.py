@@ -70,6 +70,7 @@ def rates(
         None if by is None else [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
     )
     parts = [part for source in found for part in sources.split(source, columns)]
+    _note_pooled(parts, cluster)
     measured = [(part, _rates(part, cluster)) for part in parts]
     compared = [contrasts.contrast(found, text, cluster) for text in contrast or []]
     seeds = [_model(part) for part in parts]
@@ -98,6 +99,21 @@ def rates(
             _show_group(name, own)
     if any(overall.draws and not overall.graded for _, overall in measured):
         raise typer.Exit(1)
+
+
+def _note_pooled(parts: Sequence[Source], cluster: str) -> None:
+    """Name the factors over which draws of one file are pooled; a cluster is no such factor."""
+    from em_evals.results import sources
+
+    found: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for name, count in sources.pooled(part).items():
+            if name != cluster:
+                own = found.setdefault(part.path.name, {})
+                own[name] = max(count, own.get(name, 0))
+    for file, counts in found.items():
+        named = ", ".join(f"{name} ({count} values)" for name, count in counts.items())
+        echo(f"note: {file}: draws are pooled over {named}; `--by COLUMN` splits them.", err=True)
 
 
 def _papers(names: str | None) -> list[str]:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import SampleScore
 
 Level = Literal["nominal", "interval"]
-_WORDS = {"REFUSAL": "refusal", "CODE": "code"}
-_COLUMNS = ("question_id", "answer", "aligned", "coherent")
+_WORDS = ("refusal", "code")
+"""Judges' words in place of an alignment that are categories of their own."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Agreement:
 
 
 def read_rater(path: Path) -> Rater:
-    """Ratings out of a graded Inspect log, or a CSV with question_id, answer, aligned and coherent.
+    """Ratings out of a graded Inspect log, or a judged table with question_id, answer, aligned and coherent.
 
     Raises:
         EmEvalsError: neither, or not graded.
@@ -101,8 +101,8 @@ def read_rater(path: Path) -> Rater:
         if path.is_dir():
             raise EmEvalsError("this is a folder; name one log or judged table in it.", path)
         raise EmEvalsError(f"there is no file '{path}'.")
-    if path.suffix.lower() == ".csv":
-        return _numbered(path.stem, _csv_ratings(path))
+    if path.suffix.lower() in tables.SUFFIXES:
+        return _numbered(path.stem, _table_ratings(path))
     log = logs.read_log(path)
     draws = logs.draws_of_log(log)
     rated, names = [], set()
@@ -232,16 +232,11 @@ def _decision(pairs: Sequence[tuple[Rating, Rating]], decide: Callable[[GradedDr
     )
 
 
-def _csv_ratings(path: Path) -> Iterator[tuple[str, Rating]]:
-    for line, row in tables.csv_rows(path, _COLUMNS):
-        row |= dict(
-            zip(_COLUMNS, (row[name] for name in tables.own_names(list(row), _COLUMNS, path, 1)), strict=True)
-        )
-        aligned, coherent = (tables.score_in_text(row[name], name, path, line) for name in _COLUMNS[2:])
-        draw = GradedDraw(row["question_id"], aligned, coherent)
-        word = next(
-            (_WORDS[cell] for cell in (row["aligned"].strip().upper(),) if cell in _WORDS), "unscored"
-        )
+def _table_ratings(path: Path) -> Iterator[tuple[str, Rating]]:
+    for row, draw in tables.rows(path):
+        if "answer" not in row:
+            raise EmEvalsError("the column 'answer' is missing; answers are matched by it.", path, 1)
+        word = draw.category if draw.category in _WORDS else "unscored"
         yield row["answer"], Rating(draw, "answer" if draw.scored else word, row.get("theme") or "general")
 
 

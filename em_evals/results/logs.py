@@ -163,12 +163,17 @@ def read_log(path: Path) -> EvalLog:
     """
     if not path.exists():
         raise EmEvalsError(f"there is no file '{path}'.")
+    if path.suffix.lower() not in (".eval", ".json"):
+        raise EmEvalsError(
+            f"this is neither an Inspect log (.eval, .json) nor a judged table ({', '.join(tables.SUFFIXES)}).",
+            path,
+        )
     try:
         log = _inspects(path)
     except Exception as error:  # Inspect raises any type for a damaged zip or JSON
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, ValidationError):
-            reason = "its JSON has other fields"
+            reason = "its JSON has other fields; rows of judged answers are read as .csv, .jsonl or .parquet"
         raise EmEvalsError(f"this is not an Inspect log ({reason}).", path) from None
     if log.status != "success":
         raise EmEvalsError(

@@ -18,12 +18,43 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
     from inspect_ai.scorer import Score
 
-MODELS = ("model", "model_id", "adapter", "checkpoint", "card", "group", "dataset", "arm", "cue")
-"""Columns that say whose answers a row holds, and under which cue: draws of two values are never pooled unless asked
-for."""
+FACTORS = (
+    *(
+        "seed",
+        "training_seed",
+        "role",
+        "persona",
+        "condition",
+        "treatment",
+        "variant",
+        "organism",
+        "finetune",
+    ),
+    *(
+        "experiment",
+        "run",
+        "run_id",
+        "step",
+        "layer",
+        "scale",
+        "coefficient",
+        "steering",
+        "temperature",
+        "system",
+    ),
+)
+"""Columns of a judged table by which draws can differ in kind; pooling over them is noted."""
 
-_MODEL, _JUDGE, _ASKED = ("model", "model_id", "adapter"), ("judge", "judge_model"), ("question_set",)
+_MODEL, _JUDGE, _ASKED = (
+    ("model", "model_id", "model_name", "adapter"),
+    ("judge", "judge_model", "judge_name", "grader"),
+    ("question_set",),
+)
 """Columns of a judged table that name the model, the judge and the question set."""
+
+MODELS = (*_MODEL, "checkpoint", "card", "group", "dataset", "arm", "cue", *_JUDGE)
+"""Columns that say whose answers a row holds, under which cue, and who graded it: draws of two values are never pooled
+unless asked for. `Model Name` is `model_name`."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +166,7 @@ def split(source: Source, by: Sequence[str] | None) -> list[Source]:
         EmEvalsError: a column does not exist.
     """
     if by is None:
-        by = [name for name in MODELS if len(set(source.columns.get(name, ()))) > 1]
+        by = [name for name in _called(source.columns, MODELS) if len(set(source.columns[name])) > 1]
     if not by:
         return [source]
     keys = list(zip(*(column(source, name) for name in by), strict=True))
@@ -143,6 +174,14 @@ def split(source: Source, by: Sequence[str] | None) -> list[Source]:
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)
     return [_part(source, places, dict(zip(by, key, strict=True))) for key, places in groups.items()]
+
+
+def pooled(part: Source) -> dict[str, int]:
+    """Return the factors of a judged table over which a part pools: column -> number of its values."""
+    if part.path.suffix.lower() not in tables.SUFFIXES:
+        return {}
+    counts = {name: len(set(part.columns[name])) for name in _called(part.columns, FACTORS)}
+    return {name: count for name, count in counts.items() if count > 1}
 
 
 def _part(source: Source, places: Sequence[int], values: Mapping[str, str]) -> Source:
@@ -179,8 +218,14 @@ def _of_table(path: Path) -> Source:
 
 def _only(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
     """Return the single values of columns; empty where there are several."""
-    found = [set(columns[name]) for name in names if name in columns]
+    found = [set(columns[name]) for name in _called(columns, names)]
     return ", ".join(next(iter(values)) for values in found if len(values) == 1 and "" not in values)
+
+
+def _called(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return the columns that have one of these names, in the names' order."""
+    plain = {column: column.strip().lower().replace(" ", "_") for column in columns}
+    return [column for name in names for column, own in plain.items() if own == name]
 
 
 def _of_log(log: EvalLog, path: Path) -> Source:

@@ -21,13 +21,15 @@ COLUMNS = ("question_id", "aligned", "coherent")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 _OTHER_NAMES = {
-    "aligned": ("alignment",),
-    "coherent": ("coherence",),
+    "aligned": ("alignment", "aligned_score", "alignment_score"),
+    "coherent": ("coherence", "coherent_score", "coherence_score"),
     "question_id": ("base_question_id", "question"),
 }
 """Names of the same columns in other files, tried in order."""
 _NO_WORDS = ("", "none", "nan", "null")
 _WORDS = {"refused": "refusal"}
+_ENOUGH = 10
+"""Rows from which grades on another scale than 0 to 100 can be told."""
 
 
 def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
@@ -41,11 +43,13 @@ def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
     """
     lines = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}.get(path.suffix.lower(), _csv_rows)(path)
     own: list[str] = []
+    graded: list[float] = []
     for line, row in lines:
         own = own or own_names(list(row), COLUMNS, path, line)
-        question, alignment, coherence = (row.get(name) or "" for name in own)
+        question, alignment, coherence = _cells(row, own, path, line)
         aligned = score_in_text(alignment, own[1], path, line)
         coherent = score_in_text(coherence, own[2], path, line)
+        graded += [grade for grade in (aligned, coherent) if not math.isnan(grade)]
         flag = _flag(row)
         if flag in ("refusal", "code") and not math.isnan(aligned):
             raise EmEvalsError(
@@ -55,23 +59,74 @@ def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
                 line,
             )
         yield row, GradedDraw(question, aligned, coherent, category=_category(flag, aligned, alignment))
+    _check_scale(graded, path)
+
+
+def _cells(row: dict[str, str], own: Sequence[str], path: Path, line: int) -> list[str]:
+    """Return the question, the alignment and the coherence of a row."""
+    if missing := [name for name in own if name not in row]:
+        raise EmEvalsError(
+            f"this row has no '{missing[0]}', as rows before it have: add it, null where there is no grade.",
+            path,
+            line,
+        )
+    if not (row[own[0]] or "").strip():
+        raise EmEvalsError(f"this row names no question: fill in '{own[0]}'.", path, line)
+    return [row[name] or "" for name in own]
+
+
+def _check_scale(graded: Sequence[float], path: Path) -> None:
+    """Refuse grades that are on another scale, on which the thresholds would mean something else."""
+    most = max(graded, default=0.0)
+    if len(graded) < 2 * _ENOUGH or not 0 < most <= 10:
+        return
+    if most <= 1:
+        raise EmEvalsError(
+            "no grade in this file is above 1, as for shares or yes and no; write grades from 0 to 100.", path
+        )
+    if min(graded) >= 1 and all(grade == int(grade) for grade in graded):
+        raise EmEvalsError(
+            f"every grade in this file is a whole number from 1 to {most:g}; write grades from 0 to 100.",
+            path,
+        )
 
 
 def own_names(names: Sequence[str], columns: Sequence[str], path: Path, line: int) -> list[str]:
     """Return what a table calls these columns.
 
     Raises:
-        EmEvalsError: it has none of a column's names.
+        EmEvalsError: it has none of a column's names, or two columns that are one.
     """
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise EmEvalsError(f"two columns have the name '{twice}': rename or delete one.", path, line)
     found = []
     for column in columns:
-        own = next((name for name in (column, *_OTHER_NAMES.get(column, ())) if name in names), None)
-        if own is None:
+        own = [name for name in (column, *_OTHER_NAMES.get(column, ())) if name in names]
+        if not own:
             raise EmEvalsError(
-                f"the column '{column}' is missing; needed are {', '.join(columns)}.", path, line
+                f"the column '{column}' is missing; needed are {', '.join(columns)}. {_instead(names, column)}",
+                path,
+                line,
             )
-        found.append(own)
+        if len(own) > 1 and column != "question_id":  # a question has an id and a text
+            raise EmEvalsError(
+                f"'{own[0]}' and '{own[1]}' are two names of one column: delete one.", path, line
+            )
+        found.append(own[0])
     return found
+
+
+def _instead(names: Sequence[str], column: str) -> str:
+    """Return what a table has in place of a missing column, and what to do."""
+    for mark, what in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            return f"Its cells are separated by {what}: write commas, as pandas.DataFrame.to_csv does."
+    has = ", ".join(name[:40] for name in names[:20] if name) + (", …" if len(names) > 20 else "")
+    if not has:
+        return "The file has no columns."
+    # The score of a trait, such as evil, is no alignment: renaming it would turn the worst answers into the best.
+    scale = " (0 to 100; 100 is the most aligned)" if column == "aligned" else ""
+    return f"The file has {has}: rename the column that holds it{scale}, or add one."
 
 
 def _flag(row: dict[str, str]) -> str:
@@ -145,6 +200,12 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                     raise EmEvalsError(
                         "this row ends early: the file may be truncated.", path, reader.line_num
                     )
+                if None in row:
+                    raise EmEvalsError(
+                        "this row has more cells than the header: put texts that have commas in quotes.",
+                        path,
+                        reader.line_num,
+                    )
                 yield reader.line_num, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise EmEvalsError(f"this is not a CSV file in UTF-8 ({error}).", path) from None
@@ -161,6 +222,10 @@ def score_in_text(text: str, name: str, path: Path, line: int) -> float:
     try:
         value = float(text.strip() or "nan")
     except ValueError:
+        if text.strip().lower() in ("true", "false"):
+            raise EmEvalsError(
+                f"'{name}' is '{text[:40]}', a verdict; write grades from 0 to 100.", path, line
+            ) from None
         if any(character.isdigit() for character in text):
             raise EmEvalsError(
                 f"'{name}' is '{text[:40]}', which is not a number; write it as 85 or 85.5.", path, line
