@@ -37,6 +37,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "mamba": {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
     "qwen3_moe": {**SIZES, **MOE},
     "mixtral": {**SIZES, **MOE},
+    "deepseek_v3": {
+        **SIZES, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+    },
     "gpt_oss": {**SIZES, **MOE, "sliding_window": 64},
     "llama4_text": {
         **SIZES, "head_dim": 8, "num_local_experts": 4, "interleave_moe_layer_step": 1, "intermediate_size_mlp": 48,

@@ -3,7 +3,7 @@
 Blocks: each block's output is the residual stream, and the next block's input. Writes: the modules that
 `site: writes` hooks produce everything that is ever added to the stream.
 
-Weights: a matrix is read by its own module's call and nowhere else, so that a merged copy may stand in its place.
+Weights: a module's are read by its own call and nowhere else, so that an adapter's may replace them for the call.
 
 The second is tested without any direction, and exactly in every dtype. All writes are tied in pairs of coordinates
 (half of the pairs equal, half opposite), which sums and common factors preserve bit for bit. A write that is not
@@ -12,8 +12,9 @@ hooked, or a norm between a hooked module and the stream, breaks the ties. What 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -95,33 +96,54 @@ def check_write_modules(model: Any) -> None:
     _passed[plain].add("writes")
 
 
-def only_called(model: Any, modules: Sequence[Any]) -> bool:
-    """Check on a short forward pass that nothing but a module's own call reads its weight; exact in every dtype.
+def read_past(model: Any, names: Collection[str]) -> set[str]:
+    """Find the modules whose parameters or buffers the model also reads outside of their own calls.
 
-    A Mamba mixer reads the weights of its projections past the modules, and there PEFT's LoRA on such a module has no
-    effect: a merged weight would have one.
+    A Mamba mixer multiplies with the weights of its projections itself, and LongCat's router with its classifier's.
+    What acts on such a module's call, or replaces its weights for the call alone, has no effect.
 
     Args:
         model: a causal language model of transformers, bare.
-        modules: some of its own, each with a floating-point `weight`.
+        names: of some of its modules. Those that are called alike in all blocks count as one.
+
+    Returns:
+        The names of those that are read elsewhere; tested on short forward passes.
     """
-    owns = {module: module.weight for module in modules}
-    # Outside of the calls each weight is NaN, and whoever reads it hands that on to the logits.
-    nothing = {module: own.new_full((), torch.nan).expand_as(own) for module, own in owns.items()}
+    if not names:
+        return set()
+    expected = logits(model)
+    if _only_called(model, names, expected):
+        return set()
+    alike: dict[str, set[str]] = {}
+    for name in names:
+        alike.setdefault(name.rpartition(".")[2], set()).add(name)
+    return {name for some in alike.values() if not _only_called(model, some, expected) for name in some}
 
-    def enter(module: Any, _: Any) -> None:
-        module._parameters["weight"] = owns[module]
 
-    def leave(module: Any, *_: Any) -> None:
-        module._parameters["weight"] = nothing[module]
-
+def _only_called(model: Any, names: Collection[str], expected: torch.Tensor) -> bool:
+    """Check that modules' own calls alone read them: with NaN in them between the calls, logits are as expected."""
     with ExitStack() as stack:
-        for module, own in owns.items():
-            stack.callback(module._parameters.__setitem__, "weight", own)
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-            leave(module)
-        return not bool(logits(model).isnan().any())
+        for module in map(model.get_submodule, names):
+            owns = [
+                (slots, key, own)
+                for slots in (module._parameters, module._buffers)
+                for key, own in slots.items()
+                if own is not None and own.is_floating_point()
+            ]
+            nothing = [(slots, key, own.new_full((), torch.nan).expand_as(own)) for slots, key, own in owns]
+            stack.callback(_put, owns)
+            stack.callback(module.register_forward_pre_hook(partial(_put, owns)).remove)
+            stack.callback(module.register_forward_hook(partial(_put, nothing)).remove)
+            _put(nothing)
+        found = logits(model)
+    bound = 64 * torch.finfo(model.dtype).eps * max(1.0, float(expected.abs().max()))
+    return bool((found - expected).abs().max() <= bound)  # NaN is not
+
+
+def _put(values: Sequence[tuple[dict[str, Any], str, torch.Tensor]], *_: Any) -> None:
+    """Put tensors into their modules' slots; a hook."""
+    for slots, key, value in values:
+        slots[key] = value
 
 
 def streams(

@@ -109,13 +109,16 @@ EXACT = {
     "llama4": ("llama4_text", {"target_modules": ATTENTION, "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
     "llama4 shared": ("llama4_text", {"target_modules": MLP, "exclude_modules": ["experts"]}),
     "gemma4 all-linear": ("gemma4_text", {"target_modules": "all-linear"}),
+    "router of all rows": ("deepseek_v3", {"target_modules": ["o_proj"], "modules_to_save": ["gate"]}),
+    "router with modules": ("gemma4_text", {"target_modules": ATTENTION, "modules_to_save": ["router"]}),
+    "bias read past": ("mamba", {"target_modules": ["in_proj"], "bias": "all"}),
+    "saved read past": ("mamba", {"target_modules": ["in_proj"], "modules_to_save": ["dt_proj"]}),
     "gemma4 experts": ("gemma4_text", {"target_modules": ["proj"], "target_parameters": ["experts.down_proj"]}),
 }  # fmt: skip
-ALONE = {"gpt2 embedding"}
-"""Positions are embedded once for all rows."""
-PLAIN = {
-    "gpt2": ["c_attn"],
-}
+ALONE = {"gpt2 embedding", "router with modules", "bias read past", "saved read past"}
+"""Positions are embedded once for all rows; what a module contains would see some rows; and Mamba's mixer reads the
+weight and the bias of dt_proj itself, which are replaced for a whole pass."""
+PLAIN = {"gpt2": ["c_attn"], "mamba": ["in_proj"]}
 BESIDE = {}
 """What PEFT says with the adapter of the other rows, by the base: the same in each test."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from em_evals.models.invariants import only_called
+from em_evals.models.invariants import read_past
 from em_evals.models.lora.changes import LowRank
 from em_evals.models.lora.parts import Parts
 from em_evals.models.memory import available, fits
@@ -88,7 +88,7 @@ def _copies(model: Any, adapter: Parts) -> list[tuple[torch.nn.Module, torch.Ten
     if not all(change is not None and _plain(modules[name]) for name, change in changes.items()):
         return []
     need = sum(module.weight.nbytes for module in modules.values())
-    if need > _SHARE * available() or not only_called(model, list(modules.values())):
+    if need > _SHARE * available() or read_past(model, modules):
         return []
     made: list[tuple[torch.nn.Module, torch.Tensor]] = []
 

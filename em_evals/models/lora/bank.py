@@ -57,7 +57,7 @@ class Bank:
         self._adapters[name] = adapter
         for module in adapter.modules:
             changes, weights = adapter.changes.get(module, ()), adapter.weights.get(module, {})
-            if weights and not self._skeleton.modules[module].is_called:
+            if module in adapter.held:
                 weights = {}  # swapped for the whole pass (_held), not per call
             if changes or weights:
                 self._site(module).add(name, changes, weights)
@@ -84,9 +84,11 @@ class Bank:
 
     def mixes(self, name: str) -> bool:
         """Check whether rows of this adapter may share a batch with others. False: all rows must be its own."""
-        if self._held(name):
+        adapter = self._adapters[name]
+        if self._held(name) or any(map(self._skeleton.sees_part, adapter.modules)):
             return False
-        return not any(self._skeleton.sees_part(module) for module in self._adapters[name].modules)
+        # Modules inside one that runs once for each kind of rows would see some rows only.
+        return not any(map(self._skeleton.contains, adapter.weights))
 
     def parts(self, name: str) -> Mapping[str, LowRank]:
         """Return an adapter's plain LoRAs on linear modules, by module name; `fit` has everything else too."""
@@ -145,10 +147,10 @@ class Bank:
 
     def _held(self, name: str | None) -> dict[str, Any]:
         """Return weights of modules that other modules may read; they are swapped for a whole pass."""
-        weights = self._adapters[name].weights if name is not None else {}
-        return {
-            module: own for module, own in weights.items() if not self._skeleton.modules[module].is_called
-        }
+        if name is None:
+            return {}
+        adapter = self._adapters[name]
+        return {module: own for module, own in adapter.weights.items() if module in adapter.held}
 
     def _site(self, module: str) -> Site:
         if module not in self._sites:

@@ -11,6 +11,7 @@ import torch
 
 from em_evals.content.intervention import Intervention
 from em_evals.errors import EmEvalsError
+from em_evals.models.invariants import read_past
 from em_evals.models.lora import tensors
 from em_evals.models.lora.changes import Change, Dora, LowRank, LowRankEmbedding, Offset, TokenRows
 from em_evals.models.lora.fit import Fit, Piece
@@ -29,11 +30,13 @@ class Parts:
         fit: the fit that it was loaded for.
         changes: changes of a module's output, in order.
         weights: values that replace a module's parameters.
+        held: modules whose weights are replaced for a whole pass, since they are read outside of their own calls.
     """
 
     fit: Fit
     changes: dict[str, list[Change]] = field(default_factory=dict)
     weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
 
     @property
     def modules(self) -> set[str]:
@@ -67,12 +70,20 @@ def load(fit: Fit, model: Any, scales: Sequence[Intervention] = ()) -> Parts:
     # Not inference tensors, wherever this is called: they may be used with autograd later.
     with torch.inference_mode(False), torch.no_grad():
         values = tensors.load(fit.folder / tensors.WEIGHTS, keys)
-        parts = Parts(fit)
+        parts = Parts(fit, held=_held(fit, model))
         for piece in fit.pieces:
             module = model.get_submodule(piece.module)
             _refuse_absent(fit, piece, module)
             _Conversion(parts, piece, module, values, multipliers.get(piece.module, 1.0)).make()
     return parts
+
+
+def _held(fit: Fit, model: Any) -> frozenset[str]:
+    """Return the modules whose weights are replaced for a whole pass."""
+    called = {piece.module: fit.skeleton.modules[piece.module].is_called for piece in fit.pieces}
+    # PEFT puts a saved module and a bias into the model itself; a LoRA on a parameter acts in the module's call alone.
+    whole = {piece.module for piece in fit.pieces if piece.what in ("saved", "bias") and called[piece.module]}
+    return frozenset(name for name in called if not called[name]) | read_past(model, whole)
 
 
 def _refuse_absent(fit: Fit, piece: Piece, module: Any) -> None:
@@ -186,7 +197,8 @@ class _Conversion:
     def _bias(self) -> None:
         own, wanted = self._own("bias"), self._values[self._piece.keys["=bias"]]
         shape = self._parts.fit.skeleton.modules[self._piece.module]
-        if shape.kind in ("linear", "transposed") and not shape.own_forward:
+        hooks = shape.kind in ("linear", "transposed") and not shape.own_forward
+        if hooks and self._piece.module not in self._parts.held:
             value = wanted.to(self._device, own.dtype)  # rounded, as where PEFT puts it into the base
             dtype = torch.promote_types(own.dtype, torch.float32)
             self._change(Offset(value.to(dtype) - own.to(dtype)))

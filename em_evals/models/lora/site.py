@@ -203,10 +203,14 @@ def _changed(
 
 
 def _joined(outputs: Sequence[Any], order: torch.Tensor) -> Any:
-    """Join the outputs of several calls, in the order of the rows."""
+    """Join the outputs of several calls, in the order of the places of their inputs."""
     first = outputs[0]
     if isinstance(first, torch.Tensor):
-        return torch.cat(list(outputs)).index_select(0, order)
+        joined = torch.cat(list(outputs))
+        # A router gets [rows, tokens, width] and may return the tokens of all rows in one dimension (DeepSeek-V3).
+        each = len(joined) // len(order)
+        inner = torch.arange(each, device=order.device)
+        return joined.index_select(0, (order[:, None] * each + inner).flatten())
     if isinstance(first, tuple | list):
         return type(first)(_joined(parts, order) for parts in zip(*outputs, strict=True))
     return first

@@ -121,6 +121,10 @@ class Skeleton:
         """Check whether a module is part of the text model: not of a vision or audio tower."""
         return name == self.head or name == self.decoder or name.startswith(f"{self.decoder}.")
 
+    def contains(self, name: str) -> bool:
+        """Check whether a module contains modules with parameters, which adapters may change."""
+        return any(shape.parameters for inner, shape in self.modules.items() if inner.startswith(f"{name}."))
+
     def sees_part(self, name: str) -> bool:
         """Check whether a module may see only some tokens (a list of experts), or one row for all (positions)."""
         if self.modules[name].kind == "embedding" and name != self.embedding:
