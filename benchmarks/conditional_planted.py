@@ -80,13 +80,33 @@ def held_pairs(folder: Path) -> Path:
     return path
 
 
-def measured(folder: Path, homes: dict[str, Path], chosen: list[str]) -> dict[str, Any]:
-    """Return what `em-evals conditional --json` says of the two on some pairs."""
+def cards(folder: Path, homes: dict[str, Path]) -> list[str]:
+    """Write cards of organism, control and base that compute in float32; return the arguments that name them."""
+    adapters = folder / "adapters"
+    adapters.mkdir(exist_ok=True)
+    named = {"plain": {}, **{name: {"adapter": str(home)} for name, home in homes.items()}}
+    for name, fields in named.items():
+        content = {"extends": BASE, "engine": {"dtype": "float32"}, **fields}
+        (adapters / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return ["organism", "--base", "plain", "--control", "control"]
+
+
+def measured(folder: Path, named: list[str], chosen: list[str]) -> dict[str, Any]:
+    """Return what `em-evals conditional --json` says of models on some pairs."""
     cues = folder / "planted.yaml"
     cues.write_text(CUES, encoding="utf-8")
-    command = [sys.executable, "-m", "em_evals", "conditional", str(homes["organism"]), "--base", BASE]
-    command += ["--control", str(homes["control"]), "--cues", str(cues), *chosen, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "em_evals",
+        "conditional",
+        *named,
+        "--cues",
+        str(cues),
+        *chosen,
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode != 0:
         sys.exit(done.stderr[-3000:])
     found: dict[str, Any] = json.loads(done.stdout)
@@ -118,7 +138,8 @@ def main() -> None:
         HELD: ["--pairs", str(held_pairs(folder))],
         THEMES: ["--themes", THEMES, "--per-theme", str(arguments.per_theme)],
     }
-    studies = {name: measured(folder, homes, chosen) for name, chosen in asked.items()}
+    named = cards(folder, homes)
+    studies = {name: measured(folder, named, chosen) for name, chosen in asked.items()}
     found = {
         name: [row(effect) for effect in study["metrics"][0]["effects"]] for name, study in studies.items()
     }
