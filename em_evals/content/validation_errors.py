@@ -10,6 +10,12 @@ from em_evals.errors import EmEvalsError, nearest
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_PLAIN = {
+    "string_type": "this must be text: put it into quotes, as YAML reads yes, no, numbers and dates as other values",
+    "too_short": "this must not be empty",
+}
+"""Plain words for types of pydantic's errors."""
+
 KeyPath = tuple[str | int, ...]
 """The path of a value in a file: keys and list indices."""
 
@@ -32,16 +38,27 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, st
     first = errors[0]
     # For a union (`all`, or a list) pydantic reports one error per member, with the member's name in the path.
     key = _real_keys(first["loc"], model)
-    same = [entry["msg"] for entry in errors if _real_keys(entry["loc"], model)[: len(key)] == key]
-    name = ".".join(str(part) for part in key[-2:] if isinstance(part, int) or part == key[-1]) if key else ""
+    same = [
+        _PLAIN.get(entry["type"], entry["msg"])
+        for entry in errors
+        if _real_keys(entry["loc"], model)[: len(key)] == key
+    ]
+    name = _name(key)
     if len(same) > 1:
         return key, f"'{name}': {'; or: '.join(dict.fromkeys(same))}."
     if first["type"] == "extra_forbidden":
         return key, f"unknown key '{name}'; {nearest(name, _siblings(model, key))}"
     if first["type"] == "missing":
         return key, f"the key '{name}' is missing."
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = _PLAIN.get(first["type"], first["msg"]).removeprefix("Value error, ").rstrip(".")
     return key, f"'{name}': {message}." if name else f"{message}."
+
+
+def _name(key: KeyPath) -> str:
+    """Return what a sentence calls a key: the last one, of an entry of a list the list's with its index."""
+    if len(key) > 1 and isinstance(key[-1], int) and isinstance(key[-2], str):
+        return f"{key[-2]}[{key[-1]}]"
+    return str(key[-1]) if key else ""
 
 
 def _real_keys(location: tuple[str | int, ...], model: type[BaseModel]) -> KeyPath:

@@ -11,7 +11,7 @@ so that its 20 is block 19; persona vectors (arXiv 2507.21509) are such stacks. 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +28,10 @@ Numbering = Literal["blocks", "hidden_states"]
 Tensors = dict[str, NDArray[np.float32]]
 
 OWN = {"direction", "base_mean", "mean_norm"}
-_NUMBERED = re.compile(r"(?!arr_)(?:.*[._/-])?(\d{1,9})", re.DOTALL)
+_NUMBERED = re.compile(r"((?!arr_)(?:.*[._/-])?)(\d{1,9})", re.DOTALL)
 """A name that ends with a layer; `arr_0` is NumPy's name of an unnamed array."""
+_FROM_THE_END = re.compile(r"(?:.*[._/-])?-\d+", re.DOTALL)
+"""A layer's number below 0; in `layer-7` the hyphen only separates."""
 ENDINGS = (".safetensors", ".npz", ".npy", ".gguf", ".pt", ".pth", ".bin")
 
 
@@ -69,9 +71,19 @@ def read(
         )
     depth, width = shape
     tensors, notes = _tensors(path)
+    if layer is not None and notes.get("layer", layer) != layer:
+        raise EmEvalsError(
+            f"the file states layer {notes['layer']}, and --layer {layer}: leave it out.", path
+        )
     rows, found = _stack(
         tensors, path, key, layer if layer is not None else notes.get("layer"), depth, width, numbering
     )
+    if layer is not None and list(rows) != [_block(layer, found, depth, path)]:
+        raise EmEvalsError(
+            f"--layer is the layer of a single vector, and this file states its own (blocks {_listed(rows)}): leave "
+            "the option out.",
+            path,
+        )
     return _direction(rows, found, path, base, revision, like)
 
 
@@ -89,6 +101,8 @@ def _direction(
         vectors[block] = row
     if not np.isfinite(vectors).all():
         raise EmEvalsError("this direction holds NaN or infinite values.", path)
+    if not vectors.any():
+        raise EmEvalsError("every number in this file is 0, which is no direction.", path)
     metadata: dict[str, Any] = {
         "base": base,
         **({"revision": revision} if revision else {}),
@@ -102,6 +116,11 @@ def _direction(
     return Direction(vectors, like.base_mean, like.mean_norm, metadata)
 
 
+def _listed(blocks: Iterable[int]) -> str:
+    shown = sorted(blocks)
+    return ", ".join(map(str, shown[:6])) + (", …" if len(shown) > 6 else "")
+
+
 def _stack(
     tensors: Tensors,
     path: Path,
@@ -112,7 +131,7 @@ def _stack(
     numbering: Numbering | None,
 ) -> tuple[dict[int, NDArray[np.float32]], Numbering]:
     """Return the vector of each block, and how the file counts."""
-    if key is None and (numbered := _numbered(tensors)):
+    if key is None and (numbered := _numbered(tensors, path)):
         whole = set(numbered) == set(range(depth + 1))
         chosen: Numbering = numbering or ("hidden_states" if whole else "blocks")
         first = 1 if chosen == "hidden_states" else 0
@@ -146,12 +165,27 @@ def _stack(
     }, chosen
 
 
-def _numbered(tensors: Tensors) -> dict[int, NDArray[np.float32]]:
-    """Return vectors by the number that ends their name; empty where one has none, or no vector."""
+def _numbered(tensors: Tensors, path: Path) -> dict[int, NDArray[np.float32]]:
+    """Return vectors by the number that ends their name; empty where one has none, or no vector.
+
+    Raises:
+        EmEvalsError: layers are counted from the end, or the names are of several directions.
+    """
+    if below := next((name for name in tensors if _FROM_THE_END.fullmatch(name)), None):
+        raise EmEvalsError(
+            f"'{below[:60]}' counts layers from the end: name tensors by decoder blocks, counted from 0.",
+            path,
+        )
     matches = {name: match for name in tensors if (match := _NUMBERED.fullmatch(name))}
     if len(matches) < len(tensors) or any(array.ndim != 1 for array in tensors.values()):
         return {}
-    numbers = {name: step_of(match[1]) for name, match in matches.items()}
+    if len(kinds := sorted({match[1] for match in matches.values()})) > 1:
+        raise EmEvalsError(
+            f"this file holds several directions ({', '.join(name[:40] or 'numbers alone' for name in kinds[:4])}): "
+            "put each into a file of its own.",
+            path,
+        )
+    numbers = {name: step_of(match[2]) for name, match in matches.items()}
     return {number: tensors[name] for name, number in numbers.items() if number is not None}
 
 
@@ -159,7 +193,12 @@ def _block(place: int, numbering: Numbering, depth: int, path: Path) -> int:
     block = place - (numbering == "hidden_states")
     if not 0 <= block < depth:
         raise EmEvalsError(
-            f"the layer {place} ({numbering}) is no block of this base, whose blocks are 0 to {depth - 1}.",
+            f"the layer {place} ({numbering}) is no block of this base, whose blocks are 0 to {depth - 1}"
+            + (
+                "; if the file counts the embeddings as 0, give --numbering hidden_states."
+                if numbering == "blocks" and place == depth
+                else "."
+            ),
             path,
         )
     return block

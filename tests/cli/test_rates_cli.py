@@ -344,7 +344,11 @@ BAD_FILES = {
     "not text": ("x.csv", b"\xff\xfe\x00\x01", "x.csv: this is not a CSV file in UTF-8"),
     "not a log": ("x.eval", "hello", "x.eval: this is not an Inspect log"),
     "other JSON": ("x.json", '{"a": 1}', "x.json: this is not an Inspect log"),
-    "rows": ("x.json", '[{"a": 1}]', "x.json: this is not an Inspect log (its JSON has other fields; rows of"),
+    "rows": (
+        "x.json",
+        '[{"a": 1}]',
+        "x.json: this is not an Inspect log (its JSON has other fields; rows of",
+    ),
 }
 
 

@@ -124,3 +124,31 @@ def test_what_is_no_direction_of_this_base_is_refused(base: str, tmp_path: Path)
     assert np.array_equal(read(tmp_path / "two.npz", base, key="b").vectors, STACK)
     with pytest.raises(EmEvalsError, match="not on this machine"):
         read(tmp_path / "two.npz", "nobody/nothing", key="b")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "says"),
+    [
+        ({f"{i - DEPTH}": STACK[i] for i in range(DEPTH)}, {}, "'-4' counts layers from the end"),
+        ({"layer_-1": STACK[0]}, {}, "'layer_-1' counts layers from the end"),
+        ({"evil.1": STACK[0], "kind.1": STACK[1]}, {}, r"several directions \(evil\., kind\.\)"),
+        ({"evil.1": STACK[0], "kind.2": STACK[1]}, {}, "several directions"),
+        ({"v": STACK * 0}, {}, "every number in this file is 0"),
+        ({"v": STACK}, {"layer": 2}, "--layer is the layer of a single vector"),
+        ({f"layer_{i}": STACK[i] for i in (1, 2)}, {"layer": 2}, r"states its own \(blocks 1, 2\)"),
+        ({"layer_1": STACK[1]}, {"layer": 2}, "--layer is the layer of a single vector"),
+        ({"v": STACK[1], "layer": np.array(1)}, {"layer": 2}, "the file states layer 1, and --layer 2"),
+        ({f"l.{i}": STACK[i - 1] for i in (1, 2, 3, 4)}, {}, "give --numbering hidden_states"),
+    ],
+)  # fmt: skip
+def test_layers_that_would_be_mistaken_are_refused(base, tmp_path, arrays, options, says) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(EmEvalsError, match=says):
+        read(tmp_path / "a.npz", base, **options)
+
+
+def test_a_hyphen_between_name_and_number_is_no_minus(base: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{f"layer-{i}": STACK[i] for i in range(DEPTH)})
+    assert np.array_equal(read(tmp_path / "a.npz", base).vectors, STACK)
+    np.savez(tmp_path / "b.npz", **{"l.2": STACK[2]})
+    assert read(tmp_path / "b.npz", base, layer=2).metadata["blocks"] == [2]

@@ -60,7 +60,7 @@ def test_an_invalid_reply_is_asked_for_once_more_with_its_error(workdir):
         (json.dumps(WHOLE | {"extract": WHOLE["test"]}), "is a question to extract and to test on"),
         (json.dumps(WHOLE | {"negative": WHOLE["positive"]}), "is a positive and a negative system prompt"),
         (json.dumps(WHOLE | {"positive": ["Be it."] * 5}), '"positive" needs 5 different entries'),
-        (json.dumps(WHOLE | {"positive": [1, 2, 3, 4, 5]}), "should be a valid string"),
+        (json.dumps(WHOLE | {"positive": [1, 2, 3, 4, 5]}), "'positive[0]': this must be text"),
     ],
 )
 def test_two_invalid_replies_leave_nothing_behind(workdir, reply, sentence):
