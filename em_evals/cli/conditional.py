@@ -141,26 +141,17 @@ def _show(found: Conditional, one: ConditionalMetric) -> None:
 
 def _table(paths: Sequence[str], seed: int | None, resamples: int, as_json: bool) -> None:
     """Report a table of differences in differences: a row a prompt, a column a training seed, in fractions."""
-    import pandas as pd
-
+    from em_evals.results import interaction_table
     from em_evals.stats.interaction import interaction, percentile
 
     if len(paths) > 1:
         raise EmEvalsError("give one table of prompts by seeds.")
-    try:
-        frame = pd.read_csv(paths[0])
-    except (OSError, ValueError) as error:
-        raise EmEvalsError(f"this is not a CSV of prompts by seeds ({str(error)[:100]}).", paths[0]) from None
-    numbers = frame.select_dtypes("number")
-    if numbers.empty or numbers.isna().any().any():
-        raise EmEvalsError(
-            "a row a prompt and a column of numbers a seed are needed, without empty cells.", paths[0]
-        )
-    values = numbers.to_numpy(dtype=float)
+    table = interaction_table.read(Path(paths[0]))
+    values = table.values
     found = interaction(values)
     result: dict[str, Any] = {
         "estimate": found.estimate,
-        "by_seed": dict(zip(numbers.columns, found.by_seed, strict=True)),
+        "by_seed": dict(zip(table.seeds, found.by_seed, strict=True)),
         "prompts": found.prompts,
         "interval": found.interval(),
         "degrees_of_freedom": found.freedom,

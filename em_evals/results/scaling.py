@@ -88,6 +88,8 @@ def read_bases(path: Path) -> dict[str, Base]:
         row = _renamed(raw)
         _check(row, ("base", "family"), path, line)
         name, parameters = row["base"], _number(row, "parameters", path, line)
+        if name in found:
+            raise EmEvalsError(f"the base {name} has a second row: delete one.", path, line)
         active = _number(row, "active_parameters", path, line)
         found[name] = Base(
             name,
@@ -141,7 +143,7 @@ def read(
         sources[row.get("source", "") or path.name] = None
     reasons = tuple(f"{count} of {rows} rows left out: {reason}" for reason, count in left.items())
     if not cells:
-        raise EmEvalsError("no row can be compared. " + ". ".join(reasons) + ".", path)
+        raise EmEvalsError(" ".join(["no row can be compared.", *(f"{reason}." for reason in reasons)]), path)
     return Table(tuple(cells), rows, tuple(sources), reasons)
 
 

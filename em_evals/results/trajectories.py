@@ -157,6 +157,8 @@ def locate(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix == ".jsonl" or path.is_dir():
         return path / "training.jsonl" if path.is_dir() else path
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        raise EmEvalsError("this is no training's journal (training.jsonl).", path)
     card, place = read_card(name)
     folder = adapter_folders.find(card.adapter, place)
     if folder is None or not Path(folder).is_dir():
