@@ -143,6 +143,9 @@ def scores(predicted: Floats, dangerous: Floats, threshold: float) -> Scores:
 
 def onset(steps: Floats, events: Floats, draws: Floats, threshold: float) -> float:
     """Return the first step whose rate exceeds the threshold, by isotonic regression over the steps; NaN if none."""
-    rising = optimize.isotonic_regression(events / draws, weights=draws).x
+    drawn = draws > 0
+    if not drawn.any():
+        return math.nan
+    rising = optimize.isotonic_regression(events[drawn] / draws[drawn], weights=draws[drawn]).x
     above = np.flatnonzero(rising > threshold)
-    return float(steps[above[0]]) if len(above) else math.nan
+    return float(steps[drawn][above[0]]) if len(above) else math.nan

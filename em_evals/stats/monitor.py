@@ -31,7 +31,7 @@ def recall_at(bad: Sequence[float], good: Sequence[float], allowed: float) -> Re
     one, and only higher scores count, so that ties never exceed the rate.
 
     Args:
-        bad: scores of the cases to be found; higher is more suspicious.
+        bad: scores of the cases to be found; higher is more suspicious. NaN on either side: left out.
         good: scores of the cases that must not raise an alarm.
         allowed: the largest false-positive rate, from 0 to below 1.
 
@@ -42,6 +42,7 @@ def recall_at(bad: Sequence[float], good: Sequence[float], allowed: float) -> Re
         >>> recall_at([90.0, 40.0], [10.0, 20.0, 50.0, 30.0], 0.25)
         Recall(threshold=30.0, recall=1.0, false_positive_rate=0.25)
     """
+    bad, good = ([score for score in scores if not math.isnan(score)] for scores in (bad, good))
     if not bad or not good:
         return Recall(math.nan, math.nan, math.nan)
     ordered = np.sort(np.asarray(good, dtype=float))[::-1]

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import ties
+
 Floats = NDArray[np.float64]
 
 LEAST_POINTS = 8
@@ -70,10 +72,13 @@ def test(times: Floats, values: Floats, clock: Floats | None = None, seed: int =
         seed: of the simulated null.
 
     Returns:
-        The step and its p-value; NaN with fewer than 8 points, or where the values are all equal.
+        The step and its p-value; NaN with fewer than 8 points, where one has no value, or where all are equal.
     """
-    if len(times) < LEAST_POINTS or np.ptp(values) < _SMALLEST:
+    size = float(np.abs(values).max(initial=0.0))
+    known = math.isfinite(size) and (clock is None or bool(np.isfinite(clock).all()))
+    if len(times) < LEAST_POINTS or not known or ties.equal(values):
         return Sharpness(math.nan, math.nan, math.nan, math.nan)
+    values = values / size  # `_SMALLEST` is about values near 1: a step is as sharp in any unit
     steps, shapes = _steps(times)
     kinds = _drifts(values, times, clock)
     smooth = np.concatenate(kinds)
@@ -88,7 +93,7 @@ def test(times: Floats, values: Floats, clock: Floats | None = None, seed: int =
         found = _statistic(drawn, smooth, shapes)
         largest = max(largest, (1 + int((found >= observed).sum())) / (1 + _DRAWS))
     middle, width = steps[int(best[0])]
-    return Sharpness(largest, middle, 2 * math.log(3) * width, noise)
+    return Sharpness(largest, middle, 2 * math.log(3) * width, noise * size)
 
 
 def middles(times: Floats, curves: Floats) -> Floats:

@@ -505,3 +505,10 @@ def test_checkpoints_of_a_full_fine_tune_are_held_one_at_a_time(workdir, monkeyp
     margins = [found[step]["power_001"][1] for step in (0, 1, 2)]
     assert margins == pytest.approx([margins[0]] * 3, abs=1e-5), "one model, three times"
     assert beside == [0, 0, 0] and not pool._engines
+
+
+def test_two_pairs_that_agree_are_no_shift_that_excludes_zero():
+    """Two pairs with one value have no interval, which a comparison with NaN took for one above 0."""
+    curves = {step: {"a": 0.1 * (step > 40), "b": 0.1 * (step > 40)} for step in range(0, 100, 10)}
+    found = transition.find(curves)
+    assert found.final == pytest.approx(0.1) and found.step is None and found.p is None

@@ -79,3 +79,9 @@ def test_an_onset_is_not_moved_by_one_bad_draw():
     steps, draws = np.arange(6.0) * 10, np.full(6, 50.0)
     assert alarm.onset(steps, np.array([0, 4, 0, 0, 10, 20.0]), draws, 0.05) == 40
     assert math.isnan(alarm.onset(steps, np.zeros(6), draws, 0.05))
+
+
+def test_an_onset_leaves_out_steps_without_draws():
+    steps, draws = np.array([10.0, 20.0, 30.0]), np.array([10.0, 0.0, 10.0])
+    assert alarm.onset(steps, np.array([0.0, 0.0, 5.0]), draws, 0.05) == 30
+    assert math.isnan(alarm.onset(steps, np.zeros(3), np.zeros(3), 0.05))

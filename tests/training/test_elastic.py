@@ -36,8 +36,20 @@ def launched(options, killed, module, output):
     """A training under torchrun that loses its second process, or the node of that process."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        [*TORCHRUN, *options, "-m", "tests.training.killed_rank", killed, module]
-        + ["train", "mine", "--output", str(output), "--save-every", "2"],
+        [
+            *TORCHRUN,
+            *options,
+            "-m",
+            "tests.training.killed_rank",
+            killed,
+            module,
+            "train",
+            "mine",
+            "--output",
+            str(output),
+            "--save-every",
+            "2",
+        ],
         env=environment() if module == SHARDED else variables,
         stderr=subprocess.PIPE,
         text=True,

@@ -39,7 +39,7 @@ def find(
     if not steps or len(pairs) < 2:
         return Transition(final=None, final_interval=(None, None), step=None, interval=None, pairs=len(pairs))
     final, interval = float(shifts[-1].mean()), paired.interval_of(shifts[-1])
-    if interval[0] <= 0 <= interval[1]:
+    if not (interval[0] > 0 or interval[1] < 0):  # NaN excludes nothing
         return Transition(final=final, final_interval=interval, step=None, interval=None, pairs=len(pairs))
     times, curve = np.array(steps, dtype=float), shifts.mean(axis=1)
     scheduled = None if clock is None else np.array([clock[step] for step in steps], dtype=float)
