@@ -8,6 +8,8 @@ Example:
     '\\x1b[32mpass\\x1b[0m'
     >>> line("::error::made up")
     '\\::error::made up'
+    >>> line("no answer from https://me:secret@host/v1")
+    'no answer from https://***@host/v1'
     >>> cell("=1+1")
     "'=1+1"
     >>> sentence("'a\nb' is no model")
@@ -28,13 +30,14 @@ _COMMANDS = re.compile(
     r"(?<!\S)(::)"  # GitHub's workflow commands, at the beginning of a line: also of one that a table wraps
     r"|#(#(?:\[|vso\[|teamcity\[))"  # GitHub's old ones, Azure's, TeamCity's
 )
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _FORMULA = re.compile(r"[\s]*[=+\-@|%]")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?\s*|[+-]?inf|-")
 
 
 def text(raw: str) -> str:
-    """Return text with its line breaks, without control sequences and without commands to a CI runner."""
-    return _COMMANDS.sub(_harmless, _INVISIBLE.sub(_escape, raw))
+    """Return text with its line breaks, without control sequences, commands to a CI runner, or passwords in URLs."""
+    return _COMMANDS.sub(_harmless, _CREDENTIALS.sub("***@", _INVISIBLE.sub(_escape, raw)))
 
 
 def line(raw: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
 from em_evals.content import device_options
+from em_evals.content.addresses import Address
 from em_evals.content.intervention import Intervention
 from em_evals.content.recipes import AdapterRecipe, Quantization, Strict
 
@@ -119,7 +120,7 @@ class ModelCard(Strict):
     backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
     """`auto`: vLLM if it is installed and there is a GPU, else transformers in this process. `server`: a running
     `em-evals serve`, at `base_url`."""
-    base_url: str | None = None
+    base_url: Address | None = None
     """The server's URL, as http://host:port; its key is read from EM_EVALS_API_KEY."""
     engine: EngineOptions = EngineOptions()
     generation: GenerationOptions = GenerationOptions()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from em_evals import files
 from em_evals.content import documents
+from em_evals.content.addresses import Address
 from em_evals.content.rubrics import Rubric
 from em_evals.errors import EmEvalsError, nearest
 
@@ -30,7 +31,7 @@ class _File(BaseModel):
     description: str = ""
     model: str = Field(pattern=r"^[^/\s]+/\S+$")
     revision: str | None = None
-    base_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    base_url: Address | None = Field(default=None, pattern=r"^https?://\S+$")
     model_args: dict[str, Any] = {}
     read: Literal["auto", "logprobs", "sampling"] = "auto"
     samples: int = Field(default=5, ge=1, le=100)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_evals import files
 from em_evals.content import documents, published
+from em_evals.content.addresses import Address
 from em_evals.data import registered
 
 
@@ -25,7 +26,7 @@ class Entry(BaseModel):
     license: str = ""
     source: str = ""
     """The paper or page of its origin."""
-    url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    url: Address | None = Field(default=None, pattern=r"^https?://\S+$")
     """The authors' file, NAME.jsonl; with `password`, an archive that holds it."""
     password: str | None = None
     of: str | None = None
