@@ -11,6 +11,7 @@ so that its 20 is block 19; persona vectors (arXiv 2507.21509) are such stacks. 
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from em_evals.content import directions
 from em_evals.content.base_shape import shape_of
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError, nearest
+from em_evals.interp import gguf_file
 from em_evals.parsing import step_of
 
 Numbering = Literal["blocks", "hidden_states"]
@@ -32,6 +34,8 @@ _NUMBERED = re.compile(r"((?!arr_)(?:.*[._/-])?)(\d{1,9})", re.DOTALL)
 """A name that ends with a layer; `arr_0` is NumPy's name of an unnamed array."""
 _FROM_THE_END = re.compile(r"(?:.*[._/-])?-\d+", re.DOTALL)
 """A layer's number below 0; in `layer-7` the hyphen only separates."""
+MOST = 2**28
+"""Numbers of a file: a thousand times a direction of 128 layers of width 2,048. A short archive can unpack to more."""
 ENDINGS = (".safetensors", ".npz", ".npy", ".gguf", ".pt", ".pth", ".bin")
 
 
@@ -242,6 +246,7 @@ def _tensors(path: Path) -> tuple[Tensors, dict[str, int]]:
             f"directions are imported from {', '.join(ENDINGS)}, not from {path.suffix}.", path
         )
     try:
+        _require_small(path)
         found, notes = readers[path.suffix](path)
     except EmEvalsError:
         raise
@@ -263,6 +268,21 @@ def _names(path: Path) -> set[str]:
             return set(file.keys())
     except (SafetensorError, OSError):
         return set()
+
+
+def _require_small(path: Path) -> None:
+    """Refuse an archive that unpacks to more than any direction holds."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            _require_few(sum(entry.file_size for entry in archive.infolist()) // 4, path)
+
+
+def _require_few(numbers: int, path: Path) -> None:
+    if numbers > MOST:
+        raise EmEvalsError(
+            f"this file unpacks to {numbers:,} numbers, which is no direction; at most {MOST:,} are read.",
+            path,
+        )
 
 
 def _safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
@@ -294,10 +314,7 @@ def _numbers(array: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _gguf(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
-    from gguf import GGUFReader
-
-    found = {t.name: np.array(t.data) for t in GGUFReader(path).tensors if t.name.startswith("direction.")}
-    return {name: _numbers(array, path) for name, array in found.items()}, {}
+    return gguf_file.tensors(path, "direction."), {}
 
 
 def _torch(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
@@ -314,10 +331,15 @@ def _torch(path: Path) -> tuple[Mapping[str, Any], dict[str, int]]:
             "`torch.save(vector, FILE)`.",
             path,
         ) from None
+    named: dict[str, Any] = {}
     if isinstance(loaded, torch.Tensor):
-        return {"vector": loaded.to(torch.float32).numpy()}, {}
-    if isinstance(loaded, list | tuple) and all(isinstance(one, torch.Tensor) for one in loaded):
-        return {str(place): one.to(torch.float32).numpy() for place, one in enumerate(loaded)}, {}
-    if isinstance(loaded, dict) and all(isinstance(one, torch.Tensor) for one in loaded.values()):
-        return {str(name): one.to(torch.float32).numpy() for name, one in loaded.items()}, {}
-    raise EmEvalsError("this file holds no tensor, list of tensors or state of plain tensors.", path)
+        named = {"vector": loaded}
+    elif isinstance(loaded, list | tuple):
+        named = {str(place): one for place, one in enumerate(loaded)}
+    elif isinstance(loaded, dict):
+        named = {str(name): one for name, one in loaded.items()}
+    if not named or not all(isinstance(one, torch.Tensor) for one in named.values()):
+        raise EmEvalsError("this file holds no tensor, list of tensors or state of plain tensors.", path)
+    # A tensor may repeat one number of its storage along all of its dimensions.
+    _require_few(sum(one.numel() for one in named.values()), path)
+    return {name: one.to(torch.float32).numpy() for name, one in named.items()}, {}

@@ -11,6 +11,7 @@ import pytest
 from em_evals.content import direction_exports, directions
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
+from em_evals.interp import foreign_directions
 from em_evals.interp.foreign_directions import read
 from tests.command import em_evals
 
@@ -152,3 +153,16 @@ def test_a_hyphen_between_name_and_number_is_no_minus(base: str, tmp_path: Path)
     assert np.array_equal(read(tmp_path / "a.npz", base).vectors, STACK)
     np.savez(tmp_path / "b.npz", **{"l.2": STACK[2]})
     assert read(tmp_path / "b.npz", base, layer=2).metadata["blocks"] == [2]
+
+
+@pytest.mark.parametrize("ending", [".pt", ".npz"])
+def test_a_short_file_that_becomes_gigabytes_is_refused(ending, base, tmp_path, monkeypatch):
+    path = tmp_path / f"d{ending}"
+    if ending == ".pt":  # a tensor of a tebibyte that repeats one number
+        torch.save(torch.zeros(1, dtype=torch.float16).expand(2**20, 2**19), path)
+    else:
+        monkeypatch.setattr(foreign_directions, "MOST", 1000)
+        np.savez_compressed(path, a=np.zeros(2000, np.float32))
+    assert path.stat().st_size < 2000
+    with pytest.raises(EmEvalsError, match="which is no direction"):
+        read(path, base)
