@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy as safetensors_numpy
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -154,6 +155,11 @@ def test_an_interrupted_reading_resumes_to_the_same_sums(base, tmp_path, monkeyp
     assert told == [30] and np.array_equal(taken.vectors, again.vectors), (
         "a finished reading is taken as it is"
     )
+    for damage in (state.read_bytes()[:60], b"", safetensors_numpy.save({"vectors": np.ones(1)})):
+        state.write_bytes(damage)
+        told.clear()
+        redone = group_sums(model, read, state=state, advance=told.append)
+        assert told[0] == 0 and np.allclose(redone.vectors, whole.vectors, atol=1e-5), "a damaged one is not"
 
 
 def test_what_was_read_of_one_base_is_not_taken_up_for_another(base, tmp_path, monkeypatch):

@@ -120,6 +120,23 @@ def test_kept_answers_are_not_drawn_again_and_other_models_are(plain, lab, monke
     assert asked[1:] == [12]
 
 
+def test_answers_with_ends_of_lines_and_a_damaged_line_cost_no_other_answer(plain, lab, monkeypatch):
+    path = lab / "odd.jsonl"
+    rows = [
+        (line, [{"role": "user", "content": f"{line}?"}, {"role": "assistant", "content": "So"}])
+        for line in (1, 2, 3)
+    ]
+    odd = "a\u2028b\x85c\ud800"
+    monkeypatch.setattr(Drawn, "_drawn", lambda self, chats: [odd for _ in chats])
+    assert Drawn(plain, path, MOST).of(rows) == [odd] * 3
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join([lines[0][:20], *lines[1:]]))
+    asked = []
+    monkeypatch.setattr(Drawn, "_drawn", lambda self, chats: asked.extend(chats) or [odd for _ in chats])
+    assert Drawn(plain, path, MOST).of(rows) == [odd] * 3
+    assert [chat[0]["content"] for chat in asked] == ["1?"]
+
+
 def test_given_answers_are_the_drawn_ones_in_both_formats(plain, lab):
     direction = directions.read(lab / "some.safetensors")
     drawn = screen(plain, direction, 1, lab / "rows.jsonl", own=Drawn(plain, lab / "d.jsonl", MOST))
