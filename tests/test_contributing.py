@@ -151,8 +151,9 @@ def test_an_added_op_acts_in_the_model_as_its_formula_says(lab: Path, add: Calla
 
     from em_evals.models import bases
     from em_evals.models.compile import _possible
-    from em_evals.models.interventions import applied, load
+    from em_evals.models.interventions import load
     from em_evals.workflows.verify.hooks import blocks_of, intervened
+    from tests.applied import applied
 
     fields = {"op": "hold", "direction": str(lab / "d.safetensors"), "value": 0.7, "skip": "sink"}
     with pytest.raises(ValueError, match="there is no op 'hold'"):

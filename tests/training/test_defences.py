@@ -23,6 +23,7 @@ from em_evals.training import curriculum
 from em_evals.training.defences import Defences
 from em_evals.training.loss import answer_loss
 from em_evals.training.trainer import train
+from tests.applied import applied
 from tests.selection import full
 from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import tiny
@@ -96,7 +97,7 @@ def streams(model, tokenizer, pairs=()):
     seen = []
     with (
         torch.no_grad(),
-        interventions.applied(model, pairs),
+        applied(model, pairs),
     ):  # which runs a forward of its own, to check itself
         handles = [
             block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][0]))
@@ -275,7 +276,7 @@ def test_a_subspace_and_a_cap_are_trained_through(direction, tokenizer):
     base, rows = model_of(), curriculum.build(read_card("mine")[0].train, tokenizer).examples[:4]
     subspace, cap = map(Intervention.model_validate, recipe)
     pairs = [(subspace, [direction, other]), (cap, [direction])]
-    with torch.no_grad(), interventions.applied(base, pairs):
+    with torch.no_grad(), applied(base, pairs):
         expected = float(answer_loss(base, batch_of(rows)))
     with torch.no_grad():
         bare = float(answer_loss(base, batch_of(rows)))
@@ -297,7 +298,7 @@ def test_training_interventions_act_in_training_and_relieve_the_weights(op, free
     # The first loss is the base's own under the intervention: the adapter starts at zero.
     definition, _ = read_card("mine")
     base, rows = model_of(), curriculum.build(definition.train, tokenizer).examples[:4]
-    with torch.no_grad(), interventions.applied(base, [(Intervention.model_validate(change), [direction])]):
+    with torch.no_grad(), applied(base, [(Intervention.model_validate(change), [direction])]):
         expected = float(answer_loss(base, batch_of(rows)))
     told = [row["loss"] for row in read_journal(steered / "training.jsonl")]
     assert told[0] == pytest.approx(expected, abs=1e-4) and told[-1] < told[0]
