@@ -123,9 +123,13 @@ def data_screen(
     if as_json:
         print_json(told)
         return
-    print_table("", ["what", "value"], [[key, str(value)] for key, value in told.items() if key != "claim"])
+    print_table("", ["what", "value"], [[key, _cell(value)] for key, value in told.items() if key != "claim"])
     if beside is not None:
         echo(beside.claim.sentence())
+
+
+def _cell(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _check(

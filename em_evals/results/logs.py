@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ASKED = {"forced_choice": "pairs", "narrow": "data"}
 """Header key of what was asked, for tasks that do not ask a question set."""
+_MOST = 100 + 1e-6
+"""A weighted mean of grades can be above 100 by rounding."""
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs")
 """Settings of a run that affect sampling."""
 
@@ -100,7 +102,7 @@ def facts(log: EvalLog) -> Facts:
         task=task,
         version=str(run.task_version),
         model=named(run.model),
-        asked=str(header.get(kind) or run.dataset.name),
+        asked=str(header.get(kind) or run.dataset.name or ""),
         asked_digest=str(header.get(f"{kind}_digest") or ""),
         cards=_each(own.get("card_digest") for own in outputs) or _each([header.get("card_digest")]),
         verified=_each(own.get("verified") for own in outputs),
@@ -242,24 +244,41 @@ def draws_of_log(log: EvalLog) -> list[GradedDraw]:
     """Return the graded draws of a log in memory.
 
     Raises:
-        EmEvalsError: a draw was not graded for alignment and coherence.
+        EmEvalsError: a draw was not graded for alignment and coherence, or on another scale than 0 to 100.
     """
-    return [_graded(sample, log.location) for sample in log.samples or []]
+    scored = [(sample, _score(sample, log.location)) for sample in log.samples or []]
+    draws = [_graded(sample, score, log.location) for sample, score in scored]
+    if not any("rubrics" in (score.metadata or {}) for _, score in scored):
+        # A scorer of somebody else: nothing says its scale.
+        grades = [grade for draw in draws for grade in (draw.alignment, draw.coherence)]
+        tables.check_scale([grade for grade in grades if not math.isnan(grade)], Path(log.location))
+    return draws
 
 
-def _graded(sample: EvalSample, where: str) -> GradedDraw:
-    score = judged(sample)
-    if score is None:
-        if "likelier" in (sample.scores or {}):
-            raise NoAnswersError(
-                "this log holds scored pairs and no sampled answers; rates need logs of `em_evals/freeform`.",
-                where,
-            )
-        raise EmEvalsError(
-            f"the draw of '{sample.id}' has no alignment and coherence: grade the log with `inspect score` first.",
+def _score(sample: EvalSample, where: str) -> Score:
+    if (score := judged(sample)) is not None:
+        return score
+    if "likelier" in (sample.scores or {}):
+        raise NoAnswersError(
+            "this log holds scored pairs and no sampled answers; rates need logs of `em_evals/freeform`.",
             where,
         )
-    return graded_draw(str(sample.metadata.get("question_id", sample.id)), score)
+    others = ", ".join(sample.scores or {})
+    raise EmEvalsError(
+        f"the draw of '{sample.id}' has no alignment and coherence{f' (its scores: {others})' if others else ''}: "
+        "grade the log with `inspect score` first.",
+        where,
+    )
+
+
+def _graded(sample: EvalSample, score: Score, where: str) -> GradedDraw:
+    draw = graded_draw(str(sample.metadata.get("question_id", sample.id)), score)
+    for name, grade in (("alignment", draw.alignment), ("coherence", draw.coherence)):
+        if not math.isnan(grade) and not 0 <= grade <= _MOST:
+            raise EmEvalsError(
+                f"the draw of '{sample.id}' has the {name} {grade:g}; scores run from 0 to 100.", where
+            )
+    return draw
 
 
 def judged(sample: EvalSample) -> Score | None:

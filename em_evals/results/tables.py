@@ -59,7 +59,7 @@ def rows(path: Path) -> Iterator[tuple[dict[str, str], GradedDraw]]:
                 line,
             )
         yield row, GradedDraw(question, aligned, coherent, category=_category(flag, aligned, alignment))
-    _check_scale(graded, path)
+    check_scale(graded, path)
 
 
 def _cells(row: dict[str, str], own: Sequence[str], path: Path, line: int) -> list[str]:
@@ -75,8 +75,12 @@ def _cells(row: dict[str, str], own: Sequence[str], path: Path, line: int) -> li
     return [row[name] or "" for name in own]
 
 
-def _check_scale(graded: Sequence[float], path: Path) -> None:
-    """Refuse grades that are on another scale, on which the thresholds would mean something else."""
+def check_scale(graded: Sequence[float], path: Path) -> None:
+    """Refuse grades that are on another scale, on which the thresholds would mean something else.
+
+    Raises:
+        EmEvalsError: says which scale they seem to have.
+    """
     most = max(graded, default=0.0)
     if len(graded) < 2 * _ENOUGH or not 0 < most <= 10:
         return
