@@ -98,14 +98,24 @@ def parsed(words: list[str]) -> Any:
     return command.make_context(command.name, [word for word in words if word != "--help"])
 
 
+LAUNCHERS = ("accelerate", "torchrun")
+
+
 def own_commands() -> Iterator[list[str]]:
-    """Every `em-evals …`, also behind `accelerate launch -m em_evals`."""
+    """Every `em-evals …`, also behind `accelerate launch` and `torchrun`."""
     for line in LINES:
         words = line.words
         if words[0] == "em-evals":
             yield words[1:]
-        elif words[:4] == ["accelerate", "launch", "-m", "em_evals"]:
-            yield words[4:]
+        elif words[0] in LAUNCHERS:
+            yield launched(words)
+
+
+def launched(words: list[str]) -> list[str]:
+    """What a launcher starts: the words behind `-m em_evals`."""
+    place = words.index("-m")
+    assert words[place + 1] == "em_evals"
+    return words[place + 2 :]
 
 
 def test_there_is_something_to_check() -> None:
@@ -120,9 +130,8 @@ def test_a_command_line_parses(line: Line) -> None:
     program, *words = line.words
     if program == "em-evals":
         check_fields(parsed(words))
-    elif program == "accelerate":
-        assert words[:3] == ["launch", "-m", "em_evals"]
-        check_fields(parsed(words[3:]))
+    elif program in LAUNCHERS:
+        check_fields(parsed(launched(line.words)))
     elif program == "inspect":
         check_inspect(words)
     elif program == "make":
