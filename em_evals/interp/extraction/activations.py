@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
+from em_evals.interp import kept_tensors
 from em_evals.interp.extraction.prefix_tree import Padded, Position, Text, pack, pad
 from em_evals.models.architecture import decoder, decoder_layers, unwrapped
 from em_evals.models.families import Layout, layout
@@ -183,13 +184,14 @@ class _Sums:
             save_file(tensors, temporary)
 
     def resume(self, state: Path | None) -> int:
-        """Load a saved state; return how many texts it covers."""
-        if state is None or not state.is_file():
+        """Load a saved state; return how many texts it covers: none where it is damaged, or has other shapes."""
+        kept = kept_tensors.load(state, ("vectors", "norms", "done")) if state is not None else None
+        if kept is None or kept["done"].shape != (1,):
             return 0
-        from safetensors.torch import load_file
-
-        kept = load_file(state)
-        self.vectors, self.norms = kept["vectors"].to(self._device), kept["norms"].to(self._device)
+        vectors, norms = torch.from_numpy(kept["vectors"]), torch.from_numpy(kept["norms"])
+        if vectors.shape != self.vectors.shape or norms.shape != self.norms.shape:
+            return 0
+        self.vectors, self.norms = vectors.to(self._device), norms.to(self._device)
         return int(kept["done"][0])
 
 

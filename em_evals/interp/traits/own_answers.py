@@ -59,7 +59,7 @@ class Drawn:
             with self._path.open("a", encoding="utf-8") as file:
                 for (key, _), text in zip(missing, drawn, strict=True):
                     own = {"line": int(key.split()[0]), "key": key, "by": self._by, "answer": text}
-                    file.write(json.dumps(own, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(own) + "\n")  # ASCII: whatever an answer holds, a line is a line
             self._kept |= {key: text for (key, _), text in zip(missing, drawn, strict=True)}
         return [self._kept.pop(key) for key in keys]
 
@@ -90,16 +90,16 @@ class Drawn:
 
 
 def _kept(path: Path, by: str) -> dict[str, str]:
-    """Return the answers that an earlier run of the same model left; a truncated last line is dropped."""
+    """Return the answers that an earlier run of the same model left; damaged lines are dropped."""
     found: dict[str, str] = {}
     if not path.is_file():
         return found
     lines = []
-    for line in files.read_text(path).splitlines():
+    for line in files.read_text(path).split("\n"):  # JSON may hold U+2028 and other ends of lines unescaped
         try:
             row = parsing.json_value(line)
         except EmEvalsError:
-            break
+            continue
         if isinstance(row, dict) and row.get("by") == by and {"key", "answer"} <= row.keys():
             found[str(row["key"])] = str(row["answer"])
             lines.append(line)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals import files
+from em_evals.interp import kept_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,11 @@ class Part:
     lines: NDArray[np.int64]
     tokens: NDArray[np.int64]
     values: NDArray[np.float32]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are values for each line."""
+        return self.values.ndim == 3 and self.lines.shape == self.tokens.shape == self.values.shape[:1]
 
 
 class Parts:
@@ -52,11 +58,12 @@ class Parts:
         """
         if self._folder is None:
             return read()
-        from safetensors.numpy import load_file, save_file
+        from safetensors.numpy import save_file
 
         path = self._folder / f"{files.digest(*self._identity, repr(rows).encode())}.safetensors"
-        if path.is_file():
-            return Part(**load_file(path))
+        kept = kept_tensors.load(path, Part.__dataclass_fields__)
+        if kept is not None and (part := Part(**kept)).is_whole:
+            return part
         found = read()
         with files.atomic(path) as temporary:
             save_file({name: np.ascontiguousarray(value) for name, value in vars(found).items()}, temporary)
