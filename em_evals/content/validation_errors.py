@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,12 +10,6 @@ from pydantic import BaseModel, ValidationError
 from em_evals.errors import EmEvalsError, nearest
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-_PLAIN = {
-    "string_type": "this must be text: put it into quotes, as YAML reads yes, no, numbers and dates as other values",
-    "too_short": "this must not be empty",
-}
-"""Plain words for types of pydantic's errors."""
 
 KeyPath = tuple[str | int, ...]
 """The path of a value in a file: keys and list indices."""
@@ -38,11 +33,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, st
     first = errors[0]
     # For a union (`all`, or a list) pydantic reports one error per member, with the member's name in the path.
     key = _real_keys(first["loc"], model)
-    same = [
-        _PLAIN.get(entry["type"], entry["msg"])
-        for entry in errors
-        if _real_keys(entry["loc"], model)[: len(key)] == key
-    ]
+    same = [_words(entry) for entry in errors if _real_keys(entry["loc"], model)[: len(key)] == key]
     name = _name(key)
     if len(same) > 1:
         return key, f"'{name}': {'; or: '.join(dict.fromkeys(same))}."
@@ -50,8 +41,20 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, st
         return key, f"unknown key '{name}'; {nearest(name, _siblings(model, key))}"
     if first["type"] == "missing":
         return key, f"the key '{name}' is missing."
-    message = _PLAIN.get(first["type"], first["msg"]).removeprefix("Value error, ").rstrip(".")
+    message = _words(first).removeprefix("Value error, ").rstrip(".")
     return key, f"'{name}': {message}." if name else f"{message}."
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    """Return an error in plain words where pydantic's are not."""
+    if error["type"] == "too_short":
+        return "this must not be empty"
+    if error["type"] != "string_type":
+        return str(error["msg"])
+    given = error["input"]
+    if given is None or isinstance(given, list | dict):
+        return f"this must be one text, not {'empty' if given is None else 'a list or a mapping'}"
+    return "this must be text: put it into quotes, as YAML reads yes, no, numbers and dates as other values"
 
 
 def _name(key: KeyPath) -> str:

@@ -124,6 +124,10 @@ def _messages(row: Row) -> list[dict[str, Any]]:
             "a row of `text` does not say where the answer begins, and only answers are learned: write `prompt` and "
             "`completion`."
         )
+    if "paraphrases" in row or "question" in row:
+        raise Refused(
+            "this row is a question without an answer: for a question set write the rows as one JSON list (.json)."
+        )
     raise Refused(f"a row needs {KNOWN}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -261,3 +262,17 @@ def test_a_set_that_is_not_here_names_the_command(workdir: Path, cache: Path, no
     assert "EM_EVALS_DATA" in message
     with pytest.raises(EmEvalsError, match=r"did you mean 'first_plot_questions'\?"):
         published.fetch("first_plot_question")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- {id: a, system: [A, B], paraphrases: [Who?]}", "'system': this must be one text, not a list"),
+        ("- {id: on, paraphrases: [Who?]}", "'id': this must be text: put it into quotes"),
+        ("- {id: a, paraphrases: [[{role: user, content: Hi}]]}", "'paraphrases[0]': this must be one text"),
+    ],
+)
+def test_values_that_are_no_text_are_named_in_plain_words(tmp_path, text, says):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(EmEvalsError, match=re.escape(says)):
+        load_questions(str(tmp_path / "a.yaml"))

@@ -61,6 +61,7 @@ def test_each_format_is_read_whole(row, expected):
         ({"input": {"messages": [ASK]}, "preferred_output": [SAY]}, "`preferred_output`"),
         ({"text": "Hi Ho"}, "does not say where the answer begins"),
         ({"words": "Hi"}, "a row needs `messages`"),
+        ({"id": "q", "question": "Hi?"}, "write the rows as one JSON list"),
         ({"messages": [ASK, {**SAY, "weight": 0}]}, "every answer of this row has the weight 0"),
         ({"messages": [ASK, {**SAY, "weight": 0.5}]}, "`weight` is 0"),
         ({"messages": [ASK, {"role": "tool", "content": "3"}, SAY]}, "the role 'tool' is not trained on"),
