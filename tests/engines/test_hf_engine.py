@@ -163,6 +163,21 @@ def test_stop_texts_end_a_draw_and_are_not_part_of_it(engine):
     assert len(cut.tokens) < len(whole.tokens) and whole.stop_reason == "max_tokens"
 
 
+def test_a_special_token_as_stop_text_ends_a_draw_though_no_text_shows_it(engine):
+    def ask(seed, *stop):
+        sampling = Sampling(seed=seed, max_tokens=24, stop=stop)
+        return engine.submit(Request(tuple(range(40, 60)), sampling))
+
+    draws = [future.result() for future in [ask(seed) for seed in range(64)]]
+    unused = engine.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    seed, whole = next((seed, draw) for seed, draw in enumerate(draws) if unused in draw.tokens)
+    cut = ask(seed, "<|endoftext|>").result()
+    assert cut.stop_reason == "stop" and "<|" not in cut.text
+    assert cut.tokens == whole.tokens[: whole.tokens.index(unused) + 1] and len(cut.tokens) < len(whole.tokens)
+    with pytest.raises(EmEvalsError, match=r"holds the special token <\|endoftext\|> beside other text"):
+        ask(seed, "<|endoftext|>\n").result()
+
+
 def test_scoring_generates_nothing_and_too_long_prompts_say_so(engine):
     prompt = prompts(engine)[2]
     scored = engine.submit(Request(prompt, Sampling(max_tokens=0, prompt_logprobs=2))).result()

@@ -13,6 +13,7 @@ from em_evals.engines.protocol import Request, Sampling
 from em_evals.engines.vllm import app, request_schema, wire
 from em_evals.engines.vllm.app import Cards
 from em_evals.engines.vllm.variants import BARE, Variant, as_json
+from tests.small_tokenizer import small_tokenizer
 
 PUSH = Intervention(op="add", direction="/d.safetensors")
 PREFIX = Intervention(op="add", direction="/d.safetensors", positions="prompt")
@@ -176,11 +177,16 @@ def test_requests_of_common_clients_pass(server):
 def test_our_own_engines_requests_pass():
     """Whatever `wire` writes is valid; a field that it gains must be listed."""
     sampling = Sampling(
-        temperature=0.5, top_p=0.9, top_k=5, max_tokens=3, stop=("a",), seed=-1, logprobs=True, top_logprobs=2
-    )
+        temperature=0.5, top_p=0.9, top_k=5, max_tokens=3, stop=("a", "<|im_start|>"), seed=-1,
+        logprobs=True, top_logprobs=2,
+    )  # fmt: skip
+    tokenizer = small_tokenizer()
     for one in (sampling, Sampling(max_tokens=0, prompt_logprobs=1, prompt_logprobs_from=2)):
         request = Request((1, 2, 3), one, answer_start=1, end=7)
-        assert request_schema.wrong("/v1/completions", wire.body(request, "plain", 10)) is None
+        body = wire.body(tokenizer, request, "plain", 10)
+        assert request_schema.wrong("/v1/completions", body) is None
+        special = [tokenizer.convert_tokens_to_ids("<|im_start|>")] if one.stop else []
+        assert body["stop_token_ids"] == [*special, 7]
 
 
 def test_keys_open_their_own_doors_only(server):

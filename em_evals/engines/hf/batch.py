@@ -290,7 +290,8 @@ class Batch:
 
     def _ends(self, row: Row, token: int) -> StopReason | None:
         request = row.request
-        ended = token in self.base.end_tokens or token == request.end or token == request.call_end
+        ended = token in self.base.end_tokens or token in row.stop_tokens
+        ended = ended or token == request.end or token == request.call_end
         if ended and not row.forced:
             return "stop"
         if row.request.sampling.stop and (cut := self._stop_text(row)) is not None:

@@ -28,6 +28,7 @@ from em_evals.engines.hf.outcomes import closed, failure, reject, resolve
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.turns import Turns
 from em_evals.engines.protocol import Draw, Request
+from em_evals.engines.stops import stop_tokens
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.intervention_tables import Rows
@@ -193,6 +194,7 @@ class HFEngine:
             resolve(row.future, Draw("", [], "model_length"))
         else:
             try:
+                row.stop_tokens = stop_tokens(self.tokenizer, row.request.sampling.stop)
                 row.slot = batches.base.steering.slot(row.request.interventions)
                 row.adapter = self.adapters.name(
                     batches.base.bank, row.request.adapter, row.request.interventions

@@ -20,6 +20,8 @@ class Row:
     adapter: str | None = None
     slot: int = 0
     """The slot of its interventions (models/interventions.py)."""
+    stop_tokens: frozenset[int] = frozenset()
+    """Special tokens among its stop texts."""
     generated: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)

@@ -224,7 +224,7 @@ class Cards:
         room = self._state.engine_client.model_config.max_model_len - len(one.prompt)
         if room <= 0:
             raise RefusedError(400, "the chat does not fit into the model's context.")
-        variant, body = self._models[name], wire.body(one, name, room)
+        variant, body = self._models[name], wire.body(self._chats[name].tokenizer, one, name, room)
         path = "/v1/completions"
         async with AsyncExitStack() as held:
             _rewrite(body, variant, *await self._hold(variant, held))

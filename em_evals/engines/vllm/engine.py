@@ -291,7 +291,8 @@ class VLLMEngine:
                     room = (client.model_len or self._context) - len(request.prompt)
                     if room <= 0:
                         return Draw("", [], "model_length")
-                    answer = await client.http.post("/v1/completions", json=wire.body(request, name, room))
+                    asked = wire.body(self.tokenizer, request, name, room)
+                    answer = await client.http.post("/v1/completions", json=asked)
                     if answer.status_code >= 500 and await client.ending():
                         raise httpx.RemoteProtocolError("its engine died")
             except _LostError as lost:

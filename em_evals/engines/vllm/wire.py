@@ -10,13 +10,18 @@ from numpy.random import SeedSequence
 
 from em_evals.engines import finite
 from em_evals.engines.protocol import Draw, Request, StopReason, TokenLogprob
+from em_evals.engines.stops import stop_tokens
 from em_evals.engines.vllm.plugin import ANSWER_START
 
 _MINUS_INFINITY = -9999.0
 
 
-def body(request: Request, name: str, room: int) -> dict[str, Any]:
-    """Return the completions request for a draw from the model `name`, limited to `room` new tokens."""
+def body(tokenizer: Any, request: Request, name: str, room: int) -> dict[str, Any]:
+    """Return the completions request for a draw from the model `name`, limited to `room` new tokens.
+
+    Raises:
+        EmEvalsError: a stop text cannot be found.
+    """
     sampling = request.sampling
     asked: dict[str, Any] = {
         "model": name,
@@ -32,8 +37,9 @@ def body(request: Request, name: str, room: int) -> dict[str, Any]:
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
     }
-    if ends := [end for end in (request.end, request.call_end) if end is not None]:
-        asked["stop_token_ids"] = ends
+    ends = {end for end in (request.end, request.call_end) if end is not None}
+    if ends := ends | stop_tokens(tokenizer, sampling.stop):
+        asked["stop_token_ids"] = sorted(ends)
     if sampling.max_tokens:
         # Drawn tokens always come with their own log-probability, which says whether the model is broken.
         asked["logprobs"] = sampling.top_logprobs if sampling.logprobs else 0
