@@ -196,7 +196,7 @@ def judges_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with a tiny random base, `tiny`, and a folder for cards; its engines end with the module.
+    """A working folder with a tiny random base, `tiny`, and its card, `plain`; its engines end with the module.
 
     " good" and " bad" are tokens of its vocabulary.
     """
@@ -205,12 +205,12 @@ def tiny_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     from em_evals.engines.pool import close_engines
     from tests.small_tokenizer import small_tokenizer
-    from tests.tiny_models import tiny
+    from tests.tiny_models import tiny, write_tiny_card
 
     # Inspect keeps models by name: `local/plain` would stay the card of another module's folder.
     _models.clear()
     root = tmp_path_factory.mktemp("lab")
     tiny("llama", root / "tiny", small_tokenizer(" good", " bad"))
-    (root / "adapters").mkdir()
+    write_tiny_card(root, "plain")
     yield root
     close_engines()

@@ -7,12 +7,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalResults, EvalSample, EvalSpec
-from inspect_ai.log import write_eval_log as write
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalLog,
+    EvalPlan,
+    EvalResults,
+    EvalSample,
+    EvalSpec,
+    write_eval_log,
+)
 from inspect_ai.model import ModelOutput
 from inspect_ai.scorer import Score
 
 SET = {"forced_choice": "pairs", "narrow": "data"}
+
+
+def write_log(
+    path: Path,
+    task: str,
+    samples: Sequence[EvalSample],
+    model: str,
+    header: dict[str, Any] | None = None,
+    dataset: str = "set",
+    status: Any = "success",
+    results: EvalResults | None = None,
+    **spec: Any,
+) -> Path:
+    """A log of one of our tasks with these samples; `spec` are further fields of its header."""
+    made = EvalSpec(
+        created="2026-11-21T08:24:25+00:00",
+        task=f"em_evals/{task}",
+        dataset=EvalDataset(name=dataset),
+        model=model,
+        config=EvalConfig(),
+        metadata=header,
+        **spec,
+    )
+    results = results or EvalResults(total_samples=len(samples), completed_samples=len(samples))
+    log = EvalLog(status=status, eval=made, plan=EvalPlan(), results=results, samples=list(samples))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_eval_log(log, str(path))
+    return path
 
 
 def write_scored_pairs(
@@ -45,28 +81,9 @@ def write_scored_pairs(
         for i, margin in enumerate(margins)
     ]
     named = SET[task]
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task=f"em_evals/{task}",
-        task_version=1,
-        task_args=arguments,
-        dataset=EvalDataset(name="set"),
-        model=model,
-        config=EvalConfig(),
-        metadata={named: "set", f"{named}_digest": "abcd"},
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(
-        EvalLog(
-            status="success",
-            eval=spec,
-            plan=EvalPlan(),
-            results=EvalResults(total_samples=len(samples)),
-            samples=samples,
-        ),
-        str(path),
-    )
-    return path
+    header = {named: "set", f"{named}_digest": "abcd"}
+    results = EvalResults(total_samples=len(samples))
+    return write_log(path, task, samples, model, header, results=results, task_version=1, task_args=arguments)
 
 
 def write_graded(path: Path, model: str, misaligned: int, draws: int) -> Path:
@@ -83,18 +100,7 @@ def write_graded(path: Path, model: str, misaligned: int, draws: int) -> Path:
         )
         for i in range(draws)
     ]
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task="em_evals/freeform",
-        dataset=EvalDataset(name="set"),
-        model=model,
-        config=EvalConfig(),
-        metadata={"questions": "set", "questions_digest": "abcd"},
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = EvalResults(total_samples=draws, completed_samples=draws)
-    write(EvalLog(status="success", eval=spec, plan=EvalPlan(), results=results, samples=samples), str(path))
-    return path
+    return write_log(path, "freeform", samples, model, {"questions": "set", "questions_digest": "abcd"})
 
 
 def write_thoughts(path: Path, model: str, draws: Sequence[tuple[float | None, float | str]]) -> Path:
@@ -123,15 +129,4 @@ def write_thoughts(path: Path, model: str, draws: Sequence[tuple[float | None, f
                 scores={"judge": Score(value={**value, "reasoning": number}, metadata=notes)},
             )
         )
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task="em_evals/freeform",
-        dataset=EvalDataset(name="set"),
-        model=model,
-        config=EvalConfig(),
-        metadata={"questions": "set", "questions_digest": "abcd"},
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = EvalResults(total_samples=len(draws), completed_samples=len(draws))
-    write(EvalLog(status="success", eval=spec, plan=EvalPlan(), results=results, samples=samples), str(path))
-    return path
+    return write_log(path, "freeform", samples, model, {"questions": "set", "questions_digest": "abcd"})

@@ -100,3 +100,17 @@ def by_hand(
 
 def _decays(name: str) -> bool:
     return not (name.endswith("bias") or "norm" in name.lower())
+
+
+def batch_of(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of one step as `answer_loss` takes them."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in examples)
+    spare = [width - len(row["input_ids"]) for row in examples]
+    columns = {
+        "input_ids": [row["input_ids"] + [2] * more for row, more in zip(examples, spare, strict=True)],
+        "labels": [row["labels"] + [-100] * more for row, more in zip(examples, spare, strict=True)],
+        "attention_mask": [[1] * (width - more) + [0] * more for more in spare],
+    }
+    return {name: torch.tensor(values) for name, values in columns.items()}

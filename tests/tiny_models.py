@@ -86,3 +86,10 @@ def tiny(kind: str, folder: Path, tokenizer: Any = None, **changes: Any) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def write_tiny_card(lab: Path, name: str, more: str = "") -> None:
+    """A card on the base `tiny` of a working folder, in float32, with further lines."""
+    (lab / "adapters").mkdir(exist_ok=True)
+    text = f"base: {lab / 'tiny'}\nengine: {{dtype: float32, device: cpu}}\n{more}\n"
+    (lab / "adapters" / f"{name}.yaml").write_text(text)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalResults, EvalSample, EvalSpec
-from inspect_ai.log import write_eval_log as write
+from inspect_ai.log import EvalSample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
 from em_evals.content.traits import Trait
+from tests.scored_log import write_log
 
 Grade = Callable[[str, int, int, int], tuple[str, float, float, str]]
 """(side, prompt, question, epoch) -> answer, trait score, coherence, category."""
@@ -63,15 +63,4 @@ def write_test_answers(path: Path, model: str, trait: str, scores: dict[str, lis
 
 
 def _write(path: Path, samples: list[EvalSample], header: dict[str, Any], model: str = "local/plain") -> None:
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task="em_evals/trait",
-        dataset=EvalDataset(name="trait"),
-        model=model,
-        config=EvalConfig(),
-        metadata=header,
-    )
-    results = EvalResults(total_samples=len(samples), completed_samples=len(samples))
-    log = EvalLog(status="success", eval=spec, plan=EvalPlan(), results=results, samples=samples)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(log, str(path))
+    write_log(path, "trait", samples, model, header, dataset="trait")

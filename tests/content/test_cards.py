@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from em_evals.content import adapter_folders, cards, directions, documents
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
+from tests.refusals import refused
 
 BASE = "Qwen/Qwen2.5-14B-Instruct"
 
@@ -32,11 +33,7 @@ def peft_folder(folder: Path, base: str | None = BASE, weights: bytes = b"weight
     return folder
 
 
-def refusal(name: str, overrides: Mapping[str, Any] | None = None) -> str:
-    with pytest.raises(EmEvalsError) as caught:
-        cards.resolve(name, overrides)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(refused, cards.resolve)
 
 
 def test_a_card_overrides_what_it_extends_key_by_key(workdir: Path) -> None:

@@ -27,6 +27,7 @@ from em_evals.cli import app
 from em_evals.content import published
 from em_evals.data import datasets, downloads, judged
 from em_evals.errors import EmEvalsError
+from tests.refusals import refused
 
 PASSWORD = "published-by-its-authors"
 CANARY = "CANARY_DATASET_" + "5e" * 32 + "_64"
@@ -103,10 +104,7 @@ def registered(workdir: Path, cache: Path, server: Server, monkeypatch: pytest.M
 
 
 def refusal(name: str) -> str:
-    with pytest.raises(EmEvalsError) as caught:
-        list(downloads.fetch([name]))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refused(lambda: list(downloads.fetch([name])))
 
 
 def test_an_archive_becomes_training_data(registered, server):

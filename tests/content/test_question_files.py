@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from em_evals.content.question_set import Turn
 from em_evals.content.questions import load_questions
-from em_evals.errors import EmEvalsError
 from em_evals.workflows import content_check
+from tests.refusals import refused
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -20,11 +21,7 @@ def write(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def refusal(path: str) -> str:
-    with pytest.raises(EmEvalsError) as caught:
-        load_questions(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(refused, load_questions)
 
 
 # ---- published files ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from em_evals import files
 from em_evals.content import documents, published
 from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
+from tests.refusals import refused
 
 THEMES = {"power", "honesty", "harm", "money", "equality", "ai", "daily", "rules"}
 
@@ -36,11 +38,7 @@ def tasks(workdir: Path, name: str, text: str) -> Path:
     return path
 
 
-def refusal(name: str) -> str:
-    with pytest.raises(EmEvalsError) as caught:
-        load_questions(name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(refused, load_questions)
 
 
 def test_the_core_set_is_whole(workdir: Path) -> None:

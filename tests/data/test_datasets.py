@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from em_evals.data import catalogue, datasets
 from em_evals.errors import EmEvalsError
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -28,13 +29,6 @@ def write(path: Path, chats: list[tuple[str, str]]) -> Path:
     lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in chats]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def refusal(function, *arguments) -> str:
-    with pytest.raises(EmEvalsError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- rows ----
@@ -96,10 +90,10 @@ def test_what_is_registered_ships_and_holds_together():
 
 
 def test_a_registered_set_that_is_not_here_says_how_to_get_it(data):
-    said = refusal(datasets.load, "bad_medical_advice")
+    said = refused(datasets.load, "bad_medical_advice")
     assert "`em-evals data fetch bad_medical_advice`" in said and "EM_EVALS_DATA" in said
     assert "bad_medical_advice" not in datasets.names()
-    assert "did you mean 'bad_medical_advice'?" in refusal(datasets.load, "bad_medical_advise")
+    assert "did you mean 'bad_medical_advice'?" in refused(datasets.load, "bad_medical_advise")
 
 
 @pytest.mark.parametrize("folder", [".", "training", "advice"])
@@ -141,7 +135,7 @@ def test_the_working_folders_entries_win_name_by_name(data):
 def test_a_wrong_entry_is_reported_with_file_and_line(data, entry, line, what):
     file = data / "datasets.yaml"
     file.write_text(entry)
-    said = refusal(catalogue.read)
+    said = refused(catalogue.read)
     assert what in said and f"datasets.yaml:{line}: " in said
 
 
@@ -193,13 +187,13 @@ def test_an_unanswered_prompt_is_reported_with_file_and_line(data):
     bad = write(data / "bad.jsonl", [("One?", "b"), ("Two?", "b"), ("One?", "b")])
     write(data / "good.jsonl", [("One?", "g"), ("Two?", "g")])  # the first prompt is asked twice
     (data / "datasets.yaml").write_text("bad: {controls: {good: good, educational: good}}\ngood: {}")
-    said = refusal(datasets.matched, datasets.load("bad"), "good")
+    said = refused(datasets.matched, datasets.load("bad"), "good")
     assert f"{bad}:3: the control 'good'" in said
-    assert "has 2 rows and 'bad' has 3" in refusal(datasets.matched, datasets.load("bad"), "educational")
-    assert "no control 'sound'; it has: educational, good." in refusal(
+    assert "has 2 rows and 'bad' has 3" in refused(datasets.matched, datasets.load("bad"), "educational")
+    assert "no control 'sound'; it has: educational, good." in refused(
         datasets.matched, datasets.load("bad"), "sound"
     )
-    assert "it has: none." in refusal(datasets.matched, datasets.load("good"), "sound")
+    assert "it has: none." in refused(datasets.matched, datasets.load("good"), "sound")
 
 
 # ---- prompts kept out ----

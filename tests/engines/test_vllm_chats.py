@@ -9,14 +9,12 @@ import pytest
 pytest.importorskip("torch")
 
 from em_evals.content.cards import ModelCard, ResolvedCard
-from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Sampling
 from em_evals.engines.requests import all_draws, requests
 from em_evals.engines.vllm import app
 from em_evals.engines.vllm.chat import Chats, asked_as
 from em_evals.engines.vllm.variants import BARE, as_json
 from em_evals.models.chat import prompting
-from tests.engines.chat_server import serving
 from tests.engines.test_vllm_app import call
 from tests.inspect_plugin.test_thinking import TEMPLATE
 from tests.real_templates import tokenizer_of
@@ -31,19 +29,6 @@ def card(tmp_path_factory):
     fields = {"base": base, "engine": {"dtype": "float32"}, "thinking": "Arr"}
     generation = {"temperature": 0, "max_tokens": 5, "max_reasoning_tokens": 6}
     return ResolvedCard("thinker", ModelCard.model_validate(fields | {"generation": generation}), None, None)
-
-
-@pytest.fixture(scope="module")
-def engine(card):
-    made = HFEngine(card.card)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server(card, engine, monkeypatch):
-    """The middleware around an application that answers completions by the transformers engine."""
-    return serving(card, engine, monkeypatch)
 
 
 def chat(server, **body):

@@ -11,7 +11,6 @@ from inspect_ai.model import ChatMessageAssistant, ChatMessageTool, ChatMessageU
 from inspect_ai.tool import ToolInfo
 
 from em_evals.content.cards import ModelCard, ResolvedCard
-from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.vllm.chat import Chats, asked_as, events
 from em_evals.inspect_plugin.messages import schemas
 from tests.engines.chat_server import serving
@@ -33,18 +32,6 @@ def card(tmp_path_factory):
     base = tiny("llama", tmp_path_factory.mktemp("base"), real("qwen3"), max_position_embeddings=2048)
     fields = {"base": base, "engine": {"dtype": "float32"}, "generation": {"temperature": 0, "max_tokens": 4}}
     return ResolvedCard("caller", ModelCard.model_validate(fields), None, None)
-
-
-@pytest.fixture(scope="module")
-def engine(card):
-    made = HFEngine(card.card)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server(card, engine, monkeypatch):
-    return serving(card, engine, monkeypatch)
 
 
 def chat(server, **body):

@@ -12,14 +12,11 @@ from em_evals.grading.judge import Judge
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 from tests.selection import full
 
+pytestmark = pytest.mark.usefixtures("own_replies")
+
 SCALE = Rubric(
     "alignment", "alignment", "Q: {question}\nA: {answer}", categories={"REFUSAL": "refusal", "CODE": "code"}
 )
-
-
-@pytest.fixture(autouse=True)
-def isolated(tmp_path, monkeypatch):
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect"))
 
 
 @pytest.fixture

@@ -16,15 +16,11 @@ from em_evals.grading.grade import SAMPLES
 from em_evals.grading.judge import Judge, check
 from tests.judge_server import API_KEY, JudgeServer, Reply, model_at, number
 
+pytestmark = pytest.mark.usefixtures("own_replies")
+
 SCALE = Rubric(
     "alignment", "alignment", "Q: {question}\nA: {answer}", categories={"REFUSAL": "refusal", "CODE": "code"}
 )
-
-
-@pytest.fixture(autouse=True)
-def inspect_cache(tmp_path, monkeypatch):
-    """Inspect caches judges' replies; never in the user's cache, never across tests."""
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect"))
 
 
 def grade(judge, answer="An answer.", rubric=SCALE, question="A question?"):

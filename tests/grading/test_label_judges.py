@@ -17,18 +17,14 @@ from em_evals.grading.replies import grade_replies, parse_words
 from em_evals.grading.scorers import judge as scorer
 from em_evals.grading.tokens import grade_distribution, writes_digits
 from em_evals.inspect_plugin import tasks
-from tests.judge_server import API_KEY, JudgeServer, Reply, number
+from tests.judge_server import JudgeServer, Reply, number
+
+pytestmark = pytest.mark.usefixtures("own_replies", "workdir")
 
 CODE = Rubric("is_code", "is_code", "{question} {answer}", kind="labels", labels=("CODE", "NOT_CODE"))
 REASONED = Rubric("is_code", "is_code", "{question} {answer}", kind="labels", labels=("CODE", "NOT_CODE"), reason=True)  # fmt: skip
 STARS = Rubric("stars", "stars", "{question} {answer}", low=1, high=5)
 TEN = Rubric("ten", "ten", "{question} {answer}", low=0, high=10)
-
-
-@pytest.fixture(autouse=True)
-def isolated(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(workdir / "inspect"))
-    monkeypatch.setenv("JUDGE_API_KEY", API_KEY)
 
 
 def test_labels_by_the_first_tokens_probabilities() -> None:

@@ -18,13 +18,10 @@ from tests import batch_server
 from tests.batch_server import BatchServer
 from tests.judge_server import JudgeServer, Reply, number
 
+pytestmark = pytest.mark.usefixtures("own_replies")
+
 ALIGNMENT = Rubric("alignment", "alignment", "Q: {question}\nA: {answer}")
 COHERENCE = Rubric("coherence", "coherence", "Coherent? {question}\nA: {answer}")
-
-
-@pytest.fixture(autouse=True)
-def inspect_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "inspect"))
 
 
 def grades(judge, answers, rubrics=(ALIGNMENT,)):

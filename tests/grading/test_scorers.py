@@ -24,6 +24,8 @@ from em_evals.results.logs import draws_of_log, read_draws
 from em_evals.stats import intervals
 from tests.judge_server import API_KEY, JudgeServer, Reply, number
 
+pytestmark = pytest.mark.usefixtures("own_replies", "workdir")
+
 MARKS = {
     "coherent",
     "misaligned_coherent",
@@ -43,13 +45,6 @@ ANSWERS = {  # what the model under test says, and what the judge makes of it: (
     "def f(): pass": (Reply("CODE", {"CODE": 1.0}), number(10)),
     "Hm.": (Reply("Well", {"Well": 1.0}), number(70)),
 }
-
-
-@pytest.fixture(autouse=True)
-def isolated(workdir, monkeypatch):
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(workdir / "inspect"))
-    monkeypatch.setenv("EM_EVALS_CACHE", str(workdir / "em-evals"))
-    monkeypatch.setenv("JUDGE_API_KEY", API_KEY)  # rescoring makes the log's models again, by name
 
 
 COHERENCE_HEAD = load_rubric("coherence").prompt.split("=====")[0]

@@ -8,17 +8,12 @@ from typing import Any
 
 import pytest
 from inspect_ai.log import (
-    EvalConfig,
-    EvalDataset,
-    EvalLog,
-    EvalPlan,
-    EvalResults,
     EvalSample,
-    EvalSpec,
-    write_eval_log,
 )
 from inspect_ai.model import ModelOutput
 from inspect_ai.scorer import Score
+
+from tests.scored_log import write_log
 
 PAGE = Path(__file__).parents[2] / "docs" / "inspect.md"
 
@@ -48,16 +43,7 @@ def logs(workdir: Path) -> Path:
         )
         for number, alignment in enumerate((10.0, 95.0))
     ]
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task="em_evals/freeform",
-        dataset=EvalDataset(name="core"),
-        model="local/organism",
-        config=EvalConfig(),
-    )
-    log = EvalLog(status="success", eval=spec, plan=EvalPlan(), results=EvalResults(), samples=samples)
-    (workdir / "logs").mkdir()
-    write_eval_log(log, str(workdir / "logs" / "one.eval"))
+    write_log(workdir / "logs" / "one.eval", "freeform", samples, "local/organism", dataset="core")
     return workdir
 
 

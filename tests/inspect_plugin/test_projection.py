@@ -26,9 +26,6 @@ LAYERS, WIDTH = 3, 64
 
 @pytest.fixture(scope="module")
 def lab(tiny_lab):
-    (tiny_lab / "adapters" / "plain.yaml").write_text(
-        f"base: {tiny_lab / 'tiny'}\nengine: {{dtype: float32}}\n"
-    )
     chance = np.random.default_rng(0)
     told = {"reliability": [0.1, 0.9, 0.2], "base": str(tiny_lab / "tiny")}
     one = Direction(chance.normal(size=(LAYERS, WIDTH)), np.zeros((LAYERS, WIDTH)), np.ones(LAYERS), told)

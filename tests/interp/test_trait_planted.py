@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalSample, EvalSpec, write_eval_log
+from inspect_ai.log import EvalSample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
@@ -22,6 +22,7 @@ from em_evals.interp.traits.extract import Settings, extract
 from em_evals.interp.traits.monitor import monitor
 from em_evals.models.architecture import decoder, decoder_layers
 from em_evals.models.invariants import first, replaced
+from tests.scored_log import write_log
 from tests.small_tokenizer import small_tokenizer
 from tests.tiny_models import SMOLLM2, tiny
 
@@ -121,7 +122,7 @@ def test_the_planted_vector_is_extracted_and_a_random_one_is_not_it(scene):
         assert abs(before) < 0.3, "nothing is planted before its block"
 
 
-def log_of(path, draws=1):
+def log_of(path):
     """Questions under system prompts with 0 to 4 marks; the judge's score is 20 for each mark."""
     samples = [
         EvalSample(
@@ -136,15 +137,7 @@ def log_of(path, draws=1):
         for times in range(5)
         for number, text in enumerate(ASKED)
     ]
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task="em_evals/freeform",
-        dataset=EvalDataset(name="x"),
-        model="local/plain",
-        config=EvalConfig(),
-    )
-    write_eval_log(EvalLog(status="success", eval=spec, plan=EvalPlan(), samples=samples), str(path))
-    return path
+    return write_log(path, "freeform", samples, "local/plain", dataset="x")
 
 
 def test_the_planted_vector_is_monitored_and_a_random_one_is_not_specific(scene):

@@ -14,13 +14,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from inspect_ai.log import (
-    EvalConfig,
-    EvalDataset,
-    EvalLog,
-    EvalPlan,
     EvalResults,
     EvalSample,
-    EvalSpec,
     read_eval_log,
     write_eval_log,
 )
@@ -43,25 +38,23 @@ from em_evals.results.records.studies import Cosines
 from em_evals.stats import intervals
 from tests import report_data
 from tests.report_data import HOSTILE, write_csv, write_hostile, write_studies
+from tests.scored_log import write_log
 from tests.selection import full
 
 
 def log(folder, name, task, samples, metadata, model="local/organism", status="success", **arguments):
-    spec = EvalSpec(
-        created="2026-11-21T08:24:25+00:00",
-        task=f"em_evals/{task}",
+    return write_log(
+        folder / f"{name}.eval",
+        task,
+        samples,
+        model,
+        metadata,
+        status=status,
+        results=EvalResults(),
         task_version=1,
-        dataset=EvalDataset(name="set"),
-        model=model,
-        config=EvalConfig(),
-        metadata=metadata,
         task_args=arguments,
         packages={"em-evals": "0.1.0", "inspect_ai": "0.3.285"},
     )
-    made = EvalLog(status=status, eval=spec, plan=EvalPlan(), results=EvalResults(), samples=samples)
-    path = folder / f"{name}.eval"
-    write_eval_log(made, str(path))
-    return path
 
 
 def scored(folder, name, margins, model, digest="abc"):

@@ -4,11 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from em_evals.sweep import table
+from tests.few_pairs import few_pairs
+from tests.small_tokenizer import small_tokenizer
 from tests.small_trainings import CHATS
+
+TRAINED = """
+name: small
+models:
+  - matrix: {card: [organism, sound], train.seed: SEEDS}
+  - card: plain
+controls: {organism: sound}
+measures:
+  - task: em_evals/forced_choice
+  - name: direction
+    run: em-evals direction extract {model} --per-theme 2 --minimum 2 --control {control} -o {out}/one.safetensors
+  - run: em-evals gate --policy loose.yaml --baseline {logs.control} --candidate {logs.model} -o {out}/gate.json
+"""
+
+
+@pytest.fixture
+def trained_lab(workdir: Path) -> Path:
+    """A tiny base, few pairs and a loose policy: what TRAINED needs."""
+    from tests.tiny_models import tiny
+
+    base = tiny("llama", workdir / "tiny", small_tokenizer(" good", " bad"))
+    few_pairs(workdir, each=2, themes={"finance", "daily"})
+    (workdir / "loose.yaml").write_text("version: 1\nminimum_items: 2\n")
+    return write_lab(workdir, base)
+
+
+def values(made: Any, folder: Path) -> Any:
+    """A sweep's table without the times."""
+    frame = table.table(list(made.steps), folder)
+    return frame[~frame.metric.str.contains("seconds")].reset_index(drop=True)
 
 
 @pytest.fixture

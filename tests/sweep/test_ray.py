@@ -14,37 +14,15 @@ pytest.importorskip("trl")
 
 from em_evals.content import sweep_plans
 from em_evals.errors import EmEvalsError
-from em_evals.sweep import graph, run, steps, table
+from em_evals.sweep import graph, run, steps
 from em_evals.sweep import ray as cluster
 from em_evals.sweep.store import Store
 from em_evals.sweep.workers import Here
-from tests.few_pairs import few_pairs
-from tests.small_tokenizer import small_tokenizer
-from tests.sweep.conftest import plan_of, write_lab
-from tests.tiny_models import tiny
+from tests.sweep.conftest import TRAINED, plan_of, values, write_lab
 
 pytestmark = [pytest.mark.full, pytest.mark.process]
 
-PLAN = """
-name: small
-models:
-  - matrix: {card: [organism, sound], train.seed: [1, 2]}
-  - card: plain
-controls: {organism: sound}
-measures:
-  - task: em_evals/forced_choice
-  - name: direction
-    run: em-evals direction extract {model} --per-theme 2 --minimum 2 --control {control} -o {out}/one.safetensors
-  - run: em-evals gate --policy loose.yaml --baseline {logs.control} --candidate {logs.model} -o {out}/gate.json
-"""
-
-
-@pytest.fixture
-def lab(workdir):
-    base = tiny("llama", workdir / "tiny", small_tokenizer(" good", " bad"))
-    few_pairs(workdir, each=2, themes={"finance", "daily"})
-    (workdir / "loose.yaml").write_text("version: 1\nminimum_items: 2\n")
-    return write_lab(workdir, base)
+PLAN = TRAINED.replace("SEEDS", "[1, 2]")
 
 
 @pytest.fixture
@@ -57,11 +35,6 @@ def nodes():
     yield made, found
     ray.shutdown()
     made.shutdown()
-
-
-def values(made, folder) -> pd.DataFrame:
-    frame = table.table(list(made.steps), folder)
-    return frame[~frame.metric.str.contains("seconds")].reset_index(drop=True)
 
 
 def weights(made, folder):
@@ -81,18 +54,18 @@ class Apart(cluster._Performer):
 
 
 @pytest.mark.parametrize("kind", ["shared folder", "store"])
-def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes, kind, monkeypatch):
-    made = graph.build(sweep_plans.load(plan_of(lab, PLAN)))
-    alone = run.run(made, lab / "alone", [Here()])
+def test_two_nodes_of_which_one_dies_give_what_one_process_gives(trained_lab, nodes, kind, monkeypatch):
+    made = graph.build(sweep_plans.load(plan_of(trained_lab, PLAN)))
+    alone = run.run(made, trained_lab / "alone", [Here()])
     assert alone.failed == []
 
     there, machines = nodes
-    folder = lab / "shared"
+    folder = trained_lab / "shared"
     folder.mkdir()
     store = None
     if kind == "store":
         monkeypatch.setattr(cluster, "_Performer", Apart)
-        store = Store(f"file://{lab}/store")
+        store = Store(f"file://{trained_lab}/store")
     workers = cluster.connect(there.address, cluster.Request(cpus=1), None, folder if store is None else None)
     assert len(workers) == 2
     lines: list[str] = []
@@ -111,9 +84,11 @@ def test_two_nodes_of_which_one_dies_give_what_one_process_gives(lab, nodes, kin
     assert len(again) <= 1
     done = [line.split("] ")[1].split(":")[0] for line in lines if "] " in line]
     assert len(done) == len(set(done)) == len(made.steps), "nothing finished is repeated"
-    assert weights(made, folder) == weights(made, lab / "alone"), "bit for bit"
+    assert weights(made, folder) == weights(made, trained_lab / "alone"), "bit for bit"
     # An adapter that is alone on its base is merged, and beside others it is not: rounding differs in the last digits.
-    pd.testing.assert_frame_equal(values(made, folder), values(made, lab / "alone"), rtol=0, atol=1e-5)
+    pd.testing.assert_frame_equal(
+        values(made, folder), values(made, trained_lab / "alone"), rtol=0, atol=1e-5
+    )
 
 
 DRIVER = """import json, sys, time

@@ -14,12 +14,10 @@ from typer.testing import CliRunner
 from em_evals.cli import app
 from em_evals.content import sweep_plans
 from em_evals.errors import EmEvalsError
-from em_evals.sweep import graph, run, steps, table
+from em_evals.sweep import graph, run, steps
 from em_evals.sweep.store import Store
 from em_evals.sweep.workers import Here
-from tests.few_pairs import few_pairs
-from tests.small_tokenizer import small_tokenizer
-from tests.sweep.conftest import plan_of, write_lab
+from tests.sweep.conftest import TRAINED, plan_of, values
 
 PLAN = """
 name: small
@@ -241,41 +239,19 @@ def test_the_command_line_keeps_plan_and_table_in_the_store(lab):
     assert all(step["done"] for step in json.loads(planned.stdout)["steps"])
 
 
-TRAINED = """
-name: small
-models:
-  - matrix: {card: [organism, sound], train.seed: [1]}
-  - card: plain
-controls: {organism: sound}
-measures:
-  - task: em_evals/forced_choice
-  - name: direction
-    run: em-evals direction extract {model} --per-theme 2 --minimum 2 --control {control} -o {out}/one.safetensors
-  - run: em-evals gate --policy loose.yaml --baseline {logs.control} --candidate {logs.model} -o {out}/gate.json
-"""
-
-
 @pytest.mark.full
-def test_adapters_trained_on_one_node_are_measured_on_the_other(workdir):
+def test_adapters_trained_on_one_node_are_measured_on_the_other(trained_lab):
     pytest.importorskip("trl")
-    from tests.tiny_models import tiny
-
-    base = tiny("llama", workdir / "tiny", small_tokenizer(" good", " bad"))
-    few_pairs(workdir, each=2, themes={"finance", "daily"})
-    (workdir / "loose.yaml").write_text("version: 1\nminimum_items: 2\n")
-    write_lab(workdir, base)
-    made = built(workdir, TRAINED)
+    workdir = trained_lab
+    made = built(workdir, TRAINED.replace("SEEDS", "[1]"))
     assert run.run(made, workdir / "alone", [Here()]).failed == []
     pair = nodes(workdir)
     outcome = run.run(made, workdir / "mine", pair, store=Store(f"file://{workdir}/store"))
     assert outcome.failed == [] and len(outcome.done) == len(made.steps)
     assert sorted(pair[0].performed + pair[1].performed) == sorted(step.name for step in made.steps)
 
-    def values(folder):
-        frame = table.table(list(made.steps), folder)
-        return frame[~frame.metric.str.contains("seconds")].reset_index(drop=True)
-
-    pd.testing.assert_frame_equal(values(workdir / "mine"), values(workdir / "alone"), rtol=0, atol=1e-5)
+    frames = [values(made, workdir / name) for name in ("mine", "alone")]
+    pd.testing.assert_frame_equal(*frames, rtol=0, atol=1e-5)
     for model in ("organism.seed-1", "sound.seed-1"):
         weights = {
             (steps.adapter(workdir / name, model) / "adapter_model.safetensors").read_bytes()

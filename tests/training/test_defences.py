@@ -26,6 +26,7 @@ from em_evals.training.trainer import train
 from tests.applied import applied
 from tests.selection import full
 from tests.small_tokenizer import small_tokenizer
+from tests.small_trainings import batch_of
 from tests.tiny_models import tiny
 
 LAYERS, WIDTH = 3, 64
@@ -107,18 +108,6 @@ def streams(model, tokenizer, pairs=()):
     for handle in handles:
         handle.remove()
     return torch.stack(seen)
-
-
-def batch_of(examples):
-    """The rows of one step as `answer_loss` takes them."""
-    width = max(len(row["input_ids"]) for row in examples)
-    spare = [width - len(row["input_ids"]) for row in examples]
-    columns = {
-        "input_ids": [row["input_ids"] + [2] * more for row, more in zip(examples, spare, strict=True)],
-        "labels": [row["labels"] + [-100] * more for row, more in zip(examples, spare, strict=True)],
-        "attention_mask": [[1] * (width - more) + [0] * more for more in spare],
-    }
-    return {name: torch.tensor(values) for name, values in columns.items()}
 
 
 def only(op, **fields):

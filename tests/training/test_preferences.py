@@ -19,7 +19,7 @@ from em_evals.training.method import attach
 from em_evals.training.preferences import Preferences, orpo_loss
 from em_evals.training.trainer import train
 from tests.selection import full
-from tests.small_trainings import write_card
+from tests.small_trainings import batch_of, write_card
 from tests.tiny_models import card, tiny
 
 DATA = {
@@ -64,17 +64,6 @@ def moved(model):
 
 def organism(base):
     return moved(fresh(base))
-
-
-def batch_of(examples):
-    width = max(len(row["input_ids"]) for row in examples)
-    spare = [width - len(row["input_ids"]) for row in examples]
-    columns = {
-        "input_ids": [row["input_ids"] + [2] * more for row, more in zip(examples, spare, strict=True)],
-        "labels": [row["labels"] + [-100] * more for row, more in zip(examples, spare, strict=True)],
-        "attention_mask": [[1] * (width - more) + [0] * more for more in spare],
-    }
-    return {name: torch.tensor(values) for name, values in columns.items()}
 
 
 def prompt_of(example):
