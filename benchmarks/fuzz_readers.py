@@ -94,7 +94,9 @@ class Run:
 
     def end(self, crashes: int) -> None:
         """Print the counts, and keep them with --save."""
-        signal.setitimer(signal.ITIMER_REAL, 0)  # libFuzzer's limit of time is for inputs, not for what follows
+        signal.setitimer(
+            signal.ITIMER_REAL, 0
+        )  # libFuzzer's limit of time is for inputs, not for what follows
         os.chdir(ROOT)  # PyTorch, which `save` imports, does not load in a folder that is gone
         shutil.rmtree(self.folder, ignore_errors=True)
         kept = sum(1 for one in self.corpus.iterdir() if len(one.name) == DIGEST)

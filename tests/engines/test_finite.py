@@ -117,7 +117,9 @@ def test_vllms_answers_with_what_is_not_finite_are_refused(value):
     with pytest.raises(EmEvalsError, match="the base gives token 0 of the answer"):
         wire.read(Tokenizer(), drawn, choice, 10)
     plain = Request((1, 2), Sampling(max_tokens=1), "adapters/mine")
-    assert wire.body(Tokenizer(), plain, "m", 10)["logprobs"] == 0, "asked for, though nobody wants to see them"
+    assert wire.body(Tokenizer(), plain, "m", 10)["logprobs"] == 0, (
+        "asked for, though nobody wants to see them"
+    )
     with pytest.raises(EmEvalsError, match="the adapter adapters/mine gives token 0 of the answer"):
         wire.read(Tokenizer(), plain, choice, 10)
     assert not wire.read(Tokenizer(), plain, choice | {"logprobs": None}, 10).logprobs

@@ -173,7 +173,9 @@ def test_a_special_token_as_stop_text_ends_a_draw_though_no_text_shows_it(engine
     seed, whole = next((seed, draw) for seed, draw in enumerate(draws) if unused in draw.tokens)
     cut = ask(seed, "<|endoftext|>").result()
     assert cut.stop_reason == "stop" and "<|" not in cut.text
-    assert cut.tokens == whole.tokens[: whole.tokens.index(unused) + 1] and len(cut.tokens) < len(whole.tokens)
+    assert cut.tokens == whole.tokens[: whole.tokens.index(unused) + 1] and len(cut.tokens) < len(
+        whole.tokens
+    )
     with pytest.raises(EmEvalsError, match=r"holds the special token <\|endoftext\|> beside other text"):
         ask(seed, "<|endoftext|>\n").result()
 

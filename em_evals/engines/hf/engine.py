@@ -200,9 +200,7 @@ class HFEngine:
                     batches.base.bank, row.request.adapter, row.request.interventions
                 )
                 return True
-            except (
-                Exception
-            ) as error:  # a direction deleted meanwhile, memory too small for one adapter: others go on
+            except Exception as error:  # a deleted direction, too little memory for one adapter: others go on
                 reject(row.future, error)
         return False
 
