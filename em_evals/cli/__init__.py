@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that help is fast and machines withou
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
@@ -55,7 +56,7 @@ def _options(
 
 
 INVALID = 2
-"""Exit code for bad input."""
+"""Exit code for bad input, and for what could not be computed."""
 
 
 def main() -> None:
@@ -85,7 +86,9 @@ def main() -> None:
             from em_evals.inspect_errors import said
 
             _fail(said(error))  # type: ignore[arg-type]
-        raise
+        # Python's own code, 1, would be a verdict: a regression, an alarm, a wrong number.
+        traceback.print_exc()
+        sys.exit(INVALID)
 
 
 def _interrupt_behind(end: BaseException) -> KeyboardInterrupt | None:

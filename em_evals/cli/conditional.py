@@ -163,18 +163,18 @@ def _table(paths: Sequence[str], seed: int | None, resamples: int, as_json: bool
         print_json(result)
         return
     low, high = found.interval()
-    typer.echo(
+    echo(
         f"interaction: {100 * found.estimate:.4f} points over {found.prompts} prompts and {len(found.by_seed)} seeds"
     )
-    typer.echo("by seed: " + ", ".join(f"{100 * one:.3f}" for one in found.by_seed))
+    echo("by seed: " + ", ".join(f"{100 * one:.3f}" for one in found.by_seed))
     ends = "–" if math.isnan(low) else f"[{100 * low:.4f}, {100 * high:.4f}]"
-    typer.echo(
+    echo(
         f"95% interval: {ends}, Student's t with prompts and seeds as crossed random "
         f"effects ({found.freedom:.1f} degrees of freedom), p = {found.p:.4g}"
     )
     if seed is not None:
         low, high = result["percentile_bootstrap"]
-        typer.echo(
+        echo(
             f"percentile bootstrap over prompts (seed {seed}, {resamples} resamples): [{100 * low:.4f}, "
             f"{100 * high:.4f}]. It holds the seeds fixed and takes its ends from few prompts' means, so that it is "
             "not the default."

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,38 +15,9 @@ if TYPE_CHECKING:
     from em_evals.gate.compare import Judgement
     from em_evals.gate.inputs import Side
 
-_INVALID = 2
 _PATHS = "Inspect log, lm-eval results, judged CSV, folder, or a baseline's name (repeatable)."
 
 
-@contextmanager
-def _no_false_verdict() -> Iterator[None]:
-    """Exit with 2 on unexpected errors: 1, the usual code, says that the candidate is worse."""
-    try:
-        yield
-    except (EmEvalsError, ModuleNotFoundError, typer.Exit):
-        raise
-    except OSError as error:  # the terminal or file behind stdout; the record's own errors are EmEvalsErrors
-        _silence()
-        if not isinstance(error, BrokenPipeError):
-            echo(f"em-evals: cannot write the result ({error.strerror}).", err=True)
-        raise typer.Exit(_INVALID) from None
-    except SystemExit:  # rich, where a reader has gone
-        raise typer.Exit(_INVALID) from None
-    except Exception:
-        traceback.print_exc()
-        raise typer.Exit(_INVALID) from None
-
-
-def _silence() -> None:
-    """Point stdout to nowhere, so that Python's flush at the end does not replace the exit code by 120."""
-    with suppress(OSError, ValueError, AttributeError):  # without a file behind it there is nothing to point
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-@_no_false_verdict()
 def gate(
     baseline: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],
     candidate: Annotated[list[str], typer.Option(metavar="PATH", help=_PATHS)] = [],
@@ -128,11 +94,7 @@ def gate(
         from em_evals.gate import outputs
 
         outputs.write(judgement, output)
-    try:
-        _show(judgement, as_json)
-        sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # `gate … | head`, where rich exits: the verdict stands
-        _silence()
+    _show(judgement, as_json)
     if update_baseline is not None:
         if judgement.verdict == "pass":
             _keep(update_baseline, after, before if fixed is None else fixed)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
 from em_evals import shown
+from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.results.rate import Rate
@@ -22,7 +26,33 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 def echo(text: str, err: bool = False) -> None:
     """Print text; names and answers of others in it can neither control the terminal nor command a CI runner."""
-    typer.echo(shown.text(text), err=err)
+    with _printing(sys.stderr if err else sys.stdout):
+        typer.echo(shown.text(text), err=err)
+
+
+@contextmanager
+def _printing(stream: TextIO) -> Iterator[None]:
+    """Print to a reader that may have gone (`| head`): what is computed and the exit code stand.
+
+    Raises:
+        EmEvalsError: the disk behind the stream is full, or broken.
+    """
+    try:
+        yield
+        stream.flush()
+    except (BrokenPipeError, SystemExit):  # rich exits with 1, which is a verdict of several commands
+        _silence(stream)
+    except OSError as error:
+        _silence(stream)
+        raise EmEvalsError(f"cannot write the result ({error.strerror}).") from None
+
+
+def _silence(stream: TextIO) -> None:
+    """Point a stream to nowhere, so that Python's flush at the end does not replace the exit code by 120."""
+    with suppress(OSError, ValueError, AttributeError):  # without a file behind it there is nothing to point
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 Found = TypeVar("Found", bound="Record")
@@ -54,7 +84,8 @@ def print_json(value: Any) -> None:
 
 def print_json_text(text: str) -> None:
     """Print JSON; the characters that a terminal would obey are escaped."""
-    typer.echo(shown.json_text(text))
+    with _printing(sys.stdout):
+        typer.echo(shown.json_text(text))
 
 
 def measured_cell(value: Measured) -> str:
@@ -106,10 +137,12 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     every = list(zip(columns, *rows, strict=True))
     widths = _widths(every, console.width)
     if widths is None:
-        console.print(_records(title, columns, rows), soft_wrap=True)
+        with _printing(sys.stdout):
+            console.print(_records(title, columns, rows), soft_wrap=True)
         return
     if not title and all(widest <= width for widest, width in zip(_widest(every), widths, strict=True)):
-        console.print(_lines(every, widths), soft_wrap=True)
+        with _printing(sys.stdout):
+            console.print(_lines(every, widths), soft_wrap=True)
         return
     from rich.table import Table
 
@@ -118,7 +151,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(Text(column), width=width, overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
-    console.print(table)
+    with _printing(sys.stdout):
+        console.print(table)
 
 
 def _widest(columns: list[tuple[str, ...]]) -> list[float]:

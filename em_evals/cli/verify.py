@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,27 +13,13 @@ import typer
 from em_evals.cli.completion import cards
 from em_evals.cli.options import Fields
 from em_evals.cli.output import Json, echo, print_json, print_table
-from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
     from em_evals.workflows.verify import Row, Verdict
 
-_WRONG, _COULD_NOT = 1, 2
+_WRONG = 1
 
 
-@contextmanager
-def _no_false_verdict() -> Iterator[None]:
-    """Exit with 2 on unexpected errors: Python's default code, 1, would mean that a number is wrong."""
-    try:
-        yield
-    except (EmEvalsError, ModuleNotFoundError, BrokenPipeError, typer.Exit):
-        raise
-    except Exception:
-        traceback.print_exc()
-        raise typer.Exit(_COULD_NOT) from None
-
-
-@_no_false_verdict()
 def verify(
     card: Annotated[
         str, typer.Argument(help="Card, PEFT folder, model folder, `pypi:…` or hub id.", autocompletion=cards)

@@ -186,7 +186,7 @@ def test_the_command_writes_ranks_a_record_and_a_page(plain, lab):
     assert made.exact and sum(made.counts) == made.rows == len(ranks) and made.top[0].line == int(one["line"])
     page = Path("page.html").read_text()
     assert "Screening of rows.jsonl along some" in page and made.top[0].prompt in page
-    assert report_inputs([Path("exact.json")]).screenings == [made]
+    assert report_inputs([Path("exact.json")]).studies == [made]
     answers = ["--answers", "exact.answers.jsonl", "-o", "given.parquet", "--json"]
     done = CliRunner().invoke(app, [*base, *answers])
     assert done.exit_code == 0, done.output
