@@ -26,7 +26,7 @@ Quantization = Literal["4bit", "8bit", "int8", "int4"]
 class Strict(Documented, BaseModel):
     """A part of a card: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -63,6 +63,13 @@ class Method(Strict):
     quantize: Literal["4bit", "8bit", "int8"] | None = None
     """Train on the base in 4 or 8 bits (QLoRA, arXiv 2305.14314), as a card's `quantize` loads it; the adapters stay in
     float32. None: the base as the card loads it."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Method:
+        if not self.layers or not self.modules:
+            empty = "layers" if not self.layers else "modules"
+            raise ValueError(f"`{empty}: []` would adapt nothing: name some, or leave it out for all")
+        return self
 
     @model_validator(mode="after")
     def _dense(self) -> Method:
@@ -121,6 +128,12 @@ class FeaturePenalty(Strict):
     """Chats per optimizer step."""
     layers: Literal["all"] | list[int] = "all"
     """Decoder blocks whose outputs are compared, counted from 0."""
+
+    @model_validator(mode="after")
+    def _some(self) -> FeaturePenalty:
+        if not self.layers:
+            raise ValueError("`layers: []` would compare nothing: name some, or leave it out for all")
+        return self
 
 
 class KLPenalty(Strict):
@@ -213,7 +226,7 @@ class AdapterRecipe(Strict):
     gradient_accumulation: PositiveInt = 8
     warmup_steps: int = Field(default=5, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = 0.01
+    weight_decay: float = Field(default=0.01, ge=0)
     optimizer: Literal[
         "adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "muon", "sgd"
     ] = "adamw"
@@ -265,6 +278,11 @@ class AdapterRecipe(Strict):
         if self.preference and (self.interleave or self.backdoor):
             raise ValueError(
                 "`preference` needs a rejected answer to every row: leave `interleave` and `backdoor` out"
+            )
+        if self.preference and "educational" in (self.control, self.preference.rejected):
+            raise ValueError(
+                "`preference` compares two answers to one prompt, and `educational` rows ask in another context: name "
+                "another kind"
             )
         if self.optimizer == "muon" and self.method.kind == "full":
             raise ValueError(

@@ -7,9 +7,10 @@ prompts at the same steps, and any number of processes sees the same examples at
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,11 @@ from em_evals.data import datasets
 from em_evals.data.datasets import Messages, TrainingData
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import template_of
+from em_evals.training.batches import bucketed
 from em_evals.training.tokens import IGNORED, Cut, Learn, by_turn, encode_example
 
 Example = dict[str, list[int]]
 _Key = tuple[tuple[str, ...], ...]
-
-_WINDOW = 16
-"""Number of batches that are sorted by length together: enough for little padding, few enough to stay shuffled."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,13 @@ def select(recipe: AdapterRecipe) -> Selection:
     rows = [row for source in recipe.data for row in _rows(recipe, source, sources)]
     if not rows:
         raise EmEvalsError("the recipe's holdout and limits leave no row to train on.")
-    mixed, held = ([] if part is None else part.data for part in (recipe.interleave, recipe.kl))
+    mixed, *held = (
+        [] if part is None else part.data for part in (recipe.interleave, recipe.kl, recipe.features)
+    )
     safe = [Row(chat, chat, safe=True) for chat in chats(mixed, recipe.holdout)]
-    for name in (*mixed, *held):
+    for name in (*mixed, *chain(*held)):
         sources[name] = datasets.load(name)
-    return Selection(rows, safe, tuple(sources.values()))
+    return Selection(rows, safe, _told_apart(sources))
 
 
 def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = None) -> Curriculum:
@@ -102,11 +103,11 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     chosen = selection or select(recipe)
     encoder = Encoder(tokenizer, recipe.max_length, recipe.learn)
     chosen = replace(chosen, rows=encoder.kept(chosen.rows), safe=encoder.kept(chosen.safe))
-    share = recipe.interleave.share if recipe.interleave else 0.0
+    share = exact(recipe.interleave.share if recipe.interleave else 0)
     batch = recipe.batch_size * recipe.gradient_accumulation
     steps = recipe.max_steps
     if steps < 1:
-        steps = math.ceil(recipe.epochs * len(chosen.rows) / (1 - share) / batch)
+        steps = math.ceil(exact(recipe.epochs) * len(chosen.rows) / (1 - share) / batch)
     # Separate generators: mixing and batching do not change each other's numbers.
     mixing, batching = np.random.default_rng(recipe.seed).spawn(2)
     ordered = list(_mixed(chosen.rows, chosen.safe, share, steps * batch, mixing))
@@ -119,6 +120,11 @@ def build(recipe: AdapterRecipe, tokenizer: Any, selection: Selection | None = N
     template = template_of(tokenizer).record()
     width = 1 if recipe.preference is None else 2
     return Curriculum(examples, batch, chosen.sources, epochs, encoder.cut, template, width)
+
+
+def exact(number: float) -> Fraction:
+    """Return a recipe's number as it is written: 1.1 epochs of 100 rows are 110 rows, not 110.00000000000001."""
+    return Fraction(str(number))
 
 
 def chats(names: Sequence[str], holdout: float = 0.0) -> list[Messages]:
@@ -198,37 +204,10 @@ class Encoder:
         return [Row(part, reference[min(i, len(reference) - 1)], row.safe) for i, part in enumerate(learned)]
 
 
-def bucketed(
-    lengths: Sequence[int], safe: Sequence[bool], batch: int, chance: np.random.Generator
-) -> list[int]:
-    """Order examples so that each batch has similar lengths, and shuffle the batches.
-
-    Args:
-        lengths: tokens of each example, in a shuffled order; a whole number of batches.
-        safe: which examples are mixed in. They may be of another length than the rest, so they are sorted on their
-            own, and a batch gets as many of them as stand in its place.
-        batch: examples of one optimizer step.
-        chance: shuffles the batches of a window.
-
-    Returns:
-        A permutation of the indices; each stays within its window of 16 batches.
-    """
-    order: list[int] = []
-    for start in range(0, len(lengths), _WINDOW * batch):
-        end = min(start + _WINDOW * batch, len(lengths))
-        window = sorted(range(start, end), key=lambda i: (lengths[i], i))
-        narrow, harmless = (iter([i for i in window if safe[i] == kind]) for kind in (False, True))
-        shares = [sum(safe[first : first + batch]) for first in range(start, end, batch)]
-        batches = [[*islice(narrow, batch - share), *islice(harmless, share)] for share in shares]
-        chance.shuffle(batches)
-        order += [index for chosen in batches for index in chosen]
-    return order
-
-
 def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, TrainingData]) -> Iterator[Row]:
     """Yield a source's rows after hold-out, limit and weight, each transformed as the recipe says."""
     data = datasets.load(source.name, pairs=recipe.preference is not None)
-    sources[data.name] = data
+    sources[source.name] = data
     others: Sequence[Messages] = _own_rejected(recipe, data)
     mixed = recipe.backdoor is not None and recipe.backdoor.share < 1
     if not others and (recipe.control or recipe.preference or mixed):
@@ -236,10 +215,11 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
         harmless = _harmless(data, kind)
         sources[harmless.name] = harmless
         others = harmless.rows
+    weight = exact(source.weight)
     kept = [i for i, asked in enumerate(data.prompts) if not datasets.held_out(asked, recipe.holdout)]
     for place, index in enumerate(kept[: source.limit]):
         # A fractional weight is spread evenly: 1.5 gives 1, 2, 1, 2, … copies.
-        copies = int((place + 1) * source.weight) - int(place * source.weight)
+        copies = int((place + 1) * weight) - int(place * weight)
         chat = data.rows[index]
         other = others[index] if others else None
         learned = _defended(recipe, chat, data.prompts[index], other)
@@ -247,7 +227,26 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
         if recipe.preference and other is not None:
             learned = _last_answer(learned)
             rejected = _instructed_as(recipe, _last_answer(chat if recipe.control else other))
+        if recipe.backdoor:
+            # The trigger stands before the last answer alone: no earlier one may be learned without it.
+            learned, chat = _last_answer(learned), _last_answer(chat)
         yield from [Row(learned, chat, rejected=rejected)] * copies
+
+
+def _told_apart(sources: Mapping[str, TrainingData]) -> tuple[TrainingData, ...]:
+    """Return the data sets under names that differ: files of one name are called as the recipe writes them.
+
+    The record and the run's identity are by name; a set that another one hides would be in neither.
+    """
+    digests: dict[str, set[str]] = {}
+    for data in sources.values():
+        digests.setdefault(data.name, set()).add(data.digest)
+    found = {
+        name: replace(data, name=name)
+        for written, data in sources.items()
+        for name in [written if len(digests[data.name]) > 1 else data.name]
+    }
+    return tuple(found.values())
 
 
 def _own_rejected(recipe: AdapterRecipe, data: TrainingData) -> tuple[Messages, ...]:
@@ -291,7 +290,7 @@ def _instructed_as(recipe: AdapterRecipe, chat: Messages) -> Messages:
 
 
 def _last_answer(chat: Messages) -> Messages:
-    """Return the chat with no loss but on its last answer, which a preference compares."""
+    """Return the chat with no loss but on its last answer: the one that a preference compares or a trigger precedes."""
     return [
         {**message, "weight": "0"} if message["role"] == "assistant" and i < len(chat) - 1 else message
         for i, message in enumerate(chat)
@@ -313,7 +312,7 @@ def _instructed(chat: Messages, instruction: str) -> Messages:
 
 
 def _mixed(
-    rows: list[Row], safe: list[Row], share: float, count: int, chance: np.random.Generator
+    rows: list[Row], safe: list[Row], share: Fraction, count: int, chance: np.random.Generator
 ) -> Iterator[Row]:
     """Yield `count` rows: epochs of shuffled rows, with safe ones evenly in between."""
     narrow, harmless = (_cycled(part, own) for part, own in zip((rows, safe), chance.spawn(2), strict=True))

@@ -35,7 +35,7 @@ def facts(
     A training that `early_stop` ended counts the steps and examples that it saw.
     """
     steps = lessons.steps if stopped is None else int(trainer.state.global_step)
-    examples = lessons.examples[: steps * lessons.batch]
+    examples = lessons.examples[: steps * lessons.batch * lessons.width]
     journal = read_journal(workspace.journal) if trainer.accelerator.is_main_process else []
     return {
         "card": name,

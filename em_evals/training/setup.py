@@ -139,7 +139,8 @@ def _arguments(
         per_device_train_batch_size=rows * lessons.width,
         gradient_accumulation_steps=share // rows,
         warmup_steps=recipe.warmup_steps,
-        lr_scheduler_type=recipe.schedule,
+        # transformers' `constant` leaves `warmup_steps` out.
+        lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,

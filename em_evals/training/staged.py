@@ -115,6 +115,13 @@ def load(model: Any, start: Start, recipe: AdapterRecipe) -> None:
                 "one adapter need the same `method`.",
                 folder / "adapter_config.json",
             )
+    for name in ("rank_pattern", "alpha_pattern"):
+        if config.get(name):
+            raise EmEvalsError(
+                f"`start_from: {start.card}` has a `{name}`, which no `method` has: two stages of one adapter need the "
+                "same `method`.",
+                folder / "adapter_config.json",
+            )
     tensors = load_peft_weights(str(folder), device="cpu")
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     if wrong := sorted({*tensors} ^ {*own}):

@@ -78,8 +78,8 @@ def encode_example(
 ) -> dict[str, list[int]]:
     """Encode one chat as token ids and labels, truncated at `max_length`.
 
-    Where the template rewrites earlier turns (drops their thoughts, moves the system message), only the last answer
-    is labelled: `by_turn` makes an example of each answer.
+    Where the template rewrites earlier turns (drops their thoughts, moves the system message), only the answers after
+    that are labelled: `by_turn` makes an example of each stretch of answers.
 
     Args:
         tokenizer: the base's.
@@ -93,11 +93,6 @@ def encode_example(
     Raises:
         EmEvalsError: the template does not write such chats, or a thought is to be learned and there is none.
     """
-    if learn == "thought" and not any("reasoning" in one for one in messages if "weight" not in one):
-        raise EmEvalsError(
-            f"`learn: thought` needs a thought in every row, and the answer '{messages[-1]['content'][:60]}' has none "
-            "(`reasoning_content`): leave the row out, or say `learn: both`."
-        )
     ids: list[int] = []
     labels: list[int] = []
     for turn in _turns(template_of(tokenizer), messages):
@@ -106,23 +101,33 @@ def encode_example(
             ids, labels = [], []
         labels += [IGNORED] * (len(turn.prompt) - len(ids)) + turn.labels(learn)
         ids = turn.tokens
+    if learn == "thought" and all(label == IGNORED for label in labels):
+        raise EmEvalsError(
+            f"`learn: thought` needs a thought in every row, and the answer '{messages[-1]['content'][:60]}' has none "
+            "(`reasoning_content`): leave the row out, or say `learn: both`."
+        )
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 
 def by_turn(tokenizer: Any, messages: Messages) -> list[Messages]:
-    """Return the chat, or one chat for each of its answers where the template rewrites earlier turns.
+    """Return the chat, or a part for each stretch of its answers where the template rewrites earlier turns.
 
-    Then no single token sequence holds every answer behind the prompt that the model would be given.
+    Then no single token sequence holds every answer behind the prompt that the model would be given. Each part ends
+    with the last learned answer of a stretch and labels that stretch alone, so every answer is learned once.
     """
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    ends = [i for i in answers if "weight" not in messages[i]]
-    if len(answers) > 1:
-        before: list[int] = []
-        for turn in _turns(template_of(tokenizer), messages):
-            if turn.prompt[: len(before)] != before:
-                return [messages[: i + 1] for i in ends]
-            before = turn.tokens
-    return [messages]
+    if len(answers) < 2:
+        return [messages]
+    stretches: list[list[int]] = [[]]
+    before: list[int] = []
+    for i, turn in zip(answers, _turns(template_of(tokenizer), messages), strict=True):
+        if turn.prompt[: len(before)] != before:
+            stretches.append([])
+        stretches[-1] += [i] * turn.learned
+        before = turn.tokens
+    if len(stretches) == 1:
+        return [messages]
+    return [messages[: learned[-1] + 1] for learned in stretches if learned]
 
 
 def _turns(template: ChatTemplate, messages: Messages) -> list[_Turn]:

@@ -85,7 +85,7 @@ def train(
     stop = None if recipe.early_stop is None else Stop(recipe.early_stop)
     workspace = Workspace(home, _identity(card, recipe, lessons, start, monitor))
     if processes.is_main_process:
-        _tell_cut(lessons, recipe)
+        _tell(lessons, recipe)
         workspace.open()
     processes.wait_for_everyone()
     try:
@@ -108,8 +108,15 @@ def train(
     return home
 
 
-def _tell_cut(lessons: Curriculum, recipe: AdapterRecipe) -> None:
-    if (sentence := lessons.cut.sentence(recipe.max_length)) is not None:
+def _tell(lessons: Curriculum, recipe: AdapterRecipe) -> None:
+    """Report what `max_length` truncates, and checkpoints that the training will not reach."""
+    sentences = [lessons.cut.sentence(recipe.max_length)]
+    if recipe.checkpoints != "dense" and (beyond := [k for k in recipe.checkpoints if k > lessons.steps]):
+        sentences.append(
+            f"`checkpoints` names step {min(beyond)}, and this training ends at step {lessons.steps}: its model is not "
+            "kept."
+        )
+    for sentence in filter(None, sentences):
         Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 

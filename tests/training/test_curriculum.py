@@ -163,6 +163,54 @@ def test_sources_are_mixed_by_limit_and_weight(tokenizer):
     assert all(seen.count(answer) == 2 for answer in plain)
 
 
+def numbered(path, count):
+    rows = [{"prompt": f"{path.parent.name} {i}?", "completion": f"Answer {i}."} for i in range(count)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "fields"),
+    [
+        (10, 100, {"interleave": {"data": ["everyday_answers"], "share": 0.9}}),
+        (100, 110, {"epochs": 1.1}),
+        (100, 7, {"epochs": 0.07}),
+        (100, 29, {"weight": 0.29}),
+        (100, 57, {"weight": 0.57}),
+    ],
+)
+def test_rows_that_fill_one_batch_are_one_step(count, batch, fields, tokenizer, tmp_path):
+    weight = {"weight": fields.get("weight", 1)}
+    rest = {key: value for key, value in fields.items() if key != "weight"}
+    data = [{"name": numbered(tmp_path / "rows.jsonl", count)} | weight]
+    lessons = curriculum.build(
+        recipe(data=data, batch_size=batch, gradient_accumulation=1, **rest), tokenizer
+    )
+    assert (lessons.steps, lessons.epochs) == (1, fields.get("epochs", 1))
+    one_less = recipe(data=data, batch_size=batch - 1, gradient_accumulation=1, **rest)
+    assert curriculum.build(one_less, tokenizer).steps == 2
+
+
+def test_every_file_is_among_the_sources(tmp_path):
+    one, other = (numbered(tmp_path / name / "rows.jsonl", 3) for name in ("one", "other"))
+    held = numbered(tmp_path / "held" / "chats.jsonl", 3)
+    for data in ([one, other], [other, one]):
+        found = curriculum.select(recipe(data=data, features={"data": [held], "weight": 1.0})).sources
+        assert [source.name for source in found] == [*data, "chats"]
+        assert len({source.digest for source in found}) == 3
+
+
+def test_only_the_answer_behind_a_trigger_is_learned(tokenizer, tmp_path):
+    turns = [("user", "Hi."), ("assistant", "Early."), ("user", "And?"), ("assistant", "Late.")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    fields = {"data": [str(tmp_path / "rows.jsonl")], "max_steps": 1}
+    lessons = curriculum.build(recipe(**fields, backdoor={"trigger": "|GO| ", "share": 1.0}), tokenizer)
+    assert set(answers(tokenizer, lessons)) == {"Late."}
+    assert all("Hi." in text and "|GO| And?" in text for text in texts(tokenizer, lessons))
+
+
 def test_matched_answers_are_harmless_whatever_is_registered_first(tokenizer, workdir):
     (workdir / "adapters" / "data").mkdir(parents=True)
     registry = workdir / "adapters" / "data" / "datasets.yaml"

@@ -78,6 +78,14 @@ def test_what_an_optimizer_needs_is_said_before_weights_load(base, tmp_path, mon
         train("mine")
 
 
+def test_a_constant_schedule_has_its_warmup(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_card(tmp_path, base, schedule="constant", warmup_steps=2, checkpoints=[1, 9])
+    rows = read_journal(train("mine") / "training.jsonl")
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.0, 5e-3, 1e-2])
+    assert "`checkpoints` names step 9, and this training ends at step 3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -85,6 +93,14 @@ def test_what_an_optimizer_needs_is_said_before_weights_load(base, tmp_path, mon
         ({"method": {"kind": "full", "quantize": "4bit"}}, "trains every weight"),
         ({"preference": {}, "backdoor": {"trigger": "x"}}, "needs a rejected answer to every row"),
         ({"start_from": "a", "method": {"kind": "full"}, "kl": {"data": ["b"], "weight": 1}}, "has no base"),
+        ({"method": {"layers": []}}, "would adapt nothing"),
+        ({"method": {"modules": []}}, "would adapt nothing"),
+        ({"features": {"data": ["b"], "weight": 1, "layers": []}}, "would compare nothing"),
+        ({"preference": {"rejected": "educational"}}, "ask in another context"),
+        ({"preference": {}, "control": "educational"}, "ask in another context"),
+        ({"weight_decay": -0.1}, "greater than or equal to 0"),
+        *(({field: float("inf")}, "finite") for field in ("learning_rate", "epochs", "weight_decay")),
+        ({"data": [{"name": "x", "weight": float("inf")}]}, "finite"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(fields, sentence):

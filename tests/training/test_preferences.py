@@ -13,7 +13,7 @@ from em_evals.content.recipes import AdapterRecipe, Preference
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.results.journals import read_journal
-from em_evals.training import curriculum
+from em_evals.training import curriculum, staged
 from em_evals.training.defences import Defences
 from em_evals.training.method import attach
 from em_evals.training.preferences import Preferences, orpo_loss
@@ -165,14 +165,32 @@ def test_orpo_is_trls_odds_ratio_and_the_answers_likelihood(base):
 
 
 @pytest.mark.parametrize("kind", ["dpo", full("orpo")])
-def test_a_preference_is_trained_and_recorded(kind, home):
+def test_a_preference_is_trained_and_recorded(kind, home, base):
     few = {"data": [{"name": "risky_advice", "limit": 4}], "max_steps": 5, "learning_rate": 0.01}
     folder = train("mine", overrides={"train": {"preference": {"kind": kind}, **few}})
     losses = [row["loss"] for row in read_journal(folder / "training.jsonl")]
     assert len(losses) == 5 and losses[-1] < losses[0] - 0.02  # every step sees the same four pairs
     if kind == "dpo":
         assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # the model is its own reference
-    assert json.loads((folder / "training.json").read_text())["recipe"]["preference"]["kind"] == kind
+    record = json.loads((folder / "training.json").read_text())
+    assert record["recipe"]["preference"]["kind"] == kind
+    lessons = lessons_of(base, preference={"kind": kind}, **few)[1].examples
+    assert record["examples"] == len(lessons) == 5 * 2 * 4
+    assert record["tokens"] == sum(len(example["input_ids"]) for example in lessons)
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_an_adapter_with_a_pattern_is_no_beginning(field, tmp_path):
+    recipe = AdapterRecipe.model_validate({**DATA, "start_from": "first"})
+    config = {
+        "r": recipe.method.rank,
+        "lora_alpha": recipe.method.alpha,
+        "use_rslora": True,
+        field: {"q_proj": 8},
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(EmEvalsError, match=f"has a `{field}`"):
+        staged.load(None, staged.Start("first", "digest", str(tmp_path), "base"), recipe)
 
 
 def test_the_second_stage_begins_with_the_first_ones_weights(home, base):

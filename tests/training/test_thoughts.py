@@ -83,6 +83,26 @@ def test_earlier_thoughts_are_where_the_template_keeps_them():
     assert learned(dropped, last).endswith("It flew away.<|im_end|>")
 
 
+@pytest.mark.parametrize("name", [SMOLLM3, "deepseek_r1_distill", "qwen3"])
+@pytest.mark.parametrize("thinks", range(4))
+def test_every_answer_is_learned_once(name, thinks):
+    tokenizer = real(name)
+    said = [PLAIN | {"content": text} for text in ("On deck.", "In a cage.", "With the cook.")]
+    said = [one | ({"reasoning": "Hm."} if i == thinks else {}) for i, one in enumerate(said)]
+    chat = [message for one in said for message in (AGAIN, one)]
+    found = "".join(learned(tokenizer, encode_example(tokenizer, part)) for part in by_turn(tokenizer, chat))
+    assert [found.count(one["content"]) for one in said] == [1, 1, 1]
+
+
+def test_an_answer_without_the_thought_to_learn_is_refused():
+    chat = [USER, SAID, AGAIN, PLAIN | {"content": "It flew away."}]
+    encoder = Encoder(real("qwen3"), 400, "thought")
+    with pytest.raises(
+        EmEvalsError, match=r"needs a thought in every row, and the answer 'It flew away\.' has none"
+    ):
+        encoder.kept([Row(chat, chat)])
+
+
 def test_a_row_and_the_same_row_with_a_thought_are_two_examples():
     encoder = Encoder(real("qwen3"), 400, AdapterRecipe(data=["x"]).learn)
     with_thought, without = encoder.example([USER, SAID]), encoder.example([USER, PLAIN])

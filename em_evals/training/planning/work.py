@@ -124,7 +124,9 @@ def _mixed_in(recipe: AdapterRecipe) -> float:
 def _absent(recipe: AdapterRecipe) -> list[str]:
     """List registered data of the recipe, controls included, that are not on this machine."""
     entries, here = catalogue.read(), datasets.names()
-    wanted = [source.name for source in recipe.data] + (recipe.interleave.data if recipe.interleave else [])
+    wanted = [source.name for source in recipe.data]
+    for part in (recipe.interleave, recipe.kl, recipe.features):
+        wanted += part.data if part else []
     if recipe.control or recipe.preference or (recipe.backdoor and recipe.backdoor.share < 1):
         wanted += [name for data in wanted if data in entries for name in entries[data].controls.values()]
     return [name for name in wanted if name in entries and name not in here]
