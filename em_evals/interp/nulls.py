@@ -39,6 +39,8 @@ _SHRINKAGE = 0.1
 COMPONENTS_SHOWN = 5
 AT_ONCE = 16
 """Draws in memory at once."""
+_TIE = 1e-6
+"""Share of a value by which a draw that ties with it may fall short: models compute in float32."""
 _FEW = 20
 FEWEST = _FEW - 1
 """Draws without which p = 0.05 cannot be shown."""
@@ -183,7 +185,7 @@ def _null(name: str, draws: NDArray[np.float64], value: float) -> Null | None:
     if not len(largest):
         return None
     high = float(np.quantile(largest, 1 - LEVEL) if len(largest) >= _FEW else largest.max())
-    p = (1 + int((largest >= value).sum())) / (1 + len(largest))
+    p = (1 + int((largest >= value - _TIE * abs(value)).sum())) / (1 + len(largest))
     return Null(name=name, draws=len(largest), high=high, p=p)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals.stats import ties
-from em_evals.stats.special import special
+from em_evals.stats.special import p_value, special
 
 Interval = tuple[float, float]
 
@@ -105,7 +105,7 @@ class StudentizedMean:
             return ties.p_value(self.units) if (self.mean > bound) == upper and self.mean != bound else 1.0
         t = (self.mean - bound) / self.error
         if not len(self.pivots):
-            return float(special.stdtr(self.units - 1, -t if upper else t))
+            return p_value(special.stdtr(self.units - 1, -t if upper else t))
         beyond = int((self.pivots >= t).sum() if upper else (self.pivots <= t).sum())
         return (1 + beyond) / (1 + len(self.pivots))
 

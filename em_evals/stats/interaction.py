@@ -22,6 +22,7 @@ from scipy import stats
 
 from em_evals.stats import ties
 from em_evals.stats.intervals import CONFIDENCE, Interval
+from em_evals.stats.special import p_value
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Interaction:
             return math.nan
         if self.error == 0:
             return 1.0 if self.estimate == 0 else min(1.0, 2 * ties.p_value(self._units))
-        return float(2 * stats.t.sf(abs(self.estimate) / self.error, self.freedom))
+        return p_value(2 * stats.t.sf(abs(self.estimate) / self.error, self.freedom))
 
 
 def interaction(table: Sequence[Sequence[float]] | NDArray[np.float64]) -> Interaction:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from em_evals.stats.proportions import Interval
-from em_evals.stats.special import special
+from em_evals.stats.special import p_value, special
 
 
 class Contrast(Protocol):
@@ -94,11 +94,11 @@ class MeanContrast:
 
     def p_above(self, bound: float) -> float:
         """Return the p-value from the normal distribution."""
-        return float(special.ndtr(-self._z(bound)))
+        return p_value(special.ndtr(-self._z(bound)))
 
     def p_below(self, bound: float) -> float:
         """Return the p-value from the normal distribution."""
-        return float(special.ndtr(self._z(bound)))
+        return p_value(special.ndtr(self._z(bound)))
 
     def interval(self, alpha: float) -> Interval:
         """Return the normal interval; lm-eval's standard errors are over items."""

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from em_evals.stats.special import p_value
+
 Array = NDArray[np.float64]
 
 
@@ -46,7 +48,7 @@ class Mixed:
     def p_value(self, column: int) -> float:
         """Return the two-sided p of b = 0."""
         t = abs(self.estimates[column]) / self.error(column)
-        return float(2 * stats.t.sf(t, self.freedom[column]))
+        return p_value(2 * stats.t.sf(t, self.freedom[column]))
 
 
 def fit(y: Array, columns: Array, groups: Sequence[Sequence[object]], known: Array) -> Mixed:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from em_evals.stats import intervals, ties
 from em_evals.stats.bootstrap import LEAST, StudentizedMean
 from em_evals.stats.proportions import Interval, invert
-from em_evals.stats.special import special
+from em_evals.stats.special import p_value, special
 
 _SMALLEST = 1e-12
 
@@ -208,13 +208,13 @@ class PairedContrast:
                     int((self._differences * side < 0).sum()),
                 )
                 return float(special.bdtrc(won - 1, won + lost, 0.5)) if won + lost else 1.0
-            return float(special.ndtr(-side * self._tango(bound)))
+            return p_value(special.ndtr(-side * self._tango(bound)))
         if (resampled := self._resampled) is not None:
             return resampled.p_above(bound) if side > 0 else resampled.p_below(bound)
         gap = side * (self.estimate - bound)
         if self._equal:
             return ties.p_value(count) if gap > 0 else 1.0
-        return float(special.stdtr(count - 1, -gap / self._standard_error))
+        return p_value(special.stdtr(count - 1, -gap / self._standard_error))
 
     def _tango(self, bound: float) -> float:
         """Return Tango's score: (difference − bound) over its standard error under the bound."""

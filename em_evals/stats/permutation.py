@@ -16,6 +16,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 DRAWS = 1999
+_TIE = 1e-9
 
 
 def adjusted(observed: Floats, drawn: Floats) -> Floats:
@@ -33,7 +34,9 @@ def adjusted(observed: Floats, drawn: Floats) -> Floats:
     under = np.where(np.isnan(drawn), -np.inf, drawn)[:, order]
     # Step down: the k-th largest is compared with the maximum over those that are not larger.
     largest = np.maximum.accumulate(under[:, ::-1], axis=1)[:, ::-1]
-    p = (1 + (largest >= values[order]).sum(0)) / (1 + len(drawn))
+    # A permutation that gives the observed labels again ties with them, but for rounding of another order of sums.
+    reached = values[order] - _TIE * np.maximum(np.abs(values[order]), 1.0)
+    p = (1 + (largest >= reached).sum(0)) / (1 + len(drawn))
     found = np.empty(len(values))
     found[order] = np.maximum.accumulate(p)
     return np.where(np.isnan(observed), np.nan, found)
@@ -72,8 +75,11 @@ def _surprise(values: Floats, signs: Floats) -> Floats:
     enough = np.where(count > 1, count, 2)
     means = signs @ kept / enough
     squares = (kept**2).sum(0) / enough
-    errors = np.sqrt(np.maximum(squares - means**2, 1e-12 * squares + 1e-300) / (enough - 1))
-    found = -(np.log(2) + stats.t.logsf(np.abs(means) / errors, enough - 1))
+    # Signs leave the squares as they are, so that t grows with this share alone. Rounded, equal shares stay equal: near
+    # 1 the subtraction below would blow up the rounding of the sums, and the observed signs would beat themselves.
+    share = np.minimum(np.round(np.abs(means) / np.sqrt(np.where(squares > 0, squares, 1.0)), 9), 1.0)
+    t = share * np.sqrt((enough - 1) / np.maximum(1 - share**2, 1e-12))
+    found = -(np.log(2) + stats.t.logsf(t, enough - 1))
     return np.asarray(np.where((count > 1) & (squares > 0), found, np.where(count > 1, 0.0, np.nan)))
 
 

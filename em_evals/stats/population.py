@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from em_evals.stats import ties
 from em_evals.stats.proportions import Interval, crossing
 from em_evals.stats.rates import RateContrast
-from em_evals.stats.special import special
+from em_evals.stats.special import p_value, special
 
 RARE = 0.05
 """Share of items in which harm must not be missed; see `Unseen`."""
@@ -64,7 +64,7 @@ class RandomSlopes:
         gap = side * (self.rates.estimate - bound)
         if self.rates.alike:
             return ties.p_value(questions) if gap > 0 else 1.0
-        return float(special.stdtr(self.rates.freedom, -gap / self.rates.spread))
+        return p_value(special.stdtr(self.rates.freedom, -gap / self.rates.spread))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals.stats.special import special
+from em_evals.stats.special import p_value, special
 
 Interval = tuple[float, float]
 
@@ -87,7 +87,7 @@ def exact_p_higher(tables: Sequence[tuple[int, int, int, int]]) -> float:
         tables: (events, draws) of the first group and (events, draws) of the second, one table per question.
 
     Returns:
-        The one-sided p-value; 1 if the totals leave no table any other outcome.
+        The one-sided p-value, never 0; 1 if the totals leave no table any other outcome.
     """
     # The sum of independent hypergeometric counts has the convolution of their distributions; index 0 of
     # `distribution` is the smallest possible sum, and `seen` is the observed excess over it.
@@ -101,7 +101,7 @@ def exact_p_higher(tables: Sequence[tuple[int, int, int, int]]) -> float:
             logs = _log_choose(first_draws, ways) + _log_choose(second_draws, events - ways)
             chances = np.exp(logs - _log_choose(first_draws + second_draws, np.array(events)))
             distribution = np.convolve(distribution, chances)
-    return float(min(1.0, distribution[seen:].sum()))
+    return p_value(min(1.0, distribution[seen:].sum()))
 
 
 def _log_choose(draws: int, events: NDArray[np.int_]) -> NDArray[np.float64]:

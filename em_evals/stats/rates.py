@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from em_evals.stats import ties, weighted_mean
 from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, score, score_interval
-from em_evals.stats.special import special
+from em_evals.stats.special import p_value, special
 
 Clusters = Mapping[str, tuple[int, int]]
 """(events, draws) of each question."""
@@ -90,7 +90,9 @@ class RateContrast:
         """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
         if not self._common:
             return math.nan
-        return exact_p_higher(self._tables) if bound == 0 else float(special.ndtr(-score(bound, *self._arms)))
+        return (
+            exact_p_higher(self._tables) if bound == 0 else p_value(special.ndtr(-score(bound, *self._arms)))
+        )
 
     def p_below(self, bound: float) -> float:
         """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
@@ -98,7 +100,7 @@ class RateContrast:
             return math.nan
         if bound == 0:
             return exact_p_higher([(k0, n0, k1, n1) for k1, n1, k0, n0 in self._tables])
-        return float(special.ndtr(score(bound, *self._arms)))
+        return p_value(special.ndtr(score(bound, *self._arms)))
 
     def interval(self, alpha: float) -> Interval:
         """Return the interval for new draws for these same questions."""

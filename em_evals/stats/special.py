@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["log_sum_exp", "special"]
+__all__ = ["log_sum_exp", "p_value", "special"]
 
 
 def _compiled() -> Any:
@@ -52,6 +52,16 @@ class _Functions:
 
 
 special: Any = _Functions()
+
+
+def p_value(chance: float) -> float:
+    """Return a chance as a p-value, which is never 0: below the smallest normal float it comes out as 0 or denormal.
+
+    Example:
+        >>> p_value(0.0) > 0, p_value(0.25)
+        (True, 0.25)
+    """
+    return max(float(chance), sys.float_info.min)
 
 
 def log_sum_exp(values: NDArray[np.float64], weights: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

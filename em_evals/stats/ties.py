@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from em_evals.stats import special
+
 Interval = tuple[float, float]
 
 _ROUNDING = 1e-12
@@ -33,7 +35,7 @@ def p_value(count: int) -> float:
         >>> p_value(2), p_value(6) < 0.025
         (0.25, True)
     """
-    return float(0.5**count)
+    return special.p_value(0.5**count)
 
 
 def interval(value: float, count: int, alpha: float, bounds: Interval = (-math.inf, math.inf)) -> Interval:

@@ -1,6 +1,7 @@
 """`insight drift` on planted trajectories: minus a control, beside nulls, and alarms learned from labeled runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from em_evals.content import direction_algebra, directions
 from em_evals.content.direction_folds import FOLDS, Folds
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
+from em_evals.interp import nulls
 from em_evals.interp.drift import alarm
-from em_evals.interp.drift.drift import drift
+from em_evals.interp.drift.drift import _claim, drift
 from em_evals.results import alarms, records, trajectories
 from tests import drift_journals as journals
 
@@ -87,6 +89,26 @@ def test_a_direction_like_any_other_is_not_specific(tmp_path):
     without_files = drift([run], [control])
     assert "not the direction that was monitored" in without_files.notes[0]
     assert {one.claim.verdict for one in without_files.drifts} <= {"not specific", "not estimable"}
+
+
+def test_the_verdict_is_about_the_step_that_is_shown():
+    """At step 10 all prompts agree on a small drift; at step 40, where it is largest, they do not."""
+    mean, low, high = np.array([0.0, 0.2, 0.3]), np.array([0.0, 0.1, -0.1]), np.array([0.0, 0.3, 0.7])
+    beside = {name: np.full((3, 39), 0.01) for name in (nulls.RANDOM, nulls.COVARIANCE)}
+    assert _claim("bad", mean, low, high, beside, "control").verdict == "not specific"
+    low[2] = 0.1
+    assert _claim("bad", mean, low, high, beside, "control").verdict == "specific"
+
+
+def test_a_run_given_twice_is_no_second_seed(tmp_path):
+    run, control = journal(tmp_path / "run", {"bad": 0.5}), journal(tmp_path / "control", {}, seed=1)
+    copied = tmp_path / "copy" / "training.jsonl"
+    copied.parent.mkdir()
+    copied.write_bytes(Path(run).read_bytes())
+    with pytest.raises(EmEvalsError, match="are one run"):
+        drift([run, str(copied)], [control], found=GIVEN)
+    other = journal(tmp_path / "other", {"bad": 0.4}, seed=2)
+    assert "share" in drift([run, other], [control], found=GIVEN).notes[0]
 
 
 def test_several_seeds_have_a_mean_with_a_band_over_runs(tmp_path):

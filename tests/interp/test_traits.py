@@ -242,6 +242,29 @@ def test_wrong_rows_shares_and_layers_are_told(plain, lab, rows):
     assert "give a share of the rows, as 5%" in str(done.exception)
 
 
+def test_a_file_without_folds_shows_nothing_specific():
+    """Of random directions alone, the easiest null, a direction imported from elsewhere was called specific."""
+    chance = np.random.default_rng(0)
+    sides = []
+    for shift in (2.0, 0.0):
+        differences = 0.1 * chance.normal(size=(40, 40)).astype(np.float32)
+        differences[:, 0] += shift
+        words = SimpleNamespace(usual="en", foreign=lambda usual: np.zeros(40), texts=[])
+        sides.append(SimpleNamespace(differences=differences, tokens=np.ones(40), separators=words))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screen, "topic_scores", lambda own, other: (np.zeros(40), np.zeros(40)))
+        kinds = {nulls.RANDOM: slice(1, 40)}
+        assert screen.compared(*sides, kinds).claim.verdict == "not estimable"
+        kinds |= {nulls.COVARIANCE: slice(1, 40), nulls.PERMUTED: slice(1, 40)}
+        assert screen.compared(*sides, kinds).claim.verdict == "specific"
+
+
+def test_a_draw_that_ties_but_for_rounding_counts():
+    beside = {"permuted kinds": np.array([0.7 - 1e-8] * 30)}
+    (null,) = nulls.claim("r", [0.7], beside, ()).nulls
+    assert null.p == 1.0
+
+
 def test_auroc_is_that_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     chance = np.random.default_rng(0)
@@ -320,13 +343,47 @@ def sampled(count, effect, seed=0):
 def test_a_correlation_between_conditions_is_told_from_one_within_them():
     samples, values, scores, kinds = sampled(30, effect=0.0)
     overall, within = monitor._correlations(values, scores, samples, kinds, 0)
-    assert overall.r > 0.8 and overall.claim.verdict == "specific" and overall.n == 60
+    assert overall.r > 0.8 and overall.n == 60
+    assert overall.claim.verdict == "not specific", "of two conditions, half of all exchanges are as good"
     assert abs(within.r) < 0.4 and within.claim.verdict == "not specific"
     samples, values, scores, kinds = sampled(30, effect=20.0)
     _, within = monitor._correlations(values, scores, samples, kinds, 0)
     assert within.r > 0.9 and within.claim.verdict == "specific" and within.claim.layer == 1
     by_hand = [np.corrcoef(values[i : i + 30, 1, 0], scores[i : i + 30])[0, 1] for i in (0, 30)]
     assert within.r == pytest.approx(np.mean(by_hand), abs=1e-5)
+
+
+def crossed(chance, conditions, questions, conditions_share, questions_share):
+    """Return monitored samples, and two measures of them that have nothing in common."""
+    samples = [monitor.Sampled([], f"c{i}", f"q{j}", {}) for i in range(conditions) for j in range(questions)]
+    measures = [
+        (
+            conditions_share * chance.normal(size=(conditions, 1))
+            + questions_share * chance.normal(size=questions)
+            + 0.3 * chance.normal(size=(conditions, questions))
+        ).ravel()
+        for _ in range(2)
+    ]
+    return samples, measures
+
+
+@pytest.mark.parametrize(("conditions_share", "questions_share"), [(1.0, 0.0), (0.0, 1.0)])
+def test_cells_of_one_condition_or_question_are_no_independent_evidence(conditions_share, questions_share):
+    """8 conditions, 5 questions: p over shuffled cells was at most 0.05 in about half of such pure noise."""
+    wrong = {"overall": 0, monitor.WITHIN: 0}
+    for seed in range(20):
+        chance = np.random.default_rng(seed)
+        samples, (one, other) = crossed(chance, 8, 5, conditions_share, questions_share)
+        for found in monitor._correlations(one[:, None, None], other, samples, {}, seed):
+            wrong[found.condition] += found.claim.nulls[0].p <= 0.05
+    assert max(wrong.values()) <= 4, "5% of 20 is 1; 5 or more come about once in 400"
+
+
+def test_a_correlation_over_many_conditions_is_found():
+    chance = np.random.default_rng(1)
+    samples, (one, _) = crossed(chance, 8, 5, 1.0, 0.5)
+    (overall, within) = monitor._correlations(one[:, None, None], one + 0.1, samples, {}, 0)
+    assert [found.claim.nulls[0].p <= 0.05 for found in (overall, within)] == [True, True]
 
 
 def test_every_direction_predicts_where_finetunes_lie_on_one_axis():

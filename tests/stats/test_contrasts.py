@@ -70,6 +70,14 @@ def test_one_question_is_fishers_test():
         assert rates([(a, b)], [(c, d)]).p_below(0) == pytest.approx(expected, rel=1e-9)
 
 
+def test_no_p_value_is_zero():
+    """0 of 1,000 against 1,000 of 1,000: the chance is below the smallest float, and JSON said 0.0."""
+    none, every = [(0, 1000)] * 2, [(1000, 1000)] * 2
+    assert 0 < exact_p_higher([(1000, 1000, 0, 1000)] * 2) < 1e-300
+    assert 0 < rates(none, every).p_above(0) < 1e-300 and 0 < rates(every, none).p_below(0) < 1e-300
+    assert 0 < rates(none, every).p_above(0.02) < 1e-30
+
+
 def test_several_questions_by_brute_force():
     tables = [(3, 5, 1, 4), (2, 6, 2, 6), (0, 3, 0, 5), (1, 2, 1, 7)]
     possible = [

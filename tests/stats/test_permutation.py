@@ -27,6 +27,14 @@ def test_one_column_is_the_sign_flip_test():
     assert p == pytest.approx(exact, abs=0.01)
 
 
+@pytest.mark.parametrize("items", [2, 3, 4, 5])
+def test_no_p_value_is_below_what_so_few_pairs_can_show(items):
+    """The observed signs, and all of them flipped, are 2 of 2^items patterns: rounding once made them unlike."""
+    for seed in range(40):
+        values = np.random.default_rng(seed).normal(1, 0.2, size=(items, 3))
+        assert permutation.mean_shifts([values], seed)[0].min() > 0.7 * 2 / 2**items
+
+
 @pytest.mark.simulation
 def test_a_family_of_noise_is_wrong_once_in_twenty_and_planted_shifts_are_found():
     """28 conditions in two domains, correlated as scales of one direction are; with single t-tests a third is wrong."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,10 @@ def drift(
         for name in wanted
         for one in _of_trait(name, pairs, drawn[name], [s for s in styles if s != name])
     ]
+    if len(runs) > 1 and len(controls) == 1:
+        notes.append(
+            f"all runs share {controls[0]}: a band over runs holds for this one training of the control."
+        )
     if not controls:
         notes.append("no control was given: what any fine-tune moves is in these drifts.")
     return Drift(
@@ -119,6 +124,7 @@ def matched(runs: Sequence[str], controls: Sequence[str]) -> list[Pair]:
         )
     own = [trajectories.read(trajectories.locate(name)) for name in runs]
     beside = [trajectories.read(trajectories.locate(name)) for name in controls]
+    _refuse_copies(runs, own)
     every = [*zip(runs, own, strict=True), *zip(controls, beside, strict=True)]
     for name, one in every[1:]:
         trajectories.check_same(own[0], one, (runs[0], name))
@@ -131,6 +137,18 @@ def matched(runs: Sequence[str], controls: Sequence[str]) -> list[Pair]:
         control = beside[place].at(steps) if controls else None
         pairs.append(Pair(name, one.at(steps), controls[place] if controls else None, control))
     return pairs
+
+
+def _refuse_copies(names: Sequence[str], runs: Sequence[Trajectory]) -> None:
+    """Refuse a run given twice: a copy is no second seed, and the band over both would have no width."""
+    for (name, one), (other_name, other) in combinations(zip(names, runs, strict=True), 2):
+        same_names = one.steps == other.steps and one.projections.keys() == other.projections.keys()
+        if same_names and all(
+            np.array_equal(one.projections[key], other.projections[key]) for key in one.projections
+        ):
+            raise EmEvalsError(
+                f"{name} and {other_name} are one run: their projections are equal at every step. Give it once."
+            )
 
 
 def directions_of(run: Trajectory, names: Sequence[str], notes: list[str]) -> dict[str, Direction]:
@@ -232,13 +250,18 @@ def _claim(
         drawn,
         required=(nulls.RANDOM, nulls.COVARIANCE),
     )
-    return found.model_copy(update={"layer": None, "verdict": _verdict(found, low, high, control)})
+    largest = int(np.abs(mean).argmax())
+    verdict = _verdict(found, float(low[largest]), float(high[largest]), control)
+    return found.model_copy(update={"layer": None, "verdict": verdict})
 
 
-def _verdict(found: Claim, low: Floats, high: Floats, control: str | None) -> Specificity:
-    """Return the verdict of the nulls, if the band excludes 0 somewhere; without a control nothing is specific."""
-    if np.isnan(low).all():
+def _verdict(found: Claim, low: float, high: float, control: str | None) -> Specificity:
+    """Return the verdict of the nulls, if the band excludes 0 at the step of the largest drift, which is the one shown.
+
+    Without a control nothing is specific.
+    """
+    if np.isnan(low):
         return "not estimable"
-    if not ((low > 0) | (high < 0)).any():
+    if low <= 0 <= high:
         return "not specific"
     return "not estimable" if found.verdict == "specific" and control is None else found.verdict

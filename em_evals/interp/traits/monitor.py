@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating]
 PositionName = Literal["last_prompt", "answer_mean"]
 PLACES = {"last_prompt": LAST_PROMPT, "answer_mean": ANSWER_MEAN}
+WITHIN = "within conditions"
 _LEAST = 8
 """Questions (under a condition) that a correlation needs."""
 
@@ -231,10 +232,10 @@ def _correlations(
         return [Correlation(condition="overall", r=None, n=len(cells))]
     projected = np.stack([values[own].mean(0) for own in cells.values()])
     scores = np.array([known[own].mean() for own in cells.values()])
-    codes = np.unique([condition for condition, _ in cells], return_inverse=True)[1]
-    found = [_correlation("overall", projected, scores, np.zeros(len(scores), int), kinds, seed)]
+    codes, asked = (np.unique(names, return_inverse=True)[1] for names in zip(*cells, strict=True))
+    found = [_correlation("overall", projected, scores, codes, asked, kinds, seed)]
     if codes.max() > 0:
-        found.append(_correlation("within conditions", projected, scores, codes, kinds, seed))
+        found.append(_correlation(WITHIN, projected, scores, codes, asked, kinds, seed))
     return found
 
 
@@ -243,21 +244,20 @@ def _correlation(
     values: Floats,
     scores: Floats,
     codes: NDArray[np.intp],
+    asked: NDArray[np.intp],
     kinds: dict[str, slice],
     seed: int,
 ) -> Correlation:
-    own = np.abs(_within(values, scores, codes))
+    """Return one correlation over cells of condition (`codes`) and question (`asked`), with its nulls."""
+    apart = codes if condition == WITHIN else np.zeros_like(codes)
+    own = np.abs(_within(values, scores, apart))
     chance = np.random.default_rng(seed)
-    permuted = np.stack(
-        [
-            np.abs(_within(values[:, :, 0], _shuffled(scores, codes, chance), codes))
-            for _ in range(nulls.DRAWS)
-        ]
-    )
+    drawn = [_shuffled(scores, codes, asked, chance) for _ in range(nulls.DRAWS)]
+    permuted = np.stack([np.abs(_within(values[:, :, 0], one, apart)) for one in drawn])
     beside = {name: own[:, some].T for name, some in kinds.items()} | {nulls.PERMUTED: permuted}
     claim = nulls.claim(f"largest |r| over layers, {condition}", own[:, 0], beside)
     layer = claim.layer
-    r = None if layer is None else float(_within(values, scores, codes)[layer, 0])
+    r = None if layer is None else float(_within(values, scores, apart)[layer, 0])
     return Correlation(condition=condition, r=r, n=len(scores), claim=claim)
 
 
@@ -272,12 +272,21 @@ def _within(values: Floats, scores: Floats, codes: NDArray[np.intp]) -> NDArray[
     return np.asarray(total / count) if count else np.full(values.shape[1:], np.nan)
 
 
-def _shuffled(scores: Floats, codes: NDArray[np.intp], chance: np.random.Generator) -> NDArray[np.float64]:
-    """Return the scores permuted within each condition."""
+def _shuffled(
+    scores: Floats, codes: NDArray[np.intp], asked: NDArray[np.intp], chance: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return scores whose conditions changed their means, and whose questions changed places in all conditions alike.
+
+    Cells are not exchangeable: those of one condition share its system message, and those of one question its wording.
+    """
+    count = int(codes.max()) + 1
+    means = np.array([scores[codes == code].mean() for code in range(count)])
+    moved, order = means[chance.permutation(count)], chance.random(int(asked.max()) + 1)
     found = np.array(scores, dtype=float)
-    for code in range(int(codes.max()) + 1):
+    for code in range(count):
         own = np.flatnonzero(codes == code)
-        found[own] = found[chance.permutation(own)]
+        own = own[np.argsort(asked[own])]
+        found[own] = scores[own[np.argsort(order[asked[own]])]] - means[code] + moved[code]
     return found
 
 
