@@ -10,7 +10,7 @@ import pytest
 
 from em_evals import files
 from em_evals.errors import EmEvalsError
-from em_evals.gate import readers
+from em_evals.gate import baseline, readers
 from em_evals.results import calibration, lm_eval, logs
 from tests.hostile_readers import NEED_TORCH, READERS, attempt
 from tests.hostile_samples import good
@@ -76,6 +76,17 @@ def test_counts_of_a_calibration_that_are_no_counts_are_refused(change, tmp_path
     path.write_text(json.dumps(data))
     with pytest.raises(EmEvalsError, match="this is no calibration"):
         calibration.read(path)
+
+
+def test_a_baseline_with_half_a_character_is_written_and_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.json"
+    path.write_text(good("baselines")[0])
+    evidence = [
+        one.model_copy(update={"model": "\ud800"}) for one in baseline.read(path, files.read_json(path))
+    ]
+    kept = baseline.write("mine", evidence)
+    assert {one.model for one in baseline.read(kept, files.read_json(kept))} == {"\ud800"}
 
 
 def test_a_json_file_that_holds_no_object_is_refused(tmp_path):

@@ -129,4 +129,6 @@ def _digest(rows: Sequence[Any]) -> str:
 
 
 def _compact(row: Any) -> str:
-    return json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # Half a character (\ud800 in JSON) is not UTF-8; its escape is the same JSON.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -23,6 +23,7 @@ from em_evals.workflows.verify import compiled, gaps, verify
 from em_evals.workflows.verify.prompts import Prompts, borders
 from em_evals.workflows.verify.verdict import Row, Verdict
 from tests.architectures.lab import Lab
+from tests.command import em_evals
 from tests.selection import full
 
 ADD = {"op": "add", "layers": [1], "scale": 0.7, "relative": True}
@@ -289,7 +290,8 @@ def test_an_accident_is_no_wrong_number(lab, workdir, monkeypatch):
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr("em_evals.workflows.verify.verify", accident)
-    assert CliRunner().invoke(app, ["verify", str(given.path)]).exit_code == 2
+    done = em_evals("verify", given.path)
+    assert done.returncode == 2 and "out of luck" in done.stderr
 
 
 # What is kept
