@@ -78,6 +78,18 @@ def test_counts_of_a_calibration_that_are_no_counts_are_refused(change, tmp_path
         calibration.read(path)
 
 
+def test_a_log_without_plain_draws_is_no_evidence_about_cues(tmp_path):
+    data = json.loads(good("conditional")[0])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    assert readers.of_log(path).kind == "conditional"
+    for sample in data["samples"]:
+        sample["metadata"]["cue"] = "medical"
+    path.write_text(json.dumps(data))
+    with pytest.raises(EmEvalsError, match="no draw of 'plain' counts for"):
+        readers.of_log(path)
+
+
 def test_a_baseline_with_half_a_character_is_written_and_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.json"

@@ -67,7 +67,7 @@ def of_log(path: Path) -> Evidence:
     """Return the evidence of a log of `em_evals/conditional`.
 
     Raises:
-        EmEvalsError: as for `results.conditional.read`; or all of its cues are placebos.
+        EmEvalsError: as for `results.conditional.read`; all of its cues are placebos, or one has no draw.
     """
     log = conditional.read(path)
     placebos = {cue.name for cue in log.cues if cue.placebo}
@@ -76,6 +76,11 @@ def of_log(path: Path) -> Evidence:
     measures: dict[str, Measure] = {}
     for place, (share, counts) in enumerate(log.counts.items()):
         kept = {cue: own for cue, own in counts.items() if cue not in placebos}
+        if lacking := [cue for cue in (PLAIN, *kept) if not kept.get(cue)]:
+            raise EmEvalsError(
+                f"no draw of '{lacking[0]}' counts for {share}: grade it, or draw again.",
+                path,
+            )
         measures[_name(share, place)] = Cues(unit="share", of=_of(share), counts=kept)
     return Evidence(
         kind="conditional",
