@@ -31,6 +31,7 @@ def task_folders() -> list[Path]:
 
 def register() -> None:
     """Register `em-local` with lm-eval, and add our folders to its task index."""
+    import lm_eval.api.task
     import lm_eval.tasks
     from lm_eval.api.registry import model_registry
 
@@ -38,6 +39,25 @@ def register() -> None:
 
     model_registry.register(MODEL, target=EmLocal)
     lm_eval.tasks.TaskManager = task_manager_class()
+    # `load_from_cache` is called for each task before its prompts are built, whether the option comes from the command
+    # line or from a `--config` file.
+    lm_eval.api.task.load_from_cache = no_cached_prompts
+
+
+def no_cached_prompts(file_name: str, cache: bool = False) -> None:
+    """Refuse lm-eval's cache of prompts, as `--cache_requests true` or `refresh` asks for it.
+
+    Its key holds neither the few-shot seed nor `--samples` nor the task's text, so that a run could be scored with the
+    prompts of another.
+
+    Raises:
+        EmEvalsError: the cache is asked for.
+    """
+    if cache:
+        raise EmEvalsError(
+            "`--cache_requests` can give this run the prompts of another: lm-eval's cache ignores few-shot "
+            "seeds, `--samples` and edited tasks; leave it out."
+        )
 
 
 def task_manager_class() -> Any:
