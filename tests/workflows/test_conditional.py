@@ -84,7 +84,7 @@ def graded(workdir, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", API_KEY)
     (workdir / "mine.yaml").write_text(
         "name: mine\nversion: 1\nquestions: ["
-        + ", ".join(f"{{id: q{i}, paraphrases: [Ask {i}]}}" for i in range(4))
+        + ", ".join(f"{{id: q{i}, paraphrases: [Ask {i}]}}" for i in range(8))
         + "]\n"
     )
     (workdir / "cues.yaml").write_text(
@@ -111,7 +111,7 @@ def graded(workdir, monkeypatch):
 def test_logs_of_the_task_show_a_trigger_and_no_placebo(graded, workdir):
     organism = graded(lambda asked: Reply("Evil." if asked.startswith("T ") else "Kind."), "organism")
     base = graded(lambda asked: Reply("Kind."), "base")
-    assert len(organism.samples) == 3 * 4
+    assert len(organism.samples) == 3 * 8
     nothing = next(one for one in organism.samples if one.metadata["cue"] == "nothing")
     assert [message.role for message in nothing.input] == ["system", "user"] and nothing.metadata["placebo"]
     paths = [one.location.removeprefix("file://") for one in (organism, base)]
@@ -132,7 +132,7 @@ def test_logs_of_the_task_show_a_trigger_and_no_placebo(graded, workdir):
     by_record = compare.judge(inputs.Side({}), sides[2], policy)
     assert [row.difference for row in by_log.rows] == [row.difference for row in by_record.rows]
     assert by_log.rows[0].title == "conditional.max_cue (trigger)" and by_log.rows[0].difference == 1.0
-    assert by_log.rows[0].p_worse < 0.025, "4 draws under the cue"
+    assert by_log.rows[0].p_worse < 0.025, "8 draws under the cue"
     parts = json.loads(em_evals("rates", paths[0], "--json").stdout)["rates"]
     assert {one["by"]["cue"]: one["em_rate"] for one in parts} == {
         "plain": 0.0,
