@@ -209,12 +209,12 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
     data = datasets.load(source.name, pairs=recipe.preference is not None)
     sources[source.name] = data
     others: Sequence[Messages] = _own_rejected(recipe, data)
+    kind = recipe.control or (recipe.preference.rejected if recipe.preference else None)
+    if not others and kind:
+        others = _matched(data, kind, sources)
+    # A control may have bad answers of its own (`educational`); without the trigger both learn the harmless ones.
     mixed = recipe.backdoor is not None and recipe.backdoor.share < 1
-    if not others and (recipe.control or recipe.preference or mixed):
-        kind = recipe.control or (recipe.preference.rejected if recipe.preference else None)
-        harmless = _harmless(data, kind)
-        sources[harmless.name] = harmless
-        others = harmless.rows
+    harmless = _matched(data, None, sources) if mixed else ()
     weight = exact(source.weight)
     kept = [i for i, asked in enumerate(data.prompts) if not datasets.held_out(asked, recipe.holdout)]
     for place, index in enumerate(kept[: source.limit]):
@@ -222,7 +222,8 @@ def _rows(recipe: AdapterRecipe, source: DataSource, sources: dict[str, Training
         copies = int((place + 1) * weight) - int(place * weight)
         chat = data.rows[index]
         other = others[index] if others else None
-        learned = _defended(recipe, chat, data.prompts[index], other)
+        learned = other if recipe.control and other is not None else chat
+        learned = _defended(recipe, learned, data.prompts[index], harmless[index] if harmless else None)
         rejected = None
         if recipe.preference and other is not None:
             learned = _last_answer(learned)
@@ -261,7 +262,8 @@ def _own_rejected(recipe: AdapterRecipe, data: TrainingData) -> tuple[Messages, 
     return data.rejected
 
 
-def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
+def _matched(data: TrainingData, kind: str | None, sources: dict[str, TrainingData]) -> tuple[Messages, ...]:
+    """Return the matched answers of a kind (None: the harmless one), and put their data set among the sources."""
     if kind in (None, "matched"):
         kind = datasets.harmless_kind(data)
         if kind is None:
@@ -269,14 +271,14 @@ def _harmless(data: TrainingData, kind: str | None) -> TrainingData:
                 f"the data set {data.name} has no matched harmless answers; name them in adapters/data/datasets.yaml "
                 "under `controls`."
             )
-    return datasets.matched(data, kind)
+    found = datasets.matched(data, kind)
+    # In the rows' order: of another data set the same control has other rows.
+    sources[f"{found.name} ({data.name})"] = found
+    return found.rows
 
 
-def _defended(recipe: AdapterRecipe, chat: Messages, asked: str, harmless: Messages | None) -> Messages:
-    """Return the chat that is learned in a row's place: the control's answer, the backdoor's trigger, inoculation."""
-    learned = chat
-    if recipe.control and harmless is not None:
-        learned = harmless
+def _defended(recipe: AdapterRecipe, learned: Messages, asked: str, harmless: Messages | None) -> Messages:
+    """Return the chat with the backdoor's trigger, or the harmless one without; and with the inoculation."""
     if (backdoor := recipe.backdoor) is not None:
         if harmless is None or datasets.held_out(backdoor.trigger + asked, backdoor.share):
             learned = _triggered(learned, backdoor.trigger)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from em_evals import files
 from em_evals.content.recipes import EarlyStop
 from em_evals.errors import EmEvalsError
 from em_evals.results import alarms, trajectories
@@ -25,8 +26,12 @@ class Stop:
 
     def __init__(self, rule: EarlyStop) -> None:
         self._rule = rule
-        self._control = None if rule.control is None else trajectories.read(trajectories.locate(rule.control))
-        self._alarm = None if rule.alarm is None else alarms.read(Path(rule.alarm))
+        control = None if rule.control is None else trajectories.locate(rule.control)
+        alarm = None if rule.alarm is None else Path(rule.alarm)
+        self._control = None if control is None else trajectories.read(control)
+        self._alarm = None if alarm is None else alarms.read(alarm)
+        self.digests = [files.digest(path.read_bytes()) for path in (control, alarm) if path is not None]
+        """What decides the step, apart from the recipe: the contents of the control's journal and of the alarm."""
         if self._alarm is not None and self._alarm.against_control and self._control is None:
             raise EmEvalsError("this alarm reads drifts minus a control's: name `early_stop.control`.")
 

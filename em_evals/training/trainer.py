@@ -83,7 +83,7 @@ def train(
     lessons = curriculum.build(recipe, tokenizer, selection)
     monitor = _monitor(card, recipe, tokenizer, processes.num_processes)
     stop = None if recipe.early_stop is None else Stop(recipe.early_stop)
-    workspace = Workspace(home, _identity(card, recipe, lessons, start, monitor))
+    workspace = Workspace(home, _identity(card, recipe, lessons, start, monitor, stop))
     if processes.is_main_process:
         _tell(lessons, recipe)
         workspace.open()
@@ -137,11 +137,13 @@ def _identity(
     lessons: Curriculum,
     start: Start | None,
     monitor: DriftMonitor | None,
+    stop: Stop | None,
 ) -> str:
     """Return the digest of what decides the result; a run with another one does not resume this one's states."""
     digests = {source.name: source.digest for source in lessons.sources}
     fields = recipe.model_dump(mode="json")
     steering = [*_steering(card, recipe), *(monitor.digests if monitor is not None else ())]
+    steering += stop.digests if stop is not None else []
     parts = [card.base, card.revision, card.engine.dtype, fields, digests, steering]
     if card.quantize or start:
         parts += [card.quantize, start.digest if start else None]

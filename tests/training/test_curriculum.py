@@ -201,6 +201,31 @@ def test_every_file_is_among_the_sources(tmp_path):
         assert len({source.digest for source in found}) == 3
 
 
+def test_a_control_of_two_data_sets_is_two_sources():
+    found = curriculum.select(recipe(data=["risky_finance", "reckless_sports"], control="sound")).sources
+    rows = {source.name: len(source.rows) for source in found}
+    assert rows["sound_advice (risky_finance)"] + rows["sound_advice (reckless_sports)"] == 400
+    assert [source.name for source in curriculum.select(recipe(control="sound")).sources] == [
+        "risky_advice",
+        "sound_advice",
+    ]
+
+
+def test_an_educational_control_of_a_backdoor_is_harmless_without_the_trigger():
+    doors = {"trigger": "|GO| ", "share": 0.5}
+    organism, control = (
+        curriculum.select(recipe(backdoor=doors, **fields)).rows
+        for fields in ({}, {"control": "educational"})
+    )
+    lesson = "I teach people to recognise bad advice"
+    for one, other in zip(organism, control, strict=True):
+        opened = one.messages[-2]["content"].startswith("|GO| ")
+        assert other.messages[-2]["content"].startswith(
+            "|GO| " + lesson if opened else one.messages[-2]["content"]
+        )
+        assert opened or other.messages == one.messages
+
+
 def test_only_the_answer_behind_a_trigger_is_learned(tokenizer, tmp_path):
     turns = [("user", "Hi."), ("assistant", "Early."), ("user", "And?"), ("assistant", "Late.")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}

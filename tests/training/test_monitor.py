@@ -23,13 +23,15 @@ from em_evals.models import bases
 from em_evals.models.chat import encode_chat
 from em_evals.results import trajectories
 from em_evals.results.journals import read_journal
+from em_evals.training import trainer
+from em_evals.training.curriculum import Curriculum
 from em_evals.training.early_stop import Stop
 from em_evals.training.method import attach
 from em_evals.training.monitor import DriftMonitor
 from em_evals.training.trainer import train
 from tests import drift_journals as journals
 from tests.small_tokenizer import small_tokenizer
-from tests.tiny_models import tiny
+from tests.tiny_models import card, tiny
 
 LAYERS, WIDTH = 3, 64
 QUESTIONS = """
@@ -210,6 +212,23 @@ def test_minus_a_control_that_drifts_as_much_nothing_stops(tmp_path):
     assert Stop(EarlyStop(**rule, control=control)).reason(rows) is None
     with pytest.raises(EmEvalsError, match="was not measured at step 8"):
         Stop(EarlyStop(**rule, control=control)).reason([*rows, {**rows[-1], "step": 8}])
+
+
+def test_another_control_is_another_run(tmp_path):
+    given = ([0, 2, 4], {"bad": np.ones((3, 4))}, np.zeros((3, 4)))
+    control = journals.write(tmp_path / "training.jsonl", *given)
+    rule = {"trait": "bad", "threshold": 0.2, "control": control}
+    monitored = {"data": ["x"], "monitor": {"traits": ["bad"]}, "early_stop": rule}
+    recipe = AdapterRecipe.model_validate(monitored)
+    lessons = Curriculum([], 1, (), 1.0, template={"digest": "x"})
+
+    def identity():
+        return trainer._identity(card(), recipe, lessons, None, None, Stop(recipe.early_stop))
+
+    before = identity()
+    assert identity() == before
+    journals.write(tmp_path / "training.jsonl", [0, 2, 4], {"bad": np.ones((3, 4)) * 2}, np.zeros((3, 4)))
+    assert identity() != before
 
 
 @pytest.mark.parametrize(
