@@ -148,3 +148,12 @@ def test_data_list_fits_80_columns(workdir: Path) -> None:
     (workdir / "adapters" / "data" / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     [row] = [line for line in em_evals("data", "list").stdout.splitlines() if " mine " in line]
     assert row.split() == ["training", "mine", "adapters/data/mine.jsonl"]
+
+
+def test_json_has_null_where_a_number_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has no NaN: strict readers (jq, JavaScript) refused what `data screen --json` said of one row."""
+    output.print_json({"interval": [float("nan"), 1.5], "ratio": float("inf")})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "interval": [None, 1.5],
+        "ratio": None,
+    }

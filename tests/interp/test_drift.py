@@ -107,6 +107,12 @@ def test_a_run_given_twice_is_no_second_seed(tmp_path):
     copied.write_bytes(Path(run).read_bytes())
     with pytest.raises(EmEvalsError, match="are one run"):
         drift([run, str(copied)], [control], found=GIVEN)
+    labels = tmp_path / "labels.csv"
+    more = [journal(tmp_path / f"more{i}", {"bad": 0.1}, seed=5 + i) for i in range(2)]
+    rows = [f"{one},r{i},{i},40,3,72" for i, one in enumerate([run, copied, *more])]
+    labels.write_text("\n".join(["run,recipe,seed,step,misaligned,draws", *rows]) + "\n")
+    with pytest.raises(EmEvalsError, match="are one run"):
+        alarm.read(labels)
     other = journal(tmp_path / "other", {"bad": 0.4}, seed=2)
     assert "share" in drift([run, other], [control], found=GIVEN).notes[0]
 
@@ -213,7 +219,9 @@ def test_the_command_learns_and_draws(tmp_path, monkeypatch):
 )
 def test_bad_labels_are_refused_with_their_line(tmp_path, line, sentence):
     run = journal(tmp_path / "run", {})
-    others = [journal(tmp_path / f"o{i}", {}) for i in range(3)] if "4 runs" not in sentence else []
+    others = (
+        [journal(tmp_path / f"o{i}", {}, seed=1 + i) for i in range(3)] if "4 runs" not in sentence else []
+    )
     rows = [line.format(run=run), *(f"{one},a,0,10,1,10" for one in others)]
     (tmp_path / "labels.csv").write_text("\n".join(["run,recipe,seed,step,misaligned,draws", *rows]) + "\n")
     with pytest.raises(EmEvalsError, match=sentence):

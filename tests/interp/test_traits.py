@@ -4,6 +4,7 @@ import csv
 import json
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import read_texts
-from em_evals.interp.traits import monitor, screen
+from em_evals.interp.traits import monitor, screen, screened_files
 from em_evals.interp.traits.extract import Settings, extract
 from em_evals.interp.traits.map import participation, trait_map
 from em_evals.models import bases
@@ -319,6 +320,28 @@ def test_the_map_finds_planted_groups_and_says_which_trait_is_specific():
     assert trait_map(weak).specific["em1"] == "not specific"
     with pytest.raises(EmEvalsError, match="a map needs 3 directions"):
         trait_map({"a": given["em0"], "b": given["em1"]})
+
+
+def test_a_direction_that_is_zero_at_the_layer_is_refused(monkeypatch):
+    """It has no cosine with any other, and the record of the map said so in a traceback."""
+    chance = np.random.default_rng(0)
+    given = {}
+    for name in "abc":
+        vectors = chance.normal(size=(2, 8)).astype(np.float32)
+        vectors[1] *= name != "b"
+        given[name] = Direction(vectors, np.zeros_like(vectors), np.ones(2, np.float32), {})
+    assert trait_map(given, 0).layer == 0
+    with pytest.raises(EmEvalsError, match="b is zero at layer 1"):
+        trait_map(given, 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_correlations_of_a_file_that_has_none_are_left_out():
+    """All answers have one length, and all differences are one number: numpy warned, and the JSON had NaN."""
+    differences, projections = np.ones((4, 1), np.float32), np.zeros((4, 3), np.float32)
+    one = screen.Screened(np.arange(4), np.full(4, 3), projections, differences, True, 0, screen.Separators())
+    told = screened_files.summary(one, Path("x.jsonl"), "d", 1)
+    assert told["correlation_with_length"] is told["rank_correlation_with_generation_free"] is None
 
 
 def test_the_participation_ratio_of_equal_and_of_orthogonal_vectors():

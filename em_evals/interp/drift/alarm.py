@@ -21,7 +21,7 @@ from scipy import special
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
-from em_evals.interp.drift.drift import Pair, matched
+from em_evals.interp.drift.drift import Pair, matched, refuse_copies
 from em_evals.results.records.base import Measured
 from em_evals.results.records.claims import Claim
 from em_evals.results.records.drift import AlarmScores, DriftAlarm, WatchedTrait
@@ -92,6 +92,7 @@ def read(path: Path, traits: Sequence[str] = ()) -> Labeled:
         raise EmEvalsError(
             f"an alarm is learned from {_LEAST_RUNS} runs or more; here are {len(pairs)}.", path
         )
+    refuse_copies([*pairs], [pair.run for pair in pairs.values()])
     watched = [pair.run.watched for pair in pairs.values()]
     known = [name for name in watched[0] if all(name in one for one in watched)]
     names = tuple(traits) or tuple(known)

@@ -124,7 +124,7 @@ def matched(runs: Sequence[str], controls: Sequence[str]) -> list[Pair]:
         )
     own = [trajectories.read(trajectories.locate(name)) for name in runs]
     beside = [trajectories.read(trajectories.locate(name)) for name in controls]
-    _refuse_copies(runs, own)
+    refuse_copies(runs, own)
     every = [*zip(runs, own, strict=True), *zip(controls, beside, strict=True)]
     for name, one in every[1:]:
         trajectories.check_same(own[0], one, (runs[0], name))
@@ -139,7 +139,7 @@ def matched(runs: Sequence[str], controls: Sequence[str]) -> list[Pair]:
     return pairs
 
 
-def _refuse_copies(names: Sequence[str], runs: Sequence[Trajectory]) -> None:
+def refuse_copies(names: Sequence[str], runs: Sequence[Trajectory]) -> None:
     """Refuse a run given twice: a copy is no second seed, and the band over both would have no width."""
     for (name, one), (other_name, other) in combinations(zip(names, runs, strict=True), 2):
         same_names = one.steps == other.steps and one.projections.keys() == other.projections.keys()

@@ -47,7 +47,8 @@ def trait_map(
         narrow: names of those that are narrow concepts, as the advice of a domain.
 
     Raises:
-        EmEvalsError: fewer than three directions, directions of different bases, no such layer, or no such name.
+        EmEvalsError: fewer than three directions, directions of different bases, no such layer, no such name, or a
+            direction that is zero at the layer.
     """
     if len(given) < _LEAST:
         raise EmEvalsError(f"a map needs {_LEAST} directions or more, and {len(given)} were given.")
@@ -63,6 +64,11 @@ def trait_map(
         )
     if not 0 <= layer < depth:
         raise EmEvalsError(f"there is no layer {layer}; these directions' are 0 to {depth - 1}.")
+    if zero := [name for name, one in given.items() if not np.any(one.vectors[layer])]:
+        raise EmEvalsError(
+            f"{zero[0]} is zero at layer {layer}, and a zero vector has no cosine: choose another --layer, or leave it "
+            "out."
+        )
     units = np.stack([direction_algebra.unit(one)[layer] for one in given.values()]).astype(float)
     cosines = units @ units.T
     order, merges = _clusters(cosines)

@@ -12,11 +12,12 @@ from em_evals import files
 from em_evals.data import formats
 from em_evals.errors import EmEvalsError
 from em_evals.files import atomic
+from em_evals.interp.traits import monitor
 from em_evals.interp.traits.screen import OWN_ANSWER, Compared, Screened, dropped
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT
 from em_evals.results.records.base import Measured
 from em_evals.results.records.screening import ScreenedRow, Screening
-from em_evals.stats import intervals
+from em_evals.stats import intervals, ranks
 
 _COLUMNS = (
     "rank",
@@ -62,14 +63,18 @@ def summary(screened: Screened, file: Path, direction: str, layer: int) -> dict[
         "skipped": screened.skipped,
         "mean": float(own.mean()),
         "interval": list(intervals.mean(own)),
-        "correlation_with_length": float(np.corrcoef(own, screened.tokens)[0, 1]) if len(own) > 2 else None,
+        "correlation_with_length": _known(monitor.correlation(own, screened.tokens.astype(float))),
     }
-    if screened.exact and len(own) > 2:
-        from scipy import stats
-
-        free = screened.generation_free.astype(float)
-        told["rank_correlation_with_generation_free"] = float(stats.spearmanr(own, free).statistic)
+    if screened.exact:
+        told["rank_correlation_with_generation_free"] = _known(
+            ranks.correlation(own, screened.generation_free)
+        )
     return told
+
+
+def _known(value: Any) -> float | None:
+    """Return a correlation; None where it does not exist, as where all answers are equally long."""
+    return None if np.isnan(value) else float(value)
 
 
 def record(
