@@ -35,12 +35,12 @@ RANDOM, COVARIANCE, PERMUTED, OTHERS, COMPONENTS = (
 )
 LEVEL = 0.05
 DRAWS = 199
+_FOLDS_NEEDED = {PERMUTED: 6}
+"""Of 2^5 patterns of signs, two are the direction with either sign: p is at least 0.0625, whatever is drawn."""
 _SHRINKAGE = 0.1
 COMPONENTS_SHOWN = 5
 AT_ONCE = 16
 """Draws in memory at once."""
-_TIE = 1e-6
-"""Share of a value by which a draw that ties with it may fall short: models compute in float32."""
 _FEW = 20
 FEWEST = _FEW - 1
 """Draws without which p = 0.05 cannot be shown."""
@@ -105,7 +105,7 @@ def of(
     """Return [draws, layers, width] of the direction's norms under one null; None if its file lacks what this needs."""
     if kind == RANDOM:
         found = random(direction.vectors.shape, draws, chance)
-    elif direction.folds is None or (direction.folds.weights > 0).sum() < 2:
+    elif direction.folds is None or (direction.folds.weights > 0).sum() < _FOLDS_NEEDED.get(kind, 2):
         return None
     elif kind == COMPONENTS:
         found = components(direction.folds, direction.vectors, draws)
@@ -142,7 +142,8 @@ def claim(
 
     Args:
         measure: what is measured, in words.
-        by_layer: [layers], the direction's value at each layer; NaN or None where it has none.
+        by_layer: [layers], the direction's value at each layer; NaN or None where it has none. Where draws can tie with
+            it, as permutations do, the caller rounds both.
         nulls: name -> [draws, layers], or [draws] where a draw took its maximum already.
         required: nulls without which nothing is called specific.
 
@@ -185,7 +186,7 @@ def _null(name: str, draws: NDArray[np.float64], value: float) -> Null | None:
     if not len(largest):
         return None
     high = float(np.quantile(largest, 1 - LEVEL) if len(largest) >= _FEW else largest.max())
-    p = (1 + int((largest >= value - _TIE * abs(value)).sum())) / (1 + len(largest))
+    p = (1 + int((largest >= value).sum())) / (1 + len(largest))
     return Null(name=name, draws=len(largest), high=high, p=p)
 
 

@@ -260,10 +260,26 @@ def test_a_file_without_folds_shows_nothing_specific():
         assert screen.compared(*sides, kinds).claim.verdict == "specific"
 
 
-def test_a_draw_that_ties_but_for_rounding_counts():
-    beside = {"permuted kinds": np.array([0.7 - 1e-8] * 30)}
-    (null,) = nulls.claim("r", [0.7], beside, ()).nulls
-    assert null.p == 1.0
+@pytest.mark.parametrize(("folds", "there"), [(5, False), (6, True)])
+def test_five_folds_have_too_few_patterns_of_signs_for_a_null(folds, there):
+    """Drawn 199 times over, 32 patterns gave p = 0.005 where rounding told the direction's own from it."""
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(FOLDS, 1, 8)).astype(np.float32)
+    weights = (np.arange(FOLDS) < folds).astype(np.float32)
+    mean = vectors[:folds].mean(0)
+    one = Direction(mean, np.zeros_like(mean), np.ones(1, np.float32), {}, Folds(vectors, vectors, weights))
+    assert (nulls.of(one, nulls.PERMUTED, 19, chance) is not None) == there
+    assert nulls.of(one, nulls.COVARIANCE, 19, chance) is not None
+
+
+def test_a_permutation_that_ties_but_for_rounding_counts():
+    """One condition, scores that are multiples of 0.1: the reversed order has the same |r|, and its sums another rounding."""
+    codes = np.zeros(8, int)
+    values, scores = 0.1 * np.arange(8)[:, None], 0.7 * np.arange(8)
+    found = {
+        float(abs(monitor._within(values, some, codes))[0]) for some in (scores, scores[::-1], 3 * scores)
+    }
+    assert found == {1.0}
 
 
 def test_auroc_is_that_of_scikit_learn():

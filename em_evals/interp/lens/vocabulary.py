@@ -125,7 +125,7 @@ def log_odds(one: Floats, other: Floats) -> Floats:
 def _difference(logits: Floats, labels: NDArray[np.bool_]) -> Floats:
     """Return [labelings, layers]: the mean over one set's tokens minus the mean over the other's."""
     weights = labels / labels.sum(1, keepdims=True) - ~labels / (~labels).sum(1, keepdims=True)
-    return np.asarray(weights @ logits.T)
+    return np.asarray(np.round(weights @ logits.T, 9))
 
 
 def _largest(z: Floats) -> NDArray[np.int64]:

@@ -209,7 +209,7 @@ def _separation(cosines: Floats, kinds: list[str], seed: int) -> Claim | None:
     def apart(labels: NDArray[np.str_]) -> float:
         same = labels[:, None] == labels[None]
         size = np.abs(cosines)
-        return float(size[upper & same].mean() - size[upper & ~same].mean())
+        return round(float(size[upper & same].mean() - size[upper & ~same].mean()), 9)
 
     chance = np.random.default_rng(seed)
     drawn = np.array([apart(chance.permutation(own)) for _ in range(10 * _DRAWS)])

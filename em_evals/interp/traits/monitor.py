@@ -269,7 +269,7 @@ def _within(values: Floats, scores: Floats, codes: NDArray[np.intp]) -> NDArray[
         if own.sum() >= 3 and np.ptp(scores[own]) > 0:
             total = total + own.sum() * correlation(values[own], scores[own])
             count += own.sum()
-    return np.asarray(total / count) if count else np.full(values.shape[1:], np.nan)
+    return np.round(total / count, 9) if count else np.full(values.shape[1:], np.nan)
 
 
 def _shuffled(

@@ -67,7 +67,7 @@ def summary(screened: Screened, file: Path, direction: str, layer: int) -> dict[
     }
     if screened.exact:
         told["rank_correlation_with_generation_free"] = _known(
-            ranks.correlation(own, screened.generation_free)
+            ranks.correlation(own, screened.generation_free.astype(float))
         )
     return told
 
