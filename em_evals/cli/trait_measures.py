@@ -199,6 +199,7 @@ def trait_bases(
     """Relate how separated concepts are in several bases to their rates of emergent misalignment."""
     from em_evals.interp.traits.separation import across_bases
     from em_evals.results import expression, records
+    from em_evals.results.records.traits import TraitMap
 
     read = [records.read(path) for path in maps]
     if wrong := [path for path, one in zip(maps, read, strict=True) if not isinstance(one, TraitMap)]:
