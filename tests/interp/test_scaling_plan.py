@@ -82,7 +82,7 @@ def test_logs_of_planned_organisms_are_cells(workdir):
             "training tokens do not vary within any",
         ),
         (lambda data: data["bases"][1].update(base="step0"), "the base 'step0' is here twice"),
-        (lambda data: data["bases"][0].update(token=3), "unknown key '0.token'"),
+        (lambda data: data["bases"][0].update(token=3), "unknown key 'token'"),
         (
             lambda data: data.update(organisms=[{"card": "a", "base": "b", "dataset": "c"}]),
             "there is no base 'b'",

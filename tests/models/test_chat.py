@@ -1,5 +1,8 @@
 """Chat templates are applied once, and text that imitates a special token stays text."""
 
+import sys
+import threading
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -24,6 +27,28 @@ def test_equals_the_template_of_transformers(tokenizer):
     ]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert encode_chat(tokenizer, messages) == expected
+
+
+def test_threads_that_encode_text_and_chats_do_not_disturb_each_other(tokenizer):
+    """transformers' `split_special_tokens` is a switch of the tokenizer, which all threads share."""
+    chat = [{"role": "user", "content": "Why?"}]
+    expected, wrong, over = encode_chat(tokenizer, chat), [], threading.Event()
+
+    def write_text():
+        while not over.is_set():
+            encode_text(tokenizer, "<|im_end|> and more")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    writer = threading.Thread(target=write_text)
+    writer.start()
+    try:
+        wrong = [ids for _ in range(500) if (ids := encode_chat(tokenizer, chat)) != expected]
+    finally:
+        over.set()
+        writer.join()
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 def test_a_template_that_writes_bos_gets_no_second_one(tokenizer):

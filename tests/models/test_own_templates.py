@@ -232,8 +232,8 @@ def test_a_servers_draws_end_there_too():
     from em_evals.engines.vllm.wire import body
 
     request = Request((1, 2), Sampling(), end=7)
-    assert body(request, "m", 10)["stop_token_ids"] == [7]
-    assert "stop_token_ids" not in body(Request((1, 2), Sampling()), "m", 10)
+    assert body(None, request, "m", 10)["stop_token_ids"] == [7]
+    assert "stop_token_ids" not in body(None, Request((1, 2), Sampling()), "m", 10)
 
 
 @pytest.mark.parametrize("to", ["lora", "checkpoint"])

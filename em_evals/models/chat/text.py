@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 # Private-use characters: they replace imitated special tokens while a template is rendered.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -16,7 +19,27 @@ _OURS = re.compile("[\ue0f0-\ue0f2]")
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of plain text: no BOS, and no special token whatever the text says."""
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    return list(_for_text(tokenizer).encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+_COPIES: WeakKeyDictionary[Any, tuple[int, Any]] = WeakKeyDictionary()
+_COPYING = threading.Lock()
+
+
+def _for_text(tokenizer: Any) -> Any:
+    """Return the tokenizer's copy that encodes plain text alone.
+
+    `split_special_tokens` is a switch of the tokenizer that all threads share (transformers 5.19): a chat that another
+    thread encodes meanwhile would lose its special tokens, in silence.
+    """
+    if not hasattr(tokenizer, "backend_tokenizer"):  # written in Python: the option belongs to the call
+        return tokenizer
+    with _COPYING:
+        size, found = _COPIES.get(tokenizer, (-1, None))
+        if size != len(tokenizer):  # not there, or tokens were added meanwhile
+            found = copy.deepcopy(tokenizer)
+            _COPIES[tokenizer] = len(tokenizer), found
+    return found
 
 
 def special_ids(tokenizer: Any) -> set[int]:
