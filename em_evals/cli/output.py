@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from em_evals import files, shown
+from em_evals import shown
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def draw(found: Study, figure: Path | None, title: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print an indented JSON value; what is NaN or infinite, which JSON does not have, becomes null."""
+    from em_evals import files  # YAML comes with it, which a list of commands does not need
+
     print_json_text(json.dumps(files.without_nan(value), indent=2, ensure_ascii=False))
 
 
