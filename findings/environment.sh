@@ -17,6 +17,8 @@ environment() {
         [[ -z "${FINDINGS_LATEST:-}" ]] || packages=("${names[@]}")
         python -m pip install --quiet --upgrade pip  # older ones need long to find versions that fit inspect-ai
         python -m pip install --quiet "${packages[@]}"
+        # vLLM brings PyPI's torchvision, torchaudio and torchcodec, which do not load beside a CPU build of torch; no finding needs them.
+        python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null || true
     fi
     # Models are built from seeds: nothing is downloaded, and progress bars would hide the numbers.
     export PATH HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 CUDA_VISIBLE_DEVICES="" TOKENIZERS_PARALLELISM=false
