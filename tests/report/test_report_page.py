@@ -248,6 +248,7 @@ def test_hostile_answers_are_shown_as_text(browser, answers):
         assert shown.locator("*").count() == 0, "no answer became an element"
         figure = tab.locator("[data-answers]").last
         figure.evaluate("(figure) => figure.scrollIntoView({block: 'center'})")
+        tab.wait_for_timeout(300)  # figures above are drawn when they come near, and move this one
         for mark in figure.locator(".mark-symbol.role-mark path").all():
             tab.mouse.move(*centre(mark))
             tab.locator("#tip").wait_for(state="visible")
