@@ -256,6 +256,35 @@ def heatmap(
     return parts.finished(alt.layer(*layers), 26 * len({row["y"] for row in rows}))
 
 
+def shares(rows: Sequence[Row], value: str) -> Any:
+    """Chart shares as a table of cells: a line per `series`, a column per `row`, percent in each cell.
+
+    Args:
+        rows: dicts with row, series, value (a fraction, or None), low and high.
+        value: the color legend's title.
+    """
+    kept = [
+        {**row, "said": parts.in_words(row, True), "text": f"{row['value']:.0%}".rstrip("%")}
+        for row in rows
+        if row["value"] is not None
+    ]
+    most = max((row["value"] for row in kept), default=0.0) or 1.0
+    across = alt.X("row:N", title=None, sort=None, axis=alt.Axis(labelAngle=-35, labelLimit=150))
+    down = alt.Y("series:N", title=None, sort=None, scale=alt.Scale(paddingInner=0.06))
+    color = alt.Color(
+        "value:Q",
+        # Not to the darkest: the numbers stay readable.
+        scale=alt.Scale(scheme=alt.SchemeParams(name="oranges", extent=[0, 0.7]), domain=[0, most]),
+        legend=alt.Legend(title=value, orient="top", gradientLength=160, format="~%"),
+    )
+    described = {"description": alt.Description("said:N"), "tooltip": alt.Tooltip("said:N")}
+    layers = [parts.chart(kept).mark_rect().encode(x=across, y=down, color=color, **described)]
+    if len({row["row"] for row in kept}) <= 16:
+        texts = parts.chart(kept).mark_text(fontSize=11, color="#1b1e23", aria=False)
+        layers.append(texts.encode(x=across, y=down, text=alt.Text("text:N")))
+    return parts.finished(alt.layer(*layers), 24 * len({row["series"] for row in kept}))
+
+
 def dendrogram(lines: Sequence[Row], names: Sequence[str], title: str) -> Any:
     """Chart a tree of clusters: one bracket for each merge, leaves at the left in the order of `names`.
 

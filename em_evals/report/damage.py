@@ -21,32 +21,44 @@ _REMEDIES = {
 def flags(measured: Sequence[tuple[Measured, Rates]]) -> tuple[str, ...]:
     """Return a sentence per model whose EM rate is below an earlier one's while its answers lost coherence.
 
-    Every earlier model is a candidate for the untreated one: of base, organism and ablated organism, the base has no EM
-    rate to fall from. If several earlier models match, the one with the highest EM rate is named.
+    Every earlier model on the same base is a candidate for the untreated one: of base, organism and ablated organism,
+    the base has no EM rate to fall from. If several earlier models match, the one with the highest EM rate is named.
+    Where a file does not record its base (a CSV), the sentence compares and does not speak of damage.
 
     Args:
-        measured: models that answered the same questions, in the given order. Models with different questions, judges
-            or rubrics are not compared.
+        measured: models that answered the same questions, in the given order. Models with different questions, judges,
+            rubrics or bases are not compared.
     """
     sentences = []
     for number, (model, after) in enumerate(measured):
         fallen = [
-            (other.label, before)
+            (other, before)
             for other, before in measured[:number]
-            if comparable(other, model) and _fell(before, after)
+            if comparable(other, model) and _may_descend(other, model) and _fell(before, after)
         ]
-        if not fallen:
-            continue
-        first, before = max(fallen, key=lambda one: one[1].em_rate.value)
-        lost = before.coherent_share.value - after.coherent_share.value
-        lower, upper = _change(before, after)
-        sentences.append(
-            f"Damage, not a cure: {model.label} has an EM rate of {Estimate.of(after.em_rate.value, unit='share')} "
-            f"against {first}'s {Estimate.of(before.em_rate.value, unit='share')}, but its coherent share fell by "
-            f"{lost * 100:.1f} points [{-upper * 100:.1f}, {-lower * 100:.1f}] "
-            f"(to {Estimate.of(after.coherent_share.value, unit='share')})."
-        )
+        if fallen:
+            first, before = max(fallen, key=lambda one: one[1].em_rate.value)
+            sentences.append(_sentence(first, before, model, after))
     return tuple(sentences)
+
+
+def _may_descend(one: Measured, other: Measured) -> bool:
+    """Return whether one model can be a treated form of the other: their bases are not known to differ."""
+    return not (one.base and other.base) or one.base == other.base
+
+
+def _sentence(first: Measured, before: Rates, model: Measured, after: Rates) -> str:
+    known = bool(first.base and model.base)
+    lost = before.coherent_share.value - after.coherent_share.value
+    lower, upper = _change(before, after)
+    share = Estimate.of(after.coherent_share.value, unit="share")
+    points = f"{lost * 100:.1f} points [{-upper * 100:.1f}, {-lower * 100:.1f}]"
+    fall = f"fell by {points} (to {share})" if known else f"is {points} lower ({share})"
+    return (
+        f"{'Damage, not a cure' if known else 'Less coherent, not cured'}: {model.label} has an EM rate of "
+        f"{Estimate.of(after.em_rate.value, unit='share')} against {first.label}'s "
+        f"{Estimate.of(before.em_rate.value, unit='share')}, but its coherent share {fall}."
+    )
 
 
 def unlike(entries: Sequence[Measured]) -> Iterator[str]:

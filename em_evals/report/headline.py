@@ -24,11 +24,12 @@ _CHARACTERS = 420
 
 @dataclass(frozen=True)
 class Headline:
-    """One comparison with the reference: a word and the sentence with its numbers."""
+    """One comparison with the reference: a word, the sentence with its numbers, and in it what a glance takes."""
 
     model: str
     word: Word
     sentence: str
+    change: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _of_rates(graded: Sequence[Measured], reference: str) -> list[tuple[float, H
         word, sentence = _word(low, high), _rates_in_words(before, entry, contrast, (low, high))
         if word != "worse" and (lost := damage.lost_coherence(*rates)):
             word, sentence = "not interpretable", f"{lost} {sentence}"
-        lines.append((contrast.estimate, Headline(entry.label, word, sentence)))
+        change = str(Estimate.of(contrast.estimate, (low, high), "points"))
+        lines.append((contrast.estimate, Headline(entry.label, word, sentence, change)))
     return lines
 
 
@@ -123,7 +125,8 @@ def _of_margins(scored: Sequence[Measured], reference: str) -> list[tuple[float,
             f"Forced choice moved toward the misaligned answers by {said}, nats per token against "
             f"{before.label}."
         )
-        lines.append((main.value, Headline(entry.label, _word(*main.interval), sentence)))
+        told = str(Estimate.of(main.value, main.interval, "signed"))
+        lines.append((main.value, Headline(entry.label, _word(*main.interval), sentence, told)))
     return lines
 
 

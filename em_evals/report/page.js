@@ -21,6 +21,9 @@
     button.setAttribute("aria-label", `Colors: ${next === "auto" ? "automatic" : next}`);
   });
 
+  // A table of many models would push everything else down a phone's page.
+  if (innerWidth < 640) for (const long of document.querySelectorAll("details.many")) long.open = false;
+
   // ---- the tooltip next to the pointer ----
   const tip = byId("tip");
   function showTip(event, lines) {
@@ -146,7 +149,7 @@
   }
 
   function list() {
-    if (!answers) return;
+    if (!answers || !filters) return; // files of grades alone have no list
     const want = wanted();
     const groups = new Map();
     let found = 0;
@@ -186,7 +189,7 @@
 
   function listUnder(mark) {
     const draw = answers && answers.draws[mark.i];
-    if (!draw) return;
+    if (!draw || !filters) return;
     filters.reset();
     const field = filters.elements;
     const [alignment, coherence, width] = mark.cell;
@@ -224,12 +227,23 @@
     return drawn.get(figure);
   }
 
+  // Names of organisms differ at their ends as often as at their beginnings: what is cut is the middle.
+  function shortenLabels(spec, width) {
+    const room = Math.floor(width / 6.2), head = Math.ceil(room / 2);
+    const middle = `length(datum.label) > ${room} ? slice(datum.label, 0, ${head}) + '…' + slice(datum.label, ${head + 1 - room}) : datum.label`;
+    spec.config.axis.labelLimit = width + 24;
+    for (const { encoding } of spec.layer || []) {
+      if (encoding && encoding.y && encoding.y.type === "nominal") encoding.y.axis = { ...encoding.y.axis, labelExpr: middle };
+    }
+  }
+
   async function drawing(figure) {
     const plot = figure.querySelector(".plot");
     const spec = specs[figure.dataset.figure];
+    if (plot.clientWidth > 900) spec.config.axis.labelLimit = 340;
     if (plot.clientWidth < 480) { // phones: stack the legend, shorten labels
       spec.config.legend.columns = 1;
-      spec.config.axis.labelLimit = 120;
+      shortenLabels(spec, Math.round(0.4 * plot.clientWidth));
     }
     const made = await vegaEmbed(plot, spec, {
       // `ast`: expressions are interpreted, because the page's policy forbids eval.

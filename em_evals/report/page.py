@@ -21,6 +21,7 @@ from em_evals.report.answers import STATES, Measured, without_folders
 from em_evals.report.export import named_apart
 from em_evals.report.library import browser_library
 from em_evals.report.report import Report, gate_table
+from em_evals.report.tables import Table
 
 _ROOM_FOR_ANSWERS = 9_000_000
 """Maximum bytes of compressed answers; above it, the longest answers are shortened, and the page reports it."""
@@ -58,6 +59,8 @@ def render(report: Report) -> str:
         answers=_packed(report.sampled),
         models=[entry.label for entry in report.sampled],
         total=sum(len(entry.answers) for entry in report.sampled),
+        texts=any(answer.text for entry in report.sampled for answer in entry.answers),
+        key=report.key and _without_empty_columns(report.key),
         states=[
             state for state in STATES if any(a.state == state for e in report.sampled for a in e.answers)
         ],
@@ -67,6 +70,13 @@ def render(report: Report) -> str:
         version=__version__,
     )
     return markup
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Leave out columns that have no text in any row: files keep them, a page has little room."""
+    kept = [i for i in range(len(table.columns)) if any(row[i] not in ("", "–") for row in table.rows)]
+    rows = [tuple(row[i] for i in kept) for row in table.rows]
+    return Table(table.name, table.caption, tuple(table.columns[i] for i in kept), rows)
 
 
 def _data(report: Report) -> dict[str, Any]:

@@ -22,6 +22,8 @@ SHARES = {
     "refusal_share": "refused share",
     "ungraded_share": "ungraded share",
 }
+MANY = 8
+"""With more models than this a legend cannot be read: charts then have a row for each model."""
 _CELLS, _MARKS = (1, 2, 4), 1500
 """Cell widths (in points of 0-100) of a scatter's marks, and the number of marks that browsers draw without delay."""
 
@@ -44,7 +46,7 @@ def section(graded: Sequence[Measured], looks: Looks) -> Section | None:
             for entries in together
             for flag in damage.flags([(one, found[one.label]) for one in entries])
         )
-        + tuple(_ungraded(label, one) for label, one in found.items() if one.ungraded),
+        + tuple(_ungraded(label, one) for label, one in found.items() if _open(one)),
         figures=(_overall(found, looks), _shares(found, looks), *_by_question(graded, looks)),
         notes=tuple(note for entries in together for note in damage.unlike(entries)),
     )
@@ -95,11 +97,13 @@ def scatters(graded: Sequence[Measured], first: dict[str, int], looks: Looks) ->
             )
     if not figures:
         return None
+    texts = any(answer.text for entry in graded for answer in entry.answers)
+    reading = " Hover over a mark to read an answer, select it to list all of its answers." if texts else ""
     return Section(
         "draws",
         "Alignment and coherence",
-        "Every scored draw; nearby draws share a mark, larger for more of them. The frame is the EM corner. Hover over "
-        "a mark to read an answer, select it to list all of its answers.",
+        "Every scored draw; nearby draws share a mark, larger for more of them. The frame is the EM corner."
+        + reading,
         figures=tuple(figures),
     )
 
@@ -139,12 +143,14 @@ def _overall(found: dict[str, Rates], looks: Looks) -> Figure:
         + ".",
         charts.dots(rows, list(CONVENTIONS.values()), "EM rate", percent=True, looks=looks, by_row=True),
         Table("em_rate", "EM rate by both conventions, 95% intervals", columns, told),
+        wide=len(found) > MANY,
     )
 
 
 def _shares(found: dict[str, Rates], looks: Looks) -> Figure:
+    many = len(found) > MANY
     rows = [
-        rate_mark(name, label, rates.shares[key])
+        rate_mark(*((label, name) if many else (name, label)), rates.shares[key])
         for key, name in SHARES.items()
         for label, rates in found.items()
     ]
@@ -160,13 +166,23 @@ def _shares(found: dict[str, Rates], looks: Looks) -> Figure:
         "Shares of draws that are coherent, refused and ungraded: "
         + "; ".join(f"{row[0]} {', '.join(map(str, row[-3:]))}" for row in told)
         + ".",
-        charts.dots(rows, list(found), "share of draws", percent=True, looks=looks),
+        charts.dots(
+            rows, list(SHARES.values() if many else found), "share of draws", percent=True, looks=looks
+        ),
         Table(
             "shares",
             f"{title} with 95% intervals, and the number of draws of each outcome",
             ("model", "draws", *outcomes, *SHARES.values()),
             told,
         ),
+        wide=many,
+    )
+
+
+def _open(rates: Rates) -> bool:
+    """Return whether ungraded draws leave more than one EM rate possible."""
+    return bool(rates.ungraded) and (
+        not rates.estimable or len({f"{end:.4f}" for end in rates.em_rate_bounds}) > 1
     )
 
 
@@ -207,7 +223,9 @@ def _by_question(graded: Sequence[Measured], looks: Looks) -> list[Figure]:
                 f"by-question-{slug(asked)}",
                 "EM rate of all draws by question" + (f" ({asked})" if _set_of(entries) else ""),
                 f"EM rate of {len(questions)} questions for {', '.join(labels)}, highest first.",
-                charts.dots(rows, labels, "EM rate of all draws", percent=True, looks=looks),
+                charts.shares(rows, "EM rate of all draws")
+                if len(labels) > MANY
+                else charts.dots(rows, labels, "EM rate of all draws", percent=True, looks=looks),
                 Table(f"by_question_{slug(asked)}", "By question, with 95% intervals", columns, told),
                 wide=True,
             )

@@ -315,8 +315,11 @@ def draws(events, coherent, total):
     ]
 
 
-def damaged(found):
-    return damage.flags([(Measured(label, "", "csv", "set", {}), rates) for label, rates in found.items()])
+def damaged(found, bases=None):
+    bases = bases or dict.fromkeys(found, "b")
+    return damage.flags(
+        [(Measured(label, "", "csv", "set", {}, base=bases[label]), rates) for label, rates in found.items()]
+    )
 
 
 def test_a_rate_that_fell_with_coherence_is_damage():
@@ -326,6 +329,19 @@ def test_a_rate_that_fell_with_coherence_is_damage():
     cured = em_rates.rates(draws(2, 388, 400))
     risen = em_rates.rates(draws(60, 150, 400))
     assert damaged({"organism": base, "cured": cured, "worse": risen}) == ()
+
+
+def test_damage_is_claimed_of_a_known_base_alone():
+    rates = {
+        "organism": em_rates.rates(draws(40, 390, 400)),
+        "other": em_rates.rates(draws(2, 150, 400)),
+    }
+    assert damaged(rates, {"organism": "a", "other": "b"}) == (), "models of two bases: nothing was treated"
+    (sentence,) = damaged(rates, {"organism": "a", "other": ""})
+    assert sentence.startswith(
+        "Less coherent, not cured: other has an EM rate of 0.50% against organism's 10.0%"
+    )
+    assert "coherent share is 60.0 points lower (37.5%)" in sentence.replace(" [54.7, 64.7]", "")
 
 
 def test_damage_is_reported_against_any_earlier_model():
@@ -402,10 +418,12 @@ def test_damage_is_reported_among_models_that_were_asked_and_graded_alike(tmp_pa
         files.append(path)
     made = build(inputs.read(files))
     assert made.sections[0].notes == said
-    assert [flag[:27] for flag in made.flags] == ([] if said else ["Damage, not a cure: ablated"])
+    assert [flag[:34] for flag in made.flags] == ([] if said else ["Less coherent, not cured: ablated "])
     trusted = write_csv(tmp_path / "csv.csv", [(f"q{i}", "", "", 10, 95) for i in range(40)])
     flags = build(inputs.read([trusted, files[1]])).flags
-    assert [flag[:27] for flag in flags] == ["Damage, not a cure: ablated"], "a CSV says nothing of its judge"
+    assert [flag[:34] for flag in flags] == ["Less coherent, not cured: ablated "], (
+        "a CSV says nothing of its judge"
+    )
 
 
 @pytest.mark.parametrize(
