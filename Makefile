@@ -116,6 +116,7 @@ $(DOCS): $(STAMP) requirements/docs.lock
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
 
 # Every block of README.md and docs/, then the site.
 docs-test: $(STAMP)

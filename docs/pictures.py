@@ -30,7 +30,7 @@ STEPS = (
 
 
 def pipeline() -> None:
-    """Draw the way from a recipe to a verdict as SVG, readable on light and on dark pages."""
+    """Draw the way from a recipe to a verdict as SVG: light cards with dark text, readable on any page."""
     width, height, gap = 224, 112, 26
     total = 3 * width + 2 * gap + 2
     boxes, arrows = [], []
@@ -39,15 +39,15 @@ def pipeline() -> None:
         x, y = column * (width + gap) + 1, line * (height + 40) + 1
         texts = [
             f'<text x="{x + 14}" y="{y + 28}" font-weight="650" font-size="15">{escape(title)}</text>',
-            f'<text x="{x + 14}" y="{y + 52}" font-family="monospace" font-size="12.5" fill="#3b86c4">'
+            f'<text x="{x + 14}" y="{y + 52}" font-family="monospace" font-size="12.5" fill="#0b5c9c">'
             f"{escape(command)}</text>",
             *(
-                f'<text x="{x + 14}" y="{y + 78 + 19 * row}" font-size="12.5" fill="#7a808a">{escape(text)}</text>'
+                f'<text x="{x + 14}" y="{y + 78 + 19 * row}" font-size="12.5" fill="#454b54">{escape(text)}</text>'
                 for row, text in enumerate(lines)
             ),
         ]
         boxes.append(
-            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="#7f7f7f" fill-opacity="0.07" '
+            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="#f3f5f8" '
             f'stroke="#8a8f98"/>' + "".join(texts)
         )
         if column < 2:
@@ -58,7 +58,7 @@ def pipeline() -> None:
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {2 * height + 42}" width="{total}" '
         'role="img" aria-label="From a recipe to an organism and its control, to draws and scores, to directions, '
-        'cost and a verdict" font-family="system-ui, sans-serif" fill="#7a808a">'
+        'cost and a verdict" font-family="system-ui, sans-serif" fill="#1b1e23">'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0L8 4L0 8z" fill="#8a8f98"/></marker></defs>'
         + "".join(boxes)

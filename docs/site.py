@@ -42,6 +42,7 @@ def on_files(files: Any, config: Any) -> Any:
             },
         ),
         "reference/gate.md": schemas("gate.yaml", {"gate": "gate.yaml"}),
+        "reference/sweep.md": schemas("Plans of sweeps", {"sweep": "plan.yaml"}),
         "reference/records.md": all_records(),
         **{page: (ROOT / "docs" / path).resolve().read_text("utf-8") for path, page in OUTSIDE.items()},
     }

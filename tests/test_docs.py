@@ -281,3 +281,24 @@ def test_a_policy_validates(page: Path, workdir: Path) -> None:
         if text.startswith("# gate.yaml"):
             (workdir / "gate.yaml").write_text(text, encoding="utf-8")
             assert load_policy(workdir / "gate.yaml").metrics
+
+
+def test_the_site_works_from_disk_and_asks_nothing_of_the_network() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert "offline" in site["plugins"] and site["theme"]["font"] is False
+    for script in site["extra"]["polyfills"]:
+        assert "iframe-worker" in script, "else the offline plugin names its own, of a content network"
+        assert "Permission is hereby granted" in (ROOT / "docs" / script).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in GUIDE if page.stem != "glossary"], ids=lambda page: page.stem
+)
+def test_a_page_says_what_it_is_about_before_it_shows_commands(page: Path) -> None:
+    title, _, rest = page.read_text(encoding="utf-8").partition("\n")
+    assert title.startswith("# ") and not rest.strip().startswith(("```", "|"))
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_links_are_words_and_no_file_names(page: Path) -> None:
+    assert not re.findall(r"\[(?:docs/)?[a-z-]+\.md\]\(", page.read_text(encoding="utf-8"))

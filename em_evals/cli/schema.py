@@ -10,7 +10,9 @@ from em_evals.cli.output import Json, print_json
 
 
 def schema(
-    kind: Annotated[str, typer.Argument(help="card, questions, pairs, rubric, trait or gate.")],
+    kind: Annotated[
+        str, typer.Argument(help="card, recipe, questions, pairs, rubric, trait, gate or sweep.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Print the JSON Schema of a kind of file (always JSON), so that an editor checks and completes it."""

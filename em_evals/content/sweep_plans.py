@@ -97,12 +97,19 @@ class MeasureRow(Strict):
         return "-".join(words) or "command"
 
 
-class _File(Strict):
+class PlanFile(Strict):
+    """A plan's file."""
+
     name: str | None = Field(default=None, pattern=f"^{_NAME.pattern}$")
+    """The sweep's name; results land in runs/NAME. Default: the file's."""
     description: str = ""
+    """What the sweep is for; not used."""
     models: list[ModelRow] = Field(min_length=1)
+    """Rows of models, each a card or every combination of a matrix."""
     controls: dict[str, str] = Field(default={})
+    """Which card is the matched control of which, beside what cards say (`control_of`)."""
     measures: list[MeasureRow] = Field(default=[])
+    """What is measured on the models."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def load(path: Path) -> SweepPlan:
         EmEvalsError: the file is not a plan; the sentence names the line.
     """
     document = documents.load(path)
-    file = documents.validate(_File, document)
+    file = documents.validate(PlanFile, document)
     titles: dict[str, int] = {}
     for number, row in enumerate(file.measures):
         if row.title in titles or row.title == "train":

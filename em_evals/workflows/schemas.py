@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from em_evals.content import pairs, questions, rubrics, traits
+from em_evals.content import pairs, questions, rubrics, sweep_plans, traits
 from em_evals.content.card_schema import ModelCard
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.gate.policy import Policy
@@ -57,13 +57,22 @@ def _card() -> dict[str, Any]:
     return schema
 
 
+def _recipe() -> dict[str, Any]:
+    """Return the schema of a card's `train:` alone, as a sweep's plan and `-M train.…` set its fields."""
+    card = _card()
+    definitions = card["$defs"]
+    return {**definitions.pop("AdapterRecipe"), "$defs": definitions}
+
+
 KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "card": _card,
+    "recipe": _recipe,
     "questions": _of_list(questions.OwnFile, questions.OwnQuestion, "questions"),
     "pairs": _of_list(pairs.PairFile, pairs.PairRow, "pairs"),
     "rubric": _of_model(rubrics.RubricFile),
     "trait": _of_model(traits.TraitFile),
     "gate": _of_model(Policy),
+    "sweep": _of_model(sweep_plans.PlanFile),
 }
 """Kind of file -> its JSON Schema."""
 

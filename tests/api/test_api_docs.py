@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -89,3 +90,27 @@ def examples():
 def test_examples_of_docstrings_run(test, workdir):
     test.globs = {"em": em}
     assert doctest.DocTestRunner(optionflags=FLAGS).run(test).failed == 0
+
+
+def undocumented():
+    """Public names, and public methods, properties and fields of public classes, that say nothing of themselves."""
+    for name in sorted(set(em.__all__) - {"__version__"}):
+        one = getattr(em, name)
+        if not inspect.getdoc(one):
+            yield name
+        if not inspect.isclass(one):
+            continue
+        told = " ".join(inspect.getdoc(base) or "" for base in one.__mro__ if base is not object)
+        for member, value in vars(one).items():
+            if member.startswith("_") or not (callable(value) or isinstance(value, property | classmethod)):
+                continue
+            if not inspect.getdoc(getattr(value, "fget", None) or value):
+                yield f"{name}.{member}"
+        for field in getattr(one, "__dataclass_fields__", ()):
+            if not field.startswith("_") and f"{field}:" not in told:
+                yield f"{name}.{field}"
+
+
+def test_every_public_name_and_its_members_are_documented():
+    assert len(em.__all__) > 8
+    assert list(undocumented()) == []

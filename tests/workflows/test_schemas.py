@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from em_evals.content import documents
 from em_evals.workflows.schemas import KINDS, schema
 from tests.command import em_evals
 
+ROOT = Path(__file__).parents[2]
 _KEYS = {"pairs": "pairs", "questions": "questions", "prompt": "rubric"}
 
 
@@ -55,6 +57,8 @@ def test_everything_that_ships_fits_its_schema() -> None:
         ("card", {"base": "x", "interventions": [{"op": "ablate", "direction": "d", "layers": "twelve"}]}),
         ("rubric", {"name": "r", "version": 0, "metric": "m", "prompt": "p"}),
         ("gate", {"alpha": 0.7}),
+        ("recipe", {"data": ["x"], "methd": {"rank": 1}}),
+        ("sweep", {"name": "s", "models": [{"crad": "x"}]}),
         (
             "trait",
             {
@@ -70,6 +74,19 @@ def test_everything_that_ships_fits_its_schema() -> None:
 )
 def test_mistakes_do_not_fit(kind: str, data: dict[str, Any]) -> None:
     assert refused(kind, data)
+
+
+def test_plans_and_recipes_of_the_guide_fit() -> None:
+    plan = next(
+        yaml.safe_load(block)
+        for block in re.findall(
+            r"^```yaml\n(.*?)^```$", (ROOT / "docs/sweeps.md").read_text("utf-8"), re.M | re.S
+        )
+        if block.startswith("# plan.yaml")
+    )
+    assert refused("sweep", plan) == []
+    recipe = yaml.safe_load((ROOT / "adapters/smollm2-risky.yaml").read_text("utf-8"))["train"]
+    assert refused("recipe", recipe) == [] and "AdapterRecipe" not in schema("recipe")["$defs"]
 
 
 def test_fields_are_explained() -> None:
