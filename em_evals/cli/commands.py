@@ -14,11 +14,11 @@ _UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 COMMANDS: dict[str, Command | Group] = {
     "quick": Command(
         "first:quick",
-        "Score 12 forced-choice pairs on a model, beside its base where it has one: a first result, without a judge.",
+        "Score 12 forced-choice pairs, for a first result.",
     ),
     "demo": Command(
         "first:demo",
-        "Train a tiny organism and its control, evaluate both and their base, and print one table.",
+        "Train a tiny organism and its control, and measure both.",
     ),
     "train": Command(
         "training:train",
@@ -26,7 +26,7 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "compile": Command(
         "models:compile_card",
-        "Compile a card's interventions into weights where that is exact; refuse others by name.",
+        "Compile a card's interventions into weights.",
     ),
     "verify": Command(
         "verify:verify",
@@ -34,15 +34,15 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "steer": Command(
         "steering:steer",
-        "Steer with a direction in both signs, against a random and the control's direction; detect damaged answers.",
+        "Steer with a direction in both signs.",
     ),
     "conditional": Command(
         "conditional:conditional",
-        "Measure (organism cued - plain) - (base cued - plain) for each cue, with intervals over prompts and seeds.",
+        "Measure how cues change a model, beyond its base.",
     ),
     "study": Command(
         "study:study",
-        "Study three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.",
+        "Study three organisms and their controls in one command.",
     ),
     "sweep": Command(
         "sweep:sweep",
@@ -50,8 +50,7 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "rates": Command(
         "rates:rates",
-        "Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and "
-        "ungraded draws.",
+        "Print EM rates with 95% intervals.",
     ),
     "gate": Command(
         "gate:gate",
@@ -59,27 +58,25 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "lm-eval": Command(
         "retention:lm_eval",
-        "Run lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks.",
+        "Run lm-evaluation-harness with our models and tasks.",
         {"context_settings": _UNTOUCHED, "add_help_option": False},
     ),
     "retention": Command(
         "retention:retention",
-        "Compare capability with a baseline, item by item: accuracy, paired differences, intervals.",
+        "Compare capability with a baseline, item by item.",
     ),
-    "report": Command(
-        "report:report", "Write one self-contained page (HTML) of the results; it needs no network."
-    ),
+    "report": Command("report:report", "Write one self-contained page (HTML) of the results."),
     "schema": Command(
         "schema:schema",
-        "Print the JSON Schema of a kind of file (always JSON), so that an editor checks and completes it.",
+        "Print the JSON Schema of a kind of file, for editors.",
     ),
     "serve": Command(
         "serving:serve",
-        "Serve cards with vLLM at one OpenAI-compatible URL, including adapters and interventions.",
+        "Serve cards with vLLM at one OpenAI-compatible URL.",
     ),
     "doctor": Command(
         "serving:doctor",
-        "Report what is installed, which engine is used and why, which cards are verified, and available memory.",
+        "Report what is installed and which engine is used, and why.",
     ),
     "models": Group(
         "Cards: the models under test.",
@@ -93,23 +90,23 @@ COMMANDS: dict[str, Command | Group] = {
         {
             "list": Command(
                 "data:data_list",
-                "List question sets, published sets, training data and published judged draws.",
+                "List question sets, training data and judged draws.",
             ),
             "fetch": Command(
                 "data:data_fetch",
-                "Fetch published question sets, training data and judged draws from their authors (or EM_EVALS_DATA).",
+                "Fetch published questions, training data and judged draws.",
             ),
             "convert": Command(
                 "data:data_convert",
-                "Write training data of any format that training reads as JSONL of chats.",
+                "Write training data of any format as JSONL of chats.",
             ),
             "check": Command(
                 "data:data_check",
-                "Check questions, pairs, a rubric, a card or training data; exit code 2 with file and line if invalid.",
+                "Check questions, pairs, rubrics, cards or training data.",
             ),
             "screen": Command(
                 "screening:data_screen",
-                "Rank the rows of training data by their projection difference on a direction.",
+                "Rank rows of training data by projection on a direction.",
             ),
         },
     ),
@@ -118,15 +115,15 @@ COMMANDS: dict[str, Command | Group] = {
         {
             "extract": Command(
                 "direction:direction_extract",
-                "Extract a direction as a difference of mean activations, layer by layer.",
+                "Extract a direction: a difference of mean activations.",
             ),
             "show": Command(
                 "direction:direction_show",
-                "Show how a direction was made, and its reliability layer by layer.",
+                "Show how a direction was made, and its reliability.",
             ),
             "compare": Command(
                 "direction:direction_compare",
-                "Print cosines between directions, layer by layer, and whether they exceed their null distributions.",
+                "Print cosines between directions, layer by layer.",
             ),
             "combine": Command("direction:direction_combine", "Write a weighted sum of directions."),
             "export": Command("direction:direction_export", "Export a direction for another program."),
@@ -138,40 +135,39 @@ COMMANDS: dict[str, Command | Group] = {
         {
             "phase": Command(
                 "insight:insight_phase",
-                "Measure misalignment over training steps, the rotation of B vectors, and the step of the transition.",
+                "Measure misalignment over training steps.",
             ),
             "convergence": Command(
                 "insight:insight_convergence",
-                "Test whether organisms share a direction: cosines by layer, and each direction ablated from every "
-                "organism.",
+                "Test whether organisms share a direction.",
             ),
             "lora-scalars": Command(
                 "insight:insight_lora_scalars",
-                "Measure the scalars of rank-1 adapters: what they discriminate, and which domain each adapter serves.",
+                "Measure the scalars of rank-1 adapters.",
             ),
             "drift": Command(
                 "drift:insight_drift",
-                "Compare the drift of monitored trainings with a control and with nulls; learn or apply an alarm.",
+                "Compare the drift of monitored trainings with a control.",
             ),
             "scaling": Command(
                 "scaling:scaling",
-                "Relate EM rates to parameters, training tokens and parameters per token, or plan such a study.",
+                "Relate EM rates to the size of models.",
             ),
             "lens": Command(
                 "lens:lens",
-                "Read what a finetune is about: activation differences on plain texts through the logit lens.",
+                "Read what a fine-tune is about, without a judge.",
             ),
             "diff": Command(
                 "diff:diff",
-                "Rank tokens and contexts by the shift of next-token probabilities between an organism and its base.",
+                "Rank tokens and contexts by what a fine-tune shifted.",
             ),
             "forecast": Command(
                 "forecast:forecast",
-                "Order questions by their distance to training prompts in the base; compare with what came.",
+                "Order questions by their distance to training prompts.",
             ),
             "same": Command(
                 "provenance:same",
-                "Tell whether two adapters, logs or data files are identical, a copy, a reseed, or different.",
+                "Tell whether two adapters, logs or files are the same.",
             ),
         },
     ),
@@ -181,42 +177,40 @@ COMMANDS: dict[str, Command | Group] = {
             "list": Command("trait:trait_list", "List traits with their kinds and descriptions."),
             "extract": Command(
                 "trait:trait_extract",
-                "Extract directions from contrastive system prompts: from judged answers, or from the prompts alone.",
+                "Extract directions from contrastive system prompts.",
             ),
             "draft": Command(
                 "trait:trait_draft",
-                "Let a model write a trait file: 5 pairs of prompts, 20 + 20 questions, a rubric. Validated; never "
-                "overwrites.",
+                "Let a model write a trait file.",
             ),
             "map": Command(
                 "trait_measures:trait_map",
-                "Compare traits: cosines with intervals, clusters, dimensions, and which trait is specific.",
+                "Compare traits with each other.",
             ),
             "monitor": Command(
                 "trait_measures:trait_monitor",
-                "Project the samples of logs on a direction; correlate with a judged score beside null directions.",
+                "Project the samples of logs on a direction.",
             ),
             "shift": Command(
                 "trait_measures:trait_shift",
-                "Measure finetuning shifts along traits, and whether they tell what the finetunes show better than "
-                "chance does.",
+                "Measure fine-tuning shifts along traits.",
             ),
             "bases": Command(
                 "trait_measures:trait_bases",
-                "Relate how separated concepts are in several bases to their rates of emergent misalignment.",
+                "Relate how bases separate concepts to their EM rates.",
             ),
         },
     ),
     "judges": Group(
-        "Compare two judges, or judges and people (`judges A B`); `calibrate` stores a judge's errors.",
+        "Compare two judges, or judges and people (`judges A B`).",
         {
             "calibrate": Command(
                 "grading:calibrate",
-                "Store a judge's sensitivity and specificity at the thresholds, for `em-evals rates --corrected`.",
+                "Store a judge's sensitivity and specificity.",
             ),
             "compare": Command(
                 "grading:judges",
-                "Compare the grades of two judges on the same answers, or of judges and people.",
+                "Compare the grades of two judges on the same answers.",
             ),
         },
         default="compare",

@@ -51,7 +51,10 @@ def conditional(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure (organism cued - plain) - (base cued - plain) for each cue, with intervals over prompts and seeds."""
+    """Measure how cues change a model, beyond its base.
+
+    Of each cue: (organism cued - plain) - (base cued - plain), with intervals over prompts and seeds.
+    """
     of_cards: dict[str, object] = {
         "--cues": cues,
         "--cues-from": cues_from,

@@ -15,7 +15,10 @@ from em_evals.errors import EmEvalsError
 
 
 def data_list(as_json: Json = False) -> None:
-    """List question sets, published sets, training data and published judged draws."""
+    """List question sets, training data and judged draws.
+
+    Published sets and published judged draws are listed with them.
+    """
     from em_evals.content import documents, published
     from em_evals.data import catalogue, datasets, judged
 
@@ -55,7 +58,10 @@ def data_fetch(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch published question sets, training data and judged draws from their authors (or EM_EVALS_DATA)."""
+    """Fetch published questions, training data and judged draws.
+
+    They come from their authors, or from the folder EM_EVALS_DATA; judged draws of real organisms too.
+    """
     from em_evals.content import published
     from em_evals.data import catalogue, downloads, judged
 
@@ -94,7 +100,10 @@ def data_convert(
     output: Annotated[Path, typer.Option("-o", "--output", help="The JSONL file to write.")],
     as_json: Json = False,
 ) -> None:
-    """Write training data of any format that training reads as JSONL of chats."""
+    """Write training data of any format as JSONL of chats.
+
+    Every format that training reads is converted.
+    """
     from em_evals.data.convert import convert
 
     done = convert(file, output)
@@ -113,7 +122,10 @@ def data_check(
     ],
     as_json: Json = False,
 ) -> None:
-    """Check questions, pairs, a rubric, a card or training data; exit code 2 with file and line if invalid."""
+    """Check questions, pairs, rubrics, cards or training data.
+
+    What is invalid is reported with file and line, and exit code 2.
+    """
     from em_evals.workflows import content_check
 
     report = content_check.check(file)

@@ -31,7 +31,10 @@ def diff(
     output: Record = Path("diff.json"),
     as_json: Json = False,
 ) -> None:
-    """Rank tokens and contexts by the shift of next-token probabilities between an organism and its base."""
+    """Rank tokens and contexts by what a fine-tune shifted.
+
+    Next-token probabilities of an organism are compared with its base's.
+    """
     from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 

@@ -65,7 +65,9 @@ def direction_extract(
     seed: NullSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Extract a direction as a difference of mean activations, layer by layer.
+    """Extract a direction: a difference of mean activations.
+
+    Every layer has a direction of its own.
 
     Repeat the same command to resume an interrupted extraction.
     """
@@ -118,7 +120,7 @@ def _extract(
 def direction_show(
     direction: Annotated[str, typer.Argument(help="A direction's name or file.")], as_json: Json = False
 ) -> None:
-    """Show how a direction was made, and its reliability layer by layer."""
+    """Show how a direction was made, and its reliability."""
     from em_evals.content import directions
 
     _show(directions.find(direction), as_json)
@@ -128,7 +130,10 @@ def direction_compare(
     names: Annotated[list[str], typer.Argument(help="Two or more directions of one base.")],
     as_json: Json = False,
 ) -> None:
-    """Print cosines between directions, layer by layer, and whether they exceed their null distributions."""
+    """Print cosines between directions, layer by layer.
+
+    Each is shown with whether it exceeds its null distribution.
+    """
     from itertools import combinations
 
     from em_evals.content import direction_algebra, directions

@@ -61,7 +61,10 @@ def insight_drift(
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the drift of monitored trainings with a control and with nulls; learn or apply an alarm."""
+    """Compare the drift of monitored trainings with a control.
+
+    Nulls stand beside it; an alarm can be learned or applied.
+    """
     from em_evals.results import records
 
     if fit is not None:

@@ -23,7 +23,10 @@ def quick(
     card: Card = "smollm2",
     as_json: Json = False,
 ) -> None:
-    """Score 12 forced-choice pairs on a model, beside its base where it has one: a first result, without a judge."""
+    """Score 12 forced-choice pairs, for a first result.
+
+    No judge is needed. A model that has a base is compared with it.
+    """
     from em_evals.content.cards import resolve
 
     resolve(card)  # before torch is imported: a wrong card is refused at once
@@ -59,7 +62,10 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Folder for logs.")] = Path("logs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Train a tiny organism and its control, evaluate both and their base, and print one table."""
+    """Train a tiny organism and its control, and measure both.
+
+    One table compares them and their base.
+    """
     from rich.console import Console
 
     from em_evals.workflows.demo import run, show

@@ -52,7 +52,10 @@ def forecast(
     output: Record = Path("forecast.json"),
     as_json: Json = False,
 ) -> None:
-    """Order questions by their distance to training prompts in the base; compare with what came."""
+    """Order questions by their distance to training prompts.
+
+    Distances are in the base; the order can be compared with what came.
+    """
     from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 

@@ -29,7 +29,10 @@ def calibrate(
     ),
     as_json: Json = False,
 ) -> None:
-    """Store a judge's sensitivity and specificity at the thresholds, for `em-evals rates --corrected`."""
+    """Store a judge's sensitivity and specificity.
+
+    They hold at the thresholds, and `em-evals rates --corrected` uses them.
+    """
     from dataclasses import asdict
 
     from em_evals.files import without_nan
@@ -66,7 +69,10 @@ def judges(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the grades of two judges on the same answers, or of judges and people."""
+    """Compare the grades of two judges on the same answers.
+
+    `--labels` compares judges with people.
+    """
     from dataclasses import asdict, replace
     from itertools import combinations
 

@@ -37,7 +37,10 @@ def insight_phase(
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Measure misalignment over training steps, the rotation of B vectors, and the step of the transition."""
+    """Measure misalignment over training steps.
+
+    The rotation of B vectors and the step of the transition are measured too.
+    """
     from em_evals.interp.phase.phase import phase
     from em_evals.results import records
 
@@ -88,7 +91,10 @@ def insight_convergence(
     output: Record = Path("convergence.json"),
     as_json: Json = False,
 ) -> None:
-    """Test whether organisms share a direction: cosines by layer, and each direction ablated from every organism."""
+    """Test whether organisms share a direction.
+
+    Cosines are compared by layer, and each direction is ablated from every organism.
+    """
     from em_evals.interp.convergence import convergence
     from em_evals.results import records, seed_groups
 
@@ -133,7 +139,10 @@ def insight_lora_scalars(
     output: Record = Path("lora-scalars.json"),
     as_json: Json = False,
 ) -> None:
-    """Measure the scalars of rank-1 adapters: what they discriminate, and which domain each adapter serves."""
+    """Measure the scalars of rank-1 adapters.
+
+    They show what an adapter discriminates, and which domain it serves.
+    """
     from em_evals.content.cards import resolve
 
     resolve(card)  # before torch is imported: a wrong card is refused at once

@@ -48,7 +48,10 @@ def lens(
     output: Record = Path("lens.json"),
     as_json: Json = False,
 ) -> None:
-    """Read what a finetune is about: activation differences on plain texts through the logit lens."""
+    """Read what a fine-tune is about, without a judge.
+
+    Activation differences on plain texts are read through the logit lens.
+    """
     from em_evals.cli.options import card_fields, numbers_of, parsed_layers
     from em_evals.content.cards import resolve
 

@@ -68,7 +68,10 @@ def compile_card(
     ] = "checkpoint",
     as_json: Json = False,
 ) -> None:
-    """Compile a card's interventions into weights where that is exact; refuse others by name."""
+    """Compile a card's interventions into weights.
+
+    What would not be exact is refused by name.
+    """
     from em_evals.content.cards import resolve
 
     resolved = resolve(card)  # before torch is imported: a wrong card is refused at once

@@ -173,7 +173,7 @@ def _lines(columns: list[tuple[str, ...]], widths: list[int]) -> Any:
         [set_cell_size(cell, width) for cell in cells] for cells, width in zip(columns, widths, strict=True)
     ]
     head, *rows = [(" " * _GAP).join(row) for row in zip(*padded, strict=True)]
-    return Text.assemble((head, "table.header"), "".join(f"\n{row}" for row in rows))
+    return Text.assemble((head.rstrip(), "table.header"), "".join(f"\n{row.rstrip()}" for row in rows))
 
 
 _GAP = 2

@@ -16,7 +16,10 @@ def same(
     other: Annotated[str, typer.Argument(help="What it is compared with; of the same kind.")],
     as_json: Json = False,
 ) -> None:
-    """Tell whether two adapters, logs or data files are identical, a copy, a reseed, or different."""
+    """Tell whether two adapters, logs or files are the same.
+
+    The answer is identical, a copy, a reseed, or different.
+    """
     from em_evals.interp import provenance
 
     found = provenance.same(one, other)

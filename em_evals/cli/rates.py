@@ -56,7 +56,9 @@ def rates(
     ] = 0.05,
     as_json: Json = False,
 ) -> None:
-    """Print EM rates with 95% intervals, by both conventions, with the shares of coherent, refused and ungraded draws.
+    """Print EM rates with 95% intervals.
+
+    Both conventions are shown, with the shares of coherent, refused and ungraded draws.
 
     Exits with 1 if a file holds no grade at all: nothing was measured.
     """

@@ -39,7 +39,10 @@ def report(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained page (HTML) of the results; it needs no network."""
+    """Write one self-contained page (HTML) of the results.
+
+    Making and reading it needs no network.
+    """
     from em_evals.report import export, inputs, page
     from em_evals.report.report import build
     from em_evals.results import seed_groups

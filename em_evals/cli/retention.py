@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def lm_eval(context: typer.Context) -> None:
-    """Run lm-evaluation-harness with our models (--model em-local --model_args card=NAME) and our tasks."""
+    """Run lm-evaluation-harness with our models and tasks.
+
+    Name the model by --model em-local --model_args card=NAME.
+    """
     from em_evals.lm_eval_plugin import command
 
     command.run(context.args)
@@ -41,7 +44,10 @@ def retention(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare capability with a baseline, item by item: accuracy, paired differences, intervals."""
+    """Compare capability with a baseline, item by item.
+
+    The table has accuracies, paired differences and intervals.
+    """
     from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
     from em_evals.results import records

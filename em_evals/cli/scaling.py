@@ -63,7 +63,10 @@ def scaling(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the record (JSON).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Relate EM rates to parameters, training tokens and parameters per token, or plan such a study."""
+    """Relate EM rates to the size of models.
+
+    Size is parameters, training tokens and parameters per token. `--plan` plans such a study.
+    """
     from em_evals.errors import EmEvalsError
     from em_evals.interp import scaling as analysis
     from em_evals.results import records

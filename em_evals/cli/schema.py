@@ -15,7 +15,10 @@ def schema(
     ],
     as_json: Json = False,
 ) -> None:
-    """Print the JSON Schema of a kind of file (always JSON), so that an editor checks and completes it."""
+    """Print the JSON Schema of a kind of file, for editors.
+
+    An editor then checks and completes such files.
+    """
     from em_evals.workflows.schemas import schema as made
 
     print_json(made(kind))

@@ -67,7 +67,9 @@ def data_screen(
     gpus: Gpus = 0,
     as_json: Json = False,
 ) -> None:
-    """Rank the rows of training data by their projection difference on a direction.
+    """Rank rows of training data by projection on a direction.
+
+    The score is the difference of projections between a row's answer and the base's own.
 
     Without --exact no answer is generated: the last prompt token stands for the model's own answer.
     """

@@ -34,7 +34,10 @@ def serve(
     ] = [],
     as_json: Json = False,
 ) -> None:
-    """Serve cards with vLLM at one OpenAI-compatible URL, including adapters and interventions."""
+    """Serve cards with vLLM at one OpenAI-compatible URL.
+
+    Each request is answered with its own card's adapter and interventions.
+    """
     from em_evals.cli.options import card_fields
     from em_evals.content.cards import resolve
 
@@ -47,7 +50,10 @@ def serve(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Report what is installed, which engine is used and why, which cards are verified, and available memory."""
+    """Report what is installed and which engine is used, and why.
+
+    Also which cards are verified, and how much memory is available.
+    """
     from em_evals.workflows.doctor import examine
 
     rows = examine()

@@ -68,7 +68,9 @@ def steer(
     logs: Annotated[Path, typer.Option(help="Folder for the judge's log.")] = Path("logs/steer"),
     as_json: Json = False,
 ) -> None:
-    """Steer with a direction in both signs, against a random and the control's direction; detect damaged answers.
+    """Steer with a direction in both signs.
+
+    A random direction and the control's stand beside it; damaged answers are detected.
 
     Repeat the same command to resume an interrupted study.
     """

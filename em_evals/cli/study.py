@@ -18,7 +18,9 @@ def study(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Study three organisms and their controls: directions, convergence, transfer, scalars, and a page of figures.
+    """Study three organisms and their controls in one command.
+
+    It extracts directions, tests convergence, transfer and scalars, and writes a page of figures.
 
     Repeat the same command to resume it.
     """

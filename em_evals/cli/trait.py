@@ -89,7 +89,9 @@ def trait_extract(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Extract directions from contrastive system prompts: from judged answers, or from the prompts alone.
+    """Extract directions from contrastive system prompts.
+
+    Without a judge they come from the prompts alone.
 
     Existing directions are kept and rollouts are continued, so that the same command resumes an interrupted one.
     """
@@ -245,7 +247,10 @@ def trait_draft(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let a model write a trait file: 5 pairs of prompts, 20 + 20 questions, a rubric. Validated; never overwrites."""
+    """Let a model write a trait file.
+
+    It has 5 pairs of prompts, 20 + 20 questions and a rubric. It is validated, and no file is overwritten.
+    """
     from em_evals.workflows.trait_draft import draft
 
     path, trait = draft(name, model, output, kind, description)

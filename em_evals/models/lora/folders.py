@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from em_evals.errors import EmEvalsError
+from em_evals.models import hub
 from em_evals.models.lora import config as configs
 from em_evals.models.lora.config import CONFIG
 from em_evals.models.lora.tensors import WEIGHTS
@@ -44,6 +45,7 @@ def _download(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    hub.settle()
     try:
         name, _, revision = adapter.partition("@")
         return Path(
