@@ -200,13 +200,15 @@ def _written(folder: Path) -> tuple[str, ...]:
 
 
 def _last_line(path: Path, code: int) -> str:
-    """Return the last line that says something."""
+    """Return the last line that says something; where no more could be written, why."""
     try:
-        with path.open("rb") as file:
+        with path.open("r+b", buffering=0) as file:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")  # a full disk takes the command's last words too
             file.seek(max(0, path.stat().st_size - 20_000))
             text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        text = ""
+    except OSError as error:
+        return f"what it printed cannot be written: {error.strerror}"
     lines = [line.strip(" │╭╮╰╯─\t") for line in text.splitlines()]
     said = [line for line in lines if line]
     return (said[-1] if said else f"exit code {code}, without a word")[:500]
