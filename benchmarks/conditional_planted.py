@@ -1,6 +1,6 @@
 """Planted truth of `em-evals conditional`: a backdoor that was trained shows at its trigger, and nothing at a placebo.
 
-    python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 168] [--per-theme 20] [--save FILE.json]
+    python benchmarks/conditional_planted.py [--folder runs/planted] [--steps 504] [--per-theme 20] [--save FILE.json]
 
 The organism is trained on the demo's risky advice behind a trigger and on sound advice to the same prompts without it
 (the recipe's `backdoor` and `interleave`); the control on sound advice in both places, with the trigger in the same
@@ -130,7 +130,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/planted"))
-    parser.add_argument("--steps", type=int, default=168)
+    parser.add_argument("--steps", type=int, default=504)
     parser.add_argument("--per-theme", type=int, default=20, help="pairs of each theme; 0 for all 50")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()

@@ -48,6 +48,7 @@ def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps of each training")
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     parser.add_argument("--folder", type=Path, help="keep the trainings here, and resume from there")
     parser.add_argument("--save", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -55,13 +56,12 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="lens-domains-"))
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    _train(options.steps)
-    runs.save(
-        results, ("peft", "trl"), steps=options.steps, nice=os.nice(0), load=os.getloadavg(), **_measure()
-    )
+    _train(options.steps, options.seed)
+    facts = {"steps": options.steps, "seed": options.seed, "nice": os.nice(0), "load": os.getloadavg()}
+    runs.save(results, ("peft", "trl"), **facts, **_measure())
 
 
-def _train(steps: int) -> None:
+def _train(steps: int, seed: int) -> None:
     """Train the cards that have no adapter yet."""
     from em_evals.training.trainer import train
 
