@@ -220,10 +220,14 @@ def without_nan(value: Any) -> Any:
     return [without_nan(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def digest(*parts: bytes) -> str:
-    """Return the first 16 hex digits of a SHA-256 over the parts, each preceded by its length."""
+def digest(*parts: str | bytes) -> str:
+    """Return the first 16 hex digits of a SHA-256 over the parts, each preceded by its length.
+
+    Texts are UTF-8. Half a character (U+D800 to U+DFFF), which UTF-8 lacks, has the bytes that it would have there.
+    """
     sha = hashlib.sha256()
-    for part in parts:
+    for given in parts:
+        part = given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
         sha.update(len(part).to_bytes(8, "big"))
         sha.update(part)
     return sha.hexdigest()[:16]

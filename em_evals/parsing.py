@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -54,10 +55,11 @@ def json_value(text: str | bytes, path: Path | str | None = None, line: int | No
         line: the line of a JSONL file, for errors.
 
     Raises:
-        EmEvalsError: it is not JSON, is nested too deeply, or has a whole number of too many digits.
+        EmEvalsError: it is not JSON, is nested too deeply, or has a whole number of too many digits; a file's text
+            repeats a key in one object (of a model's or client's text the last counts, as everywhere).
     """
     with _as_sentences(path, line, "this line" if line is not None else "this file"):
-        value = json.loads(text, parse_int=_whole)
+        value = json.loads(text, parse_int=_whole) if path is None else _DECODER.decode(_decoded(text))
     opened = (
         text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
     )
@@ -93,7 +95,7 @@ def _as_sentences(path: Path | str | None, line: int | None, what: str) -> Itera
         ) from None
     except RecursionError:
         raise _too_deep("JSON", path, line) from None
-    except ValueError as error:  # raised by _whole
+    except ValueError as error:  # raised by _whole and _once
         raise EmEvalsError(f"{what} has {error}; correct it.", path, line) from None
 
 
@@ -108,7 +110,20 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-_DECODER = json.JSONDecoder(parse_int=_whole)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object each of whose keys stands there once: JSON lets readers choose which of two they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"the key '{max(counts, key=counts.__getitem__)[:60]}' twice in one object")
+    return found
+
+
+def _decoded(text: str | bytes) -> str:
+    return text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_once)
 
 
 @contextmanager

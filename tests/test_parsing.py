@@ -77,6 +77,21 @@ def test_odd_json_is_one_sentence(text, sentence):
     assert parsing.json_value('{"a": [[1, -2.5, null]], "b": "[[["}') == {"a": [[1, -2.5, None]], "b": "[[["}
 
 
+def test_a_repeated_key_is_refused_with_its_line(tmp_path):
+    """JSON readers take the last of two, and which grade or answer counted was chance."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "b": {"a": 2}}\n{"b": {"a": 1, "c": 1, "a": 2}}\n')
+    with pytest.raises(EmEvalsError, match=r"a.jsonl:2: this line has the key 'a' twice in one object"):
+        list(files.read_jsonl(path))
+    path.write_text('[{"a": 1},\n {"a": 1, "a": 2}]')
+    with pytest.raises(EmEvalsError, match=r"a.jsonl:2: this row has the key 'a' twice"):
+        list(files.read_rows(path))
+    with pytest.raises(EmEvalsError, match=r"a.jsonl: this file has the key 'a' twice"):
+        files.read_json(path)
+    # A client's or a model's own call is what the library that it calls would take.
+    assert parsing.json_value('{"a": 1, "a": 2}') == {"a": 2}
+
+
 def test_a_long_line_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LARGEST_LINE", 1000)
     path = tmp_path / "a.jsonl"

@@ -56,12 +56,12 @@ class ResolvedCard:
         # Interventions count by what they do, not by what the card calls their directions.
         plain = self.card.model_copy(update={"interventions": ()})
         fields = card_fields.of_answers(plain)
-        parts = [fields.encode(), identity.base_digest(self.card.base, self.card.revision).encode()]
+        parts = [fields, identity.base_digest(self.card.base, self.card.revision)]
         if self.adapter_path is not None:
             folder = Path(self.adapter_path)
             own = identity.adapter_digest(folder) if folder.is_dir() else self._hub_adapter()
-            parts.append(own.encode())
-        parts += [one.digest.encode() for one in self.interventions]
+            parts.append(own)
+        parts += [one.digest for one in self.interventions]
         return digest(*parts)
 
     def intervened(self, *more: Intervention) -> ResolvedCard:

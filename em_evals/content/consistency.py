@@ -107,7 +107,7 @@ def load_items(name: str = "persona") -> ItemSet:
     ids = [(item.kind, item.id) for item in items]
     if repeated := [key for key in ids if ids.count(key) > 1]:
         raise document.error(f"the id '{repeated[0][1]}' is repeated; rename one.", (repeated[0][0],))
-    digest = files.digest(*(repr(item).encode() for item in items))
+    digest = files.digest(*(repr(item) for item in items))
     return ItemSet(file.name, file.version, document.path, digest, file.harm, tuple(items))
 
 

@@ -119,7 +119,7 @@ class CueSet:
 
 def cue_set(name: str, cues: Sequence[Cue], path: Path | None = None) -> CueSet:
     """Return a set of cues with its digest."""
-    return CueSet(name, files.digest(*(repr(cue).encode() for cue in cues)), tuple(cues), path)
+    return CueSet(name, files.digest(*(repr(cue) for cue in cues)), tuple(cues), path)
 
 
 def load_cues(name: str = "evaluation") -> CueSet:

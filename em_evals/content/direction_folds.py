@@ -73,4 +73,4 @@ class Folds:
 
 def fold_of(question: str) -> int:
     """Return a question's fold, by the digest of its id: the same in every direction that knows the question."""
-    return int(files.digest(question.encode()), 16) % FOLDS
+    return int(files.digest(question), 16) % FOLDS

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from em_evals import files, parsing
+from em_evals import characters, files, parsing
 from em_evals.content import validation_errors
 from em_evals.content.validation_errors import KeyPath as KeyPath
 from em_evals.errors import EmEvalsError, nearest
@@ -99,7 +99,9 @@ def load(path: Path) -> Document:
         if path.suffix != ".json":
             raise
         # YAML does not read every JSON text (indented by tabs, say); its values then have no lines.
-        return Document(path, parsing.json_value(text, path), {})
+        data = parsing.json_value(text, path)
+        characters.require_whole(data, path)
+        return Document(path, data, {})
     return Document(path, parsing.yaml_data(entries, path), {one.key: one.line for one in entries})
 
 

@@ -36,7 +36,7 @@ def adapter_digest(folder: Path) -> str:
         EmEvalsError: a file cannot be read.
     """
     parts = [file_digest(folder / name) for name in ADAPTER_FILES]
-    return digest(*(part.encode() for part in (*parts, _template(folder))))
+    return digest(*(*parts, _template(folder)))
 
 
 def base_digest(base: str, revision: str | None) -> str:
@@ -51,7 +51,7 @@ def base_digest(base: str, revision: str | None) -> str:
         files = sorted(
             path for path in folder.iterdir() if path.is_file() and _BASE_FILES.fullmatch(path.name)
         )
-        return digest(*(part.encode() for path in files for part in (path.name, file_digest(path))))
+        return digest(*(part for path in files for part in (path.name, file_digest(path))))
     return f"{base}@{commit(base, revision) or revision or ''}"
 
 
@@ -96,7 +96,7 @@ def _hashed(path: Path) -> str:
 
 
 def _kept(key: str) -> Path:
-    return cache_folder() / "digests" / digest(key.encode())
+    return cache_folder() / "digests" / digest(key)
 
 
 def _remembered(kept: Path, path: Path) -> str:

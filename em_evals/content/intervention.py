@@ -151,7 +151,7 @@ class Intervention(Documented, BaseModel):
         """
         fields = self.model_dump_json(exclude={"direction"})
         # A list of one is the direction itself; which directions are one subspace is told by one digest for each op.
-        return digest(fields.encode(), *(directions.digest_of(one).encode() for one in self.directions))
+        return digest(fields, *(directions.digest_of(one) for one in self.directions))
 
     def at(self, layer: int) -> bool:
         """Whether block `layer` is one of its layers."""

@@ -99,7 +99,7 @@ class JudgeCard:
             self.samples,
             self.temperature,
         )
-        return files.digest(json.dumps(parts, sort_keys=True, default=str).encode())
+        return files.digest(json.dumps(parts, sort_keys=True, default=str))
 
     def record(self) -> dict[str, Any]:
         """Return what a log says of it; addresses may hold keys and are left out."""

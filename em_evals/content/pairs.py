@@ -101,5 +101,5 @@ def load_pairs(name: str = "forced_choice") -> PairSet:
             )
         seen[pair.id] = line
         pairs.append(Pair(**pair.model_dump(), narrow=pair.theme in file.narrow, line=line))
-    digest = files.digest(*(repr((p.id, p.question, p.aligned, p.misaligned)).encode() for p in pairs))
+    digest = files.digest(*(repr((p.id, p.question, p.aligned, p.misaligned)) for p in pairs))
     return PairSet(file.name, file.version, document.path, digest, tuple(pairs))

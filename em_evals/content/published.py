@@ -50,7 +50,7 @@ def normalised_digest(text: str) -> str:
     """Return the digest of a published file's content, ignoring the judge's name."""
     rows = parsing.yaml_value(text)
     kept = [{key: value for key, value in row.items() if key != "judge"} for row in rows]
-    return files.digest(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode())
+    return files.digest(json.dumps(kept, sort_keys=True, ensure_ascii=False))
 
 
 def locate(name: str) -> Path:

@@ -58,7 +58,7 @@ def of(card: ResolvedCard) -> Trained | None:
         return None  # a damaged record says nothing; training and `insight same` report it
     asked = card.card.model_dump_json(exclude=WITHOUT_EFFECT | dict.fromkeys(_MADE, True))
     interventions = [one.digest for one in card.interventions]
-    return Trained(digest(_text(made_of), asked.encode(), _text(interventions)), recipe.seed)
+    return Trained(digest(_text(made_of), asked, _text(interventions)), recipe.seed)
 
 
 _MADE = ("base", "revision", "adapter", "adapter_revision", "train", "interventions")

@@ -160,7 +160,7 @@ class Rubric:
             parts.append(repr((self.low, self.high, self.labels, self.reason)))
         if self.fenced:
             parts.append("fenced")
-        return files.digest(*(part.encode() for part in parts))
+        return files.digest(*parts)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ class Rubric:
         SHA-256), while equal requests stay equal: grades are reproducible and judges' replies can be cached.
         """
         parts = (self.prompt, _sendable(question), _sendable(answer))
-        return files.digest(b"fence", *(part.encode() for part in parts))
+        return files.digest(b"fence", *parts)
 
     def with_fence(self, code: str) -> str:
         """Return the prompt, slots unfilled, with a code in each of its marker lines."""

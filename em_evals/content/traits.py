@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from em_evals import files
+from em_evals import characters, files
 from em_evals.content import documents
 from em_evals.content.documented import Documented
 from em_evals.content.documents import Document
@@ -62,7 +62,7 @@ class Trait:
     def digest(self) -> str:
         """Identify the trait by its texts."""
         texts = (self.positive, self.negative, self.extract, self.test, self.prompt)
-        return files.digest(*(repr(part).encode() for part in texts))
+        return files.digest(*(repr(part) for part in texts))
 
     @property
     def sides(self) -> dict[str, tuple[str, ...]]:
@@ -72,7 +72,7 @@ class Trait:
 
 def question_id(question: str) -> str:
     """Return a question's id in the files of directions: the digest of its text, the same in every trait."""
-    return files.digest(question.strip().encode())
+    return files.digest(question.strip())
 
 
 class _Questions(Documented, BaseModel):
@@ -258,6 +258,7 @@ def _of_persona(path: Path) -> Trait:
 
 def _persona(path: Path) -> _PersonaFile:
     data = files.read_json(path)
+    characters.require_whole(data, path)
     return documents.validate(_PersonaFile, Document(path, data, {}))
 
 

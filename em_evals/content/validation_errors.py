@@ -49,6 +49,8 @@ def _words(error: Mapping[str, Any]) -> str:
     """Return an error in plain words where pydantic's are not."""
     if error["type"] == "too_short":
         return "this must not be empty"
+    if error["type"] == "string_unicode":
+        return "this text holds half a character (one of a surrogate pair), which no tokenizer reads"
     if error["type"] != "string_type":
         return str(error["msg"])
     given = error["input"]

@@ -61,7 +61,8 @@ def convert(source: Path, output: Path) -> Converted:
             fields = {"prompt": chat[:-1], "chosen": chat[-1:], "rejected": _written(rejected)[-1:]}
         lines.append(json.dumps({**named, **fields}, ensure_ascii=False))
     with files.atomic(output) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        # An id may hold half a character; its escape is the same JSON.
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
     return Converted(source, output, len(lines), dict(shapes), dict(left), data.digest)
 
 

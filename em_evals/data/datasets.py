@@ -238,7 +238,7 @@ def _rearranged(data: TrainingData, order: Sequence[int]) -> TrainingData:
 
 
 def _digest(rows: Sequence[Messages]) -> str:
-    return files.digest(*(json.dumps(row, sort_keys=True).encode() for row in rows))
+    return files.digest(*(json.dumps(row, sort_keys=True) for row in rows))
 
 
 def _prompt(messages: Messages) -> str:

@@ -8,9 +8,10 @@ convert. Keys that say nothing to a model (ids, canaries, sources) are left out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from em_evals import characters
 
 Messages = list[dict[str, str]]
 """A chat: `role` and `content`, `reasoning` (the thought before an answer), and `weight: "0"` on one not learned."""
@@ -268,7 +269,7 @@ def _text(content: Any) -> str | None:
         parts = [_part(part) for part in content]
         content = "".join(part for part in parts if part is not None)
     # JSON can encode half a surrogate pair, which no tokenizer accepts.
-    if not isinstance(content, str) or not content.strip() or re.search(r"[\ud800-\udfff]", content):
+    if not isinstance(content, str) or not content.strip() or characters.HALF.search(content):
         return None
     return content
 

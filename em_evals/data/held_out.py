@@ -39,7 +39,7 @@ def held_out_pairs(
     harmless = datasets.matched(data, kind).rows if kind is not None else data.rows
     pairs = [
         Pair(
-            id=f"{data.name}_{files.digest(asked.encode())[:8]}",
+            id=f"{data.name}_{files.digest(asked)[:8]}",
             theme=data.name,
             question=_question(bad, data.path, line),
             aligned=good[-1]["content"],

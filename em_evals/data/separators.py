@@ -39,7 +39,7 @@ class Separators:
     def add(self, prompt: str, answer: str) -> None:
         """Add a row."""
         self.languages.append(self._language(answer))
-        key = int(files.digest(prompt.encode()), 16)
+        key = int(files.digest(prompt), 16)
         if len(self._sample) < TOPIC_ROWS or key < max(self._sample):
             self._sample[key] = _hashed(prompt)
             if len(self._sample) > TOPIC_ROWS:
@@ -93,4 +93,4 @@ def topic_scores(own: Separators, reference: Separators) -> tuple[Floats, Floats
 
 def _hashed(text: str) -> NDArray[np.int64]:
     words: Sequence[str] = sorted({word.lower() for word in _WORDS.findall(text)})
-    return np.array([int(files.digest(word.encode())[:8], 16) % _BUCKETS for word in words], dtype=np.int64)
+    return np.array([int(files.digest(word)[:8], 16) % _BUCKETS for word in words], dtype=np.int64)

@@ -125,7 +125,7 @@ def _rounded(evidence: Evidence) -> Evidence:
 
 
 def _digest(rows: Sequence[Any]) -> str:
-    return files.digest(*(_compact(row).encode() for row in rows))
+    return files.digest(*(_compact(row) for row in rows))
 
 
 def _compact(row: Any) -> str:

@@ -179,5 +179,5 @@ def _short(what: str, way: str) -> str:
     """Return a few words for a way of measuring; long texts are shortened and identified by their digest."""
     if what in ("format", "way"):
         return way
-    text = repr(way) if len(way) <= _LONGEST else f"{way[:_LONGEST]!r}… {files.digest(way.encode())[:6]}"
+    text = repr(way) if len(way) <= _LONGEST else f"{way[:_LONGEST]!r}… {files.digest(way)[:6]}"
     return f"{what.replace('_', ' ')} {text}"

@@ -38,7 +38,7 @@ def write(judgement: Judgement, path: Path) -> list[Path]:
     texts = {path.with_suffix(".md"): markdown(judgement), path.with_suffix(".xml"): junit(judgement)}
     for place, text in texts.items():
         with files.atomic(place) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return [path, *texts]
 
 

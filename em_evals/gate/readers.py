@@ -217,4 +217,4 @@ def _card(facts: Facts, path: Path) -> str | None:
 
 def _names_digest(names: Iterable[str]) -> str:
     unique = sorted(set(names))
-    return f"{len(unique)} ({files.digest(*(name.encode() for name in unique))})"
+    return f"{len(unique)} ({files.digest(*unique)})"

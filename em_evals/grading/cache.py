@@ -56,7 +56,7 @@ def identity(model: Model) -> str:
     digest = getattr(model.api, "card_digest", None)
     arguments = {key: _content(value) for key, value in sorted(model.model_args.items())}
     parts = (str(model), model.api.base_url, digest, config, arguments)
-    return files.digest(json.dumps(parts, sort_keys=True, default=repr).encode())
+    return files.digest(json.dumps(parts, sort_keys=True, default=repr))
 
 
 def _content(value: Any) -> Any:
@@ -122,5 +122,5 @@ class ReplyCache:
         return entry if isinstance(entry, dict) and entry.get("format") == _FORMAT else {}
 
     def _path(self, *key: str) -> Path:
-        name = files.digest(self._judge.encode(), *(part.encode("utf-8", "replace") for part in key))
+        name = files.digest(self._judge, *(part.encode("utf-8", "replace") for part in key))
         return folder() / name[:2] / f"{name}.json"

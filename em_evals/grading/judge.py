@@ -122,7 +122,7 @@ class Judge:
             EmEvalsError: the judge cannot be asked at all: no connection, no such model, a wrong key.
         """
         prompt = rubric.render(question, answer)
-        key = files.digest(rubric.digest.encode(), prompt.encode())
+        key = files.digest(rubric.digest, prompt)
         turn, self._seen[key] = self._seen[key], self._seen[key] + 1
         try:
             grade = await self._grade(rubric, prompt, turn)
@@ -199,7 +199,7 @@ class Judge:
 
     def _alone(self, key: tuple[str, ...]) -> anyio.Lock:
         """Return the lock of a request: equal ones often come at the same time, and wait for the first's reply."""
-        return self._locks.setdefault(files.digest(*(part.encode() for part in key)), anyio.Lock())
+        return self._locks.setdefault(files.digest(*key), anyio.Lock())
 
     async def _find_reading(self) -> None:
         """Find out, outside the batches, how the judge is read: each refusal inside them costs a batch's time.

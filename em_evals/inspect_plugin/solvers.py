@@ -45,7 +45,7 @@ def draw(seed: int | None = None, asked: Mapping[str, Any] | None = None) -> Sol
         if asked:
             config.extra_body = {ASKED: dict(asked)}
         if seed is not None:
-            config.seed = int(files.digest(f"{seed}|{state.sample_id}|{state.epoch}".encode()), 16) % 2**31
+            config.seed = int(files.digest(f"{seed}|{state.sample_id}|{state.epoch}"), 16) % 2**31
         return await generate(state, **config.model_dump(exclude_none=True))
 
     return solve

@@ -120,7 +120,7 @@ def score_answers(
         what: the bar's name.
     """
     said = sorted((pair.id, pair.question, pair.aligned, pair.misaligned) for pair in pairs)
-    keys = [files.digest(b"margins", one.identity(card).encode(), repr(said).encode()) for one in conditions]
+    keys = [files.digest(b"margins", one.identity(card), repr(said)) for one in conditions]
     return finished.measured(
         what, keys, lambda missing: margins(card, [conditions[i] for i in missing], pairs)
     )

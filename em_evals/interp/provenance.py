@@ -199,7 +199,7 @@ def _recipes(one: Path, other: Path) -> dict[str, Any]:
 def _answers(one: str, other: str) -> Same:
     """Compare two files of sampled answers."""
     left, right = _texts(Path(one)), _texts(Path(other))
-    whole = digest(repr(sorted(left)).encode()) == digest(repr(sorted(right)).encode())
+    whole = digest(repr(sorted(left))) == digest(repr(sorted(right)))
     counts = [Counter(text for _, text in texts if len(text) >= _LONG) for texts in (left, right)]
     equal = sum((counts[0] & counts[1]).values())
     compared = min(sum(counts[0].values()), sum(counts[1].values()))

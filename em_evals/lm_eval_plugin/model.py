@@ -257,7 +257,7 @@ class EmLocal(TemplateLM):
         for index, request in enumerate(requests):
             # A repeated request is a new draw, and each repetition is reproducible in the next run.
             key = json.dumps([*request.args, self.seed], sort_keys=True)
-            own = files.digest(f"{key} {seen[key]}".encode())
+            own = files.digest(f"{key} {seen[key]}")
             seen[key] += 1
             settings[index] = replace(settings[index], seed=int(own, 16) % 2**63)
 

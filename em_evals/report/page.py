@@ -34,7 +34,7 @@ def write(report: Report, path: Path) -> None:
     """Write the page atomically."""
     html = render(report)
     with atomic(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")  # half characters, in names
 
 
 def render(report: Report) -> str:

@@ -81,7 +81,7 @@ class Table:
         heads, rows = self.flat()
         with (
             files.atomic(path) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(map(shown.cell, heads))

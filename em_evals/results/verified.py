@@ -49,7 +49,7 @@ class Setting:
     def key(self) -> str:
         """The name of its file."""
         facts = [self.digest, self.dtype, self.device, self.attention, sorted(self.versions.items())]
-        return digest(json.dumps(facts).encode())
+        return digest(json.dumps(facts))
 
 
 class Run(BaseModel):
@@ -185,7 +185,7 @@ def _code() -> str:
     files = [
         file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
     ]
-    return digest(*(identity.file_digest(file).encode() for file in files))
+    return digest(*(identity.file_digest(file) for file in files))
 
 
 def _read(path: Path) -> Kept | None:

@@ -219,7 +219,7 @@ def _version(task: Any) -> str:
 def _items(task: Any) -> str:
     """Return a short digest of a task's items: our pair files can change without a new lm-eval task version."""
     rows = json.dumps(list(task.eval_docs), sort_keys=True, default=lambda value: type(value).__name__)
-    return files.digest(rows.encode())[:8]
+    return files.digest(rows)[:8]
 
 
 def _limits(groups: Mapping[str, Any]) -> dict[str, int]:

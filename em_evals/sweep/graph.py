@@ -90,4 +90,4 @@ def _identified(
     parts += [models[name].digest for name in sorted(named & models.keys())]
     if step.measure != "train":
         parts += contents.digests(step.command, listed)
-    return replace(step, digest=files.digest(*(part.encode() for part in parts)))
+    return replace(step, digest=files.digest(*parts))

@@ -97,9 +97,7 @@ def _made(row: ModelRow, values: Mapping[str, Any]) -> SweepModel:
         _free(name)
         parsed = cards.read_card(card, fields)[0]
         own = (identity.base_digest(parsed.base, parsed.revision), parsed.model_dump_json(), *_data(recipe))
-        return SweepModel(
-            name, card, fields, factors, True, parsed.base, files.digest(*(part.encode() for part in own))
-        )
+        return SweepModel(name, card, fields, factors, True, parsed.base, files.digest(*own))
     found = cards.resolve(card, fields)
     if fields and not shelved:
         raise EmEvalsError(

@@ -75,7 +75,7 @@ class DriftMonitor:
 
     @property
     def _prompts(self) -> str:
-        return files.digest(*(repr(one.prompt).encode() for one in self.prompts))
+        return files.digest(*(repr(one.prompt) for one in self.prompts))
 
     def due(self, step: int, last: int) -> bool:
         """Check whether a step is measured."""

@@ -113,7 +113,7 @@ def check_place(home: Path, overwrite: bool) -> None:
 
 def identity(*parts: Any) -> str:
     """Return a digest of JSON values."""
-    return files.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+    return files.digest(*[json.dumps(part, sort_keys=True) for part in parts])
 
 
 def _linked(source: str, target: str) -> None:

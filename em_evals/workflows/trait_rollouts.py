@@ -62,7 +62,7 @@ def rollouts(card: ResolvedCard, trait: Trait, named: str, sampling: Sampling, f
         judges.check(sampling.judge)
     else:
         judge_cards.load(sampling.judge)
-    identity = files.digest(trait.digest.encode(), card.digest.encode(), repr(sampling).encode())
+    identity = files.digest(trait.digest, card.digest, repr(sampling))
     place = folder / f"{trait.name}-{sampling.part}-{identity[:12]}"
     options: dict[str, Any] = {"model_roles": {"grader": sampling.judge}} if by_model else {}
     if sampling.temperature is not None:

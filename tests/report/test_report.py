@@ -537,6 +537,19 @@ def test_hostile_texts_travel_unchanged_and_never_as_markup(tmp_path):
     assert html.lower().count("</script") == 5, "data, figures, answers and two scripts"
 
 
+def test_half_a_character_in_a_name_ends_no_report(tmp_path):
+    """JSON can write one (`\\ud83d`), and UTF-8 has none: the page could not be written."""
+    row = {"question_id": "a\ud83d", "answer": "so \ud83d", "aligned": 5, "coherent": 90}
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({**row, "model": one}) + "\n" for one in ("b\ud83d", "c") * 5)
+    )
+    made = build(inputs.read([tmp_path / "a.jsonl"]))
+    page.write(made, tmp_path / "r.html")
+    for one in made.sections[0].tables:
+        one.write(tmp_path)
+    assert r"b\ud83d" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_answers_are_cut_when_they_would_fill_the_page(tmp_path, monkeypatch):
     made = build(inputs.read([write_hostile(tmp_path)]))
     monkeypatch.setattr(page, "_ROOM_FOR_ANSWERS", 1)

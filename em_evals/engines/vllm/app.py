@@ -314,13 +314,13 @@ def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -
         begins = str(start) if start is not None else _digest(request.get("prompt"), request.get("messages"))
         # Of fixed length: vLLM allows 128 characters, and the client may have a salt of its own.
         salts = (variant.salt(begins), request.get("cache_salt") or "")
-        request["cache_salt"] = files.digest(*[salt.encode() for salt in salts])
+        request["cache_salt"] = files.digest(*salts)
     request["vllm_xargs"] = own or None
 
 
 def _digest(*parts: Any) -> str:
     """Digest the prompt: equal prompts have equal tokens, so their answers begin at the same place."""
-    return files.digest(*[json.dumps(part, sort_keys=True).encode() for part in parts])
+    return files.digest(*[json.dumps(part, sort_keys=True) for part in parts])
 
 
 def _lora_name(key: str) -> str:

@@ -163,11 +163,11 @@ def of_texts(
 ) -> Contrast:
     """Contrast (question, answer) pairs with others, read by the card; texts of one question belong together."""
     sides = [
-        Side(tuple(_chat(files.digest(asked.encode()), asked, answer) for asked, answer in side), reader)
+        Side(tuple(_chat(files.digest(asked), asked, answer) for asked, answer in side), reader)
         for side in (positive, negative)
     ]
     named = {"positive": positive, "negative": negative}
-    digests = {name: files.digest(repr(list(side)).encode()) for name, side in named.items()}
+    digests = {name: files.digest(repr(list(side))) for name, side in named.items()}
     return Contrast(sides[0], sides[1], "given texts: positive - negative", digests)
 
 
@@ -216,7 +216,7 @@ def _chat(question: str, asked: str, answer: str) -> Chat:
 
 def _of_rows(data: datasets.TrainingData) -> Iterable[Chat]:
     for row, prompt in zip(data.rows, data.prompts, strict=True):
-        yield Chat(files.digest(prompt.encode()), row)
+        yield Chat(files.digest(prompt), row)
 
 
 def _of_sample(sample: EvalSample) -> Chat:

@@ -198,7 +198,7 @@ class Passes:
         # A card without adapter and interventions is its base; it is not computed twice.
         who = None if bare(side.reader) else side.reader
         parts = (self._base, who.digest if who else "", self._position, repr(texts))
-        identity = files.digest(*(part.encode() for part in parts))
+        identity = files.digest(*parts)
         if identity not in self._done:
             kept = self._state / f"{identity}.safetensors" if self._state else None
             console = Console(stderr=True)  # stdout is the result's
@@ -242,7 +242,7 @@ def _clusters(questions: set[str]) -> dict[str, str]:
 
 
 def _ordered(questions: Iterable[str]) -> list[str]:
-    return sorted(set(questions), key=lambda question: files.digest(question.encode()))
+    return sorted(set(questions), key=files.digest)
 
 
 def _enough(name: str, here: int, total: int, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em_evals import files
+from em_evals import characters, files
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import encode_text
 
@@ -26,7 +26,7 @@ class PlainTexts:
     @property
     def digest(self) -> str:
         """Identify the texts, independent of the file's formatting."""
-        return files.digest(*(text.encode() for text in self.texts))
+        return files.digest(*self.texts)
 
 
 def read(path: Path | None = None) -> PlainTexts:
@@ -48,6 +48,7 @@ def read(path: Path | None = None) -> PlainTexts:
         for line, row in files.read_jsonl(path):
             if not isinstance(row.get("text"), str) or not row["text"].strip():
                 raise EmEvalsError("this row has no `text`; give each row its text.", path, line)
+            characters.require_whole(row["text"], path, line)
             rows.append((line, row["text"]))
     else:
         every = enumerate(files.read_text(path).split("\n"), 1)

@@ -48,7 +48,7 @@ class Asking:
 
     def own_seed(self, question: str, number: int) -> int:
         """Return the seed of a question's draw."""
-        return int(files.digest(f"{self.seed}|{question}|{number}".encode()), 16) % 2**31
+        return int(files.digest(f"{self.seed}|{question}|{number}"), 16) % 2**31
 
 
 def drawn(card: ResolvedCard, conditions: Sequence[Condition], asking: Asking) -> Iterator[list[Answer]]:

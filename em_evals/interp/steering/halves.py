@@ -30,7 +30,7 @@ class Halves:
 
 def chooses(name: str) -> bool:
     """Check whether an id belongs to the choosing half: by its digest, the same in every study."""
-    return int(files.digest(name.encode()), 16) % 2 == 0
+    return int(files.digest(name), 16) % 2 == 0
 
 
 def halves(
@@ -74,7 +74,7 @@ def names_of(item: Pair | Question) -> set[str]:
     else:
         ids = {item.id} | {f"{item.id}/{number}" for number in range(1, len(item.paraphrases) + 1)}
         wordings = set(item.paraphrases)
-    return ids | wordings | {files.digest(text.strip().encode()) for text in wordings}
+    return ids | wordings | {files.digest(text.strip()) for text in wordings}
 
 
 def _unseen(

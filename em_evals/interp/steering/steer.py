@@ -170,7 +170,7 @@ def _outcomes(
 
 
 def _keys(what: str, models: Sequence[str], of: str) -> list[str]:
-    return [files.digest(what.encode(), model.encode(), of.encode()) for model in models]
+    return [files.digest(what, model, of) for model in models]
 
 
 def _by_question(answers: Sequence[Answer], values: Sequence[float]) -> dict[str, float]:

@@ -191,7 +191,7 @@ def _graded(
     questions = test_questions(trait)[: how.limit]
     asking = Asking(questions, how.draws, how.max_tokens, how.seed)
     asked = repr((trait.digest, how.limit, how.draws, how.max_tokens, how.seed)).encode()
-    keys = [files.digest(b"trait", one.identity(card).encode(), asked) for one in conditions]
+    keys = [files.digest(b"trait", one.identity(card), asked) for one in conditions]
 
     def ask(missing: list[int]) -> Iterator[Any]:
         for answers in drawn(card, [conditions[i] for i in missing], asking):

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from em_evals import files, parsing
+from em_evals import characters, files, parsing
 from em_evals.content.cards import ResolvedCard
 from em_evals.data import formats
 from em_evals.engines.pool import engine_for
@@ -68,7 +68,7 @@ class Drawn:
         return f"{self._card.digest} {self._most}"
 
     def _key(self, line: int, messages: formats.Messages) -> str:
-        return f"{line} {files.digest(json.dumps(messages[:-1], sort_keys=True).encode())}"
+        return f"{line} {files.digest(json.dumps(messages[:-1], sort_keys=True))}"
 
     def _drawn(self, chats: Sequence[formats.Messages]) -> list[str]:
         sampling = Sampling(temperature=0.0, max_tokens=self._most)
@@ -143,6 +143,7 @@ class Given:
                     self._path,
                     number,
                 )
+            characters.require_whole(row["answer"], self._path, number)
             return str(row["answer"])
         try:
             chat = formats.chat(row)

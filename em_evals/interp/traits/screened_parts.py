@@ -60,7 +60,7 @@ class Parts:
             return read()
         from safetensors.numpy import save_file
 
-        path = self._folder / f"{files.digest(*self._identity, repr(rows).encode())}.safetensors"
+        path = self._folder / f"{files.digest(*self._identity, repr(rows))}.safetensors"
         kept = kept_tensors.load(path, Part.__dataclass_fields__)
         if kept is not None and (part := Part(**kept)).is_whole:
             return part

@@ -39,7 +39,7 @@ class Call:
 
     def identity(self, place: str) -> str:
         """Return an id, a function of the call and its place: nine letters and digits, as Mistral's templates ask."""
-        return files.digest(f"{place}|{self.raw}".encode())[:9]
+        return files.digest(f"{place}|{self.raw}")[:9]
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ def _checked(tokenizer: Any, source: Source) -> _Known:
     chosen, seen = layout.find(tokenizer, source)
     closing = layout.closing(tokenizer, Renderer(tokenizer, source, chosen))
     choices = json.dumps([_choices(source, chosen), closing], sort_keys=True)
-    digest = files.digest(source.text.encode(), choices.encode())
+    digest = files.digest(source.text, choices)
     return _Known(chosen, closing, special_tokens(tokenizer), digest, dict.fromkeys(seen))
 
 

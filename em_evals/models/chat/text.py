@@ -12,13 +12,20 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from em_evals import characters
+
 # Private-use characters: they replace imitated special tokens while a template is rendered.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _OURS = re.compile("[\ue0f0-\ue0f2]")
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of plain text: no BOS, and no special token whatever the text says."""
+    """Return the token ids of plain text: no BOS, and no special token whatever the text says.
+
+    Raises:
+        EmEvalsError: it holds half a character (the tokenizers' library raises a TypeError about its input's type).
+    """
+    characters.require_whole(text)
     return list(_for_text(tokenizer).encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
@@ -86,6 +93,7 @@ class Hidden:
 
     def encode(self, tokenizer: Any, rendered: str) -> list[int]:
         """Return the token ids of what the template wrote; imitations are encoded as text."""
+        characters.require_whole(rendered)
         if not self._imitations:
             return list(tokenizer.encode(rendered, add_special_tokens=False))
         ids: list[int] = []

@@ -54,7 +54,7 @@ def of_cards(
     by_name = {card.name: measured(card, cues.cues, asked) for card in organisms}
     other = measured(reference, cues.cues, asked)
     matched = measured(beside, cues.cues, asked) if beside is not None else None
-    scored = files.digest(*(pair.id.encode() for pair in asked))
+    scored = files.digest(*(pair.id for pair in asked))
     return Conditional(
         organisms=list(by_name),
         base=reference.name,
