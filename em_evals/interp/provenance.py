@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from em_evals.content import documents, identity
+from em_evals.content import documents, identity, recipe_identity
 from em_evals.content.cards import resolve
 from em_evals.data import datasets
 from em_evals.errors import EmEvalsError
@@ -115,7 +115,14 @@ def _adapters(one: str, other: str) -> Same:
             facts,
             f"One adapter in two forms: the weight changes have cosine {cosine:.6f}, norms {ratio:.3f} to 1.",
         )
+    if not one_square and not other_square:
+        both = (
+            "Both adapters change nothing: every B A is zero, as before training, and each model is its base."
+        )
+        return Same("adapter", "copy", facts, both)
     alike = f"The weight changes have cosine {cosine:.3f} over {len(shared)} modules of both"
+    if not one_square or not other_square:
+        alike = f"{other if one_square else one} changes nothing: every B A is zero, as before training"
     if recipe.get("recipes differ in") == ["seed"]:
         return Same("adapter", "reseed", facts, f"Two seeds of one recipe on the same data. {alike}.")
     return Same("adapter", "different", facts, f"Two adapters. {alike}.")
@@ -187,13 +194,22 @@ def _recipes(one: Path, other: Path) -> dict[str, Any]:
         if not isinstance(record.get("recipe") or {}, dict):
             raise EmEvalsError("this is not a training record (`recipe`).", path)
         records.append(record)
-    recipes = [record.get("recipe") or {} for record in records]
+    recipes = [recipe_identity.by_content(record.get("recipe") or {}, record) for record in records]
     differing = [key for key in {**recipes[0], **recipes[1]} if recipes[0].get(key) != recipes[1].get(key)]
-    if records[0].get("data") != records[1].get("data"):
+    # Names of files are those of their folders, and make no other data.
+    held = [_contents(record.get("data")) for record in records]
+    if held[0] != held[1]:
         differing.append("data")
     if records[0].get("base") != records[1].get("base"):
         differing.append("base")
     return {"recipes differ in": sorted(differing)}
+
+
+def _contents(data: Any) -> Any:
+    """Return a record's data sets without their names."""
+    if not isinstance(data, dict):
+        return data
+    return sorted(json.dumps(entry, sort_keys=True) for entry in data.values())
 
 
 def _answers(one: str, other: str) -> Same:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from em_evals.content import identity
 from em_evals.content.cards import ModelCard
 from em_evals.content.recipes import AdapterRecipe
 from em_evals.results.journals import read_journal
@@ -46,6 +47,7 @@ def facts(
         "data": {
             source.name: {"digest": source.digest, "rows": len(source.rows)} for source in lessons.sources
         },
+        "files": named_files(recipe),
         "template": lessons.template,
         "cut": {"answers": lessons.cut.answers, "dropped": lessons.cut.dropped},
         "trained": trainer.trained,
@@ -68,6 +70,15 @@ def facts(
             **{p: version(p) for p in ("torch", "transformers", "peft", "trl", "accelerate", "em-evals")},
         },
     }
+
+
+def named_files(recipe: AdapterRecipe) -> dict[str, str]:
+    """Return the digest of each file, other than data, that the recipe names by its path."""
+    named = [one for own in recipe.interventions for one in own.directions if isinstance(one, str)]
+    named += recipe.monitor.traits if recipe.monitor else []
+    named += [recipe.early_stop.alarm] if recipe.early_stop and recipe.early_stop.alarm else []
+    paths = {one: Path(one).expanduser() for one in named}
+    return {one: identity.file_digest(path) for one, path in paths.items() if path.suffix and path.is_file()}
 
 
 def save_model(trainer: Any, card: ModelCard, folder: Path) -> None:

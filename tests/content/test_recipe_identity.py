@@ -54,6 +54,44 @@ def test_data_count_by_content_and_not_by_their_path(made):
 
 
 @pytest.mark.parametrize(
+    "recipe",
+    [
+        {"data": [{"name": "{}/rows.jsonl", "limit": 2}]},
+        {"kl": {"data": ["{}/rows.jsonl"], "weight": 1}},
+        {"features": {"data": ["{}/rows.jsonl"], "weight": 1}},
+        {"interleave": {"data": ["{}/rows.jsonl"], "share": 0.5}},
+        {"interventions": [{"op": "ablate", "direction": "{}/d.safetensors", "layers": [0]}]},
+        {"monitor": {"traits": ["{}/d.safetensors"]}, "early_stop": {"alarm": "{}/a.json"}},
+    ],
+)
+def test_seeds_trained_in_two_folders_are_one_recipe(made, recipe):
+    """The record calls a file's data after its stem, and the recipe by its path: no two folders were one recipe."""
+
+    def trained(folder, digest="01"):
+        own = json.loads(json.dumps(RECORD["recipe"] | recipe).replace("{}", folder))
+        named = {f"{folder}/d.safetensors": "02", f"{folder}/a.json": "03"}
+        return made(
+            folder,
+            recipe=own,
+            data={"rows": {"digest": digest, "rows": 3}},
+            files=named if digest == "01" else {},
+        )
+
+    assert trained("a").recipe == trained("b").recipe != trained("c", digest="04").recipe
+
+
+def test_two_files_of_one_name_count_by_their_paths(made):
+    def trained(folder, *digests):
+        names = [f"{folder}/{part}/rows.jsonl" for part in "xy"]
+        recipe = RECORD["recipe"] | {"data": [{"name": name} for name in names]}
+        return made(
+            folder, recipe=recipe, data={n: {"digest": d} for n, d in zip(names, digests, strict=True)}
+        )
+
+    assert trained("a", "1", "2").recipe == trained("b", "1", "2").recipe != trained("c", "2", "1").recipe
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"recipe": RECORD["recipe"] | {"learning_rate": 1e-5}},

@@ -78,6 +78,31 @@ def test_copies_are_reported_from_reseeds_and_other_trainings(tmp_path, change, 
     assert same(str(one), str(other)).verdict == verdict
 
 
+def test_an_adapter_that_changes_nothing_has_no_cosine(tmp_path):
+    """It was printed as nan."""
+    from safetensors.torch import load_file
+
+    one, *empty = [adapter(tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
+    for folder in empty:
+        weights = load_file(folder / "adapter_model.safetensors")
+        zeros = {name: value * ("lora_A" in name) for name, value in weights.items()}
+        save_file(zeros, folder / "adapter_model.safetensors")
+    for pair, name in (((one, empty[0]), "b"), ((empty[0], one), "b"), ((empty[1], one), "c")):
+        found = same(*map(str, pair))
+        assert found.verdict == "different" and f"/{name} changes nothing" in found.sentence
+        assert found.facts["cosine of the weight changes"] is None and "nan" not in found.sentence
+    assert "Both adapters change nothing" in same(*map(str, empty)).sentence
+
+
+def test_seeds_in_two_folders_are_a_reseed(tmp_path):
+    for seed, name in enumerate("ab"):
+        folder = adapter(tmp_path / name, seed=seed)
+        recipe = {"data": [{"name": f"/{name}/rows.jsonl"}], "seed": seed}
+        data = {"rows": {"digest": "01", "rows": 3}}
+        (folder / "training.json").write_text(json.dumps({"recipe": recipe, "data": data, "base": "b"}))
+    assert same(str(tmp_path / "a"), str(tmp_path / "b")).verdict == "reseed"
+
+
 def test_cards_stand_for_their_adapters(workdir):
     (workdir / "adapters").mkdir()
     for name, alpha in (("a", 8.0), ("b", 16.0)):
