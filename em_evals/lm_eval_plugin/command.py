@@ -5,8 +5,9 @@ lm-eval loads no plugins, so we register first and then call its command with un
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def task_folders() -> list[Path]:
 def register() -> None:
     """Register `em-local` with lm-eval, and add our folders to its task index."""
     import lm_eval.api.task
+    import lm_eval.evaluator
     import lm_eval.tasks
     from lm_eval.api.registry import model_registry
 
@@ -42,6 +44,21 @@ def register() -> None:
     # `load_from_cache` is called for each task before its prompts are built, whether the option comes from the command
     # line or from a `--config` file.
     lm_eval.api.task.load_from_cache = no_cached_prompts
+    if not hasattr(lm_eval.evaluator.evaluate, "checks"):
+        lm_eval.evaluator.evaluate = _checked(lm_eval.evaluator.evaluate)
+
+
+def _checked(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return lm-eval's `evaluate`, which first lets our model refuse what a task asks for."""
+
+    @functools.wraps(evaluate)
+    def run_checked(lm: Any, task_dict: Any, *args: Any, **options: Any) -> Any:
+        if hasattr(lm, "check") and isinstance(tasks := task_dict.get("tasks"), dict):
+            lm.check(tasks.values())
+        return evaluate(lm, task_dict, *args, **options)
+
+    run_checked.checks = True  # type: ignore[attr-defined]
+    return run_checked
 
 
 def no_cached_prompts(file_name: str, cache: bool = False) -> None:

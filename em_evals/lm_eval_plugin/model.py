@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.engines.pool import engine_for, reserve
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.engines.setting import verified_line
+from em_evals.engines.stops import stop_tokens
 from em_evals.errors import EmEvalsError
 from em_evals.lm_eval_plugin.order import run_all, shared_first
 from em_evals.models import bases
@@ -262,13 +264,7 @@ class EmLocal(TemplateLM):
             settings[index] = replace(settings[index], seed=int(own, 16) % 2**63)
 
         def request_of(index: int) -> Request:
-            room = self.max_length - settings[index].max_tokens
-            if room <= 0:
-                raise EmEvalsError(
-                    f"{settings[index].max_tokens} new tokens do not fit into the {self.max_length} that "
-                    f"{self.card.name} reads; lower max_gen_toks."
-                )
-            prompt = tuple(prompts[index][-room:])
+            prompt = tuple(prompts[index][-self._room(settings[index]) :])
             return self._request(prompt, settings[index], len(prompt))
 
         def finish(index: int, draw: Draw) -> str:
@@ -280,6 +276,30 @@ class EmLocal(TemplateLM):
         return run_all(
             self.engine, shared_first(prompts), request_of, finish, "em-local: generating", disable_tqdm
         )
+
+    def check(self, tasks: Iterable[Any]) -> None:
+        """Refuse what a task asks of its generations before the first task runs: others may take hours before it.
+
+        Args:
+            tasks: of lm-eval.
+
+        Raises:
+            EmEvalsError: a setting or a stop text is not supported, or no prompt would fit beside the new tokens.
+        """
+        for task in tasks:
+            if getattr(task, "OUTPUT_TYPE", None) == "generate_until":
+                asked = self._sampling(dict(getattr(task.config, "generation_kwargs", None) or {}))
+                self._room(asked)
+
+    def _room(self, asked: Sampling) -> int:
+        """Return the number of tokens of a prompt that fits beside the new ones."""
+        room = self.max_length - asked.max_tokens
+        if room <= 0:
+            raise EmEvalsError(
+                f"{asked.max_tokens} new tokens do not fit into the {self.max_length} that {self.card.name} reads; "
+                "lower max_gen_toks."
+            )
+        return room
 
     def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
         """Return the task's sampling settings.
@@ -305,6 +325,7 @@ class EmLocal(TemplateLM):
                     f"em-local does not support the generation setting '{name}={value}'; it supports do_sample, "
                     "temperature, top_p, top_k, until and max_gen_toks."
                 )
+        stop_tokens(self.tokenizer, settings["stop"])
         return Sampling(**settings)
 
     def _request(self, prompt: tuple[int, ...], sampling: Sampling, answer_start: int) -> Request:

@@ -76,6 +76,7 @@ class Suite:
                 f"the tasks {', '.join(names)} cannot be loaded ({reason[:200]}); lm-eval's own come from the hub, and "
                 "humaneval needs --confirm-run-unsafe-code."
             ) from None
+        self._loaded = list(loaded["tasks"].values())
         limits = _limits(loaded.get("groups", {}))
         self.tasks = [
             Planned(
@@ -129,7 +130,9 @@ class Suite:
         from em_evals.lm_eval_plugin.model import EmLocal
 
         # Nested, because a plain `device` argument is lm-eval's own, whose default cuda:0 the card overrides.
-        return EmLocal(name, **nested(fields or {}))
+        model = EmLocal(name, **nested(fields or {}))
+        model.check(self._loaded)
+        return model
 
     def _run(self, model: Any, planned: Planned, place: Path) -> None:
         """Run one task; its folder appears atomically."""

@@ -1,6 +1,7 @@
 """`em-local` against lm-eval's own `hf` in float32: every request type, adapters, interventions, the cache."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.engines import pool
 from em_evals.errors import EmEvalsError
+from em_evals.lm_eval_plugin import command
 from em_evals.lm_eval_plugin.model import EmLocal
 from em_evals.models import bases, interventions
 from tests.applied import applied
@@ -203,6 +205,29 @@ def test_bad_arguments_are_reported_in_one_sentence(organism, both):
         ours.generate_until(instances("generate_until", ("One", {"max_gen_toks": 500})))
     with pytest.raises(EmEvalsError, match="does not fit into the 64"):
         ours.loglikelihood(instances("loglikelihood", ("One", LONG)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"until": ["x"], "num_beams": 4}, "num_beams=4"),
+        ({"until": ["Q:<|im_end|>"]}, "holds the special token <.im_end.> beside other text"),
+        ({"until": ["x"], "max_gen_toks": 500}, "lower max_gen_toks"),
+    ],
+)
+def test_a_generation_is_refused_before_any_task_runs(both, monkeypatch, asked, sentence):
+    """lm-eval runs all choices before the first generation: hours, and then the refusal."""
+    import lm_eval.evaluator
+
+    ours, _ = both
+    task = SimpleNamespace(OUTPUT_TYPE="generate_until", config=SimpleNamespace(generation_kwargs=asked))
+    monkeypatch.setattr(lm_eval.evaluator, "evaluate", command._checked(lambda lm, task_dict: "ran"))
+    with pytest.raises(EmEvalsError, match=sentence):
+        lm_eval.evaluator.evaluate(
+            ours, {"tasks": {"a": SimpleNamespace(OUTPUT_TYPE="loglikelihood"), "b": task}}
+        )
+    task.config.generation_kwargs = {"until": ["x"], "max_gen_toks": 3}
+    assert lm_eval.evaluator.evaluate(lm=ours, task_dict={"tasks": {"b": task}}) == "ran"
 
 
 def test_model_info_names_card_digest_and_base(organism):
