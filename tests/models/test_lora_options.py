@@ -50,6 +50,8 @@ EXACT = {
     "bias all gpt2": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),
     "bias lora_only": ("qwen2", {"target_modules": ["q_proj", "o_proj"], "bias": "lora_only"}),
     "bias dora": ("qwen2", {"target_modules": ["q_proj"], "bias": "lora_only", "use_dora": True}),
+    "bias all save": ("qwen2", {"target_modules": ["o_proj"], "bias": "all", "modules_to_save": ["q_proj"]}),
+    "bias all save mlp": ("gpt2", {"target_modules": ["c_attn"], "bias": "all", "modules_to_save": ["mlp"]}),
     "bias router": ("gpt_oss", {"target_modules": ["q_proj"], "bias": "all"}),
     "gpt2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
     "gpt2 fan_in_fan_out": ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
@@ -132,6 +134,7 @@ SECOND = (
         "save tied both",
         "save layer norms",
     ),
+    "bias all save mlp",
     *("save head norms", "save linear router", "tokens scaled", "tokens tied apart", "one parameter"),
     *(
         "router parameter",

@@ -67,6 +67,15 @@ def test_options_that_change_the_arithmetic_are_refused_by_name(folder, name):
 def test_another_kind_of_adapter_is_refused_with_a_way_out(folder):
     edit(folder, peft_type="LOHA")
     refused(folder, r"peft_type is 'LOHA', and only LORA is run here: merge it into a checkpoint")
+    edit(folder, peft_type="PREFIX_TUNING")
+    refused(
+        folder, r"peft_type is 'PREFIX_TUNING', .* cannot be merged into a checkpoint either; train a LoRA"
+    )
+
+
+def test_kinds_that_cannot_be_merged_are_pefts():
+    for kind in config.NOT_MERGEABLE:
+        assert kind in peft.PeftType.__members__
 
 
 @pytest.mark.parametrize("init", ["pissa_niter_4", "loftq", "corda", "lora_ga", "something_new"])
@@ -269,6 +278,16 @@ def test_another_bases_embedding_in_the_file_is_refused(tmp_path):
     ("kind", "options", "match"),
     [
         ("llama4_text", {"target_modules": ["router"]}, "LoRA on model.layers.0.feed_forward.router"),
+        (
+            "llama",
+            {"target_modules": ["lm_head", "q_proj"], "init_lora_weights": "pissa"},
+            "`init_lora_weights: pissa` on lm_head takes its start out of the base's output matrix itself",
+        ),
+        (
+            "llama-tied",
+            {"target_modules": ["lm_head", "q_proj"], "init_lora_weights": "olora"},
+            "`init_lora_weights: olora` on lm_head",
+        ),
         ("gpt2", {"target_modules": ["c_fc"], "init_lora_weights": "olora"}, "`init_lora_weights: olora`"),
     ],
 )

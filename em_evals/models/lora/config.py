@@ -55,6 +55,14 @@ REFUSED: Mapping[str, str] = {
 }
 """Fields that are refused where they are switched on, with the reason and what to do instead."""
 
+NOT_MERGEABLE = frozenset(
+    {
+        "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT", "ADAPTION_PROMPT",
+        "XLORA",
+    }
+)  # fmt: skip
+"""PEFT's kinds that add tokens, keys and values, or a gate that reads the text."""
+
 PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initializations that do not change the base: a trained adapter is a plain LoRA."""
 CONVERTED_INITS = frozenset({"pissa", "olora"})
@@ -64,7 +72,7 @@ _OTHER_INITS: Mapping[str, str] = {
     "corda": "the covariances that it took out of the base's weights are not in the file",
     "lora_ga": "the gradients that it took out of the base's weights are not in the file",
 }
-_CONVERT = "save it with PEFT's `path_initial_model_for_weight_conversion`, which makes a plain LoRA of it"
+CONVERT = "save it with PEFT's `path_initial_model_for_weight_conversion`, which makes a plain LoRA of it"
 
 
 _HUGE = 1e18
@@ -143,10 +151,14 @@ def read(folder: Path) -> AdapterConfig:
     path = folder / CONFIG
     data = _json(path)
     if data.get("peft_type") != "LORA":
+        kind = str(data.get("peft_type"))[:40]
+        instead = (
+            "what it adds is no change of weights, and cannot be merged into a checkpoint either; train a LoRA"
+            if kind in NOT_MERGEABLE
+            else "merge it into a checkpoint with PEFT, and use that as base"
+        )
         raise EmEvalsError(
-            f"this adapter's peft_type is {str(data.get('peft_type'))[:40]!r}, and only LORA is run here: merge it "
-            "into a checkpoint with PEFT, where that is possible, and use that as base.",
-            path,
+            f"this adapter's peft_type is {kind!r}, and only LORA is run here: {instead}.", path
         )
     try:
         config = AdapterConfig.model_validate(data)
@@ -204,7 +216,7 @@ def _refuse_init(init: bool | str, path: Path) -> None:
     if init.startswith("pissa_niter_"):
         reason = "its start is random and not in the file"
     raise EmEvalsError(
-        f"`init_lora_weights: {init[:40]}` is not supported ({reason or 'it is not known here'}): {_CONVERT}.",
+        f"`init_lora_weights: {init[:40]}` is not supported ({reason or 'it is not known here'}): {CONVERT}.",
         path,
     )
 

@@ -21,6 +21,8 @@ BRANCHES = {
     "w2": ("down_proj", 0),
 }
 """Before transformers 5 experts were linear modules: the parameter that holds each now, and its position there."""
+_SPARE = re.compile(r"\.(?:modules_to_save(?:\.[^.]+)?|original_module)(?=\.(?:.+\.)?bias$)")
+"""Copies of a saved module's biases, trained and untrained, beside the ones that are loaded (`MODULE.bias`)."""
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.([^.]+)")
 _MOVED = {"mixtral": (".block_sparse_moe.", ".mlp.")}
 """Path segments that transformers 5 renamed, by model type."""
@@ -39,7 +41,9 @@ class Inventory:
 
     def __init__(self, folder: Path, skeleton: Skeleton) -> None:
         self._folder, self._skeleton = folder, skeleton
-        self._shapes = tensors.header(folder).shapes
+        every = tensors.header(folder).shapes
+        # PEFT itself reads past these: with `bias: all` it saves the bias of a module that is saved whole three times.
+        self._shapes = {key: shape for key, shape in every.items() if not _is_spare(key, every)}
         parsed = [_modern(names.parse(key), skeleton) for key in self._shapes]
         self.renaming = names.renaming(dict.fromkeys(one.module for one in parsed), skeleton)
         self._left: dict[str, dict[tuple[str, int], TensorName]] = defaultdict(dict)
@@ -127,6 +131,11 @@ class Inventory:
             f"the adapter's configuration names {module}, and its file has no tensors for it: it was trained on "
             "another base, or the file is incomplete"
         )
+
+
+def _is_spare(key: str, every: Mapping[str, Shape]) -> bool:
+    plain = (_SPARE.sub("", key), key.replace(".modules_to_save.", "."))
+    return _SPARE.search(key) is not None and any(one != key and one in every for one in plain)
 
 
 def _modern(one: TensorName, skeleton: Skeleton) -> TensorName:

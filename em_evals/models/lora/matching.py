@@ -133,6 +133,12 @@ class _Matching:
         init = self._config.converted
         if init and (shape.kind == "embedding" or (shape.kind == "transposed" and init == "olora")):
             raise self._inventory.error(f"`init_lora_weights: {init}` is not supported on {name}, as in PEFT")
+        copied = any("=weight" in self._inventory.parts(one) for one in (name, self._skeleton.embedding))
+        if init and name == self._skeleton.head and (copied or self._skeleton.tied):
+            raise self._inventory.error(
+                f"`init_lora_weights: {init}` on {name} takes its start out of the base's output matrix itself, which "
+                f"the file or a tied embedding then shares: {configs.CONVERT}"
+            )
         if self._config.lora_bias and shape.kind == "embedding":
             raise self._inventory.error(f"`lora_bias` is not supported on the embedding {name}, as in PEFT")
 
