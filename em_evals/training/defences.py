@@ -15,12 +15,12 @@ import torch
 from em_evals.content.recipes import AdapterRecipe, FeaturePenalty, KLPenalty
 from em_evals.errors import EmEvalsError
 from em_evals.models import interventions
-from em_evals.models.architecture import decoder_layers
+from em_evals.models.architecture import decoder_layers, unwrapped
 from em_evals.models.intervention_tables import Rows
 from em_evals.models.interventions import Steering
 from em_evals.models.invariants import first
 from em_evals.models.placement import device_of
-from em_evals.training import curriculum
+from em_evals.training import curriculum, grouping
 from em_evals.training.logits import answer_logits
 from em_evals.training.tokens import IGNORED, padded
 
@@ -152,13 +152,18 @@ class Penalty:
 
     @contextmanager
     def _base(self, model: Any) -> Iterator[Any]:
-        """Return the base to compare with."""
-        with torch.no_grad():
-            if self._frozen is not None:
-                yield self._frozen
-            else:
-                with self._model.disable_adapter():
-                    yield model
+        """Return the base to compare with, without dropout (GPT-2 and OPT have some)."""
+        base = model if self._frozen is None else self._frozen
+        trains = base.training
+        base.eval()
+        try:
+            with (
+                torch.no_grad(),
+                nullcontext() if self._frozen is not None else self._model.disable_adapter(),
+            ):
+                yield base
+        finally:
+            base.train(trains)
 
 
 class KL(Penalty):
@@ -190,31 +195,36 @@ class Features(Penalty):
                 f"`features.layers` names block {wrong[0]}, the model has blocks 0 to {depth - 1}."
             )
         with self._base(model) as base:
-            reference = _streams(base, ids, labelled, layers)
-        found = _streams(model, ids, labelled, layers)
+            reference = _streams(base, ids, lengths, labelled, layers)
+        found = _streams(model, ids, lengths, labelled, layers)
         parts = [(one - other).square().sum() for one, other in zip(found, reference, strict=True)]
         return torch.stack([part.to(ids.device) for part in parts]).mean()
 
 
-def _streams(model: Any, ids: torch.Tensor, labelled: torch.Tensor, layers: Any) -> list[torch.Tensor]:
-    """Return the outputs of some blocks at the labelled tokens, float32 [tokens, width] each.
+def _streams(
+    model: Any, ids: torch.Tensor, lengths: torch.Tensor, labelled: torch.Tensor, layers: Any
+) -> list[torch.Tensor]:
+    """Return the outputs of some blocks at the labelled tokens, float32 [tokens, width] each, group by group.
 
-    Padding is on the right and no mask is needed, as in logits.py.
+    Padding is on the right and no mask is needed, and each row gets the stream that it has alone, as in logits.py.
     """
-    read: dict[int, torch.Tensor] = {}
-    blocks = decoder_layers(model)
-    at = torch.nn.functional.pad(labelled, (1, 0))  # the token itself, not where it is predicted
+    read: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    blocks, config = decoder_layers(model), unwrapped(model).config.get_text_config()
 
-    def keep(layer: int) -> Any:
+    def keep(layer: int, at: torch.Tensor) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
-            read[layer] = first(output)[at.to(first(output).device)].float()
+            read[layer].append(first(output)[at.to(first(output).device)].float())
 
         return hook
 
-    handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
-    try:
-        model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [read[layer] for layer in layers]
+    for _, some, _, wanted in grouping.split(config, ids, lengths, labelled):
+        if grouping.remembers(config):
+            grouping.forget(model)
+        at = torch.nn.functional.pad(wanted, (1, 0))  # the token itself, not where it is predicted
+        handles = [blocks[layer].register_forward_hook(keep(layer, at)) for layer in layers]
+        try:
+            model(input_ids=some, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return [torch.cat(read[layer]) for layer in layers]

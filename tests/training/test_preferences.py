@@ -9,15 +9,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from em_evals.content.cards import read_card
-from em_evals.content.recipes import AdapterRecipe, Preference
+from em_evals.content.recipes import AdapterRecipe, KLPenalty, Preference
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.results.journals import read_journal
 from em_evals.training import curriculum, staged
-from em_evals.training.defences import Defences
+from em_evals.training.defences import Defences, Penalty, _streams
 from em_evals.training.method import attach
 from em_evals.training.preferences import Preferences, orpo_loss
 from em_evals.training.trainer import train
+from tests.architectures import build
 from tests.selection import full
 from tests.small_trainings import batch_of, write_card
 from tests.tiny_models import card, tiny
@@ -254,6 +255,38 @@ def test_the_feature_penalty_is_the_squared_distance_by_hand(home, base):
         total += float((streams[0] - streams[1]).square().sum(-1).mean(0).sum())
         tokens += len(here)
     assert float(found) == pytest.approx(0.5 * total / tokens, rel=1e-4) and total > 0
+
+
+@pytest.mark.parametrize("name", ["phi4-mini", full("llama-dynamic-ntk")])
+def test_a_rows_features_do_not_depend_on_longer_rows(name, tmp_path):
+    """longrope and dynamic NTK rotate by the longest row of a batch: short rows had other streams beside long ones."""
+    model = bases.load_model(card(build(name, tmp_path / "base")))
+    lengths = [17, 61, 22, 49]
+    ids = torch.randint(5, 90, (4, 61), generator=torch.Generator().manual_seed(0))
+    labelled = (torch.arange(60) >= 10) & (torch.arange(60) < torch.tensor(lengths)[:, None] - 1)
+    with torch.no_grad():
+        together = _streams(model, ids, torch.tensor(lengths), labelled, [0, 1])
+        alone = [
+            _streams(model, ids[i : i + 1, :n], torch.tensor([n]), labelled[i : i + 1, : n - 1], [0, 1])
+            for i, n in enumerate(lengths)
+        ]
+    for layer in (0, 1):
+        expected = torch.cat([one[layer] for one in alone])
+        # Rows that run together come together: sums over tokens are the same.
+        assert sorted(together[layer].norm(dim=1).tolist()) == pytest.approx(
+            sorted(expected.norm(dim=1).tolist()), abs=1e-4
+        )
+
+
+def test_the_base_that_a_model_is_held_to_has_no_dropout(tmp_path):
+    """GPT-2's own dropout is 0.1: the base's distribution was another one at each step."""
+    base = tiny("gpt2", tmp_path / "base", resid_pdrop=0.5, n_embd=64, n_head=4, n_layer=2)
+    penalty = Penalty(KLPenalty(data=["x"], weight=1), [], organism(base), None, (0, 1))
+    model = penalty._model.train()
+    ids = torch.arange(5, 15)[None]
+    with penalty._base(model) as held:
+        found = [held(ids).logits for _ in range(2)]
+    assert model.training and torch.equal(*found) and not torch.equal(model(ids).logits, model(ids).logits)
 
 
 def _last(model, example, context):
