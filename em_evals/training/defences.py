@@ -209,22 +209,27 @@ def _streams(
     Padding is on the right and no mask is needed, and each row gets the stream that it has alone, as in logits.py.
     """
     read: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    outputs: dict[int, torch.Tensor] = {}
     blocks, config = decoder_layers(model), unwrapped(model).config.get_text_config()
 
-    def keep(layer: int, at: torch.Tensor) -> Any:
+    def keep(layer: int) -> Any:
+        # Nothing is computed here: a checkpointed block is computed again, without this hook, and must save as much.
         def hook(module: Any, arguments: Any, output: Any) -> None:
-            read[layer].append(first(output)[at.to(first(output).device)].float())
+            outputs[layer] = first(output)
 
         return hook
 
     for _, some, _, wanted in grouping.split(config, ids, lengths, labelled):
         if grouping.remembers(config):
             grouping.forget(model)
-        at = torch.nn.functional.pad(wanted, (1, 0))  # the token itself, not where it is predicted
-        handles = [blocks[layer].register_forward_hook(keep(layer, at)) for layer in layers]
+        handles = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
         try:
             model(input_ids=some, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
+        at = torch.nn.functional.pad(wanted, (1, 0))  # the token itself, not where it is predicted
+        for layer in layers:
+            found = outputs.pop(layer)
+            read[layer].append(found[at.to(found.device)].float())
     return [torch.cat(read[layer]) for layer in layers]

@@ -278,6 +278,22 @@ def test_a_rows_features_do_not_depend_on_longer_rows(name, tmp_path):
         )
 
 
+def test_a_feature_penalty_goes_with_activations_computed_twice(home, base):
+    """A hook that computed inside a block was not there when the block was computed again: an error in torch."""
+    data = [str(home / "rows.jsonl")]
+    recipe = AdapterRecipe.model_validate({"data": data, "features": {"data": data, "weight": 0.5}})
+    model, gradients = organism(base).train(), []
+    defences = Defences(recipe, model, bases.load_tokenizer(card(base)))
+    for step in range(2):
+        defences.penalty(model, 0).backward()
+        gradients.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+        model.zero_grad()
+        if step == 0:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+    assert gradients[0] and all(map(torch.allclose, *gradients))
+
+
 def test_the_base_that_a_model_is_held_to_has_no_dropout(tmp_path):
     """GPT-2's own dropout is 0.1: the base's distribution was another one at each step."""
     base = tiny("gpt2", tmp_path / "base", resid_pdrop=0.5, n_embd=64, n_head=4, n_layer=2)
