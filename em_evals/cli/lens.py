@@ -1,4 +1,4 @@
-"""`em-evals insight lens`: what a finetune is about, from activation differences on plain texts."""
+"""`em-evals insight lens`: what a fine-tune is about, from activation differences on plain texts."""
 
 from __future__ import annotations
 

@@ -154,7 +154,11 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
     with _printing(sys.stdout):
-        console.print(table)
+        if console.is_terminal:
+            console.print(table)
+        else:  # files and pipes get no blanks at the ends of lines
+            laid_out = "".join(segment.text for segment in console.render(table))
+            console.print(Text("\n".join(map(str.rstrip, laid_out.splitlines()))), soft_wrap=True)
 
 
 def _widest(columns: list[tuple[str, ...]]) -> list[float]:

@@ -34,10 +34,15 @@ def locate(base: str) -> str:
     """
     if base.startswith("pypi:"):
         return str(wheels.folder_of(base.removeprefix("pypi:"), LOADING))
-    if (folder := Path(base).expanduser()).is_dir():
-        return str(folder)
-    hub.settle()
-    return base
+    return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
+
+
+def _source(base: str) -> str:
+    """Locate a base whose files are read next: one on the hub is read from its cache where there is no network."""
+    place = locate(base)
+    if place == base and not Path(base).is_dir():
+        hub.settle()
+    return place
 
 
 def load_tokenizer(card: ModelCard, **options: Any) -> Any:
@@ -50,7 +55,7 @@ def load_tokenizer(card: ModelCard, **options: Any) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code, **options
+            _source(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
@@ -76,7 +81,7 @@ def load_config(card: ModelCard) -> Any:
 
     try:
         return AutoConfig.from_pretrained(
-            locate(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code
+            _source(card.base), revision=card.revision, trust_remote_code=card.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
@@ -126,7 +131,7 @@ def load_model(card: ModelCard) -> Any:
     options: dict[str, Any] = {"revision": card.revision, "trust_remote_code": card.trust_remote_code}
     options["attn_implementation"] = _attention(card, config)
     try:
-        place = locate(card.base)
+        place = _source(card.base)
         with LOADING:
             # use_safetensors: pickled weights could run code.
             dtype = choose_dtype(card.engine.dtype, device)

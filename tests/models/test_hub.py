@@ -45,4 +45,4 @@ def test_proxies_resolve_names_themselves(asked: list[str], monkeypatch: pytest.
 
 
 def test_a_folder_asks_nobody(asked: list[str], tmp_path: Any) -> None:
-    assert bases.locate(str(tmp_path)) == str(tmp_path) and asked == []
+    assert bases._source(str(tmp_path)) == str(tmp_path) and asked == []

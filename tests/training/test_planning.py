@@ -495,3 +495,10 @@ def test_memory_is_near_what_a_real_step_takes():
     print(f"planned {plan.memory.total / 1e6:.0f} MB, measured {grown / 1e6:.0f} MB")
     assert trained == plan.sizes.trainable
     assert grown / 1.5 < plan.memory.total < grown * 1.5
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"), [(0.00093, "3 s"), (1e-6, "1 s"), (0.2, "12 minutes"), (2.53, "2.5 hours")]
+)
+def test_hours_are_told_in_the_unit_that_needs_no_zeros(hours, told):
+    assert planning._time(hours) == told

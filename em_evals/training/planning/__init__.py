@@ -113,4 +113,11 @@ def _bytes(count: float) -> str:
 def _fit(fit: Fit) -> str:
     if fit.count is None or fit.hours is None:
         return "does not fit: lower `batch_size` or `max_length`, set `gradient_checkpointing: true` or a smaller base"
-    return f"{fit.hours:.2g} hours on {'one' if fit.count == 1 else f'{fit.count} with FSDP'}"
+    return f"{_time(fit.hours)} on {'one' if fit.count == 1 else f'{fit.count} with FSDP'}"
+
+
+def _time(hours: float) -> str:
+    """Return a duration in the unit that needs no zeros: 3 s, 12 minutes, 2.5 hours."""
+    if hours < 1 / 60:
+        return f"{max(hours * 3600, 1):.0f} s"
+    return f"{hours * 60:.0f} minutes" if hours < 1 else f"{hours:.2g} hours"
