@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
     revision: str
     adapter: str
     backend: Literal["auto", "transformers", "vllm", "server"]
-    base_url: str
+    base_url: str | Sequence[str]
     interventions: Sequence[Intervention]
     thinking: bool | str
     template: Mapping[str, str | int | float | bool | None]

@@ -24,6 +24,13 @@ def serve(
         int,
         typer.Option(help="Requests with one key that may run at once; more are refused with 429.", min=1),
     ] = 2048,
+    drain: Annotated[
+        float,
+        typer.Option(
+            help="Seconds for requests that run when the server is told to end (Ctrl-C, SIGTERM); new ones get 503.",
+            min=0,
+        ),
+    ] = 30,
     fields: Annotated[
         list[str],
         typer.Option(
@@ -46,7 +53,7 @@ def serve(
         resolve(name, overrides)  # before torch is imported: a wrong card is refused at once
     from em_evals.engines.vllm.serve import serve as run
 
-    run(cards, overrides, host, port, key_file, max_requests=max_requests, as_json=as_json)
+    run(cards, overrides, host, port, key_file, max_requests=max_requests, drain=drain, as_json=as_json)
 
 
 def doctor(as_json: Json = False) -> None:

@@ -120,8 +120,9 @@ class ModelCard(Strict):
     backend: Literal["auto", "transformers", "vllm", "server"] = "auto"
     """`auto`: vLLM if it is installed and there is a GPU, else transformers in this process. `server`: a running
     `em-evals serve`, at `base_url`."""
-    base_url: Address | None = None
-    """The server's URL, as http://host:port; its key is read from EM_EVALS_API_KEY."""
+    base_url: Address | tuple[Address, ...] | None = None
+    """The server's URL, as http://host:port, or those of several that serve the card; their key is read from
+    EM_EVALS_API_KEY."""
     engine: EngineOptions = EngineOptions()
     generation: GenerationOptions = GenerationOptions()
     trust_remote_code: bool = False
@@ -133,6 +134,12 @@ class ModelCard(Strict):
     description: str = ""
     source: str | None = None
     """Paper or page that this card reproduces."""
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Return the addresses of the servers; none unless `backend: server`."""
+        given = self.base_url
+        return () if given is None else (given,) if isinstance(given, str) else given
 
     @field_validator("thinking", mode="before")
     @classmethod
@@ -149,7 +156,7 @@ class ModelCard(Strict):
 
     @model_validator(mode="after")
     def _address(self) -> ModelCard:
-        if (self.backend == "server") != (self.base_url is not None):
+        if (self.backend == "server") != bool(self.servers):
             raise ValueError("`backend: server` and `base_url` (http://host:port) belong together")
         for field in ("adapter_revision", "adapter_base"):
             if getattr(self, field) is not None and self.adapter is None:

@@ -127,7 +127,10 @@ def possible(card: ModelCard) -> tuple[Kind, str]:
     from em_evals.models import devices
 
     if card.backend == "server":
-        return "server", f"the card names a server, {card.base_url}"
+        return (
+            "server",
+            f"the card names {'a server' if len(card.servers) == 1 else 'servers'}, {' and '.join(card.servers)}",
+        )
     if card.backend == "transformers":
         return "transformers", "the card says so"
     reason = package.unusable()

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from em_evals.content.intervention import Intervention
 from em_evals.engines.protocol import Request, Sampling
-from em_evals.engines.vllm import app, request_schema, wire
+from em_evals.engines.vllm import app, meant, request_schema, wire
 from em_evals.engines.vllm.app import Cards
 from em_evals.engines.vllm.variants import BARE, Variant, as_json
 from tests.small_tokenizer import small_tokenizer
@@ -50,7 +50,7 @@ def server(monkeypatch):
     return made
 
 
-def call(server, body, path="/v1/completions", method="POST", key="key"):
+def call(server, body, path="/v1/completions", method="POST", key="key", headers=None):
     """Status and JSON of an answer."""
     sent, found = body if isinstance(body, bytes) else json.dumps(body).encode(), []
 
@@ -60,8 +60,9 @@ def call(server, body, path="/v1/completions", method="POST", key="key"):
     async def send(message):
         found.append(message)
 
-    headers = [(b"authorization", f"Bearer {key}".encode())]
-    scope = {"type": "http", "path": path, "method": method, "headers": headers, "app": server.app}
+    own = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    sends = [(b"authorization", f"Bearer {key}".encode()), *own]
+    scope = {"type": "http", "path": path, "method": method, "headers": sends, "app": server.app}
     asyncio.run(server.cards(scope, receive, send))
     return found[0]["status"], json.loads(b"".join(part.get("body", b"") for part in found[1:]))
 
@@ -254,3 +255,23 @@ def test_an_answer_with_nan_is_refused_with_the_models_name(server):
     assert status == 422 and said["error"]["message"].startswith(
         "the model pushed gives a log-probability that is NaN"
     )
+
+
+def test_a_name_that_stands_for_another_model_than_before_is_refused(server):
+    """A client that looked a card up asks the next server under that name: another adapter would answer in silence."""
+    asked = {"model": "pushed", "prompt": [1]}
+    assert call(server, asked, headers={app.STAMP: meant.stamp("k1", "base")})[0] == 200
+    for other in (meant.stamp("k2", "base"), meant.stamp("k1", "another base")):
+        status, said = call(server, asked, headers={app.STAMP: other})
+        assert (
+            status == 409 and "another model here than when /v1/models was read" in said["error"]["message"]
+        )
+
+
+def test_a_server_that_is_ending_takes_nothing_new_and_says_how_much_runs(server):
+    assert call(server, {}, app.DRAIN, "PUT", "key")[0] == 403
+    server.cards._running.counts["somebody"] = 2
+    assert call(server, {}, app.DRAIN, "PUT", "admin") == (200, {"running": 2})
+    status, said = call(server, {"model": "plain", "prompt": [1]})
+    assert status == 503 and "ask another" in said["error"]["message"]
+    assert call(server, {}, "/health", "GET")[0] == 503

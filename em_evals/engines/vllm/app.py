@@ -12,11 +12,10 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
-from em_evals import files, parsing
+from em_evals import parsing
 from em_evals.engines.protocol import Draw, Request
 from em_evals.engines.vllm import request_schema, thoughts, wire
 from em_evals.engines.vllm.asgi import (
@@ -29,6 +28,7 @@ from em_evals.engines.vllm.asgi import (
     authorized,
     body_of,
     called,
+    header_of,
     key_of,
     replayed,
     respond,
@@ -38,8 +38,9 @@ from em_evals.engines.vllm.asgi import (
 from em_evals.engines.vllm.chat import Chats, events
 from em_evals.engines.vllm.chat_messages import about_tools
 from em_evals.engines.vllm.leases import Leases
-from em_evals.engines.vllm.limits import BusyError, Running
-from em_evals.engines.vllm.plugin import ANSWER_START, PLAN, SLOT
+from em_evals.engines.vllm.limits import ENDING, BusyError, Running
+from em_evals.engines.vllm.meant import finite, rewrite, stamp
+from em_evals.engines.vllm.plugin import PLAN, SLOT
 from em_evals.engines.vllm.variants import SETS, Variant, from_json
 from em_evals.errors import EmEvalsError, nearest
 
@@ -49,9 +50,9 @@ ADMIN_KEY = "EM_EVALS_ADMIN_KEY"
 """Environment variable: a client with this key may add models."""
 BASE = "em-evals-base"
 """vLLM's own name of the base; clients never use it."""
-_NOT_JSON = "not JSON compliant"
-"""Part of the error of an answer that holds NaN or infinity."""
-REGISTER, BASE_ROUTE = "/em-evals/models", "/em-evals/base"
+REGISTER, BASE_ROUTE, DRAIN = "/em-evals/models", "/em-evals/base", "/em-evals/drain"
+STAMP = "x-em-evals-model"
+"""Header of a request: the `stamp` of the model that the name stood for when it was looked up."""
 
 _GENERATE = {"/v1/completions", "/v1/chat/completions"}
 _TOKENS = {"/tokenize", "/detokenize"}
@@ -92,6 +93,10 @@ class Cards:
         try:
             if path == REGISTER and method == "PUT":
                 await self._register(scope, receive, send)
+            elif path == DRAIN and method == "PUT":
+                await respond(send, 200, {"running": self._drained(scope)})
+            elif path in _OPEN and self._running.closed:
+                raise RefusedError(503, ENDING)
             elif path not in _OPEN and method != "OPTIONS" and not authorized(scope, self._key):
                 raise RefusedError(401, "this server needs its API key (Authorization: Bearer …).")
             elif path == "/v1/models" and method == "GET":
@@ -110,7 +115,9 @@ class Cards:
             else:
                 raise RefusedError(404, f"this server answers {' and '.join(sorted(_GENERATE))}; not {path}.")
         except (RefusedError, BusyError) as refused:
-            status = refused.status if isinstance(refused, RefusedError) else 429
+            status = (
+                refused.status if isinstance(refused, RefusedError) else 503 if self._running.closed else 429
+            )
             body = {"error": {"message": str(refused), "type": "em_evals", "code": status}}
             await respond(send, status, body)
 
@@ -134,6 +141,13 @@ class Cards:
         if chats is not None:
             self._chats[fields["name"]] = chats
         await respond(send, 200, {"name": fields["name"], "key": variant.key})
+
+    def _drained(self, scope: Scope) -> int:
+        """Take no further request, and return how many run."""
+        if not authorized(scope, self._admin):
+            raise RefusedError(403, "only the process that started this server may end it.")
+        self._running.closed = True
+        return self._running.counts.total()
 
     async def _hold(self, variant: Variant, held: AsyncExitStack) -> tuple[str, int]:
         """Return a variant's model name in vLLM and its steering slot, both kept until `held` closes."""
@@ -179,7 +193,7 @@ class Cards:
     # Requests
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, name = await self._request(scope["path"], receive)
+        request, name = await self._request(scope, receive)
         if scope["path"].endswith("/chat/completions"):
             if name not in self._chats and about_tools(request):
                 raise RefusedError(400, "the chats of this server take no tools: `em-evals serve` does.")
@@ -189,8 +203,8 @@ class Cards:
         variant = self._models[name]
         async with AsyncExitStack() as held:
             model, slot = await self._hold(variant, held)
-            _rewrite(request, variant, model, slot)
-            with _finite(name):
+            rewrite(request, variant, model, slot)
+            with finite(name):
                 await self._app(*replayed(scope, request, receive), with_name(send, model, name))
 
     async def _chat(
@@ -227,8 +241,8 @@ class Cards:
         variant, body = self._models[name], wire.body(self._chats[name].tokenizer, one, name, room)
         path = "/v1/completions"
         async with AsyncExitStack() as held:
-            _rewrite(body, variant, *await self._hold(variant, held))
-            with _finite(name):
+            rewrite(body, variant, *await self._hold(variant, held))
+            with finite(name):
                 status, found = await called(
                     self._app, {**scope, "path": path, "raw_path": path.encode()}, body, receive
                 )
@@ -237,10 +251,10 @@ class Cards:
         return wire.read(self._chats[name].tokenizer, one, found["choices"][0], room)
 
     async def _tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, _ = await self._request(scope["path"], receive)
+        request, _ = await self._request(scope, receive)
         await self._app(*replayed(scope, {**request, "model": BASE}, receive), send)
 
-    async def _request(self, path: str, receive: Receive) -> tuple[dict[str, Any], str]:
+    async def _request(self, scope: Scope, receive: Receive) -> tuple[dict[str, Any], str]:
         """Return a request, every field of which is valid, and the name of its model."""
         try:
             request = parsing.json_value(await body_of(receive))
@@ -251,10 +265,15 @@ class Cards:
         name = str(request.get("model"))[:200]
         if name not in self._models:
             raise RefusedError(404, f"this server has no model '{name}'; {nearest(name, self._models)}")
+        meant = header_of(scope, STAMP)
+        if meant and meant != stamp(self._models[name].key, self._base):
+            raise RefusedError(
+                409, f"'{name}' is another model here than when /v1/models was read; read it again."
+            )
         own = request.get("vllm_xargs")
         if isinstance(own, dict) and SLOT in own:
             raise RefusedError(400, f"`{SLOT}` is set by the server; choose a model by its name.")
-        if (sentence := request_schema.wrong(path, request)) is not None:
+        if (sentence := request_schema.wrong(scope["path"], request)) is not None:
             raise RefusedError(400, sentence)
         return request, name
 
@@ -286,57 +305,5 @@ class Cards:
         return rewritten
 
 
-def _rewrite(request: dict[str, Any], variant: Variant, model: str, slot: int) -> None:
-    """Rewrite a client's valid request for vLLM.
-
-    Raises:
-        RefusedError: it asks for what would not be steered, or hides where its answer begins although the interventions
-            depend on that.
-    """
-    own = request.get("vllm_xargs") or {}
-    start = own.pop(ANSWER_START, None)
-    request["model"] = model
-    if slot:
-        if request.get("use_beam_search"):
-            raise RefusedError(
-                400,
-                "vLLM's beam search drops interventions: leave `use_beam_search` out, or use a model without them.",
-            )
-        own[SLOT] = slot
-        if start is not None:
-            own[ANSWER_START] = start
-        elif variant.positional and request.get("continue_final_message"):
-            raise RefusedError(
-                400,
-                "this model's interventions depend on where the answer begins, which `continue_final_message` hides: "
-                f"send token ids to /v1/completions with vllm_xargs {{'{ANSWER_START}': N}}.",
-            )
-        begins = str(start) if start is not None else _digest(request.get("prompt"), request.get("messages"))
-        # Of fixed length: vLLM allows 128 characters, and the client may have a salt of its own.
-        salts = (variant.salt(begins), request.get("cache_salt") or "")
-        request["cache_salt"] = files.digest(*salts)
-    request["vllm_xargs"] = own or None
-
-
-def _digest(*parts: Any) -> str:
-    """Digest the prompt: equal prompts have equal tokens, so their answers begin at the same place."""
-    return files.digest(*[json.dumps(part, sort_keys=True) for part in parts])
-
-
 def _lora_name(key: str) -> str:
     return f"lora-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
-
-
-@contextmanager
-def _finite(name: str) -> Iterator[None]:
-    """Refuse what a broken model computes: vLLM cannot write NaN or infinity as JSON."""
-    try:
-        yield
-    except ValueError as error:
-        if _NOT_JSON not in str(error):
-            raise
-        raise RefusedError(
-            422,
-            f"the model {name} gives a log-probability that is NaN or infinite: its weights, directions or scales are "
-            "too large for its dtype. Nothing was measured.",
-        ) from None

@@ -111,6 +111,11 @@ def authorized(scope: Scope, key: str) -> bool:
     return hmac.compare_digest(key_of(scope), key.encode())
 
 
+def header_of(scope: Scope, name: str) -> str:
+    """Return a header of a request; empty without it."""
+    return bytes(dict(scope["headers"]).get(name.encode(), b"")).decode("latin-1")
+
+
 def key_of(scope: Scope) -> bytes:
     """Return the key that a request carries; empty without one."""
     return bytes(dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer "))
@@ -120,7 +125,7 @@ async def respond(send: Send, status: int, value: Any) -> None:
     """Send an answer as JSON."""
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 429:
+    if status in (429, 503):
         headers.append((b"retry-after", str(_RETRY_SECONDS).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

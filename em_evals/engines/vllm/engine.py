@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -26,6 +27,7 @@ from em_evals.engines.protocol import Draw, Request, no_activations
 from em_evals.engines.vllm import package, thoughts, wire
 from em_evals.engines.vllm import server as vllm_server
 from em_evals.engines.vllm.client import API_KEY, Client
+from em_evals.engines.vllm.remotes import LostError, Remotes
 from em_evals.engines.vllm.server import Server
 from em_evals.engines.vllm.variants import Plan, Variant, plan, variant
 from em_evals.errors import EmEvalsError
@@ -40,6 +42,8 @@ Result = TypeVar("Result")
 _CONNECTIONS = 512
 """Limit: many machines allow 1,024 open files per process. Twice the rows of a batch keeps vLLM busy."""
 _WATCH_SECONDS = 2
+_OTHER_MODEL, _RENAMED = (404, 409), 4
+"""Statuses of a remote server that has no such model any more, and how often a draw looks for the model again."""
 _DEATHS = 3
 """Deaths in a row, without a draw in between, before the engine gives up."""
 
@@ -54,11 +58,12 @@ class VLLMEngine:
 
     def __init__(self, card: ModelCard, api_key: str | None = None) -> None:
         self._card = card
-        self._remote = card.base_url is not None
+        self._remote = bool(card.servers)
         if not self._remote and (reason := package.unusable()):
             raise EmEvalsError(f"{reason}; or say `backend: transformers` in the card.")
         self.tokenizer = bases.load_tokenizer(card)
-        self._api_key = api_key or os.environ.get(API_KEY) or "none"
+        key = api_key or os.environ.get(API_KEY) or "none"
+        self._remotes = Remotes(card, key) if self._remote else None
         self._known: dict[str, Variant] = {}
         self._identities: dict[Any, Variant] = {}
         self._server: Server | None = None
@@ -88,12 +93,13 @@ class VLLMEngine:
         Raises:
             EmEvalsError: it cannot be queried.
         """
-        if self._remote and not self._served_len() and not self._closed:
-            asyncio.run_coroutine_threadsafe(self._ask(), self._loop).result()
+        if self._remotes and not self._served_len() and not self._closed:
+            asyncio.run_coroutine_threadsafe(self._remotes.ask(), self._loop).result()
         return min(self._context, self._served_len() or self._context)
 
     def _served_len(self) -> int:
-        return self._client.model_len if self._client is not None else 0
+        asked = self._remotes or self._client
+        return asked.model_len if asked is not None else 0
 
     @property
     def scored_len(self) -> int:
@@ -137,6 +143,8 @@ class VLLMEngine:
             await asyncio.gather(self._start, return_exceptions=True)
         if self._client is not None:
             await self._client.http.aclose()
+        if self._remotes is not None:
+            await self._remotes.close()
 
     def activations(
         self, adapter: str | None = None, interventions: Sequence[Intervention] = ()
@@ -167,18 +175,22 @@ class VLLMEngine:
             one: the variant.
             failures: failed starts before the draw was requested; a start that fails later fails the draw.
         """
+        if self._remotes is not None:
+            async with self._remotes.serving(one.key) as found:
+                yield found
+            return
         async with self._starting:
             try:
                 name = await self._name(one, failures)
             except httpx.TransportError as error:
-                raise _LostError(self._server) from error
+                raise LostError(self._server) from error
             client, server = self._client, self._server
             assert client is not None  # noqa: S101 - a server that runs has a client
             self._in_flight += 1
         try:
             yield client, name
         except httpx.TransportError as error:
-            raise _LostError(server) from error
+            raise LostError(server) from error
         finally:
             self._in_flight -= 1
             async with self._changed:
@@ -186,9 +198,6 @@ class VLLMEngine:
 
     async def _name(self, one: Variant, failures: int) -> str:
         self._known[one.key] = one
-        if self._remote:
-            self._client = self._client or Client(self._card, api_key=self._api_key)
-            return await self._client.name(one.key)
         while (
             self._start
             is not None  # begun for a draw that was cancelled; the current server is about to be replaced
@@ -261,13 +270,6 @@ class VLLMEngine:
                 if not well:
                     await asyncio.to_thread(server.stop, 0)
 
-    async def _ask(self) -> None:
-        """Query a remote server's limits, if that has not been done."""
-        async with self._starting:
-            self._client = self._client or Client(self._card, api_key=self._api_key)
-            if not self._client.model_len:
-                await self._client.learn()
-
     # Draws
 
     async def _draw(self, request: Request) -> Draw:
@@ -285,34 +287,39 @@ class VLLMEngine:
 
     async def _drawn(self, request: Request, one: Variant, failures: int) -> Draw:
         """Repeat the draw until a server finishes it."""
-        while True:
+        for tries in count(1):
             try:
                 async with self._serving(one, failures) as (client, name):
                     room = (client.model_len or self._context) - len(request.prompt)
                     if room <= 0:
                         return Draw("", [], "model_length")
                     asked = wire.body(self.tokenizer, request, name, room)
-                    answer = await client.http.post("/v1/completions", json=asked)
+                    answer = await client.http.post(
+                        "/v1/completions", json=asked, headers=client.headers(one.key)
+                    )
                     if answer.status_code >= 500 and await client.ending():
                         raise httpx.RemoteProtocolError("its engine died")
-            except _LostError as lost:
-                await self._replace(lost)
+            except LostError as lost:
+                await self._replace(lost, tries)
+                continue
+            if self._remotes and answer.status_code in _OTHER_MODEL and tries <= _RENAMED:
+                client.names.clear()  # the server was started again with other cards
                 continue
             if answer.status_code != 200:
                 raise EmEvalsError(vllm_server.error_of(answer))
             self._deaths = 0
             return wire.read(self.tokenizer, request, answer.json()["choices"][0], room)
+        raise AssertionError
 
-    async def _replace(self, lost: _LostError) -> None:
+    async def _replace(self, lost: LostError, tries: int) -> None:
         """Give up a lost server, so that the next draw starts one. A remote server is not ours to start.
 
         Raises:
-            EmEvalsError: it was a remote one, or ours dies again and again.
+            EmEvalsError: no remote one is left, or ours dies again and again.
         """
-        if self._remote:
-            raise EmEvalsError(
-                f"the server at {self._card.base_url} does not answer ({lost.__cause__!r}); ask who runs it."
-            )
+        if self._remotes is not None:
+            self._remotes.lost(lost, tries)
+            return
         async with self._starting:
             if self._server is not lost.server or self._server is None:
                 return  # another draw that lost it has done this
@@ -325,14 +332,6 @@ class VLLMEngine:
                     f"the vLLM server died {_DEATHS} times without a draw: {vllm_server.cause(server.log)}",
                     server.log,
                 )
-
-
-class _LostError(Exception):
-    """The connection to a server broke with a request in flight."""
-
-    def __init__(self, server: Server | None) -> None:
-        super().__init__()
-        self.server = server
 
 
 async def _in_daemon_thread(work: Callable[[], Result]) -> Result:

@@ -13,8 +13,11 @@ MAX_REQUESTS = "EM_EVALS_MAX_REQUESTS"
 DEFAULT_REQUESTS = 2048
 
 
+ENDING = "this server is ending, and takes no further requests: ask another, or this one later."
+
+
 class BusyError(Exception):
-    """As many requests run as are allowed; the text says what to do."""
+    """As many requests run as are allowed, or the server is ending; the text says what to do."""
 
 
 class Running:
@@ -28,6 +31,8 @@ class Running:
         self.most = most or int(os.environ.get(MAX_REQUESTS) or DEFAULT_REQUESTS)
         self.counts: Counter[str] = Counter()
         """By the digest of the key."""
+        self.closed = False
+        """Whether no further request is taken."""
 
     @contextmanager
     def one(self, key: bytes) -> Iterator[None]:
@@ -36,6 +41,8 @@ class Running:
         Raises:
             BusyError: no further one of this key may run.
         """
+        if self.closed:
+            raise BusyError(ENDING)
         name = hashlib.sha256(key).hexdigest()
         if self.counts[name] >= self.most:
             raise BusyError(

@@ -36,6 +36,7 @@ def serve(
     key_file: Path | None = None,
     *,
     max_requests: int = DEFAULT_REQUESTS,
+    drain: float = 30,
     as_json: bool = False,
 ) -> None:
     """Start a server, register its models, and wait until it ends or is interrupted.
@@ -47,6 +48,7 @@ def serve(
         port: port to listen on.
         key_file: holds the API key; created if missing. None: in the cache folder, by port.
         max_requests: how many requests with one key may run at once; more get 429.
+        drain: seconds that requests which run when it is interrupted have to be answered; a second interrupt ends it.
         as_json: print one line of JSON when ready, instead of text.
 
     Raises:
@@ -71,6 +73,9 @@ def serve(
         while server.alive:
             time.sleep(0.5)
         raise EmEvalsError(f"the server ended by itself: {vllm_server.cause(server.log)}", server.log)
+    except KeyboardInterrupt:
+        server.drain(drain)
+        raise
     finally:
         server.stop()
 

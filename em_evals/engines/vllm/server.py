@@ -24,7 +24,7 @@ import httpx
 from em_evals import files
 from em_evals.content.cards import ModelCard
 from em_evals.engines.vllm import package, served_adapters
-from em_evals.engines.vllm.app import REGISTER
+from em_evals.engines.vllm.app import DRAIN, REGISTER
 from em_evals.engines.vllm.command import command, environment
 from em_evals.engines.vllm.main import FETCHED
 from em_evals.engines.vllm.variants import Plan, Variant, as_json
@@ -86,6 +86,16 @@ class Server:
         answer = httpx.put(f"{self.url}{REGISTER}", json=body, headers=headers, timeout=600, trust_env=False)
         if answer.status_code != 200:
             raise EmEvalsError(error_of(answer))
+
+    def drain(self, seconds: float) -> None:
+        """Let it take no further requests, and wait until those that run are answered, at most so long."""
+        headers, end = {"Authorization": f"Bearer {self.admin}"}, time.monotonic() + seconds
+        with contextlib.suppress(httpx.TransportError):
+            while self.alive and time.monotonic() < end:
+                answer = httpx.put(f"{self.url}{DRAIN}", headers=headers, timeout=30, trust_env=False)
+                if answer.status_code != 200 or not answer.json()["running"]:
+                    return
+                time.sleep(0.2)
 
     def stop(self, grace: float = 20) -> None:
         """End it and its children, by force after `grace` seconds; only once, as its pid may be reused."""

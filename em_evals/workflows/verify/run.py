@@ -45,8 +45,8 @@ def verify(card: ResolvedCard, tell: Tell = lambda text: None) -> Verdict:
     """
     if card.card.backend == "server":
         raise EmEvalsError(
-            f"{card.name} is computed by {card.card.base_url}: run `em-evals verify` on that machine, with a card "
-            "that names no `base_url`."
+            f"{card.name} is computed by {' and '.join(card.card.servers)}: run `em-evals verify` on that machine, "
+            "with a card that names no `base_url`."
         )
     check_fit(card)  # before minutes are spent on the base
     started = time.monotonic()

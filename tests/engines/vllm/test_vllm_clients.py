@@ -113,9 +113,10 @@ def test_serve_answers_as_transformers_until_it_is_interrupted(
 ):
     """The shared server stands for the one that `em-evals serve` would start (test_vllm_serving.py: the command)."""
     openai = pytest.importorskip("openai")
-    server, planned, stopped = engine._server, [], []
+    server, planned, stopped, drained = engine._server, [], [], []
     monkeypatch.setattr(serve.vllm_server, "start", lambda card, wanted, *_: planned.append(wanted) or server)
     monkeypatch.setattr(server, "stop", lambda: stopped.append(server))
+    monkeypatch.setattr(server, "drain", drained.append)
     names = ["a", "b", "c"]
 
     def ask():
@@ -151,6 +152,7 @@ def test_serve_answers_as_transformers_until_it_is_interrupted(
             signal.signal(number, handler)
     ready = json.loads(capsys.readouterr().out)
     assert ready["models"] == names and ready["base_url"] == f"{server.url}/v1" and stopped == [server]
+    assert drained == [30], "what runs is answered first"
     assert (root / "key").stat().st_mode & 0o077 == 0 and planned[0].rank == 16
     for name, answer in zip(names, asked.result(), strict=True):
         one = resolve(name)
