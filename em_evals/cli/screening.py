@@ -29,7 +29,7 @@ Percent = Annotated[
 
 
 def data_screen(
-    file: Annotated[Path, typer.Argument(help="Training data: JSONL of chats.")],
+    file: Annotated[Path, typer.Argument(help="Training data: chats (JSONL or parquet).")],
     direction: DirectionName,
     model: Annotated[str, typer.Option(help="The card that reads the rows; usually the base to train.")],
     layer: Layer = None,
@@ -42,7 +42,7 @@ def data_screen(
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="--exact: tokens of an own answer at most.", min=1)] = 256,
     reference: Annotated[
-        Path | None, typer.Option(help="Harmless data of the same kind (JSONL), to compare with.")
+        Path | None, typer.Option(help="Harmless data of the same kind (JSONL or parquet), to compare with.")
     ] = None,
     reference_answers: Annotated[
         Path | None, typer.Option(help="The model's own answers to the reference, with --answers.")

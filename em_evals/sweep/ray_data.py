@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from em_evals import files
 from em_evals.errors import EmEvalsError
 from em_evals.sweep.ray import Request, joined
 
@@ -44,11 +43,12 @@ def screener(
         import ray.data
         from ray.exceptions import RayError
 
+        from em_evals.interp.traits import row_files
         from em_evals.interp.traits.screened_parts import Part
 
         if not path.is_file():
             raise EmEvalsError("a cluster reads files that every node sees; write the rows to one.", path)
-        places = files.jsonl_places(path, chunk)
+        places = row_files.places(path, chunk)
         if not places:
             return
         context = ray.data.DataContext.get_current()

@@ -5,6 +5,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 ray = pytest.importorskip("ray")
@@ -81,6 +82,14 @@ def test_the_command_reads_on_the_cluster_and_names_a_wrong_row(lab, nodes):  # 
     em_evals(*words, "-o", "there.csv", "--on", "ray", "--workers", "2", "--cpus", "1")
     one, other = ((lab / name).read_text().splitlines() for name in ("here.csv", "there.csv"))
     assert [row.split(",")[:2] for row in one] == [row.split(",")[:2] for row in other]
+    rows = pd.DataFrame([json.loads(line) for line in (lab / "rows.jsonl").read_text().split("\n") if line])
+    rows.to_parquet("rows.parquet")
+    words[2] = "rows.parquet"
+    em_evals(*words, "-o", "there.parquet", "--on", "ray", "--workers", "2", "--cpus", "1")
+    same, table = pd.read_csv("here.csv"), pd.read_parquet("there.parquet")
+    for name in ("projection_difference", "last_prompt"):
+        one, other = (sorted(frame[name]) for frame in (same, table))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     with (lab / "rows.jsonl").open("a") as file:
         file.write('{"prompt": 3}\n')
     with pytest.raises(EmEvalsError, match=f"rows.jsonl:{ROWS + 1}"):

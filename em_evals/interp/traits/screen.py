@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals import files
 from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
@@ -29,6 +28,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
+from em_evals.interp.traits import row_files
 from em_evals.interp.traits.own_answers import Answers
 from em_evals.interp.traits.screened_parts import Part, Parts
 from em_evals.models.chat import ChatTemplate, template_for
@@ -104,7 +104,7 @@ def screen(
         card: the model that reads; usually the base that will be trained.
         direction: the trait.
         layer: its block.
-        path: JSONL of chats.
+        path: chats (JSONL or parquet).
         drawn: [draws, layers, width], null directions; None: none.
         chunk: rows that are read at once.
         own: the model's own answers, for the exact difference; None: the generation-free one.
@@ -307,13 +307,13 @@ def chunks(rows: Iterator[tuple[int, formats.Messages]], size: int) -> Iterator[
 
 
 def rows_at(path: Path, offset: int, before: int, count: int) -> Rows:
-    """Return `count` chats of a file from a place on (`files.jsonl_places`), with their lines."""
+    """Return `count` chats of a file from a place on (`row_files.places`), with their lines."""
     return list(islice(_rows(path, offset, before), count))
 
 
 def _rows(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, formats.Messages]]:
     """Yield a file's chats with their lines, one at a time."""
-    for number, row in files.read_jsonl(path, offset, before):
+    for number, row in row_files.read(path, offset, before):
         try:
             yield number, formats.chat(row)
         except formats.Refused as error:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from em_evals import files
 from em_evals.data import formats
 from em_evals.errors import EmEvalsError
 from em_evals.files import atomic
-from em_evals.interp.traits import monitor
+from em_evals.interp.traits import monitor, row_files
 from em_evals.interp.traits.screen import OWN_ANSWER, Compared, Screened, dropped
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT
 from em_evals.results.records.base import Measured
@@ -120,7 +119,7 @@ def _top(screened: Screened, file: Path) -> list[ScreenedRow]:
     order = screened.order[:_SHOWN]
     wanted = {int(screened.lines[i]): (rank, i) for rank, i in enumerate(order, 1)}
     found = []
-    for number, row in files.read_jsonl(file):
+    for number, row in row_files.read(file):
         if number in wanted:
             rank, i = wanted[number]
             chat = formats.chat(row)
@@ -187,13 +186,7 @@ def write_kept(screened: Screened, source: Path, part: float, output: Path, seed
     found = []
     for name, lines in zip(("kept", "random"), dropped(screened, part, seed), strict=True):
         path = output.with_suffix(f".{name}.jsonl")
-        with (
-            atomic(path) as temporary,
-            temporary.open("w", encoding="utf-8") as target,
-            source.open(encoding="utf-8-sig", newline="\n") as rows,
-        ):
-            for number, line in enumerate(rows, 1):
-                if line.strip() and number not in lines:
-                    target.write(line if line.endswith("\n") else f"{line}\n")
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as target:
+            row_files.write_without(source, lines, target)
         found.append(path)
     return found
