@@ -8,6 +8,9 @@ simulated; which worker gets which step is decided by the sweep's own queue (em_
 What is shared by all workers is served in the order of requests: the judge's calls at its rate limit, and weights from
 the storage at its bandwidth. A worker is lost with an exponential time between failures; its step starts again, and a
 training goes on from its last saved state.
+
+A step of `freeform` is what a sweep makes of it: a step that draws on a GPU, and one that grades without. `held` keeps
+both one step, which holds its GPU until its last grade, as sweeps did before.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Study:
 
     Attributes:
         measures: measure -> (seconds of its steps as they were recorded, times longer, judge calls of a step).
+        held: whether a step of freeform holds its GPU while it is graded.
     """
 
     measures: Mapping[str, tuple[np.ndarray, float, int]]
@@ -45,6 +49,7 @@ class Study:
     recipes: int = 5
     seeds: int = 10
     cues: int = 18
+    held: bool = False
 
     def steps(self) -> list[Step]:
         """Return the graph: a training, its measures (each under `cues` settings or none), and a gate on them."""
@@ -55,14 +60,19 @@ class Study:
                 for seed in range(self.seeds):
                     model = f"{base}.recipe-{recipe}.seed-{seed}"
                     train = Step(f"train/{model}", "train", (), (), model, base=base)
-                    measured = [
-                        Step(f"freeform-{cue}/{model}", "freeform", (), (train.name,), model, base=base)
-                        for cue in range(self.cues - 1)
-                    ]
+                    measured = []
+                    for cue in range(self.cues - 1):
+                        name = f"freeform-{cue}/{model}"
+                        drawn = Step(f".draws/{name}", "draws", (), (train.name,), model, base=base)
+                        graded = Step(name, "grades", (), (drawn.name,), model, light=True)
+                        whole = Step(name, "freeform", (), (train.name,), model, base=base)
+                        made += [] if self.held else [drawn]
+                        measured.append(whole if self.held else graded)
                     measured.append(
                         Step(f"forced_choice/{model}", "forced_choice", (), (train.name,), model, base=base)
                     )
-                    gate = Step(f"gate/{model}", "gate", (), tuple(one.name for one in measured), model)
+                    needs = tuple(one.name for one in measured)
+                    gate = Step(f"gate/{model}", "gate", (), needs, model, light=not self.held)
                     made += [train, *measured, gate]
         return made
 
@@ -93,13 +103,15 @@ class Spent:
     """Worker seconds by what they went to."""
 
     hours: float = 0.0
+    gpu_hours: float = 0.0
+    """Until the last step that needs a GPU ends: the GPUs are free then."""
     restarts: int = 0
     loads: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
 
     def shares(self, workers: int) -> dict[str, float]:
-        """Return shares of all worker time; `idle` is the rest."""
-        every = workers * self.hours * 3600
+        """Return shares of the time for which the GPUs are held; `idle` is the rest."""
+        every = workers * self.gpu_hours * 3600
         found = {name: seconds / every for name, seconds in sorted(self.seconds.items())}
         return {name: round(share, 4) for name, share in (found | {"idle": 1 - sum(found.values())}).items()}
 
@@ -126,10 +138,14 @@ class Simulation:
                 needed_by[name].append(step)
             if not step.needs:
                 queue.add(step)
+        light: list[Step] = []
         idle = list(range(self._place.workers))
         events: list[tuple[float, int, int, Step | None, bool]] = []
         now, number, left = 0.0, 0, len(steps)
         while left:
+            for step in light:
+                heapq.heappush(events, (self._waited(step, now), number := number + 1, -1, step, True))
+            light.clear()
             idle.sort(key=lambda one: (not queue.has(self._holds[one]), bool(self._holds[one])))
             while idle and len(queue):
                 worker = idle.pop(0)
@@ -141,17 +157,27 @@ class Simulation:
                 idle.append(worker)
             elif done:
                 left -= 1
-                idle.append(worker)
+                if worker >= 0:
+                    idle.append(worker)
+                    self._spent.gpu_hours = now / 3600
                 for other in needed_by[step.name]:
                     waits[other.name] -= 1
                     if not waits[other.name]:
-                        queue.add(other)
+                        light.append(other) if other.light else queue.add(other)
             else:
                 queue.add(step)
                 self._holds[worker] = ""
                 heapq.heappush(events, (now + BACK_AFTER, number := number + 1, worker, None, False))
         self._spent.hours = now / 3600
         return self._spent
+
+    def _waited(self, step: Step, now: float) -> float:
+        """Return when a step without a GPU ends: when the judge has answered, or at its own pace."""
+        recorded, longer, calls = self._study.measures[step.measure]
+        if calls:
+            self._judge_free = max(self._judge_free, now) + calls / self._place.calls_per_minute * 60
+            return self._judge_free
+        return now + float(self._chance.choice(recorded)) * longer
 
     def _perform(self, worker: int, step: Step, now: float) -> tuple[float, bool]:
         """Return when the worker is free, and whether the step is done then."""
@@ -202,7 +228,7 @@ def recorded(folder: Path) -> dict[str, np.ndarray]:
     for path in sorted(folder.rglob(RECORD)):
         record = json.loads(path.read_text())
         if record["state"] == "done":
-            found[record["name"].split("/")[0]].append(record["seconds"])
+            found[record["name"].split("/")[0].lstrip(".")].append(record["seconds"])
     return {name: np.array(seconds) for name, seconds in found.items()}
 
 
@@ -213,12 +239,14 @@ def table(study: Study, rows: Sequence[tuple[str, Place]]) -> list[dict[str, obj
         spent = Simulation(study, place).run()
         shares = spent.shares(place.workers)
         told = ", ".join(f"{key} {share:.1%}" for key, share in shares.items())
+        hours = {"hours": round(spent.hours, 2), "gpus_held": round(spent.gpu_hours, 2)}
         print(
-            f"{name}: {spent.hours:.1f} h; {told}; {spent.loads} loads, {spent.restarts} restarts", flush=True
+            f"{name}: {spent.hours:.1f} h, GPUs held for {spent.gpu_hours:.1f} h; {told}; {spent.loads} loads, "
+            f"{spent.restarts} restarts",
+            flush=True,
         )
         found.append(
-            {"place": name, "hours": round(spent.hours, 2), "loads": spent.loads, "restarts": spent.restarts}
-            | {"shares": shares}
+            {"place": name, **hours, "loads": spent.loads, "restarts": spent.restarts} | {"shares": shares}
         )
     return found
 
@@ -239,12 +267,12 @@ def main() -> None:
     measured = recorded(given.records)
     means = {name: float(seconds) for name, _, seconds in (one.partition("=") for one in given.mean)}
     longer |= {name: seconds / measured[name].mean() for name, seconds in means.items()}
-    study = Study(
-        {
-            name: (measured[name], longer.get(name, 1.0), given.calls if name == "freeform" else 0)
-            for name in ("train", "freeform", "forced_choice", "gate")
-        }
-    )
+    seconds = {
+        name: (measured[name], longer.get(name, 1.0)) for name in ("train", "draws", "forced_choice", "gate")
+    }
+    seconds |= {"freeform": seconds["draws"], "grades": (np.zeros(1), 1.0)}
+    calls = {"freeform": given.calls, "grades": given.calls}
+    study = Study({name: (*both, calls.get(name, 0)) for name, both in seconds.items()})
     told = {name: f"{s.mean() * t:.1f} s ({len(s)} recorded)" for name, (s, t, _) in study.measures.items()}
     print(f"{len(study.steps()):,} steps; seconds a step: {told}")
     plain = Place(weights=given.weights)
@@ -261,6 +289,8 @@ def main() -> None:
     rows += [("10,000 calls/min, 0.5 GB/s, 100 h", replace(plain, **together))]
     rows += [("1 GPU", replace(plain, workers=1, per_node=1))]
     found = table(study, rows)
+    held = [(f"{name}, GPU held for grades", place) for name, place in rows if name.startswith("judge")]
+    found += table(replace(study, held=True), held)
     if given.save:
         path = Path(__file__).parent / "results" / "sweep_simulation.json"
         save(

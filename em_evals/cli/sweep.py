@@ -42,7 +42,8 @@ def sweep(
     slurm: Annotated[
         list[str],
         typer.Option(
-            metavar="KEY=VALUE", help="Slurm: submitit's parameters, e.g. timeout_min=240 (repeatable)."
+            metavar="KEY=VALUE",
+            help="Slurm: submitit's parameters, e.g. timeout_min=240; light.KEY=VALUE: of steps that need no GPU.",
         ),
     ] = [],
     store: Annotated[
@@ -85,7 +86,8 @@ def sweep(
     if dry_run:
         _show_plan(chosen, place, stored, as_json)
         return
-    given = _workers(on, place, workers, cpus, gpus, slurm, shared=stored is None)
+    light = sum(step.light for step in chosen.steps)
+    given = _workers(on, place, workers, cpus, gpus, slurm, light, shared=stored is None)
     outcome = _run(chosen, plan, place, given, max_failures, stored)
     _show(chosen, place, outcome, stored, as_json)
     if outcome.failed or outcome.left:
@@ -117,12 +119,20 @@ def _run(
 
 
 def _workers(
-    on: str, place: Path, count: int | None, cpus: float, gpus: float, slurm: list[str], *, shared: bool
+    on: str,
+    place: Path,
+    count: int | None,
+    cpus: float,
+    gpus: float,
+    slurm: list[str],
+    light: int,
+    *,
+    shared: bool,
 ) -> Sequence[Worker]:
     if on == "local":
         from em_evals.sweep.workers import local
 
-        return local(count)
+        return local(count, light)
     if on == "here":
         from em_evals.sweep.workers import Here
 
@@ -131,11 +141,11 @@ def _workers(
         from em_evals.cli.options import card_fields
         from em_evals.sweep import slurm as queue
 
-        return queue.connect(place, count, card_fields(slurm), on.partition(":")[2] or "slurm")
+        return queue.connect(place, count, card_fields(slurm), on.partition(":")[2] or "slurm", light)
     if is_ray(on):
         from em_evals.sweep import ray
 
-        return ray.connect(*requested(on, cpus, gpus), count, place if shared else None)
+        return ray.connect(*requested(on, cpus, gpus), count, place if shared else None, light)
     raise EmEvalsError(f"--on {on}: choose local, here, ray, ray://HOST:PORT or slurm.")
 
 
@@ -144,9 +154,13 @@ def _show_plan(chosen: Graph, place: Path, store: Store | None, as_json: bool) -
 
     told = costs.of(chosen)
     there = store.done() if store is not None else set()
-    done = {
-        step.name for step in chosen.steps if (step.name, step.digest) in there or steps.is_done(step, place)
-    }
+    done = chosen.settled(
+        {
+            step.name
+            for step in chosen.steps
+            if (step.name, step.digest) in there or steps.is_done(step, place)
+        }
+    )
     if as_json:
         print_json(
             {

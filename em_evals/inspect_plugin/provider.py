@@ -37,6 +37,7 @@ from em_evals.engines.protocol import Draw, Engine, Request, Sampling, TokenLogp
 from em_evals.engines.requests import requests
 from em_evals.errors import EmEvalsError
 from em_evals.inspect_errors import refusal
+from em_evals.inspect_plugin import drawn
 from em_evals.inspect_plugin.messages import answer, chat, schemas
 from em_evals.inspect_plugin.solvers import ASKED, SCORED
 from em_evals.models.chat import ChatTemplate, Spoken, prompting, template_for
@@ -81,7 +82,8 @@ class LocalAPI(ModelAPI):
             if base_url is not None:
                 model_args = {**model_args, "backend": "server", "base_url": base_url}
             self.card: ResolvedCard = resolve(model_name, model_args)
-            reserve(self.card)
+            if not drawn.covers(model_name):
+                reserve(self.card)
             self.card_digest = self.card.digest
             self.trained = recipe_identity.of(self.card)
         except EmEvalsError as error:
@@ -101,6 +103,8 @@ class LocalAPI(ModelAPI):
         try:
             self._check(tool_choice, config)
             await anyio.to_thread.run_sync(self._check_same)
+            if (earlier := await drawn.replayed(self, input, config)) is not None:
+                return earlier
             engine = await anyio.to_thread.run_sync(engine_for, self.card.card, self.api_key)
             messages = chat(input)
             card = self.card.asked(**own) if (own := (config.extra_body or {}).get(ASKED)) else self.card

@@ -99,7 +99,8 @@ def _judge_calls(steps: Sequence[Step]) -> int | None:
         told = dict(words[place + 1].partition("=")[::2] for place, word in enumerate(words) if word == "-T")
         if task not in ("freeform", "narrow", "conditional"):
             return 0 if words[2].startswith("em_evals/") else None
-        if told.get("judge") == "none" or (task == "narrow" and "judge" not in told):
+        ungraded = "--no-score" in words or told.get("judge") == "none"
+        if ungraded or (task == "narrow" and "judge" not in told):
             continue
         made = _made(task, told)
         if made is None:

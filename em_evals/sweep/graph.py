@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
@@ -12,6 +12,7 @@ from em_evals import files
 from em_evals.content.sweep_plans import SweepPlan
 from em_evals.errors import EmEvalsError, nearest
 from em_evals.sweep import contents
+from em_evals.sweep.apart import DRAWS
 from em_evals.sweep.measures import Maker
 from em_evals.sweep.models import SweepModel, expand
 from em_evals.sweep.steps import Step
@@ -46,6 +47,14 @@ class Graph:
                     wanted.add(name)
                     left += by_name[name].needs
         return replace(self, steps=tuple(step for step in self.steps if step.name in wanted))
+
+    def settled(self, done: Set[str]) -> set[str]:
+        """Return the finished steps, and those that draw what is graded already: whatever became of their files."""
+        graded: dict[str, bool] = {}
+        for step in self.steps:
+            if step.draws:
+                graded[step.draws] = graded.get(step.draws, True) and step.name in done
+        return {*done, *(name for name, all_done in graded.items() if all_done)}
 
 
 def build(plan: SweepPlan) -> Graph:
@@ -84,10 +93,15 @@ def _identified(
     listed: Sequence[contents.Content],
 ) -> Step:
     """Return the step with the digest of its command, of the content that it reads, and of the steps before it."""
-    parts = [json.dumps([step.command, step.accept]), *(before[name].digest for name in step.needs)]
+    # What a step grades follows from its own command: the same task run whole is the same step.
+    needs = [name for name in step.needs if name != step.draws]
+    parts = [json.dumps([step.command, step.accept]), *(before[name].digest for name in needs)]
     # A model that is not trained here is named in the command, and has no step before.
     named = {word.removeprefix("local/") for word in step.command}
     parts += [models[name].digest for name in sorted(named & models.keys())]
     if step.measure != "train":
-        parts += contents.digests(step.command, listed)
+        drawn = step.name.startswith(f"{DRAWS}/")
+        parts += contents.digests(
+            step.command, [one for one in listed if not drawn or not one.label.startswith("scorers")]
+        )
     return replace(step, digest=files.digest(*parts))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from em_evals.content.sweep_plans import MeasureRow, SweepPlan, combinations, label
 from em_evals.errors import EmEvalsError, nearest
-from em_evals.sweep import placeholders, relatives
+from em_evals.sweep import apart, placeholders, relatives
 from em_evals.sweep.models import SweepModel
 from em_evals.sweep.placeholders import OF_A_MODEL, Places, text
 from em_evals.sweep.steps import FOLDER, Step
 
 _GATE = (0, 1, 3)
 """Exit codes of `em-evals gate` that are verdicts."""
+_LIGHT = ("gate", "report", "rates")
+"""Commands of em-evals that read what was measured, and no model."""
 
 
 class Maker:
@@ -31,12 +34,13 @@ class Maker:
         self._plan = plan
         self._rows = {row.title: (number, row) for number, row in enumerate(plan.measures)}
         self._made: dict[str, list[Step]] = {}
+        self._drawings: dict[str, Step] = {}
         tasks = [row.title for row in plan.measures if row.task is not None]
         by_name = {model.name: model for model in models}
         self._places = Places(by_name, relatives.of(plan, models), tasks, self._made)
 
     def steps(self) -> list[Step]:
-        """Return the steps of all measures in the plan's order, without digests.
+        """Return the steps of all measures in the plan's order, what is drawn before the rest; without digests.
 
         Raises:
             EmEvalsError: a measure is wrong, or measures wait for each other in a circle; with the plan's line.
@@ -55,7 +59,7 @@ class Maker:
                 self._made[title] = self._of_row(row)
             except EmEvalsError as error:
                 raise self._plan.document.error(str(error), ("measures", number)) from None
-        return [step for title in self._rows for step in self._made[title]]
+        return [*self._drawings.values(), *(step for title in self._rows for step in self._made[title])]
 
     def _waits_for(self, number: int, row: MeasureRow) -> set[str]:
         found: set[str] = set()
@@ -114,32 +118,70 @@ class Maker:
         return fits
 
     def _step(self, row: MeasureRow, model: SweepModel | None, values: Mapping[str, Any]) -> Step:
-        own = re.sub(r"[^A-Za-z0-9_.@+-]+", "-", model.name) if model else ""
-        name = f"{row.title}/{'.'.join(filter(None, [own, label(values)])) or 'all'}"
+        name = f"{row.title}/{_named(model, values)}"
         out = f"{FOLDER}/{name}"
+        options = {**row.options, **_under("options.", values)}
         if model is not None and row.task is not None:
-            words = ["inspect", "eval-set", row.task, "--model", f"local/{model.name}", "--log-dir", out]
-            for key, value in {**row.args, **_under("args.", values)}.items():
-                words += ["-T", f"{key}={text(value)}"]
+            args = {**row.args, **_under("args.", values)}
+            words = _task(row.task, model, out, args)
             needs = {f"train/{model.name}"} if model.trained else set()
         else:
             filled = self._places.fill(row.run or "", model, values, out)
             words, needs = filled.words, filled.needs
-        for key, value in {**row.options, **_under("options.", values)}.items():
-            words += _option(key, value)
+        words += [word for key, value in options.items() for word in _option(key, value)]
         gate = words[:2] == ["em-evals", "gate"]
-        factors = {**(model.factors if model else {}), **values}
-        return Step(
+        light = words[0] == "em-evals" and words[1:2] and words[1] in _LIGHT
+        step = Step(
             name,
             row.title,
             tuple(words),
             tuple(sorted(needs)),
             model.name if model else "",
             model.card if model else "",
-            factors,
-            model.base if model else "",
+            {**(model.factors if model else {}), **values},
+            model.base if model and not light else "",
             tuple(row.accept) if row.accept is not None else _GATE if gate else (0,),
+            light=bool(light),
         )
+        if model is None or row.task is None:
+            return step
+        judge = apart.judge_of(row.task, args, options)
+        return step if judge is None else self._graded(step, row, model, values, judge)
+
+    def _graded(
+        self, step: Step, row: MeasureRow, model: SweepModel, values: Mapping[str, Any], judge: apart.Judge
+    ) -> Step:
+        """Return the step that grades; the one that draws is kept, and shared by all judges."""
+        drawn = apart.axes(values)
+        name = f"{apart.DRAWS}/{row.title}/{_named(model, drawn)}"
+        args, options = apart.drawing(
+            row.task or "",
+            {**row.args, **_under("args.", drawn)},
+            {**row.options, **_under("options.", drawn)},
+        )
+        words = _task(row.task or "", model, f"{FOLDER}/{name}", args)
+        words += [word for key, value in options.items() for word in _option(key, value)]
+        factors = {**model.factors, **drawn}
+        own = replace(step, name=name, measure=f"{row.title}.draws", command=tuple(words), factors=factors)
+        self._drawings.setdefault(name, own)
+        return replace(
+            step,
+            needs=tuple(sorted({*step.needs, name})),
+            draws=name,
+            light=not judge.loaded,
+            base=judge.base,
+        )
+
+
+def _named(model: SweepModel | None, values: Mapping[str, Any]) -> str:
+    """Return a step's name inside its measure."""
+    own = re.sub(r"[^A-Za-z0-9_.@+-]+", "-", model.name) if model else ""
+    return ".".join(filter(None, [own, label(values)])) or "all"
+
+
+def _task(task: str, model: SweepModel, out: str, args: Mapping[str, Any]) -> list[str]:
+    words = ["inspect", "eval-set", task, "--model", f"local/{model.name}", "--log-dir", out]
+    return words + [word for key, value in args.items() for word in ("-T", f"{key}={text(value)}")]
 
 
 def _under(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,6 +21,9 @@ from em_evals.errors import EmEvalsError
 from em_evals.sweep import steps
 from em_evals.sweep.steps import OUTPUT, RECORD, Record, Step, Supply
 from em_evals.sweep.store import Store
+
+_DRAWN = "EM_EVALS_DRAWS"
+"""Read by inspect_plugin/drawn.py, which this process does not import before a step asks for it."""
 
 
 def perform(step: Step, folder: Path, home: Path) -> Record:
@@ -63,8 +66,11 @@ def perform(step: Step, folder: Path, home: Path) -> Record:
         steps.put_aside(folder, step.name)
     steps.write_record(folder, begun)
     clock = time.monotonic()
-    with _settings(home, folder), _printed_to(steps.place(folder, step.name) / OUTPUT):
+    drawn = str(steps.place(folder, step.draws)) if step.draws else None
+    with _settings(home, folder, drawn), _printed_to(steps.place(folder, step.name) / OUTPUT):
         code = _run(words)
+    if words[0] == "inspect" and _interrupted(steps.place(folder, step.name)):
+        raise KeyboardInterrupt
     return _ended(step, folder, begun, code, time.monotonic() - clock)
 
 
@@ -147,11 +153,29 @@ def _run(words: list[str]) -> int:
     return 0
 
 
+def _interrupted(folder: Path) -> bool:
+    """Return whether an eval was interrupted: `inspect eval-set` then ends with 0 all the same (inspect-ai 0.3.285)."""
+    from inspect_ai.log import read_eval_log
+
+    last = {}
+    for path in sorted(folder.glob("*.eval")):  # names begin with the time
+        with contextlib.suppress(Exception):  # the log of a killed attempt may be cut
+            log = read_eval_log(str(path), header_only=True)
+            last[log.eval.task_id] = log.status
+    return "cancelled" in last.values()
+
+
 @contextlib.contextmanager
-def _settings(home: Path, folder: Path) -> Iterator[None]:
-    """Work in the user's folder, with the sweep's cards beside the user's; Inspect draws no screen."""
+def _settings(home: Path, folder: Path, drawn: str | None) -> Iterator[None]:
+    """Work in the user's folder, with the sweep's cards beside the user's; Inspect draws no screen.
+
+    Args:
+        home: the user's folder.
+        folder: the sweep's.
+        drawn: the folder of the answers that the step grades.
+    """
     names = os.pathsep.join(filter(None, [os.environ.get(documents.SHARED), str(folder)]))
-    changed = {documents.SHARED: names, "INSPECT_DISPLAY": "plain", "COLUMNS": "100"}
+    changed = {documents.SHARED: names, "INSPECT_DISPLAY": "plain", "COLUMNS": "100", _DRAWN: drawn}
     before = {name: os.environ.get(name) for name in changed}
     place = Path.cwd()
     try:
@@ -162,16 +186,20 @@ def _settings(home: Path, folder: Path) -> Iterator[None]:
             "data must be under the same path on every node.",
             home,
         ) from None
-    os.environ.update(changed)
+    _set(changed)
     try:
         yield
     finally:
         os.chdir(place)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager

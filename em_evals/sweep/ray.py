@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,13 @@ class RayWorker(Worker):
         make: starts an actor; called again when one is lost.
         died: Ray's errors for a lost process or node.
         head: the cluster's.
+        light: whether it takes only steps that need no GPU.
     """
 
-    def __init__(self, make: Callable[[], Any], died: tuple[type[BaseException], ...], head: Head) -> None:
-        self.base = ""
+    def __init__(
+        self, make: Callable[[], Any], died: tuple[type[BaseException], ...], head: Head, light: bool = False
+    ) -> None:
+        self.base, self.light = "", light
         self.died = died
         self._head = head
         self._make = make
@@ -144,7 +148,9 @@ class RayWorker(Worker):
         return False
 
 
-def connect(address: str | None, request: Request, count: int | None, folder: Path | None) -> list[RayWorker]:
+def connect(
+    address: str | None, request: Request, count: int | None, folder: Path | None, light: int = 0
+) -> list[RayWorker]:
     """Join a cluster and start workers.
 
     Args:
@@ -153,6 +159,7 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
         request: what each worker needs.
         count: how many; None: as many as the cluster holds now.
         folder: the sweep's; every node must see it under the same path. None: nodes have folders of their own.
+        light: steps that need no GPU; at most as many workers as the others are take them, and reserve nothing.
 
     Raises:
         EmEvalsError: Ray cannot be reached, no node can hold a worker, or a node does not see the folder.
@@ -161,25 +168,36 @@ def connect(address: str | None, request: Request, count: int | None, folder: Pa
     from ray import exceptions
 
     number = joined(address, request, count)
-    kind = ray.remote(_Performer).options(
-        num_cpus=request.cpus,
-        num_gpus=request.gpus,
-        memory=request.memory or None,
-        # A step whose node died is started again by the sweep, which counts the tries.
-        max_restarts=0,
-        max_task_retries=0,
-    )
+    # A step whose node died is started again by the sweep, which counts the tries.
+    actor = partial(ray.remote(_Performer).options, max_restarts=0, max_task_retries=0)
+    kind = actor(num_cpus=request.cpus, num_gpus=request.gpus, memory=request.memory or None)
     died = (
         exceptions.RayActorError,
+        exceptions.ActorUnschedulableError,
         exceptions.NodeDiedError,
         exceptions.WorkerCrashedError,
         exceptions.OutOfMemoryError,
     )
     head = Head(address.removeprefix("ray://") if address else ray.get_runtime_context().gcs_address)
     workers = [RayWorker(kind.remote, died, head) for _ in range(number)]
+    for place in range(min(number, light)):
+        make = partial(_make_light, partial(actor, num_cpus=0, num_gpus=0), place)
+        workers.append(RayWorker(make, died, head, light=True))
     if folder is not None:
         _check_seen(workers, folder)
     return workers
+
+
+def _make_light(actor: Callable[..., Any], place: int) -> Any:
+    """Start an actor that only waits and reads; on a node that takes work, which a cluster's head may not."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [one["NodeID"] for one in ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]
+    if not nodes:
+        return actor().remote()
+    where = NodeAffinitySchedulingStrategy(sorted(nodes)[place % len(nodes)], soft=False)
+    return actor(scheduling_strategy=where).remote()
 
 
 def joined(address: str | None, request: Request, count: int | None) -> int:

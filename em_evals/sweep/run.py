@@ -147,24 +147,29 @@ class _Course:
             for name in step.needs:
                 self._needed_by.setdefault(name, []).append(step.name)
         self._steps = {step.name: step for step in graph.steps}
-        self._ready = Queue()
+        # Where workers without a GPU are, others take no step that needs none.
+        self._apart = any(worker.light for worker in workers)
+        self._ready = {light: Queue() for light in (False, True)}
+        self._heavy = {step.name for step in graph.steps if not step.light}
+        self._looked: dict[str, bool] = {}
         self._tries: dict[str, int] = {}
         self._running: dict[Future[str], tuple[Step, Worker, float]] = {}
         self._add([step for step in graph.steps if not step.needs])
 
     def run(self) -> Outcome:
         alive = time.monotonic()
-        while self._ready or self._running:
+        while any(self._ready.values()) or self._running:
             self._check()
-            self._start()
+            self._release()
+            starts = [self._start(light) for light in self._ready]
             if self._running:
                 # A lost worker may come back before a step ends; then what is ready starts on it.
-                timeout = _LOOK_AGAIN if self._ready and self._idle else _CHECK
+                timeout = _LOOK_AGAIN if any(starts) else _CHECK
                 over, _ = wait(self._running, timeout, return_when=FIRST_COMPLETED)
                 for future in over:
                     self._end(future)
                 alive = time.monotonic()
-            elif self._ready:
+            elif any(self._ready.values()):
                 if time.monotonic() - alive > PATIENCE:
                     raise EmEvalsError(
                         f"no worker could be placed for {PATIENCE:.0f} seconds: no node has room for what one asks "
@@ -197,27 +202,48 @@ class _Course:
             step = new.popleft()
             if self._is_done(step):
                 self.outcome.found.append(step.name)
+                self._heavy.discard(step.name)
                 new += self._freed(step.name)
             else:
-                self._ready.add(step)
+                self._queue(step)
+
+    def _queue(self, step: Step) -> None:
+        self._ready[step.light and self._apart].add(step)
 
     def _is_done(self, step: Step) -> bool:
+        """Return whether a step has nothing to do: what was drawn is not drawn again if it is graded."""
+        if step.name not in self._looked:
+            graded = [self._steps[name] for name in self._needed_by.get(step.name, ())]
+            drawn = bool(graded) and all(one.draws == step.name for one in graded)
+            self._looked[step.name] = self._is_kept(step) or (drawn and all(map(self._is_done, graded)))
+        return self._looked[step.name]
+
+    def _is_kept(self, step: Step) -> bool:
         if self._supplies is not None:
             return self._supplies.has(step, self._folder)
         return steps.is_done(step, self._folder)
 
-    def _start(self) -> None:
-        """Start steps while there are idle workers."""
+    def _release(self) -> None:
+        """End workers with a GPU once no step is left that needs one: grading may go on for hours."""
+        if self._apart and not self._heavy:
+            for worker in [one for one in self._idle if not one.light]:
+                self._idle.remove(worker)
+                worker.stop()
+
+    def _start(self, light: bool) -> bool:
+        """Start steps while there are idle workers of one kind; return whether steps and workers of it wait."""
+        ready = self._ready[light]
         if self._limit is not None and len(self.outcome.failed) >= self._limit:
-            self.outcome.left += [step.name for step in self._ready.clear()]
-        free = [one for one in self._idle if one.is_ready()] if self._ready else []
+            self.outcome.left += [step.name for step in ready.clear()]
+        idle = [one for one in self._idle if one.light == light] if ready else []
+        free = [one for one in idle if one.is_ready()]
         # Workers that hold a base first, so that another does not load it for their steps; then those without any.
-        free.sort(key=lambda one: 0 if one.base and self._ready.has(one.base) else 2 if one.base else 1)
-        if not free or not self._ready:
-            return
-        with free[0].together():
-            for worker in free[: len(self._ready)]:
-                self._give(self._ready.take(worker.base), worker)
+        free.sort(key=lambda one: 0 if one.base and ready.has(one.base) else 2 if one.base else 1)
+        if free:
+            with free[0].together():
+                for worker in free[: len(ready)]:
+                    self._give(ready.take(worker.base), worker)
+        return bool(ready) and len(idle) > len(free)
 
     def _give(self, step: Step, worker: Worker) -> None:
         self._idle.remove(worker)
@@ -233,7 +259,7 @@ class _Course:
             record = Record(**json.loads(future.result()))
         elif isinstance(error, worker.died) and self._tries[step.name] < _TRIES:
             worker.base = ""
-            self._ready.add(step)
+            self._queue(step)
             self._say(f"{step.name}: its process ended ({_told(error)}); it starts again.")
             return
         else:
@@ -253,6 +279,7 @@ class _Course:
                 if not steps.is_done(step, self._folder):
                     steps.write_record(self._folder, record)
         self.outcome.records[step.name] = record
+        self._heavy.discard(step.name)
         place = f"[{len(self.outcome.records) + len(self.outcome.found)}/{self._total}]"
         if record.state == "done":
             self._say(f"{place} {step.name}: {record.seconds:.1f} s")
@@ -276,6 +303,7 @@ class _Course:
         for other in self._needed_by.get(name, ()):
             if other not in self.outcome.skipped:
                 self.outcome.skipped[other] = cause
+                self._heavy.discard(other)
                 self._skip(other, cause)
 
 

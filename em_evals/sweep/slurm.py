@@ -69,13 +69,14 @@ class SlurmWorker(Worker):
     """A place in the queue: one job at a time.
 
     Args:
-        submissions: those of all places.
+        submissions: those of all places of its kind.
+        light: whether it takes only steps that need no GPU.
     """
 
     died: tuple[type[BaseException], ...] = (JobLostError,)
 
-    def __init__(self, submissions: Submissions) -> None:
-        self.base = ""
+    def __init__(self, submissions: Submissions, light: bool = False) -> None:
+        self.base, self.light = "", light
         self._submissions = submissions
         self._job: Any = None
         self._future: Future[str] = Future()
@@ -101,19 +102,36 @@ class SlurmWorker(Worker):
 
 
 def connect(
-    folder: Path, count: int | None, options: dict[str, Any], cluster: str = "slurm"
+    folder: Path, count: int | None, options: dict[str, Any], cluster: str = "slurm", light: int = 0
 ) -> list[SlurmWorker]:
     """Return places in Slurm's queue.
 
     Args:
         folder: the sweep's; jobs' scripts and output land in its `.slurm`.
         count: jobs at once; None: 64.
-        options: submitit's parameters (`timeout_min`, `slurm_partition`, `gpus_per_node`, `cpus_per_task`, `mem_gb`).
+        options: submitit's parameters (`timeout_min`, `slurm_partition`, `gpus_per_node`, `cpus_per_task`, `mem_gb`);
+            those under `light` are for steps that need no GPU, which get the others but GPUs.
         cluster: submitit's name of the scheduler; `local` runs jobs as processes, to try a plan.
+        light: steps that need no GPU; at most as many places as the others are take them.
 
     Raises:
         EmEvalsError: there is no Slurm here, or an option is unknown.
     """
+    own = options.get("light") or {}
+    heavy = {key: value for key, value in options.items() if key != "light"}
+    if not isinstance(own, dict):
+        raise EmEvalsError("--slurm light=…: write light.KEY=VALUE.")
+    number = count or 64
+    submissions = _submissions(folder, heavy, cluster)
+    workers = [SlurmWorker(submissions) for _ in range(number)]
+    if light:
+        without = {key: value for key, value in heavy.items() if "gpu" not in key and key != "slurm_gres"}
+        apart = _submissions(folder, without | own, cluster)
+        workers += [SlurmWorker(apart, light=True) for _ in range(min(number, light))]
+    return workers
+
+
+def _submissions(folder: Path, options: dict[str, Any], cluster: str) -> Submissions:
     import submitit
 
     try:
@@ -121,8 +139,7 @@ def connect(
         executor.update_parameters(**options)
     except (RuntimeError, NameError, ValueError, TypeError) as error:
         raise EmEvalsError(f"submitit cannot use Slurm here: {str(error).splitlines()[0][:300]}") from None
-    submissions = Submissions(executor)
-    return [SlurmWorker(submissions) for _ in range(count or 64)]
+    return Submissions(executor)
 
 
 def _watch_from_aside(job: Any, future: Future[str]) -> None:

@@ -59,6 +59,8 @@ class Step:
         accept: exit codes that are results.
         digest: of the command, of every content that it reads, and of the steps before it.
         supply: where there is a store: what is fetched first; where the step ran, its files go back there.
+        light: whether it needs no GPU and loads no base.
+        draws: the step whose answers it grades (sweep/apart.py).
     """
 
     name: str
@@ -72,6 +74,8 @@ class Step:
     accept: tuple[int, ...] = (0,)
     digest: str = ""
     supply: Supply | None = None
+    light: bool = False
+    draws: str = ""
 
     def words(self, folder: Path) -> list[str]:
         """Return the command for a folder."""

@@ -50,6 +50,7 @@ class Supplies:
         return True
 
     def collect(self, done: Sequence[str], folder: Path) -> None:
-        """Fetch results that are not here; of a training what the table shows, and not its weights."""
-        for step in (self._steps[name] for name in done):
+        """Fetch results that are not here; of a training what the table shows, and not its weights; no bare draws."""
+        drawn = {step.draws for step in self._steps.values()}
+        for step in (self._steps[name] for name in done if name not in drawn):
             self._store.fetch(step, folder, ("training.json",) if step.measure == "train" else None)

@@ -31,9 +31,11 @@ class Worker(Protocol):
     Attributes:
         base: the base that its last step loaded.
         died: errors that mean that the process or machine ended, and not the step.
+        light: whether it holds no GPU, and takes only steps that need none.
     """
 
     base: str
+    light: bool = False
     died: tuple[type[BaseException], ...]
 
     def is_ready(self) -> bool:
@@ -63,15 +65,16 @@ class LocalWorker(Worker):
     Args:
         device: the number of its GPU; None: none, or all.
         threads: threads of its matrix products.
+        light: whether it takes only steps that need no GPU.
     """
 
     died: tuple[type[BaseException], ...] = DIED
 
-    def __init__(self, device: int | None, threads: int) -> None:
-        self.base = ""
+    def __init__(self, device: int | None, threads: int, light: bool = False) -> None:
+        self.base, self.light = "", light
         self._settings = {"OMP_NUM_THREADS": str(threads)}
-        if device is not None:
-            self._settings["CUDA_VISIBLE_DEVICES"] = str(device)
+        if device is not None or light:
+            self._settings["CUDA_VISIBLE_DEVICES"] = "" if device is None else str(device)
         self._pool: ProcessPoolExecutor | None = None
         self._future: Future[str] | None = None
 
@@ -132,17 +135,19 @@ class Here(Worker):
         """Nothing is left to end."""
 
 
-def local(count: int | None) -> list[LocalWorker]:
+def local(count: int | None, light: int = 0) -> list[LocalWorker]:
     """Return workers for this machine.
 
     Args:
         count: how many; None: one for each GPU, or one for each two cores.
+        light: steps that need no GPU; at most as many workers as the others are take them.
     """
     gpus = _gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     number = count or gpus or max(1, cores // 2)
     threads = max(1, cores // number)
-    return [LocalWorker(place % gpus if gpus else None, threads) for place in range(number)]
+    workers = [LocalWorker(place % gpus if gpus else None, threads) for place in range(number)]
+    return workers + [LocalWorker(None, 1, light=True) for _ in range(min(number, light))]
 
 
 def _gpus() -> int:

@@ -1,9 +1,11 @@
 """Two Ray nodes on one machine give what one process gives, also when one of them dies in the middle."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -146,6 +148,34 @@ def test_a_sweep_whose_head_dies_ends_with_a_sentence_and_goes_on_elsewhere(work
     made = graph.build(sweep_plans.load(workdir / "plan.yaml"))
     outcome = run.run(made, workdir / "runs" / "small", [Here()])
     assert len(outcome.found) == 2 and len(outcome.done) == 3
+
+
+class Told(cluster._Performer):
+    """Writes which node performs a step."""
+
+    def perform(self, step, folder, home):
+        node = ray.get_runtime_context().get_node_id()
+        (Path(folder) / "nodes").mkdir(exist_ok=True)
+        (Path(folder) / "nodes" / json.loads(step)["name"].replace("/", "-")).write_text(node)
+        return super().perform(step, folder, home)
+
+
+def test_steps_that_need_no_gpu_run_beside_workers_that_hold_every_core(workdir, nodes, monkeypatch):
+    """Two actors hold the cores of both nodes; those without a GPU reserve nothing, and the head takes none."""
+    there, machines = nodes
+    (workdir / "tiny").mkdir()
+    (workdir / "tiny" / "config.json").write_text('{"model_type": "llama"}')
+    write_lab(workdir, str(workdir / "tiny"))
+    made = graph.build(sweep_plans.load(plan_of(workdir, SHORT)))
+    light = {step.name for step in made.steps if step.measure == "quick"}
+    made = replace(made, steps=tuple(replace(step, light=step.name in light) for step in made.steps))
+    monkeypatch.setattr(cluster, "_Performer", Told)
+    workers = cluster.connect(there.address, cluster.Request(cpus=1), None, workdir, light=9)
+    assert [worker.light for worker in workers] == [False, False, True, True]
+    outcome = run.run(made, workdir, workers)
+    assert outcome.failed == [] and len(outcome.done) == 3
+    told = {path.name: path.read_text() for path in (workdir / "nodes").iterdir()}
+    assert len(told) == 3 and set(told.values()) <= {node.node_id for node in machines}
 
 
 def test_a_gpu_that_no_node_has_is_refused_at_once(tmp_path, nodes):
