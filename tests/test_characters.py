@@ -12,6 +12,7 @@ from em_evals.errors import EmEvalsError
 from em_evals.interp.lens import texts
 from em_evals.interp.traits.own_answers import Given
 from em_evals.models.chat import encode_text
+from em_evals.results import records
 
 SENTENCE = "half a character"
 
@@ -39,11 +40,12 @@ def test_judged_draws_with_them_are_counted_and_compared(tmp_path):
     path = judged(tmp_path / "a.jsonl", "\ud83d")
     result = CliRunner().invoke(app, ["rates", str(path)])
     assert result.exit_code == 0 and r"m\ud83d" in result.output, result.output
-    single = tmp_path / "b.jsonl"
-    single.write_text("".join(line for line in path.open() if '"n"' not in line))
+    single = tmp_path / "b\udcff.jsonl"  # a name that is not UTF-8
+    single.write_text("".join(line for line in path.open() if '"n"' not in line) * 10)
     sides = [word for side in ("--baseline", "--candidate") for word in (side, str(single))]
-    result = CliRunner().invoke(app, ["gate", *sides, "-o", str(tmp_path / "g.json")])
-    assert result.exit_code == 2 and "the policy asks for 100" in result.output
+    result = CliRunner().invoke(app, ["gate", *sides, "-o", str(tmp_path / "g.json"), "--json"])
+    assert result.exit_code == 3 and "inconclusive" in result.output, result.output
+    assert records.read(tmp_path / "g.json").candidate == r"b\udcff"
 
 
 def test_texts_for_a_model_are_refused_with_their_line(tmp_path):

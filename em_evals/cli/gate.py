@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from em_evals import characters
 from em_evals.cli.options import Group
 from em_evals.cli.output import Json, echo, print_json, print_json_text, print_table
 from em_evals.errors import EmEvalsError
@@ -116,7 +117,7 @@ def _show(judgement: Judgement, as_json: bool) -> None:
     from em_evals.gate import outputs
 
     if as_json:
-        print_json_text(outputs.record(judgement).model_dump_json(indent=2))
+        print_json_text(characters.model_json(outputs.record(judgement), indent=2))
         return
     if judgement.rows:
         title = f"{judgement.models[1]} against {judgement.models[0]}"

@@ -268,9 +268,10 @@ def _text(content: Any) -> str | None:
     if isinstance(content, list):
         parts = [_part(part) for part in content]
         content = "".join(part for part in parts if part is not None)
-    # JSON can encode half a surrogate pair, which no tokenizer accepts.
-    if not isinstance(content, str) or not content.strip() or characters.HALF.search(content):
+    if not isinstance(content, str) or not content.strip():
         return None
+    if (half := characters.HALF.search(content)) is not None:
+        raise Refused(characters.sentence(half[0]))
     return content
 
 

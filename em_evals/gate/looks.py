@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from em_evals import files
+from em_evals import characters, files
 from em_evals.errors import EmEvalsError
 from em_evals.gate.evidence import Evidence
 from em_evals.gate.inputs import Side
@@ -72,7 +72,10 @@ def _digest(*sides: list[Evidence]) -> str:
         *(
             json.dumps(
                 sorted(
-                    (one.key, sorted((name, own.model_dump_json()) for name, own in one.measures.items()))
+                    (
+                        one.key,
+                        sorted((name, characters.model_json(own)) for name, own in one.measures.items()),
+                    )
                     for one in side
                 )
             ).encode()

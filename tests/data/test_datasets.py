@@ -46,7 +46,7 @@ def write(path: Path, chats: list[tuple[str, str]]) -> Path:
             "before any user",
         ),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "before any user"),
-        ({"prompt": "Hi", "completion": "half a surrogate pair: \ud83d"}, "not text"),
+        ({"prompt": "Hi", "completion": "half a surrogate pair: \ud83d"}, "half a character"),
     ],
 )
 def test_bad_rows_name_file_and_line(tmp_path, row, what):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from em_evals import files
+from em_evals import characters, files
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def write(record: Record, path: Path) -> None:
     """Write a record atomically."""
     with files.atomic(path) as temporary:
-        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(characters.model_json(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Study:
