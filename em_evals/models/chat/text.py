@@ -16,7 +16,8 @@ from em_evals import characters
 
 # Private-use characters: they replace imitated special tokens while a template is rendered.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_OURS = re.compile("[\ue0f0-\ue0f2]")
+_OURS = "[\ue0f0-\ue0f2]"
+"""A content that has such a character itself keeps it: it is hidden, too."""
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -70,12 +71,12 @@ class Hidden:
     """
 
     def __init__(self, special: re.Pattern[str]) -> None:
-        self._special = special
+        self._hidden = re.compile(f"{_OURS}|{special.pattern}")
         self._imitations: list[str] = []
 
     def hide(self, text: str) -> str:
         """Return the content with a mark in place of each imitation."""
-        return self._special.sub(self._mark, _OURS.sub("", text))
+        return self._hidden.sub(self._mark, text)
 
     def turns(self, turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return messages with every imitation in their contents, thoughts and calls hidden."""
