@@ -53,6 +53,7 @@ PLAIN_LORA = {
     *(
         "gpt2 fan_in_fan_out",
         "gpt2 embedding",
+        "tied wte",
         "scaled embedding",
         "lm_head",
         "tied lm_head",

@@ -62,6 +62,7 @@ EXACT = {
     "tied lm_head": ("llama-tied", {"target_modules": ["lm_head", "q_proj"]}),
     "tied embedding": ("llama-tied", {"target_modules": ["embed_tokens", "q_proj"]}),
     "tied both": ("llama-tied", {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True}),
+    "tied wte": ("gpt2", {"target_modules": ["wte", "c_fc"], "ensure_weight_tying": True}),
     "save lm_head": ("llama", {"target_modules": ATTENTION, "modules_to_save": ["lm_head"]}),
     "save embedding": ("llama", {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]}),
     "save scaled embedding": ("gemma3_text", {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]}),

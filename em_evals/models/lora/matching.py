@@ -114,8 +114,11 @@ class _Matching:
         )
 
     def _tied_head(self) -> list[str]:
-        head = self._skeleton.head
-        return [head] if head is not None and self._skeleton.tied and self._config.ensure_weight_tying else []
+        head, embedding = self._skeleton.head, self._skeleton.embedding
+        # PEFT knows an embedding by this name alone: GPT-2's `wte` is not tied, whatever is asked for.
+        known = embedding.rpartition(".")[2] == "embed_tokens"
+        asked = self._config.ensure_weight_tying and self._skeleton.tied and known
+        return [head] if head is not None and asked else []
 
     def _wanted(self, shape: ModuleShape, rank: int) -> dict[str, Shape]:
         """Return the parts of a LoRA on a module, with their shapes."""
