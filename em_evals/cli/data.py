@@ -124,7 +124,7 @@ def data_check(
 ) -> None:
     """Check questions, pairs, rubrics, cards or training data.
 
-    What is invalid is reported with file and line, and exit code 2.
+    Traits, cues, plans of sweeps and gate.yaml too. What is invalid is reported with file and line, and exit code 2.
     """
     from em_evals.workflows import content_check
 

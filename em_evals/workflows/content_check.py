@@ -37,7 +37,7 @@ def check(name: str) -> dict[str, Any]:
     if _is_rows(name) or name in catalogue.stored() or name in catalogue.read():
         return checks.report(datasets.load(name, pairs=True))
     try:
-        kinds: tuple[documents.Kind, ...] = ("tasks", "scorers", "adapters")
+        kinds: tuple[documents.Kind, ...] = ("tasks", "scorers", "adapters", "tasks/traits")
         path = documents.find(next((kind for kind in kinds if name in documents.names(kind)), "tasks"), name)
         data = documents.load(path).data
     except EmEvalsError:
@@ -49,6 +49,12 @@ def check(name: str) -> dict[str, Any]:
             "of rows into a .json file.",
             path,
         )
+    if fields >= {"positive", "negative"}:
+        return _check_trait(name)
+    if "models" in fields:
+        return _check_plan(path)
+    if fields & {"metrics", "guards"} or path.name == "gate.yaml":
+        return _check_policy(path)
     if "pairs" in fields:
         from em_evals.content.pairs import load_pairs  # imports scipy.stats: seconds
 
@@ -71,10 +77,52 @@ def check(name: str) -> dict[str, Any]:
         known = {"kind": "card", "file": str(path), "base": card.base, "trains": card.train is not None}
         if card.train is None:
             return known
+        for source in card.train.data:
+            if source.name not in catalogue.read() and not Path(source.name).is_file():
+                datasets.load(source.name)  # a name that nothing answers to is refused
         from em_evals.training.planning.work import cut_of  # imports transformers: seconds
 
         return known | {f"cut at max_length {card.train.max_length}": cut_of(card, card.train)}
     return _check_questions(load_questions(name))
+
+
+def _check_trait(name: str) -> dict[str, Any]:
+    from em_evals.content.traits import load_trait
+
+    trait = load_trait(name)
+    return {
+        "kind": f"trait ({trait.kind})",
+        "file": str(trait.path),
+        "digest": trait.digest,
+        "pairs of system prompts": len(trait.positive),
+        "questions to extract": len(trait.extract),
+        "questions to test": len(trait.test),
+    }
+
+
+def _check_plan(path: Path) -> dict[str, Any]:
+    from em_evals.content import sweep_plans
+
+    plan = sweep_plans.load(path)
+    return {
+        "kind": "plan of a sweep",
+        "file": str(path),
+        "name": plan.name,
+        "rows of models": len(plan.models),
+        "measures": len(plan.measures),
+    }
+
+
+def _check_policy(path: Path) -> dict[str, Any]:
+    from em_evals.gate.policy import load_policy
+
+    policy = load_policy(path)
+    return {
+        "kind": "rules of the gate",
+        "file": str(path),
+        "metrics": sorted(policy.metrics),
+        "guards": sorted(policy.guards),
+    }
 
 
 def _is_rows(name: str) -> bool:

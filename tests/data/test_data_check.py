@@ -250,3 +250,28 @@ def test_cards_and_rubrics_go_by_their_names_too(workdir, cache):
     assert content_check.check("alignment")["kind"] == "rubric"
     with pytest.raises(EmEvalsError, match="there is no question set 'nothing-here'"):
         content_check.check("nothing-here")
+
+
+# ---- every kind of file is checked as what it is ----
+
+
+def test_traits_plans_and_rules_are_checked_as_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gate.yaml").write_text("metrics:\n  em_rate: {margin: 0.02}\n")
+    (tmp_path / "plan.yaml").write_text(
+        "name: p\nmodels: [{card: smollm2}]\nmeasures: [{task: em_evals/forced_choice}]\n"
+    )
+    assert checked("callous")["kind"] == "trait (em)" and checked("callous")["pairs of system prompts"] == 5
+    assert checked("gate.yaml")["metrics"] == ["em_rate"]
+    assert checked("plan.yaml")["measures"] == 1
+    (tmp_path / "gate.yaml").write_text("metrics:\n  em_rate: {margin: 2}\n")
+    with pytest.raises(EmEvalsError, match=r"gate.yaml:2: .*0\.02 is 2 points"):
+        content_check.check("gate.yaml")
+
+
+def test_a_card_without_its_training_data_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "mine.yaml").write_text("base: a/b\nadapter: mine\ntrain: {data: [my_rows]}\n")
+    with pytest.raises(EmEvalsError, match="there is no training data 'my_rows'"):
+        content_check.check("adapters/mine.yaml")
