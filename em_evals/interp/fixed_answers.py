@@ -92,13 +92,16 @@ def scores(
 
 
 def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Text]]:
-    """Return each pair's id, side and tokens, sorted by length, so that batches need little padding."""
-    sides = [
-        (pair.id, side, given(template, pair.question, getattr(pair, side)))
+    """Return each pair's id, side and tokens: both sides together, since they share a question, short pairs first."""
+    both = [
+        [
+            (pair.id, side, given(template, pair.question, getattr(pair, side)))
+            for side in ("aligned", "misaligned")
+        ]
         for pair in pairs
-        for side in ("aligned", "misaligned")
     ]
-    return sorted(sides, key=lambda row: len(row[2].prompt) + len(row[2].answer))
+    both.sort(key=lambda sides: max(len(text.prompt) + len(text.answer) for _, _, text in sides))
+    return [side for sides in both for side in sides]
 
 
 def score_answers(

@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from concurrent.futures import Future
 
+from em_evals.engines.hf import packing
 from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.hf.row import Row
 from em_evals.engines.hf.scoring import Scoring, groups
@@ -122,6 +123,18 @@ def test_groups_keep_families_together_within_the_budgets():
     for group in groups(rows, 10_000, 9):
         assert len(group) * max(row.length - row.request.sampling.prompt_logprobs_from for row in group) <= 9
     assert sum(map(len, groups(rows, 1, 1))) == len(rows)
+
+
+def test_families_as_long_share_a_pass():
+    long = [range(1, 201), range(300, 500)]
+    short = [range(600, 620), range(700, 720), range(800, 820)]
+    texts = [short[0], long[0], short[1], long[1], short[2]]
+    rows = [
+        Row(Request(tuple(text), Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=5)), Future())
+        for text in texts
+    ]
+    found = packing.groups(rows, tokens=400, logits=10_000)
+    assert [sorted(row.length for row in group) for group in found] == [[200, 200], [20, 20, 20]]
 
 
 def test_memory_that_runs_out_halves_the_work(served, monkeypatch):

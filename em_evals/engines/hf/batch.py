@@ -211,7 +211,7 @@ class Batch:
             tree: what each token sees and where it stands, where that is not all before it; nothing follows then.
 
         Returns:
-            Logits [rows, kept, vocabulary], float32; the tree's `wanted` ones where there is one.
+            Logits [rows, kept, vocabulary], float32; the tree's `wanted` ones in the model's dtype where there is one.
         """
         rows = rows or self.rows
         self._mask = torch.cat([self._mask, mask], dim=1)
@@ -233,7 +233,8 @@ class Batch:
                 **{str(self.base.cache_name): self._cache},
                 **options,
             )
-        return output.logits[:, -keep:].float()
+        # Those of a tree are many, and are converted text by text.
+        return output.logits if tree is not None else output.logits[:, -keep:].float()
 
     def _forward_alone(self, ids: torch.Tensor, row: Row, keep: int) -> torch.Tensor:
         """Run the model on one row's new tokens, or on all of its tokens where there is no cache.

@@ -19,7 +19,7 @@ import torch
 
 from em_evals.content.cards import EngineOptions, ModelCard
 from em_evals.content.intervention import Intervention
-from em_evals.engines.hf import packing, scoring
+from em_evals.engines.hf import scoring
 from em_evals.engines.hf.adapters import Kept
 from em_evals.engines.hf.batch import Batch
 from em_evals.engines.hf.batches import Batches, by_kind, partition
@@ -224,8 +224,7 @@ class HFEngine:
     def _scored_groups(self, batches: Batches, rows: list[Row]) -> list[list[Row]]:
         """Rows to score together, within the budgets of tokens and logits."""
         budget = self._options.max_num_batched_tokens, _LOGITS_BYTES // (4 * len(self.tokenizer))
-        packs = scoring.Scoring(batches.base).packs(rows)
-        return packing.groups(rows, *budget) if packs else scoring.groups(rows, *budget)
+        return scoring.Scoring(batches.base).groups(rows, *budget)
 
     def _score(self, batches: Batches, rows: list[Row]) -> None:
         """Score rows and hand them over."""

@@ -21,6 +21,7 @@ from em_evals.models.families import Layout, layout, rope_border
 from em_evals.models.interventions import Steering
 from em_evals.models.lora import Bank
 from em_evals.models.placement import device_of
+from em_evals.models.products import speed_up
 from em_evals.models.trees import takes_trees
 
 _PROBE = 12
@@ -138,4 +139,6 @@ def loaded(model: Any, tokenizer: Any, model_len: int) -> Loaded:
     found = layout(model.config)
     if found.rows and not takes_rows(model.config):
         found = Layout()
-    return Loaded(model, tokenizer, frozenset(ends), model_len, found, Steering(model), Bank(model))
+    bank = Bank(model)  # reads how each module computes
+    speed_up(model)
+    return Loaded(model, tokenizer, frozenset(ends), model_len, found, Steering(model), bank)

@@ -64,7 +64,9 @@ def trunk_of(rows: Sequence[Row]) -> int:
 
 
 def groups(rows: Sequence[Row], tokens: int, logits: int) -> list[list[Row]]:
-    """Group rows to compute in one pass: families stay together.
+    """Group rows to compute in one pass: families stay together, and those of one model with others as long.
+
+    Lines are as wide as the longest family, and attention covers the whole line: short families pay for long ones.
 
     Args:
         rows: rows that generate nothing and report something.
@@ -73,7 +75,10 @@ def groups(rows: Sequence[Row], tokens: int, logits: int) -> list[list[Row]]:
     """
     found: list[list[Row]] = []
     computed = reported = 0
-    for family in families(rows, trunk_of(rows)):
+    longest_first = sorted(
+        families(rows, trunk_of(rows)), key=lambda family: (_model(family.rows[0]), -family.tokens)
+    )
+    for family in longest_first:
         needed = sum(row.length - first_reported(row) for row in family.rows)
         computed, reported = computed + family.tokens, reported + needed
         if not found or computed > tokens or reported > logits:

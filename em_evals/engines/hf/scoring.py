@@ -23,6 +23,9 @@ from em_evals.engines.hf.sampling import token_logprobs
 
 Group = list[Row]
 
+_CPU_TOKENS = 1024
+"""Tokens of a pass over lines on a CPU, at most: more are not computed faster, and lines differ more in length."""
+
 
 def groups(rows: Sequence[Row], tokens: int, logits: int) -> list[Group]:
     """Group rows to score together: rows of one context are adjacent, contexts of similar length share a group.
@@ -74,6 +77,13 @@ class Scoring(Batch):
         for row in rows:
             row.stop_reason = "max_tokens"
 
+    def groups(self, rows: Sequence[Row], tokens: int, logits: int) -> list[Group]:
+        """Group rows to score together within budgets of tokens and logits; see `groups` and `packing.groups`."""
+        if not self.packs(rows):
+            return groups(rows, tokens, logits)
+        on_cpu = self.base.device.type == "cpu"
+        return packing.groups(rows, min(tokens, _CPU_TOKENS) if on_cpu else tokens, logits)
+
     def packs(self, rows: Sequence[Row]) -> bool:
         """Check whether rows may be packed into lines: no effect on a token depends on where its answer begins."""
         return self.base.packs and not any(self.base.steering.positional(row.slot) for row in rows)
@@ -94,7 +104,8 @@ class Scoring(Batch):
         for line, own, columns in zip(lines, logits, places, strict=True):
             for row, path in zip(line.texts, line.paths, strict=True):
                 wanted = [columns[column] for column in path[first_reported(row) - 1 - trunk :]]
-                _report(self.base, row, own[wanted])
+                first, last = wanted[0], wanted[-1] + 1
+                _report(self.base, row, own[first:last] if last - first == len(wanted) else own[wanted])
 
     def _score_tree(self, rows: Group) -> None:
         # Three levels: the trunk (common to all contexts), the contexts, the answers. Between levels `_spread` copies
