@@ -143,6 +143,7 @@ def load_model(card: ModelCard) -> Any:
         _complete(card, report)
         use_own_attention(model, card)
         patch(model)
+        quantization.compute_as_told(model)
         return (model if "device_map" in options else model.to(device)).eval()
     except torch.OutOfMemoryError:
         raise EmEvalsError(

@@ -161,6 +161,21 @@ def load_options(card: ModelCard, config: Any, dtype: torch.dtype) -> dict[str, 
     return {}
 
 
+def compute_as_told(model: Any) -> None:
+    """Have 4-bit layers compute in the dtype that they were given, on a CPU too.
+
+    On a processor with AVX512-BF16, bitsandbytes 0.50.2 packs a layer's weights anew at the first pass that needs no
+    gradient, and its kernel rounds activations and scales to bfloat16 whatever `bnb_4bit_compute_dtype` says: float32
+    scores move by hundredths of a nat, and a model in training is not the one that draws.
+
+    Args:
+        model: loaded; nothing was computed with it yet.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_quantized(model: Any) -> bool:
     """Check whether a model in memory has quantized weights."""
     return any(holds(module) for module in model.modules())

@@ -214,6 +214,7 @@ def load(card: ModelCard, dtype: torch.dtype, whole: bool = False) -> Any:
             device = bases.choose_device(card.engine.device)
             options |= placement.load_options(card, device, quantized="quantization_config" in options)
             model = maker.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
+        quantization.compute_as_told(model)
         return (model if "device_map" in options else model.to(device)).eval()
     except torch.OutOfMemoryError:
         raise
