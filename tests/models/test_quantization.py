@@ -61,9 +61,11 @@ def plain(base, kind, dtype=torch.float32):
         model = AutoModelForCausalLM.from_pretrained(
             base, quantization_config=config, dtype=dtype, device_map={"": "cpu"}
         )
-    for module in model.modules():
-        if kind == "4bit" and hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # bitsandbytes' kernel of some processors rounds to bfloat16
+    if kind == "4bit":
+        for module in model.modules():
+            # bitsandbytes' kernel of some processors rounds to bfloat16.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 
@@ -169,8 +171,10 @@ def test_bfloat16_agrees_within_its_rounding(kind, base, tmp_path):
 
 def test_four_bits_compute_in_the_dtype_of_the_card_with_and_without_gradients(base):
     packages("4bit")
-    model, ids = bases.load_model(quantized(base, "4bit", dtype="float32")), torch.tensor([list(range(3, 20))])
-    learned = model(input_ids=ids).logits.detach()  # bitsandbytes dequantizes where a gradient may be asked for
+    model = bases.load_model(quantized(base, "4bit", dtype="float32"))
+    ids = torch.arange(3, 20)[None]
+    learned = model.train()(input_ids=ids).logits.detach()
+    model.eval()
     with torch.no_grad():
         drawn = model(input_ids=ids).logits
     assert float((learned - drawn).abs().max()) <= 1e-5
