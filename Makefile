@@ -120,7 +120,7 @@ docs: $(DOCS)
 
 # Every block of README.md and docs/, then the site.
 docs-test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests/test_docs.py tests/test_contributing.py tests/api/test_api_docs.py \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" tests/test_docs.py tests/test_readme.py tests/test_contributing.py tests/api/test_api_docs.py \
 	    tests/cli/test_cli.py tests/inspect_plugin/test_frames.py
 	@$(MAKE) --no-print-directory docs
 

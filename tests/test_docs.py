@@ -1,6 +1,7 @@
 """README.md and docs/: commands parse, cards validate, links resolve, pages are found. No model is loaded.
 
-`make docs-test` runs this file, the blocks of Python (tests/api/test_api_docs.py) and the site's build.
+`make docs-test` runs this file, README.md's commands (tests/test_readme.py), the blocks of Python
+(tests/api/test_api_docs.py) and the site's build.
 """
 
 from __future__ import annotations
