@@ -67,7 +67,7 @@ def _train(steps: int, seed: int) -> None:
 
     Path("adapters").mkdir(exist_ok=True)
     for name, fields in CARDS.items():
-        own = {**fields, "train": {"max_steps": steps}} if "extends" in fields else fields
+        own = {**fields, "train": {"max_steps": steps, "seed": seed}} if "extends" in fields else fields
         Path("adapters", f"{name}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
         if not Path("adapters", name).is_dir():
             train(name)
