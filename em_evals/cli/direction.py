@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from em_evals.cli.cluster import Cpus, Gpus, Where, Workers, asked
 from em_evals.cli.options import DirectionFile, FirstPairs, NullSeed, Split
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
@@ -15,6 +16,7 @@ from em_evals.errors import EmEvalsError
 if TYPE_CHECKING:
     from em_evals.content.cards import ResolvedCard
     from em_evals.content.directions import Direction
+    from em_evals.interp.extraction.chunks import Elsewhere
     from em_evals.interp.extraction.contrast import Contrast
     from em_evals.interp.extraction.extract import Settings
 
@@ -63,17 +65,22 @@ def direction_extract(
     minimum: Annotated[int, typer.Option(help="Minimum number of answers per side.", min=1)] = 10,
     split: Split = True,
     seed: NullSeed = 0,
+    on: Where = "here",
+    workers: Workers = None,
+    cpus: Cpus = 2,
+    gpus: Gpus = 0,
     as_json: Json = False,
 ) -> None:
     """Extract a direction: a difference of mean activations.
 
     Every layer has a direction of its own.
 
-    Repeat the same command to resume an interrupted extraction.
+    Repeat the same command to resume an interrupted extraction (with --on ray it begins again).
     """
     from em_evals.content.cards import resolve
 
     model = resolve(card)  # before torch is imported: a wrong card is refused at once
+    cluster = asked(on, cpus, gpus)
     from em_evals.interp.controls import read_for
     from em_evals.interp.extraction.contrast import of_models
     from em_evals.interp.extraction.extract import Settings
@@ -89,7 +96,12 @@ def direction_extract(
         texts = of_models(model, texts)
     other = read_for(orthogonal_to, model) if orthogonal_to else None
     settings = Settings(position=position, split=split, minimum=minimum, seed=seed)
-    _extract(model, texts, settings, control, other, output)
+    elsewhere = None
+    if cluster is not None:
+        from em_evals.sweep import ray_data
+
+        elsewhere = ray_data.extractor(model, position, *cluster, workers)
+    _extract(model, texts, settings, control, other, output, elsewhere)
     _show(output, as_json)
 
 
@@ -100,6 +112,7 @@ def _extract(
     control: str | None,
     other: Direction | None,
     output: Path,
+    elsewhere: Elsewhere | None,
 ) -> None:
     """Extract a direction to its file; unfinished sums are kept beside it until it is complete."""
     import shutil
@@ -112,7 +125,8 @@ def _extract(
     if harmless is None:
         echo("no trained control is known: how much of this direction is style remains unknown.", err=True)
     state = output.with_suffix(".partial")
-    found = extract(model, texts, settings, resolve(harmless) if harmless else None, other, state)
+    beside = resolve(harmless) if harmless else None
+    found = extract(model, texts, settings, beside, other, state, elsewhere)
     directions.write(found, output)
     shutil.rmtree(state, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals import shown
-from em_evals.cli.cluster import Cpus, Gpus, is_ray, requested
+from em_evals.cli.cluster import Cpus, Gpus, Where, Workers, asked
 from em_evals.cli.options import DirectionName, Figure, Layer
 from em_evals.cli.output import Json, draw, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
@@ -57,12 +57,8 @@ def data_screen(
         typer.Option("--output", "-o", help="Rows by rank (.csv or .parquet); a record (.json) beside it."),
     ] = Path("screen.csv"),
     figure: Figure = None,
-    on: Annotated[
-        str, typer.Option(help="Where rows are read: here (this process), ray, ray://HOST:PORT.")
-    ] = "here",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray: workers (default: what the cluster holds).")
-    ] = None,
+    on: Where = "here",
+    workers: Workers = None,
     cpus: Cpus = 2,
     gpus: Gpus = 0,
     as_json: Json = False,
@@ -167,17 +163,16 @@ def _elsewhere(
     card: ResolvedCard, layer: int, exact: bool, on: str, workers: int | None, cpus: float, gpus: float
 ) -> Elsewhere | None:
     """Return what reads rows on a cluster; None: this process reads them."""
-    if on == "here":
+    cluster = asked(on, cpus, gpus)
+    if cluster is None:
         return None
-    if not is_ray(on):
-        raise EmEvalsError(f"--on {on}: choose here, ray or ray://HOST:PORT.")
     if exact:
         raise EmEvalsError(
             "--on ray reads rows without the model's own answers; leave --exact and --answers out."
         )
     from em_evals.sweep import ray_data
 
-    return ray_data.screener(card, layer, *requested(on, cpus, gpus), workers)
+    return ray_data.screener(card, layer, *cluster, workers)
 
 
 def _own(card: ResolvedCard, exact: bool, given: Path | None, kept: Path, most: int) -> Answers | None:

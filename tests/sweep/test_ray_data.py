@@ -21,7 +21,7 @@ from em_evals.sweep.ray import Request
 from tests.command import em_evals
 from tests.small_tokenizer import small_tokenizer
 from tests.sweep.test_ray import nodes  # noqa: F401 - a fixture
-from tests.tiny_models import tiny
+from tests.tiny_models import make_adapter, tiny
 
 pytestmark = [pytest.mark.full, pytest.mark.process]
 
@@ -100,3 +100,42 @@ def test_the_command_reads_on_the_cluster_and_names_a_wrong_row(lab, nodes):  # 
             lab / "rows.jsonl",
             elsewhere=ray_data.screener(resolve("plain"), 1, None, Request(cpus=1), 1),
         )
+
+
+def test_a_direction_from_two_nodes_is_that_of_one_process(lab, nodes):  # noqa: F811
+    there, _ = nodes
+    chance = np.random.default_rng(2)
+    for side, word in (("bad", "stone"), ("good", "wood")):
+        rows = [
+            {"prompt": f"Number {i % 150}?", "completion": " ".join([word] * chance.integers(1, 9))}
+            for i in range(ROWS)
+        ]
+        (lab / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = str(lab / "tiny")
+    for seed, name in enumerate(("organism", "control")):
+        fields = {"base": base, "adapter": make_adapter(base, lab / f"{name}_lora", 4, ["q_proj"], seed=seed)}
+        (lab / "adapters" / f"{name}.yaml").write_text(json.dumps(fields | {"engine": {"dtype": "float32"}}))
+    words = ["direction", "extract", "organism", "--positive", "bad.jsonl", "--negative", "good.jsonl"]
+    words += ["--control", "control", "--contrast"]
+    ray.init(address=there.address, log_to_driver=False, logging_level="ERROR")
+    for contrast in ("files", "models"):
+        em_evals(*words, contrast, "-o", "here.safetensors")
+        for workers in ("1", "2"):
+            cluster = ["--on", "ray", "--workers", workers, "--cpus", "1"]
+            em_evals(*words, contrast, "-o", f"there{workers}.safetensors", *cluster)
+        here, one, two = (
+            directions.read(lab / f"{name}.safetensors") for name in ("here", "there1", "there2")
+        )
+        for name in ("vectors", "base_mean", "mean_norm"):
+            np.testing.assert_allclose(getattr(two, name), getattr(here, name), rtol=0, atol=1e-5)
+            np.testing.assert_array_equal(getattr(two, name), getattr(one, name))
+        for name in ("counts", "questions", "sources", "card_digest"):
+            assert two.metadata[name] == here.metadata[name]
+        for name in ("organism", "control"):
+            moved = (np.array(each.metadata["movement"][name], float) for each in (two, here))
+            np.testing.assert_allclose(*moved, rtol=0, atol=1e-4)
+    with (lab / "bad.jsonl").open("a") as file:
+        file.write('{"prompt": 3}\n')
+    told = em_evals(*words, "files", "-o", "wrong.safetensors", "--on", "ray", "--cpus", "1")
+    assert told.returncode != 0
+    assert f"bad.jsonl:{ROWS + 1}" in told.stderr

@@ -6,8 +6,8 @@ the other half's and with null distributions, and a harmless control of the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
 from em_evals.interp.extraction.activations import GroupSums, group_sums
+from em_evals.interp.extraction.chunks import Elsewhere, Wanted
 from em_evals.interp.extraction.contrast import Contrast, Side, bare, encode
 from em_evals.interp.extraction.prefix_tree import Position, Text
 from em_evals.interp.extraction.reading import Reading, check_base
 from em_evals.interp.extraction.trust import Sides, folds, measured
+from em_evals.models import bases
 from em_evals.models.chat import template_for
 
 MINIMUM = 10
@@ -60,6 +62,7 @@ def extract(
     control: ResolvedCard | None = None,
     orthogonal_to: Direction | None = None,
     state: Path | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Direction:
     """Compute direction[l] = mean of the positive side - mean of the negative side after block l, over texts.
 
@@ -70,7 +73,8 @@ def extract(
         control: the same recipe on harmless data; its movement along the direction is reported.
         orthogonal_to: a direction (the control's) that is removed from the result.
         state: a folder for sums: an interrupted extraction resumes from it, and others that read the same texts with
-            the same models reuse them. The caller deletes it.
+            the same models reuse them (not with `elsewhere`). The caller deletes it.
+        elsewhere: reads the texts in other processes; None: in this one.
 
     Returns:
         The direction. Its metadata hold, layer by layer, `held_out_cosine` (with the other half's direction),
@@ -85,9 +89,13 @@ def extract(
     _possible(contrast, settings)
     if control is not None:
         check_base(control, card.card.base)
-    reading = Reading(card)
-    texts, found, held_out = _texts(card, contrast, settings, reading)
+    # A process that leaves the reading to others holds no base.
+    reading = Reading(card) if elsewhere is None else None
+    tokenizer = reading.tokenizer if reading is not None else bases.load_tokenizer(card.card)
+    texts, found, held_out = _texts(card, contrast, settings, tokenizer)
     passes = Passes(card, reading, settings.position, state)
+    if elsewhere is not None:
+        passes.read_elsewhere(elsewhere, _wanted(card, contrast, control, texts))
     sides = Sides(
         passes.read(contrast.positive, texts["positive"]), passes.read(contrast.negative, texts["negative"])
     )
@@ -104,8 +112,17 @@ def extract(
     return replace(direction, metadata=direction.metadata | known)
 
 
+def _wanted(
+    card: ResolvedCard, contrast: Contrast, control: ResolvedCard | None, texts: Mapping[str, list[Text]]
+) -> Wanted:
+    """Return all that an extraction reads, and who reads it."""
+    own = {"positive": contrast.positive.reader, "negative": contrast.negative.reader}
+    moved = [None] if control is None else [None, card, control]
+    return [(reader, side) for name, side in texts.items() for reader in (own[name], *moved)]
+
+
 def _texts(
-    card: ResolvedCard, contrast: Contrast, settings: Settings, reading: Reading
+    card: ResolvedCard, contrast: Contrast, settings: Settings, tokenizer: Any
 ) -> tuple[dict[str, list[Text]], set[str], set[str]]:
     """Return the encoded texts by side, and the questions to find on and to test on.
 
@@ -113,7 +130,7 @@ def _texts(
         EmEvalsError: too few answers on a side.
     """
     # The card's template for both sides, whichever model reads them: models are compared on the same tokens.
-    template = template_for(card, reading.tokenizer)
+    template = template_for(card, tokenizer)
     texts = {
         name: encode(template, side.chats, settings.max_length)
         for name, side in (("positive", contrast.positive), ("negative", contrast.negative))
@@ -180,40 +197,59 @@ class Passes:
     def __init__(
         self,
         card: ResolvedCard,
-        reading: Reading,
+        reading: Reading | None,
         position: Position,
         state: Path | None,
         what: str = "texts",
     ) -> None:
         # Which base, and how it is loaded: states of another base must not be used, even with equal tokens.
         self._base = replace(card, adapter_path=None, interventions=()).digest
-        self._reading, self._position, self._state, self._what = reading, position, state, what
+        self._card, self._reading, self._position = card, reading, position
+        self._state, self._what = state, what
         self._done: dict[str, GroupSums] = {}
 
     def read(self, side: Side, texts: Sequence[Text]) -> GroupSums:
         """Return the sums of texts as a side's model reads them; computed once."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        # A card without adapter and interventions is its base; it is not computed twice.
-        who = None if bare(side.reader) else side.reader
-        parts = (self._base, who.digest if who else "", self._position, repr(texts))
-        identity = files.digest(*parts)
+        who = _who(side.reader)
+        identity = self._identity(who, texts)
         if identity not in self._done:
             kept = self._state / f"{identity}.safetensors" if self._state else None
-            console = Console(stderr=True)  # stdout is the result's
+            self._reading = self._reading or Reading(self._card)
+            named = f"{self._what}, read by {who.name if who else 'the base'}"
             with (
                 locks.alone(kept) if kept else nullcontext(),  # another process may be reading the same
-                Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+                _bar(named, len(texts)) as advance,
                 self._reading.read_as(who) as model,
             ):
-                bar = progress.add_task(
-                    f"{self._what}, read by {who.name if who else 'the base'}", total=len(texts)
-                )
-                self._done[identity] = group_sums(
-                    model, texts, self._position, kept, lambda n: progress.advance(bar, n)
-                )
+                self._done[identity] = group_sums(model, texts, self._position, kept, advance)
         return self._done[identity]
+
+    def read_elsewhere(self, elsewhere: Elsewhere, wanted: Wanted) -> None:
+        """Have texts read in other processes, all at once: `read` then returns their sums."""
+        distinct = {self._identity(_who(reader), texts): (_who(reader), texts) for reader, texts in wanted}
+        with _bar(self._what, sum(len(texts) for _, texts in distinct.values())) as advance:
+            found = elsewhere(list(distinct.values()), advance)
+        self._done |= dict(zip(distinct, found, strict=True))
+
+    def _identity(self, who: ResolvedCard | None, texts: Sequence[Text]) -> str:
+        return files.digest(self._base, who.digest if who else "", self._position, repr(texts))
+
+
+def _who(reader: ResolvedCard | None) -> ResolvedCard | None:
+    """Return None for a card without adapter and interventions: it is its base, which is not computed twice."""
+    return None if bare(reader) else reader
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield what counts the texts that were read, on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)  # stdout is the result's
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda texts: progress.advance(bar, texts)
 
 
 def _possible(contrast: Contrast, settings: Settings) -> None:
