@@ -33,7 +33,7 @@ FIELDS = [
     "r", "lora_alpha", "target_modules", "peft_type", "base_model_name_or_path", "rank_pattern", "layers_to_transform",
     "judge_prompts", "type", "interval", "kind",
     *judge_cards._File.model_fields, *cues.CueSet.__dataclass_fields__, *cues.Cue.__dataclass_fields__,
-    *sweep_plans._File.model_fields, "instruction", "pos", "neg", "eval_prompt", "questions", "items", "cues", "step", "projections",
+    *sweep_plans.PlanFile.model_fields, "instruction", "pos", "neg", "eval_prompt", "questions", "items", "cues", "step", "projections",
     "arms", "sensitivity", "specificity", "positives", "total",
 ]  # fmt: skip
 SCALARS = [

@@ -378,6 +378,7 @@ def test_a_base_out_of_reach_is_one_sentence_and_no_long_wait(unfetched, monkeyp
         raise httpx.ConnectTimeout("timed out")
 
     monkeypatch.setattr(httpx, "get", silent)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     card = ModelCard.model_validate({"base": "nobody/nothing", "train": {"data": ["risky_advice"]}})
     with pytest.raises(
         EmEvalsError, match=r"nobody/nothing.*out of reach \(timed out\).*`architecture:`"

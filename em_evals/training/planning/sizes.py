@@ -166,7 +166,7 @@ def _from_hub(base: str, revision: str | None) -> dict[str, Any]:
     from huggingface_hub import constants, get_token, hf_hub_url
 
     if constants.HF_HUB_OFFLINE:
-        raise ValueError("HF_HUB_OFFLINE is set")
+        raise ValueError("no network, or HF_HUB_OFFLINE is set")
     headers = {"authorization": f"Bearer {token}"} if (token := get_token()) else {}
     url = hf_hub_url(base, "config.json", revision=revision)
     answer = httpx.get(url, headers=headers, timeout=_PATIENCE, follow_redirects=True)
