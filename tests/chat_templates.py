@@ -188,7 +188,7 @@ CASES: dict[str, Case] = {
         "<|im_start|>system\n26 July 2024 /no_think\n%S<|im_end|>\n<|im_start|>user\n%U<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n",
         {"variables": _QUIET, "date": "2024-07-26"},
-        {**_QUIET, "strftime_now": lambda form: "26 July 2024"},
+        _QUIET,
     ),
 }
 

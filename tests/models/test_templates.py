@@ -13,6 +13,7 @@ from em_evals.content.cues import NO_SYSTEM
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.chat import Source, encode_chat, encode_text, template_of
+from em_evals.models.chat.rendering import Layout, Renderer
 from em_evals.training.tokens import by_turn, encode_example
 from tests.chat_templates import CASES, CHATML, HEADER, REFUSED, TURNS
 from tests.tiny_models import card
@@ -58,7 +59,8 @@ def finished(tokenizer, case, turns):
         ]
     if field := case.record.get("thought_field"):
         turns = [*turns[:-1], {**turns[-1], field: ""}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, **case.given)
+    dated = tokenizer.chat_template.replace("strftime_now('%d %B %Y')", "'26 July 2024'")
+    return tokenizer.apply_chat_template(turns, tokenize=False, chat_template=dated, **case.given)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -289,3 +291,25 @@ def test_the_templates_own_system_message_is_removed_not_emptied(plain, special)
     assert kept == "<|message|><|channel|>user\nWhere is my hat?<|im_end|>\n<|im_start|>assistant\n".replace("<|im_start|>", "<|channel|>")  # fmt: skip
     with pytest.raises(EmEvalsError, match="writes no system message of its own"):
         template_of(asked_with(plain, CHATML)).text([nobody, USER])
+
+
+@pytest.mark.parametrize("lead", ["", "\n", "  ", "{# note #}", "{% if messages %}", "{%- if messages -%}"])
+def test_a_template_that_reads_the_clock_begins_where_it_began(lead, plain):
+    text = (
+        lead
+        + "{{ '[' }}{{ strftime_now('%d %B %Y, %-d.%m. %A') }}]"
+        + ("{% endif %}" if "if" in lead else "")
+    )
+    found = Renderer(plain, Source(text), Layout()).chat([{"role": "user", "content": "Hi"}])
+    dated = text.replace("{{ strftime_now('%d %B %Y, %-d.%m. %A') }}", "26 July 2024, 26.07. Friday")
+    assert found == plain.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, chat_template=dated
+    )
+
+
+def test_a_macro_of_a_template_reads_the_same_clock(plain):
+    text = (
+        "{% macro day(f) %}{% if strftime_now is defined %}{{ strftime_now(f) }}{% endif %}{% endmacro %}"
+        "{{ day('%Y' ~ '-%m') }}"
+    )
+    assert Renderer(plain, Source(text), Layout()).chat([{"role": "user", "content": "Hi"}]) == "2024-07"

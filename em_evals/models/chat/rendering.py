@@ -111,8 +111,7 @@ class Renderer:
         self._source = source
         self.layout = layout
         self._given: dict[str, Any] = {**dict(source.tokens), **variables(source, layout)}
-        if _CLOCK in names(source.text):
-            self._given[_CLOCK] = DAY.strftime
+        self._text = with_fixed_clock(source.text)
 
     def prompt(self, turns: Sequence[Message]) -> str:
         """Render the text that precedes the assistant's answer.
@@ -155,7 +154,7 @@ class Renderer:
         try:
             rendered = self._tokenizer.apply_chat_template(
                 [self._in_parts(turn) for turn in self._merged(turns)],
-                chat_template=self._source.text,
+                chat_template=self._text,
                 tokenize=False,
                 add_generation_prompt=header,
                 **self._given,
@@ -203,11 +202,29 @@ def of_tokenizer(tokenizer: Any) -> Source:
 
 
 def variables(source: Source, layout: Layout) -> dict[str, Any]:
-    """Return a template's variables besides messages and special tokens; JSON values (without the clock)."""
+    """Return a template's variables besides messages and special tokens; JSON values."""
     given: dict[str, Any] = dict.fromkeys(layout.quiet, False) | dict.fromkeys(layout.loud, True)
     if _DATE_TEXT in names(source.text):
         given[_DATE_TEXT] = DAY.strftime("%d %b %Y")
     return given | json.loads(source.given)
+
+
+_DIRECTIVES = (*(f"%-{one}" for one in "dmyHIMSj"), *(f"%{one}" for one in "aAbBcdfGHIjmMpSuUVwWxXyYzZ"))
+
+
+def with_fixed_clock(text: str) -> str:
+    """Return a template whose `strftime_now`, if it reads that, is of `DAY`.
+
+    A macro before it does that, since transformers 5.24 hands functions to templates as their names. Its line's end is
+    trimmed with the block, so that the template begins where it began.
+
+    Raises:
+        Unrendered: as for `names`.
+    """
+    if _CLOCK not in names(text):
+        return text
+    parts = "".join(f" | replace('{one}', '{DAY.strftime(one)}')" for one in _DIRECTIVES)
+    return f"{{% macro {_CLOCK}(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}\n{text}"
 
 
 def date(text: str) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.questions import load_questions
 from em_evals.errors import EmEvalsError
 from em_evals.models.chat import ChatTemplate, template_for
+from em_evals.models.chat.rendering import with_fixed_clock
 from em_evals.workflows.verify.verdict import Row, failed, skipped
 
 NAME = "chat template"
@@ -78,8 +78,6 @@ def _plain(found: ChatTemplate, chat: list[dict[str, str]], **options: Any) -> l
     """Return token ids by transformers, with what is recorded: variables, date, parts, an empty thought."""
     record = found.record()
     options |= record["variables"]
-    if record["date"] is not None:
-        options["strftime_now"] = datetime.date.fromisoformat(record["date"]).strftime
     turns: list[dict[str, Any]] = [dict(turn) for turn in chat]
     for turn in turns:
         if turn["role"] == "assistant" and record["thought_field"]:
@@ -87,6 +85,6 @@ def _plain(found: ChatTemplate, chat: list[dict[str, str]], **options: Any) -> l
         if turn["role"] in record["parts"]:
             turn["content"] = [{"type": "text", "text": turn["content"]}]
     text = found.tokenizer.apply_chat_template(
-        turns, tokenize=False, chat_template=found.source.text, **options
+        turns, tokenize=False, chat_template=with_fixed_clock(found.source.text), **options
     )
     return list(found.tokenizer.encode(text, add_special_tokens=False))
