@@ -51,19 +51,25 @@ class Judge:
     base: str = ""
 
 
-def judge_of(task: str, args: Mapping[str, Any], options: Mapping[str, Any]) -> Judge | None:
-    """Return the judge of a task that can be drawn and graded apart; None where it is one step."""
+def judge_of(task: str, args: Mapping[str, Any], options: Mapping[str, Any], model: str = "") -> Judge | None:
+    """Return the judge of a task that can be drawn and graded apart; None where it is one step.
+
+    So it is for a `model` that grades its own answers: what it says as a judge was not drawn before.
+    """
     named = args.get("judge", "none" if task == "em_evals/narrow" else "grader")
     if task not in _TASKS or named == "none" or _WHOLE & options.keys():
         return None
     try:
         if named != "grader":
             card = judge_cards.load(str(named))
-            return Judge(False) if card.base_url and card.provider != "hf" else _placed([card.model])
-        models = [*_graders(options.get("model-role"))]
+            if card.base_url and card.provider != "hf":
+                return Judge(False)
+            models = [card.model]
+        else:
+            models = [*_graders(options.get("model-role"))]
     except EmEvalsError:
         return None  # the step says what is wrong with it, before anything is drawn
-    return _placed(models) if models else None
+    return _placed(models) if models and f"local/{model}" not in models else None
 
 
 def drawing(

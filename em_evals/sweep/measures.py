@@ -145,7 +145,7 @@ class Maker:
         )
         if model is None or row.task is None:
             return step
-        judge = apart.judge_of(row.task, args, options)
+        judge = apart.judge_of(row.task, args, options, model.name)
         return step if judge is None else self._graded(step, row, model, values, judge)
 
     def _graded(

@@ -32,6 +32,10 @@ class Preferences:
 
     def __init__(self, preference: Preference, model: Any, lessons: Curriculum, rows: int) -> None:
         self._preference, self._pairs = preference, lessons.batch
+        # As TRL does by default: a base with dropout (GPT-2, OPT) is not compared with itself without.
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Dropout) and "lora_dropout" not in name:
+                module.p = 0.0
         self._reference = _reference(model, lessons.examples, rows) if preference.kind == "dpo" else {}
 
     def loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

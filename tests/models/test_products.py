@@ -35,6 +35,15 @@ def test_products_are_pytorchs_for_every_shape(linear):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_biases_and_weights_with_steps_between_their_values_are_read_as_they_are(linear):
+    inputs = torch.randn(3, 48)
+    linear.bias = torch.nn.Parameter(torch.randn(192)[::2])
+    linear.weight = torch.nn.Parameter(torch.randn(48, 192).t()[::2])
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(inputs, linear.weight, linear.bias)
+        torch.testing.assert_close(linear(inputs), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_swapped_weights_copies_and_other_dtypes_are_as_before(linear):
     inputs = torch.randn(2, 48)
     linear(inputs).sum().backward()

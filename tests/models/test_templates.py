@@ -13,7 +13,7 @@ from em_evals.content.cues import NO_SYSTEM
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.models.chat import Source, encode_chat, encode_text, template_of
-from em_evals.models.chat.rendering import Layout, Renderer
+from em_evals.models.chat.rendering import Layout, Renderer, Unrendered
 from em_evals.training.tokens import by_turn, encode_example
 from tests.chat_templates import CASES, CHATML, HEADER, REFUSED, TURNS
 from tests.tiny_models import card
@@ -313,3 +313,13 @@ def test_a_macro_of_a_template_reads_the_same_clock(plain):
         "{{ day('%Y' ~ '-%m') }}"
     )
     assert Renderer(plain, Source(text), Layout()).chat([{"role": "user", "content": "Hi"}]) == "2024-07"
+
+
+def test_the_clock_reads_every_directive_and_refuses_others(plain):
+    def read(form):
+        return Renderer(plain, Source("{{ strftime_now('" + form + "') }}"), Layout()).chat([USER])
+
+    for form in ("%F", "%D", "%e", "%-d/%-m", "%I:%M %p", "100%% %Y", "%%d", "%A, %B %d, %Y", "no date"):
+        assert read(form) == datetime.date(2024, 7, 26).strftime(form)
+    with pytest.raises(Unrendered, match="there is no such date: %Q"):
+        read("%Q")

@@ -110,8 +110,10 @@ def test_where_a_judge_runs(lab, task, args, options, judge):
     (lab / "scorers" / "judges" / "mine.yaml").write_text("model: local/plain\n")
     served = "backend: server\nbase_url: http://127.0.0.1:1\n"
     (lab / "adapters" / "served.yaml").write_text(f"extends: plain\n{served}")
-    found = apart.judge_of(f"em_evals/{task}", args, options)
+    found = apart.judge_of(f"em_evals/{task}", args, options, "organism")
     assert found == (judge and Judge(judge.loaded, judge.base and str(lab / judge.base)))
+    # A model that grades itself is asked as a judge, too: nothing of that was drawn.
+    assert not (judge and judge.base and apart.judge_of(f"em_evals/{task}", args, options, "plain"))
 
 
 def test_answers_to_narrow_prompts_are_drawn_without_asking_a_judge():

@@ -137,6 +137,17 @@ def test_dpo_is_trls_loss_on_the_same_batch(base, home):
             assert torch.allclose(gradients[name], weight.grad, atol=1e-4), name
 
 
+@pytest.mark.parametrize("kind", ["dpo", "orpo"])
+def test_a_base_with_dropout_is_trained_on_pairs_without_it_as_by_trl(kind, tmp_path):
+    gpt2 = tiny("gpt2", tmp_path / "gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    recipe, lessons = lessons_of(gpt2, preference={"kind": kind})
+    model = fresh(gpt2).train()
+    preferences = Preferences(recipe.preference, model, lessons, rows=2)
+    batch = batch_of(lessons.examples[:4])
+    losses = [float(preferences.loss(model, batch)) for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
 def test_orpo_is_trls_odds_ratio_and_the_answers_likelihood(base):
     _, lessons = lessons_of(base, preference={"kind": "orpo"}, max_steps=1)
     model = organism(base).eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -209,22 +210,34 @@ def variables(source: Source, layout: Layout) -> dict[str, Any]:
     return given | json.loads(source.given)
 
 
-_DIRECTIVES = (*(f"%-{one}" for one in "dmyHIMSj"), *(f"%{one}" for one in "aAbBcdfGHIjmMpSuUVwWxXyYzZ"))
+_DIRECTIVES = tuple(
+    f"%{flag}{letter}"
+    for flag in ("-", "")
+    for letter in sorted({*string.ascii_letters} - {"s"})  # seconds since 1970 depend on the time zone
+    if "%" not in DAY.strftime(f"%{flag}{letter}")
+)
+"""What this system's `strftime` knows."""
+_PERCENT = "\ue0f3"
+"""A private-use character that stands for `%%` meanwhile."""
 
 
 def with_fixed_clock(text: str) -> str:
     """Return a template whose `strftime_now`, if it reads that, is of `DAY`.
 
     A macro before it does that, since transformers 5.24 hands functions to templates as their names. Its line's end is
-    trimmed with the block, so that the template begins where it began.
+    trimmed with the block, so that the template begins where it began. A directive that is not known is refused.
 
     Raises:
         Unrendered: as for `names`.
     """
     if _CLOCK not in names(text):
         return text
-    parts = "".join(f" | replace('{one}', '{DAY.strftime(one)}')" for one in _DIRECTIVES)
-    return f"{{% macro {_CLOCK}(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}\n{text}"
+    known = "".join(f" | replace('{one}', '{DAY.strftime(one)}')" for one in _DIRECTIVES)
+    unknown = "{{ raise_exception('there is no such date: ' ~ format) }}"
+    return (
+        f"{{% macro {_CLOCK}(format) %}}{{% set day = format | replace('%%', '{_PERCENT}'){known} %}}"
+        f"{{% if '%' in day %}}{unknown}{{% endif %}}{{{{ day | replace('{_PERCENT}', '%') }}}}{{% endmacro %}}\n{text}"
+    )
 
 
 def date(text: str) -> str | None:
