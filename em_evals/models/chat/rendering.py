@@ -232,7 +232,7 @@ def with_fixed_clock(text: str) -> str:
     """
     if _CLOCK not in names(text):
         return text
-    known = "".join(f" | replace('{one}', '{DAY.strftime(one)}')" for one in _DIRECTIVES)
+    known = "".join(f" | replace('{one}', '{DAY.strftime(one)}')" for one in _DIRECTIVES if one in text)
     unknown = "{{ raise_exception('there is no such date: ' ~ format) }}"
     return (
         f"{{% macro {_CLOCK}(format) %}}{{% set day = format | replace('%%', '{_PERCENT}'){known} %}}"
