@@ -30,6 +30,13 @@ def test_actions_are_pinned_by_commit(path):
         assert one.startswith("./") or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", one), one
 
 
+@pytest.mark.parametrize("path", ["examples/gate-workflow.yml", *WORKFLOWS])
+def test_a_checkout_leaves_no_token_in_the_folder_that_later_steps_read(path):
+    for step in steps(path):
+        if step.get("uses", "").startswith("actions/checkout"):
+            assert step.get("with", {}).get("persist-credentials") is False, path
+
+
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements/docs.lock"])
 def test_every_package_of_a_lock_has_digests(lock):
     """uv compares those that it finds in the file, and installs what has none: one line without would be a hole."""
