@@ -121,7 +121,7 @@ def _show(judgement: Judgement, as_json: bool) -> None:
         return
     if judgement.rows:
         title = f"{judgement.models[1]} against {judgement.models[0]}"
-        print_table(title, outputs.columns(judgement.rows), [outputs.cells(row) for row in judgement.rows])
+        print_table(title, *outputs.table(judgement.rows))
     for sentence in judgement.reasons:
         echo(f"- {sentence}")
     for note in judgement.notes:

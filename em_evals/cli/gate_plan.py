@@ -137,5 +137,7 @@ def _rate(counts: dict[str, Counts], name: str, default: float | None = None) ->
     if name in counts and counts[name].draws:
         return sum(events for events, _ in counts[name].clusters.values()) / counts[name].draws
     if default is None:
-        raise EmEvalsError("give the rate to plan from: --rate 0.005, or --baseline with a graded log.")
+        raise EmEvalsError(
+            "give the EM rate to plan from: --rate 0.005, or --baseline with a graded log of freeform."
+        )
     return default

@@ -11,6 +11,7 @@ with the last.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from em_evals import files
 from em_evals.content import validation_errors
-from em_evals.errors import EmEvalsError
+from em_evals.errors import EmEvalsError, nearest
 from em_evals.gate.evidence import Evidence, Items
 
 FOLDER = Path("logs/baselines")
@@ -48,6 +49,17 @@ def find(name: str) -> Path:
     path = Path(name).expanduser()
     named = FOLDER / f"{name}.json"
     return named if not path.exists() and named.is_file() else path
+
+
+def missing(name: str) -> str:
+    """Return the refusal of what is neither a path nor a baseline; empty where the text cannot be a baseline's name."""
+    if not re.fullmatch(r"[\w-]+", name) or find(name).exists():
+        return ""
+    known = [path.stem for path in FOLDER.glob("*.json") if not path.name.endswith(_ANCHOR)]
+    return (
+        f"there is no file, folder or baseline '{name}' (`--candidate LOG --update-baseline {name}` saves one); "
+        f"{nearest(name, known)}"
+    )
 
 
 def anchor_of(name: str) -> Path | None:
@@ -81,7 +93,7 @@ def write(name: str, evidence: Sequence[Evidence], anchor: Sequence[Evidence] | 
 
 def _save(path: Path, evidence: Sequence[Evidence]) -> None:
     ordered = sorted(evidence, key=lambda entry: (entry.kind, entry.name, entry.key))
-    rows = [_rounded(entry).model_dump(mode="json", exclude_none=True) for entry in ordered]
+    rows = [rounded(entry).model_dump(mode="json", exclude_none=True) for entry in ordered]
     with files.atomic(path) as temporary:
         data = {"format": _FORMAT, "version": 1, "digest": _digest(rows), "evidence": rows}
         # One line for each piece of evidence, so that a diff shows which one changed.
@@ -112,7 +124,8 @@ def read(path: Path, data: dict[str, Any]) -> list[Evidence]:
     return file.evidence
 
 
-def _rounded(evidence: Evidence) -> Evidence:
+def rounded(evidence: Evidence) -> Evidence:
+    """Return evidence with the digits that a baseline stores, so that a model does not differ from its own baseline."""
     measures = {
         name: measure.model_copy(
             update={"values": {item: float(f"{v:.{_DIGITS}g}") for item, v in measure.values.items()}}

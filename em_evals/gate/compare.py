@@ -151,7 +151,7 @@ def _rows(baseline: Side, candidate: Side, one: Comparison) -> Iterator[GateMetr
             asked = max((row.questions or 0 for row in new), default=0)
             if asked and one.policy.scope == "questions":
                 one.notes.append(words.can_miss(key, asked, one.policy.alpha))
-    only = candidate.evidence.keys() - baseline.evidence.keys()
+    only = candidate.evidence.keys() - baseline.evidence.keys() if not baseline.problems else []
     one.notes += [f"{key} is in the candidate only and was not compared." for key in only]
 
 

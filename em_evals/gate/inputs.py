@@ -50,7 +50,7 @@ def read(paths: Sequence[str | Path], seed_groups: groups.Groups | None = None) 
         try:
             files = folders.walk([path])
         except EmEvalsError as error:
-            found.problems.append(str(error))
+            found.problems.append(baseline.missing(str(name)) or str(error))
             continue
         found.notes += [file.note for file in files if file.finished]
         for file in files:
@@ -97,6 +97,7 @@ class _Found:
             self.problems.append(_damaged(file.path, error))
 
     def _add(self, evidence: Evidence, path: Path) -> None:
+        evidence = baseline.rounded(evidence)
         if (own := groups.member(evidence, self._groups)) is not None:
             group, model = own
             known = self.seeds.setdefault((group, evidence.key), {})

@@ -57,14 +57,18 @@ def record(judgement: Judgement) -> GateVerdict:
     )
 
 
-def columns(rows: Sequence[GateMetric]) -> list[str]:
-    """Return the table's column heads, with the confidence level of the rows' intervals."""
+def table(rows: Sequence[GateMetric]) -> tuple[list[str], list[list[str]]]:
+    """Return column heads, with the level of the rows' intervals, and rows; no column that says nothing new."""
     levels = " / ".join(dict.fromkeys(words.confidence(row.alpha) for row in rows)) or "95%"
-    return [f"{name} [{levels}]" if name in COLUMNS[3:5] else name for name in COLUMNS]
+    heads = [f"{name} [{levels}]" if name in COLUMNS[3:5] else name for name in COLUMNS]
+    lines = [heads, *map(_cells, rows)]
+    if all(row.random_questions == row.interval for row in rows):
+        other = COLUMNS.index("other questions")
+        lines = [line[:other] + line[other + 1 :] for line in lines]
+    return lines[0], lines[1:]
 
 
-def cells(row: GateMetric) -> list[str]:
-    """Return one row of the table."""
+def _cells(row: GateMetric) -> list[str]:
     counts = f"{row.units[0]}" if row.units[0] == row.units[1] else f"{row.units[0]} / {row.units[1]}"
     return [
         f"{row.title} (guard)" if row.guard else row.title,
@@ -83,9 +87,8 @@ def markdown(judgement: Judgement) -> str:
     head = _escaped(f"{judgement.models[1]} against {judgement.models[0]}")
     lines = [f"## Gate: {judgement.verdict}", "", _escaped(judgement.sentence), "", f"Candidate {head}.", ""]
     if judgement.rows:
-        heads = columns(judgement.rows)
-        lines += [_line(heads), _line(["---"] * len(heads), plain=True)]
-        lines += [_line(cells(row)) for row in judgement.rows] + [""]
+        heads, rows = table(judgement.rows)
+        lines += [_line(heads), _line(["---"] * len(heads), plain=True), *map(_line, rows), ""]
     lines += [f"- {_escaped(text)}" for text in judgement.reasons]
     if judgement.notes:
         lines += ["", "Notes:", "", *(f"- {_escaped(note)}" for note in judgement.notes)]

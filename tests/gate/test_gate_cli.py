@@ -12,7 +12,7 @@ import yaml
 from lxml import etree
 
 from em_evals import cli
-from em_evals.gate import compare, outputs, plan
+from em_evals.gate import baseline, compare, inputs, outputs, plan
 from em_evals.gate.compare import judge
 from em_evals.gate.inputs import Side
 from em_evals.gate.policy import Policy
@@ -96,6 +96,25 @@ def test_what_is_missing_is_one_sentence(run, workdir):
     code, out, err = run("gate", "--baseline", "nothing.eval", "--candidate", "nothing.eval")
     assert code == 2 and "there is no file or folder 'nothing.eval'" in out and not err
     assert "Traceback" not in out
+
+
+def test_a_baseline_that_was_never_saved_is_told_how_it_is_saved(run, results):
+    code, out, _ = run("gate", "--baseline", "base", "--candidate", results["pass"])
+    assert code == 2 and "note:" not in out
+    assert (
+        "no file, folder or baseline 'base' (`--candidate LOG --update-baseline base` saves one); there are"
+        in out
+    )
+    run("gate", "--candidate", results["before"], "--update-baseline", "base")
+    _, out, _ = run("gate", "--baseline", "bsae", "--candidate", results["pass"])
+    assert "did you mean 'base'?" in out
+
+
+def test_a_model_does_not_differ_from_its_own_baseline(workdir):
+    """Stored numbers have nine digits: a model "rose" from -4.455 to -4.455, by the others."""
+    own = inputs.read([write_results(workdir / "own", "mini", [1 / 3] * 40)])
+    baseline.write("own", list(own.evidence.values()))
+    assert own.evidence and inputs.read(["own"]).evidence == own.evidence
 
 
 def test_a_reason_is_printed_once(run, results):
@@ -222,7 +241,7 @@ def test_markdown_is_a_table_whatever_the_names_are():
     found = judge(side(hostile), side(hostile), Policy())
     text = outputs.markdown(found)
     rows = rendered_rows(text)
-    assert {len(row) for row in rows} == {len(outputs.COLUMNS)} and set(rows[1]) == {"---"}
+    assert {len(row) for row in rows} == {len(outputs.table(found.rows)[0])} and set(rows[1]) == {"---"}
     assert [row[-1] for row in rows[2:]] == ["pass"] * 3
     assert "<script>" not in text.replace("\\<", "") and "\n# x" not in text
 
