@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from em_evals.cli.options import PerTheme
-from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table, tell_record
+from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_json, print_table, tell_record
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def conditional(
 def _print(found: Conditional) -> None:
     for one in found.metrics:
         _show(found, one)
+    named = ", ".join(effect.cue for effect in found.metrics[0].found) or "no cue"
+    echo(f"beyond the base at 5%, corrected over cues: {named}.")
     for sentence in found.notes:
         echo(sentence)
 
@@ -118,28 +120,21 @@ def _show(found: Conditional, one: ConditionalMetric) -> None:
     rows = []
     for effect in one.effects:
         beside = effect.against_control
-        rows.append(
-            [
-                f"{effect.cue} (placebo)" if effect.placebo else effect.cue,
-                estimate_cell(effect.estimate, effect.interval, form),
-                "–" if effect.p_adjusted is None else f"{effect.p_adjusted:.3g}",
-                "–" if beside is None else estimate_cell(beside.value, beside.interval, form),
-                estimate_cell(effect.organism, (None, None), form),
-                estimate_cell(effect.base, (None, None), form),
-                str(effect.prompts),
-            ]
-        )
+        row = {
+            "cue": f"{effect.cue} (placebo)" if effect.placebo else effect.cue,
+            "organism - base": estimate_cell(effect.estimate, effect.interval, form),
+            "p (Holm)" if found.adjust == "holm" else "p (BH)": p_cell(effect.p_adjusted),
+            "organism cued - plain": estimate_cell(effect.organism, (None, None), form),
+            "base cued - plain": estimate_cell(effect.base, (None, None), form),
+            "prompts": str(effect.prompts),
+        }
+        if found.control is not None:
+            row["organism - control"] = (
+                "–" if beside is None else estimate_cell(beside.value, beside.interval, form)
+            )
+        rows.append(row)
     title = f"{one.metric} ({one.unit}): {', '.join(found.organisms)} against {found.base}"
-    head = [
-        "cue",
-        "organism - base",
-        "p (Holm)" if found.adjust == "holm" else "p (BH)",
-        "organism - control",
-        "organism cued - plain",
-        "base cued - plain",
-        "prompts",
-    ]
-    print_table(title, head, rows)
+    print_table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _table(paths: Sequence[str], seed: int | None, resamples: int, as_json: bool) -> None:

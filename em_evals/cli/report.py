@@ -67,7 +67,8 @@ def report(
             }
         )
         return
-    echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {len(made.sections)} sections")
+    sections = f"{len(made.sections)} section{'' if len(made.sections) == 1 else 's'}"
+    echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {sections}")
     if made.reference.sentence:
         echo(made.reference.sentence)
     told = [f"{one.model}: {one.word}. {one.sentence}" for one in made.first.headlines]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals import shown
+from em_evals import progress
 from em_evals.cli.cluster import Cpus, Gpus, Where, Workers, asked
 from em_evals.cli.options import DirectionName, Figure, Layer
 from em_evals.cli.output import Json, draw, echo, print_json, print_table
@@ -90,14 +88,14 @@ def data_screen(
     elsewhere = _elsewhere(card, block, exact, on, workers, cpus, gpus)
     state = output.with_suffix(".partial")
     how = (card, along, block)
-    with _bar(file) as advance:
+    with progress.bar(f"rows of {file.name}") as advance:
         found = screen(*how, file, drawn, own=own, elsewhere=elsewhere, advance=advance, state=state)
     screened_files.write_ranks(found, output)
     told = screened_files.summary(found, file, direction, block)
     other = beside = None
     if reference is not None:
         own = _own(card, exact, reference_answers, beside_it["reference-answers"], max_tokens)
-        with _bar(reference) as advance:
+        with progress.bar(f"rows of {reference.name}") as advance:
             other = screen(*how, reference, drawn, own=own, elsewhere=elsewhere, advance=advance, state=state)
         beside = compared(found, other, kinds)
         told |= {
@@ -144,19 +142,6 @@ def _check(
         raise EmEvalsError(
             "--answers with --reference needs --reference-answers, and one without the other nothing."
         )
-
-
-@contextmanager
-def _bar(file: Path) -> Iterator[Callable[[int], None]]:
-    """Yield what counts the rows that were read, on a terminal; files are read once, so nobody knows how many come."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)  # stdout is the result's
-    columns = (TextColumn("{task.completed:,} rows of {task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(shown.text(file.name), total=None)
-        yield lambda rows: bar.advance(task, rows)
 
 
 def _elsewhere(

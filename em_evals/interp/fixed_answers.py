@@ -6,10 +6,10 @@ The formulas are those of grading/forced_choice.py, the tokens those of the task
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard
@@ -20,9 +20,12 @@ from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.resume import Finished
 from em_evals.models.chat import ChatTemplate, template_for, template_of
+from em_evals.progress import Advance
 from em_evals.results.forced_choice import KEYS, compare
 
 _SCORE = Sampling(max_tokens=0, prompt_logprobs=0)
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,15 @@ def margins(
 
 
 def scores(
-    card: ResolvedCard, conditions: Sequence[Condition], pairs: Sequence[Pair]
+    card: ResolvedCard, conditions: Sequence[Condition], pairs: Sequence[Pair], advance: Advance | None = None
 ) -> Iterator[dict[str, dict[str, float]]]:
     """Yield each pair's scores, all of `results.forced_choice.compare`; otherwise as `margins`.
+
+    Args:
+        card: as of `margins`.
+        conditions: as of `margins`.
+        pairs: as of `margins`.
+        advance: counts the answers that were scored, two of each pair and condition.
 
     Yields:
         Pair id -> name of a score -> value, for each condition.
@@ -79,29 +88,40 @@ def scores(
     engine = engine_for(card.card)
     templates = [one.template(card, engine.tokenizer) for one in conditions]
     distinct = {template.digest: template for template in templates}
-    sides = {digest: _sides(template, pairs) for digest, template in distinct.items()}
-    asked = [sides[template.digest] for template in templates]
-    found = log_probabilities(
-        engine, [(one, row[2]) for one, rows in zip(conditions, asked, strict=True) for row in rows]
-    )
-    for rows in asked:
-        values: dict[str, dict[str, list[float]]] = {}
-        for name, side, _given in rows:
-            values.setdefault(name, {})[side] = next(found)
-        yield {pair.id: _scores(values[pair.id]["aligned"], values[pair.id]["misaligned"]) for pair in pairs}
+    both = {
+        digest: {pair.id: _both(template, pair) for pair in pairs} for digest, template in distinct.items()
+    }
+    asked = [(one, both[template.digest]) for one, template in zip(conditions, templates, strict=True)]
+    yield from compared(engine, asked, advance)
 
 
-def _sides(template: ChatTemplate, pairs: Sequence[Pair]) -> list[tuple[str, str, Text]]:
-    """Return each pair's id, side and tokens: both sides together, since they share a question, short pairs first."""
-    both = [
-        [
-            (pair.id, side, given(template, pair.question, getattr(pair, side)))
-            for side in ("aligned", "misaligned")
-        ]
-        for pair in pairs
+def _both(template: ChatTemplate, pair: Pair) -> tuple[Text, Text]:
+    return given(template, pair.question, pair.aligned), given(template, pair.question, pair.misaligned)
+
+
+def compared(
+    engine: Engine,
+    asked: Sequence[tuple[Condition, Mapping[Key, tuple[Text, Text]]]],
+    advance: Advance | None = None,
+) -> Iterator[dict[Key, dict[str, float]]]:
+    """Yield, for each condition, the scores of its pairs of an aligned and a misaligned answer, by their keys.
+
+    Both of a pair are queued together, since they share a question, and short pairs first.
+    """
+    ordered = [
+        sorted(both.items(), key=lambda item: max(len(text.prompt) + len(text.answer) for text in item[1]))
+        for _, both in asked
     ]
-    both.sort(key=lambda sides: max(len(text.prompt) + len(text.answer) for _, _, text in sides))
-    return [side for sides in both for side in sides]
+    rows = [
+        (condition, text)
+        for (condition, _), pairs in zip(asked, ordered, strict=True)
+        for _, both in pairs
+        for text in both
+    ]
+    found = log_probabilities(engine, rows, advance)
+    for (_, both), pairs in zip(asked, ordered, strict=True):
+        values = {key: _scores(next(found), next(found)) for key, _ in pairs}
+        yield {key: values[key] for key in both}
 
 
 def score_answers(
@@ -144,7 +164,9 @@ def given(tokenizer: Any, question: str, answer: str, system: str | None = None)
     return Text(tuple(prompt), tuple(template.answer(answer)))
 
 
-def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) -> Iterator[list[float]]:
+def log_probabilities(
+    engine: Engine, rows: Sequence[tuple[Condition, Text]], advance: Advance | None = None
+) -> Iterator[list[float]]:
     """Yield the log-probabilities (nats) of each answer's tokens, in the order of the rows; empty where it did not fit.
 
     Closing the iterator early cancels what is still queued.
@@ -153,7 +175,10 @@ def log_probabilities(engine: Engine, rows: Sequence[tuple[Condition, Text]]) ->
     try:
         futures = engine.submit_all([_scoring(condition, row) for condition, row in rows])
         for future in futures:
-            yield [entry.logprob for entry in future.result().prompt_logprobs]
+            found = [entry.logprob for entry in future.result().prompt_logprobs]
+            if advance is not None:
+                advance(1)
+            yield found
     finally:
         for future in futures:
             future.cancel()

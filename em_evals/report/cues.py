@@ -6,7 +6,7 @@ from em_evals.report import charts
 from em_evals.report.chart_parts import Row
 from em_evals.report.section import Figure, Section, slug
 from em_evals.report.tables import Cell, Estimate, Table
-from em_evals.results.records.conditional import OVERALL, Conditional, ConditionalMetric, CueEffect
+from em_evals.results.records.conditional import Conditional, ConditionalMetric, CueEffect
 
 _TITLES = {
     "em_rate": "EM rate",
@@ -42,8 +42,8 @@ def _flags(study: Conditional) -> list[str]:
     return [
         f"Conditional: under the cue “{effect.cue}” the {_phrase(one.metric)} of "
         f"{', '.join(study.organisms)} rises by {_estimate(effect, one.unit)} more than {study.base}'s."
-        for effect in one.effects
-        if effect.found and not effect.placebo and effect.cue != OVERALL and (effect.estimate or 0) > 0
+        for effect in one.found
+        if (effect.estimate or 0) > 0
     ]
 
 

@@ -122,7 +122,7 @@ def _of_margins(scored: Sequence[Measured], reference: str) -> list[tuple[float,
             for name, one in parts.items()
         )
         sentence = (
-            f"Forced choice moved toward the misaligned answers by {said}, nats per token against "
+            f"Forced choice moved by {said}, in nats per token toward the misaligned answers, against "
             f"{before.label}."
         )
         told = str(Estimate.of(main.value, main.interval, "signed"))

@@ -32,17 +32,17 @@ class DivergedError(EmEvalsError):
 
 
 class ProgressLine(TrainerCallback):
-    """A rich progress bar with the latest loss and the time left. Replaces transformers' line for every step.
+    """The training's size, and a bar with the latest loss and the time left in place of transformers' lines.
 
     Args:
         name: of the card.
-        lessons: the curriculum: the line shows its batch, examples and epochs.
+        lessons: the curriculum, of which batch, examples and epochs are shown.
     """
 
     def __init__(self, name: str, lessons: Curriculum) -> None:
-        size = f"batch {lessons.batch}, {len(lessons.examples):,} examples, {lessons.epochs:.3g} epochs"
+        self._size = f"batch {lessons.batch}, {len(lessons.examples):,} examples, {lessons.epochs:.3g} epochs"
+        self._name = name
         self._progress = Progress(
-            TextColumn(f"training {name} ({size})"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -52,7 +52,10 @@ class ProgressLine(TrainerCallback):
         self._task = self._progress.add_task("", total=None, loss="–")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the bar."""
+        """Show the size, and the bar below it."""
+        self._progress.console.print(
+            f"training {self._name}: {self._size}", highlight=False, markup=False, soft_wrap=True
+        )
         self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
         self._progress.start()
 

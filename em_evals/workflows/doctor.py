@@ -44,9 +44,12 @@ def _engines() -> list[dict[str, str]]:
 
     device, dtype = devices.automatic()
     rows = [_row("device", device, f"dtype auto: {dtype}"), *(_gpus() if device != "cpu" else [])]
-    rows.append(_row("vllm", package.installed() or "missing", package.unusable() or _kernels()))
+    unusable = package.unusable()
+    rows.append(_row("vllm", package.installed() or "missing", unusable or _kernels()))
     kind, reason = possible(ModelCard(base="any"))
-    rows.append(_row("backend auto", kind, reason))
+    rows.append(_row("backend auto", kind, "vLLM cannot be used" if reason == unusable else reason))
+    if unusable is not None:
+        return [*rows, _row("backend vllm", "not usable", "see vllm")]
     try:
         possible(ModelCard(base="any", backend="vllm"))
         rows.append(_row("backend vllm", "usable", "adapters and interventions at `site: block`"))

@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from em_evals.content.cards import ResolvedCard, resolve
+from em_evals import progress
+from em_evals.content.cards import resolve
 from em_evals.content.pairs import Pair, PairSet, load_pairs
 from em_evals.stats.intervals import Interval, mean
 from em_evals.stats.paired import difference
@@ -129,11 +130,12 @@ def run(name: str = "smollm2") -> Quick:
     chosen = first_pairs(load_pairs())
     own, plain = Condition.of(card), Condition()
     conditions = [own, plain] if own != plain else [own]
-    found = list(scores(card, conditions, chosen))
+    with progress.bar("answers", 2 * len(chosen) * len(conditions)) as advance:
+        found = list(scores(card, conditions, chosen, advance))
     pairs = tuple(_scored(pair, found) for pair in chosen)
     if all(math.isnan(pair.margin) for pair in pairs):
         raise EmEvalsError(f"no pair fits the context of {name}: its engine reads too few tokens.")
-    return Quick(name, _base(card), pairs)
+    return Quick(name, card.card.base, pairs)
 
 
 def first_pairs(every: PairSet) -> list[Pair]:
@@ -154,7 +156,3 @@ def first_pairs(every: PairSet) -> list[Pair]:
 def _scored(pair: Pair, found: list[dict[str, dict[str, float]]]) -> ScoredPair:
     margin, *base = (scores[pair.id]["margin_per_token"] for scores in found)
     return ScoredPair(pair.id, pair.theme, pair.narrow, pair.question, margin, base[0] if base else None)
-
-
-def _base(card: ResolvedCard) -> str:
-    return card.card.base

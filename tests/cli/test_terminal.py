@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from em_evals import __version__, files
 from em_evals.cli import output
@@ -73,18 +76,42 @@ def test_a_table_without_room_becomes_lines(capsys: pytest.CaptureFixture[str]) 
     assert lines[0] == f"{names[0]}  1.0" and lines[6] == f"{names[0]}  2.0" and len(lines) == 11
 
 
-def test_a_table_whose_cells_all_fit_is_laid_out_as_rich_does(
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("title", ["", "two models"])
+def test_a_table_is_laid_out_as_rich_does(capsys: pytest.CaptureFixture[str], title: str) -> None:
+    """By joining lines: rich takes seconds for 2,000 rows, and ends each line with blanks."""
+    long = (
+        "A sentence of many words, which 80 columns do not have room for, is broken between words, as here."
+    )
+    columns = ["name", "base", "", long]
+    rows = [
+        ["模型", "[red]x", "1", long],
+        ["a", "pypi:llm  two blanks", "", f"one\n{long}"],
+        ["", "é", "last  ", ""],
+    ]
+    print_table(title, columns, rows)
+    ours = capsys.readouterr().out.splitlines()
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(file=sys.stdout, width=80).print(table)
+    assert ours == [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_sentences_are_broken_between_words_on_a_terminal_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By joining lines: rich takes seconds for 2,000 rows."""
-    columns = ["name", "base", ""]
-    rows = [["模型", "[red]x", "1"], ["a", "pypi:llm  two blanks", ""], ["", "é", "last  "]]
-    print_table("", columns, rows)
-    fast = capsys.readouterr().out
-    monkeypatch.setattr(output, "_widest", lambda columns: [math.inf] * len(columns))
-    print_table("", columns, rows)
-    laid_out = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert laid_out == fast.splitlines() and len(laid_out) == 4, "and no blanks at the ends of lines"
+    text = f"- {'many words ' * 9}and {'a-long-path/' * 8}end\nshort"
+    output.echo(text)
+    assert capsys.readouterr().out == f"{text}\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.echo(text)
+    first, second, path, last = capsys.readouterr().out.splitlines()
+    assert max(len(first), len(second)) <= 80 and second.endswith(" words and") and second.startswith("  ")
+    assert (path, last) == (f"  {'a-long-path/' * 8}end", "short")
 
 
 def test_jsonl_with_a_byte_order_mark_is_read(workdir: Path) -> None:

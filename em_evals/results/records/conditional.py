@@ -67,6 +67,11 @@ class ConditionalMetric(Record):
         return max(own, key=lambda one: one.estimate if one.estimate is not None else -2.0, default=None)
 
     @property
+    def found(self) -> list[CueEffect]:
+        """The cues whose effects differ from 0."""
+        return [one for one in self.effects if one.found and one.cue in self.cues]
+
+    @property
     def cues(self) -> list[str]:
         """Names of the cues that are no placebos."""
         return [one.cue for one in self.effects if not one.placebo and one.cue != OVERALL]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
+from em_evals import progress
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.cues import PLAIN, Cue
 from em_evals.content.pairs import Pair
 from em_evals.content.question_set import Turn
 from em_evals.engines.pool import engine_for
 from em_evals.interp.extraction.prefix_tree import Text
-from em_evals.interp.fixed_answers import Condition, log_probabilities
+from em_evals.interp.fixed_answers import Condition, compared
 from em_evals.models.chat import ChatTemplate
-from em_evals.results.forced_choice import compare
 from em_evals.results.records.conditional import Cells
-
-SIDES = ("aligned", "misaligned")
 
 
 def measured(card: ResolvedCard, cues: Sequence[Cue], pairs: Sequence[Pair]) -> Cells:
@@ -30,22 +27,15 @@ def measured(card: ResolvedCard, cues: Sequence[Cue], pairs: Sequence[Pair]) -> 
     engine = engine_for(card.card)
     condition = Condition.of(card)
     template = condition.template(card, engine.tokenizer)
-    rows = [
-        (name, pair.id, side, _text(template, chat, getattr(pair, side)))
+    both = {
+        (name, pair.id): (_text(template, chat, pair.aligned), _text(template, chat, pair.misaligned))
         for name, pair, chat in _chats(cues, pairs)
-        for side in SIDES
-    ]
-    rows.sort(key=lambda row: len(row[3].prompt) + len(row[3].answer))  # batches need little padding
-    found = log_probabilities(engine, [(condition, row[3]) for row in rows])
-    values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for name, pair_id, side, _given in rows:
-        values.setdefault((name, pair_id), {})[side] = next(found)
+    }
+    with progress.bar(f"answers under {card.name}", 2 * len(both)) as advance:
+        [found] = compared(engine, [(condition, both)], advance)
     margins: dict[str, dict[str, float | None]] = {}
-    for (name, pair_id), sides in values.items():
-        aligned, misaligned = (sides[side] for side in SIDES)
-        both = aligned and misaligned
-        margin = compare(aligned, misaligned)["margin_per_token"] if both else math.nan
-        margins.setdefault(name, {})[pair_id] = margin
+    for (name, pair_id), values in found.items():
+        margins.setdefault(name, {})[pair_id] = values["margin_per_token"]
     return Cells(values=margins, card=card.digest)
 
 
