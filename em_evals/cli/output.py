@@ -193,7 +193,10 @@ _GAP = 2
 
 
 def _widths(columns: list[tuple[str, ...]], room: int) -> list[int] | None:
-    """Return each column's width, the widest ones wrapped between words first; None where words would be broken."""
+    """Return each column's width; None where words would be broken.
+
+    Where there is too little room, heads are wrapped between words, then cells too, the widest column first.
+    """
     from rich.cells import cell_len
 
     widths = [max(map(cell_len, cells)) for cells in columns]
@@ -201,9 +204,10 @@ def _widths(columns: list[tuple[str, ...]], room: int) -> list[int] | None:
     room -= _GAP * (len(columns) - 1)
     if sum(least) > room:
         return None
-    while sum(widths) > room:
-        widest = max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])
-        widths[widest] -= 1
+    whole = [max(word, *map(cell_len, cells[1:]), 0) for cells, word in zip(columns, least, strict=True)]
+    for limits in (whole, least):
+        while sum(widths) > room and (wide := [i for i in range(len(widths)) if widths[i] > limits[i]]):
+            widths[max(wide, key=widths.__getitem__)] -= 1
     return widths
 
 

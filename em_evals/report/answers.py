@@ -245,7 +245,7 @@ def _shown(log: EvalLog, told: Facts, scored: bool) -> dict[str, str]:
         "judge": _joined(told.judges),
         "way of grading": _joined(told.ways),
         "rubrics": _joined(told.rubrics),
-        "draws": str(len(log.samples or [])),
+        "pairs" if scored else "draws": str(len(log.samples or [])),
         "sampling": "" if scored else _sampling(log),
         "date": told.date,
         "versions": _joined(f"{name} {version}" for name, version in told.packages.items()),

@@ -51,6 +51,8 @@ def test_tables_do_not_break_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, shown.splitlines())) <= 80
     for word in (*" ".join(columns).split(), "gender_roles_template", "[0.17%,"):
         assert word in shown
+    print_table("", ["question", "organism minus base " * 2], [["a " * 22 + "b", interval]])
+    assert f"{'a ' * 22}b  {interval}" in capsys.readouterr().out, "a head is wrapped before a cell"
 
 
 @pytest.mark.usefixtures("terminal")
