@@ -40,6 +40,7 @@ EXACT = {
     "pissa dora": ("llama", {"target_modules": ATTENTION, "init_lora_weights": "pissa", "use_dora": True}),
     "pissa gpt2": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "init_lora_weights": "pissa"}),
     "olora": ("llama", {"target_modules": [*ATTENTION, "down_proj"], "init_lora_weights": "olora"}),
+    "pissa embedding": ("llama", {"target_modules": ["embed_tokens", "q_proj"], "init_lora_weights": "pissa"}),
     "velora": ("llama", {"target_modules": ATTENTION, "velora_config": {"num_groups": 4}}),
     "dora": ("llama", {"target_modules": "all-linear", "use_dora": True}),
     "dora with biases": ("qwen2", {"target_modules": "all-linear", "use_dora": True}),

@@ -289,6 +289,16 @@ def test_another_bases_embedding_in_the_file_is_refused(tmp_path):
             "`init_lora_weights: olora` on lm_head",
         ),
         ("gpt2", {"target_modules": ["c_fc"], "init_lora_weights": "olora"}, "`init_lora_weights: olora`"),
+        (
+            "llama",
+            {"target_modules": ["q_proj"], "modules_to_save": ["mlp", "gate_proj"]},
+            r"names model\.layers\.0\.mlp and model\.layers\.0\.mlp\.gate_proj inside it, which PEFT cannot load",
+        ),
+        (
+            "llama",
+            {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"], "modules_to_save": ["mlp"]},
+            r"saves model\.layers\.0\.mlp\.up_proj as a whole and has a LoRA on its weight, which PEFT cannot load",
+        ),
     ],
 )
 def test_what_peft_cannot_run_is_refused(tmp_path, kind, options, match):
@@ -299,6 +309,15 @@ def test_what_peft_cannot_run_is_refused(tmp_path, kind, options, match):
 
 
 # Without weights
+
+
+def test_a_lora_on_a_parameter_that_peft_starts_from_or_never_uses_is_refused(folder):
+    """Mixers read their convolution's weight themselves, so that the second has no effect in PEFT."""
+    edit(folder, target_parameters=["q_proj.weight"], init_lora_weights="pissa")
+    refused(folder, "`init_lora_weights: pissa` on the parameter .*q_proj.weight is not supported: save it with PEFT")
+    mamba = adapter("mamba", folder / "mamba", target_modules=["in_proj"])
+    edit(mamba, target_parameters=["conv1d.weight"])
+    refused(mamba, "read a convolution's weight past its call, where PEFT's LoRA does not act", "mamba")
 
 
 def test_checking_makes_no_weights_and_describes_a_model_once(folder, monkeypatch):

@@ -134,7 +134,7 @@ class _Matching:
     def _refuse_conversion(self, name: str, shape: ModuleShape) -> None:
         """Refuse what PEFT's own initializations fail on."""
         init = self._config.converted
-        if init and (shape.kind == "embedding" or (shape.kind == "transposed" and init == "olora")):
+        if init == "olora" and shape.kind == "transposed":
             raise self._inventory.error(f"`init_lora_weights: {init}` is not supported on {name}, as in PEFT")
         copied = any("=weight" in self._inventory.parts(one) for one in (name, self._skeleton.embedding))
         if init and name == self._skeleton.head and (copied or self._skeleton.tied):
@@ -167,9 +167,23 @@ class _Matching:
 
     def _parameter(self, name: str, there: str, shape: ModuleShape, parameter: str, depth: int) -> Piece:
         size = shape.parameters[parameter]
-        if len(size) not in (2, 3) or (len(size) == 3 and size[0] == 1) or self._config.converted:
+        if self._config.converted:
+            raise self._inventory.error(
+                f"`init_lora_weights: {self._config.converted}` on the parameter {name}.{parameter} is not supported: "
+                f"{configs.CONVERT}"
+            )
+        if len(size) not in (2, 3) or (len(size) == 3 and size[0] == 1):
             raise self._inventory.error(
                 f"a LoRA on the parameter {name}.{parameter} {list(size)} is not supported, as in PEFT"
+            )
+        if shape.kind == "convolution":
+            raise self._inventory.error(
+                f"a LoRA on the parameter {name}.{parameter} is not supported: mixers read a convolution's weight past "
+                "its call, where PEFT's LoRA does not act"
+            )
+        if (name, parameter) in self._whole:
+            raise self._inventory.error(
+                f"the adapter saves {name} as a whole and has a LoRA on its {parameter}, which PEFT cannot load"
             )
         if self._config.use_dora or self._config.lora_bias:
             raise self._inventory.error(
@@ -226,6 +240,11 @@ class _Matching:
             return
         outer = [name for name, there, _ in self._candidates() if self._patterns.saves(there)]
         outer += [head for head in self._tied_head() if self._skeleton.embedding in outer]
+        for one in outer:
+            if holder := next((other for other in outer if one.startswith(f"{other}.")), None):
+                raise self._inventory.error(
+                    f"`modules_to_save` names {holder} and {one} inside it, which PEFT cannot load"
+                )
         for name, shape in self._skeleton.modules.items():
             if not any(name == one or name.startswith(f"{one}.") for one in outer):
                 continue
