@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from em_evals.errors import EmEvalsError
 from em_evals.models.lora import Bank, check, config, skeleton
-from tests.lora_lab import adapter, base, ids, logits
+from tests.lora_lab import adapter, base, fresh, ids, logits
 from tests.selection import full
 
 ATTENTION = ["q_proj", "v_proj"]
@@ -76,6 +76,10 @@ def test_another_kind_of_adapter_is_refused_with_a_way_out(folder):
 def test_kinds_that_cannot_be_merged_are_pefts():
     for kind in config.NOT_MERGEABLE:
         assert kind in peft.PeftType.__members__
+    for kind in ("LILY", "POLY", "SHADOW"):
+        options = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[kind](target_modules=["q_proj"])
+        with pytest.raises(NotImplementedError):
+            peft.get_peft_model(fresh("llama"), options).merge_and_unload()
 
 
 @pytest.mark.parametrize("init", ["pissa_niter_4", "loftq", "corda", "lora_ga", "something_new"])

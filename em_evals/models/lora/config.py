@@ -58,10 +58,10 @@ REFUSED: Mapping[str, str] = {
 NOT_MERGEABLE = frozenset(
     {
         "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT", "ADAPTION_PROMPT",
-        "XLORA",
+        "XLORA", "LILY", "POLY", "SHADOW",
     }
 )  # fmt: skip
-"""PEFT's kinds that add tokens, keys and values, or a gate that reads the text."""
+"""PEFT's kinds that add tokens, keys and values, or a gate that reads the text or a task's number."""
 
 PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initializations that do not change the base: a trained adapter is a plain LoRA."""
