@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from em_evals.errors import EmEvalsError
-from em_evals.stats.proportions import Arm, score
+from em_evals.stats.proportions import Arm, cautious
 
 MOST = 200_000
 """Largest number of draws that a plan considers."""
@@ -146,10 +146,10 @@ def power_to_pass(rate: float, margin: float, alpha: float, draws: int) -> float
 def _below(
     afters: np.ndarray, before: int, draws: int, bound: float, level: float, including: bool = False
 ) -> int:
-    """Return how many of the candidate's counts (ascending) have a score below a level; the score rises with them."""
+    """Return how many of the candidate's counts (ascending) have a z below a level; it rises with them."""
 
     def value(after: int) -> float:
-        return score(bound, Arm(before / draws, draws), Arm(after / draws, draws))
+        return cautious(bound, Arm(before / draws, draws), Arm(after / draws, draws))
 
     return (bisect_right if including else bisect_left)(afters, level, key=value)
 

@@ -50,8 +50,43 @@ def effective(clusters: Sequence[tuple[int, int]], weights: NDArray[np.float64])
 def score(bound: float, before: Arm, after: Arm) -> float:
     """Return Miettinen and Nurminen's z for the hypothesis `after` − `before` = `bound`; positive if it is larger.
 
-    The variance is the one under the hypothesis: p̃₀ maximizes the likelihood given p₁ = p₀ + bound, the root of a
-    cubic (Farrington and Manning, Statistics in Medicine 9, 1990), times N/(N−1).
+    The variance is the one under the hypothesis, times N/(N−1).
+    """
+    low, high = _restricted(bound, before, after)
+    n1, n0 = after.draws, before.draws
+    variance = (high * (1 - high) / n1 + low * (1 - low) / n0) * (n1 + n0) / (n1 + n0 - 1)
+    gap = after.rate - before.rate - bound
+    # Test for an exact 0: small variances are valid, and an infinite z near the estimate would end the interval there.
+    if variance == 0:
+        return math.copysign(math.inf, gap) if abs(gap) > _SMALLEST else 0.0
+    return gap / math.sqrt(variance)
+
+
+def cautious(bound: float, before: Arm, after: Arm) -> float:
+    """Return `score`, nearer to 0 where its skewness makes large values likelier than the normal distribution says.
+
+    With few draws on one side and many on the other the score test rejects up to twice as often as it should. The
+    correction is Gart and Nam's (Biometrics 44, 1988), in the form of Laud (Pharmaceutical Statistics 16, 2017):
+    z = c + s (c² − 1), with s a sixth of the skewness under the hypothesis, is solved for c.
+    """
+    z = score(bound, before, after)
+    low, high = _restricted(bound, before, after)
+    second, third = (
+        high * (1 - high) * (1 - 2 * high) ** power / after.draws ** (1 + power)
+        + (-1) ** power * low * (1 - low) * (1 - 2 * low) ** power / before.draws ** (1 + power)
+        for power in (0, 1)
+    )
+    s = third / second**1.5 / 6 if second else 0.0
+    if s * z <= 0 or math.isinf(z):
+        return z
+    corrected = (math.sqrt(1 + 4 * s * (z + s)) - 1) / (2 * s)
+    return min(z, corrected, key=abs)
+
+
+def _restricted(bound: float, before: Arm, after: Arm) -> tuple[float, float]:
+    """Return both rates, `before` first, that maximize the likelihood given that they differ by `bound`.
+
+    The first is the root of a cubic (Farrington and Manning, Statistics in Medicine 9, 1990).
     """
     n1, n0 = after.draws, before.draws
     x1, x0 = after.rate * n1, before.rate * n0
@@ -65,13 +100,7 @@ def score(bound: float, before: Arm, after: Arm) -> float:
     p = math.copysign(math.sqrt(max(squared**2 - linear / 3, 0.0)), q)
     angle = (math.pi + math.acos(min(max(q / p**3, -1.0), 1.0))) / 3 if p else math.pi / 2
     low = min(max(2 * p * math.cos(angle) - squared, max(0.0, -bound)), min(1.0, 1 - bound))
-    high = min(low + bound, 1.0)
-    variance = (high * (1 - high) / n1 + low * (1 - low) / n0) * total / (total - 1)
-    gap = after.rate - before.rate - bound
-    # Test for an exact 0: small variances are valid, and an infinite z near the estimate would end the interval there.
-    if variance == 0:
-        return math.copysign(math.inf, gap) if abs(gap) > _SMALLEST else 0.0
-    return gap / math.sqrt(variance)
+    return low, min(low + bound, 1.0)
 
 
 @lru_cache(maxsize=1024)

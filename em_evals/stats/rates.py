@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_evals.stats import ties, weighted_mean
-from em_evals.stats.proportions import Arm, Interval, effective, exact_p_higher, score, score_interval
+from em_evals.stats.proportions import Arm, Interval, cautious, effective, exact_p_higher, score_interval
 from em_evals.stats.special import p_value, special
 
 Clusters = Mapping[str, tuple[int, int]]
@@ -87,20 +87,22 @@ class RateContrast:
         return two.rate - one.rate
 
     def p_above(self, bound: float) -> float:
-        """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
+        """Return the p-value of the exact test (at 0) or of the score test, corrected for skewness (elsewhere)."""
         if not self._common:
             return math.nan
         return (
-            exact_p_higher(self._tables) if bound == 0 else p_value(special.ndtr(-score(bound, *self._arms)))
+            exact_p_higher(self._tables)
+            if bound == 0
+            else p_value(special.ndtr(-cautious(bound, *self._arms)))
         )
 
     def p_below(self, bound: float) -> float:
-        """Return the p-value of the exact test (at 0) or of the score test (elsewhere)."""
+        """Return the p-value of the exact test (at 0) or of the score test, corrected for skewness (elsewhere)."""
         if not self._common:
             return math.nan
         if bound == 0:
             return exact_p_higher([(k0, n0, k1, n1) for k1, n1, k0, n0 in self._tables])
-        return p_value(special.ndtr(score(bound, *self._arms)))
+        return p_value(special.ndtr(cautious(bound, *self._arms)))
 
     def interval(self, alpha: float) -> Interval:
         """Return the interval for new draws for these same questions."""

@@ -300,7 +300,11 @@ def test_another_bases_embedding_in_the_file_is_refused(tmp_path):
         ),
         (
             "llama",
-            {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"], "modules_to_save": ["mlp"]},
+            {
+                "target_modules": ["q_proj"],
+                "target_parameters": ["up_proj.weight"],
+                "modules_to_save": ["mlp"],
+            },
             r"saves model\.layers\.0\.mlp\.up_proj as a whole and has a LoRA on its weight, which PEFT cannot load",
         ),
     ],
@@ -318,7 +322,10 @@ def test_what_peft_cannot_run_is_refused(tmp_path, kind, options, match):
 def test_a_lora_on_a_parameter_that_peft_starts_from_or_never_uses_is_refused(folder):
     """Mixers read their convolution's weight themselves, so that the second has no effect in PEFT."""
     edit(folder, target_parameters=["q_proj.weight"], init_lora_weights="pissa")
-    refused(folder, "`init_lora_weights: pissa` on the parameter .*q_proj.weight is not supported: save it with PEFT")
+    refused(
+        folder,
+        "`init_lora_weights: pissa` on the parameter .*q_proj.weight is not supported: save it with PEFT",
+    )
     mamba = adapter("mamba", folder / "mamba", target_modules=["in_proj"])
     edit(mamba, target_parameters=["conv1d.weight"])
     refused(mamba, "read a convolution's weight past its call, where PEFT's LoRA does not act", "mamba")
