@@ -7,6 +7,7 @@ examples in our order, resumes interrupted runs, and moves the result into place
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,8 +110,17 @@ def train(
 
 
 def _tell(lessons: Curriculum, recipe: AdapterRecipe) -> None:
-    """Report what `max_length` truncates, and checkpoints that the training will not reach."""
+    """Report what `max_length` truncates, checkpoints that the training will not reach, and restarts that may fail."""
     sentences = [lessons.cut.sentence(recipe.max_length)]
+    shared, restarts = (
+        os.environ.get(f"TORCHELASTIC_{name}") for name in ("USE_AGENT_STORE", "MAX_RESTARTS")
+    )
+    if shared == "True" and restarts != "0":
+        # As in pytorch#135712: torch 2.13 keeps one store for all rounds, with the addresses of earlier processes.
+        sentences.append(
+            "a restart by torchrun may fail: its processes read the addresses of killed ones. Start torchrun with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and with --standalone or --rdzv-backend c10d."
+        )
     if recipe.checkpoints != "dense" and (beyond := [k for k in recipe.checkpoints if k > lessons.steps]):
         sentences.append(
             f"`checkpoints` names step {min(beyond)}, and this training ends at step {lessons.steps}: its model is not "

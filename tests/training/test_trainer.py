@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import pairwise, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,10 +22,11 @@ from safetensors.torch import load_file
 
 from em_evals.cli.options import card_fields
 from em_evals.content.cards import read_card, resolve
+from em_evals.content.recipes import AdapterRecipe
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
 from em_evals.results.journals import read_journal
-from em_evals.training import curriculum
+from em_evals.training import curriculum, trainer
 from em_evals.training.callbacks import dense_schedule
 from em_evals.training.method import attach
 from em_evals.training.recipe import recipe_of
@@ -395,6 +397,17 @@ def first_of_two(monkeypatch):
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     forget()
+
+
+@pytest.mark.parametrize(
+    ("shared", "restarts", "told"), [("True", "3", True), ("True", "0", False), ("False", "3", False)]
+)
+def test_a_restart_that_may_not_connect_is_told_before(monkeypatch, capsys, shared, restarts, told):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shared)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    lessons = SimpleNamespace(cut=SimpleNamespace(sentence=lambda length: None), steps=1)
+    trainer._tell(lessons, AdapterRecipe(data=["mine"], checkpoints=[]))
+    assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err) is told
 
 
 @pytest.fixture
