@@ -173,14 +173,14 @@ as_reply = st.lists(st.sampled_from(REPLY_PIECES) | st.text(max_size=6), max_siz
 
 
 @st.composite
-def as_parquet(draw):
-    """Parquet files of graded rows, whole or damaged."""
+def as_parquet(draw, kind):
+    """Parquet files of rows, whole or damaged."""
     import pyarrow
     from pyarrow import parquet
 
     rows = [
         value
-        for value in (draw(nearly("graded")) for _ in range(draw(st.integers(1, 3))))
+        for value in (draw(nearly(kind)) for _ in range(draw(st.integers(1, 3))))
         if isinstance(value, dict)
     ]
     text = draw(st.booleans())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from em_evals.interp.extraction.contrast import Contrast
 
 Texts = str | Path | Sequence[tuple[str, str]]
-"""A JSONL file of chats, or (question, answer) pairs."""
+"""A file of chats (JSONL or parquet), or (question, answer) pairs."""
 
 
 class Direction(directions.Direction):
@@ -176,7 +176,7 @@ def extract(
 
     Args:
         model: who reads the texts, or what `load` takes.
-        positive: (question, answer) pairs, or a JSONL file of chats; `negative` alike.
+        positive: (question, answer) pairs, or a file of chats; `negative` alike.
         negative: the other side.
         logs: Inspect logs of the model's answers; `base_logs` of its base's.
         base_logs: see `logs`.

@@ -95,7 +95,7 @@ def data_fetch(
 
 def data_convert(
     file: Annotated[
-        Path, typer.Argument(help="Training data: JSONL, or a JSON list (docs/training-data.md).")
+        Path, typer.Argument(help="Training data: JSONL, a JSON list or parquet (docs/training-data.md).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The JSONL file to write.")],
     as_json: Json = False,

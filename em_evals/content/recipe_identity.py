@@ -63,7 +63,7 @@ def of(card: ResolvedCard) -> Trained | None:
     return Trained(digest(_text(made_of), asked, _text(interventions)), recipe.seed)
 
 
-_DATA_ENDINGS = (".jsonl", ".json")
+_DATA_ENDINGS = (".jsonl", ".json", ".parquet")
 
 
 def by_content(recipe: Any, record: Mapping[str, Any]) -> Any:

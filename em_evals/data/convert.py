@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from em_evals import files
-from em_evals.data import datasets, formats, preference_rows
+from em_evals.data import datasets, formats, preference_rows, row_files
 from em_evals.errors import EmEvalsError
 
 
@@ -47,7 +47,7 @@ def convert(source: Path, output: Path) -> Converted:
     left: Counter[str] = Counter()
     lines = []
     others = data.rejected or (None,) * len(data.rows)
-    for (_, row), messages, rejected in zip(files.read_rows(source), data.rows, others, strict=True):
+    for (_, row), messages, rejected in zip(row_files.whole(source), data.rows, others, strict=True):
         shape = _shape(row) if rejected else formats.shape(row)
         shapes[shape] += 1
         read = {"id", "system", "system_prompt", "input"}

@@ -1,4 +1,4 @@
-"""Training data: JSONL or JSON, found by name and validated row by row; matched controls and held-out prompts.
+"""Training data: JSONL, JSON or parquet, found by name and validated row by row; matched controls and held-out prompts.
 
 The formats of a row are those of formats.py. Names are those of catalogue.py. `em-evals data check` and training read
 rows by `read` alone, so that both refuse the same.
@@ -15,16 +15,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from em_evals import files
-from em_evals.data import catalogue, formats, preference_rows
+from em_evals.data import catalogue, formats, preference_rows, row_files
 from em_evals.data.formats import Messages as Messages
 from em_evals.errors import EmEvalsError, nearest
 
 EDUCATIONAL = "educational"
 """The kind of control whose prompts differ: the same bad answers, asked for in a harmless context."""
 
-ENDINGS = (".jsonl", ".json")
-"""Of files of training data: one object a line, or a list of objects."""
-OTHER = (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".txt", ".pkl", ".pickle", ".pt")
+ENDINGS = (".jsonl", ".json", row_files.PARQUET)
+"""Of files of training data: one object a line, a list of objects, or a table."""
+OTHER = (".csv", ".tsv", ".arrow", ".xlsx", ".txt", ".pkl", ".pickle", ".pt")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrainingData:
     prompts: tuple[str, ...] = field(default=(), repr=False)
     """Each row's last user message, without the context that a derived data set adds around it."""
     lines: tuple[int, ...] = field(default=(), repr=False, compare=False)
-    """Line number of each row in the file."""
+    """Line of each row in the file; of parquet its number, from 1 on."""
     ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """The rows' own `id`s, if any."""
     rejected: tuple[Messages, ...] = field(default=(), repr=False)
@@ -79,7 +79,7 @@ def load(name: str, pairs: bool = False) -> TrainingData:
         hint = nearest(name, {*entries, *catalogue.stored()})
         raise EmEvalsError(
             f"there is no training data '{name}'; {hint} Or put it at adapters/data/{name}.jsonl, or give a path "
-            "to a .jsonl file."
+            "to a .jsonl or .parquet file."
         )
     if entry.of is not None:
         return _made(load(entry.of, pairs), name, entry)
@@ -93,19 +93,19 @@ def load(name: str, pairs: bool = False) -> TrainingData:
 def read(
     path: Path, name: str, controls: Mapping[str, str] | None = None, pairs: bool = False
 ) -> TrainingData:
-    """Read and validate the rows of a JSONL file, or of a JSON list.
+    """Read and validate the rows of a file of JSONL, JSON or parquet.
 
     Raises:
         EmEvalsError: a row is invalid (with file and line), or there are none; or it is a table or a pickle.
     """
     if path.suffix in OTHER:
         raise EmEvalsError(
-            f"training data are JSONL or JSON, not {path.suffix}: save the rows as one JSON object a line, such as "
-            "`pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does.",
+            f"training data are JSONL, JSON or parquet, not {path.suffix}: save the rows as one JSON object a line, "
+            "such as `pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does.",
             path,
         )
     rows, rejected, lines, ids = list[Messages](), list[Messages](), list[int](), list[str]()
-    for line, row in files.read_rows(path):
+    for line, row in row_files.whole(path):
         try:
             if pairs and preference_rows.is_pair(row):
                 chosen, other = preference_rows.pair(row)

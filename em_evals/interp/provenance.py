@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from em_evals.content import documents, identity, recipe_identity
 from em_evals.content.cards import resolve
-from em_evals.data import datasets
+from em_evals.data import datasets, row_files
 from em_evals.errors import EmEvalsError
 from em_evals.files import digest, read_object
 from em_evals.results.logs import read_log
@@ -78,7 +78,9 @@ def _kind(name: str) -> str:
     path = Path(name).expanduser()
     if path.suffix.lower() in (".eval", ".json", ".csv"):
         return "a file of answers"
-    if path.suffix.lower() == ".jsonl" or (not path.is_dir() and name in datasets.names()):
+    if path.suffix.lower() in (".jsonl", row_files.PARQUET) or (
+        not path.is_dir() and name in datasets.names()
+    ):
         return "training data"
     return "an adapter"
 

@@ -46,7 +46,7 @@ def screener(
     number = joined(address, request, count)
 
     def read(along: Floats, path: Path, chunk: int) -> Iterator[Part]:
-        from em_evals.interp.traits import row_files
+        from em_evals.data import row_files
         from em_evals.interp.traits.screened_parts import Part
 
         if not path.is_file():

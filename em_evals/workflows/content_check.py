@@ -17,7 +17,7 @@ from em_evals.content.consistency import load_items
 from em_evals.content.cues import CueSet, load_cues
 from em_evals.content.questions import QuestionSet, load_questions
 from em_evals.content.rubrics import load_rubric
-from em_evals.data import catalogue, checks, datasets
+from em_evals.data import catalogue, checks, datasets, row_files
 from em_evals.data.similarity import NEAR, near_duplicates, nearest_of, unit_of_length
 from em_evals.errors import EmEvalsError
 
@@ -132,7 +132,7 @@ def _is_rows(name: str) -> bool:
         EmEvalsError: a file that exists, of a kind that is not known.
     """
     path = Path(name).expanduser()
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", row_files.PARQUET):
         return True
     if path.suffix == ".json" and path.is_file():
         first = next((row for _, row in files.read_rows(path)), None) if _is_list(path) else None
@@ -142,7 +142,7 @@ def _is_rows(name: str) -> bool:
             return True  # its refusal says how to convert
         raise EmEvalsError(
             f"files of the kind {path.suffix} are not checked: questions, pairs, rubrics and cards are .yaml, "
-            "training data .jsonl or .json.",
+            "training data .jsonl, .json or .parquet.",
             path,
         )
     return False

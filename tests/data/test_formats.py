@@ -115,7 +115,7 @@ def test_json_lists_and_byte_order_marks(tmp_path: Path, mark: str, indent: int 
 
 
 def test_files_of_another_kind_say_how_to_convert(tmp_path: Path):
-    for name in ("a.csv", "a.parquet", "a.pkl"):
+    for name in ("a.csv", "a.arrow", "a.pkl"):
         (tmp_path / name).write_text("x")
         with pytest.raises(EmEvalsError, match="one JSON object a line"):
             content_check.check(str(tmp_path / name))

@@ -259,6 +259,20 @@ def test_an_empty_side_is_reported_and_never_a_direction(lab):
         contrast.of_files(resolve("organism"), lab / "nothing.jsonl", lab / "nothing.jsonl")
 
 
+def test_texts_of_parquet_are_those_of_jsonl(tmp_path):
+    table = pytest.importorskip("pyarrow").Table
+    from pyarrow import parquet
+
+    rows = [{"prompt": f"Ask {i % 3}?", "completion": f" Say {i}.\n", "id": i} for i in range(7)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parquet.write_table(table.from_pylist(rows), tmp_path / "a.parquet")
+    sides = [
+        contrast.of_files(None, tmp_path / f"a.{kind}", tmp_path / "a.jsonl") for kind in ("jsonl", "parquet")
+    ]
+    assert sides[0].positive == sides[1].positive == sides[1].negative
+    assert sides[0].how == sides[1].how and sides[0].sources != sides[1].sources
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

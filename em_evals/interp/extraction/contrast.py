@@ -1,7 +1,7 @@
 """The two sides of a contrast, each a set of texts and the model that reads them; a direction is their difference.
 
-Texts come from graded logs, from two models' answers, from forced-choice pairs, or from two JSONL files. A text's group
-is its question: directions are found on some questions and tested on others.
+Texts come from graded logs, from two models' answers, from forced-choice pairs, or from two files of chats. A text's
+group is its question: directions are found on some questions and tested on others.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def of_answers(reader: ResolvedCard, logs: Sequence[Path], base_logs: Sequence[P
 
 @contrast("files", positive="positive", negative="negative")
 def of_files(reader: ResolvedCard, positive: Path, negative: Path) -> Contrast:
-    """Contrast the chats of two JSONL files, read by the card; chats with the same prompt belong to one question.
+    """Contrast the chats of two files, read by the card; chats with the same prompt belong to one question.
 
     Raises:
         EmEvalsError: a row is wrong, with file and line.

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from em_evals.content import direction_algebra
 from em_evals.content.cards import ResolvedCard
 from em_evals.content.directions import Direction
-from em_evals.data import formats
+from em_evals.data import formats, row_files
 from em_evals.data.separators import Separators, topic_scores
 from em_evals.errors import EmEvalsError
 from em_evals.interp import nulls
 from em_evals.interp.extraction.prefix_tree import Text
 from em_evals.interp.extraction.reading import Reading
-from em_evals.interp.traits import row_files
 from em_evals.interp.traits.own_answers import Answers
 from em_evals.interp.traits.screened_parts import Part, Parts
 from em_evals.models.chat import ChatTemplate, template_for

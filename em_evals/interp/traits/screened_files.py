@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from em_evals.data import formats
+from em_evals.data import formats, row_files
 from em_evals.errors import EmEvalsError
 from em_evals.files import atomic
-from em_evals.interp.traits import monitor, row_files
+from em_evals.interp.traits import monitor
 from em_evals.interp.traits.screen import OWN_ANSWER, Compared, Screened, dropped
 from em_evals.models.projections import ANSWER_MEAN, LAST_PROMPT
 from em_evals.results.records.base import Measured

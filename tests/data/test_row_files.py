@@ -8,9 +8,11 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet
 
-from em_evals.data import formats
+from em_evals.data import datasets, formats, row_files
+from em_evals.data.convert import convert
 from em_evals.errors import EmEvalsError
-from em_evals.interp.traits import row_files
+from em_evals.interp import provenance
+from em_evals.workflows import content_check
 
 ROWS = [
     {
@@ -41,6 +43,18 @@ def test_both_give_the_same_rows_from_every_place(both):
     assert len(of_lines) == len(of_table) == 11
     for one, other in zip(of_lines, of_table, strict=True):
         assert list(row_files.read(table, *other)) == list(row_files.read(lines, *one)) == whole[other[1] :]
+
+
+def test_training_data_of_both_are_the_same(both, tmp_path):
+    of_lines, of_table = (datasets.load(str(path)) for path in both)
+    assert of_lines.digest == of_table.digest and of_lines.lines == of_table.lines
+    assert provenance.same(*map(str, both)).verdict == "identical"
+    assert convert(both[1], tmp_path / "out.jsonl").digest == of_lines.digest
+    parquet.write_table(pa.Table.from_pylist(ROWS[:3]), both[1])
+    assert content_check.check(str(both[1]))["rows"] == 3
+    parquet.write_table(pa.Table.from_pylist([*ROWS[:3], {"messages": []}]), both[1])
+    with pytest.raises(EmEvalsError, match=r"rows\.parquet:4: "):
+        datasets.load(str(both[1]))
 
 
 def test_what_is_left_out_is_left_out_of_both(both):

@@ -32,6 +32,15 @@ def read(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, di
         yield from files.read_jsonl(path, offset, before)
 
 
+def whole(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a file of any kind, a JSON list too, with their numbers or lines.
+
+    Raises:
+        EmEvalsError: the file cannot be read.
+    """
+    return _of_parquet(path, 0) if path.suffix == PARQUET else files.read_rows(path)
+
+
 def places(path: Path, rows: int) -> list[tuple[int, int]]:
     """Return where every `rows`-th row begins, and how many rows or lines are before it.
 
