@@ -15,6 +15,7 @@ from em_evals.engines.vllm.app import Cards
 from em_evals.engines.vllm.variants import BARE, Variant, as_json
 from tests.small_tokenizer import small_tokenizer
 
+PLAIN = {"model": "plain", "prompt": [1]}
 PUSH = Intervention(op="add", direction="/d.safetensors")
 PREFIX = Intervention(op="add", direction="/d.safetensors", positions="prompt")
 MODELS = {
@@ -50,8 +51,8 @@ def server(monkeypatch):
     return made
 
 
-def call(server, body, path="/v1/completions", method="POST", key="key", headers=None):
-    """Status and JSON of an answer."""
+async def messages(server, body, path="/v1/completions", method="POST", key="key", headers=None):
+    """What the server sends."""
     sent, found = body if isinstance(body, bytes) else json.dumps(body).encode(), []
 
     async def receive():
@@ -63,8 +64,34 @@ def call(server, body, path="/v1/completions", method="POST", key="key", headers
     own = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     sends = [(b"authorization", f"Bearer {key}".encode()), *own]
     scope = {"type": "http", "path": path, "method": method, "headers": sends, "app": server.app}
-    asyncio.run(server.cards(scope, receive, send))
+    await server.cards(scope, receive, send)
+    return found
+
+
+def said_in(found):
+    """Status and JSON of an answer."""
     return found[0]["status"], json.loads(b"".join(part.get("body", b"") for part in found[1:]))
+
+
+def call(*arguments, **options):
+    """Status and JSON of an answer."""
+    return said_in(asyncio.run(messages(*arguments, **options)))
+
+
+@pytest.fixture
+def inside(server):
+    """A count of the requests that reached the application, whose answers wait for `inside.go`."""
+    inside = asyncio.Semaphore(0)
+    inside.go = asyncio.Event()
+
+    async def slow(scope, receive, send):
+        inside.release()
+        await inside.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    server.cards._app = slow
+    return inside
 
 
 def test_a_cards_name_becomes_a_slot_and_a_salt(server):
@@ -197,47 +224,18 @@ def test_keys_open_their_own_doors_only(server):
     assert call(server, {"model": "plain"}, "/v1/load_lora_adapter")[0] == 404
 
 
-def test_a_key_may_run_so_many_requests_at_once_and_no_more(server):
+def test_a_key_may_run_so_many_requests_at_once_and_no_more(server, inside):
     """Others of the key wait outside with a sentence; those that run go on, and places become free again."""
     server.cards._running.most = 3
-    inside, go = asyncio.Semaphore(0), asyncio.Event()
-    sent = json.dumps({"model": "plain", "prompt": [1]}).encode()
-
-    async def slow(scope, receive, send):
-        inside.release()
-        await go.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"{}"})
-
-    async def ask():
-        found = []
-
-        async def receive():
-            return {"type": "http.request", "body": sent, "more_body": False}
-
-        async def send(message):
-            found.append(message)
-
-        headers = [(b"authorization", b"Bearer key")]
-        scope = {
-            "type": "http",
-            "path": "/v1/completions",
-            "method": "POST",
-            "headers": headers,
-            "app": server.app,
-        }
-        await server.cards(scope, receive, send)
-        return found
 
     async def many():
-        running = [asyncio.create_task(ask()) for _ in range(3)]
+        running = [asyncio.create_task(messages(server, PLAIN)) for _ in range(3)]
         for _ in range(3):
             await inside.acquire()
-        refused = await asyncio.gather(*(ask() for _ in range(20)))
-        go.set()
-        return await asyncio.gather(*running), refused, await ask()
+        refused = await asyncio.gather(*(messages(server, PLAIN) for _ in range(20)))
+        inside.go.set()
+        return await asyncio.gather(*running), refused, await messages(server, PLAIN)
 
-    server.cards._app = slow
     running, refused, later = asyncio.run(many())
     assert [found[0]["status"] for found in (*running, later)] == [200] * 4
     assert {found[0]["status"] for found in refused} == {429}
@@ -268,10 +266,23 @@ def test_a_name_that_stands_for_another_model_than_before_is_refused(server):
         )
 
 
-def test_a_server_that_is_ending_takes_nothing_new_and_says_how_much_runs(server):
+def test_a_server_that_is_ending_answers_what_runs_and_takes_nothing_new(server, inside):
     assert call(server, {}, app.DRAIN, "PUT", "key")[0] == 403
-    server.cards._running.counts["somebody"] = 2
-    assert call(server, {}, app.DRAIN, "PUT", "admin") == (200, {"running": 2})
-    status, said = call(server, {"model": "plain", "prompt": [1]})
-    assert status == 503 and "ask another" in said["error"]["message"]
-    assert call(server, {}, "/health", "GET")[0] == 503
+
+    async def drained():
+        running = [asyncio.create_task(messages(server, PLAIN)) for _ in range(2)]
+        for _ in range(2):
+            await inside.acquire()
+        told = [said_in(await messages(server, {}, app.DRAIN, "PUT", "admin"))]
+        refused = [await messages(server, PLAIN), await messages(server, {}, "/health", "GET")]
+        inside.go.set()
+        answered = await asyncio.gather(*running)
+        told.append(said_in(await messages(server, {}, app.DRAIN, "PUT", "admin")))
+        return told, refused, answered
+
+    told, refused, answered = asyncio.run(drained())
+    assert told == [(200, {"running": 2}), (200, {"running": 0})]
+    assert [found[0]["status"] for found in refused] == [503, 503]
+    assert dict(refused[0][0]["headers"])[b"retry-after"] == b"1"
+    assert b"ask another" in refused[0][1]["body"]
+    assert [said_in(found) for found in answered] == [(200, {})] * 2

@@ -116,6 +116,17 @@ def test_a_server_that_is_ending_finishes_what_it_has_and_gets_no_more(engine, p
     assert answered(pair) == [one, other + 40]
 
 
+def test_what_runs_on_a_server_when_it_begins_to_end_is_not_drawn_again(engine, pair):
+    futures = engine.submit_all([Request(PROMPT, FEW)] * 80)
+    while not (pair[0].answered and pair[0].inside):
+        time.sleep(0.001)
+    pair[0].ending = True
+    assert [one.result(60).tokens for one in futures] == [[7, 7]] * 80
+    assert sum(answered(pair)) == 80
+    assert pair[0].asked > pair[0].answered > 0, "some were refused, and drawn by the other"
+    assert pair[1].asked == pair[1].answered > pair[0].answered
+
+
 def test_cards_are_changed_one_server_after_the_other(engine, pair, monkeypatch):
     """The second server is started again with another card under the same name, then the first with the old one."""
     assert draws(engine, 4) == [[7, 7]] * 4
