@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -109,6 +110,9 @@ def pytest_runtestloop() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what the user has made out of the tests: trained adapters, logs, and caches but for converted bases."""
     gc.disable()  # until all modules are imported: nothing of theirs is garbage
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts background jobs so, and every process that a test starts and interrupts would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     apart = Path(tempfile.mkdtemp(prefix="em-evals-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(apart, ignore_errors=True))
     users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

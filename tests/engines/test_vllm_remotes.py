@@ -51,9 +51,9 @@ class Node(Handler):
             self.rfile.read(int(self.headers["content-length"]))
             self.answer(409, {"error": {"message": "'m' is another model here"}})
         else:
-            super().do_POST()
             with server.lock:
                 server.answered += 1
+            super().do_POST()
 
     def answer(self, status, value):
         body = json.dumps(value).encode()

@@ -41,9 +41,6 @@ def in_this_process(folder: Path) -> None:
         if not over.is_set():
             os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored if tests run in the background
     waiting = threading.Thread(target=interrupt)
     waiting.start()
     try:
@@ -52,7 +49,6 @@ def in_this_process(folder: Path) -> None:
     finally:
         over.set()
         waiting.join()
-        signal.signal(signal.SIGINT, before)
 
 
 def in_a_process(folder: Path) -> None:

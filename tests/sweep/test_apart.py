@@ -311,15 +311,11 @@ def test_grading_that_is_interrupted_goes_on_and_draws_nothing_again(judged, mon
             os.kill(os.getpid(), signal.SIGINT)
         return number(90)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
-    try:
-        with JudgeServer(interrupted) as server:
-            monkeypatch.setenv("JUDGE_BASE_URL", server.url)
-            with pytest.raises(KeyboardInterrupt, match="1 of 2 steps are done and kept"):
-                run.run(made, judged / "runs", [Here()])
-            outcome = run.run(made, judged / "runs", [Here()])
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with JudgeServer(interrupted) as server:
+        monkeypatch.setenv("JUDGE_BASE_URL", server.url)
+        with pytest.raises(KeyboardInterrupt, match="1 of 2 steps are done and kept"):
+            run.run(made, judged / "runs", [Here()])
+        outcome = run.run(made, judged / "runs", [Here()])
     assert (outcome.found, outcome.failed) == ([".draws/freeform/plain"], [])
     samples, log = logs(judged / "runs", "freeform/plain.model-role-grader-openai-api-judge-one")
     assert len(samples) == 6 and log.results.completed_samples == 6

@@ -145,7 +145,6 @@ def test_serve_answers_as_transformers_until_it_is_interrupted(
             os.kill(os.getpid(), signal.SIGINT)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:
         with ThreadPoolExecutor(1) as threads:
             asked = threads.submit(ask)

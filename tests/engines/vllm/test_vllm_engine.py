@@ -163,7 +163,7 @@ def test_seeds_stop_texts_and_context_length(engine):
 def test_requests_that_cannot_be_served_are_refused_by_name_and_others_finish(engine, root, loras, direction):
     prompt = prompts(engine)[0]
     broken = root / "broken"
-    broken.mkdir()
+    broken.mkdir(exist_ok=True)
     (broken / "adapter_config.json").write_bytes(
         (root / "adapters" / "r4" / "adapter_config.json").read_bytes()
     )
