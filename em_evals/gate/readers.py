@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from inspect_ai.scorer import Score
 
 
+_APART = 0.05
+"""Nats per token between two scores of one pair by one model: batches round differently, most in bfloat16."""
+
+
 def of_csv(path: Path) -> Evidence:
     """Read a judged table. It names neither judge nor rubric, so their equality in two files is assumed.
 
@@ -125,15 +129,14 @@ def _fixed_answers(log: EvalLog, facts: Facts, path: Path) -> _Found:
     margins = logs.margins_of_log(log)
     if impossible := [pair for pair, (_, value) in margins.items() if math.isinf(value)]:
         raise EmEvalsError(
-            f"{len(impossible)} of {len(samples)} pairs have an answer that the model finds impossible "
+            f"{len(impossible)} of {len(margins)} pairs have an answer that the model finds impossible "
             f"(log-probability -inf; first: {impossible[0]}): margins have no mean; score other pairs with both.",
             path,
         )
     missing = [pair for pair, (_, value) in margins.items() if math.isnan(value)]
-    if missing or len(margins) != len(samples):
+    if missing:  # with --epochs a pair is there several times, each time with the same scores
         raise EmEvalsError(
-            f"{len(missing) or len(samples) - len(margins)} of {len(samples)} pairs have no scores "
-            f"(first: {missing[0] if missing else 'a duplicated pair'}): run the task again.",
+            f"{len(missing)} of {len(margins)} pairs have no scores (first: {missing[0]}): run the task again.",
             path,
         )
     inside = {pair: value for pair, (narrow, value) in margins.items() if narrow}
@@ -143,7 +146,15 @@ def _fixed_answers(log: EvalLog, facts: Facts, path: Path) -> _Found:
         if facts.task == "narrow"
         else {"forced_choice.in_domain": inside, "forced_choice.out_of_domain": outside}
     )
-    groups[f"{facts.task}.fluency"] = {str(sample.id): _fluency(sample, path) for sample in samples}
+    fluency: dict[str, float] = {}
+    for sample in samples:
+        own, pair = _fluency(sample, path), str(sample.id)
+        if abs(fluency.setdefault(pair, own) - own) > _APART:
+            raise EmEvalsError(
+                f"the pair '{pair}' is there twice with different scores: the log was edited or holds two models.",
+                path,
+            )
+    groups[f"{facts.task}.fluency"] = fluency
     measures: dict[str, Measure] = {
         name: Items(unit="nats per token", values=values) for name, values in groups.items() if values
     }

@@ -287,6 +287,20 @@ def test_an_answer_that_the_model_finds_impossible_is_reported(tmp_path, margin)
     assert "1 of 31 pairs have an answer that the model finds impossible" in problem and "pair_30" in problem
 
 
+def test_pairs_of_several_epochs_count_once(tmp_path):
+    once = write_scored_pairs(tmp_path / "once.eval")
+    log = read_eval_log(str(once))
+    again = [sample.model_copy(update={"epoch": 2, "uuid": None}) for sample in log.samples]
+    log.samples, log.results.total_samples = log.samples + again, 80
+    write_eval_log(log, str(tmp_path / "twice.eval"))
+    found = gate(once, tmp_path / "twice.eval")
+    assert not found.problems and found.verdict == "pass" and {row.units for row in found.rows} == {(40, 40)}
+    other = read_eval_log(str(write_scored_pairs(tmp_path / "other.eval", [0.4] * 40))).samples
+    log.samples = log.samples[:40] + [sample.model_copy(update={"epoch": 2}) for sample in other]
+    write_eval_log(log, str(tmp_path / "mixed.eval"))
+    assert "is there twice with different scores" in read([tmp_path / "mixed.eval"]).problems[0]
+
+
 def test_a_log_of_two_models_is_reported(tmp_path):
     """The adapter was trained anew between a run and its `inspect eval-retry`."""
     (problem,) = read([write_scored_pairs(tmp_path / "log.eval", digests=("0123", "4567"))]).problems
