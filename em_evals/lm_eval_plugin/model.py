@@ -21,14 +21,15 @@ from lm_eval.models.utils import (
     normalize_gen_kwargs,
     postprocess_generated_text,
 )
+from rich.console import Console
 
 from em_evals import files
 from em_evals.content.cards import ResolvedCard, resolve
 from em_evals.engines.pool import engine_for, reserve
 from em_evals.engines.protocol import Draw, Engine, Request, Sampling
 from em_evals.engines.setting import verified_line
-from em_evals.engines.stops import stop_tokens
 from em_evals.errors import EmEvalsError
+from em_evals.lm_eval_plugin import decoding
 from em_evals.lm_eval_plugin.order import run_all, shared_first
 from em_evals.models import bases
 from em_evals.models.chat import ChatTemplate, template_for
@@ -39,14 +40,6 @@ Pair = tuple[tuple[str, str] | None, list[int], list[int]]
 """lm-eval's request: the texts (None inside a rolling window), the context's and the continuation's token ids."""
 
 _MAX_NEW_TOKENS = 256
-_PLAIN = {
-    "num_beams": 1,
-    "repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-    "use_cache": True,
-    "early_stopping": False,
-}
-"""Options of transformers' generate that have no effect at these values and are refused at others."""
 
 
 class EmLocal(TemplateLM):
@@ -163,6 +156,7 @@ class EmLocal(TemplateLM):
                 one.model_dump(mode="json", exclude_defaults=True) for one in card.interventions
             ],
             "model_dtype": card.engine.dtype,
+            "generation_config_left_out": decoding.left_out(card, {}),
             "template_digest": template.digest if template else None,
             # Also of a card that thinks: choices are scored, and texts drawn, behind an empty thought.
             "thought": "empty" if template and template.marks is not None else None,
@@ -286,10 +280,15 @@ class EmLocal(TemplateLM):
         Raises:
             EmEvalsError: a setting or a stop text is not supported, or no prompt would fit beside the new tokens.
         """
+        left_out: dict[str, Any] = {}
         for task in tasks:
             if getattr(task, "OUTPUT_TYPE", None) == "generate_until":
-                asked = self._sampling(dict(getattr(task.config, "generation_kwargs", None) or {}))
-                self._room(asked)
+                asked = dict(getattr(task.config, "generation_kwargs", None) or {})
+                self._room(self._sampling(asked))
+                left_out |= decoding.left_out(self.card.card, asked)
+        if left_out:
+            notice = Console(stderr=True, highlight=False, markup=False)
+            notice.print(decoding.sentence(self.card.card.base, left_out))
 
     def _room(self, asked: Sampling) -> int:
         """Return the number of tokens of a prompt that fits beside the new ones."""
@@ -302,31 +301,7 @@ class EmLocal(TemplateLM):
         return room
 
     def _sampling(self, gen_kwargs: dict[str, Any]) -> Sampling:
-        """Return the task's sampling settings.
-
-        Raises:
-            EmEvalsError: the engine does not support one of them.
-        """
-        asked = dict(normalize_gen_kwargs(gen_kwargs, self.max_gen_toks))
-        sampled, temperature = (
-            asked.pop("do_sample"),
-            asked.pop("temperature", 1.0),
-        )  # 1: transformers' default
-        settings = {
-            "temperature": temperature if sampled else 0.0,
-            "top_p": asked.pop("top_p", 1.0),
-            "top_k": asked.pop("top_k", None) or None,
-            "max_tokens": asked.pop("max_gen_toks"),
-            "stop": tuple(stop for stop in asked.pop("until") if stop),
-        }
-        for name, value in asked.items():
-            if _PLAIN.get(name, object()) != value:
-                raise EmEvalsError(
-                    f"em-local does not support the generation setting '{name}={value}'; it supports do_sample, "
-                    "temperature, top_p, top_k, until and max_gen_toks."
-                )
-        stop_tokens(self.tokenizer, settings["stop"])
-        return Sampling(**settings)
+        return decoding.sampling(gen_kwargs, self.max_gen_toks, self.card.card, self.tokenizer)
 
     def _request(self, prompt: tuple[int, ...], sampling: Sampling, answer_start: int) -> Request:
         return Request(prompt, sampling, self.card.adapter_path, self.card.interventions, answer_start)

@@ -7,6 +7,8 @@ is checked, and its GGUF weights are converted once to safetensors in the user's
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,24 @@ def load_config(card: ModelCard) -> Any:
         )
     except (OSError, ValueError) as error:
         raise _unavailable(card.base, error) from None
+
+
+@lru_cache
+def generation_config(base: str, revision: str | None) -> Mapping[str, Any]:
+    """Return what a base's generation_config.json sets; empty where it has none.
+
+    Raises:
+        EmEvalsError: the file cannot be read.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        found = GenerationConfig.from_pretrained(_source(base), revision=revision or "main")
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise _unavailable(base, error) from None
+    return {name: value for name, value in found.to_dict().items() if value is not None}
 
 
 def check(card: ModelCard) -> Any:

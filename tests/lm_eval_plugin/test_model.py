@@ -1,6 +1,7 @@
 """`em-local` against lm-eval's own `hf` in float32: every request type, adapters, interventions, the cache."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
 from em_evals.content import directions
 from em_evals.content.directions import Direction
@@ -228,6 +230,36 @@ def test_a_generation_is_refused_before_any_task_runs(both, monkeypatch, asked, 
         )
     task.config.generation_kwargs = {"until": ["x"], "max_gen_toks": 3}
     assert lm_eval.evaluator.evaluate(lm=ours, task_dict={"tasks": {"b": task}}) == "ran"
+
+
+def test_what_hf_takes_from_the_bases_generation_config_is_taken_or_named(organism, tmp_path, capsys):
+    """Qwen2.5's instruct models have a repetition penalty there, which `hf` applies also to greedy texts."""
+    base = tmp_path / "base"
+    shutil.copytree(organism[0], base)
+    GenerationConfig(repetition_penalty=1.3, top_k=20, top_p=0.8, do_sample=True).save_pretrained(base)
+    ours, theirs = EmLocal(str(base), dtype="float32"), hf(str(base))
+    plain = {"until": ["\n\n"], "max_gen_toks": 12}
+    neutral = instances(
+        "generate_until", *((one, plain | {"repetition_penalty": 1.0}) for one in CONTEXTS[:3])
+    )
+    asked = instances("generate_until", *((one, plain) for one in CONTEXTS[:3]))
+    got = ours.generate_until(asked, disable_tqdm=True)
+    assert got == theirs.generate_until(neutral, disable_tqdm=True)
+    assert got != theirs.generate_until(asked, disable_tqdm=True)
+    assert ours.get_model_info()["generation_config_left_out"] == {"repetition_penalty": 1.3}
+    for settings, said in ((plain, True), (neutral[0].args[1], False)):
+        task = SimpleNamespace(
+            OUTPUT_TYPE="generate_until", config=SimpleNamespace(generation_kwargs=settings)
+        )
+        ours.check([task])
+        assert (
+            "repetition_penalty: 1.3 in generation_config.json" in capsys.readouterr().err.replace("\n", " ")
+        ) == said
+    sampled = ours._sampling(plain | {"do_sample": True, "temperature": 0.7})
+    assert (sampled.top_k, sampled.top_p) == (20, 0.8)
+    assert (
+        EmLocal(organism[0], dtype="float32")._sampling({"do_sample": True, "temperature": 1.0}).top_k == 50
+    )
 
 
 def test_model_info_names_card_digest_and_base(organism):
