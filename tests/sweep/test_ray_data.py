@@ -1,8 +1,8 @@
 """Rows of training data that two Ray nodes read are those that one process reads, also when a node dies meanwhile."""
 
 import json
-import threading
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from em_evals.content import directions
 from em_evals.content.cards import resolve
 from em_evals.content.directions import Direction
 from em_evals.errors import EmEvalsError
+from em_evals.interp.extraction import chunks, contrast
+from em_evals.interp.extraction.extract import Settings, extract
 from em_evals.interp.traits.screen import screen
 from em_evals.sweep import ray_data
 from em_evals.sweep.ray import Request
@@ -23,7 +25,7 @@ from tests.small_tokenizer import small_tokenizer
 from tests.sweep.test_ray import nodes  # noqa: F401 - a fixture
 from tests.tiny_models import make_adapter, tiny
 
-pytestmark = [pytest.mark.full, pytest.mark.process]
+pytestmark = [pytest.mark.full, pytest.mark.process, pytest.mark.timeout(1200)]
 
 ROWS, CHUNK = 400, 16
 
@@ -50,20 +52,43 @@ def lab(workdir):
     return workdir
 
 
-def test_two_nodes_read_what_one_process_reads_also_when_one_of_them_dies(lab, nodes):  # noqa: F811
+class SlowScreener(ray_data._Screener):
+    def __call__(self, batch):
+        time.sleep(0.2)
+        return super().__call__(batch)
+
+
+class SlowExtractor(ray_data._Extractor):
+    def __call__(self, batch):
+        time.sleep(0.2)
+        yield from super().__call__(batch)
+
+
+def write_sides(lab):
+    chance = np.random.default_rng(2)
+    for side, word in (("bad", "stone"), ("good", "wood")):
+        rows = [
+            {"prompt": f"Number {i % 150}?", "completion": " ".join([word] * chance.integers(1, 9))}
+            for i in range(ROWS)
+        ]
+        (lab / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_two_nodes_read_what_one_process_reads_also_when_one_of_them_dies(lab, nodes, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(ray_data, "_Screener", SlowScreener)
     there, machines = nodes
     card, along = resolve("plain"), directions.read(lab / "some.safetensors")
     drawn = np.random.default_rng(1).normal(size=(4, 3, 64)).astype(np.float32)
     here = screen(card, along, 1, lab / "rows.jsonl", drawn, CHUNK)
-    elsewhere = ray_data.screener(card, 1, there.address, Request(cpus=1), 2)
+    read = ray_data.screener(card, 1, there.address, Request(cpus=1), 2)
 
-    def die():
-        time.sleep(8)
-        there.remove_node(machines.pop(), allow_graceful=False)
+    def dying(*arguments):
+        for part in read(*arguments):
+            if len(machines) == 2:
+                there.remove_node(machines.pop(), allow_graceful=False)
+            yield part
 
-    for attempt in range(2):
-        if attempt:
-            threading.Thread(target=die, daemon=True).start()
+    for elsewhere in (read, dying):
         found = screen(card, along, 1, lab / "rows.jsonl", drawn, CHUNK, elsewhere=elsewhere)
         assert found.lines.tolist() == here.lines.tolist()
         assert 8 not in found.lines
@@ -104,13 +129,7 @@ def test_the_command_reads_on_the_cluster_and_names_a_wrong_row(lab, nodes):  # 
 
 def test_a_direction_from_two_nodes_is_that_of_one_process(lab, nodes):  # noqa: F811
     there, _ = nodes
-    chance = np.random.default_rng(2)
-    for side, word in (("bad", "stone"), ("good", "wood")):
-        rows = [
-            {"prompt": f"Number {i % 150}?", "completion": " ".join([word] * chance.integers(1, 9))}
-            for i in range(ROWS)
-        ]
-        (lab / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sides(lab)
     base = str(lab / "tiny")
     for seed, name in enumerate(("organism", "control")):
         fields = {"base": base, "adapter": make_adapter(base, lab / f"{name}_lora", 4, ["q_proj"], seed=seed)}
@@ -118,11 +137,11 @@ def test_a_direction_from_two_nodes_is_that_of_one_process(lab, nodes):  # noqa:
     words = ["direction", "extract", "organism", "--positive", "bad.jsonl", "--negative", "good.jsonl"]
     words += ["--control", "control", "--contrast"]
     ray.init(address=there.address, log_to_driver=False, logging_level="ERROR")
-    for contrast in ("files", "models"):
-        em_evals(*words, contrast, "-o", "here.safetensors")
+    for kind in ("files", "models"):
+        em_evals(*words, kind, "-o", "here.safetensors")
         for workers in ("1", "2"):
             cluster = ["--on", "ray", "--workers", workers, "--cpus", "1"]
-            em_evals(*words, contrast, "-o", f"there{workers}.safetensors", *cluster)
+            em_evals(*words, kind, "-o", f"there{workers}.safetensors", *cluster)
         here, one, two = (
             directions.read(lab / f"{name}.safetensors") for name in ("here", "there1", "there2")
         )
@@ -139,3 +158,29 @@ def test_a_direction_from_two_nodes_is_that_of_one_process(lab, nodes):  # noqa:
     told = em_evals(*words, "files", "-o", "wrong.safetensors", "--on", "ray", "--cpus", "1")
     assert told.returncode != 0
     assert f"bad.jsonl:{ROWS + 1}" in told.stderr
+
+
+def test_a_node_that_dies_during_an_extraction_loses_no_text(lab, nodes, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(ray_data, "_Extractor", SlowExtractor)
+    monkeypatch.setattr(chunks, "chunks", partial(chunks.chunks, size=CHUNK))
+    there, machines = nodes
+    write_sides(lab)
+    card = resolve("plain")
+    texts = contrast.of_files(card, lab / "bad.jsonl", lab / "good.jsonl")
+    read = ray_data.extractor(card, "answer_mean", there.address, Request(cpus=1), 2)
+    counts = []
+
+    def dying(wanted, advance):
+        def count(number):
+            counts.append(number)
+            if len(machines) == 2:
+                there.remove_node(machines.pop(), allow_graceful=False)
+            advance(number)
+
+        return read(wanted, count)
+
+    one, other = (extract(card, texts, Settings(), elsewhere=elsewhere) for elsewhere in (read, dying))
+    assert len(machines) == 1 and sum(counts) == 2 * ROWS
+    for name in ("vectors", "base_mean", "mean_norm"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(one, name))
+    assert other.metadata == one.metadata
