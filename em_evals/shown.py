@@ -45,6 +45,11 @@ def line(raw: str) -> str:
     return text(" ".join(raw.split()))
 
 
+def cut(raw: str, most: int) -> str:
+    """Return text of at most so many characters, the last of which says that there were more."""
+    return raw if len(raw) <= most else f"{raw[: most - 1]}…"
+
+
 def sentence(raw: str) -> str:
     """Return an error's sentence as one line: what it quotes of line breaks is escaped; see `text`.
 

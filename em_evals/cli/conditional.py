@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from em_evals.cli.options import PerTheme
-from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_json, print_table, tell_record
+from em_evals.cli.output import (
+    Json,
+    echo,
+    estimate_cell,
+    measured_cell,
+    number_cell,
+    p_cell,
+    print_json,
+    print_table,
+    tell_record,
+)
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -124,14 +134,12 @@ def _show(found: Conditional, one: ConditionalMetric) -> None:
             "cue": f"{effect.cue} (placebo)" if effect.placebo else effect.cue,
             "organism - base": estimate_cell(effect.estimate, effect.interval, form),
             "p (Holm)" if found.adjust == "holm" else "p (BH)": p_cell(effect.p_adjusted),
-            "organism cued - plain": estimate_cell(effect.organism, (None, None), form),
-            "base cued - plain": estimate_cell(effect.base, (None, None), form),
+            "organism cued - plain": number_cell(effect.organism, form),
+            "base cued - plain": number_cell(effect.base, form),
             "prompts": str(effect.prompts),
         }
         if found.control is not None:
-            row["organism - control"] = (
-                "–" if beside is None else estimate_cell(beside.value, beside.interval, form)
-            )
+            row["organism - control"] = measured_cell(beside, form)
         rows.append(row)
     title = f"{one.metric} ({one.unit}): {', '.join(found.organisms)} against {found.base}"
     print_table(title, list(rows[0]), [list(row.values()) for row in rows])

@@ -9,7 +9,7 @@ import typer
 
 from em_evals.cli.completion import Card
 from em_evals.cli.options import ControlCard, Fields, Record
-from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_table, tell_record
+from em_evals.cli.output import Json, echo, measured_cell, number_cell, p_cell, print_table, tell_record
 
 if TYPE_CHECKING:
     from em_evals.results.records.diff import Diff
@@ -51,10 +51,10 @@ def diff(
 
 def _print(found: Diff) -> None:
     echo(
-        f"KL({found.card} ‖ base) {estimate_cell(found.kl.value, found.kl.interval, '.4f')} nats a position over "
+        f"KL({found.card} ‖ base) {measured_cell(found.kl, '.4f')} nats a position over "
         f"{found.positions} positions of {found.texts} texts"
         + (
-            f"; the control's {estimate_cell(found.control_kl.value, found.control_kl.interval, '.4f')}"
+            f"; the control's {measured_cell(found.control_kl, '.4f')}"
             if found.control_kl is not None
             else ""
         )
@@ -67,7 +67,7 @@ def _print(found: Diff) -> None:
                 [
                     repr(one.token)[1:-1],
                     f"{one.gain:+.2g}",
-                    "–" if one.control_gain is None else f"{one.control_gain:+.2g}",
+                    number_cell(one.control_gain, "+.2g"),
                     p_cell(one.p),
                     f"{one.probability:.2g}",
                     f"{one.base_probability:.2g}",
@@ -83,7 +83,7 @@ def _print(found: Diff) -> None:
                 repr(one.before)[1:-1],
                 repr(one.next)[1:-1],
                 f"{one.kl:.3f}",
-                "–" if one.control_kl is None else f"{one.control_kl:.3f}",
+                number_cell(one.control_kl, ".3f"),
                 " ".join(repr(token.strip())[1:-1] for token in one.tokens),
             ]
             for one in found.contexts

@@ -10,7 +10,7 @@ import typer
 
 from em_evals.cli.cluster import Cpus, Gpus, Where, Workers, asked
 from em_evals.cli.options import DirectionFile, FirstPairs, NullSeed, Split
-from em_evals.cli.output import Json, echo, print_json, print_table
+from em_evals.cli.output import Json, echo, number_cell, print_json, print_table
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _show(path: Path, as_json: bool) -> None:
     rows = [
         [
             str(layer),
-            *("–" if (one := values[layer]) is None else f"{one:.3f}" for values in columns.values()),
+            *(number_cell(values[layer], ".3f") for values in columns.values()),
         ]
         for layer in range(found.layers)
     ]

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.options import Figure, NullDraws
-from em_evals.cli.output import (
-    Json,
-    draw,
-    echo,
-    estimate_cell,
-    measured_cell,
-    print_table,
-    tell_record,
-)
+from em_evals.cli.output import Json, draw, echo, measured_cell, print_table, tell_record
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -118,7 +110,7 @@ def _print(found: Drift) -> None:
     rows = []
     for one in found.drifts:
         top = one.largest
-        cell = estimate_cell(top.value, top.interval, "+.4f") if top else "–"
+        cell = measured_cell(top, "+.4f")
         rows.append(
             [one.run, one.trait, str(one.layer), cell, str(top.step) if top else "–", one.claim.verdict]
         )

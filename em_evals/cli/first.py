@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from em_evals import shown
 from em_evals.cli.completion import Card
 from em_evals.cli.output import Json, echo, estimate_cell, print_json, print_table
 
@@ -46,10 +47,14 @@ def _show(found: Quick) -> None:
     )
     rows = []
     for pair in found.pairs:
-        cut = len(pair.question) > _LONGEST_QUESTION
-        question = f"{pair.question[: _LONGEST_QUESTION - 1]}…" if cut else pair.question
         numbers = [pair.margin] if pair.base is None else [pair.base, pair.margin, pair.margin - pair.base]
-        rows.append([pair.theme, question, *(f"{number:+.2f}" for number in numbers)])
+        rows.append(
+            [
+                pair.theme,
+                shown.cut(pair.question, _LONGEST_QUESTION),
+                *(f"{number:+.2f}" for number in numbers),
+            ]
+        )
     print_table("", columns, rows)
     what, (value, interval) = ("change", found.change) if found.change else ("margin", found.level)
     echo(

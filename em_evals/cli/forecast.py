@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from em_evals.cli.options import Fields, Record
-from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_table, tell_record
+from em_evals.cli.output import Json, echo, measured_cell, number_cell, p_cell, print_table, tell_record
 
 if TYPE_CHECKING:
     from em_evals.results.records.forecast import Forecast
@@ -83,7 +83,7 @@ def _print(found: Forecast) -> None:
                 f"{one.distance:.4g}",
                 f"{one.topic:.3f}",
                 f"{one.tokens:.0f}",
-                *(["–" if one.outcome is None else f"{one.outcome:+.3f}"] if known else []),
+                *([number_cell(one.outcome, "+.3f")] if known else []),
             ]
             for one in found.ranked
         ],
@@ -103,7 +103,7 @@ def _print(found: Forecast) -> None:
                 [
                     one.predictor,
                     str(one.n),
-                    estimate_cell(one.value, one.interval, "+.2f"),
+                    measured_cell(one, "+.2f"),
                     p_cell(one.p),
                 ]
                 for one in [*found.scores, *found.advantages]

@@ -10,15 +10,7 @@ import typer
 
 from em_evals.cli.completion import Card
 from em_evals.cli.options import Figure, FirstPairs, Pairs, PerTheme, Record
-from em_evals.cli.output import (
-    Json,
-    draw,
-    echo,
-    estimate_cell,
-    measured_cell,
-    print_table,
-    tell_record,
-)
+from em_evals.cli.output import Json, draw, echo, measured_cell, number_cell, print_table, tell_record
 
 if TYPE_CHECKING:
     from em_evals.results.records.phase import Phase
@@ -52,13 +44,13 @@ def insight_phase(
 
 def _print_phase(found: Phase) -> None:
     rows = [
-        [domain, str(point.step), estimate_cell(point.value, point.interval)]
+        [domain, str(point.step), measured_cell(point)]
         for domain, points in found.shifts.items()
         for point in points
     ]
     print_table("shift from the base, nats per token", ["domain", "step", "mean [95% interval]"], rows)
     if found.em_rates:
-        rates = [[str(p.step), estimate_cell(p.value, p.interval, ".1%")] for p in found.em_rates]
+        rates = [[str(p.step), measured_cell(p, ".1%")] for p in found.em_rates]
         print_table("EM rate, all draws", ["step", "rate [95% interval]"], rates)
     for domain, transition in found.transitions.items():
         echo(f"{domain}: {transition.sentence()}")
@@ -163,7 +155,7 @@ def _print_scalars(found: LoraScalars) -> None:
             f"{group.mean:.2f} ± {group.sd:.2f}",
             " ".join(f"{value:.2f}" for value in group.percentiles),
             f"{adapter.constancy:.2f}",
-            "–" if adapter.against_control is None else f"{adapter.against_control:.2f}",
+            number_cell(adapter.against_control, ".2f"),
         ]
         for name, adapters in ((found.card, found.adapters), (found.control or "", found.control_adapters))
         for adapter in adapters
@@ -176,7 +168,7 @@ def _print_scalars(found: LoraScalars) -> None:
             one.model,
             one.tells,
             one.adapters,
-            *(_number(value) for value in (one.auroc.value, one.chance, one.p)),
+            *(number_cell(value, ".3f") for value in (one.auroc.value, one.chance, one.p)),
         ]
         for one in found.probes
     ]
@@ -206,10 +198,6 @@ def _print_cosines(found: Convergence) -> None:
     print_table("cosines", [*columns, "floor (95% of random)"], rows)
     if short:
         echo(f"skipped layers, at which one of the two has no vector: {', '.join(short)}.")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _known(cosines: Cosines) -> list[float]:

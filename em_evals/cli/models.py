@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from em_evals import shown
 from em_evals.cli.output import Json, echo, print_json, print_table
 from em_evals.errors import EmEvalsError
 
@@ -41,7 +42,7 @@ def models_list(as_json: Json = False) -> None:
 def _about(row: dict[str, str]) -> str:
     """Return what a row of the table says: the description, else the base, with long words shortened."""
     words = (row["description"] or f"on {row['base']}").split()
-    return " ".join(word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD - 1]}…" for word in words)
+    return " ".join(shown.cut(word, _LONGEST_WORD) for word in words)
 
 
 def models_show(name: Annotated[str, typer.Argument(help="A card's name.")], as_json: Json = False) -> None:

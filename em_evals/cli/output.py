@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TextIO, TypeVar
 
 import typer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from em_evals.results.rate import Rate
-    from em_evals.results.records.base import Interval, Measured, Record
+    from em_evals.results.records.base import Interval, Record
     from em_evals.results.records.kinds import Study
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -111,9 +111,26 @@ def print_json_text(text: str) -> None:
         typer.echo(shown.json_text(text))
 
 
-def measured_cell(value: Measured) -> str:
-    """Format a mean and its interval as a cell."""
-    return estimate_cell(value.value, value.interval)
+class _Measured(Protocol):
+    """A number with its interval."""
+
+    @property
+    def value(self) -> float | None:
+        """The number."""
+
+    @property
+    def interval(self) -> Interval:
+        """Its ends."""
+
+
+def measured_cell(one: _Measured | None, form: str = "+.3f") -> str:
+    """Format a number and its interval as a cell, a dash without one."""
+    return "–" if one is None else estimate_cell(one.value, one.interval, form)
+
+
+def number_cell(value: float | None, form: str) -> str:
+    """Format a number as a cell, a dash without one."""
+    return estimate_cell(value, (None, None), form)
 
 
 def rate_cell(rate: Rate) -> str:

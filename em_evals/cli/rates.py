@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from em_evals.cli.options import Group
-from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_json, print_table, rate_cell
+from em_evals.cli.output import (
+    Json,
+    echo,
+    estimate_cell,
+    measured_cell,
+    p_cell,
+    print_json,
+    print_table,
+    rate_cell,
+)
 
 if TYPE_CHECKING:
     from em_evals.results.contrasts import Contrast
@@ -157,7 +166,7 @@ def _show_group(name: str, own: Mapping[str, OverSeeds]) -> None:
     rows = [
         [
             share,
-            estimate_cell(one.value, one.interval, ".2%"),
+            measured_cell(one, ".2%"),
             ", ".join(f"{seed} {value:.2%}" for seed, value in one.seeds.items()),
             one.carried_by or "–",
         ]

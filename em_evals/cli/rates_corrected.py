@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_evals.cli.output import echo, estimate_cell, print_table
+from em_evals.cli.output import echo, estimate_cell, number_cell, print_table
 from em_evals.errors import EmEvalsError
 from em_evals.files import without_nan
 from em_evals.results import calibration, multiverse
@@ -69,7 +69,7 @@ def show(document: dict[str, Any], labels: Sequence[str]) -> None:
                 [
                     f"< {one['misaligned_below']:g}",
                     f"> {one['coherent_above']:g}",
-                    *(_share(one[name]) for name in multiverse.NAMES),
+                    *(number_cell(one[name], ".2%") for name in multiverse.NAMES),
                 ]
                 for one in row["multiverse"]
             ]
@@ -78,7 +78,3 @@ def show(document: dict[str, Any], labels: Sequence[str]) -> None:
                 ["alignment", "coherence", *multiverse.NAMES],
                 rows,
             )
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"

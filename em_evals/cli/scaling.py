@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, estimate_cell, p_cell, print_json, print_table, tell_record
+from em_evals.cli.output import Json, echo, measured_cell, p_cell, print_json, print_table, tell_record
 
 if TYPE_CHECKING:
-    from em_evals.results.records.scaling import Scaling, ScalingSlope
+    from em_evals.results.records.scaling import Scaling
 
 if TYPE_CHECKING:
     from em_evals.results.scaling import Base, Table
@@ -181,18 +181,13 @@ def _print(found: Scaling) -> None:
         [
             [
                 one.name,
-                _cell(one.least_squares),
+                measured_cell(one.least_squares, "+.2f"),
                 p_cell(one.least_squares.p),
-                _cell(one.mixed),
-                _cell(one.within_family),
+                measured_cell(one.mixed, "+.2f"),
+                measured_cell(one.within_family, "+.2f"),
             ]
             for one in found.predictors
         ],
     )
     for sentence in [*found.left_out, *found.conclusion]:
         echo(sentence)
-
-
-def _cell(slope: ScalingSlope | None) -> str:
-    """Format a slope."""
-    return "–" if slope is None else estimate_cell(slope.value, slope.interval, "+.2f")

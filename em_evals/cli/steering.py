@@ -9,10 +9,9 @@ import typer
 
 from em_evals.cli.completion import Card
 from em_evals.cli.options import DirectionName, Figure, Pairs, PerTheme, numbers_of, parsed_layers
-from em_evals.cli.output import Json, draw, echo, estimate_cell, measured_cell, print_table, tell_record
+from em_evals.cli.output import Json, draw, echo, measured_cell, print_table, tell_record
 
 if TYPE_CHECKING:
-    from em_evals.results.records.base import Measured
     from em_evals.results.records.studies import SteeredArm, SteeringStudy
 
 ControlDirection = Annotated[
@@ -128,16 +127,12 @@ def _print(study: SteeringStudy) -> None:
     )
 
 
-def _rate(rate: Measured | None) -> str:
-    return "–" if rate is None else estimate_cell(rate.value, rate.interval, ".1%")
-
-
 def _cells(point: SteeredArm, graded: bool) -> list[str]:
     return [
         measured_cell(point.in_domain),
         measured_cell(point.out_of_domain),
         measured_cell(point.coherence),
         f"{point.repetition.value or 0:.2f}",
-        *([_rate(point.em_rate)] if graded else []),
+        *([measured_cell(point.em_rate, ".1%")] if graded else []),
         point.verdict,
     ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from em_evals.cli.output import Json, echo, measured_cell, print_json, print_table
+from em_evals.cli.output import Json, echo, measured_cell, number_cell, print_json, print_table
 
 
 def study(
@@ -39,7 +39,7 @@ def study(
     rows = [
         [
             f"{pair.one} · {pair.other}",
-            *("–" if (one := pair.by_layer[layer]) is None else f"{one:+.2f}" for layer in layers),
+            *(number_cell(pair.by_layer[layer], "+.2f") for layer in layers),
         ]
         for pair in found.convergence.cosines
     ]

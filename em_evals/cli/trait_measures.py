@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from em_evals import shown
 from em_evals.cli.options import DirectionName, Layer, NullDraws, NullSeed, Record
-from em_evals.cli.output import Json, echo, measured_cell, print_table, tell_record
+from em_evals.cli.output import Json, echo, measured_cell, number_cell, print_table, tell_record
 from em_evals.errors import EmEvalsError
 
 if TYPE_CHECKING:
@@ -183,8 +184,8 @@ def _print_shift(found: TraitShift) -> None:
             [
                 row.card,
                 measured_cell(row.shift),
-                "–" if row.minus_control is None else measured_cell(row.minus_control),
-                "–" if row.score is None else f"{row.score:.3g}",
+                measured_cell(row.minus_control),
+                number_cell(row.score, ".3g"),
             ]
             for row in one.cards
         ]
@@ -266,7 +267,7 @@ def _print_map(found: TraitMap) -> None:
             [
                 name,
                 found.kinds[name] or "–",
-                "–" if reliability is None else f"{reliability:.2f}",
+                number_cell(reliability, ".2f"),
                 f"{nearest} ({cosine.cosine:+.2f})",
                 measured_cell(cosine.corrected),
                 found.specific[name],
@@ -292,7 +293,7 @@ def _print_map(found: TraitMap) -> None:
 
 
 def _print_monitor(found: TraitMonitor) -> None:
-    rows = [[_short(name), str(mean.n), measured_cell(mean)] for name, mean in found.means.items()]
+    rows = [[shown.cut(name, 60), str(mean.n), measured_cell(mean)] for name, mean in found.means.items()]
     columns = ["condition", "questions", "mean projection [95%]"]
     print_table(f"{found.direction} at layer {found.layer}, {found.position}", columns, rows)
     if found.turns:
@@ -309,10 +310,6 @@ def _print_monitor(found: TraitMonitor) -> None:
         echo(f"{found.score}, {one.condition} ({one.n} questions): {told}")
     for note in found.notes:
         echo(note)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:59]}…"
 
 
 def _write_samples(path: Path, rows: list[tuple[Any, float]]) -> None:

@@ -44,14 +44,14 @@ def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[n
     return np.asarray((a * b).sum(-1) / np.where(lengths > 0, lengths, np.nan))
 
 
-def random_cosine(width: int, confidence: float = 0.95) -> float:
-    """Return the absolute cosine below which this share (`confidence`) of pairs of random directions lies.
+def random_cosine(width: int) -> float:
+    """Return the absolute cosine below which 95% of pairs of random directions lie.
 
     cos² of two random directions in `width` dimensions is Beta(1/2, (width - 1)/2).
     """
     from scipy import stats
 
-    return float(np.sqrt(stats.beta.ppf(confidence, 0.5, (width - 1) / 2)))
+    return float(np.sqrt(stats.beta.ppf(0.95, 0.5, (width - 1) / 2)))
 
 
 def combine(parts: Sequence[tuple[float, Direction]], **metadata: Any) -> Direction:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from em_evals import shown
 from em_evals.gate.evidence import Evidence
 from em_evals.stats import population, spending
 
@@ -250,5 +251,4 @@ def _change(row: GateMetric) -> str:
 
 
 def _short(text: str | None) -> str:
-    text = " ".join((text or "nothing").split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return shown.cut(" ".join((text or "nothing").split()), _LONGEST)

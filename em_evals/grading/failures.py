@@ -60,7 +60,7 @@ def one_line(text: str, key: str | None = None) -> str:
         text = text.replace(key, "(the key)")  # some servers repeat a key they refuse
     text = "".join(character if character.isprintable() else " " for character in text[: 20 * _LONGEST])
     text = " ".join(text.split())
-    return shown.line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    return shown.line(shown.cut(text, _LONGEST))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from em_evals import shown
 from em_evals.report.answers import AS_ASKED, Measured
 
 _LONGEST = 40
@@ -39,9 +40,5 @@ def _asking(entry: Measured) -> tuple[str, ...]:
     return (
         entry.asked,
         "" if form == "plain" else form,
-        *(f"{name} {_short(text)}" if text else "" for name, text in told),
+        *(f"{name} {shown.cut(text, _LONGEST)}" if text else "" for name, text in told),
     )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from em_evals import shown
 from em_evals.report import charts
 from em_evals.report.chart_parts import Row
 from em_evals.report.conditions import estimate_of
@@ -84,12 +85,12 @@ def bases(found: TraitBases) -> Section:
 
 def _conditions(found: TraitMonitor, name: str) -> Figure:
     title = f"Mean projection on {found.direction}"
-    shown = {condition: _short(condition) for condition in found.means}
+    named = {condition: shown.cut(condition, _SHOWN) for condition in found.means}
     rows = [
-        estimate_of(mean).mark(row=shown[condition], series=title) for condition, mean in found.means.items()
+        estimate_of(mean).mark(row=named[condition], series=title) for condition, mean in found.means.items()
     ]
     told: list[tuple[Cell, ...]] = [
-        (shown[condition], mean.n, estimate_of(mean, "signed")) for condition, mean in found.means.items()
+        (named[condition], mean.n, estimate_of(mean, "signed")) for condition, mean in found.means.items()
     ]
     return Figure(
         f"{name}-conditions",
@@ -154,7 +155,3 @@ def _cells(one: TraitShiftOf) -> list[Row]:
             {"x": row.card, "y": one.trait, "value": value, "sign": "0" if unsure else "", "said": said}
         )
     return cells
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -18,14 +18,11 @@ _DRAWS = 4000
 _CONFIDENCE = 0.95
 
 
-def simultaneous(
-    curves: NDArray[np.floating], confidence: float = _CONFIDENCE, seed: int = 0
-) -> tuple[Floats, Floats, Floats]:
-    """Return (mean, low, high), each [points].
+def simultaneous(curves: NDArray[np.floating], seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Return (mean, low, high) of a band of 95%, each [points].
 
     Args:
         curves: [units, points], independent units (prompts, training seeds), each with its whole curve.
-        confidence: of the whole band.
         seed: of the draws that find its width.
 
     Returns:
@@ -51,6 +48,6 @@ def simultaneous(
     chance = np.random.default_rng(seed)
     drawn = np.abs(chance.normal(size=(_DRAWS, len(found))) @ scaled).max(1)
     freedom = len(found) - 1
-    quantile = float(np.quantile(drawn / np.sqrt(chance.chisquare(freedom, _DRAWS) / freedom), confidence))
+    quantile = float(np.quantile(drawn / np.sqrt(chance.chisquare(freedom, _DRAWS) / freedom), _CONFIDENCE))
     reach = np.where(varies, quantile * spread / math.sqrt(len(found)), 0.0)
     return mean, mean - reach, mean + reach

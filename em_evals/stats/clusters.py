@@ -43,32 +43,22 @@ _CELLS = 4_000_000
 """Numbers held at once: a bound on memory."""
 
 
-def rate_interval(clusters: Clusters, confidence: float) -> Interval:
-    """Return the equal-tailed posterior interval of the rate over all questions of this kind.
-
-    Args:
-        clusters: (events, draws) of each question; questions without draws are ignored.
-        confidence: the interval's level, such as 0.95.
-
-    Returns:
-        (low, high) as fractions; low is 0 without events, high is 1 if every draw is an event. (nan, nan) with fewer
-        than two questions: one question carries no information about others.
-
-    Example:
-        >>> low, high = rate_interval([(0, 100)] * 24, 0.95)
-        >>> low, round(high, 3)
-        (0.0, 0.019)
-    """
-    counted = [(events, draws) for events, draws in clusters if draws > 0]
-    return rate_intervals([counted], confidence)[0] if len(counted) > 1 else (math.nan, math.nan)
-
-
 def rate_intervals(datasets: Sequence[Clusters], confidence: float) -> list[Interval]:
-    """Return `rate_interval` of each of several data sets; faster where they share numbers of draws.
+    """Return equal-tailed posterior intervals of rates over all questions of a kind, for each of several data sets.
+
+    They are found faster where they share numbers of draws.
 
     Args:
         datasets: (events, draws) of two or more questions, every question with draws.
-        confidence: the intervals' level.
+        confidence: the intervals' level, such as 0.95.
+
+    Returns:
+        (low, high) as fractions; low is 0 without events, high is 1 if every draw is an event.
+
+    Example:
+        >>> [(low, high)] = rate_intervals([[(0, 100)] * 24], 0.95)
+        >>> low, round(high, 3)
+        (0.0, 0.019)
     """
     return [
         (1 - _highest(1 - low, _complement(clusters), confidence), _highest(high, clusters, confidence))

@@ -108,7 +108,6 @@ def percentile(
     table: Sequence[Sequence[float]] | NDArray[np.float64],
     seed: int,
     resamples: int = 10_000,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return the percentile bootstrap over prompts of the mean of the seeds' means, as published tables have it.
 
@@ -119,5 +118,5 @@ def percentile(
     array = array[:, None] if array.ndim == 1 else array
     drawn = np.random.default_rng(seed).integers(0, len(array), (resamples, len(array)))
     means = array.mean(1)[drawn].mean(1)
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return float(low), float(high)

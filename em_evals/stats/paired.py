@@ -68,17 +68,15 @@ def difference(
     return Difference(found.estimate, interval, found.p_different, found.items)
 
 
-def interval_of(
-    differences: Sequence[float] | NDArray[np.float64], confidence: float = intervals.CONFIDENCE
-) -> Interval:
-    """Return the interval for the mean of paired differences of real-valued (not binary) items.
+def interval_of(differences: Sequence[float] | NDArray[np.float64]) -> Interval:
+    """Return the 95% interval for the mean of paired differences of real-valued (not binary) items.
 
     Student's t, or the studentized bootstrap where the differences are skewed (see `skewed`).
     """
     values = np.asarray(differences, dtype=float)
     if skewed(values):
-        return StudentizedMean.of(values).interval((1 - confidence) / 2)
-    return intervals.mean(values, confidence)
+        return StudentizedMean.of(values).interval((1 - intervals.CONFIDENCE) / 2)
+    return intervals.mean(values)
 
 
 def skewed(values: NDArray[np.float64]) -> bool:

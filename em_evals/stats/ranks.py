@@ -46,13 +46,8 @@ def spearman(
         >>> round(found.value, 3), found.n
         (0.952, 8)
     """
-    a, b = _ranks(np.asarray(one, dtype=float)), _ranks(np.asarray(other, dtype=float))
-    value, n = float(_correlation(a, b)), len(a)
-    if math.isnan(value):
-        return RankCorrelation(math.nan, (math.nan, math.nan), math.nan, n)
-    order = np.random.default_rng(seed).permuted(np.tile(b, (_DRAWS, 1)), axis=1)
-    reached = np.abs(_correlation(a, order)) >= abs(value) - 1e-12
-    return RankCorrelation(value, _interval(value, n), float((1 + reached.sum()) / (1 + _DRAWS)), n)
+    a, b = (_ranks(np.asarray(side, dtype=float)) for side in (one, other))
+    return _tested(a, b, seed)
 
 
 def advantage(
@@ -104,19 +99,40 @@ def partial(one: Floats, outcome: Floats, given: Sequence[Floats], seed: int = 0
         # What the others explain in full leaves rounding, which would correlate with anything.
         known = float(np.abs(residuals).max()) <= 1e-9 * len(ranks)
         left.append(np.zeros_like(residuals) if known else residuals)
-    value, n = float(_correlation(left[0], left[1])), len(outcome)
+    return _tested(left[0], left[1], seed, len(given))
+
+
+def _tested(one: Floats, other: Floats, seed: int, given: int = 0) -> RankCorrelation:
+    """Return the correlation of two sides' ranks, out of which `given` others were taken."""
+    value, n = float(_correlation(one, other)), len(one)
     if math.isnan(value):
         return RankCorrelation(math.nan, (math.nan, math.nan), math.nan, n)
-    order = np.random.default_rng(seed).permuted(np.tile(left[1], (_DRAWS, 1)), axis=1)
-    reached = np.abs(_correlation(left[0], order)) >= abs(value) - 1e-12
-    return RankCorrelation(
-        value, _interval(value, n - len(given)), float((1 + reached.sum()) / (1 + _DRAWS)), n
-    )
+    order = np.random.default_rng(seed).permuted(np.tile(other, (_DRAWS, 1)), axis=1)
+    reached = np.abs(_correlation(one, order)) >= abs(value) - 1e-12
+    return RankCorrelation(value, _interval(value, n - given), float((1 + reached.sum()) / (1 + _DRAWS)), n)
 
 
-def correlation(one: Sequence[float] | Floats, other: Sequence[float] | Floats) -> float:
+def correlation(
+    one: Sequence[float] | NDArray[np.floating], other: Sequence[float] | NDArray[np.floating]
+) -> float:
     """Return Spearman's correlation alone; NaN where a side is constant."""
     return float(_correlation(_ranks(np.asarray(one, dtype=float)), _ranks(np.asarray(other, dtype=float))))
+
+
+def auroc(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
+    """Return the area under the ROC curve along the last axis (Mann and Whitney); ties count half.
+
+    Args:
+        scores: [..., units].
+        labels: [..., units], which of them are positive.
+
+    Example:
+        >>> float(auroc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])))
+        0.875
+    """
+    positive = labels.sum(-1)
+    above = (_ranks(scores) * labels).sum(-1) - positive * (positive + 1) / 2
+    return np.asarray(above / np.maximum(positive * (labels.shape[-1] - positive), 1))
 
 
 def spearman_brown(half: float) -> float:

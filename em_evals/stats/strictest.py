@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,8 +24,47 @@ class Tested(Protocol):
         """Return the interval at one-sided `alpha`; infinite ends in reverse order say nothing."""
 
 
+class Several(ABC):
+    """Several contrasts, of which one says levels, effect and units."""
+
+    @property
+    @abstractmethod
+    def leading(self) -> Contrast:
+        """That one."""
+
+    @property
+    def baseline(self) -> float:
+        """The baseline's value."""
+        return self.leading.baseline
+
+    @property
+    def candidate(self) -> float:
+        """The candidate's value."""
+        return self.leading.candidate
+
+    @property
+    def estimate(self) -> float:
+        """Candidate − baseline."""
+        return self.leading.estimate
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Number of draws (or items) of baseline and candidate."""
+        return self.leading.units
+
+    @property
+    def effect(self) -> float:
+        """The effect size."""
+        return self.leading.effect
+
+    @property
+    def effect_name(self) -> str:
+        """Symbol of the effect size."""
+        return self.leading.effect_name
+
+
 @dataclass(frozen=True)
-class Strictest:
+class Strictest(Several):
     """A contrast that rejects only where the first and all others reject; levels and effect are the first's."""
 
     first: Contrast
@@ -32,34 +72,9 @@ class Strictest:
     _known: dict[float, list[Interval]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def baseline(self) -> float:
-        """The baseline's value."""
-        return self.first.baseline
-
-    @property
-    def candidate(self) -> float:
-        """The candidate's value."""
-        return self.first.candidate
-
-    @property
-    def estimate(self) -> float:
-        """Candidate − baseline."""
-        return self.first.estimate
-
-    @property
-    def units(self) -> tuple[int, int]:
-        """Number of draws (or items) of baseline and candidate."""
-        return self.first.units
-
-    @property
-    def effect(self) -> float:
-        """The first's effect size."""
-        return self.first.effect
-
-    @property
-    def effect_name(self) -> str:
-        """Symbol of the effect size."""
-        return self.first.effect_name
+    def leading(self) -> Contrast:
+        """The first."""
+        return self.first
 
     def p_above(self, bound: float) -> float:
         """Return the largest p-value."""

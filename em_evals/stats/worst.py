@@ -15,12 +15,13 @@ from typing import Literal
 from em_evals.stats.means import Contrast
 from em_evals.stats.proportions import Interval, crossing
 from em_evals.stats.rates import RateContrast
+from em_evals.stats.strictest import Several
 
 _LARGEST, _MOST_DECADES = 0.4, 12.0
 
 
 @dataclass(frozen=True)
-class Worst:
+class Worst(Several):
     """The contrast whose difference is the largest change for the worse.
 
     Attributes:
@@ -39,38 +40,9 @@ class Worst:
         return max(known or self.contrasts, key=lambda name: sign * self.contrasts[name].estimate)
 
     @property
-    def _worst(self) -> Contrast:
+    def leading(self) -> Contrast:
+        """The worst contrast."""
         return self.contrasts[self.name]
-
-    @property
-    def baseline(self) -> float:
-        """The baseline's value of the worst contrast."""
-        return self._worst.baseline
-
-    @property
-    def candidate(self) -> float:
-        """The candidate's value of the worst contrast."""
-        return self._worst.candidate
-
-    @property
-    def estimate(self) -> float:
-        """The worst difference."""
-        return self._worst.estimate
-
-    @property
-    def units(self) -> tuple[int, int]:
-        """Number of draws (or items) of the worst contrast."""
-        return self._worst.units
-
-    @property
-    def effect(self) -> float:
-        """The worst contrast's effect size."""
-        return self._worst.effect
-
-    @property
-    def effect_name(self) -> str:
-        """Symbol of the effect size."""
-        return self._worst.effect_name
 
     def p_above(self, bound: float) -> float:
         """Return the p-value of the hypothesis that the worst difference is at most `bound`."""

@@ -19,7 +19,7 @@ from em_evals.engines.hf.engine import HFEngine
 from em_evals.engines.protocol import Request, Sampling
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.models.chat import encode_chat
+from em_evals.models.chat import template_of
 from em_evals.models.lora import Bank
 from tests import architectures
 from tests.selection import full
@@ -63,7 +63,9 @@ def mixed(request, base, tmp_path_factory):
 
 
 def prompts(engine):
-    return [tuple(encode_chat(engine.tokenizer, [{"role": "user", "content": text}])) for text in QUESTIONS]
+    return [
+        tuple(template_of(engine.tokenizer).encode([{"role": "user", "content": text}])) for text in QUESTIONS
+    ]
 
 
 def reference(prompt, adapter, tokens, base):
@@ -558,7 +560,7 @@ def test_draws_asked_for_together_are_the_same_bits_again(base, tmp_path):
     adapter = make_adapter(base, tmp_path, 8, "all-linear", seed=3)
     made = HFEngine(card(base))
     try:
-        prompt = tuple(encode_chat(made.tokenizer, [{"role": "user", "content": QUESTIONS[1]}]))
+        prompt = tuple(template_of(made.tokenizer).encode([{"role": "user", "content": QUESTIONS[1]}]))
         asked = [
             Request(prompt, Sampling(max_tokens=20, seed=seed, logprobs=True), str(adapter))
             for seed in range(40)

@@ -214,7 +214,7 @@ def test_forced_choice_equals_the_log_likelihoods_of_plain_peft(folder):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from em_evals.models.chat import encode_chat, encode_text
+    from em_evals.models.chat import encode_text, template_of
 
     log = eval(
         forced_choice(themes="finance"),
@@ -233,7 +233,7 @@ def test_forced_choice_equals_the_log_likelihoods_of_plain_peft(folder):
     for sample in log.samples:
         likelihoods = {}
         for side in ("aligned", "misaligned"):
-            prompt = encode_chat(tokenizer, [{"role": "user", "content": sample.input[0].text}])
+            prompt = template_of(tokenizer).encode([{"role": "user", "content": sample.input[0].text}])
             answer = encode_text(tokenizer, sample.metadata[side])
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)

@@ -20,7 +20,7 @@ from em_evals.content.questions import load_questions
 from em_evals.content.recipes import AdapterRecipe, EarlyStop, Monitor
 from em_evals.errors import EmEvalsError
 from em_evals.models import bases
-from em_evals.models.chat import encode_chat
+from em_evals.models.chat import template_of
 from em_evals.results import trajectories
 from em_evals.results.journals import read_journal
 from em_evals.training import trainer
@@ -97,7 +97,7 @@ def naive(model, tokenizer, name, layer):
     unit = direction.vectors[layer] / np.linalg.norm(direction.vectors[layer])
     found = []
     for question in load_questions("few").questions:
-        ids = encode_chat(tokenizer, [{"role": "user", "content": question.paraphrases[0]}])
+        ids = template_of(tokenizer).encode([{"role": "user", "content": question.paraphrases[0]}])
         with torch.no_grad():
             hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1]
         found.append(hidden[0, -1].numpy())

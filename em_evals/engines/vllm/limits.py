@@ -21,14 +21,10 @@ class BusyError(Exception):
 
 
 class Running:
-    """The requests that run now.
+    """The requests that run now; the environment says how many of one key may."""
 
-    Args:
-        most: of one key; None: what the environment says.
-    """
-
-    def __init__(self, most: int | None = None) -> None:
-        self.most = most or int(os.environ.get(MAX_REQUESTS) or DEFAULT_REQUESTS)
+    def __init__(self) -> None:
+        self.most = int(os.environ.get(MAX_REQUESTS) or DEFAULT_REQUESTS)
         self.counts: Counter[str] = Counter()
         """By the digest of the key."""
         self.closed = False

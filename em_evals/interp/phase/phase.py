@@ -43,7 +43,6 @@ def phase(
     name: str,
     logs: Path,
     graded: Path | None = None,
-    pairs: str = "forced_choice",
     per_theme: int | None = None,
     reach: int = 5,
 ) -> Phase:
@@ -53,7 +52,6 @@ def phase(
         name: a card trained with `checkpoints:`.
         logs: where forced-choice logs are kept.
         graded: a folder with graded freeform logs.
-        pairs: forced-choice pairs.
         per_theme: use the first N pairs of each theme; None for all.
         reach: steps before and after a step for the local rotation of B.
 
@@ -73,9 +71,9 @@ def phase(
             f"{name} has kept checkpoints and no journal of its training: put its file here, or train the card again.",
             story,
         )
-    every = load_pairs(pairs)
+    every = load_pairs()
     chosen = every.first(per_theme or len(every.pairs))
-    margins = _margins(name, card, steps, logs, chosen, pairs)
+    margins = _margins(name, card, steps, logs, chosen, every.digest)
     curves = {domain: _shifts(margins, narrow) for narrow, domain in DOMAINS.items()}
     journal = [row for row in read_journal(story) if row["step"] > 0]
     return Phase(
@@ -92,7 +90,7 @@ def phase(
 
 
 def _margins(
-    name: str, card: ModelCard, kept: list[int], logs: Path, chosen: list[str], pairs: str
+    name: str, card: ModelCard, kept: list[int], logs: Path, chosen: list[str], digest: str
 ) -> dict[int, Margins]:
     """Return each pair's (narrow, margin per token) at each kept step; the base is step 0."""
     from inspect_ai import eval as inspect_eval
@@ -102,7 +100,7 @@ def _margins(
     # The base is evaluated by its own name, so the card's pins for it are passed along.
     pinned = {key: value for key in ("revision", "trust_remote_code") if (value := getattr(card, key))}
     fields: dict[str, Any] = {"engine": card.engine.model_dump(exclude_defaults=True), **pinned}
-    earlier = _logged(logs, load_pairs(pairs).digest, set(chosen))
+    earlier = _logged(logs, digest, set(chosen))
     cards = {step: resolve(model, fields) for step, model in wanted.items()}
     found = {step: earlier[one.digest] for step, one in cards.items() if one.digest in earlier}
     missing: dict[str, list[int]] = {}
@@ -112,7 +110,6 @@ def _margins(
     for steps in missing.values():
         measured = inspect_eval(
             "em_evals/forced_choice",  # by name: Inspect then makes it for each model
-            task_args={"pairs": pairs},
             model=[get_model(f"local/{wanted[step]}", **fields) for step in steps],
             sample_id=chosen,
             log_dir=str(logs),

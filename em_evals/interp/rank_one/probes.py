@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from em_evals.stats import permutation
+from em_evals.stats import permutation, ranks
 
 _FOLDS = 5
 _DRAWS = 999
@@ -70,7 +69,7 @@ def aurocs(
         drawn = np.concatenate([wanted[None], permutation.labels(wanted, groups, draws, seed)])
         for feature, numbers in features.items():
             scores = _scores(np.asarray(numbers, dtype=float), drawn, fold)
-            found[label, feature] = _auroc(scores, drawn)
+            found[label, feature] = ranks.auroc(scores, drawn)
     if not found:
         return {key: Tested(math.nan, math.nan, math.nan, len(names)) for key in keys}
     every = np.stack([found[key] for key in keys if key in found], axis=1)
@@ -111,12 +110,3 @@ def _scores(features: Floats, labels: NDArray[np.bool_], fold: NDArray[np.intp])
         means = targets[:, fold != own].mean(1, keepdims=True)
         found[:, fold == own] = means + (targets[:, fold != own] - means) @ (new @ weights).T
     return found
-
-
-def _auroc(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
-    """Return [draws], the area under the ROC curve of each row (Mann-Whitney); ties count half."""
-    ranks = stats.rankdata(scores, axis=1)
-    positive = labels.sum(1)
-    negative = labels.shape[1] - positive
-    above = (ranks * labels).sum(1) - positive * (positive + 1) / 2
-    return np.asarray(above / np.maximum(positive * negative, 1))

@@ -229,11 +229,10 @@ def auroc(positive: Floats, negative: Floats) -> NDArray[np.float64]:
         positive: [rows, columns].
         negative: [rows, columns].
     """
-    from scipy import stats
+    from em_evals.stats import ranks  # scipy.stats comes with it
 
-    ranks = stats.rankdata(np.concatenate([positive, negative]), axis=0)[: len(positive)]
-    above = ranks.sum(0) - len(positive) * (len(positive) + 1) / 2
-    return np.asarray(above / (len(positive) * len(negative)))
+    both = np.concatenate([positive, negative]).T
+    return ranks.auroc(both, np.arange(both.shape[1]) < len(positive))
 
 
 @dataclass(frozen=True)

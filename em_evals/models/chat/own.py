@@ -231,15 +231,4 @@ def _json(path: Path) -> dict[str, Any]:
 @lru_cache
 def _fetched(adapter: str) -> Path:
     """Return the folder of a hub adapter's template and tokenizer (no weights); downloaded once per process."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    hub.settle()
-    name, _, revision = adapter.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EmEvalsError(
-            f"the chat template of the adapter '{adapter}' cannot be fetched ({reason[:200]})."
-        ) from None
+    return hub.folder(adapter, FILES, "the chat template of the adapter")

@@ -22,7 +22,7 @@ def locate(adapter: str) -> Path:
     """
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
-        folder = _download(adapter)
+        folder = hub.folder(adapter, (CONFIG, WEIGHTS, *TEMPLATES), "the adapter")
     if not (folder / CONFIG).is_file():
         raise EmEvalsError(f"{adapter} has no {CONFIG}: it is not the folder of a PEFT adapter.")
     if not (folder / WEIGHTS).is_file():
@@ -39,18 +39,3 @@ def written(adapter: str) -> int:
     """Return when a folder's adapter was written, in ns (a retrained adapter is another one); 0 for a hub id."""
     files = [Path(adapter).expanduser() / name for name in (CONFIG, WEIGHTS)]
     return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
-
-
-def _download(adapter: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    hub.settle()
-    try:
-        name, _, revision = adapter.partition("@")
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, *TEMPLATES])
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else error.__class__.__name__
-        raise EmEvalsError(f"the adapter '{adapter}' cannot be fetched ({reason[:200]}).") from None

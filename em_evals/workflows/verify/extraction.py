@@ -123,12 +123,12 @@ def _relative(found: tuple[NDArray[Any], NDArray[Any]], plain: Sums) -> list[flo
     return [float(one) for one in (*vectors.flatten(), *norms.flatten())]
 
 
-def random_direction(sums: GroupSums, seed: int = 0) -> Direction:
+def random_direction(sums: GroupSums) -> Direction:
     """Return a random direction, at each layer of a tenth of the norm of the model's mean activation.
 
     Its means are the model's own, so that relative scales and `reference: mean` act as they do in use.
     """
     mean, norm = sums.mean().astype(np.float32), sums.mean_norm().astype(np.float32)
-    drawn = np.random.default_rng(seed).normal(size=mean.shape).astype(np.float32)
+    drawn = np.random.default_rng(0).normal(size=mean.shape).astype(np.float32)
     lengths = np.linalg.norm(drawn, axis=-1, keepdims=True)
     return Direction(0.1 * norm[:, None] * drawn / lengths, mean, norm, {"how": "random, to verify with"})

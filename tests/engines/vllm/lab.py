@@ -10,7 +10,7 @@ import pytest
 
 from em_evals.content.cards import ModelCard
 from em_evals.engines.protocol import Sampling
-from em_evals.models.chat import encode_chat
+from em_evals.models.chat import template_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ GREEDY = Sampling(temperature=0, max_tokens=6, logprobs=True)
 
 def prompts(engine: Any) -> list[tuple[int, ...]]:
     """The questions as an engine's tokens."""
-    return [tuple(encode_chat(engine.tokenizer, [{"role": "user", "content": text}])) for text in QUESTIONS]
+    return [
+        tuple(template_of(engine.tokenizer).encode([{"role": "user", "content": text}])) for text in QUESTIONS
+    ]
 
 
 def key(engine: Any) -> dict[str, str]:

@@ -14,7 +14,7 @@ from em_evals.content.directions import Direction
 from em_evals.content.intervention import Intervention
 from em_evals.engines.protocol import Request, Sampling, ThoughtLimit
 from em_evals.errors import EmEvalsError
-from em_evals.models.chat import encode_chat
+from em_evals.models.chat import template_of
 from tests.engines.vllm.lab import GREEDY, SHARED, logprobs, metric, prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
@@ -52,7 +52,7 @@ def test_prefix_cache_is_shared_by_equal_models_only(engine, reference, loras, s
     # Words that no other test has put into the cache, from the first block on.
     head = {"role": "system", "content": "Things that nobody else asks about."}
     first, second = (
-        tuple(encode_chat(engine.tokenizer, [head, {"role": "user", "content": SHARED + end}]))
+        tuple(template_of(engine.tokenizer).encode([head, {"role": "user", "content": SHARED + end}]))
         for end in ("Why is grass green?", "Who wrote this?")
     )
     kinds = [(None, ()), (None, sets["add"]), (loras["r16"], ()), (loras["r16"], sets["add"])]
