@@ -145,7 +145,7 @@ def test_a_file_of_an_unknown_kind_is_not_called_missing(workdir: Path) -> None:
     (workdir / "notes.txt").write_text("questions: []\n", encoding="utf-8")
     done = em_evals("data", "check", "notes.txt")
     assert done.returncode == 2
-    assert "notes.txt: training data are JSONL or JSON, not .txt" in done.stderr
+    assert "notes.txt: training data are JSONL, JSON or parquet, not .txt" in done.stderr
     assert "there is no" not in done.stderr
 
 

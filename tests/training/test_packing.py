@@ -147,5 +147,5 @@ def test_fused_layers_are_pefts(method, tokenizer, tmp_path):
 def test_layers_that_are_more_than_plain_use_peft(tokenizer, tmp_path):
     base = bases.load_model(card(tiny("llama", tmp_path / "llama", tokenizer)))
     assert fused.fuse(trainable(base, dropout=0.1)) == 0
-    half = bases.load_model(card(str(tmp_path / "llama"), dtype="bfloat16"))
-    assert fused.fuse(trainable(half)) == 0
+    plain = bases.load_model(card(str(tmp_path / "llama")))
+    assert fused.fuse(trainable(plain)) > 0

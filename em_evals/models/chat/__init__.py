@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from em_evals.models.chat.own import prompting, template_for
 from em_evals.models.chat.rendering import Message, Source
 from em_evals.models.chat.speech import Spoken
@@ -17,8 +20,18 @@ __all__ = [
     "Message",
     "Source",
     "Spoken",
+    "encode_chat",
     "encode_text",
     "prompting",
     "template_for",
     "template_of",
 ]
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Encode messages with a tokenizer's own template (`ChatTemplate.encode`).
+
+    Raises:
+        EmEvalsError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    return template_of(tokenizer).encode(messages)
