@@ -94,7 +94,7 @@ def test_inspect_openai_provider_gives_the_answers_of_local(engine, cards, root)
     said = []
     for models in (
         [get_model(f"openai-api/openai/{name}", **served) for name in names],
-        [f"local/{name}" for name in names],
+        [get_model(f"local/{name}", memoize=False) for name in names],
     ):
         logs = eval(
             freeform(judge="none"),
