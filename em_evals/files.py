@@ -175,7 +175,16 @@ def _unreadable(path: Path, error: OSError) -> EmEvalsError:
     return EmEvalsError(f"cannot read this file ({error.strerror or error}).", path)
 
 
+AS_LINES = (
+    "save the rows as one JSON object a line, such as "
+    "`pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does"
+)
+"""What to do with a table where lines are read."""
+
+
 def _not_utf8(path: Path, error: UnicodeDecodeError, line: int | None = None) -> EmEvalsError:
+    if path.suffix.lower() == ".parquet":
+        return EmEvalsError(f"text is read here, and no parquet: {AS_LINES}.", path)
     return EmEvalsError(f"this is not UTF-8 text (byte {error.start}); save it as UTF-8.", path, line)
 
 

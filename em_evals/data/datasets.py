@@ -100,9 +100,7 @@ def read(
     """
     if path.suffix in OTHER:
         raise EmEvalsError(
-            f"training data are JSONL, JSON or parquet, not {path.suffix}: save the rows as one JSON object a line, "
-            "such as `pandas.DataFrame.to_json(FILE, orient='records', lines=True)` does.",
-            path,
+            f"training data are JSONL, JSON or parquet, not {path.suffix}: {files.AS_LINES}.", path
         )
     rows, rejected, lines, ids = list[Messages](), list[Messages](), list[int](), list[str]()
     for line, row in row_files.whole(path):

@@ -62,7 +62,12 @@ def sampling(gen_kwargs: Mapping[str, Any], max_gen_toks: int, card: ModelCard, 
         EmEvalsError: the engine does not support one of them.
     """
     asked = dict(normalize_gen_kwargs(dict(gen_kwargs), max_gen_toks))
-    sampled, temperature = asked.pop("do_sample"), asked.pop("temperature", 1.0)  # 1: transformers' default
+    sampled, temperature = asked.pop("do_sample"), asked.pop("temperature", 0.0)
+    if sampled and not temperature > 0:
+        raise EmEvalsError(
+            "a task that samples needs a temperature above 0, in generation_kwargs or by --gen_kwargs (lm-eval's `hf` "
+            "takes 0 where there is none, and ends)."
+        )
     base = bases.generation_config(card.base, card.revision) if sampled else {}
     settings = {
         "temperature": temperature if sampled else 0.0,

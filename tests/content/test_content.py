@@ -93,6 +93,10 @@ def test_text_that_is_not_utf8_is_refused(workdir: Path) -> None:
     error = refused(lambda: documents.load(path))
     assert str(error).startswith(f"{path}: ")
     assert "not UTF-8 text (byte 9)" in error.what
+    table = path.rename(workdir / "texts.parquet")
+    assert (
+        "no parquet: save the rows as one JSON object a line" in refused(lambda: files.read_text(table)).what
+    )
 
 
 def test_a_folder_in_a_files_place_is_one_sentence(workdir: Path) -> None:

@@ -166,14 +166,18 @@ def test_an_intervention_changes_loglikelihoods_as_hooks_do(organism, tmp_path):
 
 
 def test_sampling_is_repeatable_and_repeats_differ(both):
-    ours, _ = both
+    ours, theirs = both
     sampled = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "max_gen_toks": 8, "until": []}
     asked = instances("generate_until", *[("One, two,", sampled)] * 3)
     got = ours.generate_until(asked, disable_tqdm=True)
     assert len(set(got)) == 3
     assert ours.generate_until(asked, disable_tqdm=True) == got
-    unsaid = ours._sampling({"do_sample": True, "max_gen_toks": 8, "until": []})
-    assert unsaid.temperature == 1.0, "transformers' default, which `hf` samples at"
+    for unsaid in ({}, {"temperature": 0}):
+        asks = {"do_sample": True, "max_gen_toks": 8, "until": []} | unsaid
+        with pytest.raises(EmEvalsError, match="needs a temperature above 0"):
+            ours._sampling(asks)
+        with pytest.raises(ValueError, match="strictly positive"):
+            theirs.generate_until(instances("generate_until", ("One, two,", asks)), disable_tqdm=True)
     assert ours._sampling({"temperature": 0.7, "max_gen_toks": 8, "until": []}).temperature == 0.7
     assert ours._sampling({"do_sample": False, "temperature": 0.7, "max_gen_toks": 8}).temperature == 0.0
 
